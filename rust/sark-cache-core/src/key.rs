@@ -1,0 +1,249 @@
+//! Requests as canonical bytes: equal bytes exactly when the requests are equal.
+//!
+//! The encoding is injective: every value starts with a tag for its type, everything of variable
+//! length carries its length, and mappings are written with their keys sorted. Two different
+//! requests never share a key, and there is no hash to collide. `1`, `1.0`, `true` and `"1"`
+//! differ; an empty context and no context are the same request.
+//!
+//! | value | bytes |
+//! |---|---|
+//! | null, false, true | `00`, `01`, `02` |
+//! | integer that fits in 64 bits | `03`, 8 bytes little-endian two's complement |
+//! | any other integer | `04`, length, its digits in lower-case hexadecimal, `-` in front if negative |
+//! | float | `05`, the 8 bytes of its IEEE 754 bits, little-endian |
+//! | string | `06`, length, UTF-8 |
+//! | list | `07`, count, the items |
+//! | mapping | `08`, count, for each key in byte order: length, UTF-8, the value |
+//!
+//! Lengths and counts are 32-bit little-endian. A request is `01`, then user, action and resource
+//! (length and UTF-8 each), then the context's mapping if it has entries. A general key is `02` and
+//! one value. Cost: one pass, no allocation below 256 bytes.
+
+use smallvec::SmallVec;
+use std::borrow::Borrow;
+use thiserror::Error;
+
+/// How deep lists and mappings may be nested.
+pub const MAX_DEPTH: usize = 64;
+
+const REQUEST: u8 = 1;
+const GENERAL: u8 = 2;
+
+const NULL: u8 = 0;
+const FALSE: u8 = 1;
+const TRUE: u8 = 2;
+const INT: u8 = 3;
+const BIG_INT: u8 = 4;
+const FLOAT: u8 = 5;
+const STRING: u8 = 6;
+const LIST: u8 = 7;
+const MAP: u8 = 8;
+
+/// Why a value has no canonical bytes: it is not JSON, or too deep or too large to be a key.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NotJson {
+    /// Lists and mappings nested deeper than [`MAX_DEPTH`].
+    #[error("nested deeper than {MAX_DEPTH} levels")]
+    TooDeep,
+    /// Infinity or not a number: JSON has neither, and NaN is not even equal to itself.
+    #[error("a float that is infinite or not a number")]
+    NotFinite,
+    /// Something longer than 2³² − 1 bytes or items.
+    #[error("longer than 2³² − 1 bytes or items")]
+    TooLong,
+    /// The same key twice in one mapping.
+    #[error("the same key twice in one mapping")]
+    DuplicateKey,
+}
+
+/// A canonical key that owns its bytes. Equality and hash are those of the bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key(Box<[u8]>);
+
+impl Key {
+    /// The canonical bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Writes one key. Start with [`request`](Self::request) or [`general`](Self::general).
+#[derive(Debug, Clone)]
+pub struct KeyWriter {
+    bytes: SmallVec<[u8; 256]>,
+    depth: usize,
+}
+
+impl KeyWriter {
+    /// Starts the key of an authorization request; a context, if any, follows as one [`map`](Self::map).
+    ///
+    /// # Errors
+    /// [`NotJson::TooLong`] for a part of 4 GiB or more.
+    pub fn request(user: &str, action: &str, resource: &str) -> Result<Self, NotJson> {
+        let mut writer = Self { bytes: SmallVec::new(), depth: 0 };
+        writer.bytes.push(REQUEST);
+        for part in [user, action, resource] {
+            writer.text(part)?;
+        }
+        Ok(writer)
+    }
+
+    /// Starts a general key; exactly one value follows.
+    pub fn general() -> Self {
+        let mut writer = Self { bytes: SmallVec::new(), depth: 0 };
+        writer.bytes.push(GENERAL);
+        writer
+    }
+
+    /// Writes null.
+    pub fn null(&mut self) {
+        self.bytes.push(NULL);
+    }
+
+    /// Writes true or false.
+    pub fn bool(&mut self, value: bool) {
+        self.bytes.push(if value { TRUE } else { FALSE });
+    }
+
+    /// Writes an integer that fits in 64 bits.
+    pub fn int(&mut self, value: i64) {
+        self.bytes.push(INT);
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    /// Writes an integer that does not fit in 64 bits, given as lower-case hexadecimal digits with
+    /// `-` in front if negative and no leading zeros.
+    ///
+    /// # Errors
+    /// [`NotJson::TooLong`] for 4 GiB of digits or more.
+    pub fn big_int(&mut self, hexadecimal: &str) -> Result<(), NotJson> {
+        self.bytes.push(BIG_INT);
+        self.text(hexadecimal)
+    }
+
+    /// Writes a float.
+    ///
+    /// # Errors
+    /// [`NotJson::NotFinite`] for infinities and NaN.
+    pub fn float(&mut self, value: f64) -> Result<(), NotJson> {
+        if !value.is_finite() {
+            return Err(NotJson::NotFinite);
+        }
+        self.bytes.push(FLOAT);
+        self.bytes.extend_from_slice(&value.to_bits().to_le_bytes());
+        Ok(())
+    }
+
+    /// Writes a string.
+    ///
+    /// # Errors
+    /// [`NotJson::TooLong`] for 4 GiB or more.
+    pub fn string(&mut self, value: &str) -> Result<(), NotJson> {
+        self.bytes.push(STRING);
+        self.text(value)
+    }
+
+    /// Writes a list; `write` writes one item.
+    ///
+    /// # Errors
+    /// What `write` returns; [`NotJson::TooDeep`]; [`NotJson::TooLong`].
+    pub fn list<T, E: From<NotJson>>(
+        &mut self,
+        items: impl ExactSizeIterator<Item = T>,
+        mut write: impl FnMut(&mut Self, T) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.enter(LIST, items.len())?;
+        for item in items {
+            write(self, item)?;
+        }
+        self.depth -= 1;
+        Ok(())
+    }
+
+    /// Writes a mapping; `write` writes one value. Sorts `entries` by key.
+    ///
+    /// # Errors
+    /// What `write` returns; [`NotJson::DuplicateKey`]; [`NotJson::TooDeep`]; [`NotJson::TooLong`].
+    pub fn map<'k, T: Copy, E: From<NotJson>>(
+        &mut self,
+        entries: &mut [(&'k str, T)],
+        mut write: impl FnMut(&mut Self, T) -> Result<(), E>,
+    ) -> Result<(), E> {
+        entries.sort_unstable_by_key(|(key, _)| *key);
+        if entries.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+            return Err(NotJson::DuplicateKey.into());
+        }
+        self.enter(MAP, entries.len())?;
+        for (key, value) in entries {
+            self.text(key)?;
+            write(self, *value)?;
+        }
+        self.depth -= 1;
+        Ok(())
+    }
+
+    /// The bytes written so far: the key to look up with.
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The key to store with.
+    pub fn into_key(self) -> Key {
+        Key(self.bytes.as_slice().into())
+    }
+
+    fn enter(&mut self, tag: u8, count: usize) -> Result<(), NotJson> {
+        if self.depth == MAX_DEPTH {
+            return Err(NotJson::TooDeep);
+        }
+        self.depth += 1;
+        self.bytes.push(tag);
+        self.length(count)
+    }
+
+    fn text(&mut self, text: &str) -> Result<(), NotJson> {
+        self.length(text.len())?;
+        self.bytes.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+
+    fn length(&mut self, length: usize) -> Result<(), NotJson> {
+        let length = u32::try_from(length).map_err(|_| NotJson::TooLong)?;
+        self.bytes.extend_from_slice(&length.to_le_bytes());
+        Ok(())
+    }
+}
+
+/// The parts of a request that an invalidation can name, read back from its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parts<'k> {
+    /// User, action and resource, in this order.
+    pub fields: [&'k str; 3],
+    /// The canonical bytes of the context; empty when there is none.
+    pub context: &'k [u8],
+}
+
+impl<'k> Parts<'k> {
+    /// Reads the parts of a request's key; `None` for a general key, which has none.
+    pub fn of(key: &'k [u8]) -> Option<Self> {
+        let (&REQUEST, mut rest) = key.split_first()? else {
+            return None;
+        };
+        let mut fields = [""; 3];
+        for field in &mut fields {
+            let (length, after) = rest.split_first_chunk::<4>()?;
+            let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+            let (text, after) = after.split_at_checked(length)?;
+            *field = std::str::from_utf8(text).ok()?;
+            rest = after;
+        }
+        Some(Self { fields, context: rest })
+    }
+}

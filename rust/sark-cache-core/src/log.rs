@@ -1,0 +1,476 @@
+//! The invalidation log: what was revoked, and when.
+//!
+//! Its clock is a counter. A *stamp* is the counter's value at the moment an evaluation began; an
+//! *invalidation* adds one to the counter and records its scope under the new value. A decision
+//! holds as long as no record newer than its stamp matches it, wherever the decision is: stored, or
+//! still on its way from the policy engine.
+//!
+//! # Cost
+//! A decision stamped at or after the newest record costs one atomic load ([`Log::newest`]). An
+//! older one is checked once: one look-up (a hash and a probe, 10–20 ns) for each combination of
+//! fields that was ever invalidated; then its owner stamps it anew. Reading takes no lock and never
+//! waits. Recording takes one mutex and constant time, amortized.
+//!
+//! # Memory
+//! 16 bytes per slot, at most half of the slots used, at most [`MAX_RECORDS`] records: 2 MiB. One
+//! record per scope: invalidating the same user twice takes no more room than once.
+//!
+//! # The floor
+//! Everything stamped below the floor is dead. Three things raise it, and they are all that ever
+//! shrinks the log: invalidating everything, pruning (records older than the longest time to live
+//! can only matter to decisions that have expired, so the floor takes their place), and a log
+//! that is full. When in doubt a decision is dropped; it is never served.
+//!
+//! Scopes are kept as 64-bit hashes under a random seed. Should two collide, a decision is
+//! dropped that could have been kept.
+
+use crate::glob::{Glob, key_text};
+use crate::key::Parts;
+use ahash::RandomState;
+use arc_swap::ArcSwap;
+use std::cell::OnceCell;
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The most records the log keeps; beyond it everything older than the newest record is dead.
+pub const MAX_RECORDS: usize = 65_536;
+/// The most patterns the log keeps; beyond it everything older than the newest one is dead.
+pub const MAX_GLOBS: usize = 64;
+
+const FIRST_SLOTS: usize = 64;
+/// A checkpoint every 1/16 of the longest time to live: records live at most that much longer.
+const CHECKPOINTS_PER_TTL: u64 = 16;
+/// Records are kept for a minute even if no decision lives that long, for evaluations that outlast
+/// the time to live of what they return.
+const LEAST_RETENTION: u64 = 60_000_000_000;
+
+const TAGGED: u8 = 0b1000;
+/// The bit in [`Log::kinds`] of records that name one whole key.
+const KEY_KIND: u32 = 16;
+
+/// A moment in the log's time: the number of invalidations recorded before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Stamp(u64);
+
+impl Stamp {
+    pub(crate) fn raw(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+}
+
+/// Which decisions an invalidation ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// All of them.
+    Everything,
+    /// The one under this key.
+    Key(Box<[u8]>),
+    /// Those whose user, action and resource equal the given ones, and, if there are tags, that
+    /// carry at least one of them. Fields that are `None` match anything.
+    Fields {
+        /// User, action and resource, in this order.
+        fields: [Option<Box<str>>; 3],
+        /// Tags; empty: tags do not matter.
+        tags: Vec<Box<str>>,
+    },
+    /// Those whose text key matches a pattern.
+    Glob(Glob),
+}
+
+impl Scope {
+    /// The scope of these fields and tags; [`Scope::Everything`] when none is given.
+    pub fn of(fields: [Option<&str>; 3], tags: &[&str]) -> Self {
+        if fields.iter().all(Option::is_none) && tags.is_empty() {
+            return Self::Everything;
+        }
+        Self::Fields {
+            fields: fields.map(|field| field.map(Box::from)),
+            tags: tags.iter().map(|tag| Box::from(*tag)).collect(),
+        }
+    }
+}
+
+/// A decision as the log sees it: its key and its tags.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The canonical key.
+    pub key: &'a [u8],
+    /// Its tags, as [`Log::tag`] numbers them.
+    pub tags: &'a [u64],
+}
+
+/// What the log says of a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It holds; it may be stamped with this stamp, so that it is not checked against the same
+    /// records again.
+    Holds(Stamp),
+    /// A newer record matches it.
+    Overtaken,
+}
+
+/// The log of one cache.
+pub struct Log {
+    newest: AtomicU64,
+    floor: AtomicU64,
+    /// One bit for every kind of record ever made: bits 0–15 by the mask of fields and tag that it
+    /// names, bit 16 for whole keys. Only these kinds are looked up.
+    kinds: AtomicU32,
+    records: ArcSwap<Table>,
+    globs: ArcSwap<Vec<(u64, Glob)>>,
+    longest_ttl: AtomicU64,
+    writer: Mutex<Writer>,
+    hasher: RandomState,
+}
+
+/// What only the one who records needs.
+#[derive(Default)]
+struct Writer {
+    used: usize,
+    /// (time, stamp) pairs, oldest first: by that time the log stood at that stamp.
+    checkpoints: VecDeque<(u64, u64)>,
+}
+
+impl Log {
+    /// An empty log.
+    #[expect(clippy::new_without_default, reason = "its seed is random: no two are equal")]
+    pub fn new() -> Self {
+        Self {
+            newest: AtomicU64::new(0),
+            floor: AtomicU64::new(0),
+            kinds: AtomicU32::new(0),
+            records: ArcSwap::from_pointee(Table::new(FIRST_SLOTS)),
+            globs: ArcSwap::default(),
+            longest_ttl: AtomicU64::new(LEAST_RETENTION),
+            writer: Mutex::default(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// The stamp of now: take it before evaluating.
+    #[inline]
+    pub fn newest(&self) -> Stamp {
+        Stamp(self.newest.load(Ordering::Acquire))
+    }
+
+    /// The number under which the log knows a tag.
+    pub fn tag(&self, name: &str) -> u64 {
+        self.hasher.hash_one(name)
+    }
+
+    /// Tells the log that decisions may live this long, in nanoseconds. To be called before the
+    /// verdict that lets such a decision in.
+    pub fn expect_ttl(&self, ttl: u64) {
+        if self.longest_ttl.load(Ordering::Relaxed) < ttl {
+            self.longest_ttl.fetch_max(ttl, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether a decision with this stamp still holds.
+    ///
+    /// The order matters. The newest stamp is read first: whoever reads *n* there also sees every
+    /// record up to *n*, because a record is written before the counter moves. The floor is read
+    /// last: whoever misses a record because it was pruned sees the floor that replaced it.
+    #[inline]
+    pub fn verdict(&self, stamp: Stamp, subject: Subject<'_>) -> Verdict {
+        let newest = self.newest();
+        if stamp >= newest {
+            return Verdict::Holds(stamp);
+        }
+        if self.matched_since(stamp, subject) || stamp.0 < self.floor.load(Ordering::Acquire) {
+            return Verdict::Overtaken;
+        }
+        Verdict::Holds(newest)
+    }
+
+    #[inline(never)]
+    fn matched_since(&self, stamp: Stamp, subject: Subject<'_>) -> bool {
+        let kinds = self.kinds.load(Ordering::Acquire);
+        let records = self.records.load();
+        let newer = |hash| records.find(hash).is_some_and(|record| record > stamp.0);
+
+        if kinds & (1 << KEY_KIND) != 0 && newer(self.hash_key(subject.key)) {
+            return true;
+        }
+        let parts = Parts::of(subject.key);
+        let fields = parts.map(|parts| parts.fields.map(Some));
+        for mask in (1..16).filter(|mask| kinds & (1 << mask) != 0) {
+            let mut named = [None; 3];
+            if mask & !TAGGED != 0 {
+                // A key without fields is matched by no record that names some.
+                let Some(fields) = fields else { continue };
+                named = std::array::from_fn(|i| if mask & (1 << i) == 0 { None } else { fields[i] });
+            }
+            let overtaken = if mask & TAGGED == 0 {
+                newer(self.hash_fields(named, None))
+            } else {
+                subject.tags.iter().any(|tag| newer(self.hash_fields(named, Some(*tag))))
+            };
+            if overtaken {
+                return true;
+            }
+        }
+        let globs = self.globs.load();
+        if let (Some(parts), Some((latest, _))) = (parts, globs.last())
+            && *latest > stamp.0
+        {
+            let text = key_text(&parts);
+            return globs.iter().any(|(record, glob)| *record > stamp.0 && glob.matches(&text));
+        }
+        false
+    }
+
+    /// Records an invalidation at time `now` (nanoseconds on the cache's clock) and returns its
+    /// stamp. From the moment it returns, no older decision in `scope` holds.
+    pub fn record(&self, scope: &Scope, now: u64) -> Stamp {
+        let mut writer = self.lock();
+        let stamp = self.newest.load(Ordering::Relaxed) + 1;
+        self.checkpoint(&mut writer, now, stamp);
+        match scope {
+            Scope::Everything => self.raise_floor(&mut writer, stamp),
+            Scope::Key(key) => {
+                self.kinds.fetch_or(1 << KEY_KIND, Ordering::Release);
+                self.write(&mut writer, self.hash_key(key), stamp, now);
+            }
+            Scope::Fields { fields, tags } => {
+                let named = fields.each_ref().map(Option::as_deref);
+                let mask = mask(named) | if tags.is_empty() { 0 } else { TAGGED };
+                self.kinds.fetch_or(1 << mask, Ordering::Release);
+                if tags.is_empty() {
+                    self.write(&mut writer, self.hash_fields(named, None), stamp, now);
+                }
+                for tag in tags {
+                    let hash = self.hash_fields(named, Some(self.tag(tag)));
+                    self.write(&mut writer, hash, stamp, now);
+                }
+            }
+            Scope::Glob(glob) => {
+                let mut globs = Vec::clone(&self.globs.load());
+                if globs.len() == MAX_GLOBS {
+                    self.raise_floor(&mut writer, stamp);
+                } else {
+                    globs.push((stamp, glob.clone()));
+                    self.globs.store(Arc::new(globs));
+                }
+            }
+        }
+        // Last: whoever reads this stamp finds the record, or the floor, that it stands for.
+        self.newest.store(stamp, Ordering::SeqCst);
+        Stamp(stamp)
+    }
+
+    /// How many records the log holds, patterns included.
+    pub fn len(&self) -> usize {
+        self.lock().used + self.globs.load().len()
+    }
+
+    /// Whether nothing is recorded but, perhaps, a floor.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Writer> {
+        // Nothing here panics half way through a change, so a poisoned lock guards sound data.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, writer: &mut Writer, hash: u64, stamp: u64, now: u64) {
+        let records = self.records.load();
+        if records.update(hash, stamp) {
+            return;
+        }
+        if (writer.used + 1) * 2 <= records.slots.len() {
+            records.insert(hash, stamp);
+            writer.used += 1;
+            return;
+        }
+        self.prune(writer, now);
+        if writer.used >= MAX_RECORDS {
+            // Full of records that still matter: everything before now is dead, which this is part of.
+            self.raise_floor(writer, stamp);
+            return;
+        }
+        let grown = self.records.load().without(0, (writer.used + 1) * 4);
+        grown.insert(hash, stamp);
+        writer.used += 1;
+        self.records.store(Arc::new(grown));
+    }
+
+    fn checkpoint(&self, writer: &mut Writer, now: u64, stamp: u64) {
+        let interval = self.longest_ttl.load(Ordering::SeqCst) / CHECKPOINTS_PER_TTL;
+        if writer.checkpoints.back().is_none_or(|(time, _)| now.saturating_sub(*time) >= interval) {
+            writer.checkpoints.push_back((now, stamp));
+            self.forget_checkpoints(writer, now);
+        }
+    }
+
+    /// Drops the checkpoints that a newer one, also past the longest time to live, makes needless.
+    fn forget_checkpoints(&self, writer: &mut Writer, now: u64) {
+        let horizon = now.saturating_sub(self.longest_ttl.load(Ordering::SeqCst));
+        while writer.checkpoints.get(1).is_some_and(|(time, _)| *time < horizon) {
+            writer.checkpoints.pop_front();
+        }
+    }
+
+    /// Replaces every record older than the longest time to live by a floor.
+    fn prune(&self, writer: &mut Writer, now: u64) {
+        self.forget_checkpoints(writer, now);
+        let horizon = now.saturating_sub(self.longest_ttl.load(Ordering::SeqCst));
+        if let Some((time, stamp)) = writer.checkpoints.front().copied()
+            && time < horizon
+        {
+            self.raise_floor(writer, stamp);
+        }
+    }
+
+    /// Everything stamped below `stamp` is dead; records up to it are dropped.
+    fn raise_floor(&self, writer: &mut Writer, stamp: u64) {
+        // The floor first: whoever no longer finds a record must find the floor.
+        self.floor.fetch_max(stamp, Ordering::SeqCst);
+        let records = self.records.load().without(stamp, FIRST_SLOTS);
+        writer.used = records.used();
+        self.records.store(Arc::new(records));
+        let globs = self.globs.load();
+        self.globs.store(Arc::new(globs.iter().filter(|(record, _)| *record > stamp).cloned().collect()));
+    }
+
+    fn hash_key(&self, key: &[u8]) -> u64 {
+        not_empty(self.hasher.hash_one((KEY_KIND, key)))
+    }
+
+    fn hash_fields(&self, named: [Option<&str>; 3], tag: Option<u64>) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        (mask(named), named, tag).hash(&mut hasher);
+        not_empty(hasher.finish())
+    }
+}
+
+fn mask(named: [Option<&str>; 3]) -> u8 {
+    named.iter().enumerate().map(|(i, field)| u8::from(field.is_some()) << i).sum()
+}
+
+/// Zero marks an empty slot, so no hash may be zero.
+fn not_empty(hash: u64) -> u64 {
+    hash.max(1)
+}
+
+/// Scope hash → newest stamp: open addressing with linear probing, written by one, read by all.
+///
+/// A slot goes from empty to used once and keeps its hash; only its stamp changes afterwards, and
+/// only upwards. So a reader needs no lock: it sees a slot empty, or with the stamp it was given.
+struct Table {
+    slots: Box<[Slot]>,
+}
+
+#[derive(Default)]
+struct Slot {
+    hash: AtomicU64,
+    stamp: AtomicU64,
+}
+
+impl Table {
+    /// At least `slots` slots, rounded up to a power of two.
+    fn new(slots: usize) -> Self {
+        let slots = slots.max(FIRST_SLOTS).next_power_of_two();
+        Self { slots: std::iter::repeat_with(Slot::default).take(slots).collect() }
+    }
+
+    /// The slots that `hash` may be in, in the order of probing.
+    fn probe(&self, hash: u64) -> impl Iterator<Item = &Slot> {
+        let mask = self.slots.len() - 1;
+        #[expect(clippy::cast_possible_truncation, reason = "the low bits are what is wanted")]
+        let start = hash as usize;
+        (0..=mask).map(move |step| &self.slots[start.wrapping_add(step) & mask])
+    }
+
+    fn slot(&self, hash: u64) -> Option<&Slot> {
+        self.probe(hash)
+            .map(|slot| (slot, slot.hash.load(Ordering::Acquire)))
+            .find(|(_, found)| *found == hash || *found == 0)
+            .and_then(|(slot, found)| (found == hash).then_some(slot))
+    }
+
+    fn find(&self, hash: u64) -> Option<u64> {
+        self.slot(hash).map(|slot| slot.stamp.load(Ordering::Acquire))
+    }
+
+    /// Moves the record of `hash` to `stamp`; false if there is none.
+    fn update(&self, hash: u64, stamp: u64) -> bool {
+        self.slot(hash).is_some_and(|slot| {
+            slot.stamp.store(stamp, Ordering::Release);
+            true
+        })
+    }
+
+    /// Adds a record that is not there yet. The caller keeps half of the slots empty.
+    fn insert(&self, hash: u64, stamp: u64) {
+        let slot = self
+            .probe(hash)
+            .find(|slot| slot.hash.load(Ordering::Relaxed) == 0)
+            .expect("half of the slots are empty");
+        // The stamp first: a reader that finds the hash finds its stamp.
+        slot.stamp.store(stamp, Ordering::Relaxed);
+        slot.hash.store(hash, Ordering::Release);
+    }
+
+    /// A copy with only the records newer than `stamp`, and with at least `slots` slots.
+    fn without(&self, stamp: u64, slots: usize) -> Self {
+        let kept = || {
+            self.slots.iter().filter_map(|slot| {
+                let hash = slot.hash.load(Ordering::Relaxed);
+                let record = slot.stamp.load(Ordering::Relaxed);
+                (hash != 0 && record > stamp).then_some((hash, record))
+            })
+        };
+        let copy = Self::new(slots.max((kept().count() + 1) * 2));
+        for (hash, record) in kept() {
+            copy.insert(hash, record);
+        }
+        copy
+    }
+
+    fn used(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.hash.load(Ordering::Relaxed) != 0).count()
+    }
+}
+
+/// A scope ready to be compared with stored entries: what a sweep removes, exactly.
+pub(crate) struct Matcher<'s> {
+    scope: &'s Scope,
+    tags: Vec<u64>,
+}
+
+impl<'s> Matcher<'s> {
+    pub(crate) fn new(scope: &'s Scope, log: &Log) -> Self {
+        let tags = match scope {
+            Scope::Fields { tags, .. } => tags.iter().map(|tag| log.tag(tag)).collect(),
+            _ => Vec::new(),
+        };
+        Self { scope, tags }
+    }
+
+    /// Whether the scope covers the entry. Compares the fields themselves, not their hashes.
+    pub(crate) fn covers(&self, subject: Subject<'_>) -> bool {
+        let parts = OnceCell::new();
+        let parts = || *parts.get_or_init(|| Parts::of(subject.key));
+        match self.scope {
+            Scope::Everything => true,
+            Scope::Key(key) => **key == *subject.key,
+            Scope::Fields { fields, .. } => {
+                let named = fields.iter().enumerate().all(|(i, field)| {
+                    field.as_deref().is_none_or(|field| {
+                        parts().is_some_and(|parts| parts.fields[i] == field)
+                    })
+                });
+                named && (self.tags.is_empty() || self.tags.iter().any(|tag| subject.tags.contains(tag)))
+            }
+            Scope::Glob(glob) => parts().is_some_and(|parts| glob.matches(&key_text(&parts))),
+        }
+    }
+}

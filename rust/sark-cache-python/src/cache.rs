@@ -1,0 +1,184 @@
+//! `AsyncCache`: the general cache, which raises what it cannot do.
+
+use crate::awaitable::{awaitable, ready};
+use crate::error::{Fault, wrong_type};
+use crate::key::general;
+use crate::value::Stored;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyString};
+use sark_cache_core::{Cache, Eviction, Options, Refused, Scope, poll_once};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The longest time to live that is told apart from an endless one: a hundred years.
+const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// Below this not even one small entry would fit.
+const LEAST_MAX_BYTES: u64 = 1024;
+
+/// An asynchronous cache of JSON values in this process's memory.
+///
+/// Args:
+///     max_size: the most entries, at least 1.
+///     ttl_seconds: how long an entry lives unless `set` says otherwise, in seconds.
+///     max_bytes: the most bytes, counting keys, values and 400 bytes an entry; None: any.
+///     eviction: what leaves a full cache first, "lru" or "tiny_lfu".
+///
+/// Keys are a str or a tuple of JSON values, values are JSON. Every method acts when it is called
+/// and returns an awaitable of its result; a hit is ready at once.
+///
+/// Raises:
+///     TypeError, ValueError: an argument that cannot be used; the message names it.
+#[pyclass(frozen, module = "sark_cache._native")]
+pub struct AsyncCache {
+    cache: Arc<Cache<Stored>>,
+    ttl: Duration,
+}
+
+#[pymethods]
+impl AsyncCache {
+    #[new]
+    #[pyo3(signature = (max_size = None, ttl_seconds = None, *, max_bytes = None, eviction = None))]
+    fn new(
+        max_size: Option<&Bound<'_, PyAny>>,
+        ttl_seconds: Option<&Bound<'_, PyAny>>,
+        max_bytes: Option<&Bound<'_, PyAny>>,
+        eviction: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            cache: Arc::new(Cache::new(options(max_size, max_bytes, eviction)?)),
+            ttl: default_ttl(ttl_seconds)?,
+        })
+    }
+
+    /// The value under `key`, a new object; None if there is none. Costs under a microsecond.
+    fn get<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let started = self.cache.stats().start();
+        let key = general(key)?;
+        // Never pending; should moka change that, a miss is the safe answer.
+        let value = match poll_once(self.cache.get(key.as_bytes())).flatten() {
+            Some(entry) => ready(py, entry.value().to_python(py)?),
+            None => ready(py, py.None()),
+        };
+        self.cache.stats().stop(started);
+        value
+    }
+
+    /// Stores a snapshot of `value` under `key` for `ttl_seconds`; 0 stores nothing.
+    ///
+    /// Raises ValueError for a value that is not JSON or, with its key, over 64 KiB.
+    #[pyo3(signature = (key, value, ttl_seconds = None))]
+    fn set<'py>(
+        &self,
+        py: Python<'py>,
+        key: &Bound<'py, PyAny>,
+        value: &Bound<'py, PyAny>,
+        ttl_seconds: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let stamp = self.cache.stamp();
+        let ttl = ttl(ttl_seconds)?.unwrap_or(self.ttl);
+        let key = general(key)?.into_key();
+        let value = Stored::from_python(value)?;
+        let cache = Arc::clone(&self.cache);
+        awaitable(py, async move {
+            match cache.insert(key, value, ttl, &[], stamp).await {
+                Ok(()) | Err(Refused::NoTimeToLive | Refused::Overtaken) => Ok(()),
+                Err(refused) => Err(Fault::from(refused).into()),
+            }
+        })
+    }
+
+    /// Removes the entry under `key`; True if it was there.
+    fn delete<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let removed = self.cache.remove(general(key)?.as_bytes());
+        awaitable(py, async move { Ok(removed.await) })
+    }
+
+    /// Removes all entries; returns how many there were.
+    fn clear<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let cleared = self.cache.invalidate(Scope::Everything);
+        awaitable(py, async move { Ok(cleared.await) })
+    }
+
+    /// The number of live entries. Visits them all, off the event loop if they are many.
+    fn size<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let cache = Arc::clone(&self.cache);
+        awaitable(py, async move { Ok(cache.live().await) })
+    }
+
+    /// Removes the expired entries; returns how many there were. Visits all.
+    fn cleanup_expired<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let cache = Arc::clone(&self.cache);
+        awaitable(py, async move { Ok(cache.cleanup_expired().await) })
+    }
+}
+
+/// The limits and the policy of a cache, from the arguments of its constructor.
+pub fn options(
+    max_size: Option<&Bound<'_, PyAny>>,
+    max_bytes: Option<&Bound<'_, PyAny>>,
+    eviction: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Options> {
+    let eviction = match eviction {
+        None => Eviction::Lru,
+        Some(name) => {
+            let name = name
+                .cast::<PyString>()
+                .map_err(|_| wrong_type("eviction", "\"lru\" or \"tiny_lfu\"", name))?;
+            match name.to_str()? {
+                "lru" => Eviction::Lru,
+                "tiny_lfu" => Eviction::TinyLfu,
+                other => {
+                    return Err(PyValueError::new_err(format!(
+                        "eviction must be \"lru\" or \"tiny_lfu\", not {other:?}"
+                    )));
+                }
+            }
+        }
+    };
+    Ok(Options {
+        max_size: at_least("max_size", max_size, 1, "entries")?.unwrap_or(10_000),
+        max_bytes: at_least("max_bytes", max_bytes, LEAST_MAX_BYTES, "bytes")?,
+        eviction,
+    })
+}
+
+fn at_least(
+    argument: &str,
+    given: Option<&Bound<'_, PyAny>>,
+    least: u64,
+    unit: &str,
+) -> PyResult<Option<u64>> {
+    let Some(given) = given else { return Ok(None) };
+    let number = if given.is_instance_of::<PyBool>() { None } else { given.extract::<i128>().ok() };
+    let number = number.ok_or_else(|| wrong_type(argument, "an int or None", given))?;
+    match u64::try_from(number) {
+        Ok(number) if number >= least => Ok(Some(number)),
+        _ => Err(PyValueError::new_err(format!("{argument} must be at least {least} {unit}, not {number}"))),
+    }
+}
+
+/// The time to live of a cache: 300 s unless given.
+pub fn default_ttl(given: Option<&Bound<'_, PyAny>>) -> PyResult<Duration> {
+    match ttl(given)? {
+        Some(Duration::ZERO) => Err(PyValueError::new_err(
+            "ttl_seconds of a cache must be more than 0; to store nothing use enabled=False",
+        )),
+        given => Ok(given.unwrap_or(Duration::from_secs(300))),
+    }
+}
+
+/// A time to live in seconds, whole or fractional; beyond a hundred years it is a hundred years.
+pub fn ttl(given: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
+    let Some(given) = given else { return Ok(None) };
+    let seconds = if given.is_instance_of::<PyBool>() { None } else { given.extract::<f64>().ok() };
+    let seconds = seconds.ok_or_else(|| wrong_type("ttl_seconds", "a number of seconds or None", given))?;
+    if seconds.is_nan() || seconds < 0.0 {
+        return Err(PyValueError::new_err(format!(
+            "ttl_seconds must be a number of seconds, 0 or more, not {seconds}"
+        )));
+    }
+    let ttl = Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST_TTL).min(LONGEST_TTL);
+    // Less than a nanosecond is still not nothing.
+    Ok(Some(if seconds > 0.0 { ttl.max(Duration::from_nanos(1)) } else { ttl }))
+}

@@ -1,0 +1,78 @@
+//! One translation of what can go wrong with a key or a value.
+
+use pyo3::exceptions::{PyException, PyTypeError, PyUnicodeEncodeError, PyValueError};
+use pyo3::prelude::*;
+use sark_cache_core::{NotJson, Refused};
+
+/// Why a Python object could not become a key or a stored value, or come back from one.
+pub enum Fault {
+    /// An argument of a type that the method does not take: a bug of the caller, always raised.
+    WrongType(PyErr),
+    /// It is not JSON, or too large to be stored: the fault of the object, told in words.
+    NotJson(String),
+    /// Python code that was run on the way raised.
+    Raised(PyErr),
+}
+
+impl Fault {
+    /// The fault in words for the log, unless Python must see it as an exception whatever is
+    /// promised: a bug of the caller, a cancellation, an interrupt.
+    pub fn reason(self, py: Python<'_>) -> PyResult<String> {
+        match self {
+            Self::NotJson(reason) => Ok(reason),
+            Self::Raised(error) if error.is_instance_of::<PyException>(py) => {
+                Ok(error.value(py).repr().map_or_else(|_| error.to_string(), |repr| repr.to_string()))
+            }
+            Self::WrongType(error) | Self::Raised(error) => Err(error),
+        }
+    }
+}
+
+impl From<NotJson> for Fault {
+    fn from(error: NotJson) -> Self {
+        Self::NotJson(error.to_string())
+    }
+}
+
+impl From<Refused> for Fault {
+    fn from(error: Refused) -> Self {
+        Self::NotJson(error.to_string())
+    }
+}
+
+impl From<PyErr> for Fault {
+    fn from(error: PyErr) -> Self {
+        Self::Raised(error)
+    }
+}
+
+/// As the general cache raises it.
+impl From<Fault> for PyErr {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::NotJson(reason) => PyValueError::new_err(reason),
+            Fault::WrongType(error) | Fault::Raised(error) => error,
+        }
+    }
+}
+
+/// The text of a Python string; one that UTF-8 cannot hold (a lone surrogate) is not JSON.
+pub fn text<'a>(string: &'a Bound<'_, pyo3::types::PyString>) -> Result<&'a str, Fault> {
+    string.to_str().map_err(|error| {
+        if error.is_instance_of::<PyUnicodeEncodeError>(string.py()) {
+            Fault::NotJson("a string with a lone surrogate, which UTF-8 cannot hold".to_owned())
+        } else {
+            Fault::Raised(error)
+        }
+    })
+}
+
+/// A `TypeError` that names the argument, what it takes and what it was given.
+pub fn wrong_type(argument: &str, takes: &str, given: &Bound<'_, PyAny>) -> PyErr {
+    PyTypeError::new_err(format!("{argument} must be {takes}, not {}", type_name(given)))
+}
+
+/// The name of an object's type, for messages.
+pub fn type_name(object: &Bound<'_, PyAny>) -> String {
+    object.get_type().fully_qualified_name().map_or_else(|_| "unknown".to_owned(), |name| name.to_string())
+}

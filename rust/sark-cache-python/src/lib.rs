@@ -1,0 +1,29 @@
+//! The compiled module `sark_cache._native`: thin functions that parse, call the core and convert.
+//!
+//! Everything that can be answered at once is: see [`awaitable`].
+
+use pyo3::prelude::*;
+
+mod awaitable;
+mod cache;
+mod error;
+mod key;
+mod names;
+mod policy;
+mod runtime;
+mod value;
+
+/// The compiled core of sark-cache.
+#[pymodule(gil_used = false)]
+mod _native {
+    use super::{PyResult, runtime};
+    #[pymodule_export]
+    use super::{cache::AsyncCache, policy::PolicyStore, policy::Stamp};
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        runtime::register_hooks(module)
+    }
+}

@@ -1,0 +1,48 @@
+//! The field names of decisions, kept once per process.
+//!
+//! Decisions repeat a few field names millions of times. Stored values hold two bytes for a known
+//! name, and a hit reuses the very string object, whose hash is already known and which is the
+//! interned one that `decision["allow"]` looks up by identity. The table is bounded: names beyond
+//! [`CAPACITY`] or longer than [`LONGEST`] bytes are stored as text.
+
+use ahash::AHashMap;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+use std::sync::{LazyLock, OnceLock, PoisonError, RwLock};
+
+/// The most names kept: 4,096 of at most 64 bytes take less than 1 MiB.
+const CAPACITY: usize = 4096;
+const LONGEST: usize = 64;
+
+type Ids = AHashMap<Box<str>, u16>;
+
+static IDS: LazyLock<RwLock<Ids>> = LazyLock::new(RwLock::default);
+static STRINGS: [OnceLock<Py<PyString>>; CAPACITY] = [const { OnceLock::new() }; CAPACITY];
+
+/// The number of a field name, if it has one or can be given one.
+pub fn id(py: Python<'_>, name: &str) -> Option<u16> {
+    if name.len() > LONGEST {
+        return None;
+    }
+    let known = IDS.read().unwrap_or_else(PoisonError::into_inner).get(name).copied();
+    known.or_else(|| add(py, name))
+}
+
+/// The string object of a number that [`id`] returned.
+#[inline]
+pub fn string(id: u16) -> Option<&'static Py<PyString>> {
+    STRINGS.get(usize::from(id))?.get()
+}
+
+fn add(py: Python<'_>, name: &str) -> Option<u16> {
+    // Made before the lock is taken: making it may run the garbage collector, and so anything.
+    let string = PyString::intern(py, name).unbind();
+    let mut ids = IDS.write().unwrap_or_else(PoisonError::into_inner);
+    if let Some(id) = ids.get(name) {
+        return Some(*id);
+    }
+    let id = u16::try_from(ids.len()).ok().filter(|id| usize::from(*id) < CAPACITY)?;
+    STRINGS[usize::from(id)].set(string).ok()?;
+    ids.insert(name.into(), id);
+    Some(id)
+}

@@ -1,0 +1,191 @@
+"""The types of the compiled module.
+
+Every method acts when it is called and returns an awaitable that Python takes for a coroutine:
+`await` it once, or give it to `create_task`, `gather`, `wait_for`.
+"""
+
+from collections.abc import Collection, Coroutine, Iterable, Mapping
+from typing import Any, Literal, TypeAlias, final
+
+from sark_cache.types import BatchEntry, BatchRequest, Context, JSONObject
+
+__version__: str
+
+_JSON: TypeAlias = str | int | float | bool | list[Any] | dict[str, Any] | None
+_Key: TypeAlias = str | tuple[Any, ...]
+
+@final
+class Stamp:
+    """A moment in the life of one cache: `stamp()` before evaluating, `set(stamp=...)` after."""
+
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class AsyncCache:
+    """An asynchronous cache of JSON values in this process's memory.
+
+    Args:
+        max_size: The most entries, at least 1; None: 10,000.
+        ttl_seconds: How long an entry lives unless `set` says otherwise, in seconds; None: 300.
+        max_bytes: The most bytes, counting keys, values and 400 bytes an entry; None: any.
+        eviction: What leaves a full cache first; None: `"lru"`.
+
+    Raises:
+        TypeError, ValueError: An argument that cannot be used; the message names it.
+    """
+
+    def __new__(
+        cls,
+        max_size: int | None = None,
+        ttl_seconds: float | None = None,
+        *,
+        max_bytes: int | None = None,
+        eviction: Literal["lru", "tiny_lfu"] | None = None,
+    ) -> AsyncCache: ...
+    def get(self, key: _Key) -> Coroutine[Any, Any, _JSON]:
+        """The value under `key`, a new object; None if there is none. Under a microsecond."""
+    def set(
+        self, key: _Key, value: _JSON, ttl_seconds: float | None = None
+    ) -> Coroutine[Any, Any, None]:
+        """Stores a snapshot of `value` for `ttl_seconds`; 0 stores nothing.
+
+        Raises:
+            ValueError: A value that is not JSON or, with its key, over 64 KiB.
+        """
+    def delete(self, key: _Key) -> Coroutine[Any, Any, bool]:
+        """Removes the entry under `key`; True if it was there."""
+    def clear(self) -> Coroutine[Any, Any, int]:
+        """Removes all entries; returns how many there were."""
+    def size(self) -> Coroutine[Any, Any, int]:
+        """The number of live entries. Visits them all, off the event loop if they are many."""
+    def cleanup_expired(self) -> Coroutine[Any, Any, int]:
+        """Removes the expired entries; returns how many there were. Visits all."""
+
+class PolicyStore:
+    """The compiled part of `RustPolicyCache`; use that one."""
+
+    def __new__(
+        cls,
+        max_size: int | None = None,
+        ttl_seconds: float | None = None,
+        enabled: bool = True,
+        use_optimized_ttl: bool = True,
+        *,
+        stale_while_revalidate: bool = True,
+        max_bytes: int | None = None,
+        eviction: Literal["lru", "tiny_lfu"] | None = None,
+    ) -> PolicyStore: ...
+    enabled: bool
+    """Whether the cache serves and stores."""
+    use_optimized_ttl: bool
+    """Whether a given sensitivity decides how long an entry lives."""
+    @property
+    def ttl_seconds(self) -> float:
+        """How long an entry lives unless told otherwise, in seconds; settable."""
+    @ttl_seconds.setter
+    def ttl_seconds(self, ttl_seconds: float) -> None: ...
+    @property
+    def max_size(self) -> int:
+        """The most entries."""
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+    def get(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        sensitivity: str | None = None,
+    ) -> Coroutine[Any, Any, JSONObject | None]:
+        """The cached decision for a request, a new dict, or None.
+
+        Decided when called; ready at once. A context that is not JSON is a miss, counted in
+        `errors` and logged.
+
+        Raises:
+            TypeError: An argument of the wrong type; the message names it.
+        """
+    def set(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        decision: Mapping[str, Any],
+        context: Context | None = None,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        *,
+        tags: Collection[str] | None = None,
+        stamp: Stamp | None = None,
+    ) -> Coroutine[Any, Any, bool]:
+        """Stores a snapshot of a decision; True if it was stored.
+
+        Args:
+            user_id: Who asks.
+            action: To do what.
+            resource: To what.
+            decision: A JSON object; with its key at most 64 KiB. Tuples come back as lists.
+            context: What else the decision depends on: a JSON object.
+            ttl_seconds: How long it lives, in seconds; 0 stores nothing. None: by its
+                sensitivity, else as the cache says.
+            sensitivity: A name in `OPTIMIZED_TTL`; others count for nothing.
+            tags: Names to revoke it by later.
+            stamp: What `stamp()` returned before the decision was evaluated. If something that
+                revokes it came in between, it is not stored. None: the moment of this call.
+
+        Raises:
+            TypeError: An argument of the wrong type; the message names it.
+            ValueError: A negative or NaN `ttl_seconds`, or a stamp of another cache.
+        """
+    def stamp(self) -> Stamp:
+        """The stamp of now: take it before evaluating a decision that `set` is to store."""
+    def delete(
+        self, user_id: str, action: str, resource: str, context: Context | None = None
+    ) -> Coroutine[Any, Any, bool]:
+        """Revokes and removes one decision; True if it was there."""
+    def get_batch(
+        self, requests: Iterable[BatchRequest]
+    ) -> Coroutine[Any, Any, list[JSONObject | None]]:
+        """The decisions for many requests, in their order."""
+    def set_batch(self, entries: Iterable[BatchEntry]) -> Coroutine[Any, Any, int]:
+        """Stores many decisions; returns how many were stored."""
+    def invalidate(
+        self,
+        user_id: str | None = None,
+        action: str | None = None,
+        resource: str | None = None,
+        *,
+        tags: Collection[str] | None = None,
+    ) -> Coroutine[Any, Any, int]:
+        """Revokes every decision that matches all given fields; none given: all decisions.
+
+        Takes effect when called, in constant time. The count is exact and comes from a visit to
+        every entry, off the event loop if they are many.
+
+        Returns:
+            How many entries died.
+        """
+    def invalidate_pattern(self, pattern: str) -> Coroutine[Any, Any, int]:
+        """Revokes every decision whose text key matches a Redis glob; returns how many died.
+
+        The text key is `policy:decision:{user}:{action}:{resource}:{context}`.
+        """
+    def clear(self) -> Coroutine[Any, Any, bool]:
+        """Revokes and removes all decisions. Always True."""
+    def size(self) -> Coroutine[Any, Any, int]:
+        """The number of live entries. Visits them all, off the event loop if they are many."""
+    def cleanup_expired(self) -> Coroutine[Any, Any, int]:
+        """Removes the expired entries; returns how many there were. Visits all."""
+    def close(self) -> Coroutine[Any, Any, None]:
+        """Stops serving and drops all entries."""
+    def record_opa_latency(self, latency_ms: float) -> None:
+        """Adds the duration of one evaluation, in milliseconds.
+
+        Raises:
+            ValueError: A negative, infinite or NaN duration.
+        """
+    def reset_metrics(self) -> None:
+        """Sets every counter and histogram to zero."""
+    def _snapshot(self) -> dict[str, Any]: ...

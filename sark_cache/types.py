@@ -1,0 +1,219 @@
+"""The types of the public interface: what every policy cache can do, and what it counts."""
+
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+JSONObject: TypeAlias = dict[str, Any]
+"""A JSON object: str keys; str, int, float, bool, None, list and dict values, 64 levels deep."""
+
+Context: TypeAlias = Mapping[str, Any]
+"""What a decision depends on besides user, action and resource: a JSON object."""
+
+RevalidateCallback: TypeAlias = Callable[[str, str, str, Context | None], Awaitable[JSONObject]]
+"""Evaluates one request anew: `(user_id, action, resource, context) -> decision`."""
+
+BatchRequest: TypeAlias = tuple[str, str, str] | tuple[str, str, str, Context | None]
+"""`(user_id, action, resource, context)`; the context may be left out."""
+
+BatchEntry: TypeAlias = (
+    tuple[str, str, str, Mapping[str, Any]]
+    | tuple[str, str, str, Mapping[str, Any], Context | None]
+    | tuple[str, str, str, Mapping[str, Any], Context | None, float | None]
+)
+"""`(user_id, action, resource, decision, context, ttl_seconds)`; the last two may be left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMetrics:
+    """What a cache counted since it was made, or since `reset_metrics()`.
+
+    A snapshot: it does not change afterwards. Percentages are 0 to 100; latencies are measured on
+    one request in 64 (the first one included), percentiles to within 3.2 %.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    stale_hits: int = 0
+    """Hits in the last part of their time to live, served while they are refreshed."""
+    revalidations: int = 0
+    """Refreshes in the background."""
+    batch_operations: int = 0
+    evictions: int = 0
+    """Entries dropped because the cache was full."""
+    expirations: int = 0
+    """Expired entries removed."""
+    invalidations: int = 0
+    """Entries revoked, and decisions refused because they were revoked while being evaluated."""
+    loads: int = 0
+    load_errors: int = 0
+    coalesced: int = 0
+    """Requests answered by a load that another request had begun."""
+    errors: int = 0
+    """Requests that were answered with a miss, or not stored, because of bad input or a fault."""
+    size: int = 0
+    """Entries held; those that expired count until they are cleaned up."""
+    max_size: int = 0
+    avg_cache_latency_ms: float = 0.0
+    avg_opa_latency_ms: float = 0.0
+    """The mean of what `record_opa_latency` was told, in milliseconds."""
+    cache_latency_p50_us: float = 0.0
+    cache_latency_p95_us: float = 0.0
+    cache_latency_p99_us: float = 0.0
+
+    @property
+    def total_requests(self) -> int:
+        """Look-ups: hits, stale hits and misses."""
+        return self.hits + self.stale_hits + self.misses
+
+    @property
+    def hit_rate(self) -> float:
+        """Fresh hits per hundred look-ups."""
+        return self._percentage(self.hits)
+
+    @property
+    def effective_hit_rate(self) -> float:
+        """Hits, fresh or stale, per hundred look-ups."""
+        return self._percentage(self.hits + self.stale_hits)
+
+    @property
+    def miss_rate(self) -> float:
+        """100 less the hit rate."""
+        return 100.0 - self.hit_rate
+
+    def _percentage(self, part: int) -> float:
+        return part / self.total_requests * 100 if self.total_requests else 0.0
+
+    def to_dict(self) -> dict[str, int | float]:
+        """Everything, derived numbers included; floats rounded (rates 2, latencies 6 decimals)."""
+        numbers: dict[str, int | float] = {
+            name: round(value, 6) if isinstance(value, float) else value
+            for name, value in asdict(self).items()
+        }
+        numbers["total_requests"] = self.total_requests
+        numbers["hit_rate"] = round(self.hit_rate, 2)
+        numbers["effective_hit_rate"] = round(self.effective_hit_rate, 2)
+        numbers["miss_rate"] = round(self.miss_rate, 2)
+        return numbers
+
+
+@runtime_checkable
+class PolicyCacheProtocol(Protocol):
+    """The one interface of all policy caches; `RustPolicyCache` says what each method does."""
+
+    enabled: bool
+
+    @property
+    def metrics(self) -> CacheMetrics:
+        """What the cache counted."""
+        ...
+
+    def get(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        sensitivity: str | None = None,
+    ) -> Coroutine[Any, Any, JSONObject | None]:
+        """The cached decision for a request, or None."""
+        ...
+
+    def set(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        decision: Mapping[str, Any],
+        context: Context | None = None,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        *,
+        tags: Collection[str] = (),
+        stamp: Any | None = None,
+    ) -> Coroutine[Any, Any, bool]:
+        """Stores a decision; True if it was stored."""
+        ...
+
+    def stamp(self) -> Any:
+        """The moment before an evaluation, for `set(..., stamp=...)`."""
+        ...
+
+    def delete(
+        self, user_id: str, action: str, resource: str, context: Context | None = None
+    ) -> Coroutine[Any, Any, bool]:
+        """Revokes one decision; True if it was there."""
+        ...
+
+    def get_batch(
+        self, requests: Iterable[BatchRequest]
+    ) -> Coroutine[Any, Any, list[JSONObject | None]]:
+        """The decisions for many requests, in their order."""
+        ...
+
+    def set_batch(self, entries: Iterable[BatchEntry]) -> Coroutine[Any, Any, int]:
+        """Stores many decisions; returns how many were stored."""
+        ...
+
+    def invalidate(
+        self,
+        user_id: str | None = None,
+        action: str | None = None,
+        resource: str | None = None,
+        *,
+        tags: Collection[str] = (),
+    ) -> Coroutine[Any, Any, int]:
+        """Revokes what matches all given fields; returns how many entries died."""
+        ...
+
+    def invalidate_pattern(self, pattern: str) -> Coroutine[Any, Any, int]:
+        """Revokes what matches a Redis glob over the text form of the key."""
+        ...
+
+    def clear(self) -> Coroutine[Any, Any, bool]:
+        """Revokes everything."""
+        ...
+
+    def clear_all(self) -> Coroutine[Any, Any, bool]:
+        """The same as `clear`."""
+        ...
+
+    def size(self) -> Coroutine[Any, Any, int]:
+        """The number of live entries."""
+        ...
+
+    def get_cache_size(self) -> Coroutine[Any, Any, int]:
+        """The same as `size`."""
+        ...
+
+    def cleanup_expired(self) -> Coroutine[Any, Any, int]:
+        """Removes expired entries; returns how many."""
+        ...
+
+    def preload_cache(self, preload_data: Iterable[BatchEntry]) -> Coroutine[Any, Any, int]:
+        """Stores many decisions before the first request; returns how many were stored."""
+        ...
+
+    def set_revalidate_callback(self, callback: RevalidateCallback) -> None:
+        """Sets what evaluates anew when an entry nears its end."""
+        ...
+
+    def record_opa_latency(self, latency_ms: float) -> None:
+        """Adds the duration of one evaluation, in milliseconds."""
+        ...
+
+    def get_metrics(self) -> dict[str, int | float]:
+        """What the cache counted, as a dict."""
+        ...
+
+    def reset_metrics(self) -> None:
+        """Sets every counter to zero."""
+        ...
+
+    def health_check(self) -> Coroutine[Any, Any, bool]:
+        """Whether the cache can answer."""
+        ...
+
+    def close(self) -> Coroutine[Any, Any, None]:
+        """Ends the cache."""
+        ...
