@@ -201,7 +201,9 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             tags,
         };
         self.store.insert(key, Arc::new(entry)).await;
-        if self.inserts.fetch_add(1, Ordering::Relaxed) % self.maintain_every == self.maintain_every - 1 {
+        if self.inserts.fetch_add(1, Ordering::Relaxed) % self.maintain_every
+            == self.maintain_every - 1
+        {
             self.maintain();
         }
         Ok(())
@@ -249,7 +251,10 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     }
 
     /// [`invalidate`](Self::invalidate) for a Redis glob over the text form of the keys.
-    pub fn invalidate_pattern(self: &Arc<Self>, pattern: &str) -> impl Future<Output = u64> + Send + use<V> {
+    pub fn invalidate_pattern(
+        self: &Arc<Self>,
+        pattern: &str,
+    ) -> impl Future<Output = u64> + Send + use<V> {
         self.invalidate(Scope::Glob(Glob::new(pattern)))
     }
 
@@ -309,7 +314,9 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
 
     /// Whether the invalidation at `stamp` is what ended this entry.
     fn died(&self, key: &[u8], entry: &Entry<V>, matcher: &Matcher<'_>, stamp: Stamp) -> bool {
-        entry.stamp() < stamp && entry.deadline > self.clock.now() && matcher.covers(entry.subject(key))
+        entry.stamp() < stamp
+            && entry.deadline > self.clock.now()
+            && matcher.covers(entry.subject(key))
     }
 
     /// Removes the entries that are `dead` and returns how many it removed.
@@ -383,12 +390,14 @@ impl Weights {
         let most = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         let entry_limit = MAX_ENTRY_BYTES.min(most.saturating_sub(ENTRY_OVERHEAD));
         // No finer than lets the largest entry's weight fit in the 32 bits that moka has for it.
-        let finest = u128::from(max_bytes) * u128::from(u32::MAX) / (entry_limit + ENTRY_OVERHEAD) as u128;
+        let finest =
+            u128::from(max_bytes) * u128::from(u32::MAX) / (entry_limit + ENTRY_OVERHEAD) as u128;
         let capacity = options.max_size.saturating_mul(Self::PER_ENTRY);
         let capacity = capacity.min(u64::try_from(finest).unwrap_or(u64::MAX));
         Self {
             capacity,
-            per_entry: u32::try_from(capacity.div_ceil(options.max_size.max(1))).unwrap_or(u32::MAX),
+            per_entry: u32::try_from(capacity.div_ceil(options.max_size.max(1)))
+                .unwrap_or(u32::MAX),
             max_bytes: Some(max_bytes),
             entry_limit,
         }

@@ -115,7 +115,9 @@ pub fn key_text(parts: &Parts<'_>) -> String {
     for field in parts.fields {
         text.push(':');
         for character in field.chars() {
-            if matches!(character, '%' | ':' | '*' | '?' | '[' | ']' | '\\') || character.is_control() {
+            if matches!(character, '%' | ':' | '*' | '?' | '[' | ']' | '\\')
+                || character.is_control()
+            {
                 for byte in character.encode_utf8(&mut [0; 4]).bytes() {
                     write!(text, "%{byte:02X}").expect("writing to a string cannot fail");
                 }

@@ -17,9 +17,8 @@
 //!
 //! Lengths and counts are 32-bit little-endian. A request is `01`, then user, action and resource
 //! (length and UTF-8 each), then the context's mapping if it has entries. A general key is `02` and
-//! one value. Cost: one pass, no allocation below 256 bytes.
+//! one value. Cost: one pass; no allocation when the writer's buffer is used again.
 
-use smallvec::SmallVec;
 use std::borrow::Borrow;
 use thiserror::Error;
 
@@ -73,32 +72,45 @@ impl Borrow<[u8]> for Key {
     }
 }
 
-/// Writes one key. Start with [`request`](Self::request) or [`general`](Self::general).
-#[derive(Debug, Clone)]
+/// Writes one key: first [`request`](Self::request) or [`general`](Self::general), then its values.
+#[derive(Debug, Clone, Default)]
 pub struct KeyWriter {
-    bytes: SmallVec<[u8; 256]>,
+    bytes: Vec<u8>,
     depth: usize,
 }
 
 impl KeyWriter {
-    /// Starts the key of an authorization request; a context, if any, follows as one [`map`](Self::map).
+    /// A writer with a buffer of its own.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A writer that uses the buffer of an earlier one, whose contents are dropped.
+    pub fn reusing(mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        Self { bytes: buffer, depth: 0 }
+    }
+
+    /// The buffer, to be used again.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Starts the key of an authorization request; a context, if any, follows as one
+    /// [`map`](Self::map).
     ///
     /// # Errors
     /// [`NotJson::TooLong`] for a part of 4 GiB or more.
-    pub fn request(user: &str, action: &str, resource: &str) -> Result<Self, NotJson> {
-        let mut writer = Self { bytes: SmallVec::new(), depth: 0 };
-        writer.bytes.push(REQUEST);
-        for part in [user, action, resource] {
-            writer.text(part)?;
-        }
-        Ok(writer)
+    pub fn request(&mut self, user: &str, action: &str, resource: &str) -> Result<(), NotJson> {
+        self.bytes.push(REQUEST);
+        self.text(user)?;
+        self.text(action)?;
+        self.text(resource)
     }
 
     /// Starts a general key; exactly one value follows.
-    pub fn general() -> Self {
-        let mut writer = Self { bytes: SmallVec::new(), depth: 0 };
-        writer.bytes.push(GENERAL);
-        writer
+    pub fn general(&mut self) {
+        self.bytes.push(GENERAL);
     }
 
     /// Writes null.
@@ -195,7 +207,7 @@ impl KeyWriter {
     }
 
     /// The key to store with.
-    pub fn into_key(self) -> Key {
+    pub fn to_key(&self) -> Key {
         Key(self.bytes.as_slice().into())
     }
 

@@ -205,7 +205,8 @@ impl Log {
             if mask & !TAGGED != 0 {
                 // A key without fields is matched by no record that names some.
                 let Some(fields) = fields else { continue };
-                named = std::array::from_fn(|i| if mask & (1 << i) == 0 { None } else { fields[i] });
+                named =
+                    std::array::from_fn(|i| if mask & (1 << i) == 0 { None } else { fields[i] });
             }
             let overtaken = if mask & TAGGED == 0 {
                 newer(self.hash_fields(named, None))
@@ -337,7 +338,8 @@ impl Log {
         writer.used = records.used();
         self.records.store(Arc::new(records));
         let globs = self.globs.load();
-        self.globs.store(Arc::new(globs.iter().filter(|(record, _)| *record > stamp).cloned().collect()));
+        self.globs
+            .store(Arc::new(globs.iter().filter(|(record, _)| *record > stamp).cloned().collect()));
     }
 
     fn hash_key(&self, key: &[u8]) -> u64 {
@@ -464,11 +466,13 @@ impl<'s> Matcher<'s> {
             Scope::Key(key) => **key == *subject.key,
             Scope::Fields { fields, .. } => {
                 let named = fields.iter().enumerate().all(|(i, field)| {
-                    field.as_deref().is_none_or(|field| {
-                        parts().is_some_and(|parts| parts.fields[i] == field)
-                    })
+                    field
+                        .as_deref()
+                        .is_none_or(|field| parts().is_some_and(|parts| parts.fields[i] == field))
                 });
-                named && (self.tags.is_empty() || self.tags.iter().any(|tag| subject.tags.contains(tag)))
+                named
+                    && (self.tags.is_empty()
+                        || self.tags.iter().any(|tag| subject.tags.contains(tag)))
             }
             Scope::Glob(glob) => parts().is_some_and(|parts| glob.matches(&key_text(&parts))),
         }

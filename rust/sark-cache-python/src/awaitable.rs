@@ -10,12 +10,12 @@
 //! twice raises `RuntimeError`.
 
 use crate::runtime::{ForkAware, spawn};
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyTuple, PyType};
-use pyo3::IntoPyObjectExt;
 use pyo3_async_runtimes::TaskLocals;
 use pyo3_async_runtimes::generic::future_into_py_with_locals;
 use sark_cache_core::ready::{Polled, poll_or_keep};
@@ -223,7 +223,10 @@ unsafe extern "C" fn ready_send_method(
 }
 
 /// SAFETY: called by CPython with a `Ready` and a tuple of arguments, attached.
-unsafe extern "C" fn ready_throw(object: *mut ffi::PyObject, args: *mut ffi::PyObject) -> *mut ffi::PyObject {
+unsafe extern "C" fn ready_throw(
+    object: *mut ffi::PyObject,
+    args: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
     // SAFETY: the thread is attached and `args` is a borrowed tuple.
     unsafe {
         let py = Python::assume_attached();
@@ -239,7 +242,10 @@ unsafe extern "C" fn ready_throw(object: *mut ffi::PyObject, args: *mut ffi::PyO
 }
 
 /// SAFETY: called by CPython with a `Ready`, attached.
-unsafe extern "C" fn ready_close(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+unsafe extern "C" fn ready_close(
+    object: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
     // SAFETY: as above.
     unsafe {
         ffi::Py_XDECREF(take(object));
@@ -300,7 +306,9 @@ impl Pending {
             let locals = TaskLocals::with_running_loop(py)?.copy_context(py)?;
             future_into_py_with_locals::<ForkAware, _, T>(py, locals, async move {
                 outcome.await.unwrap_or_else(|_| {
-                    Err(PyRuntimeError::new_err("sark_cache: the interpreter's exit ended the operation"))
+                    Err(PyRuntimeError::new_err(
+                        "sark_cache: the interpreter's exit ended the operation",
+                    ))
                 })
             })
         });
@@ -326,7 +334,8 @@ impl Pending {
         };
         let stepped = step(&iterator);
         if stepped.is_ok() {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = State::Awaited(iterator.unbind());
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+                State::Awaited(iterator.unbind());
         }
         stepped
     }
@@ -346,12 +355,20 @@ impl Pending {
         self.step(py, |iterator| iterator.call_method0(pyo3::intern!(py, "__next__")))
     }
 
-    fn send<'py>(&self, py: Python<'py>, _value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    fn send<'py>(
+        &self,
+        py: Python<'py>,
+        _value: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         self.__next__(py)
     }
 
     #[pyo3(signature = (*args))]
-    fn throw<'py>(&self, py: Python<'py>, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+    fn throw<'py>(
+        &self,
+        py: Python<'py>,
+        args: &Bound<'py, PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         match self.take() {
             State::Awaited(iterator) => {
                 iterator.bind(py).call_method1(pyo3::intern!(py, "throw"), (thrown(args),))

@@ -7,7 +7,7 @@ use crate::value::Stored;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyString};
-use sark_cache_core::{Cache, Eviction, Options, Refused, Scope, poll_once};
+use sark_cache_core::{Cache, Eviction, KeyWriter, Options, Refused, Scope, poll_once};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,9 +54,9 @@ impl AsyncCache {
     /// The value under `key`, a new object; None if there is none. Costs under a microsecond.
     fn get<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let started = self.cache.stats().start();
-        let key = general(key)?;
         // Never pending; should moka change that, a miss is the safe answer.
-        let value = match poll_once(self.cache.get(key.as_bytes())).flatten() {
+        let found = general(key, |key| poll_once(self.cache.get(key.as_bytes())).flatten())?;
+        let value = match found {
             Some(entry) => ready(py, entry.value().to_python(py)?),
             None => ready(py, py.None()),
         };
@@ -77,7 +77,7 @@ impl AsyncCache {
     ) -> PyResult<Bound<'py, PyAny>> {
         let stamp = self.cache.stamp();
         let ttl = ttl(ttl_seconds)?.unwrap_or(self.ttl);
-        let key = general(key)?.into_key();
+        let key = general(key, KeyWriter::to_key)?;
         let value = Stored::from_python(value)?;
         let cache = Arc::clone(&self.cache);
         awaitable(py, async move {
@@ -90,7 +90,7 @@ impl AsyncCache {
 
     /// Removes the entry under `key`; True if it was there.
     fn delete<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let removed = self.cache.remove(general(key)?.as_bytes());
+        let removed = general(key, |key| self.cache.remove(key.as_bytes()))?;
         awaitable(py, async move { Ok(removed.await) })
     }
 
@@ -154,7 +154,9 @@ fn at_least(
     let number = number.ok_or_else(|| wrong_type(argument, "an int or None", given))?;
     match u64::try_from(number) {
         Ok(number) if number >= least => Ok(Some(number)),
-        _ => Err(PyValueError::new_err(format!("{argument} must be at least {least} {unit}, not {number}"))),
+        _ => Err(PyValueError::new_err(format!(
+            "{argument} must be at least {least} {unit}, not {number}"
+        ))),
     }
 }
 
@@ -172,7 +174,8 @@ pub fn default_ttl(given: Option<&Bound<'_, PyAny>>) -> PyResult<Duration> {
 pub fn ttl(given: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
     let Some(given) = given else { return Ok(None) };
     let seconds = if given.is_instance_of::<PyBool>() { None } else { given.extract::<f64>().ok() };
-    let seconds = seconds.ok_or_else(|| wrong_type("ttl_seconds", "a number of seconds or None", given))?;
+    let seconds =
+        seconds.ok_or_else(|| wrong_type("ttl_seconds", "a number of seconds or None", given))?;
     if seconds.is_nan() || seconds < 0.0 {
         return Err(PyValueError::new_err(format!(
             "ttl_seconds must be a number of seconds, 0 or more, not {seconds}"

@@ -20,9 +20,10 @@ impl Fault {
     pub fn reason(self, py: Python<'_>) -> PyResult<String> {
         match self {
             Self::NotJson(reason) => Ok(reason),
-            Self::Raised(error) if error.is_instance_of::<PyException>(py) => {
-                Ok(error.value(py).repr().map_or_else(|_| error.to_string(), |repr| repr.to_string()))
-            }
+            Self::Raised(error) if error.is_instance_of::<PyException>(py) => Ok(error
+                .value(py)
+                .repr()
+                .map_or_else(|_| error.to_string(), |repr| repr.to_string())),
             Self::WrongType(error) | Self::Raised(error) => Err(error),
         }
     }
@@ -74,5 +75,8 @@ pub fn wrong_type(argument: &str, takes: &str, given: &Bound<'_, PyAny>) -> PyEr
 
 /// The name of an object's type, for messages.
 pub fn type_name(object: &Bound<'_, PyAny>) -> String {
-    object.get_type().fully_qualified_name().map_or_else(|_| "unknown".to_owned(), |name| name.to_string())
+    object
+        .get_type()
+        .fully_qualified_name()
+        .map_or_else(|_| "unknown".to_owned(), |name| name.to_string())
 }

@@ -6,13 +6,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
 use sark_cache_core::KeyWriter;
 use smallvec::SmallVec;
+use std::cell::Cell;
 
 /// The context argument of a request: `None` or a mapping.
-pub struct Context<'py>(Option<Bound<'py, PyDict>>);
+struct Context<'py>(Option<Bound<'py, PyDict>>);
 
 impl<'py> Context<'py> {
     /// Takes the argument; anything but `None` and mappings is a `TypeError`.
-    pub fn new(context: Option<&Bound<'py, PyAny>>) -> Result<Self, Fault> {
+    fn new(context: Option<&Bound<'py, PyAny>>) -> Result<Self, Fault> {
         let Some(context) = context else { return Ok(Self(None)) };
         if let Ok(dict) = context.cast::<PyDict>() {
             return Ok(Self(Some(dict.clone())));
@@ -27,30 +28,60 @@ impl<'py> Context<'py> {
     }
 }
 
-/// The key of a request.
-pub fn request(
-    user_id: &Bound<'_, PyString>,
-    action: &Bound<'_, PyString>,
-    resource: &Bound<'_, PyString>,
-    context: &Context<'_>,
-) -> Result<KeyWriter, Fault> {
-    let mut writer = KeyWriter::request(text(user_id)?, text(action)?, text(resource)?)?;
-    if let Context(Some(context)) = context
-        && !context.is_empty()
-    {
-        write_dict(&mut writer, context)?;
-    }
-    Ok(writer)
+thread_local! {
+    /// The buffer of the last key this thread wrote, for the next one.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// The key of an entry of the general cache: a string or a tuple of JSON values.
-pub fn general(key: &Bound<'_, PyAny>) -> Result<KeyWriter, Fault> {
+/// A buffer that grew beyond this is not kept.
+const LARGEST_KEPT: usize = 4096;
+
+/// Writes a key into this thread's buffer and hands it to `using`.
+#[inline]
+fn written<R>(
+    write: impl FnOnce(&mut KeyWriter) -> Result<(), Fault>,
+    using: impl FnOnce(&KeyWriter) -> R,
+) -> Result<R, Fault> {
+    // Taken, not borrowed: what is called below may run Python code that writes another key.
+    let mut writer = KeyWriter::reusing(BUFFER.take());
+    let result = write(&mut writer).map(|()| using(&writer));
+    let buffer = writer.into_buffer();
+    if buffer.capacity() <= LARGEST_KEPT {
+        BUFFER.set(buffer);
+    }
+    result
+}
+
+/// Hands the key of a request to `using`.
+#[inline]
+pub fn request<R>(
+    [user_id, action, resource]: [&Bound<'_, PyString>; 3],
+    context: Option<&Bound<'_, PyAny>>,
+    using: impl FnOnce(&KeyWriter) -> R,
+) -> Result<R, Fault> {
+    let context = Context::new(context)?;
+    let write_request = |writer: &mut KeyWriter| {
+        writer.request(text(user_id)?, text(action)?, text(resource)?)?;
+        if let Context(Some(context)) = &context
+            && !context.is_empty()
+        {
+            write_dict(writer, context)?;
+        }
+        Ok(())
+    };
+    written(write_request, using)
+}
+
+/// Hands the key of an entry of the general cache, a string or a tuple of JSON values, to `using`.
+pub fn general<R>(key: &Bound<'_, PyAny>, using: impl FnOnce(&KeyWriter) -> R) -> Result<R, Fault> {
     if !key.is_instance_of::<PyString>() && !key.is_instance_of::<PyTuple>() {
         return Err(Fault::WrongType(wrong_type("key", "a str or a tuple of JSON values", key)));
     }
-    let mut writer = KeyWriter::general();
-    write(&mut writer, key)?;
-    Ok(writer)
+    let write_key = |writer: &mut KeyWriter| {
+        writer.general();
+        write(writer, key)
+    };
+    written(write_key, using)
 }
 
 fn write(writer: &mut KeyWriter, value: &Bound<'_, PyAny>) -> Result<(), Fault> {

@@ -7,14 +7,14 @@
 use crate::awaitable::{awaitable, ready};
 use crate::cache::{default_ttl, options, ttl};
 use crate::error::{Fault, wrong_type};
-use crate::key::{Context, request};
+use crate::key::request;
 use crate::value::Stored;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyMapping, PyString, PyTuple};
 use sark_cache_core::cache::rest_after;
 use sark_cache_core::stats::Latencies;
-use sark_cache_core::{Cache, Key, Refused, Scope, poll_once};
+use sark_cache_core::{Cache, Key, KeyWriter, Refused, Scope, poll_once};
 use smallvec::SmallVec;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -87,19 +87,20 @@ impl PolicyStore {
     #[pyo3(signature = (user_id, action, resource, context = None, sensitivity = None))]
     fn get<'py>(
         slf: &Bound<'py, Self>,
-        user_id: &Bound<'py, PyString>,
-        action: &Bound<'py, PyString>,
-        resource: &Bound<'py, PyString>,
+        user_id: &Bound<'py, PyAny>,
+        action: &Bound<'py, PyAny>,
+        resource: &Bound<'py, PyAny>,
         context: Option<&Bound<'py, PyAny>>,
-        sensitivity: Option<&Bound<'py, PyString>>,
+        sensitivity: Option<&Bound<'py, PyAny>>,
     ) -> PyAwaitable<'py> {
-        let _ = sensitivity; // Part of the interface; a look-up does not depend on it.
         let (py, this) = (slf.py(), slf.get());
+        let request = fields(user_id, action, resource)?;
+        optional("sensitivity", sensitivity)?; // A look-up does not depend on it.
         if !this.serves() {
             return ready(py, py.None());
         }
         let started = this.cache.stats().start();
-        let found = this.look_up(py, user_id, action, resource, context);
+        let found = this.look_up(py, request, context);
         this.cache.stats().stop(started);
         match found {
             Ok(decision) => ready(py, decision),
@@ -116,24 +117,26 @@ impl PolicyStore {
     #[expect(clippy::too_many_arguments, reason = "the public interface")]
     fn set<'py>(
         slf: &Bound<'py, Self>,
-        user_id: &Bound<'py, PyString>,
-        action: &Bound<'py, PyString>,
-        resource: &Bound<'py, PyString>,
+        user_id: &Bound<'py, PyAny>,
+        action: &Bound<'py, PyAny>,
+        resource: &Bound<'py, PyAny>,
         decision: &Bound<'py, PyAny>,
         context: Option<&Bound<'py, PyAny>>,
         ttl_seconds: Option<&Bound<'py, PyAny>>,
-        sensitivity: Option<&Bound<'py, PyString>>,
+        sensitivity: Option<&Bound<'py, PyAny>>,
         tags: Option<&Bound<'py, PyAny>>,
         stamp: Option<&Bound<'py, PyAny>>,
     ) -> PyAwaitable<'py> {
         let (py, this) = (slf.py(), slf.get());
         let stamp = this.stamp_or_now(stamp)?;
+        let request = fields(user_id, action, resource)?;
+        let sensitivity = optional("sensitivity", sensitivity)?;
         let ttl = Self::ttl_for(slf, ttl_seconds, sensitivity)?;
         let tags = tag_names(tags)?;
         if !this.serves() {
             return ready(py, false);
         }
-        let incoming = match this.incoming([user_id, action, resource], decision, context, ttl) {
+        let incoming = match this.incoming(request, decision, context, ttl) {
             Ok(incoming) => incoming,
             Err(fault) => {
                 Self::report(slf, "set", fault)?;
@@ -156,18 +159,15 @@ impl PolicyStore {
     #[pyo3(signature = (user_id, action, resource, context = None))]
     fn delete<'py>(
         slf: &Bound<'py, Self>,
-        user_id: &Bound<'py, PyString>,
-        action: &Bound<'py, PyString>,
-        resource: &Bound<'py, PyString>,
+        user_id: &Bound<'py, PyAny>,
+        action: &Bound<'py, PyAny>,
+        resource: &Bound<'py, PyAny>,
         context: Option<&Bound<'py, PyAny>>,
     ) -> PyAwaitable<'py> {
         let (py, this) = (slf.py(), slf.get());
-        let key = Context::new(context).and_then(|context| request(user_id, action, resource, &context));
-        match key {
-            Ok(key) => {
-                let removed = this.cache.remove(key.as_bytes());
-                awaitable(py, async move { Ok(removed.await) })
-            }
+        let fields = fields(user_id, action, resource)?;
+        match request(fields, context, |key| this.cache.remove(key.as_bytes())) {
+            Ok(removed) => awaitable(py, async move { Ok(removed.await) }),
             // What has no key was never stored.
             Err(fault) => {
                 Self::report(slf, "delete", fault)?;
@@ -179,7 +179,8 @@ impl PolicyStore {
     /// The decisions for many requests, in their order.
     fn get_batch<'py>(slf: &Bound<'py, Self>, requests: &Bound<'py, PyAny>) -> PyAwaitable<'py> {
         let (py, this) = (slf.py(), slf.get());
-        let requests = rows("requests", requests, &(3..=4), "(user_id, action, resource, context)")?;
+        let requests =
+            rows("requests", requests, &(3..=4), "(user_id, action, resource, context)")?;
         let decisions = PyList::empty(py);
         if !this.serves() {
             for _ in &requests {
@@ -190,8 +191,7 @@ impl PolicyStore {
         this.cache.stats().counters.batch_operations.increment();
         for row in &requests {
             let started = this.cache.stats().start();
-            let [user_id, action, resource] = row.fields()?;
-            let found = this.look_up(py, user_id, action, resource, row.get(3));
+            let found = this.look_up(py, row.fields()?, row.get(3));
             this.cache.stats().stop(started);
             match found {
                 Ok(decision) => decisions.append(decision)?,
@@ -241,14 +241,19 @@ impl PolicyStore {
     #[pyo3(signature = (user_id = None, action = None, resource = None, *, tags = None))]
     fn invalidate<'py>(
         slf: &Bound<'py, Self>,
-        user_id: Option<&Bound<'py, PyString>>,
-        action: Option<&Bound<'py, PyString>>,
-        resource: Option<&Bound<'py, PyString>>,
+        user_id: Option<&Bound<'py, PyAny>>,
+        action: Option<&Bound<'py, PyAny>>,
+        resource: Option<&Bound<'py, PyAny>>,
         tags: Option<&Bound<'py, PyAny>>,
     ) -> PyAwaitable<'py> {
         let tags = tag_names(tags)?;
+        let named = [
+            optional("user_id", user_id)?,
+            optional("action", action)?,
+            optional("resource", resource)?,
+        ];
         let mut fields = [None; 3];
-        for (field, given) in fields.iter_mut().zip([user_id, action, resource]) {
+        for (field, given) in fields.iter_mut().zip(named) {
             *field = given.map(|given| given.to_str()).transpose()?;
         }
         let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
@@ -257,7 +262,11 @@ impl PolicyStore {
     }
 
     /// Revokes every decision whose text key matches a Redis glob; returns how many entries died.
-    fn invalidate_pattern<'py>(slf: &Bound<'py, Self>, pattern: &Bound<'py, PyString>) -> PyAwaitable<'py> {
+    fn invalidate_pattern<'py>(
+        slf: &Bound<'py, Self>,
+        pattern: &Bound<'py, PyAny>,
+    ) -> PyAwaitable<'py> {
+        let pattern = string("pattern", pattern)?;
         let died = slf.get().cache.invalidate_pattern(pattern.to_str()?);
         awaitable(slf.py(), async move { Ok(died.await) })
     }
@@ -296,7 +305,9 @@ impl PolicyStore {
     /// Adds the duration of one evaluation, in milliseconds.
     fn record_opa_latency(&self, latency_ms: f64) -> PyResult<()> {
         let duration = Duration::try_from_secs_f64(latency_ms / 1e3).map_err(|_| {
-            PyValueError::new_err(format!("latency_ms must be a finite number, 0 or more, not {latency_ms}"))
+            PyValueError::new_err(format!(
+                "latency_ms must be a finite number, 0 or more, not {latency_ms}"
+            ))
         })?;
         self.cache.stats().evaluations.record(duration);
         Ok(())
@@ -392,28 +403,30 @@ impl PolicyStore {
     fn look_up<'py>(
         &self,
         py: Python<'py>,
-        user_id: &Bound<'py, PyString>,
-        action: &Bound<'py, PyString>,
-        resource: &Bound<'py, PyString>,
+        fields: [&Bound<'py, PyString>; 3],
         context: Option<&Bound<'py, PyAny>>,
     ) -> Result<Option<Bound<'py, PyAny>>, Fault> {
-        let key = Context::new(context).and_then(|context| request(user_id, action, resource, &context));
-        let key = key.inspect_err(|fault| {
-            // What cannot be asked for is a miss; a wrong type is no request at all.
-            if !matches!(fault, Fault::WrongType(_)) {
-                self.cache.stats().counters.misses.increment();
-            }
-        })?;
         // Never pending; should moka change that, a miss is the safe answer.
-        match poll_once(self.cache.get(key.as_bytes())).flatten() {
-            Some(entry) => Ok(Some(entry.value().to_python(py)?)),
-            None => Ok(None),
+        let found =
+            request(fields, context, |key| poll_once(self.cache.get(key.as_bytes())).flatten());
+        match found {
+            Ok(Some(entry)) => Ok(Some(entry.value().to_python(py)?)),
+            Ok(None) => Ok(None),
+            Err(fault) => {
+                // What cannot be asked for is a miss; a wrong type is no request at all.
+                if !matches!(fault, Fault::WrongType(_)) {
+                    self.cache.stats().counters.misses.increment();
+                }
+                Err(fault)
+            }
         }
     }
 
     fn stamp_or_now(&self, given: Option<&Bound<'_, PyAny>>) -> PyResult<sark_cache_core::Stamp> {
         let Some(given) = given else { return Ok(self.cache.stamp()) };
-        let stamp = given.cast::<Stamp>().map_err(|_| wrong_type("stamp", "what stamp() returned", given))?;
+        let stamp = given
+            .cast::<Stamp>()
+            .map_err(|_| wrong_type("stamp", "what stamp() returned", given))?;
         if stamp.get().cache != self.identity {
             return Err(PyValueError::new_err("stamp was taken from another cache"));
         }
@@ -452,7 +465,7 @@ impl PolicyStore {
 
     fn incoming(
         &self,
-        [user_id, action, resource]: [&Bound<'_, PyString>; 3],
+        fields: [&Bound<'_, PyString>; 3],
         decision: &Bound<'_, PyAny>,
         context: Option<&Bound<'_, PyAny>>,
         ttl: Duration,
@@ -460,7 +473,7 @@ impl PolicyStore {
         if !decision.is_instance_of::<PyDict>() && decision.cast::<PyMapping>().is_err() {
             return Err(Fault::WrongType(wrong_type("decision", "a dict", decision)));
         }
-        let key = request(user_id, action, resource, &Context::new(context)?)?.into_key();
+        let key = request(fields, context, KeyWriter::to_key)?;
         let value = Stored::from_python(decision)?;
         self.cache.weigh(&key, &value)?;
         Ok(Incoming { key, value, ttl })
@@ -468,10 +481,42 @@ impl PolicyStore {
 }
 
 /// Stores one decision; false if it was refused. Too large was ruled out before.
-async fn store(cache: &Cache<Stored>, incoming: Incoming, tags: &[&str], stamp: sark_cache_core::Stamp) -> bool {
+async fn store(
+    cache: &Cache<Stored>,
+    incoming: Incoming,
+    tags: &[&str],
+    stamp: sark_cache_core::Stamp,
+) -> bool {
     let stored = cache.insert(incoming.key, incoming.value, incoming.ttl, tags, stamp).await;
     debug_assert!(!matches!(stored, Err(Refused::TooLarge { .. })));
     stored.is_ok()
+}
+
+/// User, action and resource of a request.
+#[inline]
+fn fields<'a, 'py>(
+    user_id: &'a Bound<'py, PyAny>,
+    action: &'a Bound<'py, PyAny>,
+    resource: &'a Bound<'py, PyAny>,
+) -> PyResult<[&'a Bound<'py, PyString>; 3]> {
+    Ok([string("user_id", user_id)?, string("action", action)?, string("resource", resource)?])
+}
+
+#[inline]
+fn string<'a, 'py>(
+    argument: &str,
+    given: &'a Bound<'py, PyAny>,
+) -> PyResult<&'a Bound<'py, PyString>> {
+    given.cast().map_err(|_| wrong_type(argument, "a str", given))
+}
+
+fn optional<'a, 'py>(
+    argument: &str,
+    given: Option<&'a Bound<'py, PyAny>>,
+) -> PyResult<Option<&'a Bound<'py, PyString>>> {
+    given
+        .map(|given| given.cast().map_err(|_| wrong_type(argument, "a str or None", given)))
+        .transpose()
 }
 
 /// The names in a `tags` argument. A bare string is refused: it would be taken for its letters.
@@ -526,7 +571,11 @@ fn rows<'py>(
             } else if let Ok(list) = row.cast::<PyList>() {
                 list.iter().collect()
             } else {
-                return Err(wrong_type(&format!("{argument}[{index}]"), &format!("a tuple {shape}"), &row));
+                return Err(wrong_type(
+                    &format!("{argument}[{index}]"),
+                    &format!("a tuple {shape}"),
+                    &row,
+                ));
             };
             if !lengths.contains(&items.len()) {
                 return Err(PyTypeError::new_err(format!(

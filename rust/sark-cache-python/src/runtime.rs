@@ -158,7 +158,9 @@ impl Pass {
         loop {
             let state = GATE.load(Ordering::Acquire);
             if state & FORKING == 0
-                && GATE.compare_exchange_weak(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+                && GATE
+                    .compare_exchange_weak(state, state + 1, Ordering::AcqRel, Ordering::Relaxed)
+                    .is_ok()
             {
                 return Self;
             }

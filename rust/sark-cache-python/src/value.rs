@@ -172,7 +172,10 @@ pub fn hexadecimal(value: &Bound<'_, PyInt>) -> PyResult<String> {
 /// A dict that nobody else changes while it is read.
 ///
 /// With a GIL the reader cannot be interrupted; without one, another thread may write at any time.
-#[cfg_attr(not(Py_GIL_DISABLED), expect(clippy::unnecessary_wraps, reason = "as the other variant"))]
+#[cfg_attr(
+    not(Py_GIL_DISABLED),
+    expect(clippy::unnecessary_wraps, reason = "as the other variant")
+)]
 pub fn private<'py>(dict: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>> {
     #[cfg(Py_GIL_DISABLED)]
     return dict.copy();
@@ -214,11 +217,11 @@ impl<'b> Reader<'b> {
             SMALL_INT => i8::from_le_bytes(self.array()?).into_bound_py_any(py),
             INT => i64::from_le_bytes(self.array()?).into_bound_py_any(py),
             BIG_INT => {
-                let digits = self.text()?;
+                let digits = PyString::from_bytes(py, self.text()?)?;
                 py.get_type::<PyInt>().call1((digits, 16))
             }
             FLOAT => f64::from_le_bytes(self.array()?).into_bound_py_any(py),
-            STRING => Ok(PyString::new(py, self.text()?).into_any()),
+            STRING => Ok(PyString::from_bytes(py, self.text()?)?.into_any()),
             LIST => {
                 let list = PyList::empty(py);
                 for _ in 0..self.length()? {
@@ -231,7 +234,7 @@ impl<'b> Reader<'b> {
                 for _ in 0..self.length()? {
                     match u16::from_le_bytes(self.array()?) {
                         SPELLED => {
-                            let name = PyString::new(py, self.text()?);
+                            let name = PyString::from_bytes(py, self.text()?)?;
                             dict.set_item(name, self.value(py)?)?;
                         }
                         id => {
@@ -268,11 +271,12 @@ impl<'b> Reader<'b> {
         Err(corrupt())
     }
 
-    fn text(&mut self) -> PyResult<&'b str> {
+    /// UTF-8, which whoever makes a string of it checks.
+    fn text(&mut self) -> PyResult<&'b [u8]> {
         let length = self.length()?;
         let (text, rest) = self.rest.split_at_checked(length).ok_or_else(corrupt)?;
         self.rest = rest;
-        std::str::from_utf8(text).map_err(|_| corrupt())
+        Ok(text)
     }
 }
 
