@@ -9,9 +9,11 @@
 //! About 400 bytes per entry beside its key and value ([`ENTRY_OVERHEAD`]).
 //!
 //! # Expiry
-//! The entry's own deadline decides, to the nanosecond, at every look-up. moka is told a deadline
-//! that lies [`RECLAIM_AFTER`] later: it reclaims what nobody cleaned up, while
-//! [`Cache::cleanup_expired`] still finds every expired entry and can count it.
+//! Each entry has its own deadline, which decides to the nanosecond at every look-up. An expired
+//! entry keeps its place until [`Cache::cleanup_expired`] removes it, it is overwritten, or it is
+//! the one to leave a full cache. moka's own expiry would remove it without saying so, and its
+//! eviction listener, which would say so, makes every insert take a lock per key and lets a
+//! look-up wait for it; without a listener no look-up ever waits for anything.
 
 use crate::clock::{Clock, nanos};
 use crate::error::Refused;
@@ -19,22 +21,19 @@ use crate::glob::Glob;
 use crate::key::Key;
 use crate::log::{Log, Matcher, Scope, Stamp, Subject, Verdict};
 use crate::ready::{poll_once, yield_once};
-use crate::stats::Stats;
+use crate::stats::{Counter, Snapshot, Stats};
 use ahash::RandomState;
 use moka::Expiry;
-use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The most that key and value of one entry may take together, in bytes.
 pub const MAX_ENTRY_BYTES: usize = 64 * 1024;
 /// What an entry takes beside its key and value, in bytes, for `max_bytes`.
 pub const ENTRY_OVERHEAD: usize = 400;
-/// How long after its deadline an entry that nobody cleaned up is reclaimed.
-pub const RECLAIM_AFTER: Duration = Duration::from_secs(60);
 
 /// How many entries a sweep visits before it lets others run.
 const VISITS_PER_TURN: usize = 512;
@@ -74,8 +73,9 @@ pub struct Entry<V> {
     value: V,
     stamp: AtomicU64,
     deadline: u64,
-    ttl: u64,
     weight: u32,
+    /// Set when it took nobody's place.
+    added: AtomicBool,
     tags: Box<[u64]>,
 }
 
@@ -101,7 +101,8 @@ pub struct Cache<V> {
     store: Store<V>,
     log: Log,
     clock: Clock,
-    stats: Arc<Stats>,
+    stats: Stats,
+    census: Census,
     weights: Weights,
     inserts: AtomicU64,
     maintain_every: u64,
@@ -110,16 +111,7 @@ pub struct Cache<V> {
 impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     /// An empty cache.
     pub fn new(options: Options) -> Self {
-        let stats = Arc::new(Stats::default());
         let weights = Weights::new(options);
-        let on_removal = {
-            let stats = Arc::clone(&stats);
-            move |_key, _entry, cause| match cause {
-                RemovalCause::Size => stats.counters.evictions.increment(),
-                RemovalCause::Expired => stats.counters.expirations.increment(),
-                RemovalCause::Explicit | RemovalCause::Replaced => {}
-            }
-        };
         let store = moka::future::Cache::builder()
             .max_capacity(weights.capacity)
             .weigher(|_key, entry: &Arc<Entry<V>>| entry.weight)
@@ -127,14 +119,14 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
                 Eviction::Lru => EvictionPolicy::lru(),
                 Eviction::TinyLfu => EvictionPolicy::tiny_lfu(),
             })
-            .expire_after(Reclaim)
-            .eviction_listener(on_removal)
+            .expire_after(NoteAdded)
             .build_with_hasher(RandomState::new());
         Self {
             store,
             log: Log::new(),
             clock: Clock::new(),
-            stats,
+            stats: Stats::default(),
+            census: Census::default(),
             weights,
             inserts: AtomicU64::new(0),
             maintain_every: (options.max_size / EXACT_UP_TO).clamp(1, LEAST_MAINTENANCE),
@@ -196,11 +188,15 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             value,
             stamp: AtomicU64::new(stamp.raw()),
             deadline: self.clock.now().saturating_add(ttl),
-            ttl,
             weight,
+            added: AtomicBool::new(false),
             tags,
         };
-        self.store.insert(key, Arc::new(entry)).await;
+        let entry = Arc::new(entry);
+        self.store.insert(key, Arc::clone(&entry)).await;
+        if entry.added.load(Ordering::Relaxed) {
+            self.census.added.increment();
+        }
         if self.inserts.fetch_add(1, Ordering::Relaxed) % self.maintain_every
             == self.maintain_every - 1
         {
@@ -228,7 +224,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         let stamp = self.log.record(&scope, self.clock.now());
         async move {
             let Scope::Key(key) = &scope else { return false };
-            let Some(entry) = cache.store.remove(&**key).await else { return false };
+            let Some(entry) = cache.take_out(key).await else { return false };
             let died = cache.died(key, &entry, &Matcher::new(&scope, &cache.log), stamp);
             cache.stats.counters.invalidations.add(u64::from(died));
             died
@@ -291,6 +287,31 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         poll_once(self.store.run_pending_tasks()).is_some()
     }
 
+    /// Everything counted so far, evictions that are due included.
+    pub fn snapshot(&self) -> Snapshot {
+        let added = self.census.added.get();
+        let held = self.held();
+        self.census.note(added, held, &self.stats.counters.evictions);
+        self.stats.snapshot()
+    }
+
+    /// Sets what is counted to zero.
+    pub fn reset_stats(&self) {
+        // Evictions that are due belong to the time before.
+        self.snapshot();
+        self.stats.reset();
+    }
+
+    async fn take_out(&self, key: &[u8]) -> Option<Arc<Entry<V>>> {
+        // Counted first and taken back: in between too few seem to have been evicted, not too many.
+        self.census.removed.fetch_add(1, Ordering::SeqCst);
+        let removed = self.store.remove(key).await;
+        if removed.is_none() {
+            self.census.removed.fetch_sub(1, Ordering::SeqCst);
+        }
+        removed
+    }
+
     #[inline]
     fn serves(&self, key: &[u8], entry: &Entry<V>) -> bool {
         self.clock.now() < entry.deadline && self.holds(key, entry)
@@ -327,7 +348,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             // Between the look and the removal somebody may have stored a new decision. Then that
             // one is lost, which costs an evaluation; it is not counted.
             if dead(key.as_bytes(), &entry)
-                && let Some(gone) = self.store.remove(&*key).await
+                && let Some(gone) = self.take_out(key.as_bytes()).await
             {
                 removed += u64::from(dead(key.as_bytes(), &gone));
             }
@@ -347,22 +368,35 @@ pub async fn rest_after(visits: &mut usize) {
     }
 }
 
-/// Tells moka when to reclaim an entry that nobody cleaned up.
-struct Reclaim;
+/// Asked by moka how long a new entry lives, and so told which entries are new; moka is to expire
+/// none of them.
+struct NoteAdded;
 
-impl<V> Expiry<Key, Arc<Entry<V>>> for Reclaim {
+impl<V> Expiry<Key, Arc<Entry<V>>> for NoteAdded {
     fn expire_after_create(&self, _: &Key, entry: &Arc<Entry<V>>, _: Instant) -> Option<Duration> {
-        Some(Duration::from_nanos(entry.ttl).saturating_add(RECLAIM_AFTER))
+        entry.added.store(true, Ordering::Relaxed);
+        None
     }
+}
 
-    fn expire_after_update(
-        &self,
-        key: &Key,
-        entry: &Arc<Entry<V>>,
-        updated_at: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        self.expire_after_create(key, entry, updated_at)
+/// How many entries came and went: what moka evicted is what is missing.
+///
+/// Whatever is under way in other threads makes the number too small, never too large, so the
+/// counter only grows; when nothing is under way it is exact.
+#[derive(Debug, Default)]
+struct Census {
+    added: Counter,
+    removed: AtomicU64,
+    evicted: Mutex<u64>,
+}
+
+impl Census {
+    /// Moves `evictions` on: `held` entries are left of those `added` before they were counted.
+    fn note(&self, added: u64, held: u64, evictions: &Counter) {
+        let mut evicted = self.evicted.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = added.saturating_sub(held + self.removed.load(Ordering::SeqCst));
+        evictions.add(missing.saturating_sub(*evicted));
+        *evicted = missing.max(*evicted);
     }
 }
 

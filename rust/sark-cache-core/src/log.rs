@@ -40,8 +40,10 @@ pub const MAX_RECORDS: usize = 65_536;
 pub const MAX_GLOBS: usize = 64;
 
 const FIRST_SLOTS: usize = 64;
-/// A checkpoint every 1/16 of the longest time to live: records live at most that much longer.
-const CHECKPOINTS_PER_TTL: u64 = 16;
+/// Records are pruned a period at a time, so they stay at most 1/16 longer than they must.
+const PERIODS_PER_TTL: u64 = 16;
+/// Bounds the list of periods when nothing is pruned for long.
+const MAX_PERIODS: usize = 256;
 /// Records are kept for a minute even if no decision lives that long, for evaluations that outlast
 /// the time to live of what they return.
 const LEAST_RETENTION: u64 = 60_000_000_000;
@@ -133,8 +135,37 @@ pub struct Log {
 #[derive(Default)]
 struct Writer {
     used: usize,
-    /// (time, stamp) pairs, oldest first: by that time the log stood at that stamp.
-    checkpoints: VecDeque<(u64, u64)>,
+    /// When records were made, oldest first.
+    periods: VecDeque<Period>,
+}
+
+/// A stretch of time, in nanoseconds, and the newest record made in it.
+struct Period {
+    began: u64,
+    ended: u64,
+    newest: u64,
+}
+
+impl Writer {
+    /// Notes that the record `stamp` is made at `now`.
+    fn note(&mut self, now: u64, stamp: u64, interval: u64) {
+        match self.periods.back_mut() {
+            Some(period) if now.saturating_sub(period.began) < interval => {
+                period.ended = now;
+                period.newest = stamp;
+            }
+            _ => self.periods.push_back(Period { began: now, ended: now, newest: stamp }),
+        }
+        if self.periods.len() > MAX_PERIODS {
+            // Merged into its successor: pruned a little later.
+            self.periods.pop_front();
+        }
+    }
+
+    /// Whether one more record fits with half of the slots left empty.
+    fn has_room(&self, records: &Table) -> bool {
+        self.used < MAX_RECORDS && (self.used + 1) * 2 <= records.slots.len()
+    }
 }
 
 impl Log {
@@ -232,7 +263,8 @@ impl Log {
     pub fn record(&self, scope: &Scope, now: u64) -> Stamp {
         let mut writer = self.lock();
         let stamp = self.newest.load(Ordering::Relaxed) + 1;
-        self.checkpoint(&mut writer, now, stamp);
+        let interval = self.longest_ttl.load(Ordering::SeqCst) / PERIODS_PER_TTL;
+        writer.note(now, stamp, interval);
         match scope {
             Scope::Everything => self.raise_floor(&mut writer, stamp),
             Scope::Key(key) => {
@@ -282,50 +314,31 @@ impl Log {
     }
 
     fn write(&self, writer: &mut Writer, hash: u64, stamp: u64, now: u64) {
-        let records = self.records.load();
-        if records.update(hash, stamp) {
+        if self.records.load().update(hash, stamp) {
             return;
         }
-        if (writer.used + 1) * 2 <= records.slots.len() {
-            records.insert(hash, stamp);
-            writer.used += 1;
-            return;
+        if !writer.has_room(&self.records.load()) {
+            self.prune(writer, now);
+            if writer.used == MAX_RECORDS {
+                // All of them still matter. Everything before now is dead, and this with it.
+                self.raise_floor(writer, stamp);
+                return;
+            }
+            let grown = self.records.load().without(0, (writer.used + 1) * 4);
+            self.records.store(Arc::new(grown));
         }
-        self.prune(writer, now);
-        if writer.used >= MAX_RECORDS {
-            // Full of records that still matter: everything before now is dead, which this is part of.
-            self.raise_floor(writer, stamp);
-            return;
-        }
-        let grown = self.records.load().without(0, (writer.used + 1) * 4);
-        grown.insert(hash, stamp);
+        self.records.load().insert(hash, stamp);
         writer.used += 1;
-        self.records.store(Arc::new(grown));
-    }
-
-    fn checkpoint(&self, writer: &mut Writer, now: u64, stamp: u64) {
-        let interval = self.longest_ttl.load(Ordering::SeqCst) / CHECKPOINTS_PER_TTL;
-        if writer.checkpoints.back().is_none_or(|(time, _)| now.saturating_sub(*time) >= interval) {
-            writer.checkpoints.push_back((now, stamp));
-            self.forget_checkpoints(writer, now);
-        }
-    }
-
-    /// Drops the checkpoints that a newer one, also past the longest time to live, makes needless.
-    fn forget_checkpoints(&self, writer: &mut Writer, now: u64) {
-        let horizon = now.saturating_sub(self.longest_ttl.load(Ordering::SeqCst));
-        while writer.checkpoints.get(1).is_some_and(|(time, _)| *time < horizon) {
-            writer.checkpoints.pop_front();
-        }
     }
 
     /// Replaces every record older than the longest time to live by a floor.
     fn prune(&self, writer: &mut Writer, now: u64) {
-        self.forget_checkpoints(writer, now);
         let horizon = now.saturating_sub(self.longest_ttl.load(Ordering::SeqCst));
-        if let Some((time, stamp)) = writer.checkpoints.front().copied()
-            && time < horizon
-        {
+        let mut past = None;
+        while writer.periods.front().is_some_and(|period| period.ended < horizon) {
+            past = writer.periods.pop_front().map(|period| period.newest);
+        }
+        if let Some(stamp) = past {
             self.raise_floor(writer, stamp);
         }
     }

@@ -201,7 +201,7 @@ impl Stats {
     }
 
     /// Everything as it is now. Each number is exact; together they may be a few operations apart.
-    pub fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         Snapshot {
             counts: self.counters.counts(),
             requests: self.requests.latencies(),
@@ -210,7 +210,7 @@ impl Stats {
     }
 
     /// Sets everything to zero.
-    pub fn reset(&self) {
+    pub(crate) fn reset(&self) {
         self.counters.reset();
         self.requests.reset();
         self.evaluations.reset();

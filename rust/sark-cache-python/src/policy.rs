@@ -315,9 +315,7 @@ impl PolicyStore {
 
     /// Sets every counter and histogram to zero.
     fn reset_metrics(&self) {
-        // Evictions that are due belong to the time before.
-        self.cache.maintain();
-        self.cache.stats().reset();
+        self.cache.reset_stats();
     }
 
     /// The most entries.
@@ -376,7 +374,7 @@ impl PolicyStore {
     /// Every number that the metrics are made of.
     fn _snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let size = self.cache.held();
-        let snapshot = self.cache.stats().snapshot();
+        let snapshot = self.cache.snapshot();
         let numbers = PyDict::new(py);
         for (name, count) in snapshot.counts.iter() {
             numbers.set_item(name, count)?;

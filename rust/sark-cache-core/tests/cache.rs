@@ -1,0 +1,325 @@
+//! What is stored is served until it expires, is evicted or is revoked, and not after.
+
+use sark_cache_core::cache::{ENTRY_OVERHEAD, MAX_ENTRY_BYTES};
+use sark_cache_core::{Cache, Eviction, Key, KeyWriter, Options, Refused, Scope, poll_once};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+type TestCache = Arc<Cache<Vec<u8>>>;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn cache(max_size: u64) -> TestCache {
+    sized(Options { max_size, max_bytes: None, eviction: Eviction::Lru })
+}
+
+fn sized(options: Options) -> TestCache {
+    Arc::new(Cache::new(options))
+}
+
+fn key(user: &str, action: &str, resource: &str) -> Key {
+    let mut writer = KeyWriter::new();
+    writer.request(user, action, resource).unwrap();
+    writer.to_key()
+}
+
+/// Drives a future to its end without a runtime: what yields is polled again.
+fn wait<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return output;
+        }
+    }
+}
+
+fn put(cache: &TestCache, key: Key, value: &[u8]) -> Result<(), Refused> {
+    wait(cache.insert(key, value.to_vec(), MINUTE, &[], cache.stamp()))
+}
+
+fn get(cache: &TestCache, key: &Key) -> Option<Vec<u8>> {
+    poll_once(cache.get(key.as_bytes())).expect("ready at once").map(|entry| entry.value().clone())
+}
+
+#[test]
+fn what_was_stored_is_served() {
+    let cache = cache(10);
+    let alice = key("alice", "read", "doc");
+    assert_eq!(get(&cache, &alice), None);
+    put(&cache, alice.clone(), b"allow").unwrap();
+    assert_eq!(get(&cache, &alice), Some(b"allow".to_vec()));
+    assert_eq!(get(&cache, &key("alice", "read", "doc2")), None);
+    let counts = cache.snapshot().counts;
+    assert_eq!((counts.hits, counts.misses), (1, 2));
+}
+
+#[test]
+fn an_entry_is_served_until_its_time_is_over_and_no_longer() {
+    let cache = cache(10);
+    for ttl in [1, 20, 50].map(Duration::from_millis) {
+        let alice = key("alice", "read", &format!("{ttl:?}"));
+        let before = Instant::now();
+        wait(cache.insert(alice.clone(), vec![1], ttl, &[], cache.stamp())).unwrap();
+        let after = Instant::now();
+        loop {
+            let asked = Instant::now();
+            let served = get(&cache, &alice).is_some();
+            let answered = Instant::now();
+            if served {
+                assert!(asked < after + ttl, "served {:?} too late", asked - after - ttl);
+            } else {
+                assert!(answered >= before + ttl, "dropped too early");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_time_to_live_of_zero_stores_nothing_and_drops_nothing() {
+    let cache = cache(10);
+    let alice = key("alice", "read", "doc");
+    put(&cache, alice.clone(), b"old").unwrap();
+    let refused = wait(cache.insert(alice.clone(), vec![], Duration::ZERO, &[], cache.stamp()));
+    assert_eq!(refused, Err(Refused::NoTimeToLive));
+    assert_eq!(get(&cache, &alice), Some(b"old".to_vec()));
+}
+
+#[test]
+fn the_least_recently_used_leaves_first() {
+    for capacity in [1_usize, 2, 3, 100] {
+        let cache = cache(capacity as u64);
+        // A plain model: least recently used first.
+        let mut model: Vec<u32> = Vec::new();
+        let mut random = 12345_u32;
+        for step in 0..5_000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let number = (random >> 8) % (capacity as u32 * 2 + 1);
+            let name = key(&number.to_string(), "", "");
+            let known = model.iter().position(|n| *n == number);
+            if step % 3 == 0 {
+                put(&cache, name, b"").unwrap();
+                known.map(|at| model.remove(at));
+                model.push(number);
+                if model.len() > capacity {
+                    model.remove(0);
+                }
+            } else {
+                assert_eq!(get(&cache, &name).is_some(), known.is_some(), "capacity {capacity}");
+                if let Some(at) = known {
+                    let used = model.remove(at);
+                    model.push(used);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_cache_keeps_to_its_capacity_and_counts_what_it_drops() {
+    for eviction in [Eviction::Lru, Eviction::TinyLfu] {
+        let cache = sized(Options { max_size: 10_000, max_bytes: None, eviction });
+        for i in 0..10_000 {
+            put(&cache, key(&i.to_string(), "", ""), b"").unwrap();
+        }
+        assert_eq!(wait(cache.live()), 10_000);
+        for i in 10_000..40_000 {
+            put(&cache, key(&i.to_string(), "", ""), b"").unwrap();
+        }
+        assert_eq!(wait(cache.live()), 10_000);
+        assert_eq!(cache.snapshot().counts.evictions, 30_000);
+    }
+}
+
+#[test]
+fn bytes_are_bounded_too() {
+    let max_bytes = 100_000;
+    let options = Options { max_size: 1_000, max_bytes: Some(max_bytes), eviction: Eviction::Lru };
+    let cache = sized(options);
+    let mut bytes = 0;
+    for i in 0..2_000 {
+        let (name, value) = (key(&format!("{i:04}"), "", ""), vec![0; 600]);
+        bytes = name.as_bytes().len() + value.len() + ENTRY_OVERHEAD;
+        wait(cache.insert(name, value, MINUTE, &[], cache.stamp())).unwrap();
+    }
+    let live = wait(cache.live());
+    assert_eq!(live, max_bytes / bytes as u64);
+}
+
+#[test]
+fn small_entries_are_bounded_by_their_number_whatever_the_bytes() {
+    let options = Options { max_size: 100, max_bytes: Some(1 << 30), eviction: Eviction::Lru };
+    let cache = sized(options);
+    for i in 0..1_000 {
+        put(&cache, key(&i.to_string(), "", ""), b"").unwrap();
+    }
+    assert_eq!(wait(cache.live()), 100);
+}
+
+#[test]
+fn an_entry_that_is_too_large_is_refused() {
+    let cache = cache(10);
+    let alice = key("alice", "read", "doc");
+    let fits = MAX_ENTRY_BYTES - alice.as_bytes().len();
+    assert_eq!(put(&cache, alice.clone(), &vec![0; fits]), Ok(()));
+    let refused = Refused::TooLarge { bytes: MAX_ENTRY_BYTES + 1, limit: MAX_ENTRY_BYTES };
+    assert_eq!(put(&cache, alice.clone(), &vec![0; fits + 1]), Err(refused));
+    assert_eq!(get(&cache, &alice).map(|value| value.len()), Some(fits), "what was there stays");
+
+    let options = Options { max_size: 10, max_bytes: Some(2_000), eviction: Eviction::Lru };
+    let small = sized(options);
+    assert!(matches!(put(&small, alice, &[0; 1_700]), Err(Refused::TooLarge { .. })));
+}
+
+#[test]
+fn an_extreme_pair_of_limits_still_stores() {
+    for (max_size, max_bytes) in
+        [(u64::MAX, 10_000), (1 << 40, 1 << 50), (1, u64::MAX), (1 << 40, 4_096)]
+    {
+        let cache =
+            sized(Options { max_size, max_bytes: Some(max_bytes), eviction: Eviction::Lru });
+        put(&cache, key("alice", "read", "doc"), &[0; 100]).unwrap();
+        assert_eq!(wait(cache.live()), 1, "{max_size} entries, {max_bytes} bytes");
+    }
+}
+
+#[test]
+fn an_invalidation_takes_effect_before_its_future_is_polled() {
+    let cache = cache(10);
+    let alice = key("alice", "read", "doc");
+    put(&cache, alice.clone(), b"allow").unwrap();
+    let count = cache.invalidate(Scope::of([Some("alice"), None, None], &[]));
+    assert_eq!(get(&cache, &alice), None);
+    assert_eq!(wait(count), 1);
+    assert_eq!(cache.held(), 0);
+}
+
+#[test]
+fn an_invalidation_counts_exactly_what_it_ended() {
+    let cache = cache(10_000);
+    for i in 0..3_000 {
+        put(&cache, key(["alice", "bob", "carol"][i % 3], "read", &i.to_string()), b"").unwrap();
+    }
+    wait(cache.insert(key("alice", "x", "y"), vec![], Duration::from_nanos(1), &[], cache.stamp()))
+        .unwrap();
+    assert_eq!(wait(cache.invalidate(Scope::of([Some("alice"), Some("read"), None], &[]))), 1_000);
+    assert_eq!(wait(cache.invalidate(Scope::of([Some("alice"), None, None], &[]))), 0);
+    assert_eq!(wait(cache.invalidate(Scope::of([None, None, Some("1")], &[]))), 1);
+    assert_eq!(wait(cache.invalidate(Scope::Everything)), 1_999);
+    assert_eq!(wait(cache.live()), 0);
+    assert_eq!(cache.snapshot().counts.invalidations, 3_000);
+}
+
+#[test]
+fn a_decision_overtaken_by_an_invalidation_is_refused() {
+    let cache = cache(10);
+    let alice = key("alice", "read", "doc");
+    let stamp = cache.stamp();
+    wait(cache.invalidate(Scope::of([Some("alice"), None, None], &[])));
+    let insert = |name: &Key| wait(cache.insert(name.clone(), vec![], MINUTE, &[], stamp));
+    assert_eq!(insert(&alice), Err(Refused::Overtaken));
+    assert_eq!(insert(&key("bob", "read", "doc")), Ok(()));
+    assert_eq!(get(&cache, &alice), None);
+    assert_eq!(put(&cache, alice.clone(), b"new"), Ok(()));
+    assert_eq!(get(&cache, &alice), Some(b"new".to_vec()));
+}
+
+#[test]
+fn removing_an_entry_also_fences_what_is_being_evaluated_for_it() {
+    let cache = cache(10);
+    let alice = key("alice", "read", "doc");
+    put(&cache, alice.clone(), b"allow").unwrap();
+    let stamp = cache.stamp();
+    assert!(wait(cache.remove(alice.as_bytes())));
+    assert!(!wait(cache.remove(alice.as_bytes())));
+    let late = wait(cache.insert(alice.clone(), b"allow".to_vec(), MINUTE, &[], stamp));
+    assert_eq!(late, Err(Refused::Overtaken));
+    assert_eq!(get(&cache, &alice), None);
+}
+
+#[test]
+fn tags_revoke_whatever_carries_them() {
+    let cache = cache(10);
+    let insert = |user: &str, tags: &[&str]| {
+        wait(cache.insert(key(user, "read", "doc"), vec![], MINUTE, tags, cache.stamp())).unwrap();
+    };
+    insert("alice", &["role:admin", "bundle:1"]);
+    insert("bob", &["role:user"]);
+    insert("carol", &[]);
+    assert_eq!(wait(cache.invalidate(Scope::of([Some("bob"), None, None], &["role:admin"]))), 0);
+    assert_eq!(wait(cache.invalidate(Scope::of([None; 3], &["role:admin", "unknown"]))), 1);
+    assert!(get(&cache, &key("alice", "read", "doc")).is_none());
+    assert!(get(&cache, &key("bob", "read", "doc")).is_some());
+    assert!(get(&cache, &key("carol", "read", "doc")).is_some());
+}
+
+#[test]
+fn expired_entries_are_removed_and_counted_exactly() {
+    let cache = cache(10_000);
+    for i in 0..2_000_u32 {
+        let ttl = if i % 2 == 0 { Duration::from_nanos(1) } else { MINUTE };
+        wait(cache.insert(key(&i.to_string(), "", ""), vec![], ttl, &[], cache.stamp())).unwrap();
+    }
+    assert_eq!(wait(cache.live()), 1_000);
+    assert_eq!(cache.held(), 2_000);
+    assert_eq!(wait(cache.cleanup_expired()), 1_000);
+    assert_eq!(wait(cache.cleanup_expired()), 0);
+    assert_eq!(cache.held(), 1_000);
+    assert_eq!(cache.snapshot().counts.expirations, 1_000);
+}
+
+#[test]
+fn many_threads_never_see_a_wrong_value_and_every_look_up_is_counted() {
+    let cache = cache(500);
+    let gets = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..8_u32 {
+            let (cache, gets) = (&cache, &gets);
+            scope.spawn(move || {
+                for i in 0..5_000_u32 {
+                    let name = (i * 7 + thread) % 1_000;
+                    let name_key = key(&name.to_string(), "", "");
+                    match i % 10 {
+                        0..3 => put(cache, name_key, &name.to_le_bytes()).unwrap(),
+                        9 => {
+                            wait(cache.remove(name_key.as_bytes()));
+                        }
+                        _ => {
+                            gets.fetch_add(1, Ordering::Relaxed);
+                            if let Some(value) = get(cache, &name_key) {
+                                assert_eq!(value, name.to_le_bytes());
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let counts = cache.snapshot().counts;
+    assert_eq!(counts.hits + counts.misses, gets.load(Ordering::Relaxed));
+    assert!(wait(cache.live()) <= 500);
+}
+
+#[test]
+fn latency_is_sampled_and_percentiles_are_within_the_promised_error() {
+    let cache = cache(10);
+    assert_eq!(cache.snapshot().requests.count, 0);
+    for nanoseconds in 1..=10_000 {
+        cache.stats().requests.record(Duration::from_nanos(nanoseconds));
+    }
+    let latencies = cache.snapshot().requests;
+    for (percentile, exact) in
+        [(latencies.p50, 5_000.0), (latencies.p95, 9_500.0), (latencies.p99, 9_900.0)]
+    {
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        let error = (percentile as f64 - exact).abs() / exact;
+        assert!(error < 0.032, "{percentile} for {exact}");
+    }
+    assert!((latencies.mean() - 5_000.5).abs() < 1e-9);
+    cache.reset_stats();
+    assert_eq!(cache.snapshot().requests, sark_cache_core::stats::Latencies::default());
+}

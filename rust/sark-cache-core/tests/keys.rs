@@ -1,0 +1,166 @@
+//! Two requests have equal keys exactly when they are equal.
+
+use proptest::prelude::*;
+use sark_cache_core::key::{MAX_DEPTH, Parts};
+use sark_cache_core::{KeyWriter, NotJson};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Clone, PartialEq)]
+enum Json {
+    Null,
+    Bool(bool),
+    Int(i64),
+    BigInt(String),
+    Float(f64),
+    String(String),
+    List(Vec<Json>),
+    Map(BTreeMap<String, Json>),
+}
+
+impl Json {
+    fn write(&self, writer: &mut KeyWriter) -> Result<(), NotJson> {
+        match self {
+            Self::Null => writer.null(),
+            Self::Bool(value) => writer.bool(*value),
+            Self::Int(value) => writer.int(*value),
+            Self::BigInt(digits) => writer.big_int(digits)?,
+            Self::Float(value) => writer.float(*value)?,
+            Self::String(value) => writer.string(value)?,
+            Self::List(items) => writer.list(items.iter(), |writer, item| item.write(writer))?,
+            Self::Map(map) => {
+                // Against the order of the keys, to see that the writer sorts.
+                let mut entries: Vec<_> =
+                    map.iter().rev().map(|(key, value)| (key.as_str(), value)).collect();
+                writer.map(&mut entries, |writer, value| value.write(writer))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Floats are told apart by their bits: 0.0 and -0.0 are different requests.
+    fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Float(a), Self::Float(b)) => a.to_bits() == b.to_bits(),
+            (Self::List(a), Self::List(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b))
+            }
+            (Self::Map(a), Self::Map(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|((k, a), (l, b))| k == l && a.same(b))
+            }
+            _ => self == other,
+        }
+    }
+}
+
+fn json() -> impl Strategy<Value = Json> {
+    let text = "[:/_*%a1\u{0}é]{0,4}";
+    let leaf = prop_oneof![
+        Just(Json::Null),
+        any::<bool>().prop_map(Json::Bool),
+        (-2_i64..3).prop_map(Json::Int),
+        any::<i64>().prop_map(Json::Int),
+        "-?[1-9a-f][0-9a-f]{16,20}".prop_map(Json::BigInt),
+        prop_oneof![Just(0.0), Just(-0.0), Just(1.0), -1e300..1e300].prop_map(Json::Float),
+        text.prop_map(Json::String),
+    ];
+    leaf.prop_recursive(4, 24, 4, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Json::List),
+            prop::collection::btree_map(text, inner, 0..4).prop_map(Json::Map),
+        ]
+    })
+}
+
+fn request(parts: &[String; 3], context: Option<&Json>) -> Vec<u8> {
+    let mut writer = KeyWriter::new();
+    writer.request(&parts[0], &parts[1], &parts[2]).unwrap();
+    if let Some(context) = context {
+        context.write(&mut writer).unwrap();
+    }
+    writer.as_bytes().to_vec()
+}
+
+fn general(value: &Json) -> Vec<u8> {
+    let mut writer = KeyWriter::new();
+    writer.general();
+    value.write(&mut writer).unwrap();
+    writer.as_bytes().to_vec()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn different_values_have_different_keys_and_equal_ones_equal_keys(a in json(), b in json()) {
+        prop_assert_eq!(general(&a) == general(&b), a.same(&b));
+    }
+
+    #[test]
+    fn different_requests_have_different_keys(
+        a in prop::array::uniform3("[:/_*a]{0,3}"),
+        b in prop::array::uniform3("[:/_*a]{0,3}"),
+        context in prop::option::of(json()),
+        other in prop::option::of(json()),
+    ) {
+        let same = a == b && match (&context, &other) {
+            (None, None) => true,
+            (Some(a), Some(b)) => a.same(b),
+            _ => false,
+        };
+        prop_assert_eq!(request(&a, context.as_ref()) == request(&b, other.as_ref()), same);
+    }
+
+    #[test]
+    fn the_parts_of_a_request_are_read_back(parts in prop::array::uniform3(".{0,8}"), context in json()) {
+        let key = request(&parts, Some(&context));
+        let read = Parts::of(&key).unwrap();
+        prop_assert_eq!(read.fields.map(str::to_owned), parts);
+        prop_assert_eq!(read.context, &general(&context)[1..]);
+    }
+
+    #[test]
+    fn no_bytes_make_reading_parts_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        let _ = Parts::of(&bytes);
+    }
+}
+
+#[test]
+fn a_general_key_has_no_parts() {
+    assert_eq!(Parts::of(&general(&Json::String("alice".into()))), None);
+}
+
+#[test]
+fn one_and_its_lookalikes_have_four_keys() {
+    let lookalikes = [Json::Int(1), Json::Float(1.0), Json::Bool(true), Json::String("1".into())]
+        .map(|v| general(&v));
+    for (i, a) in lookalikes.iter().enumerate() {
+        for b in &lookalikes[i + 1..] {
+            assert_ne!(a, b);
+        }
+    }
+}
+
+#[test]
+fn what_json_cannot_hold_is_refused() {
+    for float in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        assert_eq!(Json::Float(float).write(&mut KeyWriter::new()), Err(NotJson::NotFinite));
+    }
+    let twice = KeyWriter::new().map(&mut [("a", 1), ("a", 2)], |_, _| Ok::<_, NotJson>(()));
+    assert_eq!(twice, Err(NotJson::DuplicateKey));
+}
+
+#[test]
+fn nesting_is_bounded() {
+    let nested = |depth| (0..depth).fold(Json::Null, |inner, _| Json::List(vec![inner]));
+    assert_eq!(nested(MAX_DEPTH).write(&mut KeyWriter::new()), Ok(()));
+    assert_eq!(nested(MAX_DEPTH + 1).write(&mut KeyWriter::new()), Err(NotJson::TooDeep));
+}
+
+#[test]
+fn a_reused_buffer_keeps_nothing() {
+    let mut first = KeyWriter::new();
+    first.request("alice", "read", "doc").unwrap();
+    let mut second = KeyWriter::reusing(first.into_buffer());
+    second.request("bob", "", "").unwrap();
+    assert_eq!(second.as_bytes(), request(&["bob".into(), String::new(), String::new()], None));
+}

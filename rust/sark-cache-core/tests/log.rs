@@ -1,0 +1,178 @@
+//! A decision holds exactly as long as no newer record matches it; when in doubt it does not.
+
+use proptest::prelude::*;
+use sark_cache_core::glob::Glob;
+use sark_cache_core::log::{Log, MAX_GLOBS, MAX_RECORDS, Subject, Verdict};
+use sark_cache_core::{KeyWriter, Scope, Stamp};
+
+const SECOND: u64 = 1_000_000_000;
+
+fn key(user: &str, action: &str, resource: &str) -> Vec<u8> {
+    let mut writer = KeyWriter::new();
+    writer.request(user, action, resource).unwrap();
+    writer.as_bytes().to_vec()
+}
+
+fn holds(log: &Log, stamp: Stamp, key: &[u8], tags: &[u64]) -> bool {
+    log.verdict(stamp, Subject { key, tags }) != Verdict::Overtaken
+}
+
+#[derive(Debug, Clone)]
+struct Record {
+    fields: [Option<String>; 3],
+    tags: Vec<String>,
+}
+
+impl Record {
+    fn matches(&self, decision: &[String; 3], tags: &[String]) -> bool {
+        self.fields
+            .iter()
+            .zip(decision)
+            .all(|(field, part)| field.as_ref().is_none_or(|f| f == part))
+            && (self.tags.is_empty() || self.tags.iter().any(|tag| tags.contains(tag)))
+    }
+
+    fn scope(&self) -> Scope {
+        let tags: Vec<&str> = self.tags.iter().map(String::as_str).collect();
+        Scope::of(self.fields.each_ref().map(Option::as_deref), &tags)
+    }
+}
+
+fn record() -> impl Strategy<Value = Record> {
+    (prop::array::uniform3(prop::option::of("[ab]")), prop::collection::vec("[xy]", 0..2))
+        .prop_map(|(fields, tags)| Record { fields, tags })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn a_decision_holds_exactly_until_a_newer_record_matches(
+        before in prop::collection::vec(record(), 0..6),
+        after in prop::collection::vec(record(), 0..6),
+        decision in prop::array::uniform3("[ab]"),
+        tags in prop::collection::vec("[xy]", 0..2),
+    ) {
+        let log = Log::new();
+        for record in &before {
+            log.record(&record.scope(), 0);
+        }
+        let stamp = log.newest();
+        for record in &after {
+            log.record(&record.scope(), 0);
+        }
+        let numbers: Vec<u64> = tags.iter().map(|tag| log.tag(tag)).collect();
+        let subject = key(&decision[0], &decision[1], &decision[2]);
+        let expected = !after.iter().any(|record| record.matches(&decision, &tags));
+        prop_assert_eq!(holds(&log, stamp, &subject, &numbers), expected);
+    }
+}
+
+#[test]
+fn a_decision_that_passed_is_stamped_anew() {
+    let log = Log::new();
+    let stamp = log.newest();
+    let record = log.record(&Scope::of([Some("bob"), None, None], &[]), 0);
+    let alice = key("alice", "read", "doc");
+    assert_eq!(log.verdict(stamp, Subject { key: &alice, tags: &[] }), Verdict::Holds(record));
+}
+
+#[test]
+fn a_whole_key_is_revoked_alone() {
+    let log = Log::new();
+    let stamp = log.newest();
+    log.record(&Scope::Key(key("alice", "read", "doc").into()), 0);
+    assert!(!holds(&log, stamp, &key("alice", "read", "doc"), &[]));
+    assert!(holds(&log, stamp, &key("alice", "read", "doc2"), &[]));
+}
+
+#[test]
+fn a_pattern_revokes_what_is_still_being_evaluated() {
+    let log = Log::new();
+    let stamp = log.newest();
+    log.record(&Scope::Glob(Glob::new("policy:decision:alice:*")), 0);
+    assert!(!holds(&log, stamp, &key("alice", "read", "doc"), &[]));
+    assert!(holds(&log, stamp, &key("bob", "read", "doc"), &[]));
+    assert!(holds(&log, log.newest(), &key("alice", "read", "doc"), &[]));
+}
+
+#[test]
+fn records_outlive_the_longest_time_to_live_and_are_pruned_after_it() {
+    let log = Log::new();
+    log.expect_ttl(100 * SECOND);
+    let stamp = log.newest();
+    let name = |i: u64| format!("user-{i}");
+    for i in 0..1000 {
+        log.record(&Scope::of([Some(&name(i)), None, None], &[]), 0);
+    }
+    // Shortly before the time is over every one of them still counts.
+    for i in 1000..2000 {
+        log.record(&Scope::of([Some(&name(i)), None, None], &[]), 99 * SECOND);
+    }
+    assert_eq!(log.len(), 2000);
+    assert!(holds(&log, stamp, &key("alice", "", ""), &[]));
+    // Long after it, those that no living decision can have missed are gone…
+    for i in 2000..6000 {
+        log.record(&Scope::of([Some(&name(i)), None, None], &[]), 300 * SECOND);
+    }
+    assert!(log.len() <= 4001, "{} records are left", log.len());
+    // …and a decision as old as they are is dropped, not served.
+    assert!(!holds(&log, stamp, &key("alice", "", ""), &[]));
+    assert!(!holds(&log, stamp, &key("user-0", "", ""), &[]));
+}
+
+#[test]
+fn a_full_log_drops_decisions_rather_than_serve_a_revoked_one() {
+    let log = Log::new();
+    let old = log.newest();
+    for i in 0..=MAX_RECORDS as u64 {
+        log.record(&Scope::of([Some(&i.to_string()), None, None], &[]), 0);
+    }
+    assert!(log.len() <= MAX_RECORDS);
+    assert!(!holds(&log, old, &key("0", "", ""), &[]), "the first record must not be forgotten");
+    assert!(!holds(&log, old, &key("nobody", "", ""), &[]));
+    assert!(holds(&log, log.newest(), &key("0", "", ""), &[]));
+}
+
+#[test]
+fn too_many_patterns_drop_decisions_rather_than_serve_a_revoked_one() {
+    let log = Log::new();
+    let old = log.newest();
+    for i in 0..=MAX_GLOBS {
+        log.record(&Scope::Glob(Glob::new(&format!("policy:decision:user-{i}:*"))), 0);
+    }
+    assert!(log.len() <= MAX_GLOBS);
+    assert!(!holds(&log, old, &key("user-0", "", ""), &[]));
+}
+
+#[test]
+fn revoking_one_user_again_and_again_takes_no_room() {
+    let log = Log::new();
+    for _ in 0..10_000 {
+        log.record(&Scope::of([Some("alice"), None, None], &[]), 0);
+    }
+    assert_eq!(log.len(), 1);
+}
+
+#[test]
+fn records_are_seen_by_other_threads_as_soon_as_they_are_made() {
+    let log = Log::new();
+    let alice = key("alice", "read", "doc");
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (log, alice) = (&log, &alice);
+            scope.spawn(move || {
+                for i in 0..5_000 {
+                    let stamp = log.newest();
+                    // Enough different scopes to make the table grow under the other readers.
+                    let other = format!("{thread}-{i}");
+                    log.record(&Scope::of([Some(&other), None, None], &[]), 0);
+                    log.record(&Scope::of([Some("alice"), None, None], &[]), 0);
+                    assert!(!holds(log, stamp, alice, &[]));
+                    assert!(!holds(log, stamp, &key(&other, "", ""), &[]));
+                }
+            });
+        }
+    });
+    assert_eq!(log.len(), 20_001);
+}
