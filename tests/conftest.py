@@ -1,0 +1,14 @@
+"""What all tests share."""
+
+import pytest
+from hypothesis import settings
+from sark_cache import RustPolicyCache
+
+# A run on a busy machine is not a failure, and a failure must be reproducible from its log.
+settings.register_profile("sark", deadline=None, max_examples=300, print_blob=True)
+settings.load_profile("sark")
+
+
+@pytest.fixture
+def cache() -> RustPolicyCache:
+    return RustPolicyCache()

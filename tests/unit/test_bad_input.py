@@ -1,0 +1,210 @@
+"""Bad data is a miss, counted and logged; a wrong type is an error that names the argument."""
+
+import logging
+import math
+from collections.abc import Mapping
+
+import pytest
+from sark_cache import RustPolicyCache, faults
+
+ALLOW = {"allow": True}
+
+
+def nested(levels):
+    value = None
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def endless():
+    value = {}
+    value["again"] = value
+    return value
+
+
+class Broken(Mapping):
+    """A mapping whose code raises."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __getitem__(self, key):
+        raise self.error
+
+    def __iter__(self):
+        raise self.error
+
+    def __len__(self):
+        return 1
+
+
+NOT_JSON = {
+    "an object": {"x": object()},
+    "a set": {"x": {1, 2}},
+    "bytes": {"x": b"bytes"},
+    "a complex number": {"x": 1j},
+    "a nested object": {"x": [{"y": object()}]},
+    "a key that is no str": {1: "x"},
+    "a nested key that is no str": {"x": {None: 1}},
+    "not a number": {"x": math.nan},
+    "infinity": {"x": math.inf},
+    "a lone surrogate": {"x": "\ud800"},
+    "a lone surrogate in a key": {"\ud800": 1},
+    "65 levels": {"x": nested(64)},
+    "endless nesting": endless(),
+    "a mapping that raises": Broken(OSError("the disk is gone")),
+    "a nested mapping that raises": {"x": Broken(LookupError("no"))},
+}
+
+
+@pytest.fixture(params=NOT_JSON, name="bad")
+def bad_fixture(request):
+    return NOT_JSON[request.param]
+
+
+async def test_a_context_that_is_not_json_is_a_miss(cache, bad):
+    await cache.set("alice", "read", "doc", ALLOW)
+    assert await cache.get("alice", "read", "doc", bad) is None
+    assert await cache.get_batch([("alice", "read", "doc", bad)]) == [None]
+    assert await cache.set("alice", "read", "doc", ALLOW, bad) is False
+    assert await cache.set_batch([("alice", "read", "doc", ALLOW, bad)]) == 0
+    assert await cache.delete("alice", "read", "doc", bad) is False
+    assert await cache.size() == 1
+    assert cache.metrics.errors == 5
+    assert (cache.metrics.hits, cache.metrics.misses) == (0, 2)
+
+
+async def test_a_decision_that_is_not_json_is_not_stored(cache, bad):
+    await cache.set("alice", "read", "doc", ALLOW)
+    assert await cache.set("alice", "read", "doc", bad) is False
+    assert await cache.set_batch([("alice", "read", "doc", bad)]) == 0
+    assert await cache.get("alice", "read", "doc") == ALLOW
+    assert cache.metrics.errors == 2
+
+
+async def test_64_levels_are_not_too_many(cache):
+    deep = {"x": nested(63)}
+    assert await cache.set("alice", "read", "doc", deep, deep) is True
+    assert await cache.get("alice", "read", "doc", deep) == deep
+
+
+async def test_a_lone_surrogate_in_a_field_is_a_miss(cache):
+    assert await cache.get("\ud800", "read", "doc") is None
+    assert await cache.set("alice", "\ud800", "doc", ALLOW) is False
+    assert await cache.size() == 0
+    assert cache.metrics.errors == 2
+
+
+async def test_an_entry_over_64_kib_is_not_stored(cache, caplog):
+    assert await cache.set("alice", "read", "doc", {"reason": "x" * 65_000}) is True
+    assert await cache.set("alice", "read", "doc", {"reason": "x" * 65_537}) is False
+    assert "65536 are allowed" in caplog.text
+    assert await cache.set("alice", "read", "x" * 65_537, ALLOW) is False
+    assert await cache.get("alice", "read", "x" * 65_537) is None
+    assert len((await cache.get("alice", "read", "doc"))["reason"]) == 65_000
+    assert cache.metrics.errors == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+async def test_an_interrupt_is_never_swallowed(cache, error):
+    for attempt in (
+        lambda: cache.get("alice", "read", "doc", Broken(error())),
+        lambda: cache.set("alice", "read", "doc", ALLOW, Broken(error())),
+        lambda: cache.set("alice", "read", "doc", Broken(error())),
+    ):
+        with pytest.raises(error):
+            attempt()
+
+
+WRONG = [None, 1, b"alice", ["alice"], object()]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+@pytest.mark.parametrize("argument", ["user_id", "action", "resource"])
+async def test_a_field_that_is_no_str_is_a_type_error_that_names_it(cache, argument, wrong):
+    fields = {"user_id": "alice", "action": "read", "resource": "doc", argument: wrong}
+    message = f"{argument} must be a str, not "
+    with pytest.raises(TypeError, match=message):
+        await cache.get(**fields)
+    with pytest.raises(TypeError, match=message):
+        await cache.set(**fields, decision=ALLOW)
+    with pytest.raises(TypeError, match=message):
+        await cache.delete(**fields)
+    row = tuple(fields.values())
+    with pytest.raises(TypeError, match=rf"requests\[1\]: {message}"):
+        await cache.get_batch([("alice", "read", "doc"), row])
+    with pytest.raises(TypeError, match=rf"entries\[0\]: {message}"):
+        await cache.set_batch([(*row, ALLOW)])
+    if wrong is not None:
+        with pytest.raises(TypeError, match=f"{argument} must be a str or None"):
+            await cache.invalidate(**{argument: wrong})
+    assert await cache.size() == 0
+    assert cache.metrics.errors == 0
+
+
+async def test_other_arguments_of_a_wrong_type_are_named_too(cache):
+    with pytest.raises(TypeError, match="context must be a mapping or None, not int"):
+        await cache.get("alice", "read", "doc", 1)
+    with pytest.raises(TypeError, match="context must be a mapping or None, not list"):
+        await cache.set("alice", "read", "doc", ALLOW, [("ip", "::1")])
+    with pytest.raises(TypeError, match="sensitivity must be a str or None, not int"):
+        await cache.get("alice", "read", "doc", None, 1)
+    with pytest.raises(TypeError, match="sensitivity must be a str or None, not int"):
+        await cache.set("alice", "read", "doc", ALLOW, sensitivity=3)
+    for decision in (None, True, "allow", ["allow"], 1):
+        with pytest.raises(TypeError, match="decision must be a dict, not "):
+            await cache.set("alice", "read", "doc", decision)
+    with pytest.raises(TypeError, match="pattern must be a str, not NoneType"):
+        await cache.invalidate_pattern(None)
+    with pytest.raises(TypeError, match="tags must be a list, tuple or set of str"):
+        await cache.set("alice", "read", "doc", ALLOW, tags=[1])
+    with pytest.raises(TypeError, match="tags must be"):
+        await cache.set("alice", "read", "doc", ALLOW, tags=7)
+    with pytest.raises(TypeError):
+        await cache.get("alice", "read")
+    with pytest.raises(TypeError):
+        await cache.get("alice", "read", "doc", user="alice")
+    assert cache.metrics.errors == 0
+    assert cache.metrics.total_requests == 0
+
+
+@pytest.mark.parametrize("rows", [None, 7, ["alice"], [("alice",)], [("a", "b", "c", {}, {}, 1, 2)]])
+async def test_a_batch_of_the_wrong_shape_is_a_type_error(cache, rows):
+    with pytest.raises(TypeError, match=r"requests.* \(user_id, action, resource, context\)"):
+        await cache.get_batch(rows)
+    with pytest.raises(TypeError, match=r"entries.* \(user_id, action, resource, decision"):
+        await cache.set_batch(rows)
+
+
+@pytest.mark.parametrize("latency", [-1, math.nan, math.inf])
+def test_a_latency_that_cannot_be_is_an_error(cache, latency):
+    with pytest.raises(ValueError, match="latency_ms must be a finite number"):
+        cache.record_opa_latency(latency)
+
+
+async def test_a_burst_of_faults_is_logged_once_and_says_nothing_about_who_asked(
+    cache, caplog, monkeypatch
+):
+    clock = [1000.0]
+    monkeypatch.setattr(faults.time, "monotonic", lambda: clock[0])
+    for _ in range(100):
+        await cache.get("secret-user", "read", "secret-doc", {"x": object()})
+    assert len(caplog.records) == 1
+    record = caplog.records[0]
+    assert (record.name, record.levelno) == ("sark_cache", logging.WARNING)
+    assert "a value of type object is not JSON" in record.message
+    assert "secret" not in record.message
+    assert (record.operation, record.backend, record.left_out) == ("get", "native", 0)
+    await cache.set("secret-user", "read", "doc", {"x": object()})
+    assert [r.operation for r in caplog.records] == ["get", "set"]
+    clock[0] += faults.QUIET_SECONDS
+    await cache.get("secret-user", "read", "secret-doc", {"x": object()})
+    assert caplog.records[-1].left_out == 99
+
+
+def test_errors_of_the_package_have_one_base():
+    from sark_cache import InvalidationError, SarkCacheError
+
+    assert issubclass(InvalidationError, SarkCacheError)
+    assert issubclass(RustPolicyCache, object)

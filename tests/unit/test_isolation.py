@@ -1,0 +1,80 @@
+"""A stored decision is nobody's: no change from outside reaches it, and its types survive."""
+
+from collections import OrderedDict
+from types import MappingProxyType
+
+from awaiting import ready
+from hypothesis import given
+from json_values import OBJECTS, typed
+from sark_cache import RustPolicyCache
+
+
+def containers(value):
+    """Every dict and list inside a value, itself included."""
+    if isinstance(value, dict):
+        yield value
+        for item in value.values():
+            yield from containers(item)
+    elif isinstance(value, list):
+        yield value
+        for item in value:
+            yield from containers(item)
+
+
+def spoil(value):
+    for container in list(containers(value)):
+        if isinstance(container, dict):
+            container.clear()
+            container["spoiled"] = True
+        else:
+            container[:] = ["spoiled"]
+
+
+@given(OBJECTS)
+def test_types_survive_the_round_trip(decision):
+    cache = RustPolicyCache()
+    assert ready(cache.set("alice", "read", "doc", decision))
+    served = ready(cache.get("alice", "read", "doc"))
+    assert typed(served) == typed(decision)
+    assert list(served) == list(decision), "the order of the fields survives"
+
+
+@given(OBJECTS)
+def test_no_change_from_outside_reaches_the_cache_at_any_depth(decision):
+    cache = RustPolicyCache()
+    expected = typed(decision)
+    ready(cache.set("alice", "read", "doc", decision))
+    spoil(decision)
+    first = ready(cache.get("alice", "read", "doc"))
+    assert typed(first) == expected
+    spoil(first)
+    [second] = ready(cache.get_batch([("alice", "read", "doc")]))
+    assert typed(second) == expected
+    spoil(second)
+    assert typed(ready(cache.get("alice", "read", "doc"))) == expected
+
+
+def test_two_hits_share_nothing(cache):
+    ready(cache.set("alice", "read", "doc", {"a": {"b": [{"c": []}]}}))
+    first = ready(cache.get("alice", "read", "doc"))
+    second = ready(cache.get("alice", "read", "doc"))
+    assert first == second
+    assert not {id(c) for c in containers(first)} & {id(c) for c in containers(second)}
+
+
+def test_other_mappings_and_tuples_come_back_as_plain_json(cache):
+    decision = MappingProxyType({"a": OrderedDict(x=1), "b": (1, (2,)), "c": MappingProxyType({})})
+    assert ready(cache.set("alice", "read", "doc", decision))
+    served = ready(cache.get("alice", "read", "doc"))
+    assert served == {"a": {"x": 1}, "b": [1, [2]], "c": {}}
+    assert [type(value) for value in served.values()] == [dict, list, dict]
+
+
+def test_more_field_names_than_are_kept_are_still_stored(cache):
+    decision = {f"field-{i}": i for i in range(5_000)} | {"n" * 100: "long"}
+    assert len(str(decision)) > 64 * 1024
+    halves = [dict(list(decision.items())[i::4]) for i in range(4)]
+    for i, half in enumerate(halves):
+        assert ready(cache.set("alice", "read", str(i), half))
+    for i, half in enumerate(halves):
+        assert ready(cache.get("alice", "read", str(i))) == half

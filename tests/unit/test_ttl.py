@@ -1,0 +1,149 @@
+"""How long an entry lives."""
+
+import asyncio
+import math
+import time
+
+import pytest
+from sark_cache import AsyncCache, RustPolicyCache
+
+ALLOW = {"allow": True}
+
+
+async def lifetime(cache, ttl, resource):
+    """Stores an entry and asks for it until it is gone: the (least, most) it may have lived."""
+    before = time.perf_counter()
+    assert await cache.set("alice", "read", resource, ALLOW, None, ttl)
+    after = time.perf_counter()
+    await asyncio.sleep(max(ttl - 0.03, 0))
+    served_at = after
+    while True:
+        asked = time.perf_counter()
+        served = await cache.get("alice", "read", resource)
+        answered = time.perf_counter()
+        if served is None:
+            return served_at - after, answered - before
+        served_at = asked
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("ttl", [0.05, 0.1, 0.5, 1, 2.5, 5])
+async def test_an_entry_is_served_until_its_time_is_over_and_not_5_ms_longer(cache, ttl):
+    last_served, first_missed = await lifetime(cache, ttl, "doc")
+    assert last_served <= ttl + 0.005
+    assert first_missed >= ttl
+
+
+async def test_each_entry_has_its_own_time_to_live():
+    cache = RustPolicyCache(ttl_seconds=0.05)
+    await cache.set("alice", "read", "short", ALLOW)
+    await cache.set("alice", "read", "long", ALLOW, ttl_seconds=60)
+    await asyncio.sleep(0.06)
+    assert await cache.get("alice", "read", "short") is None
+    assert await cache.get("alice", "read", "long") == ALLOW
+
+
+async def test_storing_again_starts_the_time_anew(cache):
+    await cache.set("alice", "read", "doc", ALLOW, ttl_seconds=0.1)
+    await asyncio.sleep(0.06)
+    await cache.set("alice", "read", "doc", ALLOW, ttl_seconds=0.1)
+    await asyncio.sleep(0.06)
+    assert await cache.get("alice", "read", "doc") == ALLOW
+
+
+async def test_asking_does_not_prolong_a_life(cache):
+    await cache.set("alice", "read", "doc", ALLOW, ttl_seconds=0.1)
+    for _ in range(6):
+        await cache.get("alice", "read", "doc")
+        await asyncio.sleep(0.02)
+    assert await cache.get("alice", "read", "doc") is None
+
+
+class Short(RustPolicyCache):
+    """The table with times that a test can wait for."""
+
+    OPTIMIZED_TTL = {"critical": 0.05, "public": 60}  # noqa: RUF012
+
+
+@pytest.mark.parametrize(
+    ("arguments", "served"),
+    [
+        ({"sensitivity": "critical"}, False),
+        ({"sensitivity": "public"}, True),
+        ({"sensitivity": "critical", "ttl_seconds": 60}, True),
+        ({"sensitivity": "public", "ttl_seconds": 0.05}, False),
+        ({"sensitivity": "unheard of"}, True),
+        ({}, True),
+    ],
+)
+async def test_the_explicit_time_wins_then_the_sensitivity_then_the_cache(arguments, served):
+    cache = Short(ttl_seconds=60)
+    await cache.set("alice", "read", "doc", ALLOW, **arguments)
+    await asyncio.sleep(0.06)
+    assert (await cache.get("alice", "read", "doc") is not None) == served
+
+
+async def test_sensitivity_counts_only_if_optimized_ttl_is_on():
+    cache = Short(ttl_seconds=60, use_optimized_ttl=False)
+    await cache.set("alice", "read", "doc", ALLOW, sensitivity="critical")
+    await asyncio.sleep(0.06)
+    assert await cache.get("alice", "read", "doc") == ALLOW
+    cache.use_optimized_ttl = True
+    await cache.set("alice", "read", "doc", ALLOW, sensitivity="critical")
+    await asyncio.sleep(0.06)
+    assert await cache.get("alice", "read", "doc") is None
+
+
+async def test_the_default_time_can_be_changed_while_it_runs(cache):
+    cache.ttl_seconds = 0.05
+    assert cache.ttl_seconds == 0.05
+    await cache.set("alice", "read", "doc", ALLOW)
+    await asyncio.sleep(0.06)
+    assert await cache.get("alice", "read", "doc") is None
+
+
+async def test_zero_stores_nothing(cache):
+    await cache.set("alice", "read", "doc", ALLOW)
+    assert await cache.set("alice", "read", "doc", {"allow": False}, ttl_seconds=0) is False
+    assert await cache.get("alice", "read", "doc") == ALLOW
+    assert await cache.set("bob", "read", "doc", ALLOW, ttl_seconds=0.0) is False
+    assert await cache.get("bob", "read", "doc") is None
+    assert cache.metrics.errors == 0
+
+
+@pytest.mark.parametrize("ttl", [-1, -0.001, math.nan, -math.inf])
+async def test_a_negative_time_or_none_at_all_is_an_error(cache, ttl):
+    with pytest.raises(ValueError, match="ttl_seconds"):
+        await cache.set("alice", "read", "doc", ALLOW, ttl_seconds=ttl)
+    with pytest.raises(ValueError, match="ttl_seconds"):
+        await cache.set_batch([("alice", "read", "doc", ALLOW, None, ttl)])
+    with pytest.raises(ValueError, match="ttl_seconds"):
+        RustPolicyCache(ttl_seconds=ttl)
+    with pytest.raises(ValueError, match="ttl_seconds"):
+        await AsyncCache().set("key", 1, ttl)
+    assert await cache.size() == 0
+
+
+@pytest.mark.parametrize("ttl", ["60", [], True])
+async def test_a_time_that_is_no_number_is_a_type_error(cache, ttl):
+    with pytest.raises(TypeError, match="ttl_seconds must be a number of seconds"):
+        await cache.set("alice", "read", "doc", ALLOW, ttl_seconds=ttl)
+
+
+@pytest.mark.parametrize("ttl", [1e-12, 1e18, math.inf])
+async def test_extreme_times_are_taken(cache, ttl):
+    assert await cache.set("alice", "read", "doc", ALLOW, ttl_seconds=ttl) is True
+    assert (await cache.get("alice", "read", "doc") is not None) == (ttl > 1)
+
+
+async def test_expired_entries_do_not_count_and_are_cleaned_up_exactly(cache):
+    for i in range(1_000):
+        ttl = 0.02 if i % 4 == 0 else 60
+        await cache.set("alice", "read", str(i), ALLOW, ttl_seconds=ttl)
+    await asyncio.sleep(0.03)
+    assert await cache.size() == 750
+    assert cache.metrics.size == 1_000
+    assert await cache.cleanup_expired() == 250
+    assert await cache.cleanup_expired() == 0
+    assert cache.metrics.size == 750
+    assert cache.metrics.expirations == 250
