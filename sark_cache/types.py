@@ -82,7 +82,7 @@ class CacheMetrics:
         return 100.0 - self.hit_rate
 
     def _percentage(self, part: int) -> float:
-        return part / self.total_requests * 100 if self.total_requests else 0.0
+        return 100 * part / self.total_requests if self.total_requests else 0.0
 
     def to_dict(self) -> dict[str, int | float]:
         """Everything, derived numbers included; floats rounded (rates 2, latencies 6 decimals)."""

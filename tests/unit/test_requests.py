@@ -115,7 +115,7 @@ async def test_a_closed_cache_is_empty_unhealthy_and_stays_so(cache):
     assert await cache.set("alice", "read", "doc", ALLOW) is False
     assert await cache.get("alice", "read", "doc") is None
     assert await cache.size() == 0
-    await cache.close()
+    assert await cache.close() is None
 
 
 async def test_the_revalidation_callback_is_kept(cache):

@@ -11,6 +11,8 @@ use sark_cache_core::{Cache, Eviction, KeyWriter, Options, Refused, Scope, poll_
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Python's None; Rust's `()` would become an empty tuple.
+pub const NOTHING: Option<bool> = None;
 /// The longest time to live that is told apart from an endless one: a hundred years.
 const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// Below this not even one small entry would fit.
@@ -82,7 +84,7 @@ impl AsyncCache {
         let cache = Arc::clone(&self.cache);
         awaitable(py, async move {
             match cache.insert(key, value, ttl, &[], stamp).await {
-                Ok(()) | Err(Refused::NoTimeToLive | Refused::Overtaken) => Ok(()),
+                Ok(()) | Err(Refused::NoTimeToLive | Refused::Overtaken) => Ok(NOTHING),
                 Err(refused) => Err(Fault::from(refused).into()),
             }
         })

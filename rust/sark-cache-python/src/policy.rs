@@ -5,7 +5,7 @@
 //! bugs of the caller and raise.
 
 use crate::awaitable::{awaitable, ready};
-use crate::cache::{default_ttl, options, ttl};
+use crate::cache::{NOTHING, default_ttl, options, ttl};
 use crate::error::{Fault, wrong_type};
 use crate::key::request;
 use crate::value::Stored;
@@ -298,7 +298,7 @@ impl PolicyStore {
         let died = slf.get().cache.invalidate(Scope::Everything);
         awaitable(slf.py(), async move {
             died.await;
-            Ok(())
+            Ok(NOTHING)
         })
     }
 

@@ -1,0 +1,200 @@
+"""The cache and its process: forks, the interpreter's exit, a missing compiled module."""
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import sark_cache
+
+PACKAGE = Path(sark_cache.__file__).parent
+
+
+def start(code, *, path=None):
+    """Starts an interpreter on `code`."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", textwrap.dedent(code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **({"PYTHONPATH": str(path)} if path else {})},
+    )
+
+
+def run(code, *, path=None):
+    """Runs `code` to its end; what it prints, or a failure that shows what went wrong."""
+    process = start(code, path=path)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return out.splitlines()
+
+
+FILL = """
+import asyncio, os, sys, threading
+from sark_cache import RustPolicyCache
+ALLOW = {"allow": True}
+cache = RustPolicyCache(max_size=100_000)
+asyncio.run(cache.set_batch([(f"u{i % 10}", "read", str(i), ALLOW) for i in range(20_000)]))
+
+def in_child(work):
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException as error:
+            print("child:", repr(error), flush=True)
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+
+
+@needs_fork
+def test_a_forked_child_has_a_working_copy_of_its_own():
+    assert run(
+        FILL
+        + """
+def work():
+    assert asyncio.run(cache.get("u1", "read", "1")) == ALLOW
+    assert asyncio.run(cache.size()) == 20_000  # visits them all, on threads of the child's own
+    assert asyncio.run(cache.invalidate(user_id="u1")) == 2_000
+    assert asyncio.run(cache.get("u1", "read", "1")) is None
+    assert asyncio.run(cache.set("new", "read", "1", ALLOW))
+
+assert asyncio.run(cache.size()) == 20_000  # the parent's threads run
+print(in_child(work), in_child(work))
+print(asyncio.run(cache.size()), asyncio.run(cache.get("u1", "read", "1")) == ALLOW)
+print(asyncio.run(cache.get("new", "read", "1")))
+"""
+    ) == ["0 0", "20000 True", "None"]
+
+
+@needs_fork
+def test_a_child_can_fork_again():
+    assert run(
+        FILL
+        + """
+def grandchild():
+    assert asyncio.run(cache.size()) == 20_000
+
+def child():
+    assert asyncio.run(cache.size()) == 20_000
+    assert in_child(grandchild) == 0
+    assert asyncio.run(cache.size()) == 20_000
+
+print(in_child(child))
+"""
+    ) == ["0"]
+
+
+@needs_fork
+def test_forking_while_the_cache_is_busy_leaves_the_child_a_sound_one():
+    assert run(
+        FILL
+        + """
+done = threading.Event()
+
+def busy(number):
+    async def main():
+        while not done.is_set():
+            await asyncio.gather(cache.size(), cache.invalidate(user_id="nobody"), cache.cleanup_expired())
+            await cache.set_batch([(f"u{i % 10}", "read", str(i), ALLOW) for i in range(2_000)])
+    asyncio.run(main())
+
+def work():
+    assert asyncio.run(cache.get("u1", "read", "11111")) == ALLOW
+    for i in range(5_000):  # more than moka's log holds: its bookkeeping must run in the child
+        asyncio.run(cache.set("child", "read", str(i), ALLOW)) if i % 100 == 0 else cache.set("child", "read", str(i), ALLOW)
+    assert asyncio.run(cache.size()) == 25_000
+    assert asyncio.run(cache.invalidate(user_id="child")) == 5_000
+
+threads = [threading.Thread(target=busy, args=(n,)) for n in range(3)]
+for thread in threads: thread.start()
+codes = [in_child(work) for _ in range(30)]
+done.set()
+for thread in threads: thread.join()
+print(codes == [0] * 30)
+"""
+    ) == ["True"]
+
+
+@pytest.mark.parametrize(
+    "pending",
+    [
+        "cache.clear()",
+        "cache.size(); cache.invalidate(user_id='u1'); cache.cleanup_expired()",
+        "asyncio.run(begin())",
+        "threading.Thread(target=lambda: asyncio.run(forever()), daemon=True).start(); time.sleep(.2)",
+        "pass",
+    ],
+)
+def test_the_interpreter_exits_at_once_whatever_is_under_way(pending):
+    process = start(
+        FILL
+        + f"""
+import time
+asyncio.run(cache.set_batch([("u", "read", str(i), ALLOW) for i in range(80_000)]))
+
+async def begin():
+    tasks = [asyncio.create_task(cache.size()) for _ in range(50)]
+    await asyncio.sleep(0)
+
+async def forever():
+    while True:
+        await cache.size()
+
+{pending}
+print("leaving", flush=True)
+"""
+    )
+    assert process.stdout.readline() == "leaving\n"
+    _, err = process.communicate(timeout=2)
+    assert (process.returncode, err) == (0, "")
+
+
+def test_importing_starts_no_thread_and_pulls_in_no_other_package():
+    out = run(
+        """
+        import os, sys, threading
+        import sark_cache
+        third_party = {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
+        print(sorted(name for name in third_party if not name.startswith("_")))
+        tasks = "/proc/self/task"
+        print(len(os.listdir(tasks)) if os.path.isdir(tasks) else threading.active_count())
+        """
+    )
+    assert [name for name in eval(out[0]) if name not in ("sitecustomize", "usercustomize")] == [  # noqa: S307
+        "sark_cache"
+    ]
+    assert out[1] == "1"
+
+
+@pytest.fixture
+def without_module(tmp_path):
+    """A copy of the package as it is where no wheel fits: without the compiled module."""
+    copy = tmp_path / "sark_cache"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("*.so", "*.pyd", "__pycache__"))
+    return tmp_path
+
+
+def test_without_the_compiled_module_the_package_imports_and_says_what_is_missing(without_module):
+    assert run(
+        """
+        import sark_cache
+        from sark_cache import *
+        print(is_rust_cache_available())
+        for make in (RustPolicyCache, AsyncCache, get_rust_policy_cache, lambda: Stamp()):
+            try:
+                make()
+            except RuntimeError as error:
+                print("Rust cache extensions not available" in str(error), "pip install" in str(error))
+                print(type(error.__cause__).__name__)
+        print(issubclass(RustPolicyCache, object), CacheMetrics().miss_rate)
+        """,
+        path=without_module,
+    ) == ["False", *["True True", "ModuleNotFoundError"] * 4, "True 100.0"]
