@@ -5,7 +5,7 @@ Every method acts when it is called and returns an awaitable that Python takes f
 """
 
 from collections.abc import Collection, Coroutine, Iterable, Mapping
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, Literal, Self, TypeAlias, final
 
 from sark_cache.types import BatchEntry, BatchRequest, Context, JSONObject
 
@@ -42,7 +42,7 @@ class AsyncCache:
         *,
         max_bytes: int | None = None,
         eviction: Literal["lru", "tiny_lfu"] | None = None,
-    ) -> AsyncCache: ...
+    ) -> Self: ...
     def get(self, key: _Key) -> Coroutine[Any, Any, _JSON]:
         """The value under `key`, a new object; None if there is none. Under a microsecond."""
     def set(
@@ -75,7 +75,7 @@ class PolicyStore:
         stale_while_revalidate: bool = True,
         max_bytes: int | None = None,
         eviction: Literal["lru", "tiny_lfu"] | None = None,
-    ) -> PolicyStore: ...
+    ) -> Self: ...
     enabled: bool
     """Whether the cache serves and stores."""
     use_optimized_ttl: bool

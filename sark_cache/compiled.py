@@ -4,7 +4,7 @@ The package imports either way, so that a service can ask `is_rust_cache_availab
 with another backend; what needs the compiled module says so when it is made.
 """
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from sark_cache._native import AsyncCache, PolicyStore, Stamp
@@ -21,7 +21,7 @@ else:
         class _Unavailable:
             """Stands in for a compiled class: it can be named and subclassed, but not made."""
 
-            def __new__(cls, *args: Any, **kwargs: Any) -> NoReturn:
+            def __new__(cls, *args: object, **kwargs: object) -> NoReturn:
                 """Says what is missing and how to get it."""
                 del args, kwargs
                 message = (

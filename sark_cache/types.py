@@ -130,12 +130,12 @@ class PolicyCacheProtocol(Protocol):
         sensitivity: str | None = None,
         *,
         tags: Collection[str] = (),
-        stamp: Any | None = None,
+        stamp: Any | None = None,  # noqa: ANN401 - every backend has its own
     ) -> Coroutine[Any, Any, bool]:
         """Stores a decision; True if it was stored."""
         ...
 
-    def stamp(self) -> Any:
+    def stamp(self) -> Any:  # noqa: ANN401 - every backend has its own
         """The moment before an evaluation, for `set(..., stamp=...)`."""
         ...
 

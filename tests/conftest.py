@@ -2,6 +2,7 @@
 
 import pytest
 from hypothesis import settings
+
 from sark_cache import RustPolicyCache
 
 # A run on a busy machine is not a failure, and a failure must be reproducible from its log.

@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
-from awaiting import ready
 from hypothesis import given
 from hypothesis import strategies as st
+
+from awaiting import ready
 from json_values import JSON, TEXT, typed
 from sark_cache import AsyncCache
 
@@ -56,7 +57,7 @@ async def test_limits_are_kept():
     for i in range(5):
         await cache.set(str(i), i)
     assert await cache.size() == 2
-    with pytest.raises(ValueError, match="65536|9600"):
+    with pytest.raises(ValueError, match="9600 are allowed"):
         await cache.set("large", "x" * 9_700)
 
 

@@ -6,6 +6,7 @@ import inspect
 
 import anyio
 import pytest
+
 from awaiting import ready
 from sark_cache import RustPolicyCache
 
@@ -21,7 +22,7 @@ def ask(request, cache):
     asyncio.run(cache.set_batch(entries))
     if request.param == "ready":
         return lambda: cache.get("alice", "read", "1"), ALLOW
-    return lambda: cache.size(), MANY
+    return cache.size, MANY
 
 
 def test_it_is_a_coroutine_to_asyncio_and_to_collections(ask):
@@ -104,7 +105,9 @@ def test_uvloop_takes_it(ask):
     call, expected = ask
 
     async def main():
-        return await asyncio.gather(call(), asyncio.create_task(call()), asyncio.wait_for(call(), 5))
+        return await asyncio.gather(
+            call(), asyncio.create_task(call()), asyncio.wait_for(call(), 5)
+        )
 
     assert uvloop.run(main()) == [expected] * 3
 
@@ -136,7 +139,12 @@ async def test_what_was_closed_or_thrown_into_is_spent(ask, spend):
 
 def test_throw_takes_what_a_coroutine_s_takes(ask):
     call, _ = ask
-    for arguments in [(KeyError("x"),), (KeyError,), (KeyError, "x"), (KeyError, KeyError("x"), None)]:
+    for arguments in [
+        (KeyError("x"),),
+        (KeyError,),
+        (KeyError, "x"),
+        (KeyError, KeyError("x"), None),
+    ]:
         with pytest.raises(KeyError):
             call().throw(*arguments)
     with pytest.raises(TypeError):
@@ -179,7 +187,7 @@ async def test_a_task_that_is_cancelled_half_way_disturbs_nobody(cache):
     assert await other in range(MANY + 1)
     # What was begun is finished though nobody waits: the entries go.
     async with asyncio.timeout(5):
-        while cache.metrics.size:
+        while cache.metrics.size:  # noqa: ASYNC110 - nothing tells when it is done
             await asyncio.sleep(0.001)
 
 

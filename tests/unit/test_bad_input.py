@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 
 import pytest
+
 from sark_cache import RustPolicyCache, faults
 
 ALLOW = {"allow": True}
@@ -169,7 +170,9 @@ async def test_other_arguments_of_a_wrong_type_are_named_too(cache):
     assert cache.metrics.total_requests == 0
 
 
-@pytest.mark.parametrize("rows", [None, 7, ["alice"], [("alice",)], [("a", "b", "c", {}, {}, 1, 2)]])
+@pytest.mark.parametrize(
+    "rows", [None, 7, ["alice"], [("alice",)], [("a", "b", "c", {}, {}, 1, 2)]]
+)
 async def test_a_batch_of_the_wrong_shape_is_a_type_error(cache, rows):
     with pytest.raises(TypeError, match=r"requests.* \(user_id, action, resource, context\)"):
         await cache.get_batch(rows)

@@ -4,6 +4,7 @@ import asyncio
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 from awaiting import ready
 from sark_cache import RustPolicyCache
@@ -127,6 +128,6 @@ def test_counters_add_up_while_they_are_read():
     in_threads(4, lambda number: mixed(cache, number, 3_000))
     done.set()
     watcher.join()
-    for earlier, later in zip(seen, seen[1:], strict=False):
+    for earlier, later in pairwise(seen):
         for name in ("hits", "misses", "evictions", "invalidations", "expirations"):
             assert getattr(earlier, name) <= getattr(later, name), name

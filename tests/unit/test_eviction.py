@@ -4,6 +4,7 @@ import random
 from collections import OrderedDict
 
 import pytest
+
 from awaiting import ready
 from sark_cache import RustPolicyCache
 

@@ -4,9 +4,10 @@ import asyncio
 from itertools import product
 
 import pytest
-from awaiting import ready
 from hypothesis import given
 from hypothesis import strategies as st
+
+from awaiting import ready
 from json_values import AWKWARD
 from sark_cache import RustPolicyCache
 
@@ -50,7 +51,9 @@ async def test_it_takes_effect_even_if_it_is_never_awaited_or_cancelled(cache):
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await cache.get_batch([("alice", "read", str(i)) for i in range(3_000)]) == [None] * 3_000
+    assert (
+        await cache.get_batch([("alice", "read", str(i)) for i in range(3_000)]) == [None] * 3_000
+    )
 
 
 async def test_a_large_cache_is_counted_exactly_off_the_event_loop():
@@ -124,7 +127,11 @@ async def test_a_pattern_revokes_what_its_glob_matches(cache, pattern, died):
     )
     stamp = cache.stamp()
     assert await cache.invalidate_pattern(pattern) == len(died)
-    for user, action, resource in [("alice", "read", "doc"), ("bob", "read", "doc"), ("*", "write", "d")]:
+    for user, action, resource in [
+        ("alice", "read", "doc"),
+        ("bob", "read", "doc"),
+        ("*", "write", "d"),
+    ]:
         assert (await cache.get(user, action, resource) is None) == (user in died)
         fenced = await cache.set(user, action, resource, ALLOW, stamp=stamp) is False
         assert fenced == (user in died)

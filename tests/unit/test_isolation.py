@@ -3,8 +3,9 @@
 from collections import OrderedDict
 from types import MappingProxyType
 
-from awaiting import ready
 from hypothesis import given
+
+from awaiting import ready
 from json_values import OBJECTS, typed
 from sark_cache import RustPolicyCache
 

@@ -1,9 +1,10 @@
 """Different requests have different keys, and equal requests the same."""
 
 import pytest
-from awaiting import ready
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+
+from awaiting import ready
 from json_values import AWKWARD, OBJECTS, typed
 from sark_cache import RustPolicyCache
 

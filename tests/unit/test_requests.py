@@ -1,6 +1,7 @@
 """Storing decisions and asking for them."""
 
 import pytest
+
 from sark_cache import (
     CacheMetrics,
     PolicyCacheProtocol,
@@ -179,7 +180,7 @@ def test_a_subclass_may_add_and_override(cache):
             super().__init__(**options)
             self.name = name
 
-        def __new__(cls, name, **options):
+        def __new__(cls, name, **options):  # noqa: ARG004 - __init__ takes it
             return super().__new__(cls, **options)
 
     traced = Traced("edge", max_size=5)

@@ -5,6 +5,7 @@ import math
 import time
 
 import pytest
+
 from sark_cache import AsyncCache, RustPolicyCache
 
 ALLOW = {"allow": True}

@@ -182,9 +182,9 @@ impl KeyWriter {
     ///
     /// # Errors
     /// What `write` returns; [`NotJson::DuplicateKey`]; [`NotJson::TooDeep`]; [`NotJson::TooLong`].
-    pub fn map<'k, T: Copy, E: From<NotJson>>(
+    pub fn map<T: Copy, E: From<NotJson>>(
         &mut self,
-        entries: &mut [(&'k str, T)],
+        entries: &mut [(&str, T)],
         mut write: impl FnMut(&mut Self, T) -> Result<(), E>,
     ) -> Result<(), E> {
         entries.sort_unstable_by_key(|(key, _)| *key);

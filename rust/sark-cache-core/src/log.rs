@@ -30,7 +30,6 @@ use ahash::RandomState;
 use arc_swap::ArcSwap;
 use std::cell::OnceCell;
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -360,9 +359,7 @@ impl Log {
     }
 
     fn hash_fields(&self, named: [Option<&str>; 3], tag: Option<u64>) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        (mask(named), named, tag).hash(&mut hasher);
-        not_empty(hasher.finish())
+        not_empty(self.hasher.hash_one((mask(named), named, tag)))
     }
 }
 

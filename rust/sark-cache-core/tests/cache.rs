@@ -70,7 +70,7 @@ fn an_entry_is_served_until_its_time_is_over_and_no_longer() {
             let served = get(&cache, &alice).is_some();
             let answered = Instant::now();
             if served {
-                assert!(asked < after + ttl, "served {:?} too late", asked - after - ttl);
+                assert!(asked < after + ttl, "served {:?} too late", asked - (after + ttl));
             } else {
                 assert!(answered >= before + ttl, "dropped too early");
                 break;
@@ -91,21 +91,21 @@ fn a_time_to_live_of_zero_stores_nothing_and_drops_nothing() {
 
 #[test]
 fn the_least_recently_used_leaves_first() {
-    for capacity in [1_usize, 2, 3, 100] {
-        let cache = cache(capacity as u64);
+    for capacity in [1, 2, 3, 100] {
+        let cache = cache(u64::from(capacity));
         // A plain model: least recently used first.
         let mut model: Vec<u32> = Vec::new();
         let mut random = 12345_u32;
         for step in 0..5_000 {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let number = (random >> 8) % (capacity as u32 * 2 + 1);
+            let number = (random >> 8) % (capacity * 2 + 1);
             let name = key(&number.to_string(), "", "");
             let known = model.iter().position(|n| *n == number);
             if step % 3 == 0 {
                 put(&cache, name, b"").unwrap();
                 known.map(|at| model.remove(at));
                 model.push(number);
-                if model.len() > capacity {
+                if model.len() > capacity as usize {
                     model.remove(0);
                 }
             } else {

@@ -20,17 +20,12 @@ const LEAST_MAX_BYTES: u64 = 1024;
 
 /// An asynchronous cache of JSON values in this process's memory.
 ///
-/// Args:
-///     max_size: the most entries, at least 1.
-///     ttl_seconds: how long an entry lives unless `set` says otherwise, in seconds.
-///     max_bytes: the most bytes, counting keys, values and 400 bytes an entry; None: any.
-///     eviction: what leaves a full cache first, "lru" or "tiny_lfu".
-///
 /// Keys are a str or a tuple of JSON values, values are JSON. Every method acts when it is called
-/// and returns an awaitable of its result; a hit is ready at once.
-///
-/// Raises:
-///     TypeError, ValueError: an argument that cannot be used; the message names it.
+/// and returns an awaitable of its result; a hit is ready at once. `max_size` is the most entries,
+/// `ttl_seconds` how long one lives unless `set` says otherwise, `max_bytes` the most bytes
+/// (counting keys, values and 400 bytes an entry), `eviction` what leaves a full cache first,
+/// "lru" or "`tiny_lfu`". An argument that cannot be used is a `TypeError` or a `ValueError` that
+/// names it.
 #[pyclass(frozen, module = "sark_cache._native")]
 pub struct AsyncCache {
     cache: Arc<Cache<Stored>>,
@@ -68,7 +63,7 @@ impl AsyncCache {
 
     /// Stores a snapshot of `value` under `key` for `ttl_seconds`; 0 stores nothing.
     ///
-    /// Raises ValueError for a value that is not JSON or, with its key, over 64 KiB.
+    /// Raises `ValueError` for a value that is not JSON or, with its key, over 64 KiB.
     #[pyo3(signature = (key, value, ttl_seconds = None))]
     fn set<'py>(
         &self,

@@ -128,20 +128,17 @@ fn write_dict(bytes: &mut Vec<u8>, dict: &Bound<'_, PyDict>, depth: usize) -> Re
 }
 
 fn write_int(bytes: &mut Vec<u8>, value: &Bound<'_, PyInt>) -> Result<(), Fault> {
-    match value.extract::<i64>() {
-        Ok(value) => {
-            if let Ok(small) = i8::try_from(value) {
-                bytes.push(SMALL_INT);
-                bytes.extend_from_slice(&small.to_le_bytes());
-            } else {
-                bytes.push(INT);
-                bytes.extend_from_slice(&value.to_le_bytes());
-            }
-        }
-        Err(_) => {
-            bytes.push(BIG_INT);
-            write_text(bytes, &hexadecimal(value)?);
-        }
+    let Ok(number) = value.extract::<i64>() else {
+        bytes.push(BIG_INT);
+        write_text(bytes, &hexadecimal(value)?);
+        return Ok(());
+    };
+    if let Ok(small) = i8::try_from(number) {
+        bytes.push(SMALL_INT);
+        bytes.extend_from_slice(&small.to_le_bytes());
+    } else {
+        bytes.push(INT);
+        bytes.extend_from_slice(&number.to_le_bytes());
     }
     Ok(())
 }

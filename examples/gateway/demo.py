@@ -1,0 +1,203 @@
+"""Shows the gateway at work: real HTTP, a real policy, and a revocation that takes effect.
+
+python examples/gateway/demo.py [--requests N] [--clients N] [--serve]
+"""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from engine import read
+
+HERE = Path(__file__).parent
+START_SECONDS = 30
+SKEW = 1.4
+"""The exponent of Zipf's law by which users and tools are chosen: few are asked for often."""
+
+
+@dataclass
+class Phase:
+    """What one run of requests measured: microseconds in the handler, milliseconds outside."""
+
+    evaluations: list[float] = field(default_factory=list)
+    hits: list[float] = field(default_factory=list)
+    requests: list[float] = field(default_factory=list)
+
+    def note(self, answer: dict[str, Any], milliseconds: float) -> None:
+        """Adds one answered request."""
+        times = self.hits if answer["source"] == "cache" else self.evaluations
+        times.append(answer["microseconds"])
+        self.requests.append(milliseconds)
+
+
+def questions(seed: int) -> Iterator[dict[str, Any]]:
+    """Endless questions: skewed users × tools, one in four with a context."""
+    choose = random.Random(seed)  # noqa: S311 - a workload, not a secret
+    users, tools = list(read("users")), list(read("tools"))
+    weights = [[1 / rank**SKEW for rank in range(1, len(names) + 1)] for names in (users, tools)]
+    while True:
+        question = {
+            "user": choose.choices(users, weights[0])[0],
+            "action": choose.choice(["invoke", "invoke", "invoke", "describe"]),
+            "resource": choose.choices(tools, weights[1])[0],
+        }
+        if choose.randrange(4) == 0:
+            question["context"] = {"hour": choose.choice([10, 23]), "mfa": choose.random() < 0.9}
+        yield question
+
+
+async def run(
+    client: httpx.AsyncClient, label: str, requests: int, clients: int, *, use_cache: bool
+) -> Phase:
+    """Sends so many requests from so many clients at once."""
+    phase = Phase()
+    columns = (
+        TextColumn("{task.description:24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        bar = progress.add_task(label, total=requests)
+        counter = itertools.count()
+
+        async def send(seed: int) -> None:
+            for question in questions(seed):
+                if next(counter) >= requests:
+                    return
+                started = time.perf_counter()
+                response = await client.post(
+                    "/authorize", json={**question, "use_cache": use_cache}
+                )
+                milliseconds = (time.perf_counter() - started) * 1e3
+                phase.note(response.raise_for_status().json(), milliseconds)
+                progress.advance(bar)
+
+        await asyncio.gather(*(send(seed) for seed in range(clients)))
+    return phase
+
+
+@contextlib.asynccontextmanager
+async def served() -> AsyncIterator[str]:
+    """The gateway under uvicorn on a free loopback port; its URL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "uvicorn", "app:create_app", "--factory"]
+    command += ["--app-dir", str(HERE), "--port", str(port), "--log-level", "warning"]
+    process = subprocess.Popen(command)  # noqa: ASYNC220, S603 - our own server, started once
+    try:
+        await until_up(url, process)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+async def until_up(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Waits until the gateway answers; ends the demo if it never does."""
+    deadline = time.monotonic() + START_SECONDS
+    async with httpx.AsyncClient() as client:
+        while time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(httpx.TransportError):
+                (await client.get(f"{url}/metrics")).raise_for_status()
+                return
+            await asyncio.sleep(0.05)
+    sys.exit(f"the gateway did not start on {url} (exit code {process.poll()})")
+
+
+def report(without: Phase, cached: Phase, metrics: dict[str, int | float]) -> Table:
+    """What was measured, as a table."""
+    table = Table(title="sark-cache in front of a Rego policy", title_justify="left")
+    table.add_column("measured", no_wrap=True)
+    for name in ("p50", "p95", "p99"):
+        table.add_column(name, justify="right")
+
+    def row(name: str, times: list[float], unit: str) -> None:
+        quantiles = statistics.quantiles(times, n=100, method="inclusive")
+        table.add_row(name, *(f"{quantiles[at - 1]:,.1f} {unit}" for at in (50, 95, 99)))
+
+    row("policy evaluation, in the handler", without.evaluations + cached.evaluations, "µs")
+    row("cache hit, in the handler", cached.hits, "µs")
+    row("HTTP request, without the cache", without.requests, "ms")
+    row("HTTP request, with the cache", cached.requests, "ms")
+    table.add_section()
+    table.add_row("hit rate", f"{metrics['hit_rate']:.1f} %")
+    table.add_row("entries", f"{metrics['size']:,} of {metrics['max_size']:,}")
+    table.add_row("evictions", f"{metrics['evictions']:,}")
+    return table
+
+
+async def revoke(client: httpx.AsyncClient, console: Console) -> None:
+    """Revokes one user over HTTP and shows that the very next answer is the policy's no."""
+    question = {"user": "alice-1", "action": "invoke", "resource": "dataset-search"}
+
+    async def ask() -> dict[str, Any]:
+        answer: dict[str, Any] = (await client.post("/authorize", json=question)).json()
+        verdict = "allowed" if answer["decision"]["allow"] else "denied"
+        console.print(
+            f"  alice-1 is {verdict} by the {answer['source']}: {answer['decision']['reason']}"
+        )
+        return answer
+
+    console.print("\nRevoking a user:")
+    await ask()
+    before = await ask()
+    ended = (await client.post("/users/alice-1/revoke")).json()["entries"]
+    console.print(f"  POST /users/alice-1/revoke ended {ended} cached decisions")
+    after = await ask()
+    if (before["source"], before["decision"]["allow"]) != ("cache", True):
+        sys.exit("alice-1 should have been allowed by the cache before she was revoked")
+    if (after["source"], after["decision"]["allow"]) != ("policy", False):
+        sys.exit("alice-1 was revoked and should have been denied by the policy")
+
+
+async def main(options: argparse.Namespace) -> None:
+    """Runs the demo."""
+    console = Console()
+    async with served() as url:
+        limits = httpx.Limits(max_connections=options.clients)
+        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30) as client:
+            few = max(options.requests // 4, 1)
+            without = await run(client, "policy every time", few, options.clients, use_cache=False)
+            cached = await run(client, "cached", options.requests, options.clients, use_cache=True)
+            metrics = (await client.get("/metrics")).json()
+            console.print(report(without, cached, metrics))
+            await revoke(client, console)
+        if options.serve:
+            console.print(f"\nThe gateway is up at {url} (try {url}/docs); Ctrl-C ends it.")
+            await asyncio.Event().wait()
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--requests", type=int, default=8_000, help="requests with the cache")
+    parser.add_argument("--clients", type=int, default=4, help="clients at once")
+    parser.add_argument("--serve", action="store_true", help="leave the gateway up afterwards")
+    options = parser.parse_args()
+    if options.requests < 100 or options.clients < 1:
+        parser.error("--requests must be at least 100 and --clients at least 1")
+    return options
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(main(parsed()))

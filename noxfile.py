@@ -1,0 +1,79 @@
+"""The one door to everything: `nox` runs all checks, `nox -l` lists the sessions.
+
+Every session builds and installs what it needs: it takes a CPython ≥ 3.11 and a Rust toolchain.
+What stands after `--` goes to the tool that the session runs.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["tests", "lint", "typing"]
+nox.options.reuse_existing_virtualenvs = True
+
+PYTHON_CODE = ("sark_cache", "tests", "examples", "noxfile.py")
+
+
+def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ()) -> None:
+    """Builds the package (release profile) and installs it from the tree, with what it needs."""
+    if shutil.which("cargo") is None:
+        session.error("cargo is not on PATH: install a Rust toolchain (https://rustup.rs)")
+    wanted = f".[{','.join(extras)}]" if extras else "."
+    session.run_install("python", "-m", "pip", "install", "--quiet", "--upgrade", "pip>=25.1")
+    options = [option for group in groups for option in ("--group", group)]
+    session.log("building the package: some minutes the first time, seconds afterwards")
+    session.run_install("python", "-m", "pip", "install", "--quiet", "-e", wanted, *options)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """See it work: a FastAPI gateway with a Rego policy. `-- --serve` leaves it up."""
+    install(session, "demo")
+    session.run("python", "examples/gateway/demo.py", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests, Rust and Python. `-- -k name` goes to pytest and leaves out the Rust ones."""
+    install(session, "demo", groups=("test",))
+    if not session.posargs:
+        rust(session)
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def rust(session: nox.Session) -> None:
+    """The Rust tests alone. `-- name` goes to cargo test."""
+    session.run("cargo", "test", "--locked", "--quiet", *session.posargs, external=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Formatting and lints: rustfmt, clippy with warnings as errors, ruff."""
+    session.install("--group", "lint")
+    session.run("cargo", "fmt", "--check", external=True)
+    session.run(
+        *("cargo", "clippy", "--locked", "--workspace", "--all-targets", "--quiet"),
+        *("--", "--deny", "warnings"),
+        external=True,
+    )
+    session.run("ruff", "format", "--check", *PYTHON_CODE)
+    session.run("ruff", "check", *PYTHON_CODE)
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Types: mypy strict and pyright strict on the package and on tests/typing."""
+    session.install("--group", "typing")
+    session.run("mypy", *session.posargs)
+    session.run("pyright", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Benchmarks; what stands after `--` goes to pytest-benchmark."""
+    install(session, groups=("test",))
+    session.run("python", "-m", "pytest", "tests/benchmarks", *session.posargs)

@@ -1,0 +1,35 @@
+"""What 300,000 cached decisions cost the garbage collector."""
+
+import gc
+
+from awaiting import ready
+from sark_cache import RustPolicyCache
+
+ENTRIES = 300_000
+DECISION = {"allow": True, "reason": "granted by role analyst", "policy": "tools", "ttl": 60}
+
+
+def test_collection(compare):
+    cache = RustPolicyCache(max_size=ENTRIES)
+
+    def empty():
+        nonlocal cache
+        cache = RustPolicyCache(max_size=ENTRIES)
+        gc.collect()
+
+    def fill():
+        for i in range(ENTRIES):
+            cache.set("alice", "read", str(i), DECISION)
+        assert ready(cache.get("alice", "read", str(ENTRIES - 1))) == DECISION
+        gc.collect()
+
+    def collections():
+        for _ in range(10):
+            gc.collect()
+
+    compare(
+        {"gc.collect(), nothing cached": collections, "with 300,000 decisions": collections},
+        before={"gc.collect(), nothing cached": empty, "with 300,000 decisions": fill},
+        rounds=7,
+        per_call=10,
+    )

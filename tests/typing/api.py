@@ -1,0 +1,100 @@
+"""Every public name as a type checker sees it. Checked by `nox -s typing`, never run."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, assert_type
+
+from sark_cache import (
+    AsyncCache,
+    CacheMetrics,
+    InvalidationError,
+    JSONObject,
+    PolicyCacheProtocol,
+    RustPolicyCache,
+    SarkCacheError,
+    Stamp,
+    get_rust_policy_cache,
+    is_rust_cache_available,
+)
+
+
+async def requests(cache: RustPolicyCache, context: Mapping[str, Any]) -> None:
+    assert_type(await cache.get("alice", "read", "doc"), JSONObject | None)
+    assert_type(await cache.get("alice", "read", "doc", context, "critical"), JSONObject | None)
+    stamp = cache.stamp()
+    assert_type(stamp, Stamp)
+    decision = {"allow": True}
+    stored = await cache.set(
+        "alice", "read", "doc", decision, context, 1.5, "public", tags=("a",), stamp=stamp
+    )
+    assert_type(stored, bool)
+    assert_type(await cache.delete("alice", "read", "doc"), bool)
+    batch = await cache.get_batch([("alice", "read", "doc", None), ("bob", "read", "doc")])
+    assert_type(batch, list[JSONObject | None])
+    entries = [("alice", "read", "doc", decision, None, 60)]
+    assert_type(await cache.set_batch(entries), int)
+    assert_type(await cache.preload_cache([("alice", "read", "doc", decision, None)]), int)
+
+
+async def revocations(cache: RustPolicyCache) -> None:
+    assert_type(await cache.invalidate(), int)
+    assert_type(await cache.invalidate("alice", "read", "doc", tags=["role:admin"]), int)
+    assert_type(await cache.invalidate_pattern("policy:decision:alice:*"), int)
+    assert_type(await cache.clear(), bool)
+    assert_type(await cache.clear_all(), bool)
+
+
+async def tasks(cache: RustPolicyCache) -> None:
+    assert_type(await asyncio.create_task(cache.get("alice", "read", "doc")), JSONObject | None)
+    assert_type(await asyncio.wait_for(cache.size(), 1), int)
+    sizes = await asyncio.gather(cache.size(), cache.get_cache_size())
+    assert_type(sizes, tuple[int, int])
+
+
+async def running(cache: RustPolicyCache) -> None:
+    async def evaluate(
+        user_id: str, action: str, resource: str, context: Mapping[str, Any] | None
+    ) -> JSONObject:
+        return {"allow": user_id == action == resource, "context": context}
+
+    cache.set_revalidate_callback(evaluate)
+    cache.record_opa_latency(1.5)
+    cache.enabled = False
+    cache.ttl_seconds = 0.5
+    cache.use_optimized_ttl = False
+    assert_type(cache.max_size, int)
+    assert_type(cache.metrics, CacheMetrics)
+    assert_type(cache.metrics.hits, int)
+    assert_type(cache.metrics.hit_rate, float)
+    assert_type(cache.get_metrics(), dict[str, int | float])
+    cache.reset_metrics()
+    assert_type(await cache.cleanup_expired(), int)
+    assert_type(await cache.health_check(), bool)
+    async with cache as entered:
+        assert_type(entered, RustPolicyCache)
+    await cache.close()
+    assert_type(RustPolicyCache.OPTIMIZED_TTL, dict[str, int])
+
+
+def constructors() -> None:
+    RustPolicyCache(1_000, 60.5, enabled=True, use_optimized_ttl=False)
+    RustPolicyCache(stale_while_revalidate=False, max_bytes=1 << 20, eviction="tiny_lfu")
+    assert_type(get_rust_policy_cache(max_size=10), RustPolicyCache)
+    assert_type(is_rust_cache_available(), bool)
+    interface: PolicyCacheProtocol = RustPolicyCache()
+    del interface
+
+
+async def general(cache: AsyncCache) -> None:
+    await cache.set("key", {"any": ["JSON"]}, 1.5)
+    value = await cache.get(("key", 1, None))
+    assert isinstance(value, str)
+    assert_type(await cache.delete("key"), bool)
+    assert_type(await cache.clear(), int)
+    assert_type(await cache.size(), int)
+    assert_type(await cache.cleanup_expired(), int)
+    AsyncCache(10, 1.5, max_bytes=None, eviction="lru")
+
+
+def errors() -> SarkCacheError:
+    return InvalidationError("the backend is gone")
