@@ -29,7 +29,7 @@ class AsyncCache:
         max_size: The most entries, at least 1; None: 10,000.
         ttl_seconds: How long an entry lives unless `set` says otherwise, in seconds; None: 300.
         max_bytes: The most bytes, counting keys, values and 400 bytes an entry; None: any.
-        eviction: What leaves a full cache first; None: `"lru"`.
+        eviction: What leaves a full cache first.
 
     Raises:
         TypeError, ValueError: An argument that cannot be used; the message names it.
@@ -37,14 +37,14 @@ class AsyncCache:
 
     def __new__(
         cls,
-        max_size: int | None = None,
-        ttl_seconds: float | None = None,
+        max_size: int | None = 10000,
+        ttl_seconds: float | None = 300.0,
         *,
         max_bytes: int | None = None,
-        eviction: Literal["lru", "tiny_lfu"] | None = None,
+        eviction: Literal["lru", "tiny_lfu"] = "lru",
     ) -> Self: ...
     def get(self, key: _Key) -> Coroutine[Any, Any, _JSON]:
-        """The value under `key`, a new object; None if there is none. Under a microsecond."""
+        """The value under `key`, a new object; None if there is none. About a microsecond."""
     def set(
         self, key: _Key, value: _JSON, ttl_seconds: float | None = None
     ) -> Coroutine[Any, Any, None]:
@@ -67,14 +67,14 @@ class PolicyStore:
 
     def __new__(
         cls,
-        max_size: int | None = None,
-        ttl_seconds: float | None = None,
+        max_size: int | None = 10000,
+        ttl_seconds: float | None = 300,
         enabled: bool = True,
         use_optimized_ttl: bool = True,
         *,
         stale_while_revalidate: bool = True,
         max_bytes: int | None = None,
-        eviction: Literal["lru", "tiny_lfu"] | None = None,
+        eviction: Literal["lru", "tiny_lfu"] = "lru",
     ) -> Self: ...
     enabled: bool
     """Whether the cache serves and stores."""

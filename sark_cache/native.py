@@ -13,7 +13,7 @@ from sark_cache.types import BatchEntry, CacheMetrics, RevalidateCallback
 class RustPolicyCache(PolicyStore):
     """Authorization decisions cached in this process.
 
-    A hit takes under a microsecond and never leaves the calling thread; a decision that was
+    A hit takes about a microsecond and never leaves the calling thread; a decision that was
     revoked, or that was being evaluated when it was revoked, is never served. One cache may be
     used from any number of threads, tasks and event loops at once. After `os.fork()` parent and
     child each have their own copy, and revocations in one are unknown to the other.

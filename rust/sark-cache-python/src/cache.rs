@@ -35,7 +35,10 @@ pub struct AsyncCache {
 #[pymethods]
 impl AsyncCache {
     #[new]
-    #[pyo3(signature = (max_size = None, ttl_seconds = None, *, max_bytes = None, eviction = None))]
+    #[pyo3(
+        signature = (max_size = None, ttl_seconds = None, *, max_bytes = None, eviction = None),
+        text_signature = "(max_size=10000, ttl_seconds=300.0, *, max_bytes=None, eviction='lru')"
+    )]
     fn new(
         max_size: Option<&Bound<'_, PyAny>>,
         ttl_seconds: Option<&Bound<'_, PyAny>>,
@@ -48,7 +51,7 @@ impl AsyncCache {
         })
     }
 
-    /// The value under `key`, a new object; None if there is none. Costs under a microsecond.
+    /// The value under `key`, a new object; None if there is none. Costs about a microsecond.
     fn get<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let started = self.cache.stats().start();
         // Never pending; should moka change that, a miss is the safe answer.

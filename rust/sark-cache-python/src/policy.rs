@@ -58,8 +58,12 @@ struct Incoming {
 #[pymethods]
 impl PolicyStore {
     #[new]
-    #[pyo3(signature = (max_size = None, ttl_seconds = None, enabled = true, use_optimized_ttl = true, *,
-                        stale_while_revalidate = true, max_bytes = None, eviction = None))]
+    #[pyo3(
+        signature = (max_size = None, ttl_seconds = None, enabled = true, use_optimized_ttl = true,
+                     *, stale_while_revalidate = true, max_bytes = None, eviction = None),
+        text_signature = "(max_size=10000, ttl_seconds=300, enabled=True, use_optimized_ttl=True, \
+                          *, stale_while_revalidate=True, max_bytes=None, eviction='lru')"
+    )]
     fn new(
         max_size: Option<&Bound<'_, PyAny>>,
         ttl_seconds: Option<&Bound<'_, PyAny>>,
