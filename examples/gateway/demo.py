@@ -128,7 +128,7 @@ def report(without: Phase, cached: Phase, metrics: dict[str, int | float]) -> Ta
     table = Table(title="sark-cache in front of a Rego policy", title_justify="left")
     table.add_column("measured", no_wrap=True)
     for name in ("p50", "p95", "p99"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
 
     def row(name: str, times: list[float], unit: str) -> None:
         quantiles = statistics.quantiles(times, n=100, method="inclusive")
