@@ -22,10 +22,15 @@ def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ()) ->
     if shutil.which("cargo") is None:
         session.error("cargo is not on PATH: install a Rust toolchain (https://rustup.rs)")
     wanted = f".[{','.join(extras)}]" if extras else "."
-    session.run_install("python", "-m", "pip", "install", "--quiet", "--upgrade", "pip>=25.1")
-    options = [option for group in groups for option in ("--group", group)]
     session.log("building the package: some minutes the first time, seconds afterwards")
-    session.run_install("python", "-m", "pip", "install", "--quiet", "-e", wanted, *options)
+    install_groups(session, *groups, more=("-e", wanted))
+
+
+def install_groups(session: nox.Session, *groups: str, more: tuple[str, ...] = ()) -> None:
+    """Installs dependency groups of pyproject.toml, which takes a pip that knows them."""
+    pip = ("python", "-m", "pip", "install", "--quiet")
+    session.run_install(*pip, "--upgrade", "pip>=25.1")
+    session.run_install(*pip, *more, *(f"--group={group}" for group in groups))
 
 
 @nox.session
@@ -53,7 +58,7 @@ def rust(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Formatting and lints: rustfmt, clippy with warnings as errors, ruff."""
-    session.install("--group", "lint")
+    install_groups(session, "lint")
     session.run("cargo", "fmt", "--check", external=True)
     session.run(
         *("cargo", "clippy", "--locked", "--workspace", "--all-targets", "--quiet"),
@@ -67,7 +72,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Types: mypy strict and pyright strict on the package and on tests/typing."""
-    session.install("--group", "typing")
+    install_groups(session, "typing")
     session.run("mypy", *session.posargs)
     session.run("pyright", *session.posargs)
 

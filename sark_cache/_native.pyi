@@ -65,17 +65,16 @@ class AsyncCache:
 class PolicyStore:
     """The compiled part of `RustPolicyCache`; use that one."""
 
-    def __new__(
-        cls,
-        max_size: int | None = 10000,
-        ttl_seconds: float | None = 300,
-        enabled: bool = True,
-        use_optimized_ttl: bool = True,
-        *,
-        stale_while_revalidate: bool = True,
-        max_bytes: int | None = None,
-        eviction: Literal["lru", "tiny_lfu"] = "lru",
-    ) -> Self: ...
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
+    def _configure(
+        self,
+        max_size: int | None,
+        ttl_seconds: float | None,
+        enabled: bool,
+        use_optimized_ttl: bool,
+        max_bytes: int | None,
+        eviction: Literal["lru", "tiny_lfu"] | None,
+    ) -> None: ...
     enabled: bool
     """Whether the cache serves and stores."""
     use_optimized_ttl: bool
@@ -117,10 +116,13 @@ class PolicyStore:
         ttl_seconds: float | None = None,
         sensitivity: str | None = None,
         *,
-        tags: Collection[str] | None = None,
+        tags: Collection[str] = (),
         stamp: Stamp | None = None,
     ) -> Coroutine[Any, Any, bool]:
         """Stores a snapshot of a decision; True if it was stored.
+
+        A decision that cannot be stored (not JSON, too large, no time to live) drops the one that
+        was stored before: it has superseded it.
 
         Args:
             user_id: Who asks.
@@ -129,7 +131,7 @@ class PolicyStore:
             decision: A JSON object; with its key at most 64 KiB. Tuples come back as lists.
             context: What else the decision depends on: a JSON object.
             ttl_seconds: How long it lives, in seconds; 0 stores nothing. None: by its
-                sensitivity, else as the cache says.
+                sensitivity, else as the cache says. At most a hundred years.
             sensitivity: A name in `OPTIMIZED_TTL`; others count for nothing.
             tags: Names to revoke it by later.
             stamp: What `stamp()` returned before the decision was evaluated. If something that
@@ -144,20 +146,34 @@ class PolicyStore:
     def delete(
         self, user_id: str, action: str, resource: str, context: Context | None = None
     ) -> Coroutine[Any, Any, bool]:
-        """Revokes and removes one decision; True if it was there."""
+        """Revokes and removes one decision; True if it was there.
+
+        Raises:
+            InvalidationError: The context's own code raised, so its key is unknown.
+        """
     def get_batch(
         self, requests: Iterable[BatchRequest]
     ) -> Coroutine[Any, Any, list[JSONObject | None]]:
         """The decisions for many requests, in their order."""
-    def set_batch(self, entries: Iterable[BatchEntry]) -> Coroutine[Any, Any, int]:
-        """Stores many decisions; returns how many were stored."""
+    def set_batch(
+        self,
+        entries: Iterable[BatchEntry],
+        *,
+        tags: Collection[str] = (),
+        stamp: Stamp | None = None,
+    ) -> Coroutine[Any, Any, int]:
+        """Stores many decisions; returns how many were stored.
+
+        All of them are stored at the call, on the calling thread, 2–3 µs each. `tags` and
+        `stamp` are those of every entry, as in `set`.
+        """
     def invalidate(
         self,
         user_id: str | None = None,
         action: str | None = None,
         resource: str | None = None,
         *,
-        tags: Collection[str] | None = None,
+        tags: Collection[str] = (),
     ) -> Coroutine[Any, Any, int]:
         """Revokes every decision that matches all given fields; none given: all decisions.
 
@@ -168,9 +184,14 @@ class PolicyStore:
             How many entries died.
         """
     def invalidate_pattern(self, pattern: str) -> Coroutine[Any, Any, int]:
-        """Revokes every decision whose text key matches a Redis glob; returns how many died.
+        r"""Revokes every decision whose text key matches a Redis glob; returns how many died.
 
-        The text key is `policy:decision:{user}:{action}:{resource}:{context}`.
+        The text key is `policy:decision:{user}:{action}:{resource}:{context}`, each part
+        percent-encoded for `% : * ? [ ] \` and control characters, the context `none` or the
+        first 32 hexadecimal digits of the SHA-256 over its canonical bytes.
+
+        Raises:
+            ValueError: A pattern of more than 1,024 bytes.
         """
     def clear(self) -> Coroutine[Any, Any, bool]:
         """Revokes and removes all decisions. Always True."""

@@ -1,11 +1,12 @@
 """`RustPolicyCache`: authorization decisions cached in this process, in Rust."""
 
+import os
 import threading
-from collections.abc import Coroutine, Iterable
+from collections.abc import Collection, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, ClassVar, Final, Literal, Self
 
-from sark_cache.compiled import PolicyStore
+from sark_cache.compiled import PolicyStore, Stamp
 from sark_cache.faults import FaultLog
 from sark_cache.types import BatchEntry, CacheMetrics, RevalidateCallback
 
@@ -19,7 +20,9 @@ class RustPolicyCache(PolicyStore):
     child each have their own copy, and revocations in one are unknown to the other.
 
     Every method acts when it is called, not when it is awaited: `get` looks up at the call,
-    `invalidate` has taken effect when it returns its awaitable.
+    `invalidate` has taken effect when it returns its awaitable. So they are functions that return
+    awaitables, not coroutine functions: wrap one in an `async def` where a framework asks
+    `inspect.iscoroutinefunction`, and mock one with `new_callable=AsyncMock`.
 
     Args:
         max_size: The most entries, at least 1.
@@ -62,8 +65,7 @@ class RustPolicyCache(PolicyStore):
         max_bytes: int | None = None,
         eviction: Literal["lru", "tiny_lfu"] = "lru",
     ) -> None:
-        # The compiled half took the same arguments in __new__.
-        del max_size, ttl_seconds, enabled, use_optimized_ttl, max_bytes, eviction
+        self._configure(max_size, ttl_seconds, enabled, use_optimized_ttl, max_bytes, eviction)
         self.stale_while_revalidate = stale_while_revalidate
         self.revalidate_callback: RevalidateCallback | None = None
         self._faults: Final = FaultLog("native")
@@ -85,9 +87,15 @@ class RustPolicyCache(PolicyStore):
         """The same as `size`."""
         return self.size()
 
-    def preload_cache(self, preload_data: Iterable[BatchEntry]) -> Coroutine[Any, Any, int]:
+    def preload_cache(
+        self,
+        preload_data: Iterable[BatchEntry],
+        *,
+        tags: Collection[str] = (),
+        stamp: Stamp | None = None,
+    ) -> Coroutine[Any, Any, int]:
         """Stores many decisions, as `set_batch` does; returns how many were stored."""
-        return self.set_batch(preload_data)
+        return self.set_batch(preload_data, tags=tags, stamp=stamp)
 
     def set_revalidate_callback(self, callback: RevalidateCallback) -> None:
         """Sets what evaluates a request anew when its entry nears its end."""
@@ -98,6 +106,9 @@ class RustPolicyCache(PolicyStore):
         return not self.closed
 
     async def __aenter__(self) -> Self:
+        if self.closed:
+            message = "this cache is closed; make another one"
+            raise RuntimeError(message)
         return self
 
     async def __aexit__(
@@ -120,6 +131,12 @@ class RustPolicyCache(PolicyStore):
 
 _instance: RustPolicyCache | None = None
 _instance_lock = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a child must not inherit it taken by a thread that is gone
+    os.register_at_fork(
+        before=_instance_lock.acquire,
+        after_in_parent=_instance_lock.release,
+        after_in_child=_instance_lock.release,
+    )
 
 
 def get_rust_policy_cache(

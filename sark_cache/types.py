@@ -151,7 +151,13 @@ class PolicyCacheProtocol(Protocol):
         """The decisions for many requests, in their order."""
         ...
 
-    def set_batch(self, entries: Iterable[BatchEntry]) -> Coroutine[Any, Any, int]:
+    def set_batch(
+        self,
+        entries: Iterable[BatchEntry],
+        *,
+        tags: Collection[str] = (),
+        stamp: Any | None = None,  # noqa: ANN401 - as in set
+    ) -> Coroutine[Any, Any, int]:
         """Stores many decisions; returns how many were stored."""
         ...
 
@@ -190,7 +196,13 @@ class PolicyCacheProtocol(Protocol):
         """Removes expired entries; returns how many."""
         ...
 
-    def preload_cache(self, preload_data: Iterable[BatchEntry]) -> Coroutine[Any, Any, int]:
+    def preload_cache(
+        self,
+        preload_data: Iterable[BatchEntry],
+        *,
+        tags: Collection[str] = (),
+        stamp: Any | None = None,  # noqa: ANN401 - as in set
+    ) -> Coroutine[Any, Any, int]:
         """Stores many decisions before the first request; returns how many were stored."""
         ...
 

@@ -115,9 +115,11 @@ async def authorized_call(
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Opens the gateway with the app and closes it with it."""
     app.state.gateway = Gateway()
-    async with app.state.gateway.cache:
-        yield
-    app.state.gateway.engine.close()
+    try:
+        async with app.state.gateway.cache:
+            yield
+    finally:
+        app.state.gateway.engine.close()
 
 
 def create_app() -> FastAPI:

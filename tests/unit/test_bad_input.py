@@ -2,11 +2,12 @@
 
 import logging
 import math
+import sys
 from collections.abc import Mapping
 
 import pytest
 
-from sark_cache import RustPolicyCache, faults
+from sark_cache import InvalidationError, RustPolicyCache, SarkCacheError, faults
 
 ALLOW = {"allow": True}
 
@@ -70,18 +71,77 @@ async def test_a_context_that_is_not_json_is_a_miss(cache, bad):
     assert await cache.get_batch([("alice", "read", "doc", bad)]) == [None]
     assert await cache.set("alice", "read", "doc", ALLOW, bad) is False
     assert await cache.set_batch([("alice", "read", "doc", ALLOW, bad)]) == 0
-    assert await cache.delete("alice", "read", "doc", bad) is False
     assert await cache.size() == 1
-    assert cache.metrics.errors == 5
+    assert cache.metrics.errors == 4
     assert (cache.metrics.hits, cache.metrics.misses) == (0, 2)
 
 
-async def test_a_decision_that_is_not_json_is_not_stored(cache, bad):
-    await cache.set("alice", "read", "doc", ALLOW)
+async def test_a_decision_that_is_not_json_is_not_stored_and_ends_the_one_before(cache, bad):
+    await cache.set_batch([(user, "read", "doc", ALLOW) for user in ("alice", "bob", "carol")])
     assert await cache.set("alice", "read", "doc", bad) is False
-    assert await cache.set_batch([("alice", "read", "doc", bad)]) == 0
-    assert await cache.get("alice", "read", "doc") == ALLOW
+    assert await cache.set_batch([("bob", "read", "doc", bad)]) == 0
+    served = await cache.get_batch([(user, "read", "doc") for user in ("alice", "bob", "carol")])
+    assert served == [None, None, ALLOW]
     assert cache.metrics.errors == 2
+
+
+async def test_deleting_under_a_context_that_is_not_json_finds_nothing(cache):
+    await cache.set("alice", "read", "doc", ALLOW)
+    assert await cache.delete("alice", "read", "doc", {"x": object()}) is False
+    assert await cache.get("alice", "read", "doc") == ALLOW
+    assert cache.metrics.errors == 1
+
+
+async def test_deleting_under_a_context_that_raises_is_never_silent(cache):
+    with pytest.raises(InvalidationError, match="own code raised") as raised:
+        await cache.delete("alice", "read", "doc", Broken(OSError("the disk is gone")))
+    assert isinstance(raised.value.__cause__, OSError)
+
+
+def doubled(times):
+    """2**times strings, held in as many lists as there are doublings."""
+    value = "x"
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+async def test_what_holds_itself_many_times_over_is_too_large_and_not_gigabytes(cache):
+    huge = {"x": doubled(60)}
+    assert await cache.get("alice", "read", "doc", huge) is None
+    assert await cache.set("alice", "read", "doc", huge) is False
+    assert await cache.set("alice", "read", "doc", ALLOW, huge) is False
+    assert await cache.set("alice", "read", "doc", {"x": [None] * 10_000_000}) is False
+    assert cache.metrics.errors == 4
+
+
+class Meddling(Mapping):
+    """A mapping whose code changes another dict while it is read."""
+
+    def __init__(self, other):
+        self.other = other
+
+    def __getitem__(self, key):
+        return 1
+
+    def __iter__(self):
+        self.other[f"new-{len(self.other)}"] = 1
+        return iter(["a"])
+
+    def __len__(self):
+        return 1
+
+
+async def test_a_dict_that_changes_while_it_is_read_is_read_as_it_was(cache):
+    decision = {}
+    decision.update(first=Meddling(decision), second=Meddling(decision), last=3)
+    assert await cache.set("alice", "read", "doc", decision) is True
+    served = await cache.get("alice", "read", "doc")
+    assert served == {"first": {"a": 1}, "second": {"a": 1}, "last": 3}
+    context = {}
+    context.update(first=Meddling(context), last=3)
+    assert await cache.set("alice", "read", "doc", ALLOW, context) is True
+    assert await cache.get("alice", "read", "doc", {"first": {"a": 1}, "last": 3}) == ALLOW
 
 
 async def test_64_levels_are_not_too_many(cache):
@@ -99,12 +159,13 @@ async def test_a_lone_surrogate_in_a_field_is_a_miss(cache):
 
 async def test_an_entry_over_64_kib_is_not_stored(cache, caplog):
     assert await cache.set("alice", "read", "doc", {"reason": "x" * 65_000}) is True
+    assert len((await cache.get("alice", "read", "doc"))["reason"]) == 65_000
     assert await cache.set("alice", "read", "doc", {"reason": "x" * 65_537}) is False
     assert "65536 are allowed" in caplog.text
     assert await cache.set("alice", "read", "x" * 65_537, ALLOW) is False
     assert await cache.get("alice", "read", "x" * 65_537) is None
-    assert len((await cache.get("alice", "read", "doc"))["reason"]) == 65_000
-    assert cache.metrics.errors == 2
+    assert await cache.get("alice", "read", "doc") is None, "superseded by what was too large"
+    assert cache.metrics.errors == 3
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
@@ -158,8 +219,12 @@ async def test_other_arguments_of_a_wrong_type_are_named_too(cache):
             await cache.set("alice", "read", "doc", decision)
     with pytest.raises(TypeError, match="pattern must be a str, not NoneType"):
         await cache.invalidate_pattern(None)
-    with pytest.raises(TypeError, match="tags must be a list, tuple or set of str"):
+    with pytest.raises(TypeError, match="a tag must be a str, not int"):
         await cache.set("alice", "read", "doc", ALLOW, tags=[1])
+    with pytest.raises(TypeError, match="enabled must be True or False, not int"):
+        cache.enabled = 1
+    with pytest.raises(TypeError, match="use_optimized_ttl must be True or False"):
+        RustPolicyCache(use_optimized_ttl="yes")
     with pytest.raises(TypeError, match="tags must be"):
         await cache.set("alice", "read", "doc", ALLOW, tags=7)
     with pytest.raises(TypeError):
@@ -186,6 +251,51 @@ def test_a_latency_that_cannot_be_is_an_error(cache, latency):
         cache.record_opa_latency(latency)
 
 
+async def test_a_wrong_type_is_an_error_even_while_the_cache_is_off(cache):
+    cache.enabled = False
+    for attempt in (
+        lambda: cache.get(1, "read", "doc"),
+        lambda: cache.get_batch([(1, 2, 3)]),
+        lambda: cache.set("alice", "read", "doc", 5),
+        lambda: cache.set_batch([("alice", "read", "doc", 5)]),
+    ):
+        with pytest.raises(TypeError):
+            attempt()
+    assert cache.get_metrics()["errors"] == 0
+
+
+async def test_nothing_was_ever_stored_under_what_is_no_utf_8_so_nothing_dies_with_it(cache):
+    await cache.set("alice", "read", "doc", ALLOW, tags=["good"])
+    assert await cache.set("bob", "read", "doc", ALLOW, tags=["\ud800"]) is False
+    assert await cache.invalidate(user_id="\ud800") == 0
+    assert await cache.invalidate(tags=["\ud800"]) == 0
+    assert await cache.size() == 1
+    assert await cache.invalidate(tags=["\ud800", "good"]) == 1
+    with pytest.raises(ValueError, match="lone surrogate"):
+        await cache.invalidate_pattern("\ud800*")
+    with pytest.raises(ValueError, match="pattern must be at most 1024 bytes"):
+        await cache.invalidate_pattern("x" * 1025)
+
+
+async def test_a_log_that_fails_fails_no_request(cache, monkeypatch):
+    def fail(operation, reason):
+        message = "the log is full"
+        raise OSError(message)
+
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    monkeypatch.setattr(cache, "_report", fail)
+    assert await cache.get("alice", "read", "doc", {"x": object()}) is None
+    assert [hook.exc_type for hook in unraisable] == [OSError]
+    assert cache.metrics.errors == 1
+
+
+async def test_what_an_exception_says_about_a_request_is_not_logged(cache, caplog):
+    await cache.get("alice", "read", "doc", Broken(KeyError("ssn=123-45-6789")))
+    assert "raised KeyError" in caplog.text
+    assert "ssn" not in caplog.text
+
+
 async def test_a_burst_of_faults_is_logged_once_and_says_nothing_about_who_asked(
     cache, caplog, monkeypatch
 ):
@@ -207,7 +317,4 @@ async def test_a_burst_of_faults_is_logged_once_and_says_nothing_about_who_asked
 
 
 def test_errors_of_the_package_have_one_base():
-    from sark_cache import InvalidationError, SarkCacheError
-
     assert issubclass(InvalidationError, SarkCacheError)
-    assert issubclass(RustPolicyCache, object)

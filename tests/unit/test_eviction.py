@@ -1,6 +1,7 @@
 """What leaves a full cache."""
 
 import random
+import threading
 from collections import OrderedDict
 
 import pytest
@@ -68,7 +69,8 @@ async def test_bytes_are_bounded_as_well_as_entries():
     [
         ({"max_size": 0}, ValueError, "max_size must be at least 1"),
         ({"max_size": -5}, ValueError, "max_size must be at least 1"),
-        ({"max_size": 2**70}, ValueError, "max_size"),
+        ({"max_size": 2**64}, ValueError, r"max_size must be .* at most 2\*\*62 entries"),
+        ({"max_size": 2**200}, ValueError, r"max_size must be .* at most 2\*\*62 entries"),
         ({"max_size": 1.5}, TypeError, "max_size must be an int or None, not float"),
         ({"max_size": True}, TypeError, "max_size must be an int"),
         ({"max_bytes": 10}, ValueError, "max_bytes must be at least 1024"),
@@ -81,3 +83,25 @@ async def test_bytes_are_bounded_as_well_as_entries():
 def test_a_limit_that_cannot_be_kept_is_an_error(arguments, error, message):
     with pytest.raises(error, match=message):
         RustPolicyCache(**arguments)
+
+
+def test_evictions_are_not_made_up_while_other_threads_are_at_it():
+    cache = RustPolicyCache(max_size=10_000_000)
+    done = threading.Event()
+
+    def read():
+        while not done.is_set():
+            assert cache.metrics.evictions == 0
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for i in range(20_000):
+        cache.set("alice", "read", str(i), ALLOW)
+        if i % 1_000 == 0:
+            cache.size()
+            cache.invalidate(resource=str(i - 1))
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert cache.metrics.evictions == 0

@@ -1,5 +1,9 @@
 """Different requests have different keys, and equal requests the same."""
 
+from collections import OrderedDict
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
+
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
@@ -114,15 +118,9 @@ def test_a_64_bit_hash_of_the_context_is_not_what_tells_contexts_apart():
     # differ in one bit each are all found again, and none is found under another.
     cache = RustPolicyCache(max_size=2**16)
     entries = [("u", "a", "r", {"n": i}, {"bits": i}) for i in range(2**16)]
-    assert ready_or_run(cache.set_batch(entries)) == 2**16
+    assert ready(cache.set_batch(entries)) == 2**16
     found = ready(cache.get_batch([("u", "a", "r", {"bits": i}) for i in range(2**16)]))
     assert [decision["n"] for decision in found] == list(range(2**16))
-
-
-def ready_or_run(awaitable):
-    import asyncio
-
-    return asyncio.run(awaitable)
 
 
 def test_no_context_and_an_empty_one_are_the_same_request():
@@ -137,16 +135,42 @@ def test_lists_and_tuples_are_the_same_json():
 
 
 def test_any_mapping_is_a_context():
-    from types import MappingProxyType
-
     request = ("alice", "read", "doc")
     proxy = MappingProxyType({"x": MappingProxyType({"y": 1})})
     assert served((request, {"x": {"y": 1}}), (request, proxy))
 
 
-def test_subclasses_of_str_and_int_count_as_what_they_are():
-    from enum import IntEnum, StrEnum
+class Lazy(dict):
+    """A dict that keeps its entries elsewhere."""
 
+    def __init__(self, entries):
+        super().__init__()
+        self.entries = entries
+
+    def items(self):
+        return self.entries.items()
+
+    def __len__(self):
+        return len(self.entries)
+
+
+class Reversed(list):
+    """A list that shows its items in another order."""
+
+    def __iter__(self):
+        return iter(self[::-1])
+
+
+def test_what_subclasses_show_is_what_counts():
+    request = ("alice", "read", "doc")
+    assert served((request, {"mfa": True}), (request, Lazy({"mfa": True})))
+    assert not served((request, Lazy({"mfa": True})), (request, Lazy({"mfa": False})))
+    assert not served((request, Lazy({"mfa": True})), (request, None))
+    assert served((request, {"x": [2, 1]}), (request, {"x": Reversed([1, 2])}))
+    assert served((request, {"a": 1, "b": [2]}), (request, OrderedDict(b=[2], a=1)))
+
+
+def test_subclasses_of_str_and_int_count_as_what_they_are():
     class Role(StrEnum):
         ADMIN = "admin"
 

@@ -125,6 +125,128 @@ print(codes == [0] * 30)
     ) == ["True"]
 
 
+@needs_fork
+def test_threads_that_fork_at_the_same_time_leave_their_children_sound_caches():
+    assert run(
+        FILL
+        + """
+import signal
+bad = []
+
+def grandchild():
+    assert asyncio.run(cache.size()) == 20_000
+
+def child():
+    signal.alarm(20)
+    assert asyncio.run(cache.get("u1", "read", "11111")) == ALLOW
+    assert in_child(grandchild) == 0
+
+def fork_often(_):
+    for _ in range(15):
+        bad.append(in_child(child))
+
+def busy():
+    while not done.is_set():
+        asyncio.run(cache.size())
+
+done = threading.Event()
+sweeper = threading.Thread(target=busy)
+sweeper.start()
+forkers = [threading.Thread(target=fork_often, args=(n,)) for n in range(4)]
+for forker in forkers: forker.start()
+for forker in forkers: forker.join()
+done.set()
+sweeper.join()
+print(bad == [0] * 60)
+"""
+    ) == ["True"]
+
+
+@needs_fork
+def test_a_child_can_log_faults_and_get_the_cache_of_its_process_whatever_the_parent_did():
+    assert run(
+        """
+import asyncio, os, signal, threading, logging
+from sark_cache import RustPolicyCache, get_rust_policy_cache
+logging.getLogger("sark_cache").addHandler(logging.NullHandler())
+cache = RustPolicyCache()
+done = threading.Event()
+
+def faults():
+    while not done.is_set():
+        asyncio.run(cache.get("a", "b", "c", {"x": object()}))
+        get_rust_policy_cache()
+
+threads = [threading.Thread(target=faults) for _ in range(2)]
+for thread in threads: thread.start()
+codes = []
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        asyncio.run(cache.get("a", "b", "c", {"x": object()}))
+        get_rust_policy_cache()
+        os._exit(0)
+    codes.append(os.waitpid(child, 0)[1])
+done.set()
+for thread in threads: thread.join()
+print(codes == [0] * 20)
+"""
+    ) == ["True"]
+
+
+@needs_fork
+def test_what_was_begun_before_a_fork_says_so_in_the_child():
+    assert run(
+        FILL
+        + """
+size = cache.size()
+
+def work():
+    try:
+        asyncio.run(size)
+    except RuntimeError as error:
+        assert "before a fork" in str(error), error
+    else:
+        raise AssertionError("finished in the child")
+
+print(in_child(work), asyncio.run(size))
+"""
+    ) == ["0 20000"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are limited this way on Linux")
+def test_where_no_thread_can_be_started_operations_are_finished_on_the_caller_s():
+    assert run(
+        FILL
+        + """
+import resource
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+if os.getuid() == 0:
+    os.setuid(65534)  # the limit is not for root
+try:
+    threading.Thread(target=print).start()
+except RuntimeError:
+    print("no threads")
+print(asyncio.run(cache.size()), asyncio.run(cache.invalidate(user_id="u1")))
+"""
+    ) == ["no threads", "20000 2000"]
+
+
+def test_operations_at_exit_are_finished_too():
+    assert run(
+        """
+import atexit
+
+def last():
+    print(asyncio.run(cache.invalidate(user_id="u1")))
+
+atexit.register(last)
+"""
+        + FILL
+    ) == ["2000"]
+
+
 @pytest.mark.parametrize(
     "pending",
     [

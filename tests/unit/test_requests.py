@@ -1,5 +1,7 @@
 """Storing decisions and asking for them."""
 
+from unittest import mock
+
 import pytest
 
 from sark_cache import (
@@ -174,14 +176,52 @@ async def test_the_process_has_one_cache_until_it_is_closed():
     assert (second.max_size, second.ttl_seconds, second.enabled) == (10_000, 300, True)
 
 
-def test_a_subclass_may_add_and_override(cache):
-    class Traced(RustPolicyCache):
-        def __init__(self, name, **options):
-            super().__init__(**options)
-            self.name = name
+def test_a_subclass_may_have_a_constructor_of_its_own():
+    class Edge(RustPolicyCache):
+        def __init__(self, ttl, *, settings):
+            super().__init__(max_size=settings["size"], ttl_seconds=ttl)
 
-        def __new__(cls, name, **options):  # noqa: ARG004 - __init__ takes it
-            return super().__new__(cls, **options)
+    cache = Edge(60, settings={"size": 5})
+    assert (cache.max_size, cache.ttl_seconds) == (5, 60)
 
-    traced = Traced("edge", max_size=5)
-    assert (traced.name, traced.max_size) == ("edge", 5)
+
+def test_a_cache_that_was_not_made_or_is_made_twice_says_so(cache):
+    class Forgetful(RustPolicyCache):
+        def __init__(self):
+            pass
+
+    for use in (lambda c: c.get("a", "b", "c"), lambda c: c.enabled, lambda c: c.metrics):
+        with pytest.raises(RuntimeError, match="__init__ was not called"):
+            use(Forgetful())
+    with pytest.raises(RuntimeError, match="made already"):
+        cache.__init__()
+
+
+async def test_a_closed_cache_is_not_entered_again(cache):
+    await cache.close()
+    with pytest.raises(RuntimeError, match="this cache is closed"):
+        async with cache:
+            pass
+
+
+async def test_a_batch_never_overwrites_what_was_stored_after_it(cache):
+    batch = cache.set_batch([("alice", "read", str(i), ALLOW) for i in range(5_000)])
+    await cache.set("alice", "read", "4999", {"allow": False})
+    assert await batch == 5_000
+    assert await cache.get("alice", "read", "4999") == {"allow": False}
+
+
+async def test_a_batch_takes_tags_and_a_stamp(cache):
+    stamp = cache.stamp()
+    await cache.invalidate(user_id="alice")
+    entries = [("alice", "read", "doc", ALLOW), ("bob", "read", "doc", ALLOW)]
+    assert await cache.set_batch(entries, stamp=stamp) == 1
+    assert await cache.preload_cache(entries, tags=["bundle:1"], stamp=stamp) == 1
+    assert await cache.invalidate(tags=["bundle:1"]) == 1
+    assert await cache.size() == 0
+
+
+async def test_methods_can_be_replaced_for_tests(cache):
+    with mock.patch.object(cache, "get", new_callable=mock.AsyncMock, return_value=ALLOW):
+        assert await cache.get("anyone", "read", "doc") == ALLOW
+    assert await cache.get("anyone", "read", "doc") is None

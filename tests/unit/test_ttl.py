@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from types import MappingProxyType
 
 import pytest
 
@@ -84,6 +85,18 @@ async def test_the_explicit_time_wins_then_the_sensitivity_then_the_cache(argume
     assert (await cache.get("alice", "read", "doc") is not None) == served
 
 
+async def test_any_mapping_is_a_table_of_times():
+    class Frozen(RustPolicyCache):
+        OPTIMIZED_TTL = MappingProxyType({"critical": 0.05})
+
+    cache = Frozen(ttl_seconds=60)
+    await cache.set("alice", "read", "doc", ALLOW, sensitivity="critical")
+    await cache.set("bob", "read", "doc", ALLOW, sensitivity="unheard of")
+    await asyncio.sleep(0.06)
+    assert await cache.get("alice", "read", "doc") is None
+    assert await cache.get("bob", "read", "doc") == ALLOW
+
+
 async def test_sensitivity_counts_only_if_optimized_ttl_is_on():
     cache = Short(ttl_seconds=60, use_optimized_ttl=False)
     await cache.set("alice", "read", "doc", ALLOW, sensitivity="critical")
@@ -103,16 +116,16 @@ async def test_the_default_time_can_be_changed_while_it_runs(cache):
     assert await cache.get("alice", "read", "doc") is None
 
 
-async def test_zero_stores_nothing(cache):
+async def test_zero_stores_nothing_and_ends_what_it_supersedes(cache):
     await cache.set("alice", "read", "doc", ALLOW)
     assert await cache.set("alice", "read", "doc", {"allow": False}, ttl_seconds=0) is False
-    assert await cache.get("alice", "read", "doc") == ALLOW
+    assert await cache.get("alice", "read", "doc") is None
     assert await cache.set("bob", "read", "doc", ALLOW, ttl_seconds=0.0) is False
     assert await cache.get("bob", "read", "doc") is None
     assert cache.metrics.errors == 0
 
 
-@pytest.mark.parametrize("ttl", [-1, -0.001, math.nan, -math.inf])
+@pytest.mark.parametrize("ttl", [-1, -0.001, -(10**400), math.nan, -math.inf])
 async def test_a_negative_time_or_none_at_all_is_an_error(cache, ttl):
     with pytest.raises(ValueError, match="ttl_seconds"):
         await cache.set("alice", "read", "doc", ALLOW, ttl_seconds=ttl)
@@ -131,7 +144,7 @@ async def test_a_time_that_is_no_number_is_a_type_error(cache, ttl):
         await cache.set("alice", "read", "doc", ALLOW, ttl_seconds=ttl)
 
 
-@pytest.mark.parametrize("ttl", [1e-12, 1e18, math.inf])
+@pytest.mark.parametrize("ttl", [1e-12, 1e18, 10**400, math.inf])
 async def test_extreme_times_are_taken(cache, ttl):
     assert await cache.set("alice", "read", "doc", ALLOW, ttl_seconds=ttl) is True
     assert (await cache.get("alice", "read", "doc") is not None) == (ttl > 1)
@@ -148,3 +161,12 @@ async def test_expired_entries_do_not_count_and_are_cleaned_up_exactly(cache):
     assert await cache.cleanup_expired() == 0
     assert cache.metrics.size == 750
     assert cache.metrics.expirations == 250
+
+
+async def test_clearing_takes_expired_entries_along(cache):
+    await cache.set("alice", "read", "short", ALLOW, ttl_seconds=1e-9)
+    await cache.set("alice", "read", "long", ALLOW)
+    await cache.clear()
+    metrics = cache.metrics
+    assert (metrics.size, metrics.invalidations, metrics.expirations) == (0, 1, 1)
+    assert await cache.cleanup_expired() == 0

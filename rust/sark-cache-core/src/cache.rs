@@ -17,9 +17,8 @@
 
 use crate::clock::{Clock, nanos};
 use crate::error::Refused;
-use crate::glob::Glob;
 use crate::key::Key;
-use crate::log::{Log, Matcher, Scope, Stamp, Subject, Verdict};
+use crate::log::{Log, Matcher, Recorded, Scope, Stamp, Subject, Verdict};
 use crate::ready::{poll_once, yield_once};
 use crate::stats::{Counter, Snapshot, Stats};
 use ahash::RandomState;
@@ -161,7 +160,8 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     ///
     /// # Errors
     /// [`Refused`] says why nothing was stored: an invalidation overtook it, it is too large, or
-    /// its time to live is zero. What was stored before stays.
+    /// its time to live is zero. In the last two cases what was stored before is dropped: the
+    /// decision that was refused has superseded it.
     pub async fn insert(
         &self,
         key: Key,
@@ -170,11 +170,14 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         tags: &[&str],
         stamp: Stamp,
     ) -> Result<(), Refused> {
-        let weight = self.weigh(&key, &value)?;
         let ttl = nanos(ttl);
-        if ttl == 0 {
-            return Err(Refused::NoTimeToLive);
-        }
+        let weight = match self.weigh(&key, &value) {
+            Ok(weight) if ttl > 0 => weight,
+            weighed => {
+                self.discard(key.as_bytes()).await;
+                return Err(weighed.err().unwrap_or(Refused::NoTimeToLive));
+            }
+        };
         self.log.expect_ttl(ttl);
         let tags: Box<[u64]> = tags.iter().map(|tag| self.log.tag(tag)).collect();
         let subject = Subject { key: key.as_bytes(), tags: &tags };
@@ -205,10 +208,15 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         Ok(())
     }
 
+    /// Drops what is stored under `key` because something superseded it that cannot be stored.
+    pub async fn discard(&self, key: &[u8]) {
+        self.take_out(key).await;
+    }
+
     /// What an entry of this key and value weighs.
     ///
     /// # Errors
-    /// [`Refused::TooLarge`]; [`insert`](Self::insert) would return it too.
+    /// [`Refused::TooLarge`], as [`insert`](Self::insert) would return it.
     pub fn weigh(&self, key: &Key, value: &V) -> Result<u32, Refused> {
         let bytes = key.as_bytes().len() + value.as_ref().len();
         self.weights.of(bytes).ok_or(Refused::TooLarge { bytes, limit: self.weights.entry_limit })
@@ -216,48 +224,42 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
 
     /// Revokes the entry under `key` and whatever is being evaluated for it, and removes it.
     ///
-    /// Takes effect when called. The future removes the entry and says whether it was there and live.
+    /// Takes effect when called. The future removes the entry and says whether it was there and
+    /// would have been served.
     pub fn remove(self: &Arc<Self>, key: &[u8]) -> impl Future<Output = bool> + Send + use<V> {
         let cache = Arc::clone(self);
+        let served =
+            poll_once(self.store.get(key)).flatten().is_some_and(|entry| self.serves(key, &entry));
         let key: Box<[u8]> = key.into();
-        let scope = Scope::Key(key);
-        let stamp = self.log.record(&scope, self.clock.now());
+        let scope = Scope::Key(key.clone());
+        let recorded = self.log.record(&scope, self.clock.now());
         async move {
-            let Scope::Key(key) = &scope else { return false };
-            let Some(entry) = cache.take_out(key).await else { return false };
-            let died = cache.died(key, &entry, &Matcher::new(&scope, &cache.log), stamp);
-            cache.stats.counters.invalidations.add(u64::from(died));
-            died
+            if recorded.everything {
+                cache.sweep(&scope, recorded).await;
+                return served;
+            }
+            cache.take_out(&key).await;
+            cache.stats.counters.invalidations.add(u64::from(served));
+            served
         }
     }
 
     /// Revokes every decision in `scope`, stored or being evaluated.
     ///
     /// Takes effect when called: from then on nothing older in `scope` is served. The future
-    /// removes the entries and returns how many died; it visits them all and lets others run.
+    /// removes the entries and returns how many died; it visits them all and lets others run. The
+    /// number is exact if nobody else removes entries meanwhile.
     pub fn invalidate(self: &Arc<Self>, scope: Scope) -> impl Future<Output = u64> + Send + use<V> {
-        let stamp = self.log.record(&scope, self.clock.now());
+        let recorded = self.log.record(&scope, self.clock.now());
         let cache = Arc::clone(self);
-        async move {
-            let matcher = Matcher::new(&scope, &cache.log);
-            let died = cache.sweep(|key, entry| cache.died(key, entry, &matcher, stamp)).await;
-            cache.stats.counters.invalidations.add(died);
-            died
-        }
-    }
-
-    /// [`invalidate`](Self::invalidate) for a Redis glob over the text form of the keys.
-    pub fn invalidate_pattern(
-        self: &Arc<Self>,
-        pattern: &str,
-    ) -> impl Future<Output = u64> + Send + use<V> {
-        self.invalidate(Scope::Glob(Glob::new(pattern)))
+        async move { cache.sweep(&scope, recorded).await }
     }
 
     /// Removes every entry whose time to live is over and returns how many those were.
     pub async fn cleanup_expired(&self) -> u64 {
         let now = self.clock.now();
-        let removed = self.sweep(|_, entry| entry.deadline <= now).await;
+        let mut removed = 0;
+        self.remove_if(|_, entry| entry.deadline <= now, |_| removed += 1).await;
         self.stats.counters.expirations.add(removed);
         removed
     }
@@ -268,9 +270,12 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         let now = self.clock.now();
         let mut live = 0;
         let mut visits = 0;
+        if self.store.entry_count() > VISITS_PER_TURN as u64 {
+            yield_once().await;
+        }
         for (key, entry) in &self.store {
             live += u64::from(entry.deadline > now && self.holds(key.as_bytes(), &entry));
-            rest_after(&mut visits).await;
+            rest_after(&mut visits, 1).await;
         }
         live
     }
@@ -290,8 +295,11 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     /// Everything counted so far, evictions that are due included.
     pub fn snapshot(&self) -> Snapshot {
         let added = self.census.added.get();
-        let held = self.held();
-        self.census.note(added, held, &self.stats.counters.evictions);
+        // Only right after moka's bookkeeping is up to date is what is missing evicted.
+        if self.maintain() {
+            let held = self.store.entry_count();
+            self.census.note(added, held, &self.stats.counters.evictions);
+        }
         self.stats.snapshot()
     }
 
@@ -333,37 +341,57 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         }
     }
 
-    /// Whether the invalidation at `stamp` is what ended this entry.
-    fn died(&self, key: &[u8], entry: &Entry<V>, matcher: &Matcher<'_>, stamp: Stamp) -> bool {
-        entry.stamp() < stamp
-            && entry.deadline > self.clock.now()
-            && matcher.covers(entry.subject(key))
+    /// Removes what an invalidation ended and returns how many entries died of it. The expired
+    /// ones among them go too, and count as such.
+    async fn sweep(&self, scope: &Scope, recorded: Recorded) -> u64 {
+        let scope = if recorded.everything { &Scope::Everything } else { scope };
+        let matcher = Matcher::new(scope, &self.log);
+        let now = self.clock.now();
+        let (mut died, mut expired) = (0, 0);
+        let ended = |key: &[u8], entry: &Entry<V>| {
+            entry.stamp() < recorded.stamp && matcher.covers(entry.subject(key))
+        };
+        let count =
+            |entry: &Entry<V>| *if entry.deadline > now { &mut died } else { &mut expired } += 1;
+        self.remove_if(ended, count).await;
+        self.stats.counters.invalidations.add(died);
+        self.stats.counters.expirations.add(expired);
+        died
     }
 
-    /// Removes the entries that are `dead` and returns how many it removed.
-    async fn sweep(&self, dead: impl Fn(&[u8], &Entry<V>) -> bool) -> u64 {
-        let mut removed = 0;
+    /// Visits every entry and removes those that are `dead`; `removed` is told of each.
+    async fn remove_if(
+        &self,
+        dead: impl Fn(&[u8], &Entry<V>) -> bool,
+        mut removed: impl FnMut(&Entry<V>),
+    ) {
         let mut visits = 0;
+        if self.store.entry_count() > VISITS_PER_TURN as u64 {
+            // Even to begin takes a while in a large cache: not on the caller's thread.
+            yield_once().await;
+        }
         for (key, entry) in &self.store {
             // Between the look and the removal somebody may have stored a new decision. Then that
             // one is lost, which costs an evaluation; it is not counted.
             if dead(key.as_bytes(), &entry)
                 && let Some(gone) = self.take_out(key.as_bytes()).await
+                && dead(key.as_bytes(), &gone)
             {
-                removed += u64::from(dead(key.as_bytes(), &gone));
+                removed(&gone);
             }
-            rest_after(&mut visits).await;
+            // Long keys take long to compare with patterns.
+            rest_after(&mut visits, 1 + key.as_bytes().len() / VISITS_PER_TURN).await;
         }
         self.maintain();
-        removed
     }
 }
 
 /// Lets others run after every [`VISITS_PER_TURN`] visits: pending once, so that what has many
 /// entries to visit leaves the caller's thread for a runtime's.
-pub async fn rest_after(visits: &mut usize) {
-    *visits += 1;
-    if visits.is_multiple_of(VISITS_PER_TURN) {
+async fn rest_after(visits: &mut usize, more: usize) {
+    *visits += more;
+    if *visits >= VISITS_PER_TURN {
+        *visits = 0;
         yield_once().await;
     }
 }

@@ -24,6 +24,9 @@ use thiserror::Error;
 
 /// How deep lists and mappings may be nested.
 pub const MAX_DEPTH: usize = 64;
+/// The most bytes of a key. A larger one could not be stored, so writing stops there: a few objects
+/// that hold each other many times over cannot become gigabytes.
+pub const MAX_KEY_BYTES: usize = crate::cache::MAX_ENTRY_BYTES;
 
 const REQUEST: u8 = 1;
 const GENERAL: u8 = 2;
@@ -47,9 +50,9 @@ pub enum NotJson {
     /// Infinity or not a number: JSON has neither, and NaN is not even equal to itself.
     #[error("a float that is infinite or not a number")]
     NotFinite,
-    /// Something longer than 2³² − 1 bytes or items.
-    #[error("longer than 2³² − 1 bytes or items")]
-    TooLong,
+    /// More than [`MAX_KEY_BYTES`].
+    #[error("larger than {MAX_KEY_BYTES} bytes")]
+    TooLarge,
     /// The same key twice in one mapping.
     #[error("the same key twice in one mapping")]
     DuplicateKey,
@@ -100,7 +103,7 @@ impl KeyWriter {
     /// [`map`](Self::map).
     ///
     /// # Errors
-    /// [`NotJson::TooLong`] for a part of 4 GiB or more.
+    /// [`NotJson::TooLarge`].
     pub fn request(&mut self, user: &str, action: &str, resource: &str) -> Result<(), NotJson> {
         self.bytes.push(REQUEST);
         self.text(user)?;
@@ -133,7 +136,7 @@ impl KeyWriter {
     /// `-` in front if negative and no leading zeros.
     ///
     /// # Errors
-    /// [`NotJson::TooLong`] for 4 GiB of digits or more.
+    /// [`NotJson::TooLarge`].
     pub fn big_int(&mut self, hexadecimal: &str) -> Result<(), NotJson> {
         self.bytes.push(BIG_INT);
         self.text(hexadecimal)
@@ -155,7 +158,7 @@ impl KeyWriter {
     /// Writes a string.
     ///
     /// # Errors
-    /// [`NotJson::TooLong`] for 4 GiB or more.
+    /// [`NotJson::TooLarge`].
     pub fn string(&mut self, value: &str) -> Result<(), NotJson> {
         self.bytes.push(STRING);
         self.text(value)
@@ -164,7 +167,7 @@ impl KeyWriter {
     /// Writes a list; `write` writes one item.
     ///
     /// # Errors
-    /// What `write` returns; [`NotJson::TooDeep`]; [`NotJson::TooLong`].
+    /// What `write` returns; [`NotJson::TooDeep`]; [`NotJson::TooLarge`].
     pub fn list<T, E: From<NotJson>>(
         &mut self,
         items: impl ExactSizeIterator<Item = T>,
@@ -173,6 +176,7 @@ impl KeyWriter {
         self.enter(LIST, items.len())?;
         for item in items {
             write(self, item)?;
+            self.room_for(0)?;
         }
         self.depth -= 1;
         Ok(())
@@ -181,7 +185,7 @@ impl KeyWriter {
     /// Writes a mapping; `write` writes one value. Sorts `entries` by key.
     ///
     /// # Errors
-    /// What `write` returns; [`NotJson::DuplicateKey`]; [`NotJson::TooDeep`]; [`NotJson::TooLong`].
+    /// What `write` returns; [`NotJson::DuplicateKey`]; [`NotJson::TooDeep`]; [`NotJson::TooLarge`].
     pub fn map<T: Copy, E: From<NotJson>>(
         &mut self,
         entries: &mut [(&str, T)],
@@ -195,6 +199,7 @@ impl KeyWriter {
         for (key, value) in entries {
             self.text(key)?;
             write(self, *value)?;
+            self.room_for(0)?;
         }
         self.depth -= 1;
         Ok(())
@@ -221,15 +226,21 @@ impl KeyWriter {
     }
 
     fn text(&mut self, text: &str) -> Result<(), NotJson> {
+        self.room_for(text.len())?;
         self.length(text.len())?;
         self.bytes.extend_from_slice(text.as_bytes());
         Ok(())
     }
 
     fn length(&mut self, length: usize) -> Result<(), NotJson> {
-        let length = u32::try_from(length).map_err(|_| NotJson::TooLong)?;
+        let length = u32::try_from(length).map_err(|_| NotJson::TooLarge)?;
         self.bytes.extend_from_slice(&length.to_le_bytes());
         Ok(())
+    }
+
+    #[inline]
+    fn room_for(&self, bytes: usize) -> Result<(), NotJson> {
+        if self.bytes.len() + bytes > MAX_KEY_BYTES { Err(NotJson::TooLarge) } else { Ok(()) }
     }
 }
 

@@ -116,6 +116,16 @@ pub enum Verdict {
     Overtaken,
 }
 
+/// What became of an invalidation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded {
+    /// Its stamp.
+    pub stamp: Stamp,
+    /// Everything older is dead, not only what is in its scope: because that was its scope, or
+    /// because the log is full.
+    pub everything: bool,
+}
+
 /// The log of one cache.
 pub struct Log {
     newest: AtomicU64,
@@ -257,44 +267,41 @@ impl Log {
         false
     }
 
-    /// Records an invalidation at time `now` (nanoseconds on the cache's clock) and returns its
-    /// stamp. From the moment it returns, no older decision in `scope` holds.
-    pub fn record(&self, scope: &Scope, now: u64) -> Stamp {
+    /// Records an invalidation at time `now` (nanoseconds on the cache's clock). From the moment it
+    /// returns, no older decision in `scope` holds.
+    pub fn record(&self, scope: &Scope, now: u64) -> Recorded {
         let mut writer = self.lock();
         let stamp = self.newest.load(Ordering::Relaxed) + 1;
         let interval = self.longest_ttl.load(Ordering::SeqCst) / PERIODS_PER_TTL;
         writer.note(now, stamp, interval);
+        let mut everything = false;
         match scope {
-            Scope::Everything => self.raise_floor(&mut writer, stamp),
+            Scope::Everything => everything = true,
             Scope::Key(key) => {
                 self.kinds.fetch_or(1 << KEY_KIND, Ordering::Release);
-                self.write(&mut writer, self.hash_key(key), stamp, now);
+                everything = !self.write(&mut writer, self.hash_key(key), stamp, now);
             }
             Scope::Fields { fields, tags } => {
                 let named = fields.each_ref().map(Option::as_deref);
                 let mask = mask(named) | if tags.is_empty() { 0 } else { TAGGED };
                 self.kinds.fetch_or(1 << mask, Ordering::Release);
                 if tags.is_empty() {
-                    self.write(&mut writer, self.hash_fields(named, None), stamp, now);
+                    everything =
+                        !self.write(&mut writer, self.hash_fields(named, None), stamp, now);
                 }
                 for tag in tags {
                     let hash = self.hash_fields(named, Some(self.tag(tag)));
-                    self.write(&mut writer, hash, stamp, now);
+                    everything |= !self.write(&mut writer, hash, stamp, now);
                 }
             }
-            Scope::Glob(glob) => {
-                let mut globs = Vec::clone(&self.globs.load());
-                if globs.len() == MAX_GLOBS {
-                    self.raise_floor(&mut writer, stamp);
-                } else {
-                    globs.push((stamp, glob.clone()));
-                    self.globs.store(Arc::new(globs));
-                }
-            }
+            Scope::Glob(glob) => everything = !self.write_glob(&mut writer, glob, stamp, now),
+        }
+        if everything {
+            self.raise_floor(&mut writer, stamp);
         }
         // Last: whoever reads this stamp finds the record, or the floor, that it stands for.
         self.newest.store(stamp, Ordering::SeqCst);
-        Stamp(stamp)
+        Recorded { stamp: Stamp(stamp), everything }
     }
 
     /// How many records the log holds, patterns included.
@@ -312,22 +319,37 @@ impl Log {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, writer: &mut Writer, hash: u64, stamp: u64, now: u64) {
+    /// Writes a record; false if the log is full of records that all still matter.
+    fn write(&self, writer: &mut Writer, hash: u64, stamp: u64, now: u64) -> bool {
         if self.records.load().update(hash, stamp) {
-            return;
+            return true;
         }
         if !writer.has_room(&self.records.load()) {
             self.prune(writer, now);
             if writer.used == MAX_RECORDS {
-                // All of them still matter. Everything before now is dead, and this with it.
-                self.raise_floor(writer, stamp);
-                return;
+                return false;
             }
             let grown = self.records.load().without(0, (writer.used + 1) * 4);
             self.records.store(Arc::new(grown));
         }
         self.records.load().insert(hash, stamp);
         writer.used += 1;
+        true
+    }
+
+    /// Writes the record of a pattern, in place of an older one of the same pattern; false as above.
+    fn write_glob(&self, writer: &mut Writer, glob: &Glob, stamp: u64, now: u64) -> bool {
+        if self.globs.load().len() >= MAX_GLOBS {
+            self.prune(writer, now);
+        }
+        let older = self.globs.load();
+        let mut globs: Vec<_> = older.iter().filter(|(_, other)| other != glob).cloned().collect();
+        if globs.len() >= MAX_GLOBS {
+            return false;
+        }
+        globs.push((stamp, glob.clone()));
+        self.globs.store(Arc::new(globs));
+        true
     }
 
     /// Replaces every record older than the longest time to live by a floor.

@@ -80,13 +80,13 @@ fn an_entry_is_served_until_its_time_is_over_and_no_longer() {
 }
 
 #[test]
-fn a_time_to_live_of_zero_stores_nothing_and_drops_nothing() {
+fn a_decision_that_cannot_be_stored_takes_the_place_of_the_one_that_was() {
     let cache = cache(10);
     let alice = key("alice", "read", "doc");
     put(&cache, alice.clone(), b"old").unwrap();
     let refused = wait(cache.insert(alice.clone(), vec![], Duration::ZERO, &[], cache.stamp()));
     assert_eq!(refused, Err(Refused::NoTimeToLive));
-    assert_eq!(get(&cache, &alice), Some(b"old".to_vec()));
+    assert_eq!(get(&cache, &alice), None);
 }
 
 #[test]
@@ -166,9 +166,10 @@ fn an_entry_that_is_too_large_is_refused() {
     let alice = key("alice", "read", "doc");
     let fits = MAX_ENTRY_BYTES - alice.as_bytes().len();
     assert_eq!(put(&cache, alice.clone(), &vec![0; fits]), Ok(()));
+    assert_eq!(get(&cache, &alice).map(|value| value.len()), Some(fits));
     let refused = Refused::TooLarge { bytes: MAX_ENTRY_BYTES + 1, limit: MAX_ENTRY_BYTES };
     assert_eq!(put(&cache, alice.clone(), &vec![0; fits + 1]), Err(refused));
-    assert_eq!(get(&cache, &alice).map(|value| value.len()), Some(fits), "what was there stays");
+    assert_eq!(get(&cache, &alice), None, "what was there is superseded");
 
     let options = Options { max_size: 10, max_bytes: Some(2_000), eviction: Eviction::Lru };
     let small = sized(options);
@@ -210,8 +211,9 @@ fn an_invalidation_counts_exactly_what_it_ended() {
     assert_eq!(wait(cache.invalidate(Scope::of([Some("alice"), None, None], &[]))), 0);
     assert_eq!(wait(cache.invalidate(Scope::of([None, None, Some("1")], &[]))), 1);
     assert_eq!(wait(cache.invalidate(Scope::Everything)), 1_999);
-    assert_eq!(wait(cache.live()), 0);
-    assert_eq!(cache.snapshot().counts.invalidations, 3_000);
+    assert_eq!((wait(cache.live()), cache.held()), (0, 0));
+    let counts = cache.snapshot().counts;
+    assert_eq!((counts.invalidations, counts.expirations), (3_000, 1));
 }
 
 #[test]
@@ -239,6 +241,31 @@ fn removing_an_entry_also_fences_what_is_being_evaluated_for_it() {
     let late = wait(cache.insert(alice.clone(), b"allow".to_vec(), MINUTE, &[], stamp));
     assert_eq!(late, Err(Refused::Overtaken));
     assert_eq!(get(&cache, &alice), None);
+}
+
+#[test]
+fn removing_what_was_revoked_before_says_that_it_was_not_there() {
+    let cache = cache(10);
+    let alice = key("alice", "read", "doc");
+    put(&cache, alice.clone(), b"allow").unwrap();
+    let count = cache.invalidate(Scope::Everything);
+    assert!(!wait(cache.remove(alice.as_bytes())));
+    drop(count);
+}
+
+#[test]
+fn a_full_log_says_how_many_entries_it_ended() {
+    use sark_cache_core::log::MAX_RECORDS;
+    let cache = cache(10);
+    for user in ["alice", "bob"] {
+        put(&cache, key(user, "read", "doc"), b"allow").unwrap();
+    }
+    for i in 0..MAX_RECORDS {
+        drop(cache.invalidate(Scope::of([Some(&i.to_string()), None, None], &[])));
+    }
+    assert_eq!(wait(cache.live()), 2);
+    assert_eq!(wait(cache.invalidate(Scope::of([Some("nobody"), None, None], &[]))), 2);
+    assert_eq!((wait(cache.live()), cache.held()), (0, 0));
 }
 
 #[test]

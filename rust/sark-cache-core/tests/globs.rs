@@ -2,13 +2,23 @@
 
 use proptest::prelude::*;
 use sark_cache_core::KeyWriter;
-use sark_cache_core::glob::{Glob, key_text};
+use sark_cache_core::glob::{Glob, MAX_PATTERN_BYTES, key_text};
 use sark_cache_core::key::Parts;
 
 fn text(user: &str, action: &str, resource: &str) -> String {
     let mut writer = KeyWriter::new();
     writer.request(user, action, resource).unwrap();
     key_text(&Parts::of(writer.as_bytes()).unwrap())
+}
+
+fn glob(pattern: &str) -> Glob {
+    Glob::new(pattern).expect("short enough")
+}
+
+#[test]
+fn a_pattern_that_is_too_long_is_none() {
+    assert!(Glob::new(&"x".repeat(MAX_PATTERN_BYTES)).is_some());
+    assert!(Glob::new(&"x".repeat(MAX_PATTERN_BYTES + 1)).is_none());
 }
 
 #[test]
@@ -38,15 +48,26 @@ fn patterns_match_as_in_redis() {
         ("[ab", "a", true),
         ("[]", "]", false),
         ("a-z", "a-z", true),
+        (r"[\?-b]", "-", true),
+        (r"[\?-b]", "A", false),
+        ("a*?c*", "abxcd", true),
+        ("a*?c*", "acd", false),
+        ("*a*a*", "a", false),
+        ("ab*ba", "aba", false),
+        ("ab*ba", "abba", true),
+        ("*[0-9]*[0-9]*", "a1b2c", true),
+        ("*[0-9]*[0-9]*", "a1bc", false),
     ] {
-        assert_eq!(Glob::new(pattern).matches(text), matches, "{pattern:?} on {text:?}");
+        assert_eq!(glob(pattern).matches(text), matches, "{pattern:?} on {text:?}");
     }
 }
 
 #[test]
 fn matching_is_not_exponential() {
-    let pattern = "a*".repeat(200);
-    assert!(!Glob::new(&format!("{pattern}b")).matches(&"a".repeat(2000)));
+    let pattern = "a*".repeat(500);
+    assert!(!glob(&format!("{pattern}b")).matches(&"a".repeat(100_000)));
+    let pattern = "a".repeat(1_000);
+    assert!(!glob(&format!("*{pattern}b*")).matches(&"a".repeat(10_000_000)));
 }
 
 #[test]
@@ -61,7 +82,7 @@ fn the_text_key_is_the_documented_one() {
 proptest! {
     #[test]
     fn a_field_matches_only_itself_as_a_pattern(a in "[:*?a\\[\\]\\\\^%-]{0,6}", b in "[:*?a\\[\\]\\\\^%-]{0,6}") {
-        let pattern = Glob::new(&text(&a, "read", "doc"));
+        let pattern = glob(&text(&a, "read", "doc"));
         prop_assert_eq!(pattern.matches(&text(&b, "read", "doc")), a == b);
     }
 

@@ -1,7 +1,7 @@
 //! Two requests have equal keys exactly when they are equal.
 
 use proptest::prelude::*;
-use sark_cache_core::key::{MAX_DEPTH, Parts};
+use sark_cache_core::key::{MAX_DEPTH, MAX_KEY_BYTES, Parts};
 use sark_cache_core::{KeyWriter, NotJson};
 use std::collections::BTreeMap;
 
@@ -154,6 +154,21 @@ fn nesting_is_bounded() {
     let nested = |depth| (0..depth).fold(Json::Null, |inner, _| Json::List(vec![inner]));
     assert_eq!(nested(MAX_DEPTH).write(&mut KeyWriter::new()), Ok(()));
     assert_eq!(nested(MAX_DEPTH + 1).write(&mut KeyWriter::new()), Err(NotJson::TooDeep));
+}
+
+#[test]
+fn writing_stops_at_the_largest_key() {
+    // 2⁶⁰ strings, if it did not.
+    fn doubled(writer: &mut KeyWriter, depth: u32) -> Result<(), NotJson> {
+        if depth == 0 {
+            return writer.string("x");
+        }
+        writer.list([(); 2].iter(), |writer, ()| doubled(writer, depth - 1))
+    }
+    let mut writer = KeyWriter::new();
+    assert_eq!(doubled(&mut writer, 60), Err(NotJson::TooLarge));
+    assert!(writer.as_bytes().len() < 2 * MAX_KEY_BYTES);
+    assert_eq!(KeyWriter::new().string(&"x".repeat(MAX_KEY_BYTES + 1)), Err(NotJson::TooLarge));
 }
 
 #[test]

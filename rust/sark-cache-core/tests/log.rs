@@ -13,6 +13,10 @@ fn key(user: &str, action: &str, resource: &str) -> Vec<u8> {
     writer.as_bytes().to_vec()
 }
 
+fn glob(pattern: &str) -> Scope {
+    Scope::Glob(Glob::new(pattern).expect("short enough"))
+}
+
 fn holds(log: &Log, stamp: Stamp, key: &[u8], tags: &[u64]) -> bool {
     log.verdict(stamp, Subject { key, tags }) != Verdict::Overtaken
 }
@@ -72,7 +76,7 @@ proptest! {
 fn a_decision_that_passed_is_stamped_anew() {
     let log = Log::new();
     let stamp = log.newest();
-    let record = log.record(&Scope::of([Some("bob"), None, None], &[]), 0);
+    let record = log.record(&Scope::of([Some("bob"), None, None], &[]), 0).stamp;
     let alice = key("alice", "read", "doc");
     assert_eq!(log.verdict(stamp, Subject { key: &alice, tags: &[] }), Verdict::Holds(record));
 }
@@ -90,7 +94,7 @@ fn a_whole_key_is_revoked_alone() {
 fn a_pattern_revokes_what_is_still_being_evaluated() {
     let log = Log::new();
     let stamp = log.newest();
-    log.record(&Scope::Glob(Glob::new("policy:decision:alice:*")), 0);
+    log.record(&glob("policy:decision:alice:*"), 0);
     assert!(!holds(&log, stamp, &key("alice", "read", "doc"), &[]));
     assert!(holds(&log, stamp, &key("bob", "read", "doc"), &[]));
     assert!(holds(&log, log.newest(), &key("alice", "read", "doc"), &[]));
@@ -139,10 +143,25 @@ fn too_many_patterns_drop_decisions_rather_than_serve_a_revoked_one() {
     let log = Log::new();
     let old = log.newest();
     for i in 0..=MAX_GLOBS {
-        log.record(&Scope::Glob(Glob::new(&format!("policy:decision:user-{i}:*"))), 0);
+        let recorded = log.record(&glob(&format!("policy:decision:user-{i}:*")), 0);
+        assert_eq!(recorded.everything, i == MAX_GLOBS);
     }
     assert!(log.len() <= MAX_GLOBS);
     assert!(!holds(&log, old, &key("user-0", "", ""), &[]));
+}
+
+#[test]
+fn one_pattern_again_and_again_takes_no_room_and_old_patterns_go() {
+    let log = Log::new();
+    for _ in 0..1_000 {
+        assert!(!log.record(&glob("policy:decision:alice:*"), 0).everything);
+    }
+    assert_eq!(log.len(), 1);
+    for i in 0..1_000 {
+        let much_later = i * 100 * SECOND;
+        assert!(!log.record(&glob(&format!("policy:decision:user-{i}:*")), much_later).everything);
+    }
+    assert!(log.len() <= MAX_GLOBS);
 }
 
 #[test]

@@ -9,7 +9,7 @@
 //! `create_task`, `gather`, `wait_for`, `ensure_future`, anyio and uvloop take them. Awaiting one
 //! twice raises `RuntimeError`.
 
-use crate::runtime::{ForkAware, spawn};
+use crate::runtime::{ForkAware, finish_here, generation, spawn};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
@@ -22,9 +22,9 @@ use sark_cache_core::ready::{Polled, poll_or_keep};
 use std::ffi::{c_int, c_void};
 use std::future::Future;
 use std::ptr;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::oneshot;
 
 /// Polls `future` once on this thread: ready, the awaitable is finished; pending, the runtime
 /// finishes the operation and the awaitable waits for it. An exception is raised at the call in the
@@ -38,7 +38,10 @@ where
 {
     match poll_or_keep(future) {
         Polled::Ready(output) => ready(py, output?),
-        Polled::Pending(future) => Pending::start(py, future),
+        Polled::Pending(future) => match spawn(future) {
+            Ok(outcome) => Pending::start(py, outcome),
+            Err(future) => ready(py, finish_here(future)?),
+        },
     }
 }
 
@@ -281,7 +284,8 @@ fn thrown(args: &Bound<'_, PyTuple>) -> PyErr {
     }
 }
 
-type Begin = Box<dyn for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send>;
+type Begin =
+    Box<dyn for<'py> FnOnce(Python<'py>, TaskLocals) -> PyResult<Bound<'py, PyAny>> + Send>;
 
 enum State {
     /// Not awaited yet: how to make the asyncio future, once an event loop runs.
@@ -293,49 +297,66 @@ enum State {
 
 /// An awaitable for an operation that the runtime is finishing.
 #[pyclass(frozen, module = "sark_cache._native")]
-struct Pending(Mutex<State>);
+struct Pending {
+    state: Mutex<State>,
+    generation: u64,
+}
 
 impl Pending {
-    fn start<'py, T, F>(py: Python<'py>, future: F) -> PyResult<Bound<'py, PyAny>>
+    fn start<T>(
+        py: Python<'_>,
+        outcome: oneshot::Receiver<PyResult<T>>,
+    ) -> PyResult<Bound<'_, PyAny>>
     where
         T: for<'a> IntoPyObject<'a> + Send + 'static,
-        F: Future<Output = PyResult<T>> + Send + 'static,
     {
-        let outcome = spawn(future)?;
-        let begin: Begin = Box::new(move |py| {
-            let locals = TaskLocals::with_running_loop(py)?.copy_context(py)?;
+        let begin: Begin = Box::new(move |py, locals| {
             future_into_py_with_locals::<ForkAware, _, T>(py, locals, async move {
                 outcome.await.unwrap_or_else(|_| {
-                    Err(PyRuntimeError::new_err(
-                        "sark_cache: the interpreter's exit ended the operation",
-                    ))
+                    Err(PyRuntimeError::new_err("sark_cache: the operation was broken off"))
                 })
             })
         });
-        Ok(Bound::new(py, Self(Mutex::new(State::New(begin))))?.into_any())
+        let pending = Self { state: Mutex::new(State::New(begin)), generation: generation() };
+        Ok(Bound::new(py, pending)?.into_any())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self) -> State {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *state, State::Done)
+        std::mem::replace(&mut *self.lock(), State::Done)
     }
 
     /// Takes one step of the asyncio future. The state is out of its lock meanwhile, so a step that
     /// runs other code cannot lock it twice.
-    fn step<'py>(
-        &self,
-        py: Python<'py>,
-        step: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    fn step<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        if self.generation != generation() {
+            return Err(PyRuntimeError::new_err(
+                "sark_cache: begun before a fork, and so finished in the parent alone",
+            ));
+        }
         let iterator = match self.take() {
-            State::New(begin) => begin(py)?.call_method0(pyo3::intern!(py, "__await__"))?,
+            State::New(begin) => {
+                let locals =
+                    TaskLocals::with_running_loop(py).and_then(|locals| locals.copy_context(py));
+                let locals = match locals {
+                    Ok(locals) => locals,
+                    Err(error) => {
+                        // It can still be awaited where a loop runs.
+                        *self.lock() = State::New(begin);
+                        return Err(error);
+                    }
+                };
+                begin(py, locals)?.call_method0(pyo3::intern!(py, "__await__"))?
+            }
             State::Awaited(iterator) => iterator.into_bound(py),
             State::Done => return Err(PyRuntimeError::new_err(AWAITED_TWICE)),
         };
-        let stepped = step(&iterator);
+        let stepped = iterator.call_method0(pyo3::intern!(py, "__next__"));
         if stepped.is_ok() {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
-                State::Awaited(iterator.unbind());
+            *self.lock() = State::Awaited(iterator.unbind());
         }
         stepped
     }
@@ -352,7 +373,7 @@ impl Pending {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.step(py, |iterator| iterator.call_method0(pyo3::intern!(py, "__next__")))
+        self.step(py)
     }
 
     fn send<'py>(
@@ -387,7 +408,7 @@ impl Pending {
 
     fn __traverse__(&self, visit: pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
         // A lock that is held is held by a thread that is running, so nothing here is garbage.
-        if let Ok(state) = self.0.try_lock()
+        if let Ok(state) = self.state.try_lock()
             && let State::Awaited(iterator) = &*state
         {
             visit.call(iterator)?;

@@ -4,9 +4,9 @@ use crate::awaitable::{awaitable, ready};
 use crate::error::{Fault, wrong_type};
 use crate::key::general;
 use crate::value::Stored;
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyString};
+use pyo3::types::{PyBool, PyInt, PyString};
 use sark_cache_core::{Cache, Eviction, KeyWriter, Options, Refused, Scope, poll_once};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ pub const NOTHING: Option<bool> = None;
 const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// Below this not even one small entry would fit.
 const LEAST_MAX_BYTES: u64 = 1024;
+const MOST: u64 = 1 << 62;
 
 /// An asynchronous cache of JSON values in this process's memory.
 ///
@@ -26,7 +27,7 @@ const LEAST_MAX_BYTES: u64 = 1024;
 /// (counting keys, values and 400 bytes an entry), `eviction` what leaves a full cache first,
 /// "lru" or "`tiny_lfu`". An argument that cannot be used is a `TypeError` or a `ValueError` that
 /// names it.
-#[pyclass(frozen, module = "sark_cache._native")]
+#[pyclass(frozen, weakref, module = "sark_cache._native")]
 pub struct AsyncCache {
     cache: Arc<Cache<Stored>>,
     ttl: Duration,
@@ -119,7 +120,7 @@ pub fn options(
     max_bytes: Option<&Bound<'_, PyAny>>,
     eviction: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Options> {
-    let eviction = match eviction {
+    let eviction = match eviction.filter(|name| !name.is_none()) {
         None => Eviction::Lru,
         Some(name) => {
             let name = name
@@ -149,13 +150,14 @@ fn at_least(
     least: u64,
     unit: &str,
 ) -> PyResult<Option<u64>> {
-    let Some(given) = given else { return Ok(None) };
-    let number = if given.is_instance_of::<PyBool>() { None } else { given.extract::<i128>().ok() };
-    let number = number.ok_or_else(|| wrong_type(argument, "an int or None", given))?;
-    match u64::try_from(number) {
-        Ok(number) if number >= least => Ok(Some(number)),
+    let Some(given) = given.filter(|given| !given.is_none()) else { return Ok(None) };
+    if !given.is_instance_of::<PyInt>() || given.is_instance_of::<PyBool>() {
+        return Err(wrong_type(argument, "an int or None", given));
+    }
+    match given.extract::<u64>() {
+        Ok(number) if (least..=MOST).contains(&number) => Ok(Some(number)),
         _ => Err(PyValueError::new_err(format!(
-            "{argument} must be at least {least} {unit}, not {number}"
+            "{argument} must be at least {least} and at most 2**62 {unit}, not {given}"
         ))),
     }
 }
@@ -172,8 +174,14 @@ pub fn default_ttl(given: Option<&Bound<'_, PyAny>>) -> PyResult<Duration> {
 
 /// A time to live in seconds, whole or fractional; beyond a hundred years it is a hundred years.
 pub fn ttl(given: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
-    let Some(given) = given else { return Ok(None) };
-    let seconds = if given.is_instance_of::<PyBool>() { None } else { given.extract::<f64>().ok() };
+    let Some(given) = given.filter(|given| !given.is_none()) else { return Ok(None) };
+    let seconds = match given.extract::<f64>() {
+        _ if given.is_instance_of::<PyBool>() => None,
+        Err(error) if error.is_instance_of::<PyOverflowError>(given.py()) => {
+            Some(if given.lt(0)? { f64::NEG_INFINITY } else { f64::INFINITY })
+        }
+        seconds => seconds.ok(),
+    };
     let seconds =
         seconds.ok_or_else(|| wrong_type("ttl_seconds", "a number of seconds or None", given))?;
     if seconds.is_nan() || seconds < 0.0 {

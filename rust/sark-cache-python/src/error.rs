@@ -4,6 +4,8 @@ use pyo3::exceptions::{PyException, PyTypeError, PyUnicodeEncodeError, PyValueEr
 use pyo3::prelude::*;
 use sark_cache_core::{NotJson, Refused};
 
+pyo3::import_exception!(sark_cache.errors, InvalidationError);
+
 /// Why a Python object could not become a key or a stored value, or come back from one.
 pub enum Fault {
     /// An argument of a type that the method does not take: a bug of the caller, always raised.
@@ -20,11 +22,19 @@ impl Fault {
     pub fn reason(self, py: Python<'_>) -> PyResult<String> {
         match self {
             Self::NotJson(reason) => Ok(reason),
-            Self::Raised(error) if error.is_instance_of::<PyException>(py) => Ok(error
-                .value(py)
-                .repr()
-                .map_or_else(|_| error.to_string(), |repr| repr.to_string())),
+            // Its type alone: its message may hold what the request was about.
+            Self::Raised(error) if error.is_instance_of::<PyException>(py) => {
+                Ok(format!("an object's own code raised {}", type_name(error.value(py).as_any())))
+            }
             Self::WrongType(error) | Self::Raised(error) => Err(error),
+        }
+    }
+
+    /// Raises a bug of the caller and lets everything else pass.
+    pub fn pass_wrong_type(self) -> PyResult<()> {
+        match self {
+            Self::WrongType(error) => Err(error),
+            Self::NotJson(_) | Self::Raised(_) => Ok(()),
         }
     }
 }

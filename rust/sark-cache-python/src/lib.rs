@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 mod awaitable;
 mod cache;
 mod error;
+mod json;
 mod key;
 mod names;
 mod policy;
@@ -14,7 +15,8 @@ mod runtime;
 mod value;
 
 /// The compiled core of sark-cache.
-#[pymodule(gil_used = false)]
+// Until it is tested without one, an interpreter that can do without a GIL turns it on for us.
+#[pymodule(gil_used = true)]
 mod _native {
     use super::{PyResult, runtime};
     #[pymodule_export]

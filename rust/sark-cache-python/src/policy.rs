@@ -6,19 +6,24 @@
 
 use crate::awaitable::{awaitable, ready};
 use crate::cache::{NOTHING, default_ttl, options, ttl};
-use crate::error::{Fault, wrong_type};
+use crate::error::{Fault, InvalidationError, text, wrong_type};
 use crate::key::request;
+use crate::runtime::complete;
 use crate::value::Stored;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::IntoPyObjectExt;
+use pyo3::exceptions::{PyException, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyMapping, PyString, PyTuple};
-use sark_cache_core::cache::rest_after;
+use sark_cache_core::clock::nanos;
+use sark_cache_core::glob::{Glob, MAX_PATTERN_BYTES};
+use sark_cache_core::ready::{Polled, poll_or_keep};
 use sark_cache_core::stats::Latencies;
-use sark_cache_core::{Cache, Key, KeyWriter, Refused, Scope, poll_once};
+use sark_cache_core::{Cache, Key, KeyWriter, Scope, poll_once};
 use smallvec::SmallVec;
+use std::future::Future;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 type PyAwaitable<'py> = PyResult<Bound<'py, PyAny>>;
@@ -36,8 +41,13 @@ pub struct Stamp {
 static CACHES: AtomicU64 = AtomicU64::new(0);
 
 /// The compiled part of `RustPolicyCache`; use that one.
+///
+/// Made empty and then configured by `RustPolicyCache.__init__`, so that a subclass may have a
+/// constructor of its own and pass on what it likes.
 #[pyclass(frozen, subclass, module = "sark_cache._native")]
-pub struct PolicyStore {
+pub struct PolicyStore(OnceLock<Store>);
+
+struct Store {
     cache: Arc<Cache<Stored>>,
     identity: u64,
     enabled: AtomicBool,
@@ -58,33 +68,32 @@ struct Incoming {
 #[pymethods]
 impl PolicyStore {
     #[new]
-    #[pyo3(
-        signature = (max_size = None, ttl_seconds = None, enabled = true, use_optimized_ttl = true,
-                     *, stale_while_revalidate = true, max_bytes = None, eviction = None),
-        text_signature = "(max_size=10000, ttl_seconds=300, enabled=True, use_optimized_ttl=True, \
-                          *, stale_while_revalidate=True, max_bytes=None, eviction='lru')"
-    )]
-    fn new(
-        max_size: Option<&Bound<'_, PyAny>>,
-        ttl_seconds: Option<&Bound<'_, PyAny>>,
-        enabled: bool,
-        use_optimized_ttl: bool,
-        stale_while_revalidate: bool,
-        max_bytes: Option<&Bound<'_, PyAny>>,
-        eviction: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Self> {
-        let _ = stale_while_revalidate; // Kept by the Python side.
-        let options = options(max_size, max_bytes, eviction)?;
-        let ttl = default_ttl(ttl_seconds)?;
-        Ok(Self {
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self(OnceLock::new())
+    }
+
+    fn _configure(
+        &self,
+        max_size: &Bound<'_, PyAny>,
+        ttl_seconds: &Bound<'_, PyAny>,
+        enabled: &Bound<'_, PyAny>,
+        use_optimized_ttl: &Bound<'_, PyAny>,
+        max_bytes: &Bound<'_, PyAny>,
+        eviction: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let options = options(Some(max_size), Some(max_bytes), Some(eviction))?;
+        let ttl = default_ttl(Some(ttl_seconds))?;
+        let store = Store {
             cache: Arc::new(Cache::new(options)),
             identity: CACHES.fetch_add(1, Ordering::Relaxed),
-            enabled: AtomicBool::new(enabled),
+            enabled: AtomicBool::new(boolean("enabled", enabled)?),
             closed: AtomicBool::new(false),
-            use_optimized_ttl: AtomicBool::new(use_optimized_ttl),
-            ttl: AtomicU64::new(sark_cache_core::clock::nanos(ttl)),
+            use_optimized_ttl: AtomicBool::new(boolean("use_optimized_ttl", use_optimized_ttl)?),
+            ttl: AtomicU64::new(nanos(ttl)),
             max_size: options.max_size,
-        })
+        };
+        self.0.set(store).map_err(|_| PyRuntimeError::new_err("this cache was made already"))
     }
 
     /// The decision for a request, a new dict, or None. Decided when called; ready at once.
@@ -97,15 +106,15 @@ impl PolicyStore {
         context: Option<&Bound<'py, PyAny>>,
         sensitivity: Option<&Bound<'py, PyAny>>,
     ) -> PyAwaitable<'py> {
-        let (py, this) = (slf.py(), slf.get());
+        let (py, store) = (slf.py(), slf.get().store()?);
         let request = fields(user_id, action, resource)?;
         optional("sensitivity", sensitivity)?; // A look-up does not depend on it.
-        if !this.serves() {
+        if !store.serves() {
             return ready(py, py.None());
         }
-        let started = this.cache.stats().start();
-        let found = this.look_up(py, request, context);
-        this.cache.stats().stop(started);
+        let started = store.cache.stats().start();
+        let found = store.look_up(py, request, context);
+        store.cache.stats().stop(started);
         match found {
             Ok(decision) => ready(py, decision),
             Err(fault) => {
@@ -116,8 +125,12 @@ impl PolicyStore {
     }
 
     /// Stores a snapshot of a decision. True if it was stored.
-    #[pyo3(signature = (user_id, action, resource, decision, context = None, ttl_seconds = None,
-                        sensitivity = None, *, tags = None, stamp = None))]
+    #[pyo3(
+        signature = (user_id, action, resource, decision, context = None, ttl_seconds = None,
+                     sensitivity = None, *, tags = None, stamp = None),
+        text_signature = "($self, user_id, action, resource, decision, context=None, \
+                          ttl_seconds=None, sensitivity=None, *, tags=(), stamp=None)"
+    )]
     #[expect(clippy::too_many_arguments, reason = "the public interface")]
     fn set<'py>(
         slf: &Bound<'py, Self>,
@@ -131,32 +144,34 @@ impl PolicyStore {
         tags: Option<&Bound<'py, PyAny>>,
         stamp: Option<&Bound<'py, PyAny>>,
     ) -> PyAwaitable<'py> {
-        let (py, this) = (slf.py(), slf.get());
-        let stamp = this.stamp_or_now(stamp)?;
+        let (py, store) = (slf.py(), slf.get().store()?);
+        let stamp = store.stamp_or_now(stamp)?;
         let request = fields(user_id, action, resource)?;
-        let sensitivity = optional("sensitivity", sensitivity)?;
-        let ttl = Self::ttl_for(slf, ttl_seconds, sensitivity)?;
-        let tags = tag_names(tags)?;
-        if !this.serves() {
-            return ready(py, false);
+        let ttl = Self::ttl_for(slf, ttl_seconds, optional("sensitivity", sensitivity)?)?;
+        let tags = Tags::new(tags)?;
+        let incoming = tags.all().and_then(|()| store.incoming(request, decision, context, ttl));
+        if !store.serves() {
+            // What is a bug of the caller is one while the cache is off, too.
+            return incoming
+                .map_or_else(Fault::pass_wrong_type, |_| Ok(()))
+                .and_then(|()| ready(py, false));
         }
-        let incoming = match this.incoming(request, decision, context, ttl) {
-            Ok(incoming) => incoming,
+        match incoming {
+            Ok(incoming) => {
+                let stored = store.insert(incoming, tags.names, stamp);
+                awaitable(py, async move { Ok(stored.await) })
+            }
             Err(fault) => {
                 Self::report(slf, "set", fault)?;
-                return ready(py, false);
+                ready(py, false)
             }
-        };
-        let cache = Arc::clone(&this.cache);
-        awaitable(py, async move {
-            let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
-            Ok(store(&cache, incoming, &tags, stamp).await)
-        })
+        }
     }
 
     /// The stamp of now: take it before evaluating a decision that `set` is to store.
-    fn stamp(&self) -> Stamp {
-        Stamp { cache: self.identity, at: self.cache.stamp() }
+    fn stamp(&self) -> PyResult<Stamp> {
+        let store = self.store()?;
+        Ok(Stamp { cache: store.identity, at: store.cache.stamp() })
     }
 
     /// Revokes and removes one decision. True if it was there.
@@ -168,10 +183,18 @@ impl PolicyStore {
         resource: &Bound<'py, PyAny>,
         context: Option<&Bound<'py, PyAny>>,
     ) -> PyAwaitable<'py> {
-        let (py, this) = (slf.py(), slf.get());
+        let (py, store) = (slf.py(), slf.get().store()?);
         let fields = fields(user_id, action, resource)?;
-        match request(fields, context, |key| this.cache.remove(key.as_bytes())) {
+        match request(fields, context, |key| store.cache.remove(key.as_bytes())) {
             Ok(removed) => awaitable(py, async move { Ok(removed.await) }),
+            Err(Fault::Raised(error)) if error.is_instance_of::<PyException>(py) => {
+                // What its key is cannot be told, so nobody can say that it is gone.
+                let unconfirmed = InvalidationError::new_err(
+                    "the context's own code raised, so the decision to delete is unknown",
+                );
+                unconfirmed.set_cause(py, Some(error));
+                Err(unconfirmed)
+            }
             // What has no key was never stored.
             Err(fault) => {
                 Self::report(slf, "delete", fault)?;
@@ -182,21 +205,23 @@ impl PolicyStore {
 
     /// The decisions for many requests, in their order.
     fn get_batch<'py>(slf: &Bound<'py, Self>, requests: &Bound<'py, PyAny>) -> PyAwaitable<'py> {
-        let (py, this) = (slf.py(), slf.get());
+        let (py, store) = (slf.py(), slf.get().store()?);
         let requests =
             rows("requests", requests, &(3..=4), "(user_id, action, resource, context)")?;
         let decisions = PyList::empty(py);
-        if !this.serves() {
-            for _ in &requests {
-                decisions.append(py.None())?;
-            }
-            return ready(py, decisions);
+        let serves = store.serves();
+        if serves {
+            store.cache.stats().counters.batch_operations.increment();
         }
-        this.cache.stats().counters.batch_operations.increment();
         for row in &requests {
-            let started = this.cache.stats().start();
-            let found = this.look_up(py, row.fields()?, row.get(3));
-            this.cache.stats().stop(started);
+            let fields = row.fields()?;
+            if !serves {
+                decisions.append(py.None())?;
+                continue;
+            }
+            let started = store.cache.stats().start();
+            let found = store.look_up(py, fields, row.get(3));
+            store.cache.stats().stop(started);
             match found {
                 Ok(decision) => decisions.append(decision)?,
                 Err(fault) => {
@@ -208,41 +233,59 @@ impl PolicyStore {
         ready(py, decisions)
     }
 
-    /// Stores many decisions; returns how many were stored.
-    fn set_batch<'py>(slf: &Bound<'py, Self>, entries: &Bound<'py, PyAny>) -> PyAwaitable<'py> {
-        let (py, this) = (slf.py(), slf.get());
-        let stamp = this.cache.stamp();
+    /// Stores many decisions at the call, 2–3 µs each; returns how many were stored.
+    #[pyo3(
+        signature = (entries, *, tags = None, stamp = None),
+        text_signature = "($self, entries, *, tags=(), stamp=None)"
+    )]
+    fn set_batch<'py>(
+        slf: &Bound<'py, Self>,
+        entries: &Bound<'py, PyAny>,
+        tags: Option<&Bound<'py, PyAny>>,
+        stamp: Option<&Bound<'py, PyAny>>,
+    ) -> PyAwaitable<'py> {
+        let (py, store) = (slf.py(), slf.get().store()?);
+        let stamp = store.stamp_or_now(stamp)?;
         let shape = "(user_id, action, resource, decision, context, ttl_seconds)";
         let rows = rows("entries", entries, &(4..=6), shape)?;
-        let mut batch = Vec::with_capacity(rows.len());
+        let tags = Tags::new(tags)?;
+        let serves = store.serves();
+        if serves {
+            store.cache.stats().counters.batch_operations.increment();
+        }
+        let mut stored = 0;
+        let mut pending = Vec::new();
         for row in &rows {
             let ttl = Self::ttl_for(slf, row.get(5), None)?;
-            if !this.serves() {
-                continue;
-            }
-            match this.incoming(row.fields()?, &row.items[3], row.get(4), ttl) {
-                Ok(incoming) => batch.push(incoming),
-                Err(fault) => Self::report(slf, "set_batch", fault)?,
+            let fields = row.fields()?;
+            let incoming =
+                tags.all().and_then(|()| store.incoming(fields, &row.items[3], row.get(4), ttl));
+            match incoming {
+                Ok(incoming) if serves => {
+                    match poll_or_keep(store.insert(incoming, tags.names.clone(), stamp)) {
+                        Polled::Ready(was_stored) => stored += u64::from(was_stored),
+                        // In the cache already; moka's log of it is full.
+                        Polled::Pending(insert) => pending.push(insert),
+                    }
+                }
+                Ok(_) => {}
+                Err(fault) if serves => Self::report(slf, "set_batch", fault)?,
+                Err(fault) => fault.pass_wrong_type()?,
             }
         }
-        if !this.serves() {
-            return ready(py, 0);
-        }
-        this.cache.stats().counters.batch_operations.increment();
-        let cache = Arc::clone(&this.cache);
         awaitable(py, async move {
-            let mut stored = 0;
-            let mut visits = 0;
-            for incoming in batch {
-                stored += u64::from(store(&cache, incoming, &[], stamp).await);
-                rest_after(&mut visits).await;
+            for insert in pending {
+                stored += u64::from(insert.await);
             }
             Ok(stored)
         })
     }
 
     /// Revokes every decision that matches all given fields; returns how many entries died.
-    #[pyo3(signature = (user_id = None, action = None, resource = None, *, tags = None))]
+    #[pyo3(
+        signature = (user_id = None, action = None, resource = None, *, tags = None),
+        text_signature = "($self, user_id=None, action=None, resource=None, *, tags=())"
+    )]
     fn invalidate<'py>(
         slf: &Bound<'py, Self>,
         user_id: Option<&Bound<'py, PyAny>>,
@@ -250,19 +293,30 @@ impl PolicyStore {
         resource: Option<&Bound<'py, PyAny>>,
         tags: Option<&Bound<'py, PyAny>>,
     ) -> PyAwaitable<'py> {
-        let tags = tag_names(tags)?;
+        let (py, store) = (slf.py(), slf.get().store()?);
         let named = [
             optional("user_id", user_id)?,
             optional("action", action)?,
             optional("resource", resource)?,
         ];
+        let tags = Tags::new(tags)?;
         let mut fields = [None; 3];
-        for (field, given) in fields.iter_mut().zip(named) {
-            *field = given.map(|given| given.to_str()).transpose()?;
+        for (field, named) in fields.iter_mut().zip(named) {
+            match named.map(text).transpose() {
+                Ok(name) => *field = name,
+                // No decision was ever stored under it, so there is none to revoke.
+                Err(fault) => {
+                    Self::report(slf, "invalidate", fault)?;
+                    return ready(py, 0);
+                }
+            }
         }
-        let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
-        let died = slf.get().cache.invalidate(Scope::of(fields, &tags));
-        awaitable(slf.py(), async move { Ok(died.await) })
+        if tags.names.is_empty() && tags.unknown {
+            return ready(py, 0);
+        }
+        let tags: Vec<&str> = tags.names.iter().map(String::as_str).collect();
+        let died = store.cache.invalidate(Scope::of(fields, &tags));
+        awaitable(py, async move { Ok(died.await) })
     }
 
     /// Revokes every decision whose text key matches a Redis glob; returns how many entries died.
@@ -270,14 +324,17 @@ impl PolicyStore {
         slf: &Bound<'py, Self>,
         pattern: &Bound<'py, PyAny>,
     ) -> PyAwaitable<'py> {
-        let pattern = string("pattern", pattern)?;
-        let died = slf.get().cache.invalidate_pattern(pattern.to_str()?);
+        let pattern = text(string("pattern", pattern)?)?;
+        let glob = Glob::new(pattern).ok_or_else(|| {
+            PyValueError::new_err(format!("pattern must be at most {MAX_PATTERN_BYTES} bytes"))
+        })?;
+        let died = slf.get().store()?.cache.invalidate(Scope::Glob(glob));
         awaitable(slf.py(), async move { Ok(died.await) })
     }
 
     /// Revokes and removes all decisions. Always True.
     fn clear<'py>(slf: &Bound<'py, Self>) -> PyAwaitable<'py> {
-        let died = slf.get().cache.invalidate(Scope::Everything);
+        let died = slf.get().store()?.cache.invalidate(Scope::Everything);
         awaitable(slf.py(), async move {
             died.await;
             Ok(true)
@@ -286,20 +343,21 @@ impl PolicyStore {
 
     /// The number of live entries. Visits them all, off the event loop if they are many.
     fn size<'py>(slf: &Bound<'py, Self>) -> PyAwaitable<'py> {
-        let cache = Arc::clone(&slf.get().cache);
+        let cache = Arc::clone(&slf.get().store()?.cache);
         awaitable(slf.py(), async move { Ok(cache.live().await) })
     }
 
     /// Removes the expired entries; returns how many there were. Visits all.
     fn cleanup_expired<'py>(slf: &Bound<'py, Self>) -> PyAwaitable<'py> {
-        let cache = Arc::clone(&slf.get().cache);
+        let cache = Arc::clone(&slf.get().store()?.cache);
         awaitable(slf.py(), async move { Ok(cache.cleanup_expired().await) })
     }
 
     /// Stops serving and drops all entries.
     fn close<'py>(slf: &Bound<'py, Self>) -> PyAwaitable<'py> {
-        slf.get().closed.store(true, Ordering::Release);
-        let died = slf.get().cache.invalidate(Scope::Everything);
+        let store = slf.get().store()?;
+        store.closed.store(true, Ordering::Release);
+        let died = store.cache.invalidate(Scope::Everything);
         awaitable(slf.py(), async move {
             died.await;
             Ok(NOTHING)
@@ -313,39 +371,40 @@ impl PolicyStore {
                 "latency_ms must be a finite number, 0 or more, not {latency_ms}"
             ))
         })?;
-        self.cache.stats().evaluations.record(duration);
+        self.store()?.cache.stats().evaluations.record(duration);
         Ok(())
     }
 
     /// Sets every counter and histogram to zero.
-    fn reset_metrics(&self) {
-        self.cache.reset_stats();
+    fn reset_metrics(&self) -> PyResult<()> {
+        self.store()?.cache.reset_stats();
+        Ok(())
     }
 
     /// The most entries.
     #[getter]
-    fn max_size(&self) -> u64 {
-        self.max_size
+    fn max_size(&self) -> PyResult<u64> {
+        Ok(self.store()?.max_size)
     }
 
     /// Whether the cache serves and stores.
     #[getter]
-    fn enabled(&self) -> bool {
-        self.enabled.load(Ordering::Relaxed)
+    fn enabled(&self) -> PyResult<bool> {
+        Ok(self.store()?.enabled.load(Ordering::Relaxed))
     }
 
     #[setter]
-    fn set_enabled(&self, enabled: bool) {
-        self.enabled.store(enabled, Ordering::Relaxed);
+    fn set_enabled(&self, enabled: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.store()?.enabled.store(boolean("enabled", enabled)?, Ordering::Relaxed);
+        Ok(())
     }
 
     /// How long an entry lives unless told otherwise, in seconds.
     #[getter]
     #[expect(clippy::cast_precision_loss, reason = "a time to live does not need 53 bits")]
     fn ttl_seconds<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        use pyo3::IntoPyObjectExt;
         const SECOND: u64 = 1_000_000_000;
-        match self.ttl.load(Ordering::Relaxed) {
+        match self.store()?.ttl.load(Ordering::Relaxed) {
             whole if whole.is_multiple_of(SECOND) => (whole / SECOND).into_bound_py_any(py),
             nanos => (nanos as f64 / SECOND as f64).into_bound_py_any(py),
         }
@@ -353,41 +412,42 @@ impl PolicyStore {
 
     #[setter]
     fn set_ttl_seconds(&self, ttl_seconds: &Bound<'_, PyAny>) -> PyResult<()> {
-        let ttl = default_ttl(Some(ttl_seconds))?;
-        self.ttl.store(sark_cache_core::clock::nanos(ttl), Ordering::Relaxed);
+        self.store()?.ttl.store(nanos(default_ttl(Some(ttl_seconds))?), Ordering::Relaxed);
         Ok(())
     }
 
     /// Whether a given sensitivity decides how long an entry lives.
     #[getter]
-    fn use_optimized_ttl(&self) -> bool {
-        self.use_optimized_ttl.load(Ordering::Relaxed)
+    fn use_optimized_ttl(&self) -> PyResult<bool> {
+        Ok(self.store()?.use_optimized_ttl.load(Ordering::Relaxed))
     }
 
     #[setter]
-    fn set_use_optimized_ttl(&self, value: bool) {
-        self.use_optimized_ttl.store(value, Ordering::Relaxed);
+    fn set_use_optimized_ttl(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let value = boolean("use_optimized_ttl", value)?;
+        self.store()?.use_optimized_ttl.store(value, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whether `close` was called.
     #[getter]
-    fn closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+    fn closed(&self) -> PyResult<bool> {
+        Ok(self.store()?.closed.load(Ordering::Acquire))
     }
 
     /// Every number that the metrics are made of.
     fn _snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let size = self.cache.held();
-        let snapshot = self.cache.snapshot();
+        let store = self.store()?;
+        let snapshot = store.cache.snapshot();
         let numbers = PyDict::new(py);
         for (name, count) in snapshot.counts.iter() {
             numbers.set_item(name, count)?;
         }
         let Latencies { p50, p95, p99, .. } = snapshot.requests;
-        numbers.set_item("size", size)?;
-        numbers.set_item("max_size", self.max_size)?;
-        numbers.set_item("avg_cache_latency_ms", milliseconds(snapshot.requests))?;
-        numbers.set_item("avg_opa_latency_ms", milliseconds(snapshot.evaluations))?;
+        numbers.set_item("size", store.cache.held())?;
+        numbers.set_item("max_size", store.max_size)?;
+        numbers.set_item("avg_cache_latency_ms", snapshot.requests.mean() / 1e6)?;
+        numbers.set_item("avg_opa_latency_ms", snapshot.evaluations.mean() / 1e6)?;
         for (name, nanos) in [("p50", p50), ("p95", p95), ("p99", p99)] {
             #[expect(clippy::cast_precision_loss, reason = "at most 2^36")]
             numbers.set_item(format!("cache_latency_{name}_us"), nanos as f64 / 1e3)?;
@@ -397,6 +457,53 @@ impl PolicyStore {
 }
 
 impl PolicyStore {
+    #[inline]
+    fn store(&self) -> PyResult<&Store> {
+        self.0.get().ok_or_else(|| {
+            PyRuntimeError::new_err("RustPolicyCache.__init__ was not called by the subclass's")
+        })
+    }
+
+    /// How long an entry lives: as told, else by its sensitivity, else as the cache says.
+    fn ttl_for(
+        slf: &Bound<'_, Self>,
+        given: Option<&Bound<'_, PyAny>>,
+        sensitivity: Option<&Bound<'_, PyString>>,
+    ) -> PyResult<Duration> {
+        let store = slf.get().store()?;
+        if let Some(given) = ttl(given)? {
+            return Ok(given);
+        }
+        if let Some(sensitivity) = sensitivity
+            && store.use_optimized_ttl.load(Ordering::Relaxed)
+        {
+            let table = slf.getattr(pyo3::intern!(slf.py(), "OPTIMIZED_TTL"))?;
+            let seconds = table.call_method1(pyo3::intern!(slf.py(), "get"), (sensitivity,))?;
+            if let Some(ttl) = ttl(Some(&seconds))? {
+                return Ok(ttl);
+            }
+        }
+        Ok(Duration::from_nanos(store.ttl.load(Ordering::Relaxed)))
+    }
+
+    /// Counts a fault and hands it to the Python side to be logged; a bug of the caller is raised.
+    #[cold]
+    fn report(slf: &Bound<'_, Self>, operation: &str, fault: Fault) -> PyResult<()> {
+        let py = slf.py();
+        let reason = fault.reason(py)?;
+        slf.get().store()?.cache.stats().counters.errors.increment();
+        match slf.call_method1(pyo3::intern!(py, "_report"), (operation, reason)) {
+            // A log that cannot be written to is no reason to fail a request.
+            Err(error) if error.is_instance_of::<PyException>(py) => {
+                error.write_unraisable(py, Some(slf));
+                Ok(())
+            }
+            reported => reported.map(drop),
+        }
+    }
+}
+
+impl Store {
     fn serves(&self) -> bool {
         self.enabled.load(Ordering::Relaxed) && !self.closed.load(Ordering::Acquire)
     }
@@ -435,36 +542,8 @@ impl PolicyStore {
         Ok(stamp.get().at)
     }
 
-    /// How long an entry lives: as told, else by its sensitivity, else as the cache says.
-    fn ttl_for(
-        slf: &Bound<'_, Self>,
-        given: Option<&Bound<'_, PyAny>>,
-        sensitivity: Option<&Bound<'_, PyString>>,
-    ) -> PyResult<Duration> {
-        let this = slf.get();
-        if let Some(given) = ttl(given)? {
-            return Ok(given);
-        }
-        if let Some(sensitivity) = sensitivity
-            && this.use_optimized_ttl()
-        {
-            let table = slf.getattr(pyo3::intern!(slf.py(), "OPTIMIZED_TTL"))?;
-            if let Some(seconds) = table.cast::<PyDict>()?.get_item(sensitivity)? {
-                return Ok(ttl(Some(&seconds))?.unwrap_or_default());
-            }
-        }
-        Ok(Duration::from_nanos(this.ttl.load(Ordering::Relaxed)))
-    }
-
-    /// Counts a fault and hands it to the Python side to be logged; a bug of the caller is raised.
-    #[cold]
-    fn report(slf: &Bound<'_, Self>, operation: &str, fault: Fault) -> PyResult<()> {
-        let reason = fault.reason(slf.py())?;
-        slf.get().cache.stats().counters.errors.increment();
-        slf.call_method1(pyo3::intern!(slf.py(), "_report"), (operation, reason))?;
-        Ok(())
-    }
-
+    /// Reads a decision and the request that it is for. One that cannot be stored has superseded
+    /// what is stored for the request, so that is dropped.
     fn incoming(
         &self,
         fields: [&Bound<'_, PyString>; 3],
@@ -476,22 +555,34 @@ impl PolicyStore {
             return Err(Fault::WrongType(wrong_type("decision", "a dict", decision)));
         }
         let key = request(fields, context, KeyWriter::to_key)?;
-        let value = Stored::from_python(decision)?;
-        self.cache.weigh(&key, &value)?;
-        Ok(Incoming { key, value, ttl })
+        let value = Stored::from_python(decision).and_then(|value| {
+            self.cache.weigh(&key, &value)?;
+            Ok(value)
+        });
+        match value {
+            Ok(value) => Ok(Incoming { key, value, ttl }),
+            Err(fault) => {
+                let cache = Arc::clone(&self.cache);
+                complete(async move { cache.discard(key.as_bytes()).await });
+                Err(fault)
+            }
+        }
     }
-}
 
-/// Stores one decision; false if it was refused. Too large was ruled out before.
-async fn store(
-    cache: &Cache<Stored>,
-    incoming: Incoming,
-    tags: &[&str],
-    stamp: sark_cache_core::Stamp,
-) -> bool {
-    let stored = cache.insert(incoming.key, incoming.value, incoming.ttl, tags, stamp).await;
-    debug_assert!(!matches!(stored, Err(Refused::TooLarge { .. })));
-    stored.is_ok()
+    /// Stores one decision; false if it was refused.
+    fn insert(
+        &self,
+        incoming: Incoming,
+        tags: Vec<String>,
+        stamp: sark_cache_core::Stamp,
+    ) -> impl Future<Output = bool> + Send + use<> {
+        let cache = Arc::clone(&self.cache);
+        async move {
+            let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+            let Incoming { key, value, ttl } = incoming;
+            cache.insert(key, value, ttl, &tags, stamp).await.is_ok()
+        }
+    }
 }
 
 /// User, action and resource of a request.
@@ -521,14 +612,46 @@ fn optional<'a, 'py>(
         .transpose()
 }
 
-/// The names in a `tags` argument. A bare string is refused: it would be taken for its letters.
-fn tag_names(tags: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<String>> {
-    let Some(tags) = tags else { return Ok(Vec::new()) };
-    let wrong = || wrong_type("tags", "a list, tuple or set of str", tags);
-    if tags.is_instance_of::<PyString>() || tags.is_instance_of::<PyDict>() {
-        return Err(wrong());
+fn boolean(argument: &str, given: &Bound<'_, PyAny>) -> PyResult<bool> {
+    given.extract().map_err(|_| wrong_type(argument, "True or False", given))
+}
+
+/// The names in a `tags` argument.
+struct Tags {
+    names: Vec<String>,
+    /// Some of them UTF-8 cannot hold; nothing was ever stored under such a tag.
+    unknown: bool,
+}
+
+impl Tags {
+    /// Takes any iterable of str but a bare string, which would be taken for its letters.
+    fn new(tags: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        let mut read = Self { names: Vec::new(), unknown: false };
+        let Some(tags) = tags else { return Ok(read) };
+        let wrong = || wrong_type("tags", "a list, tuple or set of str", tags);
+        if tags.is_instance_of::<PyString>() || tags.is_instance_of::<PyDict>() {
+            return Err(wrong());
+        }
+        for tag in tags.try_iter().map_err(|_| wrong())? {
+            let tag = tag?;
+            let tag = tag.cast::<PyString>().map_err(|_| wrong_type("a tag", "a str", &tag))?;
+            match text(tag) {
+                Ok(name) => read.names.push(name.to_owned()),
+                Err(_) => read.unknown = true,
+            }
+        }
+        Ok(read)
     }
-    tags.try_iter().map_err(|_| wrong())?.map(|tag| tag?.extract().map_err(|_| wrong())).collect()
+
+    /// Whether all of them can be stored.
+    fn all(&self) -> Result<(), Fault> {
+        if self.unknown {
+            return Err(Fault::NotJson(
+                "a tag with a lone surrogate, which UTF-8 cannot hold".to_owned(),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// One row of a batch, its length checked.
@@ -588,8 +711,4 @@ fn rows<'py>(
             Ok(Row { argument, index, items })
         })
         .collect()
-}
-
-fn milliseconds(latencies: Latencies) -> f64 {
-    latencies.mean() / 1e6
 }

@@ -7,16 +7,17 @@
 //! no such poll is under way: the child's copy of a cache is never half changed.
 
 use arc_swap::ArcSwapOption;
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3_async_runtimes::TaskLocals;
 use pyo3_async_runtimes::generic::{ContextExt, JoinError, Runtime};
+use sark_cache_core::ready::{Polled, poll_or_keep};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// How long the interpreter's exit waits for operations that are under way.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
@@ -24,40 +25,40 @@ const WORKERS: usize = 2;
 
 static CURRENT: ArcSwapOption<Started> = ArcSwapOption::const_empty();
 static EXITING: AtomicBool = AtomicBool::new(false);
+/// Counts the forks on the way to this process: what was begun before one is not finished after it.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
 
 struct Started {
     process: u32,
     runtime: tokio::runtime::Runtime,
 }
 
-/// The runtime of this process, started if need be.
-fn started() -> PyResult<Arc<Started>> {
+/// The number of forks between the first process and this one.
+pub fn generation() -> u64 {
+    GENERATION.load(Ordering::Acquire)
+}
+
+/// The runtime of this process, started if need be; `None` if the interpreter is on its way out or
+/// the system allows no more threads.
+fn started() -> Option<Arc<Started>> {
     loop {
         let current = CURRENT.load_full();
         if EXITING.load(Ordering::Acquire) {
-            return Err(PyRuntimeError::new_err("sark_cache: the interpreter is shutting down"));
+            return None;
         }
         if let Some(started) = &current
             && started.process == std::process::id()
         {
-            return Ok(Arc::clone(started));
+            return Some(Arc::clone(started));
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(WORKERS)
-            .thread_name("sark-cache")
-            .enable_all()
-            .build()
-            .map_err(|error| {
-                PyRuntimeError::new_err(format!("sark_cache: cannot start its threads: {error}"))
-            })?;
-        let new = Arc::new(Started { process: std::process::id(), runtime });
+        let new = Arc::new(Started { process: std::process::id(), runtime: build()? });
         let previous = CURRENT.compare_and_swap(&current, Some(Arc::clone(&new)));
         let previous = Option::clone(&previous);
         if previous.as_ref().map(Arc::as_ptr) == current.as_ref().map(Arc::as_ptr) {
             // A parent's runtime: to drop it would be to wait for threads that are not here.
             std::mem::forget(previous);
             std::mem::forget(current);
-            return Ok(new);
+            return Some(new);
         }
         if let Some(lost) = Arc::into_inner(new) {
             lost.runtime.shutdown_background();
@@ -65,17 +66,51 @@ fn started() -> PyResult<Arc<Started>> {
     }
 }
 
-/// Finishes `future` on the runtime, whether anybody waits for it or not.
-pub fn spawn<F>(future: F) -> PyResult<tokio::sync::oneshot::Receiver<F::Output>>
+fn build() -> Option<tokio::runtime::Runtime> {
+    // tokio panics where the system refuses a thread, so the system is asked first.
+    std::thread::Builder::new().spawn(|| {}).ok()?.join().ok()?;
+    let build = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .thread_name("sark-cache")
+            .build()
+    };
+    std::panic::catch_unwind(build).ok()?.ok()
+}
+
+/// Finishes `future` on the runtime, whether anybody waits for it or not; gives it back where there
+/// is no runtime to be had.
+pub fn spawn<F>(future: Pin<Box<F>>) -> Result<oneshot::Receiver<F::Output>, Pin<Box<F>>>
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
-    let (done, outcome) = tokio::sync::oneshot::channel();
-    started()?.runtime.spawn(async move {
+    let Some(started) = started() else { return Err(future) };
+    let (done, outcome) = oneshot::channel();
+    started.runtime.spawn(async move {
         // Nobody waiting is no fault: the operation was handed over so that it gets done.
-        let _ = done.send(Gated(Box::pin(future)).await);
+        let _ = done.send(Gated(future).await);
     });
     Ok(outcome)
+}
+
+/// Begins `future` here and sees to it that it is finished.
+pub fn complete(future: impl Future<Output: Send + 'static> + Send + 'static) {
+    if let Polled::Pending(future) = poll_or_keep(future)
+        && let Err(future) = spawn(future)
+    {
+        finish_here(future);
+    }
+}
+
+/// Finishes `future` on this thread. For where there is no other: what it waits for is done by
+/// threads that need nothing of this one, or by itself at its next poll.
+pub fn finish_here<F: Future>(mut future: Pin<Box<F>>) -> F::Output {
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::yield_now(),
+        }
+    }
 }
 
 /// The runtime as pyo3-async-runtimes takes it.
@@ -114,11 +149,13 @@ impl Runtime for ForkAware {
     type JoinHandle = Handle;
 
     fn spawn<F: Future<Output = ()> + Send + 'static>(future: F) -> Handle {
-        Handle(started().ok().map(|started| started.runtime.spawn(future)))
+        Handle(started().map(|started| started.runtime.spawn(future)))
     }
 
     fn spawn_blocking<F: FnOnce() + Send + 'static>(function: F) -> Handle {
-        Handle(started().ok().map(|started| started.runtime.spawn_blocking(function)))
+        // What blocks here is taking the GIL to hand over a result: microseconds, too little to
+        // start threads for.
+        Self::spawn(async move { function() })
     }
 }
 
@@ -135,9 +172,9 @@ impl ContextExt for ForkAware {
     }
 }
 
-/// The number of gated polls under way, and a bit that is set while a fork waits or happens.
-static GATE: AtomicUsize = AtomicUsize::new(0);
-const FORKING: usize = 1 << (usize::BITS - 1);
+/// The gated polls under way, and, counted in units of [`FORK`], the forks that wait or happen.
+static GATE: AtomicU64 = AtomicU64::new(0);
+const FORK: u64 = 1 << 32;
 
 /// A future that is not polled while the process forks.
 struct Gated<F>(Pin<Box<F>>);
@@ -157,7 +194,7 @@ impl Pass {
     fn enter() -> Self {
         loop {
             let state = GATE.load(Ordering::Acquire);
-            if state & FORKING == 0
+            if state < FORK
                 && GATE
                     .compare_exchange_weak(state, state + 1, Ordering::AcqRel, Ordering::Relaxed)
                     .is_ok()
@@ -175,18 +212,26 @@ impl Drop for Pass {
     }
 }
 
-/// Waits for the polls under way, a millisecond at most each, and keeps new ones out.
+/// Keeps new polls out and waits for those under way: a turn of a sweep each.
 #[pyfunction]
 fn before_fork() {
-    GATE.fetch_or(FORKING, Ordering::AcqRel);
-    while GATE.load(Ordering::Acquire) != FORKING {
+    GATE.fetch_add(FORK, Ordering::AcqRel);
+    while !GATE.load(Ordering::Acquire).is_multiple_of(FORK) {
         std::thread::yield_now();
     }
 }
 
 #[pyfunction]
-fn after_fork() {
-    GATE.fetch_and(!FORKING, Ordering::AcqRel);
+fn after_fork_in_parent() {
+    GATE.fetch_sub(FORK, Ordering::AcqRel);
+}
+
+/// The child has one thread: no poll is under way, nobody else forks, and no runtime runs.
+#[pyfunction]
+fn after_fork_in_child() {
+    GATE.store(0, Ordering::Release);
+    GENERATION.fetch_add(1, Ordering::AcqRel);
+    std::mem::forget(CURRENT.swap(None));
 }
 
 /// Ends the runtime while Python still runs, so that no thread of ours outlives the interpreter.
@@ -219,11 +264,10 @@ pub fn register_hooks(module: &Bound<'_, PyModule>) -> PyResult<()> {
     py.import("atexit")?.call_method1("register", (at_exit,))?;
     let os = py.import("os")?;
     if os.hasattr("register_at_fork")? {
-        let after = wrap_pyfunction!(after_fork, module)?;
         let hooks = pyo3::types::PyDict::new(py);
         hooks.set_item("before", wrap_pyfunction!(before_fork, module)?)?;
-        hooks.set_item("after_in_parent", &after)?;
-        hooks.set_item("after_in_child", after)?;
+        hooks.set_item("after_in_parent", wrap_pyfunction!(after_fork_in_parent, module)?)?;
+        hooks.set_item("after_in_child", wrap_pyfunction!(after_fork_in_child, module)?)?;
         os.call_method("register_at_fork", (), Some(&hooks))?;
     }
     Ok(())

@@ -17,14 +17,16 @@
 //! Lengths and counts are varints of 7 bits a byte, lowest first. The form is private to the
 //! process that wrote it.
 
-use crate::error::{Fault, text, type_name};
+use crate::error::{Fault, text};
+use crate::json::{Fields, Json, hexadecimal};
 use crate::names;
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
+use pyo3::types::{PyDict, PyInt, PyList, PyString};
+use sark_cache_core::NotJson;
+use sark_cache_core::cache::MAX_ENTRY_BYTES;
 use sark_cache_core::key::MAX_DEPTH;
-use smallvec::SmallVec;
 
 const NONE: u8 = 0;
 const FALSE: u8 = 1;
@@ -64,83 +66,64 @@ impl Stored {
 }
 
 fn write(bytes: &mut Vec<u8>, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Fault> {
-    // In the order of how often they occur in decisions; bool before int, which it is a subclass of.
-    if let Ok(value) = value.cast::<PyString>() {
-        bytes.push(STRING);
-        write_text(bytes, text(value)?);
-    } else if let Ok(value) = value.cast::<PyBool>() {
-        bytes.push(if value.is_true() { TRUE } else { FALSE });
-    } else if value.is_none() {
-        bytes.push(NONE);
-    } else if let Ok(value) = value.cast::<PyInt>() {
-        write_int(bytes, value)?;
-    } else if let Ok(value) = value.cast::<PyFloat>() {
-        let value = value.value();
-        if !value.is_finite() {
-            return Err(sark_cache_core::NotJson::NotFinite.into());
+    // Checked at every value, so a few objects that hold each other many times over stop here.
+    if bytes.len() > MAX_ENTRY_BYTES {
+        return Err(NotJson::TooLarge.into());
+    }
+    match Json::of(value)? {
+        Json::Null => bytes.push(NONE),
+        Json::Bool(value) => bytes.push(if value { TRUE } else { FALSE }),
+        Json::Int(value) => write_int(bytes, value),
+        Json::BigInt(value) => {
+            bytes.push(BIG_INT);
+            write_text(bytes, &hexadecimal(value)?);
         }
-        bytes.push(FLOAT);
-        bytes.extend_from_slice(&value.to_le_bytes());
-    } else if depth == MAX_DEPTH {
-        return Err(sark_cache_core::NotJson::TooDeep.into());
-    } else if let Ok(dict) = value.cast::<PyDict>() {
-        write_dict(bytes, dict, depth)?;
-    } else if let Ok(list) = value.cast::<PyList>() {
-        // Collected first: the count must be that of the items, whoever changes the list meanwhile.
-        let items: SmallVec<[_; 8]> = list.iter().collect();
-        bytes.push(LIST);
-        write_length(bytes, items.len());
-        for item in &items {
-            write(bytes, item, depth + 1)?;
+        Json::Float(value) => {
+            bytes.push(FLOAT);
+            bytes.extend_from_slice(&value.to_le_bytes());
         }
-    } else if let Ok(tuple) = value.cast::<PyTuple>() {
-        bytes.push(LIST);
-        write_length(bytes, tuple.len());
-        for item in tuple.iter_borrowed() {
-            write(bytes, &item, depth + 1)?;
+        Json::String(value) => {
+            bytes.push(STRING);
+            write_text(bytes, value);
         }
-    } else if let Ok(mapping) = value.cast::<PyMapping>() {
-        write_dict(bytes, &mapping_to_dict(mapping)?, depth)?;
-    } else {
-        return Err(not_json(value));
+        Json::List(_) | Json::Map(_) if depth == MAX_DEPTH => return Err(NotJson::TooDeep.into()),
+        Json::List(items) => {
+            bytes.push(LIST);
+            write_length(bytes, items.len());
+            for item in &items {
+                write(bytes, item, depth + 1)?;
+            }
+        }
+        Json::Map(fields) => write_fields(bytes, &fields, depth)?,
     }
     Ok(())
 }
 
-fn write_dict(bytes: &mut Vec<u8>, dict: &Bound<'_, PyDict>, depth: usize) -> Result<(), Fault> {
-    let dict = private(dict)?;
+fn write_fields(bytes: &mut Vec<u8>, fields: &Fields<'_>, depth: usize) -> Result<(), Fault> {
     bytes.push(DICT);
-    write_length(bytes, dict.len());
-    for (name, value) in &dict {
-        let Ok(name) = name.cast::<PyString>() else {
-            return Err(key_not_str(&name));
-        };
+    write_length(bytes, fields.len());
+    for (name, value) in fields {
+        let py = name.py();
         let name = text(name)?;
-        if let Some(id) = names::id(dict.py(), name) {
+        if let Some(id) = names::id(py, name) {
             bytes.extend_from_slice(&id.to_le_bytes());
         } else {
             bytes.extend_from_slice(&SPELLED.to_le_bytes());
             write_text(bytes, name);
         }
-        write(bytes, &value, depth + 1)?;
+        write(bytes, value, depth + 1)?;
     }
     Ok(())
 }
 
-fn write_int(bytes: &mut Vec<u8>, value: &Bound<'_, PyInt>) -> Result<(), Fault> {
-    let Ok(number) = value.extract::<i64>() else {
-        bytes.push(BIG_INT);
-        write_text(bytes, &hexadecimal(value)?);
-        return Ok(());
-    };
-    if let Ok(small) = i8::try_from(number) {
+fn write_int(bytes: &mut Vec<u8>, value: i64) {
+    if let Ok(small) = i8::try_from(value) {
         bytes.push(SMALL_INT);
         bytes.extend_from_slice(&small.to_le_bytes());
     } else {
         bytes.push(INT);
-        bytes.extend_from_slice(&number.to_le_bytes());
+        bytes.extend_from_slice(&value.to_le_bytes());
     }
-    Ok(())
 }
 
 fn write_text(bytes: &mut Vec<u8>, text: &str) {
@@ -155,49 +138,6 @@ fn write_length(bytes: &mut Vec<u8>, mut length: usize) {
         length >>= 7;
     }
     bytes.push(length as u8);
-}
-
-/// The digits of an integer of any size, lower-case, `-` in front if negative. Linear in its size.
-pub fn hexadecimal(value: &Bound<'_, PyInt>) -> PyResult<String> {
-    // int's own __format__, so that a subclass cannot choose what its key is.
-    let py = value.py();
-    py.get_type::<PyInt>()
-        .call_method1(pyo3::intern!(py, "__format__"), (value, pyo3::intern!(py, "x")))?
-        .extract()
-}
-
-/// A dict that nobody else changes while it is read.
-///
-/// With a GIL the reader cannot be interrupted; without one, another thread may write at any time.
-#[cfg_attr(
-    not(Py_GIL_DISABLED),
-    expect(clippy::unnecessary_wraps, reason = "as the other variant")
-)]
-pub fn private<'py>(dict: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>> {
-    #[cfg(Py_GIL_DISABLED)]
-    return dict.copy();
-    #[cfg(not(Py_GIL_DISABLED))]
-    Ok(dict.clone())
-}
-
-/// Any mapping as a dict. Runs the mapping's own code, once.
-pub fn mapping_to_dict<'py>(mapping: &Bound<'py, PyMapping>) -> PyResult<Bound<'py, PyDict>> {
-    let dict = PyDict::new(mapping.py());
-    dict.update(mapping)?;
-    Ok(dict)
-}
-
-/// Says which type JSON does not have.
-pub fn not_json(value: &Bound<'_, PyAny>) -> Fault {
-    Fault::NotJson(format!(
-        "a value of type {} is not JSON (str, int, float, bool, None, list, tuple, dict with str keys)",
-        type_name(value)
-    ))
-}
-
-/// Says that a mapping's key is not a string.
-pub fn key_not_str(key: &Bound<'_, PyAny>) -> Fault {
-    Fault::NotJson(format!("a mapping with a key of type {}; JSON keys are str", type_name(key)))
 }
 
 /// Reads what [`write`] wrote. Bytes that it cannot have written are an error, never a panic.

@@ -1,0 +1,134 @@
+//! One reading of Python objects as JSON, for keys and for values alike.
+//!
+//! Exact `dict`, `list` and `tuple` are read directly. Their subclasses, and any other `Mapping`,
+//! are asked for their items through their own methods: what a caller sees in them is what counts.
+//! What is read is held before anything else happens, so no code that runs meanwhile changes it.
+
+use crate::error::{Fault, text, type_name, wrong_type};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
+use sark_cache_core::NotJson;
+use sark_cache_core::cache::MAX_ENTRY_BYTES;
+use smallvec::SmallVec;
+
+/// The items of a list.
+pub type Items<'py> = SmallVec<[Bound<'py, PyAny>; 8]>;
+/// The names and values of a mapping.
+pub type Fields<'py> = SmallVec<[(Bound<'py, PyString>, Bound<'py, PyAny>); 8]>;
+
+/// A Python object as JSON sees it.
+pub enum Json<'a, 'py> {
+    Null,
+    Bool(bool),
+    Int(i64),
+    /// An integer that 64 bits do not hold.
+    BigInt(&'a Bound<'py, PyInt>),
+    Float(f64),
+    String(&'a str),
+    List(Items<'py>),
+    Map(Fields<'py>),
+}
+
+impl<'a, 'py> Json<'a, 'py> {
+    /// Reads one level of `object`.
+    #[inline]
+    pub fn of(object: &'a Bound<'py, PyAny>) -> Result<Self, Fault> {
+        // In the order of how often they occur; bool before int, which it is a subclass of.
+        if let Ok(string) = object.cast::<PyString>() {
+            Ok(Self::String(text(string)?))
+        } else if let Ok(value) = object.cast::<PyBool>() {
+            Ok(Self::Bool(value.is_true()))
+        } else if object.is_none() {
+            Ok(Self::Null)
+        } else if let Ok(value) = object.cast::<PyInt>() {
+            Ok(value.extract().map_or(Self::BigInt(value), Self::Int))
+        } else if let Ok(value) = object.cast::<PyFloat>() {
+            finite(value.value())
+        } else if let Ok(dict) = object.cast_exact::<PyDict>() {
+            Ok(Self::Map(fields_of_dict(dict)?))
+        } else if let Ok(list) = object.cast_exact::<PyList>() {
+            fits(list.len())?;
+            Ok(Self::List(list.iter().collect()))
+        } else if let Ok(tuple) = object.cast_exact::<PyTuple>() {
+            fits(tuple.len())?;
+            Ok(Self::List(tuple.iter().collect()))
+        } else if object.is_instance_of::<PyList>() || object.is_instance_of::<PyTuple>() {
+            Ok(Self::List(object.try_iter()?.collect::<PyResult<_>>()?))
+        } else if let Some(fields) = fields(object)? {
+            Ok(Self::Map(fields))
+        } else {
+            Err(Fault::NotJson(format!(
+                "a value of type {} is not JSON (str, int, float, bool, None, list, tuple, dict \
+                 with str keys)",
+                type_name(object)
+            )))
+        }
+    }
+}
+
+/// The fields of any mapping; `None` if `object` is none.
+pub fn fields<'py>(object: &Bound<'py, PyAny>) -> Result<Option<Fields<'py>>, Fault> {
+    if let Ok(dict) = object.cast_exact::<PyDict>() {
+        return fields_of_dict(dict).map(Some);
+    }
+    let Ok(mapping) = object.cast::<PyMapping>() else { return Ok(None) };
+    let pairs = mapping.call_method0(pyo3::intern!(object.py(), "items"))?;
+    let mut fields = Fields::new();
+    for pair in pairs.try_iter()? {
+        let (name, value) = pair?.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
+        fields.push(field(name, value)?);
+        fits(fields.len())?;
+    }
+    Ok(Some(fields))
+}
+
+#[inline]
+fn fields_of_dict<'py>(dict: &Bound<'py, PyDict>) -> Result<Fields<'py>, Fault> {
+    fits(dict.len())?;
+    // Without a GIL another thread may write while this one reads; a copy is made in one step.
+    #[cfg(Py_GIL_DISABLED)]
+    let dict = &dict.copy()?;
+    dict.iter().map(|(name, value)| field(name, value)).collect()
+}
+
+#[inline]
+fn field<'py>(
+    name: Bound<'py, PyAny>,
+    value: Bound<'py, PyAny>,
+) -> Result<(Bound<'py, PyString>, Bound<'py, PyAny>), Fault> {
+    match name.cast_into::<PyString>() {
+        Ok(name) => Ok((name, value)),
+        Err(error) => {
+            let name = type_name(&error.into_inner());
+            Err(Fault::NotJson(format!("a mapping with a key of type {name}; JSON keys are str")))
+        }
+    }
+}
+
+/// Every item takes a byte at least, so what has more of them than that cannot be stored.
+fn fits(items: usize) -> Result<(), NotJson> {
+    if items > MAX_ENTRY_BYTES { Err(NotJson::TooLarge) } else { Ok(()) }
+}
+
+fn finite<'a, 'py>(value: f64) -> Result<Json<'a, 'py>, Fault> {
+    if value.is_finite() { Ok(Json::Float(value)) } else { Err(NotJson::NotFinite.into()) }
+}
+
+/// The digits of an integer of any size, lower-case, `-` in front if negative. Linear in its size.
+pub fn hexadecimal(value: &Bound<'_, PyInt>) -> PyResult<String> {
+    // int's own __format__, so that a subclass cannot choose what its key is.
+    let py = value.py();
+    py.get_type::<PyInt>()
+        .call_method1(pyo3::intern!(py, "__format__"), (value, pyo3::intern!(py, "x")))?
+        .extract()
+}
+
+/// The context argument of a request: `None` or a mapping.
+#[inline]
+pub fn context<'py>(context: Option<&Bound<'py, PyAny>>) -> Result<Fields<'py>, Fault> {
+    match context.filter(|context| !context.is_none()) {
+        None => Ok(Fields::new()),
+        Some(context) => fields(context)?
+            .ok_or_else(|| Fault::WrongType(wrong_type("context", "a mapping or None", context))),
+    }
+}
