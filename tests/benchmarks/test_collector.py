@@ -6,6 +6,7 @@ from awaiting import ready
 from sark_cache import RustPolicyCache
 
 ENTRIES = 300_000
+TIMES = 20
 DECISION = {"allow": True, "reason": "granted by role analyst", "policy": "tools", "ttl": 60}
 
 
@@ -24,12 +25,12 @@ def test_collection(compare):
         gc.collect()
 
     def collections():
-        for _ in range(10):
+        for _ in range(TIMES):
             gc.collect()
 
     compare(
         {"gc.collect(), nothing cached": collections, "with 300,000 decisions": collections},
         before={"gc.collect(), nothing cached": empty, "with 300,000 decisions": fill},
-        rounds=7,
-        per_call=10,
+        rounds=15,
+        per_call=TIMES,
     )

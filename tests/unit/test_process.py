@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,21 +16,37 @@ import sark_cache
 PACKAGE = Path(sark_cache.__file__).parent
 
 
-def start(code, *, path=None):
-    """Starts an interpreter on `code`."""
-    return subprocess.Popen(
+@contextmanager
+def started(code, *, path=None):
+    """An interpreter that runs `code`; ended with its children, should it still run."""
+    process = subprocess.Popen(
         [sys.executable, "-P", "-c", textwrap.dedent(code)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **({"PYTHONPATH": str(path)} if path else {})},
+        start_new_session=True,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                end(process)
+
+
+def end(process):
+    """Ends a process and, where there are process groups, its children."""
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
 
 
 def run(code, *, path=None):
     """Runs `code` to its end; what it prints, or a failure that shows what went wrong."""
-    process = start(code, path=path)
-    out, err = process.communicate(timeout=60)
+    with started(code, path=path) as process:
+        out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     return out.splitlines()
 
@@ -258,7 +276,7 @@ atexit.register(last)
     ],
 )
 def test_the_interpreter_exits_at_once_whatever_is_under_way(pending):
-    process = start(
+    code = (
         FILL
         + f"""
 import time
@@ -279,8 +297,9 @@ def run_forever():
 print("leaving", flush=True)
 """
     )
-    assert process.stdout.readline() == "leaving\n"
-    _, err = process.communicate(timeout=2)
+    with started(code) as process:
+        assert process.stdout.readline() == "leaving\n"
+        _, err = process.communicate(timeout=2)
     assert (process.returncode, err) == (0, "")
 
 
