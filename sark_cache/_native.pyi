@@ -65,7 +65,7 @@ class AsyncCache:
 class PolicyStore:
     """The compiled part of `RustPolicyCache`; use that one."""
 
-    def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...  # noqa: ANN401 - the subclass says
     def _configure(
         self,
         max_size: int | None,
