@@ -19,6 +19,7 @@ pub mod key;
 pub mod log;
 pub mod ready;
 pub mod stats;
+mod table;
 
 pub use cache::{Cache, Entry, Eviction, Options};
 pub use error::Refused;

@@ -26,6 +26,7 @@
 
 use crate::glob::{Glob, key_text};
 use crate::key::Parts;
+use crate::table::Table;
 use ahash::RandomState;
 use arc_swap::ArcSwap;
 use std::cell::OnceCell;
@@ -38,7 +39,6 @@ pub const MAX_RECORDS: usize = 65_536;
 /// The most patterns the log keeps; beyond it everything older than the newest one is dead.
 pub const MAX_GLOBS: usize = 64;
 
-const FIRST_SLOTS: usize = 64;
 /// Records are pruned a period at a time, so they stay at most 1/16 longer than they must.
 const PERIODS_PER_TTL: u64 = 16;
 /// Bounds the list of periods when nothing is pruned for long.
@@ -173,7 +173,7 @@ impl Writer {
 
     /// Whether one more record fits with half of the slots left empty.
     fn has_room(&self, records: &Table) -> bool {
-        self.used < MAX_RECORDS && (self.used + 1) * 2 <= records.slots.len()
+        self.used < MAX_RECORDS && (self.used + 1) * 2 <= records.capacity()
     }
 }
 
@@ -185,7 +185,7 @@ impl Log {
             newest: AtomicU64::new(0),
             floor: AtomicU64::new(0),
             kinds: AtomicU32::new(0),
-            records: ArcSwap::from_pointee(Table::new(FIRST_SLOTS)),
+            records: ArcSwap::from_pointee(Table::new(0)),
             globs: ArcSwap::default(),
             longest_ttl: AtomicU64::new(LEAST_RETENTION),
             writer: Mutex::default(),
@@ -368,7 +368,7 @@ impl Log {
     fn raise_floor(&self, writer: &mut Writer, stamp: u64) {
         // The floor first: whoever no longer finds a record must find the floor.
         self.floor.fetch_max(stamp, Ordering::SeqCst);
-        let records = self.records.load().without(stamp, FIRST_SLOTS);
+        let records = self.records.load().without(stamp, 0);
         writer.used = records.used();
         self.records.store(Arc::new(records));
         let globs = self.globs.load();
@@ -392,86 +392,6 @@ fn mask(named: [Option<&str>; 3]) -> u8 {
 /// Zero marks an empty slot, so no hash may be zero.
 fn not_empty(hash: u64) -> u64 {
     hash.max(1)
-}
-
-/// Scope hash → newest stamp: open addressing with linear probing, written by one, read by all.
-///
-/// A slot goes from empty to used once and keeps its hash; only its stamp changes afterwards, and
-/// only upwards. So a reader needs no lock: it sees a slot empty, or with the stamp it was given.
-struct Table {
-    slots: Box<[Slot]>,
-}
-
-#[derive(Default)]
-struct Slot {
-    hash: AtomicU64,
-    stamp: AtomicU64,
-}
-
-impl Table {
-    /// At least `slots` slots, rounded up to a power of two.
-    fn new(slots: usize) -> Self {
-        let slots = slots.max(FIRST_SLOTS).next_power_of_two();
-        Self { slots: std::iter::repeat_with(Slot::default).take(slots).collect() }
-    }
-
-    /// The slots that `hash` may be in, in the order of probing.
-    fn probe(&self, hash: u64) -> impl Iterator<Item = &Slot> {
-        let mask = self.slots.len() - 1;
-        #[expect(clippy::cast_possible_truncation, reason = "the low bits are what is wanted")]
-        let start = hash as usize;
-        (0..=mask).map(move |step| &self.slots[start.wrapping_add(step) & mask])
-    }
-
-    fn slot(&self, hash: u64) -> Option<&Slot> {
-        self.probe(hash)
-            .map(|slot| (slot, slot.hash.load(Ordering::Acquire)))
-            .find(|(_, found)| *found == hash || *found == 0)
-            .and_then(|(slot, found)| (found == hash).then_some(slot))
-    }
-
-    fn find(&self, hash: u64) -> Option<u64> {
-        self.slot(hash).map(|slot| slot.stamp.load(Ordering::Acquire))
-    }
-
-    /// Moves the record of `hash` to `stamp`; false if there is none.
-    fn update(&self, hash: u64, stamp: u64) -> bool {
-        self.slot(hash).is_some_and(|slot| {
-            slot.stamp.store(stamp, Ordering::Release);
-            true
-        })
-    }
-
-    /// Adds a record that is not there yet. The caller keeps half of the slots empty.
-    fn insert(&self, hash: u64, stamp: u64) {
-        let slot = self
-            .probe(hash)
-            .find(|slot| slot.hash.load(Ordering::Relaxed) == 0)
-            .expect("half of the slots are empty");
-        // The stamp first: a reader that finds the hash finds its stamp.
-        slot.stamp.store(stamp, Ordering::Relaxed);
-        slot.hash.store(hash, Ordering::Release);
-    }
-
-    /// A copy with only the records newer than `stamp`, and with at least `slots` slots.
-    fn without(&self, stamp: u64, slots: usize) -> Self {
-        let kept = || {
-            self.slots.iter().filter_map(|slot| {
-                let hash = slot.hash.load(Ordering::Relaxed);
-                let record = slot.stamp.load(Ordering::Relaxed);
-                (hash != 0 && record > stamp).then_some((hash, record))
-            })
-        };
-        let copy = Self::new(slots.max((kept().count() + 1) * 2));
-        for (hash, record) in kept() {
-            copy.insert(hash, record);
-        }
-        copy
-    }
-
-    fn used(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.hash.load(Ordering::Relaxed) != 0).count()
-    }
 }
 
 /// A scope ready to be compared with stored entries: what a sweep removes, exactly.

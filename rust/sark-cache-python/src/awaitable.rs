@@ -9,22 +9,19 @@
 //! `create_task`, `gather`, `wait_for`, `ensure_future`, anyio and uvloop take them. Awaiting one
 //! twice raises `RuntimeError`.
 
-use crate::runtime::{ForkAware, finish_here, generation, spawn};
+use crate::pending::Pending;
+use crate::runtime::{finish_here, spawn};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyTuple, PyType};
-use pyo3_async_runtimes::TaskLocals;
-use pyo3_async_runtimes::generic::future_into_py_with_locals;
 use sark_cache_core::ready::{Polled, poll_or_keep};
 use std::ffi::{c_int, c_void};
 use std::future::Future;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use tokio::sync::oneshot;
 
 /// Polls `future` once on this thread: ready, the awaitable is finished; pending, the runtime
 /// finishes the operation and the awaitable waits for it. An exception is raised at the call in the
@@ -50,7 +47,11 @@ pub fn ready<'py>(py: Python<'py>, value: impl IntoPyObject<'py>) -> PyResult<Bo
     new_ready(py, value.into_bound_py_any(py)?)
 }
 
-const AWAITED_TWICE: &str = "cannot reuse already awaited coroutine";
+/// Python's None; Rust's `()` would become an empty tuple.
+pub const NOTHING: Option<bool> = None;
+
+/// What awaiting a second time says.
+pub const AWAITED_TWICE: &str = "cannot reuse already awaited coroutine";
 
 /// A finished awaitable, laid out for CPython: pyo3 has no macro for the `am_send` slot, which hands
 /// the value over without raising `StopIteration` (40 ns against 240).
@@ -271,7 +272,7 @@ fn raise_awaited_twice() {
 }
 
 /// The exception that `throw(value)` or `throw(type, value, traceback)` asks for.
-fn thrown(args: &Bound<'_, PyTuple>) -> PyErr {
+pub fn thrown(args: &Bound<'_, PyTuple>) -> PyErr {
     let argument = |at| args.get_item(at).ok().filter(|given| !given.is_none());
     match (argument(0), argument(1)) {
         (Some(exception), None) => PyErr::from_value(exception),
@@ -281,142 +282,5 @@ fn thrown(args: &Bound<'_, PyTuple>) -> PyErr {
             Err(error) => error,
         },
         (None, _) => pyo3::exceptions::PyTypeError::new_err("throw() takes an exception"),
-    }
-}
-
-type Begin =
-    Box<dyn for<'py> FnOnce(Python<'py>, TaskLocals) -> PyResult<Bound<'py, PyAny>> + Send>;
-
-enum State {
-    /// Not awaited yet: how to make the asyncio future, once an event loop runs.
-    New(Begin),
-    /// The iterator of the asyncio future.
-    Awaited(Py<PyAny>),
-    Done,
-}
-
-/// An awaitable for an operation that the runtime is finishing.
-#[pyclass(frozen, module = "sark_cache._native")]
-struct Pending {
-    state: Mutex<State>,
-    generation: u64,
-}
-
-impl Pending {
-    fn start<T>(
-        py: Python<'_>,
-        outcome: oneshot::Receiver<PyResult<T>>,
-    ) -> PyResult<Bound<'_, PyAny>>
-    where
-        T: for<'a> IntoPyObject<'a> + Send + 'static,
-    {
-        let begin: Begin = Box::new(move |py, locals| {
-            future_into_py_with_locals::<ForkAware, _, T>(py, locals, async move {
-                outcome.await.unwrap_or_else(|_| {
-                    Err(PyRuntimeError::new_err("sark_cache: the operation was broken off"))
-                })
-            })
-        });
-        let pending = Self { state: Mutex::new(State::New(begin)), generation: generation() };
-        Ok(Bound::new(py, pending)?.into_any())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&self) -> State {
-        std::mem::replace(&mut *self.lock(), State::Done)
-    }
-
-    /// Takes one step of the asyncio future. The state is out of its lock meanwhile, so a step that
-    /// runs other code cannot lock it twice.
-    fn step<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        if self.generation != generation() {
-            return Err(PyRuntimeError::new_err(
-                "sark_cache: begun before a fork, and so finished in the parent alone",
-            ));
-        }
-        let iterator = match self.take() {
-            State::New(begin) => {
-                let locals =
-                    TaskLocals::with_running_loop(py).and_then(|locals| locals.copy_context(py));
-                let locals = match locals {
-                    Ok(locals) => locals,
-                    Err(error) => {
-                        // It can still be awaited where a loop runs.
-                        *self.lock() = State::New(begin);
-                        return Err(error);
-                    }
-                };
-                begin(py, locals)?.call_method0(pyo3::intern!(py, "__await__"))?
-            }
-            State::Awaited(iterator) => iterator.into_bound(py),
-            State::Done => return Err(PyRuntimeError::new_err(AWAITED_TWICE)),
-        };
-        let stepped = iterator.call_method0(pyo3::intern!(py, "__next__"));
-        if stepped.is_ok() {
-            *self.lock() = State::Awaited(iterator.unbind());
-        }
-        stepped
-    }
-}
-
-#[pymethods]
-impl Pending {
-    fn __await__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __iter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.step(py)
-    }
-
-    fn send<'py>(
-        &self,
-        py: Python<'py>,
-        _value: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        self.__next__(py)
-    }
-
-    #[pyo3(signature = (*args))]
-    fn throw<'py>(
-        &self,
-        py: Python<'py>,
-        args: &Bound<'py, PyTuple>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        match self.take() {
-            State::Awaited(iterator) => {
-                iterator.bind(py).call_method1(pyo3::intern!(py, "throw"), (thrown(args),))
-            }
-            State::New(_) => Err(thrown(args)),
-            State::Done => Err(PyRuntimeError::new_err(AWAITED_TWICE)),
-        }
-    }
-
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        if let State::Awaited(iterator) = self.take() {
-            iterator.bind(py).call_method0(pyo3::intern!(py, "close"))?;
-        }
-        Ok(())
-    }
-
-    fn __traverse__(&self, visit: pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
-        // A lock that is held is held by a thread that is running, so nothing here is garbage.
-        if let Ok(state) = self.state.try_lock()
-            && let State::Awaited(iterator) = &*state
-        {
-            visit.call(iterator)?;
-        }
-        Ok(())
-    }
-
-    fn __clear__(&self) {
-        self.take();
     }
 }

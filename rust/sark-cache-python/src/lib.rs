@@ -4,14 +4,17 @@
 
 use pyo3::prelude::*;
 
+mod arguments;
 mod awaitable;
 mod cache;
 mod error;
 mod json;
 mod key;
 mod names;
+mod pending;
 mod policy;
 mod runtime;
+mod store;
 mod value;
 
 /// The compiled core of sark-cache.
@@ -20,7 +23,7 @@ mod value;
 mod _native {
     use super::{PyResult, runtime};
     #[pymodule_export]
-    use super::{cache::AsyncCache, policy::PolicyStore, policy::Stamp};
+    use super::{cache::AsyncCache, policy::PolicyStore, store::Stamp};
     use pyo3::prelude::*;
 
     #[pymodule_init]

@@ -4,41 +4,25 @@
 //! and both are counted and reported to the Python side, which logs them. Wrong argument types are
 //! bugs of the caller and raise.
 
-use crate::awaitable::{awaitable, ready};
-use crate::cache::{NOTHING, default_ttl, options, ttl};
-use crate::error::{Fault, InvalidationError, text, wrong_type};
+use crate::arguments::{Tags, boolean, default_ttl, fields, optional, options, rows, string, ttl};
+use crate::awaitable::{NOTHING, awaitable, ready};
+use crate::error::{Fault, InvalidationError, text};
 use crate::key::request;
-use crate::runtime::complete;
-use crate::value::Stored;
+use crate::store::{CACHES, Stamp, Store};
 use pyo3::IntoPyObjectExt;
-use pyo3::exceptions::{PyException, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyMapping, PyString, PyTuple};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use sark_cache_core::clock::nanos;
 use sark_cache_core::glob::{Glob, MAX_PATTERN_BYTES};
 use sark_cache_core::ready::{Polled, poll_or_keep};
 use sark_cache_core::stats::Latencies;
-use sark_cache_core::{Cache, Key, KeyWriter, Scope, poll_once};
-use smallvec::SmallVec;
-use std::future::Future;
-use std::ops::RangeInclusive;
+use sark_cache_core::{Cache, Scope};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 type PyAwaitable<'py> = PyResult<Bound<'py, PyAny>>;
-
-/// A moment in the life of one cache: `stamp()` before evaluating, `set(..., stamp=...)` after.
-///
-#[pyclass(frozen, eq, hash, module = "sark_cache._native")]
-#[derive(PartialEq, Eq, Hash)]
-pub struct Stamp {
-    cache: u64,
-    at: sark_cache_core::Stamp,
-}
-
-/// Numbers the caches of a process, so that a stamp of one is not taken for one of another.
-static CACHES: AtomicU64 = AtomicU64::new(0);
 
 /// The compiled part of `RustPolicyCache`; use that one.
 ///
@@ -46,24 +30,6 @@ static CACHES: AtomicU64 = AtomicU64::new(0);
 /// constructor of its own and pass on what it likes.
 #[pyclass(frozen, subclass, module = "sark_cache._native")]
 pub struct PolicyStore(OnceLock<Store>);
-
-struct Store {
-    cache: Arc<Cache<Stored>>,
-    identity: u64,
-    enabled: AtomicBool,
-    closed: AtomicBool,
-    use_optimized_ttl: AtomicBool,
-    /// Nanoseconds.
-    ttl: AtomicU64,
-    max_size: u64,
-}
-
-/// One decision on its way in.
-struct Incoming {
-    key: Key,
-    value: Stored,
-    ttl: Duration,
-}
 
 #[pymethods]
 impl PolicyStore {
@@ -501,214 +467,4 @@ impl PolicyStore {
             reported => reported.map(drop),
         }
     }
-}
-
-impl Store {
-    fn serves(&self) -> bool {
-        self.enabled.load(Ordering::Relaxed) && !self.closed.load(Ordering::Acquire)
-    }
-
-    #[inline]
-    fn look_up<'py>(
-        &self,
-        py: Python<'py>,
-        fields: [&Bound<'py, PyString>; 3],
-        context: Option<&Bound<'py, PyAny>>,
-    ) -> Result<Option<Bound<'py, PyAny>>, Fault> {
-        // Never pending; should moka change that, a miss is the safe answer.
-        let found =
-            request(fields, context, |key| poll_once(self.cache.get(key.as_bytes())).flatten());
-        match found {
-            Ok(Some(entry)) => Ok(Some(entry.value().to_python(py)?)),
-            Ok(None) => Ok(None),
-            Err(fault) => {
-                // What cannot be asked for is a miss; a wrong type is no request at all.
-                if !matches!(fault, Fault::WrongType(_)) {
-                    self.cache.stats().counters.misses.increment();
-                }
-                Err(fault)
-            }
-        }
-    }
-
-    fn stamp_or_now(&self, given: Option<&Bound<'_, PyAny>>) -> PyResult<sark_cache_core::Stamp> {
-        let Some(given) = given else { return Ok(self.cache.stamp()) };
-        let stamp = given
-            .cast::<Stamp>()
-            .map_err(|_| wrong_type("stamp", "what stamp() returned", given))?;
-        if stamp.get().cache != self.identity {
-            return Err(PyValueError::new_err("stamp was taken from another cache"));
-        }
-        Ok(stamp.get().at)
-    }
-
-    /// Reads a decision and the request that it is for. One that cannot be stored has superseded
-    /// what is stored for the request, so that is dropped.
-    fn incoming(
-        &self,
-        fields: [&Bound<'_, PyString>; 3],
-        decision: &Bound<'_, PyAny>,
-        context: Option<&Bound<'_, PyAny>>,
-        ttl: Duration,
-    ) -> Result<Incoming, Fault> {
-        if !decision.is_instance_of::<PyDict>() && decision.cast::<PyMapping>().is_err() {
-            return Err(Fault::WrongType(wrong_type("decision", "a dict", decision)));
-        }
-        let key = request(fields, context, KeyWriter::to_key)?;
-        let value = Stored::from_python(decision).and_then(|value| {
-            self.cache.weigh(&key, &value)?;
-            Ok(value)
-        });
-        match value {
-            Ok(value) => Ok(Incoming { key, value, ttl }),
-            Err(fault) => {
-                let cache = Arc::clone(&self.cache);
-                complete(async move { cache.discard(key.as_bytes()).await });
-                Err(fault)
-            }
-        }
-    }
-
-    /// Stores one decision; false if it was refused.
-    fn insert(
-        &self,
-        incoming: Incoming,
-        tags: Vec<String>,
-        stamp: sark_cache_core::Stamp,
-    ) -> impl Future<Output = bool> + Send + use<> {
-        let cache = Arc::clone(&self.cache);
-        async move {
-            let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
-            let Incoming { key, value, ttl } = incoming;
-            cache.insert(key, value, ttl, &tags, stamp).await.is_ok()
-        }
-    }
-}
-
-/// User, action and resource of a request.
-#[inline]
-fn fields<'a, 'py>(
-    user_id: &'a Bound<'py, PyAny>,
-    action: &'a Bound<'py, PyAny>,
-    resource: &'a Bound<'py, PyAny>,
-) -> PyResult<[&'a Bound<'py, PyString>; 3]> {
-    Ok([string("user_id", user_id)?, string("action", action)?, string("resource", resource)?])
-}
-
-#[inline]
-fn string<'a, 'py>(
-    argument: &str,
-    given: &'a Bound<'py, PyAny>,
-) -> PyResult<&'a Bound<'py, PyString>> {
-    given.cast().map_err(|_| wrong_type(argument, "a str", given))
-}
-
-fn optional<'a, 'py>(
-    argument: &str,
-    given: Option<&'a Bound<'py, PyAny>>,
-) -> PyResult<Option<&'a Bound<'py, PyString>>> {
-    given
-        .map(|given| given.cast().map_err(|_| wrong_type(argument, "a str or None", given)))
-        .transpose()
-}
-
-fn boolean(argument: &str, given: &Bound<'_, PyAny>) -> PyResult<bool> {
-    given.extract().map_err(|_| wrong_type(argument, "True or False", given))
-}
-
-/// The names in a `tags` argument.
-struct Tags {
-    names: Vec<String>,
-    /// Some of them UTF-8 cannot hold; nothing was ever stored under such a tag.
-    unknown: bool,
-}
-
-impl Tags {
-    /// Takes any iterable of str but a bare string, which would be taken for its letters.
-    fn new(tags: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
-        let mut read = Self { names: Vec::new(), unknown: false };
-        let Some(tags) = tags else { return Ok(read) };
-        let wrong = || wrong_type("tags", "a list, tuple or set of str", tags);
-        if tags.is_instance_of::<PyString>() || tags.is_instance_of::<PyDict>() {
-            return Err(wrong());
-        }
-        for tag in tags.try_iter().map_err(|_| wrong())? {
-            let tag = tag?;
-            let tag = tag.cast::<PyString>().map_err(|_| wrong_type("a tag", "a str", &tag))?;
-            match text(tag) {
-                Ok(name) => read.names.push(name.to_owned()),
-                Err(_) => read.unknown = true,
-            }
-        }
-        Ok(read)
-    }
-
-    /// Whether all of them can be stored.
-    fn all(&self) -> Result<(), Fault> {
-        if self.unknown {
-            return Err(Fault::NotJson(
-                "a tag with a lone surrogate, which UTF-8 cannot hold".to_owned(),
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// One row of a batch, its length checked.
-struct Row<'py> {
-    argument: &'static str,
-    index: usize,
-    items: SmallVec<[Bound<'py, PyAny>; 6]>,
-}
-
-impl<'py> Row<'py> {
-    fn get(&self, at: usize) -> Option<&Bound<'py, PyAny>> {
-        self.items.get(at).filter(|item| !item.is_none())
-    }
-
-    /// User, action and resource.
-    fn fields(&self) -> PyResult<[&Bound<'py, PyString>; 3]> {
-        let field = |at: usize, name| {
-            self.items[at].cast::<PyString>().map_err(|_| {
-                let argument = format!("{}[{}]: {name}", self.argument, self.index);
-                wrong_type(&argument, "a str", &self.items[at])
-            })
-        };
-        Ok([field(0, "user_id")?, field(1, "action")?, field(2, "resource")?])
-    }
-}
-
-/// The rows of a batch: tuples or lists of `shape`, of which the first `lengths.start()` are needed.
-fn rows<'py>(
-    argument: &'static str,
-    given: &Bound<'py, PyAny>,
-    lengths: &RangeInclusive<usize>,
-    shape: &str,
-) -> PyResult<Vec<Row<'py>>> {
-    let takes = format!("a list of tuples {shape}");
-    let given = given.try_iter().map_err(|_| wrong_type(argument, &takes, given))?;
-    given
-        .enumerate()
-        .map(|(index, row)| {
-            let row = row?;
-            let items: SmallVec<[_; 6]> = if let Ok(tuple) = row.cast::<PyTuple>() {
-                tuple.iter().collect()
-            } else if let Ok(list) = row.cast::<PyList>() {
-                list.iter().collect()
-            } else {
-                return Err(wrong_type(
-                    &format!("{argument}[{index}]"),
-                    &format!("a tuple {shape}"),
-                    &row,
-                ));
-            };
-            if !lengths.contains(&items.len()) {
-                return Err(PyTypeError::new_err(format!(
-                    "{argument}[{index}] must be a tuple {shape}, not one of {} items",
-                    items.len()
-                )));
-            }
-            Ok(Row { argument, index, items })
-        })
-        .collect()
 }

@@ -1,0 +1,226 @@
+//! What the methods take: each kind of argument is read and checked once, here, with an error that
+//! names it.
+
+use crate::error::{Fault, text, wrong_type};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyInt, PyList, PyString, PyTuple};
+use sark_cache_core::{Eviction, Options};
+use smallvec::SmallVec;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// The longest time to live that is told apart from an endless one: a hundred years.
+const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// Below this not even one small entry would fit.
+const LEAST_MAX_BYTES: u64 = 1024;
+const MOST: u64 = 1 << 62;
+
+/// The limits and the policy of a cache, from the arguments of its constructor.
+pub fn options(
+    max_size: Option<&Bound<'_, PyAny>>,
+    max_bytes: Option<&Bound<'_, PyAny>>,
+    eviction: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Options> {
+    let eviction = match eviction.filter(|name| !name.is_none()) {
+        None => Eviction::Lru,
+        Some(name) => {
+            let name = name
+                .cast::<PyString>()
+                .map_err(|_| wrong_type("eviction", "\"lru\" or \"tiny_lfu\"", name))?;
+            match name.to_str()? {
+                "lru" => Eviction::Lru,
+                "tiny_lfu" => Eviction::TinyLfu,
+                other => {
+                    return Err(PyValueError::new_err(format!(
+                        "eviction must be \"lru\" or \"tiny_lfu\", not {other:?}"
+                    )));
+                }
+            }
+        }
+    };
+    Ok(Options {
+        max_size: at_least("max_size", max_size, 1, "entries")?.unwrap_or(10_000),
+        max_bytes: at_least("max_bytes", max_bytes, LEAST_MAX_BYTES, "bytes")?,
+        eviction,
+    })
+}
+
+fn at_least(
+    argument: &str,
+    given: Option<&Bound<'_, PyAny>>,
+    least: u64,
+    unit: &str,
+) -> PyResult<Option<u64>> {
+    let Some(given) = given.filter(|given| !given.is_none()) else { return Ok(None) };
+    if !given.is_instance_of::<PyInt>() || given.is_instance_of::<PyBool>() {
+        return Err(wrong_type(argument, "an int or None", given));
+    }
+    match given.extract::<u64>() {
+        Ok(number) if (least..=MOST).contains(&number) => Ok(Some(number)),
+        _ => Err(PyValueError::new_err(format!(
+            "{argument} must be at least {least} and at most 2**62 {unit}, not {given}"
+        ))),
+    }
+}
+
+/// The time to live of a cache: 300 s unless given.
+pub fn default_ttl(given: Option<&Bound<'_, PyAny>>) -> PyResult<Duration> {
+    match ttl(given)? {
+        Some(Duration::ZERO) => Err(PyValueError::new_err(
+            "ttl_seconds of a cache must be more than 0; to store nothing use enabled=False",
+        )),
+        given => Ok(given.unwrap_or(Duration::from_secs(300))),
+    }
+}
+
+/// A time to live in seconds, whole or fractional; beyond a hundred years it is a hundred years.
+pub fn ttl(given: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
+    let Some(given) = given.filter(|given| !given.is_none()) else { return Ok(None) };
+    let seconds = match given.extract::<f64>() {
+        _ if given.is_instance_of::<PyBool>() => None,
+        Err(error) if error.is_instance_of::<PyOverflowError>(given.py()) => {
+            Some(if given.lt(0)? { f64::NEG_INFINITY } else { f64::INFINITY })
+        }
+        seconds => seconds.ok(),
+    };
+    let seconds =
+        seconds.ok_or_else(|| wrong_type("ttl_seconds", "a number of seconds or None", given))?;
+    if seconds.is_nan() || seconds < 0.0 {
+        return Err(PyValueError::new_err(format!(
+            "ttl_seconds must be a number of seconds, 0 or more, not {seconds}"
+        )));
+    }
+    let ttl = Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST_TTL).min(LONGEST_TTL);
+    // Less than a nanosecond is still not nothing.
+    Ok(Some(if seconds > 0.0 { ttl.max(Duration::from_nanos(1)) } else { ttl }))
+}
+
+/// User, action and resource of a request.
+#[inline]
+pub fn fields<'a, 'py>(
+    user_id: &'a Bound<'py, PyAny>,
+    action: &'a Bound<'py, PyAny>,
+    resource: &'a Bound<'py, PyAny>,
+) -> PyResult<[&'a Bound<'py, PyString>; 3]> {
+    Ok([string("user_id", user_id)?, string("action", action)?, string("resource", resource)?])
+}
+
+#[inline]
+pub fn string<'a, 'py>(
+    argument: &str,
+    given: &'a Bound<'py, PyAny>,
+) -> PyResult<&'a Bound<'py, PyString>> {
+    given.cast().map_err(|_| wrong_type(argument, "a str", given))
+}
+
+pub fn optional<'a, 'py>(
+    argument: &str,
+    given: Option<&'a Bound<'py, PyAny>>,
+) -> PyResult<Option<&'a Bound<'py, PyString>>> {
+    given
+        .map(|given| given.cast().map_err(|_| wrong_type(argument, "a str or None", given)))
+        .transpose()
+}
+
+pub fn boolean(argument: &str, given: &Bound<'_, PyAny>) -> PyResult<bool> {
+    given.extract().map_err(|_| wrong_type(argument, "True or False", given))
+}
+
+/// The names in a `tags` argument.
+pub struct Tags {
+    pub names: Vec<String>,
+    /// Some of them UTF-8 cannot hold; nothing was ever stored under such a tag.
+    pub unknown: bool,
+}
+
+impl Tags {
+    /// Takes any iterable of str but a bare string, which would be taken for its letters.
+    pub fn new(tags: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        let mut read = Self { names: Vec::new(), unknown: false };
+        let Some(tags) = tags else { return Ok(read) };
+        let wrong = || wrong_type("tags", "a list, tuple or set of str", tags);
+        if tags.is_instance_of::<PyString>() || tags.is_instance_of::<PyDict>() {
+            return Err(wrong());
+        }
+        for tag in tags.try_iter().map_err(|_| wrong())? {
+            let tag = tag?;
+            let tag = tag.cast::<PyString>().map_err(|_| wrong_type("a tag", "a str", &tag))?;
+            match text(tag) {
+                Ok(name) => read.names.push(name.to_owned()),
+                Err(_) => read.unknown = true,
+            }
+        }
+        Ok(read)
+    }
+
+    /// Whether all of them can be stored.
+    pub fn all(&self) -> Result<(), Fault> {
+        if self.unknown {
+            return Err(Fault::NotJson(
+                "a tag with a lone surrogate, which UTF-8 cannot hold".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// One row of a batch, its length checked.
+pub struct Row<'py> {
+    argument: &'static str,
+    index: usize,
+    pub items: SmallVec<[Bound<'py, PyAny>; 6]>,
+}
+
+impl<'py> Row<'py> {
+    /// What stands there, unless it is left out or None.
+    pub fn get(&self, at: usize) -> Option<&Bound<'py, PyAny>> {
+        self.items.get(at).filter(|item| !item.is_none())
+    }
+
+    /// User, action and resource.
+    pub fn fields(&self) -> PyResult<[&Bound<'py, PyString>; 3]> {
+        let field = |at: usize, name| {
+            self.items[at].cast::<PyString>().map_err(|_| {
+                let argument = format!("{}[{}]: {name}", self.argument, self.index);
+                wrong_type(&argument, "a str", &self.items[at])
+            })
+        };
+        Ok([field(0, "user_id")?, field(1, "action")?, field(2, "resource")?])
+    }
+}
+
+/// The rows of a batch: tuples or lists of `shape`, of which the first `lengths.start()` are needed.
+pub fn rows<'py>(
+    argument: &'static str,
+    given: &Bound<'py, PyAny>,
+    lengths: &RangeInclusive<usize>,
+    shape: &str,
+) -> PyResult<Vec<Row<'py>>> {
+    let takes = format!("a list of tuples {shape}");
+    let given = given.try_iter().map_err(|_| wrong_type(argument, &takes, given))?;
+    given
+        .enumerate()
+        .map(|(index, row)| {
+            let row = row?;
+            let items: SmallVec<[_; 6]> = if let Ok(tuple) = row.cast::<PyTuple>() {
+                tuple.iter().collect()
+            } else if let Ok(list) = row.cast::<PyList>() {
+                list.iter().collect()
+            } else {
+                return Err(wrong_type(
+                    &format!("{argument}[{index}]"),
+                    &format!("a tuple {shape}"),
+                    &row,
+                ));
+            };
+            if !lengths.contains(&items.len()) {
+                return Err(PyTypeError::new_err(format!(
+                    "{argument}[{index}] must be a tuple {shape}, not one of {} items",
+                    items.len()
+                )));
+            }
+            Ok(Row { argument, index, items })
+        })
+        .collect()
+}

@@ -1,0 +1,150 @@
+//! An awaitable for an operation that the runtime is finishing: pyo3-async-runtimes makes it an
+//! asyncio future when it is first awaited. The operation goes on whether it is awaited or not.
+
+use crate::awaitable::{AWAITED_TWICE, thrown};
+use crate::runtime::{ForkAware, generation};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use pyo3_async_runtimes::TaskLocals;
+use pyo3_async_runtimes::generic::future_into_py_with_locals;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::oneshot;
+
+type Begin =
+    Box<dyn for<'py> FnOnce(Python<'py>, TaskLocals) -> PyResult<Bound<'py, PyAny>> + Send>;
+
+enum State {
+    /// Not awaited yet: how to make the asyncio future, once an event loop runs.
+    New(Begin),
+    /// The iterator of the asyncio future.
+    Awaited(Py<PyAny>),
+    Done,
+}
+
+/// An awaitable for an operation that the runtime is finishing.
+#[pyclass(frozen, module = "sark_cache._native")]
+pub struct Pending {
+    state: Mutex<State>,
+    generation: u64,
+}
+
+impl Pending {
+    /// An awaitable for what arrives as `outcome`.
+    pub fn start<T>(
+        py: Python<'_>,
+        outcome: oneshot::Receiver<PyResult<T>>,
+    ) -> PyResult<Bound<'_, PyAny>>
+    where
+        T: for<'a> IntoPyObject<'a> + Send + 'static,
+    {
+        let begin: Begin = Box::new(move |py, locals| {
+            future_into_py_with_locals::<ForkAware, _, T>(py, locals, async move {
+                outcome.await.unwrap_or_else(|_| {
+                    Err(PyRuntimeError::new_err("sark_cache: the operation was broken off"))
+                })
+            })
+        });
+        let pending = Self { state: Mutex::new(State::New(begin)), generation: generation() };
+        Ok(Bound::new(py, pending)?.into_any())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> State {
+        std::mem::replace(&mut *self.lock(), State::Done)
+    }
+
+    /// Takes one step of the asyncio future. The state is out of its lock meanwhile, so a step that
+    /// runs other code cannot lock it twice.
+    fn step<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        if self.generation != generation() {
+            return Err(PyRuntimeError::new_err(
+                "sark_cache: begun before a fork, and so finished in the parent alone",
+            ));
+        }
+        let iterator = match self.take() {
+            State::New(begin) => {
+                let locals =
+                    TaskLocals::with_running_loop(py).and_then(|locals| locals.copy_context(py));
+                let locals = match locals {
+                    Ok(locals) => locals,
+                    Err(error) => {
+                        // It can still be awaited where a loop runs.
+                        *self.lock() = State::New(begin);
+                        return Err(error);
+                    }
+                };
+                begin(py, locals)?.call_method0(pyo3::intern!(py, "__await__"))?
+            }
+            State::Awaited(iterator) => iterator.into_bound(py),
+            State::Done => return Err(PyRuntimeError::new_err(AWAITED_TWICE)),
+        };
+        let stepped = iterator.call_method0(pyo3::intern!(py, "__next__"));
+        if stepped.is_ok() {
+            *self.lock() = State::Awaited(iterator.unbind());
+        }
+        stepped
+    }
+}
+
+#[pymethods]
+impl Pending {
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.step(py)
+    }
+
+    fn send<'py>(
+        &self,
+        py: Python<'py>,
+        _value: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.__next__(py)
+    }
+
+    #[pyo3(signature = (*args))]
+    fn throw<'py>(
+        &self,
+        py: Python<'py>,
+        args: &Bound<'py, PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match self.take() {
+            State::Awaited(iterator) => {
+                iterator.bind(py).call_method1(pyo3::intern!(py, "throw"), (thrown(args),))
+            }
+            State::New(_) => Err(thrown(args)),
+            State::Done => Err(PyRuntimeError::new_err(AWAITED_TWICE)),
+        }
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        if let State::Awaited(iterator) = self.take() {
+            iterator.bind(py).call_method0(pyo3::intern!(py, "close"))?;
+        }
+        Ok(())
+    }
+
+    fn __traverse__(&self, visit: pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
+        // A lock that is held is held by a thread that is running, so nothing here is garbage.
+        if let Ok(state) = self.state.try_lock()
+            && let State::Awaited(iterator) = &*state
+        {
+            visit.call(iterator)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        self.take();
+    }
+}

@@ -1,0 +1,134 @@
+//! What a policy cache does with requests and decisions, below its Python methods.
+
+use crate::error::{Fault, wrong_type};
+use crate::key::request;
+use crate::runtime::complete;
+use crate::value::Stored;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyMapping, PyString};
+use sark_cache_core::{Cache, Key, KeyWriter, poll_once};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A moment in the life of one cache: `stamp()` before evaluating, `set(..., stamp=...)` after.
+///
+#[pyclass(frozen, eq, hash, module = "sark_cache._native")]
+#[derive(PartialEq, Eq, Hash)]
+pub struct Stamp {
+    pub cache: u64,
+    pub at: sark_cache_core::Stamp,
+}
+
+/// Numbers the caches of a process, so that a stamp of one is not taken for one of another.
+pub static CACHES: AtomicU64 = AtomicU64::new(0);
+
+/// One policy cache: its entries and its settings.
+pub struct Store {
+    pub cache: Arc<Cache<Stored>>,
+    /// Its number among the caches of this process.
+    pub identity: u64,
+    pub enabled: AtomicBool,
+    pub closed: AtomicBool,
+    pub use_optimized_ttl: AtomicBool,
+    /// Nanoseconds.
+    pub ttl: AtomicU64,
+    pub max_size: u64,
+}
+
+/// One decision on its way in.
+pub struct Incoming {
+    key: Key,
+    value: Stored,
+    ttl: Duration,
+}
+
+impl Store {
+    /// Whether it answers and stores at all.
+    pub fn serves(&self) -> bool {
+        self.enabled.load(Ordering::Relaxed) && !self.closed.load(Ordering::Acquire)
+    }
+
+    /// The decision for a request. Counts a hit or a miss.
+    #[inline]
+    pub fn look_up<'py>(
+        &self,
+        py: Python<'py>,
+        fields: [&Bound<'py, PyString>; 3],
+        context: Option<&Bound<'py, PyAny>>,
+    ) -> Result<Option<Bound<'py, PyAny>>, Fault> {
+        // Never pending; should moka change that, a miss is the safe answer.
+        let found =
+            request(fields, context, |key| poll_once(self.cache.get(key.as_bytes())).flatten());
+        match found {
+            Ok(Some(entry)) => Ok(Some(entry.value().to_python(py)?)),
+            Ok(None) => Ok(None),
+            Err(fault) => {
+                // What cannot be asked for is a miss; a wrong type is no request at all.
+                if !matches!(fault, Fault::WrongType(_)) {
+                    self.cache.stats().counters.misses.increment();
+                }
+                Err(fault)
+            }
+        }
+    }
+
+    /// The stamp that was given, or that of now.
+    pub fn stamp_or_now(
+        &self,
+        given: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<sark_cache_core::Stamp> {
+        let Some(given) = given else { return Ok(self.cache.stamp()) };
+        let stamp = given
+            .cast::<Stamp>()
+            .map_err(|_| wrong_type("stamp", "what stamp() returned", given))?;
+        if stamp.get().cache != self.identity {
+            return Err(PyValueError::new_err("stamp was taken from another cache"));
+        }
+        Ok(stamp.get().at)
+    }
+
+    /// Reads a decision and the request that it is for. One that cannot be stored has superseded
+    /// what is stored for the request, so that is dropped.
+    pub fn incoming(
+        &self,
+        fields: [&Bound<'_, PyString>; 3],
+        decision: &Bound<'_, PyAny>,
+        context: Option<&Bound<'_, PyAny>>,
+        ttl: Duration,
+    ) -> Result<Incoming, Fault> {
+        if !decision.is_instance_of::<PyDict>() && decision.cast::<PyMapping>().is_err() {
+            return Err(Fault::WrongType(wrong_type("decision", "a dict", decision)));
+        }
+        let key = request(fields, context, KeyWriter::to_key)?;
+        let value = Stored::from_python(decision).and_then(|value| {
+            self.cache.weigh(&key, &value)?;
+            Ok(value)
+        });
+        match value {
+            Ok(value) => Ok(Incoming { key, value, ttl }),
+            Err(fault) => {
+                let cache = Arc::clone(&self.cache);
+                complete(async move { cache.discard(key.as_bytes()).await });
+                Err(fault)
+            }
+        }
+    }
+
+    /// Stores one decision; false if it was refused.
+    pub fn insert(
+        &self,
+        incoming: Incoming,
+        tags: Vec<String>,
+        stamp: sark_cache_core::Stamp,
+    ) -> impl Future<Output = bool> + Send + use<> {
+        let cache = Arc::clone(&self.cache);
+        async move {
+            let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+            let Incoming { key, value, ttl } = incoming;
+            cache.insert(key, value, ttl, &tags, stamp).await.is_ok()
+        }
+    }
+}
