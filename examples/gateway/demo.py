@@ -140,7 +140,7 @@ def report(without: Phase, cached: Phase, metrics: dict[str, int | float]) -> Ta
     row("HTTP request, with the cache", cached.requests, "ms")
     table.add_section()
     table.add_row("hit rate", f"{metrics['hit_rate']:.1f} %")
-    table.add_row("entries", f"{metrics['size']:,} of {metrics['max_size']:,}")
+    table.add_row(f"entries, at most {metrics['max_size']:,}", f"{metrics['size']:,}")
     table.add_row("evictions", f"{metrics['evictions']:,}")
     return table
 
