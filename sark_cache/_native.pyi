@@ -28,7 +28,7 @@ class AsyncCache:
     Args:
         max_size: The most entries, at least 1; None: 10,000.
         ttl_seconds: How long an entry lives unless `set` says otherwise, in seconds; None: 300.
-        max_bytes: The most bytes, counting keys, values and 400 bytes an entry; None: any.
+        max_bytes: The most bytes, counting keys, values and 420 bytes an entry; None: any.
         eviction: What leaves a full cache first.
 
     Raises:

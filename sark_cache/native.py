@@ -33,7 +33,7 @@ class RustPolicyCache(PolicyStore):
             `OPTIMIZED_TTL`.
         stale_while_revalidate: Whether hits near their end are refreshed in the background by
             the callback, if one is set.
-        max_bytes: The most bytes, counting keys, values and 400 bytes an entry; None: any.
+        max_bytes: The most bytes, counting keys, values and 420 bytes an entry; None: any.
         eviction: What leaves a full cache first: `"lru"`, the least recently used, or
             `"tiny_lfu"`, the least frequently used of those that are not recent.
 

@@ -6,6 +6,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
+import pytest
+
 from awaiting import ready
 from sark_cache import RustPolicyCache
 
@@ -46,21 +48,14 @@ def mixed(cache, number, operations):
     return asked
 
 
-def test_20_threads_of_50_operations_add_up():
-    cache = RustPolicyCache(max_size=200)
-    asked = sum(in_threads(20, lambda number: mixed(cache, number, 50)))
+@pytest.mark.parametrize(("threads", "operations", "max_size"), [(20, 50, 200), (100, 5_000, 500)])
+def test_threads_of_mixed_operations_see_no_wrong_value_and_add_up(threads, operations, max_size):
+    cache = RustPolicyCache(max_size=max_size)
+    asked = sum(in_threads(threads, lambda number: mixed(cache, number, operations)))
     metrics = cache.metrics
     assert metrics.hits + metrics.misses == metrics.total_requests == asked
     assert metrics.errors == 0
-
-
-def test_100_threads_of_5000_mixed_operations_add_up():
-    cache = RustPolicyCache(max_size=500)
-    asked = sum(in_threads(100, lambda number: mixed(cache, number, 5_000)))
-    metrics = cache.metrics
-    assert metrics.hits + metrics.misses == metrics.total_requests == asked
-    assert metrics.errors == 0
-    assert metrics.size <= 500
+    assert metrics.size <= max_size
 
 
 async def test_1000_tasks_never_see_a_wrong_value():

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from enum import IntEnum, StrEnum
+from itertools import repeat
 from types import MappingProxyType
 
 import pytest
@@ -159,6 +160,19 @@ class Reversed(list):
 
     def __iter__(self):
         return iter(self[::-1])
+
+
+class Endless(list):
+    """A list that never ends."""
+
+    def __iter__(self):
+        return repeat(1)
+
+
+def test_a_list_without_an_end_is_a_miss(cache):
+    assert ready(cache.get("alice", "read", "doc", {"x": Endless()})) is None
+    assert ready(cache.set("alice", "read", "doc", {"x": Endless()})) is False
+    assert cache.metrics.errors == 2
 
 
 def test_what_subclasses_show_is_what_counts():

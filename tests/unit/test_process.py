@@ -271,7 +271,7 @@ atexit.register(last)
         "cache.clear()",
         "cache.size(); cache.invalidate(user_id='u1'); cache.cleanup_expired()",
         "asyncio.run(begin())",
-        "threading.Thread(target=run_forever, daemon=True).start(); time.sleep(.2)",
+        "threading.Thread(target=run_forever, daemon=True).start(); begun.wait()",
         "pass",
     ],
 )
@@ -279,16 +279,18 @@ def test_the_interpreter_exits_at_once_whatever_is_under_way(pending):
     code = (
         FILL
         + f"""
-import time
 asyncio.run(cache.set_batch([("u", "read", str(i), ALLOW) for i in range(80_000)]))
 
 async def begin():
     tasks = [asyncio.create_task(cache.size()) for _ in range(50)]
     await asyncio.sleep(0)
 
+begun = threading.Event()
+
 async def forever():
     while True:
         await cache.size()
+        begun.set()
 
 def run_forever():
     asyncio.run(forever())

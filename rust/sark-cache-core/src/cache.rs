@@ -3,10 +3,10 @@
 //! # Cost
 //! A look-up is one hash, one probe and one clock reading: 0.25 µs for a hot key. It is ready at
 //! its first poll. An insert costs about 2 µs. `sweep`, `live`, `cleanup_expired` and `clear` visit
-//! every entry (about 0.2 µs each) and let others run after every 512.
+//! every entry (up to a microsecond each) and let others run after every 512.
 //!
 //! # Memory
-//! About 400 bytes per entry beside its key and value ([`ENTRY_OVERHEAD`]).
+//! About 420 bytes per entry beside its key and value ([`ENTRY_OVERHEAD`]).
 //!
 //! # Expiry
 //! Each entry has its own deadline, which decides to the nanosecond at every look-up. An expired
@@ -31,8 +31,9 @@ use std::time::{Duration, Instant};
 
 /// The most that key and value of one entry may take together, in bytes.
 pub const MAX_ENTRY_BYTES: usize = 64 * 1024;
-/// What an entry takes beside its key and value, in bytes, for `max_bytes`.
-pub const ENTRY_OVERHEAD: usize = 400;
+/// What an entry takes beside its key and value, in bytes, for `max_bytes`: resident memory
+/// measured with 300,000 entries, moka's share included.
+pub const ENTRY_OVERHEAD: usize = 420;
 
 /// How many entries a sweep visits before it lets others run.
 const VISITS_PER_TURN: usize = 512;

@@ -7,7 +7,7 @@
 //!
 //! # Cost
 //! A decision stamped at or after the newest record costs one atomic load ([`Log::newest`]). An
-//! older one is checked once: one look-up (a hash and a probe, 10–20 ns) for each combination of
+//! older one is checked once: one look-up (a hash and a probe) for each combination of
 //! fields that was ever invalidated; then its owner stamps it anew. Reading takes no lock and never
 //! waits. Recording takes one mutex and constant time, amortized.
 //!

@@ -54,7 +54,7 @@ pub const NOTHING: Option<bool> = None;
 pub const AWAITED_TWICE: &str = "cannot reuse already awaited coroutine";
 
 /// A finished awaitable, laid out for CPython: pyo3 has no macro for the `am_send` slot, which hands
-/// the value over without raising `StopIteration` (40 ns against 240).
+/// the value over without raising `StopIteration`, where CPython asks for it that way (3.11).
 ///
 /// Not tracked by the garbage collector: until it is awaited nobody else holds the value, so
 /// no cycle can lead through it.

@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Keys are a str or a tuple of JSON values, values are JSON. Every method acts when it is called
 /// and returns an awaitable of its result; a hit is ready at once. `max_size` is the most entries,
 /// `ttl_seconds` how long one lives unless `set` says otherwise, `max_bytes` the most bytes
-/// (counting keys, values and 400 bytes an entry), `eviction` what leaves a full cache first,
+/// (counting keys, values and 420 bytes an entry), `eviction` what leaves a full cache first,
 /// "lru" or "`tiny_lfu`". An argument that cannot be used is a `TypeError` or a `ValueError` that
 /// names it.
 #[pyclass(frozen, weakref, module = "sark_cache._native")]

@@ -53,7 +53,11 @@ impl<'a, 'py> Json<'a, 'py> {
             fits(tuple.len())?;
             Ok(Self::List(tuple.iter().collect()))
         } else if object.is_instance_of::<PyList>() || object.is_instance_of::<PyTuple>() {
-            Ok(Self::List(object.try_iter()?.collect::<PyResult<_>>()?))
+            // One more than can be stored is enough to see that it is too many.
+            let items: Items<'py> =
+                object.try_iter()?.take(MAX_ENTRY_BYTES + 1).collect::<PyResult<_>>()?;
+            fits(items.len())?;
+            Ok(Self::List(items))
         } else if let Some(fields) = fields(object)? {
             Ok(Self::Map(fields))
         } else {

@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A moment in the life of one cache: `stamp()` before evaluating, `set(..., stamp=...)` after.
-///
 #[pyclass(frozen, eq, hash, module = "sark_cache._native")]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Stamp {
