@@ -53,6 +53,22 @@ def tests(session: nox.Session) -> None:
 def rust(session: nox.Session) -> None:
     """The Rust tests alone. `-- name` goes to cargo test."""
     session.run("cargo", "test", "--locked", "--quiet", *session.posargs, external=True)
+    if not session.posargs:
+        model(session)
+
+
+@nox.session(venv_backend="none")
+def model(session: nox.Session) -> None:
+    """The invalidation log and the loads under a model checker. `-- 100000`: so many schedules."""
+    if session.posargs:
+        session.env["SARK_CACHE_SCHEDULES"] = session.posargs[0]
+    # A backtrace for each variant that is broken on purpose would take longer than the checks.
+    session.env["RUST_BACKTRACE"] = "0"
+    session.run(
+        *("cargo", "test", "--locked", "--quiet", "--package", "sark-cache-core"),
+        *("--features", "shuttle", "--profile", "model", "--test", "model"),
+        external=True,
+    )
 
 
 @nox.session

@@ -18,7 +18,7 @@
 use crate::clock::{Clock, nanos};
 use crate::error::Refused;
 use crate::key::Key;
-use crate::log::{Log, Matcher, Recorded, Scope, Stamp, Subject, Verdict};
+use crate::log::{Log, Matcher, Recorded, Scope, Stamp, Subject, Tags, Verdict};
 use crate::ready::{poll_once, yield_once};
 use crate::stats::{Counter, Snapshot, Stats};
 use ahash::RandomState;
@@ -76,13 +76,20 @@ pub struct Entry<V> {
     weight: u32,
     /// Set when it took nobody's place.
     added: AtomicBool,
-    tags: Box<[u64]>,
+    tags: Tags,
+    /// Nanoseconds from when it was stored to its deadline.
+    ttl: u64,
 }
 
 impl<V> Entry<V> {
     /// The stored value.
     pub fn value(&self) -> &V {
         &self.value
+    }
+
+    /// What it can be revoked by besides its key.
+    pub fn tags(&self) -> &Tags {
+        &self.tags
     }
 
     fn subject<'a>(&'a self, key: &'a [u8]) -> Subject<'a> {
@@ -99,7 +106,7 @@ type Store<V> = moka::future::Cache<Key, Arc<Entry<V>>, RandomState>;
 /// The cache. Share it behind an `Arc`; every method takes `&self`.
 pub struct Cache<V> {
     store: Store<V>,
-    log: Log,
+    log: Arc<Log>,
     clock: Clock,
     stats: Stats,
     census: Census,
@@ -123,7 +130,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             .build_with_hasher(RandomState::new());
         Self {
             store,
-            log: Log::new(),
+            log: Arc::new(Log::new()),
             clock: Clock::new(),
             stats: Stats::default(),
             census: Census::default(),
@@ -138,6 +145,11 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         &self.stats
     }
 
+    /// The log of what was revoked.
+    pub fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
     /// The stamp of now: take it before evaluating, store with it afterwards.
     #[inline]
     pub fn stamp(&self) -> Stamp {
@@ -149,12 +161,26 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     /// Ready at its first poll, and may be dropped at any point.
     #[inline]
     pub async fn get(&self, key: &[u8]) -> Option<Arc<Entry<V>>> {
-        let found = self.store.get(key).await.filter(|entry| self.serves(key, entry));
+        let found = self.find(key).await;
         match found {
             Some(_) => self.stats.counters.hits.increment(),
             None => self.stats.counters.misses.increment(),
         }
         found
+    }
+
+    /// The entry under `key`, as [`get`](Self::get) finds it; counts nothing.
+    #[inline]
+    pub async fn find(&self, key: &[u8]) -> Option<Arc<Entry<V>>> {
+        self.store.get(key).await.filter(|entry| self.serves(key, entry))
+    }
+
+    /// Whether an entry that was just served has less than `part` of its time to live left.
+    pub fn ends_soon(&self, entry: &Entry<V>, part: f64) -> bool {
+        let left = entry.deadline.saturating_sub(self.clock.now());
+        #[expect(clippy::cast_precision_loss, reason = "a time to live does not need 53 bits")]
+        let soon = (left as f64) < entry.ttl as f64 * part;
+        soon
     }
 
     /// Stores `value` for `ttl`, evaluated at `stamp`.
@@ -168,7 +194,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         key: Key,
         value: V,
         ttl: Duration,
-        tags: &[&str],
+        tags: Tags,
         stamp: Stamp,
     ) -> Result<(), Refused> {
         let ttl = nanos(ttl);
@@ -180,7 +206,6 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             }
         };
         self.log.expect_ttl(ttl);
-        let tags: Box<[u64]> = tags.iter().map(|tag| self.log.tag(tag)).collect();
         let subject = Subject { key: key.as_bytes(), tags: &tags };
         let Verdict::Holds(stamp) = self.log.verdict(stamp, subject) else {
             self.stats.counters.invalidations.increment();
@@ -195,6 +220,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             weight,
             added: AtomicBool::new(false),
             tags,
+            ttl,
         };
         let entry = Arc::new(entry);
         self.store.insert(key, Arc::clone(&entry)).await;

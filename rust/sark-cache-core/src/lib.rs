@@ -16,13 +16,16 @@ pub mod clock;
 pub mod error;
 pub mod glob;
 pub mod key;
+pub mod load;
 pub mod log;
 pub mod ready;
+mod shim;
 pub mod stats;
 mod table;
 
 pub use cache::{Cache, Entry, Eviction, Options};
 pub use error::Refused;
 pub use key::{Key, KeyWriter, NotJson};
-pub use log::{Scope, Stamp};
+pub use load::Flights;
+pub use log::{Scope, Stamp, Tags};
 pub use ready::{poll_once, poll_or_keep};

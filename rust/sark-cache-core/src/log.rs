@@ -26,13 +26,14 @@
 
 use crate::glob::{Glob, key_text};
 use crate::key::Parts;
+use crate::shim::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::shim::{Mutex, MutexGuard, Swap};
 use crate::table::Table;
 use ahash::RandomState;
-use arc_swap::ArcSwap;
 use std::cell::OnceCell;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::ops::Deref;
+use std::sync::{Arc, PoisonError};
 
 /// The most records the log keeps; beyond it everything older than the newest record is dead.
 pub const MAX_RECORDS: usize = 65_536;
@@ -97,12 +98,38 @@ impl Scope {
     }
 }
 
+/// The tags of a decision, as the log of one cache numbers them: each number once.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tags(Box<[u64]>);
+
+impl Tags {
+    /// These and those of `more`.
+    #[must_use]
+    pub fn with(&self, more: &Self) -> Self {
+        Self(self.0.iter().chain(&more.without(self).0).copied().collect())
+    }
+
+    /// These without those of `less`.
+    #[must_use]
+    pub fn without(&self, less: &Self) -> Self {
+        Self(self.0.iter().filter(|tag| !less.contains(tag)).copied().collect())
+    }
+}
+
+impl Deref for Tags {
+    type Target = [u64];
+
+    fn deref(&self) -> &[u64] {
+        &self.0
+    }
+}
+
 /// A decision as the log sees it: its key and its tags.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
     /// The canonical key.
     pub key: &'a [u8],
-    /// Its tags, as [`Log::tag`] numbers them.
+    /// Its tags, as [`Log::tags`] numbers them.
     pub tags: &'a [u64],
 }
 
@@ -133,8 +160,8 @@ pub struct Log {
     /// One bit for every kind of record ever made: bits 0–15 by the mask of fields and tag that it
     /// names, bit 16 for whole keys. Only these kinds are looked up.
     kinds: AtomicU32,
-    records: ArcSwap<Table>,
-    globs: ArcSwap<Vec<(u64, Glob)>>,
+    records: Swap<Table>,
+    globs: Swap<Vec<(u64, Glob)>>,
     longest_ttl: AtomicU64,
     writer: Mutex<Writer>,
     hasher: RandomState,
@@ -185,8 +212,8 @@ impl Log {
             newest: AtomicU64::new(0),
             floor: AtomicU64::new(0),
             kinds: AtomicU32::new(0),
-            records: ArcSwap::from_pointee(Table::new(0)),
-            globs: ArcSwap::default(),
+            records: Swap::from_pointee(Table::new(0)),
+            globs: Swap::default(),
             longest_ttl: AtomicU64::new(LEAST_RETENTION),
             writer: Mutex::default(),
             hasher: RandomState::new(),
@@ -199,8 +226,15 @@ impl Log {
         Stamp(self.newest.load(Ordering::Acquire))
     }
 
-    /// The number under which the log knows a tag.
-    pub fn tag(&self, name: &str) -> u64 {
+    /// The numbers under which the log knows these tags.
+    pub fn tags<N: AsRef<str>>(&self, names: &[N]) -> Tags {
+        let mut numbers: Vec<u64> = names.iter().map(|name| self.tag(name.as_ref())).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        Tags(numbers.into())
+    }
+
+    fn tag(&self, name: &str) -> u64 {
         self.hasher.hash_one(name)
     }
 
@@ -397,14 +431,14 @@ fn not_empty(hash: u64) -> u64 {
 /// A scope ready to be compared with stored entries: what a sweep removes, exactly.
 pub(crate) struct Matcher<'s> {
     scope: &'s Scope,
-    tags: Vec<u64>,
+    tags: Tags,
 }
 
 impl<'s> Matcher<'s> {
     pub(crate) fn new(scope: &'s Scope, log: &Log) -> Self {
         let tags = match scope {
-            Scope::Fields { tags, .. } => tags.iter().map(|tag| log.tag(tag)).collect(),
-            _ => Vec::new(),
+            Scope::Fields { tags, .. } => log.tags(tags),
+            _ => Tags::default(),
         };
         Self { scope, tags }
     }

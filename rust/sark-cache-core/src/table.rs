@@ -3,7 +3,7 @@
 //! A slot goes from empty to used once and keeps its hash; only its stamp changes afterwards, and
 //! only upwards. So a reader needs no lock: it sees a slot empty, or with the stamp it was given.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::shim::atomic::{AtomicU64, Ordering};
 
 const FIRST_SLOTS: usize = 64;
 

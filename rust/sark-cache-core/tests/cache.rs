@@ -1,7 +1,7 @@
 //! What is stored is served until it expires, is evicted or is revoked, and not after.
 
 use sark_cache_core::cache::{ENTRY_OVERHEAD, MAX_ENTRY_BYTES};
-use sark_cache_core::{Cache, Eviction, Key, KeyWriter, Options, Refused, Scope, poll_once};
+use sark_cache_core::{Cache, Eviction, Key, KeyWriter, Options, Refused, Scope, Tags, poll_once};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ fn wait<F: Future>(future: F) -> F::Output {
 }
 
 fn put(cache: &TestCache, key: Key, value: &[u8]) -> Result<(), Refused> {
-    wait(cache.insert(key, value.to_vec(), MINUTE, &[], cache.stamp()))
+    wait(cache.insert(key, value.to_vec(), MINUTE, Tags::default(), cache.stamp()))
 }
 
 fn get(cache: &TestCache, key: &Key) -> Option<Vec<u8>> {
@@ -63,7 +63,7 @@ fn an_entry_is_served_until_its_time_is_over_and_no_longer() {
     for ttl in [1, 20, 50].map(Duration::from_millis) {
         let alice = key("alice", "read", &format!("{ttl:?}"));
         let before = Instant::now();
-        wait(cache.insert(alice.clone(), vec![1], ttl, &[], cache.stamp())).unwrap();
+        wait(cache.insert(alice.clone(), vec![1], ttl, Tags::default(), cache.stamp())).unwrap();
         let after = Instant::now();
         loop {
             let asked = Instant::now();
@@ -84,7 +84,8 @@ fn a_decision_that_cannot_be_stored_takes_the_place_of_the_one_that_was() {
     let cache = cache(10);
     let alice = key("alice", "read", "doc");
     put(&cache, alice.clone(), b"old").unwrap();
-    let refused = wait(cache.insert(alice.clone(), vec![], Duration::ZERO, &[], cache.stamp()));
+    let refused =
+        wait(cache.insert(alice.clone(), vec![], Duration::ZERO, Tags::default(), cache.stamp()));
     assert_eq!(refused, Err(Refused::NoTimeToLive));
     assert_eq!(get(&cache, &alice), None);
 }
@@ -144,7 +145,7 @@ fn bytes_are_bounded_too() {
     for i in 0..2_000 {
         let (name, value) = (key(&format!("{i:04}"), "", ""), vec![0; 600]);
         bytes = name.as_bytes().len() + value.len() + ENTRY_OVERHEAD;
-        wait(cache.insert(name, value, MINUTE, &[], cache.stamp())).unwrap();
+        wait(cache.insert(name, value, MINUTE, Tags::default(), cache.stamp())).unwrap();
     }
     let live = wait(cache.live());
     assert_eq!(live, max_bytes / bytes as u64);
@@ -205,8 +206,14 @@ fn an_invalidation_counts_exactly_what_it_ended() {
     for i in 0..3_000 {
         put(&cache, key(["alice", "bob", "carol"][i % 3], "read", &i.to_string()), b"").unwrap();
     }
-    wait(cache.insert(key("alice", "x", "y"), vec![], Duration::from_nanos(1), &[], cache.stamp()))
-        .unwrap();
+    wait(cache.insert(
+        key("alice", "x", "y"),
+        vec![],
+        Duration::from_nanos(1),
+        Tags::default(),
+        cache.stamp(),
+    ))
+    .unwrap();
     assert_eq!(wait(cache.invalidate(Scope::of([Some("alice"), Some("read"), None], &[]))), 1_000);
     assert_eq!(wait(cache.invalidate(Scope::of([Some("alice"), None, None], &[]))), 0);
     assert_eq!(wait(cache.invalidate(Scope::of([None, None, Some("1")], &[]))), 1);
@@ -222,7 +229,8 @@ fn a_decision_overtaken_by_an_invalidation_is_refused() {
     let alice = key("alice", "read", "doc");
     let stamp = cache.stamp();
     wait(cache.invalidate(Scope::of([Some("alice"), None, None], &[])));
-    let insert = |name: &Key| wait(cache.insert(name.clone(), vec![], MINUTE, &[], stamp));
+    let insert =
+        |name: &Key| wait(cache.insert(name.clone(), vec![], MINUTE, Tags::default(), stamp));
     assert_eq!(insert(&alice), Err(Refused::Overtaken));
     assert_eq!(insert(&key("bob", "read", "doc")), Ok(()));
     assert_eq!(get(&cache, &alice), None);
@@ -238,7 +246,7 @@ fn removing_an_entry_also_fences_what_is_being_evaluated_for_it() {
     let stamp = cache.stamp();
     assert!(wait(cache.remove(alice.as_bytes())));
     assert!(!wait(cache.remove(alice.as_bytes())));
-    let late = wait(cache.insert(alice.clone(), b"allow".to_vec(), MINUTE, &[], stamp));
+    let late = wait(cache.insert(alice.clone(), b"allow".to_vec(), MINUTE, Tags::default(), stamp));
     assert_eq!(late, Err(Refused::Overtaken));
     assert_eq!(get(&cache, &alice), None);
 }
@@ -272,7 +280,14 @@ fn a_full_log_says_how_many_entries_it_ended() {
 fn tags_revoke_whatever_carries_them() {
     let cache = cache(10);
     let insert = |user: &str, tags: &[&str]| {
-        wait(cache.insert(key(user, "read", "doc"), vec![], MINUTE, tags, cache.stamp())).unwrap();
+        wait(cache.insert(
+            key(user, "read", "doc"),
+            vec![],
+            MINUTE,
+            cache.log().tags(tags),
+            cache.stamp(),
+        ))
+        .unwrap();
     };
     insert("alice", &["role:admin", "bundle:1"]);
     insert("bob", &["role:user"]);
@@ -289,7 +304,14 @@ fn expired_entries_are_removed_and_counted_exactly() {
     let cache = cache(10_000);
     for i in 0..2_000_u32 {
         let ttl = if i % 2 == 0 { Duration::from_nanos(1) } else { MINUTE };
-        wait(cache.insert(key(&i.to_string(), "", ""), vec![], ttl, &[], cache.stamp())).unwrap();
+        wait(cache.insert(
+            key(&i.to_string(), "", ""),
+            vec![],
+            ttl,
+            Tags::default(),
+            cache.stamp(),
+        ))
+        .unwrap();
     }
     assert_eq!(wait(cache.live()), 1_000);
     assert_eq!(cache.held(), 2_000);

@@ -65,7 +65,7 @@ proptest! {
         for record in &after {
             log.record(&record.scope(), 0);
         }
-        let numbers: Vec<u64> = tags.iter().map(|tag| log.tag(tag)).collect();
+        let numbers = log.tags(&tags);
         let subject = key(&decision[0], &decision[1], &decision[2]);
         let expected = !after.iter().any(|record| record.matches(&decision, &tags));
         prop_assert_eq!(holds(&log, stamp, &subject, &numbers), expected);

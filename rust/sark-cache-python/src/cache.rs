@@ -6,7 +6,7 @@ use crate::error::Fault;
 use crate::key::general;
 use crate::value::Stored;
 use pyo3::prelude::*;
-use sark_cache_core::{Cache, KeyWriter, Refused, Scope, poll_once};
+use sark_cache_core::{Cache, KeyWriter, Refused, Scope, Tags, poll_once};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ impl AsyncCache {
         let value = Stored::from_python(value)?;
         let cache = Arc::clone(&self.cache);
         awaitable(py, async move {
-            match cache.insert(key, value, ttl, &[], stamp).await {
+            match cache.insert(key, value, ttl, Tags::default(), stamp).await {
                 Ok(()) | Err(Refused::NoTimeToLive | Refused::Overtaken) => Ok(NOTHING),
                 Err(refused) => Err(Fault::from(refused).into()),
             }

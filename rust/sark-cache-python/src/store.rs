@@ -7,7 +7,7 @@ use crate::value::Stored;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMapping, PyString};
-use sark_cache_core::{Cache, Key, KeyWriter, poll_once};
+use sark_cache_core::{Cache, Key, KeyWriter, Tags, poll_once};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -120,14 +120,13 @@ impl Store {
     pub fn insert(
         &self,
         incoming: Incoming,
-        tags: Vec<String>,
+        tags: Tags,
         stamp: sark_cache_core::Stamp,
     ) -> impl Future<Output = bool> + Send + use<> {
         let cache = Arc::clone(&self.cache);
         async move {
-            let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
             let Incoming { key, value, ttl } = incoming;
-            cache.insert(key, value, ttl, &tags, stamp).await.is_ok()
+            cache.insert(key, value, ttl, tags, stamp).await.is_ok()
         }
     }
 }

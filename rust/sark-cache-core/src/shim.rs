@@ -1,0 +1,40 @@
+//! The locks and atomics of [`log`](crate::log) and [`load`](crate::load): the standard library's
+//! and arc-swap's or, with the feature `shuttle`, those of a model checker, so that the very code
+//! that ships is the code that is checked (`tests/model.rs`).
+//!
+//! The checker explores interleavings, not weak memory: to it every atomic is sequentially
+//! consistent.
+
+#[cfg(not(feature = "shuttle"))]
+mod real {
+    pub(crate) use arc_swap::ArcSwap as Swap;
+    pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
+}
+#[cfg(not(feature = "shuttle"))]
+pub(crate) use real::*;
+
+#[cfg(feature = "shuttle")]
+mod checked {
+    pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
+    use std::sync::{Arc, PoisonError};
+
+    /// As much of arc-swap as is used, on a lock that the checker knows.
+    #[derive(Default)]
+    pub(crate) struct Swap<T>(Mutex<Arc<T>>);
+
+    impl<T> Swap<T> {
+        pub(crate) fn from_pointee(value: T) -> Self {
+            Self(Mutex::new(Arc::new(value)))
+        }
+
+        pub(crate) fn load(&self) -> Arc<T> {
+            Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        }
+
+        pub(crate) fn store(&self, value: Arc<T>) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = value;
+        }
+    }
+}
+#[cfg(feature = "shuttle")]
+pub(crate) use checked::*;
