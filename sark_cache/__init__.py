@@ -2,21 +2,23 @@
 
 >>> from sark_cache import RustPolicyCache
 >>> cache = RustPolicyCache(max_size=100_000, ttl_seconds=300)
->>> decision = await cache.get("alice", "read", "doc:1")  # None: ask the policy engine
->>> await cache.set("alice", "read", "doc:1", {"allow": True, "reason": "owner"})
+>>> async def evaluate() -> dict:  # asks the policy engine
+...     return {"allow": True, "reason": "owner"}
+>>> decision = await cache.get_or_load("alice", "read", "doc:1", evaluate)
 >>> await cache.invalidate(user_id="alice")  # from here on, nothing of alice's is served
 """
 
 from sark_cache.compiled import AsyncCache, Stamp, is_rust_cache_available
 from sark_cache.errors import InvalidationError, SarkCacheError
 from sark_cache.native import RustPolicyCache, get_rust_policy_cache
-from sark_cache.types import CacheMetrics, JSONObject, PolicyCacheProtocol
+from sark_cache.types import CacheMetrics, JSONObject, Loaded, PolicyCacheProtocol
 
 __all__ = [
     "AsyncCache",
     "CacheMetrics",
     "InvalidationError",
     "JSONObject",
+    "Loaded",
     "PolicyCacheProtocol",
     "RustPolicyCache",
     "SarkCacheError",

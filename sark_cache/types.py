@@ -25,6 +25,26 @@ BatchEntry: TypeAlias = (
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a loader returns when it decides late how its decision is stored.
+
+    Args:
+        decision: The decision, as a loader could return it alone.
+        ttl_seconds: How long it lives, in seconds; 0 stores nothing. None: as `get_or_load` was
+            told, or by its sensitivity, or as the cache says.
+        tags: Names to revoke it by, besides those that `get_or_load` was given.
+    """
+
+    decision: Mapping[str, Any]
+    ttl_seconds: float | None = None
+    tags: Collection[str] = ()
+
+
+Loader: TypeAlias = Callable[[], Awaitable[JSONObject | Loaded]]
+"""Evaluates one request: an async function without arguments that returns the decision."""
+
+
+@dataclass(frozen=True, slots=True)
 class CacheMetrics:
     """What a cache counted since it was made, or since `reset_metrics()`.
 
@@ -143,6 +163,21 @@ class PolicyCacheProtocol(Protocol):
         self, user_id: str, action: str, resource: str, context: Context | None = None
     ) -> Coroutine[Any, Any, bool]:
         """Revokes one decision; True if it was there."""
+        ...
+
+    def get_or_load(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        loader: Loader,
+        context: Context | None = None,
+        *,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        tags: Collection[str] = (),
+    ) -> Coroutine[Any, Any, JSONObject]:
+        """The cached decision, or what the loader brings, which is then stored."""
         ...
 
     def get_batch(

@@ -22,6 +22,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -42,8 +43,14 @@ struct Table<T> {
     flights: Map<FlightId, Flight>,
     /// Those who wait, and what they were given and have not collected.
     seats: Map<u64, Seat<T>>,
-    /// The last number given to a flight or a seat.
-    last: u64,
+}
+
+/// The last number given to a flight or a seat. One sequence for all caches: loaders of one may ask
+/// another, and what they are `within` must not be taken for its flights.
+static LAST: AtomicU64 = AtomicU64::new(0);
+
+fn number() -> u64 {
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 struct Flight {
@@ -90,11 +97,6 @@ pub enum Turn<T: Clone> {
 }
 
 impl<T> Table<T> {
-    fn number(&mut self) -> u64 {
-        self.last += 1;
-        self.last
-    }
-
     /// Whether the loader of `from` waits for a flight in `within`, perhaps through others.
     fn reaches(&self, from: FlightId, within: &[FlightId]) -> bool {
         let mut seen = vec![from];
@@ -185,7 +187,7 @@ impl<T: Clone> Flights<T> {
             if table.reaches(id, within) {
                 return Joined::Circular;
             }
-            let seat = table.number();
+            let seat = number();
             table.seats.insert(seat, Seat::Waiting { since: now, waker: None });
             if let Some(flight) = table.flights.get_mut(&id) {
                 flight.waiting.push_back(seat);
@@ -196,7 +198,7 @@ impl<T: Clone> Flights<T> {
         if let Some(found) = found() {
             return Joined::Found(found);
         }
-        let id = table.number();
+        let id = number();
         let flight = Flight {
             key: key.into(),
             tags: tags.clone(),
@@ -220,18 +222,10 @@ impl<T: Clone> Flights<T> {
         self.len() == 0
     }
 
-    /// Forgets every flight: in a forked child, where nobody is left to finish them. Whoever waits
-    /// is told to join anew, and what leaders bring comes too late.
+    /// Forgets every flight: for a forked child, in which neither those who lead nor those who wait
+    /// go on. What they hold stays where it is, as whatever else the parent was doing does.
     pub fn forget(&self) {
-        let mut table = self.lock();
-        let last = table.last;
-        let forgotten = mem::replace(&mut *table, Table { last, ..Table::default() });
-        drop(table);
-        let wakers = forgotten.seats.into_values().filter_map(|seat| match seat {
-            Seat::Waiting { waker, .. } => waker,
-            Seat::Given(_) => None,
-        });
-        wakers.for_each(Waker::wake);
+        mem::forget(mem::take(&mut *self.lock()));
     }
 
     /// Makes the one who waited longest the leader; without any the flight ends.
@@ -256,7 +250,7 @@ impl<T: Clone> Flights<T> {
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self { current: Map::default(), flights: Map::default(), seats: Map::default(), last: 0 }
+        Self { current: Map::default(), flights: Map::default(), seats: Map::default() }
     }
 }
 

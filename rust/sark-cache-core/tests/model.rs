@@ -212,7 +212,9 @@ fn decisions_change(broken: Broken) {
         ]));
     }
     block_on(world.ask(&alice, &tags));
-    asking.into_iter().for_each(|asks| asks.join().unwrap());
+    for asks in asking {
+        asks.join().unwrap();
+    }
     assert!(world.flights.is_empty());
 }
 
@@ -248,7 +250,9 @@ fn one_leads(broken: Broken) {
             thread::spawn(move || block_on(world.ask(&key("alice"), &Tags::default())))
         })
         .collect();
-    asking.into_iter().for_each(|asks| assert_eq!(asks.join().unwrap(), 1));
+    for asks in asking {
+        assert_eq!(asks.join().unwrap(), 1);
+    }
     assert_eq!(world.loads(), 1, "loaded more than once");
     assert!(world.flights.is_empty());
 }
@@ -289,7 +293,9 @@ fn some_are_cancelled(broken: Broken) {
         let told = block_on(asks).expect("not cancelled, so answered");
         assert!((1..=2).contains(&told));
     }
-    cancelling.into_iter().for_each(|cancels| cancels.join().unwrap());
+    for cancels in cancelling {
+        cancels.join().unwrap();
+    }
     assert!(world.loads() <= 3 + u64::from(revoked), "loaded {} times", world.loads());
     let lost = broken == Broken::HandOver;
     assert!(lost || world.flights.is_empty(), "a flight without a leader is left");
@@ -331,7 +337,9 @@ fn loaders_ask_for_each_other() {
         let flights = Arc::clone(&flights);
         thread::spawn(move || block_on(ask(&flights, names, &[])))
     });
-    asking.into_iter().for_each(|asks| assert!((1..=3).contains(&asks.join().unwrap())));
+    for asks in asking {
+        assert!((1..=3).contains(&asks.join().unwrap()));
+    }
     assert!(flights.is_empty());
 }
 
@@ -373,7 +381,9 @@ fn records_are_made() {
     log.record(&user("alice"), later);
     revoked.store(1, Ordering::SeqCst);
     log.record(&user("dave"), later);
-    looking.into_iter().for_each(|looks| looks.join().unwrap());
+    for looks in looking {
+        looks.join().unwrap();
+    }
 }
 
 #[test]

@@ -127,6 +127,14 @@ pub fn boolean(argument: &str, given: &Bound<'_, PyAny>) -> PyResult<bool> {
     given.extract().map_err(|_| wrong_type(argument, "True or False", given))
 }
 
+/// A loader; what it returns is looked at when it is called.
+pub fn loader<'a, 'py>(given: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyAny>> {
+    if given.is_callable() {
+        return Ok(given);
+    }
+    Err(wrong_type("loader", "an async function without arguments", given))
+}
+
 /// The names in a `tags` argument.
 pub struct Tags {
     pub names: Vec<String>,
@@ -138,7 +146,7 @@ impl Tags {
     /// Takes any iterable of str but a bare string, which would be taken for its letters.
     pub fn new(tags: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let mut read = Self { names: Vec::new(), unknown: false };
-        let Some(tags) = tags else { return Ok(read) };
+        let Some(tags) = tags.filter(|tags| !tags.is_none()) else { return Ok(read) };
         let wrong = || wrong_type("tags", "a list, tuple or set of str", tags);
         if tags.is_instance_of::<PyString>() || tags.is_instance_of::<PyDict>() {
             return Err(wrong());

@@ -1,9 +1,10 @@
 //! `AsyncCache`: the general cache, which raises what it cannot do.
 
-use crate::arguments::{default_ttl, options, ttl};
+use crate::arguments::{self, default_ttl, options, ttl};
 use crate::awaitable::{NOTHING, awaitable, ready};
 use crate::error::Fault;
 use crate::key::general;
+use crate::load::{Load, Loads, Owner};
 use crate::value::Stored;
 use pyo3::prelude::*;
 use sark_cache_core::{Cache, KeyWriter, Refused, Scope, Tags, poll_once};
@@ -21,6 +22,7 @@ use std::time::Duration;
 #[pyclass(frozen, weakref, module = "sark_cache._native")]
 pub struct AsyncCache {
     cache: Arc<Cache<Stored>>,
+    loads: Arc<Loads>,
     ttl: Duration,
 }
 
@@ -37,10 +39,9 @@ impl AsyncCache {
         max_bytes: Option<&Bound<'_, PyAny>>,
         eviction: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        Ok(Self {
-            cache: Arc::new(Cache::new(options(max_size, max_bytes, eviction)?)),
-            ttl: default_ttl(ttl_seconds)?,
-        })
+        let ttl = default_ttl(ttl_seconds)?;
+        let cache = Arc::new(Cache::new(options(max_size, max_bytes, eviction)?));
+        Ok(Self { loads: Loads::new(&cache), cache, ttl })
     }
 
     /// The value under `key`, a new object; None if there is none. Costs about a microsecond.
@@ -78,6 +79,29 @@ impl AsyncCache {
                 Err(refused) => Err(Fault::from(refused).into()),
             }
         })
+    }
+
+    /// The value under `key`, or what `loader()` brings, which is then stored for `ttl_seconds`.
+    #[pyo3(signature = (key, loader, ttl_seconds = None))]
+    fn get_or_load<'py>(
+        slf: &Bound<'py, Self>,
+        key: &Bound<'py, PyAny>,
+        loader: &Bound<'py, PyAny>,
+        ttl_seconds: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        let loader = arguments::loader(loader)?;
+        let ttl = ttl(ttl_seconds)?.unwrap_or(this.ttl);
+        let found = general(key, |key| {
+            poll_once(this.cache.get(key.as_bytes())).flatten().ok_or_else(|| key.to_key())
+        });
+        match found? {
+            Ok(entry) => ready(py, entry.value().to_python(py)?),
+            Err(key) => {
+                let owner = Owner::General(slf.clone().unbind());
+                Load::begin(owner, &this.cache, &this.loads, key, ttl, Tags::default(), loader)
+            }
+        }
     }
 
     /// Removes the entry under `key`; True if it was there.

@@ -10,12 +10,14 @@ mod cache;
 mod error;
 mod json;
 mod key;
+mod load;
 mod names;
 mod pending;
 mod policy;
 mod runtime;
 mod store;
 mod value;
+mod wake;
 
 /// The compiled core of sark-cache.
 // Until it is tested without one, an interpreter that can do without a GIL turns it on for us.
@@ -23,7 +25,7 @@ mod value;
 mod _native {
     use super::{PyResult, runtime};
     #[pymodule_export]
-    use super::{cache::AsyncCache, policy::PolicyStore, store::Stamp};
+    use super::{cache::AsyncCache, load::Load, policy::PolicyStore, store::Stamp};
     use pyo3::prelude::*;
 
     #[pymodule_init]

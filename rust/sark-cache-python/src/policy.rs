@@ -4,10 +4,13 @@
 //! and both are counted and reported to the Python side, which logs them. Wrong argument types are
 //! bugs of the caller and raise.
 
-use crate::arguments::{Tags, boolean, default_ttl, fields, optional, options, rows, string, ttl};
+use crate::arguments::{
+    self, Tags, boolean, default_ttl, fields, optional, options, rows, string, ttl,
+};
 use crate::awaitable::{NOTHING, awaitable, ready};
 use crate::error::{Fault, InvalidationError, text};
 use crate::key::request;
+use crate::load::{Load, Loads, Owner, evaluate};
 use crate::store::{CACHES, Stamp, Store};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
@@ -17,7 +20,7 @@ use sark_cache_core::clock::nanos;
 use sark_cache_core::glob::{Glob, MAX_PATTERN_BYTES};
 use sark_cache_core::ready::{Polled, poll_or_keep};
 use sark_cache_core::stats::Latencies;
-use sark_cache_core::{Cache, Scope};
+use sark_cache_core::{Cache, KeyWriter, Scope};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -50,8 +53,10 @@ impl PolicyStore {
     ) -> PyResult<()> {
         let options = options(Some(max_size), Some(max_bytes), Some(eviction))?;
         let ttl = default_ttl(Some(ttl_seconds))?;
+        let cache = Arc::new(Cache::new(options));
         let store = Store {
-            cache: Arc::new(Cache::new(options)),
+            loads: Loads::new(&cache),
+            cache,
             identity: CACHES.fetch_add(1, Ordering::Relaxed),
             enabled: AtomicBool::new(boolean("enabled", enabled)?),
             closed: AtomicBool::new(false),
@@ -124,12 +129,58 @@ impl PolicyStore {
         }
         match incoming {
             Ok(incoming) => {
-                let stored = store.insert(incoming, tags.names, stamp);
+                let tags = store.cache.log().tags(&tags.names);
+                let stored = store.insert(incoming, tags, stamp);
                 awaitable(py, async move { Ok(stored.await) })
             }
             Err(fault) => {
                 Self::report(slf, "set", fault)?;
                 ready(py, false)
+            }
+        }
+    }
+
+    /// The decision for a request: the cached one, or what `loader()` brings, which is then stored.
+    #[pyo3(
+        signature = (user_id, action, resource, loader, context = None, *, ttl_seconds = None,
+                     sensitivity = None, tags = None),
+        text_signature = "($self, user_id, action, resource, loader, context=None, *, \
+                          ttl_seconds=None, sensitivity=None, tags=())"
+    )]
+    #[expect(clippy::too_many_arguments, reason = "the public interface")]
+    fn get_or_load<'py>(
+        slf: &Bound<'py, Self>,
+        user_id: &Bound<'py, PyAny>,
+        action: &Bound<'py, PyAny>,
+        resource: &Bound<'py, PyAny>,
+        loader: &Bound<'py, PyAny>,
+        context: Option<&Bound<'py, PyAny>>,
+        ttl_seconds: Option<&Bound<'py, PyAny>>,
+        sensitivity: Option<&Bound<'py, PyAny>>,
+        tags: Option<&Bound<'py, PyAny>>,
+    ) -> PyAwaitable<'py> {
+        let (py, store) = (slf.py(), slf.get().store()?);
+        let request = fields(user_id, action, resource)?;
+        let loader = arguments::loader(loader)?;
+        let ttl = Self::ttl_for(slf, ttl_seconds, optional("sensitivity", sensitivity)?)?;
+        let tags = Tags::new(tags)?;
+        if !store.serves() {
+            return evaluate(loader);
+        }
+        let started = store.cache.stats().start();
+        let found = store.look_up_or(py, request, context, KeyWriter::to_key);
+        store.cache.stats().stop(started);
+        match found.and_then(|found| tags.all().map(|()| found)) {
+            Ok(Ok(decision)) => ready(py, decision),
+            Ok(Err(key)) => {
+                let tags = store.cache.log().tags(&tags.names);
+                let owner = Owner::Policy(slf.clone().unbind());
+                Load::begin(owner, &store.cache, &store.loads, key, ttl, tags, loader)
+            }
+            Err(fault) => {
+                Self::report(slf, "get_or_load", fault)?;
+                store.cache.stats().counters.loads.increment();
+                evaluate(loader)
             }
         }
     }
@@ -215,6 +266,7 @@ impl PolicyStore {
         let shape = "(user_id, action, resource, decision, context, ttl_seconds)";
         let rows = rows("entries", entries, &(4..=6), shape)?;
         let tags = Tags::new(tags)?;
+        let numbers = store.cache.log().tags(&tags.names);
         let serves = store.serves();
         if serves {
             store.cache.stats().counters.batch_operations.increment();
@@ -228,7 +280,7 @@ impl PolicyStore {
                 tags.all().and_then(|()| store.incoming(fields, &row.items[3], row.get(4), ttl));
             match incoming {
                 Ok(incoming) if serves => {
-                    match poll_or_keep(store.insert(incoming, tags.names.clone(), stamp)) {
+                    match poll_or_keep(store.insert(incoming, numbers.clone(), stamp)) {
                         Polled::Ready(was_stored) => stored += u64::from(was_stored),
                         // In the cache already; moka's log of it is full.
                         Polled::Pending(insert) => pending.push(insert),
@@ -424,7 +476,7 @@ impl PolicyStore {
 
 impl PolicyStore {
     #[inline]
-    fn store(&self) -> PyResult<&Store> {
+    pub fn store(&self) -> PyResult<&Store> {
         self.0.get().ok_or_else(|| {
             PyRuntimeError::new_err("RustPolicyCache.__init__ was not called by the subclass's")
         })
@@ -454,7 +506,7 @@ impl PolicyStore {
 
     /// Counts a fault and hands it to the Python side to be logged; a bug of the caller is raised.
     #[cold]
-    fn report(slf: &Bound<'_, Self>, operation: &str, fault: Fault) -> PyResult<()> {
+    pub fn report(slf: &Bound<'_, Self>, operation: &str, fault: Fault) -> PyResult<()> {
         let py = slf.py();
         let reason = fault.reason(py)?;
         slf.get().store()?.cache.stats().counters.errors.increment();

@@ -2,6 +2,7 @@
 
 use crate::error::{Fault, wrong_type};
 use crate::key::request;
+use crate::load::Loads;
 use crate::runtime::complete;
 use crate::value::Stored;
 use pyo3::exceptions::PyValueError;
@@ -27,6 +28,7 @@ pub static CACHES: AtomicU64 = AtomicU64::new(0);
 /// One policy cache: its entries and its settings.
 pub struct Store {
     pub cache: Arc<Cache<Stored>>,
+    pub loads: Arc<Loads>,
     /// Its number among the caches of this process.
     pub identity: u64,
     pub enabled: AtomicBool,
@@ -58,12 +60,26 @@ impl Store {
         fields: [&Bound<'py, PyString>; 3],
         context: Option<&Bound<'py, PyAny>>,
     ) -> Result<Option<Bound<'py, PyAny>>, Fault> {
-        // Never pending; should moka change that, a miss is the safe answer.
-        let found =
-            request(fields, context, |key| poll_once(self.cache.get(key.as_bytes())).flatten());
+        self.look_up_or(py, fields, context, |_| ()).map(Result::ok)
+    }
+
+    /// The decision for a request or, if there is none, what `missed` makes of its key. Counts a hit
+    /// or a miss.
+    #[inline]
+    pub fn look_up_or<'py, K>(
+        &self,
+        py: Python<'py>,
+        fields: [&Bound<'py, PyString>; 3],
+        context: Option<&Bound<'py, PyAny>>,
+        missed: impl FnOnce(&KeyWriter) -> K,
+    ) -> Result<Result<Bound<'py, PyAny>, K>, Fault> {
+        let found = request(fields, context, |key| {
+            // Never pending; should moka change that, a miss is the safe answer.
+            poll_once(self.cache.get(key.as_bytes())).flatten().ok_or_else(|| missed(key))
+        });
         match found {
-            Ok(Some(entry)) => Ok(Some(entry.value().to_python(py)?)),
-            Ok(None) => Ok(None),
+            Ok(Ok(entry)) => Ok(Ok(entry.value().to_python(py)?)),
+            Ok(Err(missed)) => Ok(Err(missed)),
             Err(fault) => {
                 // What cannot be asked for is a miss; a wrong type is no request at all.
                 if !matches!(fault, Fault::WrongType(_)) {

@@ -43,6 +43,7 @@ const DICT: u8 = 9;
 const SPELLED: u16 = u16::MAX;
 
 /// A JSON value, stored.
+#[derive(Clone)]
 pub struct Stored(Box<[u8]>);
 
 impl AsRef<[u8]> for Stored {

@@ -1,0 +1,107 @@
+"""What a request of `get_or_load` does after a miss: leads the load, or waits for who does.
+
+The one who leads awaits its loader right here, in its own task and context: cancellation, context
+variables and tracebacks are those of a direct call. Who leads, and what the others are told, is
+decided in Rust.
+"""
+
+from asyncio import Future
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from contextvars import ContextVar
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sark_cache.types import JSONObject, Loaded, Loader
+
+if TYPE_CHECKING:
+    from sark_cache._native import Load
+
+Brought: TypeAlias = tuple[Any, float | None, Any]
+"""What a loader brought: the value, its time to live and its tags."""
+
+within: ContextVar[tuple[int, ...]] = ContextVar("sark_cache_within", default=())
+"""The loads that the current task is part of, outermost first, so that none waits for itself."""
+
+
+async def load_decision(load: "Load") -> JSONObject:
+    """Answers a request to a policy cache."""
+    decision: JSONObject = await _answer(load, _decision)
+    return decision
+
+
+async def load_value(load: "Load") -> Any:  # noqa: ANN401 - any JSON value
+    """Answers a request to the general cache."""
+    return await _answer(load, _value)
+
+
+async def evaluate(loader: Loader) -> JSONObject:
+    """Runs a loader for one request alone: where nothing is stored, nothing is shared."""
+    decision: JSONObject = _decision(await _begun(loader))[0]
+    return decision
+
+
+def resume(futures: list[Future[None]]) -> None:
+    """Ends the waits of tasks of this event loop, unless they gave up."""
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+async def _answer(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # noqa: ANN401
+    try:
+        while True:
+            turn = load.turn(within.get())
+            if turn == "lead":
+                return await _lead(load, brought)
+            if turn == "answered":
+                return load.answer()
+            if turn == "alone":
+                return brought(await _begun(load.loader))[0]
+            await turn
+    finally:
+        # Whatever ended this: one who led hands over, one who waited disturbs nobody.
+        load.leave()
+
+
+async def _lead(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # noqa: ANN401
+    outside = within.set((*within.get(), load.flight))
+    try:
+        return load.finish(*brought(await _begun(load.loader)))
+    except Exception as error:
+        load.fail(error)
+        raise
+    finally:
+        # An abandoned coroutine is closed in another context, which has nothing to take back.
+        with suppress(ValueError):
+            within.reset(outside)
+
+
+def _begun(loader: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
+    loading = loader()
+    if not isawaitable(loading):
+        message = (
+            f"loader must be an async function without arguments: it returned "
+            f"{type(loading).__qualname__}, which cannot be awaited"
+        )
+        raise TypeError(message)
+    return loading
+
+
+def _decision(loaded: object) -> Brought:
+    decision, ttl_seconds, tags = (
+        (loaded.decision, loaded.ttl_seconds, loaded.tags)
+        if isinstance(loaded, Loaded)
+        else (loaded, None, None)
+    )
+    if not isinstance(decision, Mapping):
+        message = (
+            "loader must bring a decision, a dict, or a Loaded with one, "
+            f"not {type(decision).__qualname__}"
+        )
+        raise TypeError(message)
+    return decision, ttl_seconds, tags
+
+
+def _value(loaded: object) -> Brought:
+    return loaded, None, None
