@@ -4,10 +4,18 @@ Every method acts when it is called and returns an awaitable that Python takes f
 `await` it once, or give it to `create_task`, `gather`, `wait_for`.
 """
 
-from collections.abc import Collection, Coroutine, Iterable, Mapping
+from asyncio import Future
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, Literal, Self, TypeAlias, final
 
-from sark_cache.types import BatchEntry, BatchRequest, Context, JSONObject
+from sark_cache.types import (
+    BatchEntry,
+    BatchRequest,
+    Context,
+    JSONObject,
+    Loader,
+    RevalidateCallback,
+)
 
 __version__: str
 
@@ -53,6 +61,18 @@ class AsyncCache:
         Raises:
             ValueError: A value that is not JSON or, with its key, over 64 KiB.
         """
+    def get_or_load(
+        self, key: _Key, loader: Callable[[], Awaitable[_JSON]], ttl_seconds: float | None = None
+    ) -> Coroutine[Any, Any, _JSON]:
+        """The value under `key`, or what `loader()` brings, which is then stored.
+
+        One loader runs for all who ask meanwhile, in any task, thread and event loop; what it
+        raises, everybody is raised, and nothing is stored. See `RustPolicyCache.get_or_load`.
+
+        Raises:
+            ValueError: The loader brought something that is not JSON or, with its key, over 64 KiB.
+            RuntimeError: A loader asks for its own key.
+        """
     def delete(self, key: _Key) -> Coroutine[Any, Any, bool]:
         """Removes the entry under `key`; True if it was there."""
     def clear(self) -> Coroutine[Any, Any, int]:
@@ -61,6 +81,24 @@ class AsyncCache:
         """The number of live entries. Visits them all, off the event loop if they are many."""
     def cleanup_expired(self) -> Coroutine[Any, Any, int]:
         """Removes the expired entries; returns how many there were. Visits all."""
+
+@final
+class Load:
+    """One request that missed, until it is answered; driven by `sark_cache.loading`."""
+
+    @property
+    def loader(self) -> Callable[[], Awaitable[Any]]: ...
+    @property
+    def flight(self) -> int: ...
+    def turn(
+        self, within: tuple[int, ...]
+    ) -> Literal["lead", "answered", "alone"] | Future[None]: ...
+    def answer(self) -> Any: ...  # noqa: ANN401 - any JSON value
+    def finish(
+        self, value: object, ttl_seconds: float | None, tags: Collection[str] | None
+    ) -> Any: ...  # noqa: ANN401 - the value
+    def fail(self, error: Exception) -> None: ...
+    def leave(self) -> None: ...
 
 class PolicyStore:
     """The compiled part of `RustPolicyCache`; use that one."""
@@ -141,6 +179,64 @@ class PolicyStore:
             TypeError: An argument of the wrong type; the message names it.
             ValueError: A negative or NaN `ttl_seconds`, or a stamp of another cache.
         """
+    def get_or_load(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        loader: Loader,
+        context: Context | None = None,
+        *,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        tags: Collection[str] = (),
+    ) -> Coroutine[Any, Any, JSONObject]:
+        """The cached decision or, if there is none, what `loader()` brings, which is then stored.
+
+        One loader runs for all who ask for the same decision meanwhile, in any task, thread and
+        event loop. It runs in the task of the one who asked first. If that task is cancelled, the
+        one who waited longest goes on with its own loader. What the loader raises, everybody who
+        waits is raised, nothing is stored, and the next request tries anew. An invalidation
+        meanwhile: those who asked before it get the decision, those who ask after it begin another
+        load, and nothing that it revoked is stored. For a limit in time use `asyncio.timeout`;
+        whoever gives up disturbs nobody.
+
+        A hit is decided when this is called, and ready at once; it costs what `get` does. A miss
+        takes its place among those who ask when it is first awaited; do not change the context
+        until then.
+
+        Args:
+            user_id: Who asks.
+            action: To do what.
+            resource: To what.
+            loader: An async function without arguments that returns the decision, a JSON object,
+                or a `Loaded` with one, its time to live and its tags. It must not ask for its own
+                key.
+            context: What else the decision depends on: a JSON object.
+            ttl_seconds: How long it lives, in seconds; 0 shares it and stores nothing. None: by its
+                sensitivity, else as the cache says.
+            sensitivity: A name in `OPTIMIZED_TTL`; others count for nothing.
+            tags: Names to revoke it by.
+
+        Returns:
+            A new dict. A decision that cannot be stored is returned as it is, counted in `errors`
+            and logged; then everybody who waited evaluates. So does everybody while the cache is
+            off or closed, or with a context that is not JSON.
+
+        Raises:
+            TypeError: An argument of the wrong type, or a loader that brings no decision.
+            ValueError: A negative or NaN `ttl_seconds`.
+            RuntimeError: A loader asks for its own key, or two for each other's.
+        """
+    def _lead_refresh(
+        self,
+        callback: RevalidateCallback,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None,
+        sensitivity: str,
+    ) -> Load | None: ...
     def stamp(self) -> Stamp:
         """The stamp of now: take it before evaluating a decision that `set` is to store."""
     def delete(

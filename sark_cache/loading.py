@@ -41,6 +41,15 @@ async def evaluate(loader: Loader) -> JSONObject:
     return decision
 
 
+async def refresh(load: "Load") -> None:
+    """Leads a load in the background, for nobody; raises what it raises."""
+    within.set(())  # of this task, which is part of no load
+    try:
+        await _lead(load, _decision)
+    finally:
+        load.leave()
+
+
 def resume(futures: list[Future[None]]) -> None:
     """Ends the waits of tasks of this event loop, unless they gave up."""
     for future in futures:

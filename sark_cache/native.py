@@ -1,5 +1,6 @@
 """`RustPolicyCache`: authorization decisions cached in this process, in Rust."""
 
+import asyncio
 import os
 import threading
 from collections.abc import Collection, Coroutine, Iterable
@@ -8,7 +9,8 @@ from typing import Any, ClassVar, Final, Literal, Self
 
 from sark_cache.compiled import PolicyStore, Stamp
 from sark_cache.faults import FaultLog
-from sark_cache.types import BatchEntry, CacheMetrics, RevalidateCallback
+from sark_cache.refreshing import Refreshes, running_loop
+from sark_cache.types import BatchEntry, CacheMetrics, Context, RevalidateCallback
 
 
 class RustPolicyCache(PolicyStore):
@@ -69,6 +71,7 @@ class RustPolicyCache(PolicyStore):
         self.stale_while_revalidate = stale_while_revalidate
         self.revalidate_callback: RevalidateCallback | None = None
         self._faults: Final = FaultLog("native")
+        self._refreshes: Final = Refreshes(self._faults.report)
 
     @property
     def metrics(self) -> CacheMetrics:
@@ -98,8 +101,22 @@ class RustPolicyCache(PolicyStore):
         return self.set_batch(preload_data, tags=tags, stamp=stamp)
 
     def set_revalidate_callback(self, callback: RevalidateCallback) -> None:
-        """Sets what evaluates a request anew when its entry nears its end."""
+        """Sets what evaluates a request anew when its entry nears its end.
+
+        A hit with `sensitivity` "critical" or "confidential" in the last 30 % of its time to live
+        (`STALE_THRESHOLD_RATIO`) is served and, once, refreshed in the background: what
+        `callback(user_id, action, resource, context)` returns, a decision or a `Loaded`, is stored
+        for the time to live of that sensitivity, with the tags of what it replaces. An invalidation
+        meanwhile ends it as it ends any load. A callback that raises is counted in `errors` and
+        logged, and the entry lives out its time.
+        """
         self.revalidate_callback = callback
+
+    def close(self) -> Coroutine[Any, Any, None]:
+        """Stops serving, drops all entries and ends what runs in the background."""
+        closed = super().close()
+        refreshes = self._refreshes.stop()
+        return _all_done(closed, refreshes) if refreshes else closed
 
     async def health_check(self) -> bool:
         """Whether the cache can answer: in one process that is until it is closed."""
@@ -125,8 +142,32 @@ class RustPolicyCache(PolicyStore):
             f"enabled={self.enabled})"
         )
 
+    def _refresh_ahead(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None,
+        sensitivity: str,
+    ) -> bool:
+        """Begins to refresh an entry near its end, unless that is under way; False: not wanted."""
+        callback, event_loop = self.revalidate_callback, running_loop()
+        if callback is None or event_loop is None or not self.stale_while_revalidate:
+            return False
+        load = self._lead_refresh(callback, user_id, action, resource, context, sensitivity)
+        if load is not None:
+            self._refreshes.begin(load, event_loop)
+        return True
+
     def _report(self, operation: str, reason: str) -> None:
         self._faults.report(operation, reason)
+
+
+async def _all_done(
+    closed: Coroutine[Any, Any, None], refreshes: Iterable[asyncio.Task[None]]
+) -> None:
+    await asyncio.wait(refreshes)
+    await closed
 
 
 _instance: RustPolicyCache | None = None

@@ -10,9 +10,6 @@ JSONObject: TypeAlias = dict[str, Any]
 Context: TypeAlias = Mapping[str, Any]
 """What a decision depends on besides user, action and resource: a JSON object."""
 
-RevalidateCallback: TypeAlias = Callable[[str, str, str, Context | None], Awaitable[JSONObject]]
-"""Evaluates one request anew: `(user_id, action, resource, context) -> decision`."""
-
 BatchRequest: TypeAlias = tuple[str, str, str] | tuple[str, str, str, Context | None]
 """`(user_id, action, resource, context)`; the context may be left out."""
 
@@ -43,6 +40,11 @@ class Loaded:
 Loader: TypeAlias = Callable[[], Awaitable[JSONObject | Loaded]]
 """Evaluates one request: an async function without arguments that returns the decision."""
 
+RevalidateCallback: TypeAlias = Callable[
+    [str, str, str, Context | None], Awaitable[JSONObject | Loaded]
+]
+"""Evaluates one request anew: `(user_id, action, resource, context) -> decision`."""
+
 
 @dataclass(frozen=True, slots=True)
 class CacheMetrics:
@@ -57,7 +59,7 @@ class CacheMetrics:
     stale_hits: int = 0
     """Hits in the last part of their time to live, served while they are refreshed."""
     revalidations: int = 0
-    """Refreshes in the background."""
+    """Refreshes begun in the background."""
     batch_operations: int = 0
     evictions: int = 0
     """Entries dropped because the cache was full."""

@@ -41,11 +41,11 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Look-ups answered from the cache.
+    /// Look-ups answered from the cache, but for the stale ones.
     hits,
     /// Look-ups that found nothing, something expired, or something revoked.
     misses,
-    /// Hits in the last part of their time to live, served while they are refreshed.
+    /// Hits in the last part of their time to live that are refreshed, or are being refreshed.
     stale_hits,
     /// Refreshes begun in the background.
     revalidations,
@@ -189,7 +189,8 @@ impl Stats {
     /// Starts timing a request if it is one of the sample; hand the result to [`stop`](Self::stop).
     #[inline]
     pub fn start(&self) -> Option<Instant> {
-        let requests = self.counters.hits.get() + self.counters.misses.get();
+        let Counters { hits, stale_hits, misses, .. } = &self.counters;
+        let requests = hits.get() + stale_hits.get() + misses.get();
         requests.is_multiple_of(SAMPLE_EVERY).then(Instant::now)
     }
 

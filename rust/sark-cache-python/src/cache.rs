@@ -4,7 +4,7 @@ use crate::arguments::{self, default_ttl, options, ttl};
 use crate::awaitable::{NOTHING, awaitable, ready};
 use crate::error::Fault;
 use crate::key::general;
-use crate::load::{Load, Loads, Owner};
+use crate::load::{Load, Loads, Owner, Wanted};
 use crate::value::Stored;
 use pyo3::prelude::*;
 use sark_cache_core::{Cache, KeyWriter, Refused, Scope, Tags, poll_once};
@@ -99,7 +99,9 @@ impl AsyncCache {
             Ok(entry) => ready(py, entry.value().to_python(py)?),
             Err(key) => {
                 let owner = Owner::General(slf.clone().unbind());
-                Load::begin(owner, &this.cache, &this.loads, key, ttl, Tags::default(), loader)
+                let (cache, loads) = (Arc::clone(&this.cache), Arc::clone(&this.loads));
+                let (tags, loader) = (Tags::default(), loader.clone().unbind());
+                Load::begin(py, Wanted { owner, cache, loads, key, ttl, tags, loader })
             }
         }
     }

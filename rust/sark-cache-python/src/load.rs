@@ -85,17 +85,24 @@ impl Owner {
     }
 }
 
+/// What is to be loaded, how, and how it is stored.
+pub struct Wanted {
+    pub owner: Owner,
+    pub cache: Arc<Cache<Stored>>,
+    pub loads: Arc<Loads>,
+    pub key: Key,
+    pub ttl: Duration,
+    pub tags: sark_cache_core::Tags,
+    pub loader: Py<PyAny>,
+}
+
 /// One request that missed, until it is answered.
 #[pyclass(frozen, module = "sark_cache._native")]
 pub struct Load {
-    owner: Owner,
-    cache: Arc<Cache<Stored>>,
-    loads: Arc<Loads>,
-    key: Key,
-    ttl: Duration,
-    tags: sark_cache_core::Tags,
-    loader: Py<PyAny>,
-    state: Mutex<State>,
+    wanted: Wanted,
+    /// Begun in the background, before anybody misses it.
+    ahead: bool,
+    state: Arc<Mutex<State>>,
 }
 
 /// Where a request stands.
@@ -120,7 +127,7 @@ impl Load {
     /// What evaluates the request.
     #[getter]
     fn loader(&self, py: Python<'_>) -> Py<PyAny> {
-        self.loader.clone_ref(py)
+        self.wanted.loader.clone_ref(py)
     }
 
     /// Names the load that this request leads.
@@ -135,12 +142,12 @@ impl Load {
     /// The next step: "answered", "lead", "alone", or an asyncio future to be awaited before it.
     #[expect(clippy::needless_pass_by_value, reason = "made from a tuple")]
     fn turn<'py>(&self, py: Python<'py>, within: Vec<FlightId>) -> PyResult<Bound<'py, PyAny>> {
-        let counters = &self.cache.stats().counters;
+        let counters = &self.wanted.cache.stats().counters;
         loop {
             let state = mem::take(&mut *self.lock());
             let (state, step) = match state {
                 State::Apart => (self.join(&within)?, None),
-                State::Waits(waiter) => wait(py, waiter)?,
+                State::Waits(waiter) => self.wait(py, waiter)?,
                 State::Leads(leader) => {
                     counters.loads.increment();
                     (State::Leads(leader), Some(intern!(py, "lead").clone().into_any()))
@@ -195,9 +202,9 @@ impl Load {
             State::Leads(leader) => leader.stamp(),
             _ => return Err(out_of_turn()),
         };
-        let ttl = ttl(ttl_seconds)?.unwrap_or(self.ttl);
+        let ttl = ttl(ttl_seconds)?.unwrap_or(self.wanted.ttl);
         let late = Tags::new(tags)?;
-        let tags = self.tags.with(&self.cache.log().tags(&late.names));
+        let tags = self.wanted.tags.with(&self.wanted.cache.log().tags(&late.names));
         let (outcome, answer) = match late.all().and_then(|()| Stored::from_python(value)) {
             Ok(stored) => {
                 let answer = stored.to_python(py)?;
@@ -205,9 +212,9 @@ impl Load {
                 (Outcome::Value(stored), answer)
             }
             Err(fault) => {
-                let (cache, key) = (Arc::clone(&self.cache), self.key.clone());
+                let (cache, key) = (Arc::clone(&self.wanted.cache), self.wanted.key.clone());
                 complete(async move { cache.discard(key.as_bytes()).await });
-                self.owner.report(py, fault)?;
+                self.wanted.owner.report(py, fault)?;
                 (Outcome::NotShared, value.clone())
             }
         };
@@ -219,61 +226,55 @@ impl Load {
     fn fail(&self, py: Python<'_>, error: Bound<'_, PyAny>) {
         let error = PyErr::from_value(error);
         let traceback = error.traceback(py).map(Bound::unbind);
-        self.cache.stats().counters.load_errors.increment();
-        self.end(Outcome::Raised(error, traceback), &self.tags);
+        let counters = &self.wanted.cache.stats().counters;
+        let failures = if self.ahead { &counters.errors } else { &counters.load_errors };
+        failures.increment();
+        self.end(Outcome::Raised(error, traceback), &self.wanted.tags);
     }
 
     /// Takes no further part: one who leads hands over, one who waits disturbs nobody.
     fn leave(&self) {
-        together(|| drop(mem::take(&mut *self.lock())));
+        together(|| leave(&self.state));
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        match &self.owner {
+        match &self.wanted.owner {
             Owner::Policy(cache) => visit.call(cache)?,
             Owner::General(cache) => visit.call(cache)?,
         }
-        visit.call(&self.loader)
+        visit.call(&self.wanted.loader)
     }
 }
 
 impl Load {
     /// A coroutine that answers a request that missed.
-    pub fn begin<'py>(
-        owner: Owner,
-        cache: &Arc<Cache<Stored>>,
-        loads: &Arc<Loads>,
-        key: Key,
-        ttl: Duration,
-        tags: sark_cache_core::Tags,
-        loader: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let py = loader.py();
-        let answers = match owner {
+    pub fn begin(py: Python<'_>, wanted: Wanted) -> PyResult<Bound<'_, PyAny>> {
+        let answers = match wanted.owner {
             Owner::Policy(_) => intern!(py, "load_decision"),
             Owner::General(_) => intern!(py, "load_value"),
         };
-        let load = Self {
-            owner,
-            cache: Arc::clone(cache),
-            loads: Arc::clone(loads),
-            key,
-            ttl,
-            tags,
-            loader: loader.clone().unbind(),
-            state: Mutex::default(),
-        };
+        let load = Self { wanted, ahead: false, state: Arc::default() };
         loading(py)?.call_method1(answers, (load,))
     }
 
+    /// The lead of a load for what is stored, so that its successor is there in time; `None` if a
+    /// load is under way.
+    pub fn refresh(wanted: Wanted) -> Option<Self> {
+        let Wanted { cache, loads, key, tags, .. } = &wanted;
+        let joined = loads.flights().join(key.as_bytes(), tags, &[], || None::<()>);
+        let Joined::Lead(leader) = joined else { return None };
+        cache.stats().counters.revalidations.increment();
+        Some(Self { wanted, ahead: true, state: Arc::new(Mutex::new(State::Leads(leader))) })
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn join(&self, within: &[FlightId]) -> PyResult<State> {
-        let key = self.key.as_bytes();
-        let found = || poll_once(self.cache.find(key)).flatten();
-        match self.loads.flights().join(key, &self.tags, within, found) {
+        let key = self.wanted.key.as_bytes();
+        let found = || poll_once(self.wanted.cache.find(key)).flatten();
+        match self.wanted.loads.flights().join(key, &self.wanted.tags, within, found) {
             Joined::Found(entry) => Ok(State::Answered(Answer::Found(entry))),
             Joined::Lead(leader) => Ok(State::Leads(leader)),
             Joined::Wait(waiter) => Ok(State::Waits(waiter)),
@@ -282,6 +283,29 @@ impl Load {
                  a loader must not ask for its own key, nor two for each other's",
             )),
         }
+    }
+
+    /// One who waits: turned to something else, or with the future to be awaited.
+    fn wait<'py>(
+        &self,
+        py: Python<'py>,
+        mut waiter: Waiter<Shared>,
+    ) -> PyResult<(State, Option<Bound<'py, PyAny>>)> {
+        // Woken, it turns without another future.
+        if let Some(turned) = poll(&mut waiter, Waker::noop()) {
+            return Ok((turned, None));
+        }
+        let state = Arc::downgrade(&self.state);
+        let lost = move || {
+            if let Some(state) = state.upgrade() {
+                leave(&state);
+            }
+        };
+        let sleeper = Sleeper::new(py, lost)?;
+        Ok(match poll(&mut waiter, &Waker::from(Arc::clone(&sleeper))) {
+            Some(turned) => (turned, None),
+            None => (State::Waits(waiter), Some(sleeper.future(py))),
+        })
     }
 
     /// Stores it unless it was revoked meanwhile; where it cannot be stored, says so.
@@ -293,14 +317,14 @@ impl Load {
         tags: sark_cache_core::Tags,
         stamp: sark_cache_core::Stamp,
     ) -> PyResult<()> {
-        if !self.owner.stores() {
+        if !self.wanted.owner.stores() {
             return Ok(());
         }
-        let (cache, key) = (Arc::clone(&self.cache), self.key.clone());
+        let (cache, key) = (Arc::clone(&self.wanted.cache), self.wanted.key.clone());
         let insert = async move { cache.insert(key, value, ttl, tags, stamp).await };
         match poll_or_keep(insert) {
             Polled::Ready(Err(refused @ Refused::TooLarge { .. })) => {
-                self.owner.report(py, refused.into())
+                self.wanted.owner.report(py, refused.into())
             }
             Polled::Ready(_) => Ok(()),
             // In the cache already; moka's log of it is full.
@@ -318,6 +342,16 @@ impl Load {
     }
 }
 
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn leave(state: &Mutex<State>) {
+    let left = mem::take(&mut *lock(state));
+    // Outside of the lock: to hand over is to wake somebody.
+    drop(left);
+}
+
 /// A coroutine that runs a loader for one request alone, stores nothing and shares nothing.
 pub fn evaluate<'py>(loader: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     loading(loader.py())?.call_method1(intern!(loader.py(), "evaluate"), (loader,))
@@ -328,19 +362,6 @@ pub fn loading(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static LOADING: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     let import = || py.import("sark_cache.loading").map(Bound::unbind);
     Ok(LOADING.get_or_try_init(py, import)?.bind(py))
-}
-
-/// One who waits: turned to something else, or with the future to be awaited.
-fn wait(py: Python<'_>, mut waiter: Waiter<Shared>) -> PyResult<(State, Option<Bound<'_, PyAny>>)> {
-    // Woken, it turns without another future.
-    if let Some(turned) = poll(&mut waiter, Waker::noop()) {
-        return Ok((turned, None));
-    }
-    let sleeper = Sleeper::new(py)?;
-    Ok(match poll(&mut waiter, &Waker::from(Arc::clone(&sleeper))) {
-        Some(turned) => (turned, None),
-        None => (State::Waits(waiter), Some(sleeper.future(py))),
-    })
 }
 
 fn poll(waiter: &mut Waiter<Shared>, waker: &Waker) -> Option<State> {

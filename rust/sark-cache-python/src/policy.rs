@@ -10,17 +10,19 @@ use crate::arguments::{
 use crate::awaitable::{NOTHING, awaitable, ready};
 use crate::error::{Fault, InvalidationError, text};
 use crate::key::request;
-use crate::load::{Load, Loads, Owner, evaluate};
+use crate::load::{Load, Loads, Owner, Wanted, evaluate};
 use crate::store::{CACHES, Stamp, Store};
+use crate::value::Stored;
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use sark_cache_core::clock::nanos;
 use sark_cache_core::glob::{Glob, MAX_PATTERN_BYTES};
 use sark_cache_core::ready::{Polled, poll_or_keep};
 use sark_cache_core::stats::Latencies;
-use sark_cache_core::{Cache, KeyWriter, Scope};
+use sark_cache_core::{Cache, Entry, Key, KeyWriter, Scope, poll_once};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -79,15 +81,15 @@ impl PolicyStore {
     ) -> PyAwaitable<'py> {
         let (py, store) = (slf.py(), slf.get().store()?);
         let request = fields(user_id, action, resource)?;
-        optional("sensitivity", sensitivity)?; // A look-up does not depend on it.
+        let sensitivity = optional("sensitivity", sensitivity)?;
         if !store.serves() {
             return ready(py, py.None());
         }
         let started = store.cache.stats().start();
-        let found = store.look_up(py, request, context);
+        let served = Self::serve(slf, request, context, sensitivity, |_| ());
         store.cache.stats().stop(started);
-        match found {
-            Ok(decision) => ready(py, decision),
+        match served {
+            Ok(decision) => ready(py, decision.ok()),
             Err(fault) => {
                 Self::report(slf, "get", fault)?;
                 ready(py, py.None())
@@ -162,20 +164,20 @@ impl PolicyStore {
         let (py, store) = (slf.py(), slf.get().store()?);
         let request = fields(user_id, action, resource)?;
         let loader = arguments::loader(loader)?;
-        let ttl = Self::ttl_for(slf, ttl_seconds, optional("sensitivity", sensitivity)?)?;
+        let sensitivity = optional("sensitivity", sensitivity)?;
+        let ttl = Self::ttl_for(slf, ttl_seconds, sensitivity)?;
         let tags = Tags::new(tags)?;
         if !store.serves() {
             return evaluate(loader);
         }
         let started = store.cache.stats().start();
-        let found = store.look_up_or(py, request, context, KeyWriter::to_key);
+        let served = Self::serve(slf, request, context, sensitivity, KeyWriter::to_key);
         store.cache.stats().stop(started);
-        match found.and_then(|found| tags.all().map(|()| found)) {
+        match served.and_then(|served| tags.all().map(|()| served)) {
             Ok(Ok(decision)) => ready(py, decision),
             Ok(Err(key)) => {
                 let tags = store.cache.log().tags(&tags.names);
-                let owner = Owner::Policy(slf.clone().unbind());
-                Load::begin(owner, &store.cache, &store.loads, key, ttl, tags, loader)
+                Load::begin(py, Self::wanted(slf, key, ttl, tags, loader)?)
             }
             Err(fault) => {
                 Self::report(slf, "get_or_load", fault)?;
@@ -183,6 +185,34 @@ impl PolicyStore {
                 evaluate(loader)
             }
         }
+    }
+
+    /// The load that refreshes an entry, led by whoever asked for it; None if the entry is gone or
+    /// another load of it is under way.
+    fn _lead_refresh<'py>(
+        slf: &Bound<'py, Self>,
+        callback: &Bound<'py, PyAny>,
+        user_id: &Bound<'py, PyString>,
+        action: &Bound<'py, PyString>,
+        resource: &Bound<'py, PyString>,
+        context: Option<&Bound<'py, PyAny>>,
+        sensitivity: &Bound<'py, PyString>,
+    ) -> PyResult<Option<Load>> {
+        let (py, store) = (slf.py(), slf.get().store()?);
+        // What the callback is told is what the key says, whatever becomes of the caller's object.
+        let context = context.map(|context| Stored::from_python(context)?.to_python(py));
+        let context = context.transpose()?;
+        let key = request([user_id, action, resource], context.as_ref(), KeyWriter::to_key)?;
+        let Some(entry) = poll_once(store.cache.find(key.as_bytes())).flatten() else {
+            return Ok(None);
+        };
+        let evaluate = py
+            .import(intern!(py, "functools"))?
+            .call_method1(intern!(py, "partial"), (callback, user_id, action, resource, context))?;
+        let ttl = Self::ttl_for(slf, None, Some(sensitivity))?;
+        // What could revoke the entry can revoke its successor.
+        let tags = entry.tags().clone();
+        Ok(Load::refresh(Self::wanted(slf, key, ttl, tags, &evaluate)?))
     }
 
     /// The stamp of now: take it before evaluating a decision that `set` is to store.
@@ -237,10 +267,10 @@ impl PolicyStore {
                 continue;
             }
             let started = store.cache.stats().start();
-            let found = store.look_up(py, fields, row.get(3));
+            let found = Self::serve(slf, fields, row.get(3), None, |_| ());
             store.cache.stats().stop(started);
             match found {
-                Ok(decision) => decisions.append(decision)?,
+                Ok(decision) => decisions.append(decision.ok())?,
                 Err(fault) => {
                     Self::report(slf, "get_batch", fault)?;
                     decisions.append(py.None())?;
@@ -482,6 +512,79 @@ impl PolicyStore {
         })
     }
 
+    /// The decision for a request, refreshed ahead if it is time to; if there is none, what `missed`
+    /// makes of its key. Counts a hit, a stale hit or a miss.
+    #[inline]
+    fn serve<'py, K>(
+        slf: &Bound<'py, Self>,
+        request: [&Bound<'py, PyString>; 3],
+        context: Option<&Bound<'py, PyAny>>,
+        sensitivity: Option<&Bound<'py, PyString>>,
+        missed: impl FnOnce(&KeyWriter) -> K,
+    ) -> Result<Result<Bound<'py, PyAny>, K>, Fault> {
+        let store = slf.get().store()?;
+        let counters = &store.cache.stats().counters;
+        let entry = match store.look_up(request, context, missed) {
+            Ok(Ok(entry)) => entry,
+            Ok(Err(missed)) => {
+                counters.misses.increment();
+                return Ok(Err(missed));
+            }
+            // A wrong type is no request at all.
+            Err(fault @ Fault::WrongType(_)) => return Err(fault),
+            Err(fault) => {
+                counters.misses.increment();
+                return Err(fault);
+            }
+        };
+        let stale = match sensitivity {
+            Some(sensitivity) => Self::refresh_ahead(slf, &entry, request, context, sensitivity)?,
+            None => false,
+        };
+        if stale { &counters.stale_hits } else { &counters.hits }.increment();
+        Ok(Ok(entry.value().to_python(slf.py())?))
+    }
+
+    /// Sees to a refresh if the entry is one to be refreshed and near its end; false if it is not.
+    fn refresh_ahead(
+        slf: &Bound<'_, Self>,
+        entry: &Entry<Stored>,
+        [user_id, action, resource]: [&Bound<'_, PyString>; 3],
+        context: Option<&Bound<'_, PyAny>>,
+        sensitivity: &Bound<'_, PyString>,
+    ) -> PyResult<bool> {
+        if !matches!(sensitivity.to_str(), Ok("critical" | "confidential")) {
+            return Ok(false);
+        }
+        let py = slf.py();
+        let refresh = || {
+            let part = slf.getattr(intern!(py, "STALE_THRESHOLD_RATIO"))?.extract()?;
+            if !slf.get().store()?.cache.ends_soon(entry, part) {
+                return Ok(false);
+            }
+            let request = (user_id, action, resource, context, sensitivity);
+            slf.call_method1(intern!(py, "_refresh_ahead"), request)?.is_truthy()
+        };
+        refresh().or_else(|error| {
+            // The hit is a hit all the same.
+            Self::report(slf, "refresh", error.into())?;
+            Ok(false)
+        })
+    }
+
+    fn wanted(
+        slf: &Bound<'_, Self>,
+        key: Key,
+        ttl: Duration,
+        tags: sark_cache_core::Tags,
+        loader: &Bound<'_, PyAny>,
+    ) -> PyResult<Wanted> {
+        let owner = Owner::Policy(slf.clone().unbind());
+        let Store { cache, loads, .. } = slf.get().store()?;
+        let (cache, loads) = (Arc::clone(cache), Arc::clone(loads));
+        Ok(Wanted { owner, cache, loads, key, ttl, tags, loader: loader.clone().unbind() })
+    }
+
     /// How long an entry lives: as told, else by its sensitivity, else as the cache says.
     fn ttl_for(
         slf: &Bound<'_, Self>,
@@ -495,8 +598,8 @@ impl PolicyStore {
         if let Some(sensitivity) = sensitivity
             && store.use_optimized_ttl.load(Ordering::Relaxed)
         {
-            let table = slf.getattr(pyo3::intern!(slf.py(), "OPTIMIZED_TTL"))?;
-            let seconds = table.call_method1(pyo3::intern!(slf.py(), "get"), (sensitivity,))?;
+            let table = slf.getattr(intern!(slf.py(), "OPTIMIZED_TTL"))?;
+            let seconds = table.call_method1(intern!(slf.py(), "get"), (sensitivity,))?;
             if let Some(ttl) = ttl(Some(&seconds))? {
                 return Ok(ttl);
             }
@@ -510,7 +613,7 @@ impl PolicyStore {
         let py = slf.py();
         let reason = fault.reason(py)?;
         slf.get().store()?.cache.stats().counters.errors.increment();
-        match slf.call_method1(pyo3::intern!(py, "_report"), (operation, reason)) {
+        match slf.call_method1(intern!(py, "_report"), (operation, reason)) {
             // A log that cannot be written to is no reason to fail a request.
             Err(error) if error.is_instance_of::<PyException>(py) => {
                 error.write_unraisable(py, Some(slf));

@@ -8,7 +8,7 @@ use crate::value::Stored;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMapping, PyString};
-use sark_cache_core::{Cache, Key, KeyWriter, Tags, poll_once};
+use sark_cache_core::{Cache, Entry, Key, KeyWriter, Tags, poll_once};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -52,42 +52,19 @@ impl Store {
         self.enabled.load(Ordering::Relaxed) && !self.closed.load(Ordering::Acquire)
     }
 
-    /// The decision for a request. Counts a hit or a miss.
+    /// What is stored for a request or, if nothing is, what `missed` makes of its key. Counts
+    /// nothing.
     #[inline]
-    pub fn look_up<'py>(
+    pub fn look_up<K>(
         &self,
-        py: Python<'py>,
-        fields: [&Bound<'py, PyString>; 3],
-        context: Option<&Bound<'py, PyAny>>,
-    ) -> Result<Option<Bound<'py, PyAny>>, Fault> {
-        self.look_up_or(py, fields, context, |_| ()).map(Result::ok)
-    }
-
-    /// The decision for a request or, if there is none, what `missed` makes of its key. Counts a hit
-    /// or a miss.
-    #[inline]
-    pub fn look_up_or<'py, K>(
-        &self,
-        py: Python<'py>,
-        fields: [&Bound<'py, PyString>; 3],
-        context: Option<&Bound<'py, PyAny>>,
+        fields: [&Bound<'_, PyString>; 3],
+        context: Option<&Bound<'_, PyAny>>,
         missed: impl FnOnce(&KeyWriter) -> K,
-    ) -> Result<Result<Bound<'py, PyAny>, K>, Fault> {
-        let found = request(fields, context, |key| {
+    ) -> Result<Result<Arc<Entry<Stored>>, K>, Fault> {
+        request(fields, context, |key| {
             // Never pending; should moka change that, a miss is the safe answer.
-            poll_once(self.cache.get(key.as_bytes())).flatten().ok_or_else(|| missed(key))
-        });
-        match found {
-            Ok(Ok(entry)) => Ok(Ok(entry.value().to_python(py)?)),
-            Ok(Err(missed)) => Ok(Err(missed)),
-            Err(fault) => {
-                // What cannot be asked for is a miss; a wrong type is no request at all.
-                if !matches!(fault, Fault::WrongType(_)) {
-                    self.cache.stats().counters.misses.increment();
-                }
-                Err(fault)
-            }
-        }
+            poll_once(self.cache.find(key.as_bytes())).flatten().ok_or_else(|| missed(key))
+        })
     }
 
     /// The stamp that was given, or that of now.

@@ -18,6 +18,8 @@ use std::task::Wake;
 pub struct Sleeper {
     event_loop: Py<PyAny>,
     future: Py<PyAny>,
+    /// What to do when it cannot be woken any more, because its loop was closed.
+    lost: Box<dyn Fn() + Send + Sync>,
 }
 
 thread_local! {
@@ -27,10 +29,11 @@ thread_local! {
 
 impl Sleeper {
     /// A new future of the running loop, and its waker.
-    pub fn new(py: Python<'_>) -> PyResult<Arc<Self>> {
+    pub fn new(py: Python<'_>, lost: impl Fn() + Send + Sync + 'static) -> PyResult<Arc<Self>> {
         let event_loop = asyncio(py)?.call_method0(intern!(py, "get_running_loop"))?;
         let future = event_loop.call_method0(intern!(py, "create_future"))?;
-        Ok(Arc::new(Self { event_loop: event_loop.unbind(), future: future.unbind() }))
+        let (event_loop, future) = (event_loop.unbind(), future.unbind());
+        Ok(Arc::new(Self { event_loop, future, lost: Box::new(lost) }))
     }
 
     /// What the task awaits.
@@ -56,34 +59,47 @@ impl Wake for Sleeper {
 
 /// Does something that may wake many, and wakes them afterwards, together.
 pub fn together(wakes: impl FnOnce()) {
+    resume(woken_by(wakes));
+}
+
+fn woken_by(wakes: impl FnOnce()) -> Vec<Arc<Sleeper>> {
     let outer = WOKEN.replace(Some(Vec::new()));
     wakes();
-    let woken = WOKEN.replace(outer).unwrap_or_default();
-    if !woken.is_empty() {
-        resume(woken);
-    }
+    WOKEN.replace(outer).unwrap_or_default()
 }
 
 fn resume(mut woken: Vec<Arc<Sleeper>>) {
+    while !woken.is_empty() {
+        let lost = resume_those_there(woken);
+        // What one of them was woken for, another one may have to be.
+        woken = woken_by(|| lost.iter().for_each(|sleeper| (sleeper.lost)()));
+    }
+}
+
+/// Resumes them, loop by loop; returns those whose loop was closed.
+fn resume_those_there(mut woken: Vec<Arc<Sleeper>>) -> Vec<Arc<Sleeper>> {
     Python::attach(|py| {
         // The last reference to one who leads may be dropped while an exception is on its way.
         let on_its_way = PyErr::take(py);
+        let mut lost = Vec::new();
         while let Some(first) = woken.first() {
             let event_loop = first.event_loop.clone_ref(py);
-            let (same, others) =
+            let same;
+            (same, woken) =
                 woken.into_iter().partition(|sleeper| sleeper.event_loop.is(&event_loop));
-            woken = others;
             if let Err(error) = resume_all(py, event_loop.bind(py), &same) {
-                // Of a loop that was closed no task waits any more.
+                // This is what asyncio raises for a loop that was closed.
                 if !error.is_instance_of::<PyRuntimeError>(py) {
                     error.write_unraisable(py, Some(event_loop.bind(py)));
                 }
+                lost.extend(same);
             }
         }
         if let Some(error) = on_its_way {
             error.restore(py);
         }
-    });
+        lost
+    })
 }
 
 fn resume_all(

@@ -1,0 +1,58 @@
+"""Refreshes ahead: background tasks that nobody awaits, kept until they are done."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from sark_cache.loading import refresh
+
+if TYPE_CHECKING:
+    from sark_cache._native import Load
+
+
+class Refreshes:
+    """The refreshes of one cache, in whatever event loops they run.
+
+    Holds a strong reference to each task: an event loop itself holds none.
+    """
+
+    def __init__(self, report: Callable[[str, str], None]) -> None:
+        self._report = report
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, load: "Load", event_loop: asyncio.AbstractEventLoop) -> None:
+        """Runs a refresh in the background of the calling task's event loop."""
+        task = event_loop.create_task(self._run(load), name="sark-cache refresh")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def stop(self) -> set[asyncio.Task[None]]:
+        """Cancels all; returns those of the running event loop, to be waited for."""
+        here: set[asyncio.Task[None]] = set()
+        running = running_loop()
+        current = asyncio.current_task(running) if running else None
+        for task in tuple(self._tasks):
+            event_loop = task.get_loop()
+            if event_loop is not running:
+                with suppress(RuntimeError):  # closed: its tasks do not run any more
+                    event_loop.call_soon_threadsafe(task.cancel)
+            elif task is not current:  # a callback may close the cache that it refreshes
+                task.cancel()
+                here.add(task)
+        return here
+
+    async def _run(self, load: "Load") -> None:
+        try:
+            await refresh(load)
+        except Exception as error:  # noqa: BLE001 - whatever the callback raises
+            # Its type alone: its message may hold what the request was about.
+            self._report("refresh", f"the callback raised {type(error).__qualname__}")
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in this thread, if any."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,0 +1,722 @@
+"""`get_or_load`: one loader for all who ask, and never an answer from before an invalidation."""
+
+import asyncio
+import contextvars
+import gc
+import threading
+import traceback
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
+
+import pytest
+
+from awaiting import ready
+from sark_cache import AsyncCache, Loaded, RustPolicyCache
+
+REQUEST = ("alice", "read", "doc")
+ALLOW = {"allow": True, "roles": ["admin"]}
+DENY = {"allow": False}
+
+
+class Evaluation:
+    """A loader that runs until it is told what to bring."""
+
+    def __init__(self):
+        self.runs = 0
+        self.begun = asyncio.Event()
+        self._brings = asyncio.get_running_loop().create_future()
+
+    async def __call__(self):
+        self.runs += 1
+        self.begun.set()
+        return await asyncio.shield(self._brings)
+
+    def bring(self, decision):
+        self._brings.set_result(decision)
+
+    def fail(self, error):
+        self._brings.set_exception(error)
+
+
+def bringing(decision):
+    async def load():
+        return decision
+
+    return load
+
+
+async def never():
+    pytest.fail("this loader must not run")
+
+
+async def begun(cache, loader, count=1, **options):
+    """Tasks that ask for the same decision; the loader runs when this returns."""
+    tasks = [
+        asyncio.create_task(cache.get_or_load(*REQUEST, loader, **options)) for _ in range(count)
+    ]
+    await loader.begun.wait()
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_what_the_loader_brings_is_returned_and_stored(cache):
+    assert await cache.get_or_load(*REQUEST, bringing(ALLOW)) == ALLOW
+    assert await cache.get_or_load(*REQUEST, never) == ALLOW
+    assert await cache.get(*REQUEST) == ALLOW
+    metrics = cache.metrics
+    assert (metrics.hits, metrics.misses, metrics.loads, metrics.coalesced) == (2, 1, 1, 0)
+
+
+async def test_a_hit_is_ready_at_once(cache):
+    await cache.set(*REQUEST, ALLOW)
+    assert ready(cache.get_or_load(*REQUEST, never)) == ALLOW
+
+
+async def test_the_context_is_part_of_what_is_loaded(cache):
+    assert await cache.get_or_load(*REQUEST, bringing(ALLOW), {"mfa": True}) == ALLOW
+    assert await cache.get_or_load(*REQUEST, bringing(DENY), context={"mfa": False}) == DENY
+    assert await cache.get(*REQUEST, {"mfa": True}) == ALLOW
+
+
+async def test_everybody_gets_a_decision_of_their_own(cache):
+    loader = Evaluation()
+    tasks = await begun(cache, loader, 3)
+    brought = {"allow": True, "roles": ["admin"]}
+    loader.bring(brought)
+    decisions = await asyncio.gather(*tasks)
+    for decision in decisions:
+        decision["roles"].clear()
+    brought["roles"].append("more")
+    assert await cache.get(*REQUEST) == ALLOW
+    assert len({id(decision) for decision in decisions}) == 3
+
+
+async def test_nothing_happens_before_it_is_awaited(cache):
+    loading = cache.get_or_load(*REQUEST, never)
+    assert asyncio.iscoroutine(loading)
+    loading.close()
+    assert await cache.get_or_load(*REQUEST, bringing(ALLOW)) == ALLOW
+
+
+async def test_the_leader_is_the_first_to_be_awaited(cache):
+    abandoned = cache.get_or_load(*REQUEST, never)
+    assert await cache.get_or_load(*REQUEST, bringing(ALLOW)) == ALLOW
+    assert await abandoned == ALLOW, "answered by what was stored meanwhile"
+    assert cache.metrics.coalesced == 1
+
+
+# Together
+
+
+def ask_from_loops(cache, loader, loops=4, per_loop=250):
+    """Asks for one decision from many tasks on each of many loops; all the answers."""
+    barrier = threading.Barrier(loops)
+
+    async def ask(number):
+        barrier.wait()
+        return await asyncio.gather(
+            *(cache.get_or_load(*REQUEST, loader) for _ in range(per_loop)), return_exceptions=True
+        )
+
+    with ThreadPoolExecutor(loops) as pool:
+        answers = pool.map(lambda number: asyncio.run(ask(number)), range(loops))
+    return [answer for loop in answers for answer in loop]
+
+
+@pytest.mark.parametrize("round_", range(5))
+def test_1000_callers_on_4_loops_are_answered_by_one_load(cache, round_):
+    runs = []
+
+    async def load():
+        runs.append(threading.get_ident())
+        await asyncio.sleep(0.05)
+        return ALLOW
+
+    assert ask_from_loops(cache, load) == [ALLOW] * 1_000
+    assert len(runs) == 1
+    metrics = cache.metrics
+    assert (metrics.loads, metrics.coalesced, metrics.misses) == (1, 999, 1_000)
+
+
+def test_1000_callers_on_4_loops_are_answered_though_the_leader_is_cancelled(cache):
+    runs = []
+
+    async def load():
+        runs.append(asyncio.current_task())
+        if len(runs) == 1:
+            await asyncio.sleep(0.05)
+            runs[0].cancel()
+        await asyncio.sleep(0.05)
+        return ALLOW
+
+    answers = ask_from_loops(cache, load)
+    assert answers.count(ALLOW) == 999
+    assert [type(answer) for answer in answers if answer != ALLOW] == [asyncio.CancelledError]
+    assert len(runs) == 2
+
+
+async def test_tasks_of_uvloop_are_answered_too(cache):
+    uvloop = pytest.importorskip("uvloop")
+    loader = Evaluation()
+    tasks = await begun(cache, loader, 2)
+    elsewhere = asyncio.get_running_loop().run_in_executor(
+        None, uvloop.run, cache.get_or_load(*REQUEST, never)
+    )
+    while cache.metrics.misses < 3:
+        await asyncio.sleep(0.001)
+    loader.bring(ALLOW)
+    assert await asyncio.gather(*tasks, elsewhere) == [ALLOW] * 3
+
+
+# In the leader's own task
+
+
+async def test_the_loader_runs_in_the_task_and_context_of_the_one_who_asked(cache):
+    variable = contextvars.ContextVar("variable")
+    variable.set("before")
+
+    async def load():
+        assert asyncio.current_task() is task
+        assert variable.get() == "before"
+        variable.set("after")
+        return ALLOW
+
+    task = asyncio.current_task()
+    await cache.get_or_load(*REQUEST, load)
+    assert variable.get() == "after"
+
+
+async def test_a_traceback_shows_the_loader(cache):
+    async def ask_the_engine():
+        raise ConnectionError
+
+    async def load():
+        return await ask_the_engine()
+
+    with pytest.raises(ConnectionError) as raised:
+        await cache.get_or_load(*REQUEST, load)
+    names = [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
+    assert names[-2:] == ["load", "ask_the_engine"]
+
+
+# Failing
+
+
+async def test_what_the_loader_raises_everybody_is_raised(cache):
+    loader, error = Evaluation(), ConnectionError("no engine")
+    tasks = await begun(cache, loader, 5)
+    loader.fail(error)
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(answer is error for answer in answers)
+    assert loader.runs == 1
+    assert await cache.get(*REQUEST) is None
+    assert await cache.get_or_load(*REQUEST, bringing(ALLOW)) == ALLOW, "tried anew"
+    assert (cache.metrics.load_errors, cache.metrics.loads, cache.metrics.coalesced) == (1, 2, 4)
+
+
+async def test_a_shared_exception_does_not_gather_tracebacks(cache):
+    loader = Evaluation()
+    tasks = await begun(cache, loader, 50)
+    loader.fail(ConnectionError())
+    for task in tasks:
+        with pytest.raises(ConnectionError) as raised:
+            await task
+    assert len(traceback.extract_tb(raised.value.__traceback__)) < 15
+
+
+@pytest.mark.parametrize("brought", [None, True, "allow", [ALLOW], object(), Loaded("allow")])
+async def test_what_is_no_decision_is_a_type_error_for_everybody(cache, brought):
+    loader = Evaluation()
+    tasks = await begun(cache, loader, 3)
+    loader.bring(brought)
+    for answer in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(answer, TypeError)
+        assert "loader must bring a decision" in str(answer)
+    assert await cache.get(*REQUEST) is None
+    assert cache.metrics.load_errors == 1
+
+
+async def test_a_loader_that_is_not_async_is_told_so(cache):
+    with pytest.raises(TypeError, match="loader must be an async function.*returned dict"):
+        await cache.get_or_load(*REQUEST, lambda: ALLOW)
+    with pytest.raises(TypeError, match="loader must be an async function.*not dict"):
+        cache.get_or_load(*REQUEST, ALLOW)
+
+
+@pytest.mark.parametrize(
+    ("late", "error"),
+    [
+        (Loaded(ALLOW, ttl_seconds=-1), "ttl_seconds must be"),
+        (Loaded(ALLOW, ttl_seconds="1"), "ttl_seconds must be"),
+        (Loaded(ALLOW, tags="role:admin"), "tags must be"),
+        (Loaded(ALLOW, tags=[1]), "a tag must be"),
+    ],
+)
+async def test_a_wrong_loaded_is_everybodys_error(cache, late, error):
+    loader = Evaluation()
+    tasks = await begun(cache, loader, 2)
+    loader.bring(late)
+    for answer in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(answer, (TypeError, ValueError))
+        assert error in str(answer)
+    assert await cache.get(*REQUEST) is None
+
+
+async def test_wrong_arguments_raise_at_the_call(cache):
+    for arguments in [(1, "a", "r"), ("u", 1, "r"), ("u", "a", 1)]:
+        with pytest.raises(TypeError, match="must be a str, not int"):
+            cache.get_or_load(*arguments, never)
+    with pytest.raises(ValueError, match="ttl_seconds"):
+        cache.get_or_load(*REQUEST, never, ttl_seconds=-1)
+    with pytest.raises(TypeError, match="tags"):
+        cache.get_or_load(*REQUEST, never, tags="role:admin")
+    with pytest.raises(TypeError, match="sensitivity"):
+        cache.get_or_load(*REQUEST, never, sensitivity=1)
+    assert cache.metrics.misses == 0
+
+
+# Cancelled
+
+
+async def test_a_cancelled_leader_hands_over_to_a_waiter_with_its_own_loader(cache):
+    first, second = Evaluation(), Evaluation()
+    [leader] = await begun(cache, first)
+    waiter = asyncio.create_task(cache.get_or_load(*REQUEST, second))
+    last = asyncio.create_task(cache.get_or_load(*REQUEST, never))
+    await asyncio.sleep(0)
+    leader.cancel()
+    await second.begun.wait()
+    second.bring(ALLOW)
+    assert await asyncio.gather(waiter, last) == [ALLOW, ALLOW]
+    assert leader.cancelled()
+    assert (first.runs, second.runs, cache.metrics.loads) == (1, 1, 2)
+
+
+async def test_a_waiter_that_gives_up_disturbs_nobody(cache):
+    loader = Evaluation()
+    leader, impatient, patient = await begun(cache, loader, 3)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await impatient
+    loader.bring(ALLOW)
+    assert await leader == await patient == ALLOW
+    assert loader.runs == 1
+
+
+async def test_a_leader_that_runs_out_of_time_hands_over(cache):
+    async def impatient():
+        async with asyncio.timeout(0.01):
+            await cache.get_or_load(*REQUEST, Evaluation())
+
+    asking = asyncio.create_task(impatient())
+    await asyncio.sleep(0)
+    patient = asyncio.create_task(cache.get_or_load(*REQUEST, bringing(ALLOW)))
+    with pytest.raises(TimeoutError):
+        await asking
+    assert await patient == ALLOW
+
+
+async def test_all_of_many_give_up_at_once(cache):
+    loader = Evaluation()
+    tasks = await begun(cache, loader, 2_000)
+    for task in tasks:
+        task.cancel()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(answer, asyncio.CancelledError) for answer in answers)
+    assert await cache.get_or_load(*REQUEST, bringing(ALLOW)) == ALLOW
+
+
+async def test_an_abandoned_leader_hands_over(cache):
+    leading = cache.get_or_load(*REQUEST, Evaluation())
+    contextvars.copy_context().run(leading.send, None)
+    waiter = asyncio.create_task(cache.get_or_load(*REQUEST, bringing(ALLOW)))
+    await asyncio.sleep(0)
+    assert not waiter.done()
+    del leading
+    assert await waiter == ALLOW
+
+
+def test_a_leader_whose_loop_ends_hands_over_to_another_loop(cache):
+    waits = threading.Event()
+
+    async def lead():
+        await begun(cache, Evaluation())
+        await asyncio.to_thread(waits.wait)
+        # And ends, with the leader still at it: asyncio.run cancels it.
+
+    async def wait():
+        while cache.metrics.loads == 0:
+            await asyncio.sleep(0.001)
+        waiting = asyncio.create_task(cache.get_or_load(*REQUEST, bringing(ALLOW)))
+        await asyncio.sleep(0)
+        waits.set()
+        return await waiting
+
+    with ThreadPoolExecutor(2) as pool:
+        leading = pool.submit(asyncio.run, lead())
+        assert pool.submit(asyncio.run, wait()).result() == ALLOW
+        leading.result()
+
+
+def test_a_waiter_on_a_closed_loop_does_not_keep_the_lead(cache):
+    forgotten = asyncio.new_event_loop()
+
+    async def lead():
+        loader = Evaluation()
+        [leader] = await begun(cache, loader)
+        return leader
+
+    async def ask():
+        return await cache.get_or_load(*REQUEST, bringing(ALLOW))
+
+    async def scene():
+        leader = await lead()
+        task = await asyncio.to_thread(wait_and_close)
+        live = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        leader.cancel()
+        del task
+        return await live
+
+    def wait_and_close():
+        task = forgotten.create_task(ask())
+        task._log_destroy_pending = False  # it is forgotten on purpose
+        forgotten.run_until_complete(asyncio.sleep(0))
+        forgotten.close()
+        return task
+
+    assert asyncio.run(scene()) == ALLOW
+
+
+# Revoked meanwhile
+
+REVOKING = {
+    "its user": lambda cache: cache.invalidate(user_id="alice"),
+    "its action": lambda cache: cache.invalidate(action="read"),
+    "its resource": lambda cache: cache.invalidate(resource="doc"),
+    "all its fields": lambda cache: cache.invalidate(*REQUEST),
+    "a tag": lambda cache: cache.invalidate(tags=["role:admin"]),
+    "its user and a tag": lambda cache: cache.invalidate("alice", tags=["role:admin"]),
+    "a pattern": lambda cache: cache.invalidate_pattern("policy:decision:ali*"),
+    "the decision": lambda cache: cache.delete(*REQUEST),
+    "everything": lambda cache: cache.clear(),
+}
+
+
+@pytest.mark.parametrize("revoke", REVOKING.values(), ids=REVOKING)
+async def test_invalidated_while_loading_is_answered_but_not_stored(cache, revoke):
+    before, after = Evaluation(), Evaluation()
+    asked_before = await begun(cache, before, 2, tags=["role:admin"])
+    await revoke(cache)
+    asked_after = await begun(cache, after, 2, tags=["role:admin"])
+    before.bring(ALLOW)
+    assert await asyncio.gather(*asked_before) == [ALLOW, ALLOW]
+    assert await cache.get(*REQUEST) is None
+    after.bring(DENY)
+    assert await asyncio.gather(*asked_after) == [DENY, DENY]
+    assert await cache.get(*REQUEST) == DENY
+    assert (before.runs, after.runs) == (1, 1)
+
+
+async def test_the_older_load_does_not_overwrite_the_newer(cache):
+    before, after = Evaluation(), Evaluation()
+    asked_before = await begun(cache, before)
+    cache.invalidate("alice")
+    asked_after = await begun(cache, after)
+    after.bring(DENY)
+    await asyncio.gather(*asked_after)
+    before.bring(ALLOW)
+    assert await asyncio.gather(*asked_before) == [ALLOW]
+    assert await cache.get(*REQUEST) == DENY
+
+
+async def test_an_invalidation_of_something_else_disturbs_no_load(cache):
+    loader = Evaluation()
+    asked_before = await begun(cache, loader)
+    cache.invalidate("bob")
+    cache.invalidate(tags=["role:user"])
+    asked_after = await begun(cache, loader)
+    loader.bring(ALLOW)
+    assert await asyncio.gather(*asked_before, *asked_after) == [ALLOW, ALLOW]
+    assert loader.runs == 1
+    assert await cache.get(*REQUEST) == ALLOW
+
+
+async def test_after_a_hand_over_what_is_loaded_is_as_new_as_the_second_load(cache):
+    first, second = Evaluation(), Evaluation()
+    [leader] = await begun(cache, first)
+    waiter = asyncio.create_task(cache.get_or_load(*REQUEST, second))
+    await asyncio.sleep(0)
+    cache.invalidate("alice")
+    leader.cancel()
+    await second.begun.wait()
+    second.bring(DENY)
+    assert await waiter == DENY
+    assert await cache.get(*REQUEST) == DENY, "evaluated after the invalidation"
+
+
+async def test_a_late_tag_that_was_revoked_meanwhile_is_held_against_those_who_came_later(cache):
+    first, second = Evaluation(), Evaluation()
+    early = await begun(cache, first)
+    cache.invalidate(tags=["bundle:42"])
+    late = asyncio.create_task(cache.get_or_load(*REQUEST, second))
+    await asyncio.sleep(0)
+    assert second.runs == 0, "nobody could know that it depends on the tag"
+    first.bring(Loaded(ALLOW, tags=("bundle:42",)))
+    await second.begun.wait()
+    second.bring(Loaded(DENY, tags=("bundle:42",)))
+    assert await asyncio.gather(*early) == [ALLOW]
+    assert await late == DENY
+    assert await cache.get(*REQUEST) == DENY
+
+
+# Decided late
+
+
+async def test_loaded_decides_the_time_to_live(cache):
+    loaded = Loaded(ALLOW, ttl_seconds=0.02)
+    assert await cache.get_or_load(*REQUEST, bringing(loaded), ttl_seconds=60) == ALLOW
+    assert await cache.get(*REQUEST) == ALLOW
+    await asyncio.sleep(0.03)
+    assert await cache.get(*REQUEST) is None
+
+
+async def test_the_time_to_live_is_the_calls_or_the_sensitivitys(cache):
+    cache.OPTIMIZED_TTL = {"critical": 0.02}
+    await cache.get_or_load("told", "read", "doc", bringing(ALLOW), ttl_seconds=0.02)
+    await cache.get_or_load("critical", "read", "doc", bringing(ALLOW), sensitivity="critical")
+    await cache.get_or_load("plain", "read", "doc", bringing(ALLOW))
+    assert await cache.size() == 3
+    await asyncio.sleep(0.03)
+    assert await cache.get("told", "read", "doc") is None
+    assert await cache.get("critical", "read", "doc") is None
+    assert await cache.get("plain", "read", "doc") == ALLOW
+
+
+async def test_tags_of_the_call_and_of_loaded_revoke(cache):
+    for tag in ("early", "late"):
+        loaded = Loaded(MappingProxyType(ALLOW), tags=["late"])
+        assert await cache.get_or_load(*REQUEST, bringing(loaded), tags=("early",)) == ALLOW
+        assert await cache.invalidate(tags=[tag]) == 1
+        assert await cache.get(*REQUEST) is None
+
+
+async def test_a_time_to_live_of_zero_is_shared_but_not_stored(cache):
+    loader = Evaluation()
+    tasks = await begun(cache, loader, 3, ttl_seconds=0)
+    loader.bring(ALLOW)
+    assert await asyncio.gather(*tasks) == [ALLOW] * 3
+    assert (loader.runs, await cache.size(), cache.metrics.errors) == (1, 0, 0)
+
+
+# What cannot be stored
+
+
+async def test_a_decision_that_is_not_json_is_returned_and_everybody_evaluates(cache, caplog):
+    odd = {"allow": True, "at": object()}
+    loader = Evaluation()
+    tasks = await begun(cache, loader, 3)
+    loader.bring(odd)
+    answers = await asyncio.gather(*tasks)
+    assert all(answer is odd for answer in answers)
+    assert loader.runs == 3
+    assert await cache.get(*REQUEST) is None
+    assert cache.metrics.errors == 1
+    assert "get_or_load failed" in caplog.text
+
+
+async def test_a_decision_that_is_too_large_is_returned(cache):
+    huge = {"allow": True, "reason": "x" * 70_000}
+    assert await cache.get_or_load(*REQUEST, bringing(huge)) == huge
+    assert await cache.size() == 0
+    assert cache.metrics.errors == 1
+
+
+async def test_a_decision_that_outgrows_the_cache_is_shared(caplog):
+    cache = RustPolicyCache(max_bytes=2_000)
+    large = {"allow": True, "reason": "x" * 3_000}
+    loader = Evaluation()
+    tasks = await begun(cache, loader, 2)
+    loader.bring(large)
+    assert await asyncio.gather(*tasks) == [large, large]
+    assert (loader.runs, await cache.size(), cache.metrics.errors) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("context", [{"at": object()}, {"x": float("nan")}, {"\ud800": 1}])
+async def test_a_context_that_is_not_json_is_evaluated_each_time(cache, context, caplog):
+    for decision in (ALLOW, DENY):
+        assert await cache.get_or_load(*REQUEST, bringing(decision), context) == decision
+    metrics = cache.metrics
+    assert (metrics.errors, metrics.misses, metrics.loads) == (2, 2, 2)
+    assert await cache.size() == 0
+    with pytest.raises(TypeError, match="loader must bring"):
+        await cache.get_or_load(*REQUEST, bringing(None), context)
+
+
+async def test_a_tag_that_cannot_be_stored_stores_nothing(cache, caplog):
+    assert await cache.get_or_load(*REQUEST, bringing(ALLOW), tags=["\ud800"]) == ALLOW
+    assert await cache.get_or_load(*REQUEST, bringing(Loaded(ALLOW, tags=["\ud800"]))) == ALLOW
+    assert await cache.size() == 0
+    assert cache.metrics.errors == 2
+
+
+# Off and closed
+
+
+async def test_a_cache_that_is_off_evaluates_and_counts_nothing(cache):
+    cache.enabled = False
+    loaded = Loaded(ALLOW, ttl_seconds=60)
+    for brought in (ALLOW, loaded):
+        assert await cache.get_or_load(*REQUEST, bringing(brought)) == ALLOW
+    with pytest.raises(TypeError, match="loader must bring"):
+        await cache.get_or_load(*REQUEST, bringing(None))
+    cache.enabled = True
+    assert await cache.get(*REQUEST) is None
+    assert cache.metrics.loads == 0
+
+
+@pytest.mark.parametrize("stop", ["close", "disable"])
+async def test_a_cache_that_stops_while_loading_stores_nothing(cache, stop):
+    loader = Evaluation()
+    tasks = await begun(cache, loader, 2)
+    if stop == "close":
+        await cache.close()
+    else:
+        cache.enabled = False
+    loader.bring(ALLOW)
+    assert await asyncio.gather(*tasks) == [ALLOW, ALLOW]
+    cache.enabled = True
+    assert await cache.size() == 0
+    assert await cache.get_or_load(*REQUEST, bringing(DENY)) == DENY
+
+
+# Inside each other
+
+
+async def test_a_loader_that_asks_for_its_own_key_gets_an_error(cache):
+    async def load():
+        return await cache.get_or_load(*REQUEST, load)
+
+    async with asyncio.timeout(5):
+        with pytest.raises(RuntimeError, match="must not ask for its own key"):
+            await cache.get_or_load(*REQUEST, load)
+    assert await cache.get_or_load(*REQUEST, bringing(ALLOW)) == ALLOW
+
+
+async def test_a_task_that_a_loader_made_is_inside_it(cache):
+    async def load():
+        return await asyncio.create_task(cache.get_or_load(*REQUEST, never))
+
+    async with asyncio.timeout(5):
+        with pytest.raises(RuntimeError, match="must not ask for its own key"):
+            await cache.get_or_load(*REQUEST, load)
+
+
+async def test_a_task_that_outlives_the_loader_that_made_it_may_ask(cache):
+    outlived = asyncio.Event()
+
+    async def later():
+        await outlived.wait()
+        return await cache.get_or_load(*REQUEST, bringing(DENY))
+
+    async def load():
+        nonlocal task
+        task = asyncio.create_task(later())
+        return ALLOW
+
+    task = None
+    await cache.get_or_load(*REQUEST, load)
+    await cache.clear()
+    outlived.set()
+    assert await task == DENY
+
+
+async def test_loaders_that_wait_for_each_other_get_an_error(cache):
+    other = ("bob", "read", "doc")
+    both = asyncio.Barrier(2)
+
+    async def load(asks):
+        await both.wait()
+        return await cache.get_or_load(*asks, never)
+
+    async with asyncio.timeout(5):
+        answers = await asyncio.gather(
+            cache.get_or_load(*REQUEST, lambda: load(other)),
+            cache.get_or_load(*other, lambda: load(REQUEST)),
+            return_exceptions=True,
+        )
+    assert all("nor two for each other's" in str(answer) for answer in answers)
+
+
+async def test_loaders_may_ask_for_other_decisions_and_other_caches(cache):
+    general = AsyncCache()
+
+    async def base():
+        return {"allow": True, "base": await general.get_or_load("base", bringing(1))}
+
+    async def load():
+        decision = await cache.get_or_load("group", "read", "doc", base)
+        return {**decision, "of": "group"}
+
+    wanted = {"allow": True, "base": 1, "of": "group"}
+    assert await asyncio.gather(*(cache.get_or_load(*REQUEST, load) for _ in range(3))) == (
+        [wanted] * 3
+    )
+    assert await cache.size() == 2
+
+
+# Nothing is left behind
+
+
+async def test_what_a_load_held_is_let_go(cache):
+    class Engine:
+        async def evaluate(self):
+            await asyncio.sleep(0)
+            return ALLOW
+
+        async def fail(self):
+            await asyncio.sleep(0)
+            raise ConnectionError
+
+    engine = Engine()
+    gone = weakref.ref(engine)
+    await asyncio.gather(*(cache.get_or_load(*REQUEST, engine.evaluate) for _ in range(3)))
+    await asyncio.gather(
+        *(cache.get_or_load("bob", "read", "doc", engine.fail) for _ in range(3)),
+        return_exceptions=True,
+    )
+    del engine
+    await asyncio.sleep(0)  # in which asyncio lets go of what was gathered
+    gc.collect()
+    assert gone() is None
+
+
+# The general cache
+
+
+async def test_the_general_cache_loads_too():
+    cache = AsyncCache()
+    assert await cache.get_or_load(("a", 1), bringing([1, "two"])) == [1, "two"]
+    assert await cache.get_or_load(("a", 1), never) == [1, "two"]
+    assert await cache.get_or_load("nothing", bringing(None)) is None
+    assert await cache.get_or_load("nothing", never) is None
+    assert await cache.get_or_load("brief", bringing(1), ttl_seconds=0.01) == 1
+    await asyncio.sleep(0.02)
+    assert await cache.get_or_load("brief", bringing(2)) == 2
+
+
+async def test_the_general_cache_raises_to_everybody_what_it_cannot_store():
+    cache = AsyncCache()
+    loader = Evaluation()
+    tasks = [asyncio.create_task(cache.get_or_load("key", loader)) for _ in range(3)]
+    await loader.begun.wait()
+    loader.bring(object())
+    for answer in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(answer, ValueError)
+    assert loader.runs == 1
+    with pytest.raises(ValueError, match="bytes"):
+        await cache.get_or_load("key", bringing("x" * 70_000))
+    with pytest.raises(TypeError, match="loader"):
+        cache.get_or_load("key", 1)
+    assert await cache.get("key") is None

@@ -1,0 +1,291 @@
+"""Refresh ahead: what nears its end is served, and evaluated anew in the background, once."""
+
+import asyncio
+import gc
+import logging
+import time
+
+import pytest
+
+from awaiting import ready
+from sark_cache import Loaded, RustPolicyCache
+
+REQUEST = ("alice", "read", "doc")
+OLD, NEW = {"version": 1}, {"version": 2}
+TTL = 0.4
+LATE = 0.75 * TTL
+"""In the last 30 % of the time to live."""
+
+
+class Refreshed(RustPolicyCache):
+    """A cache whose sensitive entries live briefly, and whose callback is at the test's command."""
+
+    OPTIMIZED_TTL = {"critical": TTL, "confidential": 2 * TTL, "public": TTL}
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.asked = []
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+        self.brings = NEW
+        self.set_revalidate_callback(self.evaluate)
+
+    async def evaluate(self, *request):
+        self.asked.append(request)
+        await self.may_end.wait()
+        if isinstance(self.brings, Exception):
+            raise self.brings
+        return self.brings
+
+    async def store(self, sensitivity="critical", **options):
+        self.stored = time.monotonic()
+        assert await self.set(*REQUEST, OLD, sensitivity=sensitivity, **options)
+
+    async def until(self, age):
+        await asyncio.sleep(self.stored + age - time.monotonic())
+
+    async def refreshed(self):
+        async with asyncio.timeout(5):
+            while self._refreshes._tasks:
+                await asyncio.sleep(0.001)
+
+
+async def test_a_hit_near_its_end_is_served_and_refreshed():
+    cache = Refreshed()
+    await cache.store()
+    await cache.until(LATE)
+    assert ready(cache.get(*REQUEST, None, "critical")) == OLD
+    await cache.refreshed()
+    assert cache.asked == [(*REQUEST, None)]
+    assert await cache.get(*REQUEST) == NEW
+    metrics = cache.metrics
+    assert (metrics.hits, metrics.stale_hits, metrics.revalidations) == (1, 1, 1)
+    assert (metrics.total_requests, metrics.hit_rate, metrics.effective_hit_rate) == (2, 50, 100)
+
+
+async def test_get_or_load_refreshes_too():
+    cache = Refreshed()
+    await cache.store()
+    await cache.until(LATE)
+    assert ready(cache.get_or_load(*REQUEST, pytest.fail, sensitivity="critical")) == OLD
+    await cache.refreshed()
+    assert await cache.get(*REQUEST) == NEW
+
+
+async def test_a_hit_is_not_refreshed_early():
+    cache = Refreshed()
+    await cache.store()
+    await cache.until(TTL / 2)
+    assert await cache.get(*REQUEST, None, "critical") == OLD
+    assert cache.asked == []
+    assert cache.metrics.stale_hits == 0
+
+
+@pytest.mark.parametrize("sensitivity", [None, "public", "internal", "unheard of", "\ud800"])
+async def test_only_what_is_critical_or_confidential_is_refreshed(sensitivity):
+    cache = Refreshed()
+    await cache.store()
+    await cache.until(LATE)
+    assert await cache.get(*REQUEST, None, sensitivity) == OLD
+    assert cache.asked == []
+
+
+@pytest.mark.parametrize("off", ["no callback", "switched off", "no event loop"])
+async def test_without_what_it_takes_a_hit_is_a_hit(off):
+    cache = Refreshed(stale_while_revalidate=off != "switched off")
+    if off == "no callback":
+        cache.revalidate_callback = None
+    await cache.store()
+    await cache.until(LATE)
+    if off == "no event loop":
+        in_thread = await asyncio.to_thread(lambda: ready(cache.get(*REQUEST, None, "critical")))
+        assert in_thread == OLD
+    else:
+        assert await cache.get(*REQUEST, None, "critical") == OLD
+    assert cache.asked == []
+    assert (cache.metrics.hits, cache.metrics.stale_hits) == (1, 0)
+
+
+async def test_one_refresh_at_a_time():
+    cache = Refreshed()
+    cache.may_end.clear()
+    await cache.store()
+    await cache.until(LATE)
+    for _ in range(100):
+        assert await cache.get(*REQUEST, None, "critical") == OLD
+        await asyncio.sleep(0)
+    cache.may_end.set()
+    await cache.refreshed()
+    assert len(cache.asked) == 1
+    assert (cache.metrics.stale_hits, cache.metrics.revalidations) == (100, 1)
+
+
+async def test_nothing_is_served_past_its_time_however_long_the_refresh_takes():
+    cache = Refreshed()
+    cache.may_end.clear()
+    await cache.store()
+    await cache.until(LATE)
+    assert await cache.get(*REQUEST, None, "critical") == OLD
+    await cache.until(TTL)
+    assert await cache.get(*REQUEST, None, "critical") is None
+    waiting = asyncio.create_task(cache.get_or_load(*REQUEST, pytest.fail))
+    await asyncio.sleep(0)
+    cache.may_end.set()
+    assert await waiting == NEW, "the refresh is the load"
+
+
+async def test_what_is_refreshed_lives_as_long_as_its_sensitivity_says():
+    cache = Refreshed(ttl_seconds=60)
+    await cache.store("confidential", ttl_seconds=TTL)
+    await cache.until(LATE)
+    await cache.get(*REQUEST, None, "confidential")
+    await cache.refreshed()
+    cache.stored = time.monotonic()
+    await cache.until(TTL)
+    assert await cache.get(*REQUEST) == NEW
+    await cache.until(2 * TTL)
+    assert await cache.get(*REQUEST) is None
+
+
+async def test_the_callback_is_told_the_context_as_it_was():
+    cache = Refreshed()
+    context = {"roles": ["admin"], "mfa": True}
+    await cache.store(context=context)
+    await cache.until(LATE)
+    assert await cache.get(*REQUEST, context, "critical") == OLD
+    context["roles"].append("changed after the request")
+    await cache.refreshed()
+    assert cache.asked == [(*REQUEST, {"roles": ["admin"], "mfa": True})]
+    assert await cache.get(*REQUEST, {"roles": ["admin"], "mfa": True}) == NEW
+
+
+async def test_what_could_revoke_it_can_revoke_its_successor():
+    cache = Refreshed()
+    cache.brings = Loaded(NEW, tags=["bundle:42"])
+    for tag in ("role:admin", "bundle:42"):
+        await cache.store(tags=["role:admin"])
+        await cache.until(LATE)
+        assert await cache.get(*REQUEST, None, "critical") == OLD
+        await cache.refreshed()
+        assert await cache.get(*REQUEST) == NEW
+        assert await cache.invalidate(tags=[tag]) == 1
+        assert await cache.get(*REQUEST) is None
+
+
+@pytest.mark.parametrize("revocation", [{"user_id": "alice"}, {"tags": ["role:admin"]}, {}])
+async def test_what_is_revoked_while_it_is_refreshed_is_not_stored(revocation):
+    cache = Refreshed()
+    cache.may_end.clear()
+    await cache.store(tags=["role:admin"])
+    await cache.until(LATE)
+    await cache.get(*REQUEST, None, "critical")
+    await asyncio.sleep(0)
+    cache.invalidate(**revocation)
+    cache.may_end.set()
+    await cache.refreshed()
+    assert cache.asked
+    assert await cache.get(*REQUEST) is None
+
+
+@pytest.mark.parametrize("brings", [ConnectionError("secret"), "no decision"])
+async def test_a_refresh_that_fails_is_counted_and_logged_and_the_entry_lives_on(brings, caplog):
+    cache = Refreshed()
+    cache.brings = brings
+    await cache.store()
+    await cache.until(LATE)
+    assert await cache.get(*REQUEST, None, "critical") == OLD
+    await cache.refreshed()
+    assert await cache.get(*REQUEST) == OLD
+    assert cache.metrics.errors == 1
+    assert cache.metrics.load_errors == 0
+    assert "refresh failed" in caplog.text
+    assert "secret" not in caplog.text
+    assert await cache.get(*REQUEST, None, "critical") == OLD
+    await cache.refreshed()
+    assert len(cache.asked) == 2, "tried again at the next hit"
+
+
+async def test_a_callback_that_is_not_async_fails_no_request(caplog):
+    cache = Refreshed()
+    cache.set_revalidate_callback(lambda *_: NEW)
+    await cache.store()
+    await cache.until(LATE)
+    assert await cache.get(*REQUEST, None, "critical") == OLD
+    await cache.refreshed()
+    assert cache.metrics.errors == 1
+    assert "TypeError" in caplog.text
+
+
+async def test_a_refresh_lives_though_nobody_holds_it():
+    cache = Refreshed()
+    cache.may_end.clear()
+    await cache.store()
+    await cache.until(LATE)
+    await cache.get(*REQUEST, None, "critical")
+    await asyncio.sleep(0)
+    gc.collect()
+    cache.may_end.set()
+    await cache.refreshed()
+    assert await cache.get(*REQUEST) == NEW
+
+
+async def test_close_ends_the_refreshes(caplog):
+    caplog.set_level(logging.DEBUG)
+    cache = Refreshed()
+    cache.may_end.clear()
+    await cache.store()
+    await cache.until(LATE)
+    await cache.get(*REQUEST, None, "critical")
+    await asyncio.sleep(0)
+    assert cache.asked
+    await cache.close()
+    assert not cache._refreshes._tasks
+    assert len(asyncio.all_tasks()) == 1, "this one"
+    assert cache.metrics.errors == 0, "cancelled is not failed"
+
+
+async def test_close_from_another_loop_ends_the_refreshes():
+    cache = Refreshed()
+    cache.may_end.clear()
+    await cache.store()
+    await cache.until(LATE)
+    await cache.get(*REQUEST, None, "critical")
+    await asyncio.sleep(0)
+    await asyncio.to_thread(lambda: asyncio.run(cache.close()))
+    await cache.refreshed()
+
+
+async def test_a_callback_may_close_the_cache():
+    cache = Refreshed()
+
+    async def close(*_):
+        await cache.close()
+        return NEW
+
+    cache.set_revalidate_callback(close)
+    await cache.store()
+    await cache.until(LATE)
+    await cache.get(*REQUEST, None, "critical")
+    await cache.refreshed()
+    assert cache.closed
+
+
+async def test_a_refresh_is_in_no_load_of_the_one_who_asked():
+    """It would otherwise be told that it waits for itself."""
+    cache = Refreshed()
+    other = ("bob", "read", "doc")
+
+    async def asks_other(*_):
+        return await cache.get_or_load(*other, pytest.fail)
+
+    async def load():
+        assert await cache.get(*REQUEST, None, "critical") == OLD  # refreshes, and that asks bob's
+        await asyncio.sleep(0.01)
+        return NEW
+
+    cache.set_revalidate_callback(asks_other)
+    await cache.store()
+    await cache.until(LATE)
+    assert await cache.get_or_load(*other, load) == NEW
+    await cache.refreshed()
+    assert await cache.get(*REQUEST) == NEW
