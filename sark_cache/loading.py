@@ -97,7 +97,7 @@ def _begun(loader: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
     return loading
 
 
-def _decision(loaded: object) -> Brought:
+def _decision(loaded: Any) -> Brought:  # noqa: ANN401 - whatever a loader brings
     decision, ttl_seconds, tags = (
         (loaded.decision, loaded.ttl_seconds, loaded.tags)
         if isinstance(loaded, Loaded)

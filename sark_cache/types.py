@@ -37,11 +37,11 @@ class Loaded:
     tags: Collection[str] = ()
 
 
-Loader: TypeAlias = Callable[[], Awaitable[JSONObject | Loaded]]
+Loader: TypeAlias = Callable[[], Awaitable[Mapping[str, Any] | Loaded]]
 """Evaluates one request: an async function without arguments that returns the decision."""
 
 RevalidateCallback: TypeAlias = Callable[
-    [str, str, str, Context | None], Awaitable[JSONObject | Loaded]
+    [str, str, str, Context | None], Awaitable[Mapping[str, Any] | Loaded]
 ]
 """Evaluates one request anew: `(user_id, action, resource, context) -> decision`."""
 

@@ -13,7 +13,7 @@ from fastapi import Body, Depends, FastAPI, Header, HTTPException, Request
 from pydantic import BaseModel
 
 from engine import PolicyEngine, read
-from sark_cache import RustPolicyCache
+from sark_cache import Loaded, RustPolicyCache
 
 NANOSECONDS_PER_MICROSECOND = 1_000
 NANOSECONDS_PER_MILLISECOND = 1_000_000
@@ -47,16 +47,21 @@ class Gateway:
         self.cache = RustPolicyCache(max_size=10_000)
 
     async def authorize(self, question: Question) -> Answer:
-        """Answers from the cache, or asks the policy and remembers what it said."""
+        """Answers from the cache, or asks the policy, once for all who ask at the same time."""
         started = time.perf_counter_ns()
-        request = (question.user, question.action, question.resource)
-        decision = None
-        if question.use_cache:
-            decision = await self.cache.get(*request, question.context)
         source: Literal["cache", "policy"] = "cache"
-        if decision is None:
+
+        async def ask_policy() -> Loaded:
+            nonlocal source
             source = "policy"
-            decision = await self._ask_policy(question)
+            return await self._ask_policy(question)
+
+        if question.use_cache:
+            decision = await self.cache.get_or_load(
+                question.user, question.action, question.resource, ask_policy, question.context
+            )
+        else:
+            decision = dict((await ask_policy()).decision)
         elapsed = time.perf_counter_ns() - started
         return Answer(
             decision=decision,
@@ -64,27 +69,15 @@ class Gateway:
             microseconds=elapsed / NANOSECONDS_PER_MICROSECOND,
         )
 
-    async def _ask_policy(self, question: Question) -> dict[str, Any]:
-        # Taken before the policy is asked: should the user be revoked meanwhile, the answer is
-        # for this request alone and is not stored.
-        stamp = self.cache.stamp()
+    async def _ask_policy(self, question: Question) -> Loaded:
         started = time.perf_counter_ns()
         decision = await self.engine.evaluate(
             self.users.get(question.user), question.action, question.resource, question.context
         )
         elapsed = time.perf_counter_ns() - started
         self.cache.record_opa_latency(elapsed / NANOSECONDS_PER_MILLISECOND)
-        if question.use_cache:
-            await self.cache.set(
-                question.user,
-                question.action,
-                question.resource,
-                decision,
-                question.context,
-                sensitivity=decision["sensitivity"],
-                stamp=stamp,
-            )
-        return decision
+        # How sensitive the tool is, only the policy knows.
+        return Loaded(decision, ttl_seconds=self.cache.OPTIMIZED_TTL[decision["sensitivity"]])
 
 
 def gateway(request: Request) -> Gateway:

@@ -25,7 +25,7 @@ def pytest_addoption(parser):
 
 
 @pytest.fixture
-def compare(benchmark, request):
+def compare(benchmark, keep):
     """Times subjects in turn; the first is what the others are compared with.
 
     `before` holds what is to be done, untimed, before a subject's turn. `per_call` is how many
@@ -59,20 +59,30 @@ def compare(benchmark, request):
             }
             for name, taken in times.items()
         }
-        benchmark.extra_info.update(results)
-        request.config.stash.setdefault(RESULTS, {})[request.node.name] = results
+        keep(results)
         return results
 
     return compare
 
 
+@pytest.fixture
+def keep(benchmark, request):
+    """Keeps what a benchmark measured, by subject and number, for the JSON and the summary."""
+
+    def keep(results: dict[str, dict[str, float]]):
+        benchmark.extra_info.update(results)
+        request.config.stash.setdefault(RESULTS, {})[request.node.name] = results
+
+    return keep
+
+
 def pytest_terminal_summary(terminalreporter, config):
     measured = config.stash.get(RESULTS, {})
     for benchmark, results in measured.items():
-        terminalreporter.write_line(f"\n{benchmark}, medians:")
-        for name, result in results.items():
-            line = f"  {name:36} {result['median_us']:12.3f} µs {result['ratio']:8.2f} x"
-            terminalreporter.write_line(line)
+        terminalreporter.write_line(f"\n{benchmark}")
+        for subject, numbers in results.items():
+            shown = "".join(f"  {name} {number:.3f}" for name, number in numbers.items())
+            terminalreporter.write_line(f"  {subject:60}{shown}")
     if config.getoption("--report") and measured:
         REPORT.write_text(json.dumps(described(measured), indent=2) + "\n", encoding="utf-8")
         terminalreporter.write_line(f"\nsaved as {REPORT}")

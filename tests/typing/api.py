@@ -9,6 +9,7 @@ from sark_cache import (
     CacheMetrics,
     InvalidationError,
     JSONObject,
+    Loaded,
     PolicyCacheProtocol,
     RustPolicyCache,
     SarkCacheError,
@@ -36,6 +37,29 @@ async def requests(cache: RustPolicyCache, context: Mapping[str, Any]) -> None:
     assert_type(await cache.preload_cache([("alice", "read", "doc", decision, None)]), int)
 
 
+async def loads(cache: RustPolicyCache, context: Mapping[str, Any]) -> None:
+    async def evaluate() -> dict[str, bool]:
+        return {"allow": True}
+
+    async def decide_late() -> Loaded:
+        return Loaded({"allow": True}, ttl_seconds=1.5, tags=("bundle:42",))
+
+    async def either() -> JSONObject | Loaded:
+        return Loaded(await evaluate())
+
+    assert_type(await cache.get_or_load("alice", "read", "doc", evaluate), JSONObject)
+    assert_type(await cache.get_or_load("alice", "read", "doc", lambda: either()), JSONObject)
+    decision = await cache.get_or_load(
+        *("alice", "read", "doc"),
+        decide_late,
+        context,
+        ttl_seconds=1.5,
+        sensitivity="critical",
+        tags=["a"],
+    )
+    assert_type(decision, JSONObject)
+
+
 async def revocations(cache: RustPolicyCache) -> None:
     assert_type(await cache.invalidate(), int)
     assert_type(await cache.invalidate("alice", "read", "doc", tags=["role:admin"]), int)
@@ -57,7 +81,11 @@ async def running(cache: RustPolicyCache) -> None:
     ) -> JSONObject:
         return {"allow": user_id == action == resource, "context": context}
 
+    async def decide_late(*request: object) -> Loaded:
+        return Loaded({"allow": bool(request)})
+
     cache.set_revalidate_callback(evaluate)
+    cache.set_revalidate_callback(decide_late)
     cache.record_opa_latency(1.5)
     cache.enabled = False
     cache.ttl_seconds = 0.5
@@ -89,6 +117,12 @@ async def general(cache: AsyncCache) -> None:
     await cache.set("key", {"any": ["JSON"]}, 1.5)
     value = await cache.get(("key", 1, None))
     assert isinstance(value, str)
+
+    async def load() -> int:
+        return 1
+
+    loaded = await cache.get_or_load(("key", 1), load, 1.5)
+    assert isinstance(loaded, int)
     assert_type(await cache.delete("key"), bool)
     assert_type(await cache.clear(), int)
     assert_type(await cache.size(), int)

@@ -189,7 +189,7 @@ async def test_a_task_that_is_cancelled_half_way_disturbs_nobody(cache):
     assert await other in range(MANY + 1)
     # What was begun is finished though nobody waits: the entries go.
     async with asyncio.timeout(5):
-        while cache.metrics.size:  # noqa: ASYNC110 - nothing tells when it is done
+        while cache.metrics.size:
             await asyncio.sleep(0.001)
 
 

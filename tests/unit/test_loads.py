@@ -238,9 +238,9 @@ async def test_what_is_no_decision_is_a_type_error_for_everybody(cache, brought)
 
 
 async def test_a_loader_that_is_not_async_is_told_so(cache):
-    with pytest.raises(TypeError, match="loader must be an async function.*returned dict"):
+    with pytest.raises(TypeError, match=r"loader must be an async function.*returned dict"):
         await cache.get_or_load(*REQUEST, lambda: ALLOW)
-    with pytest.raises(TypeError, match="loader must be an async function.*not dict"):
+    with pytest.raises(TypeError, match=r"loader must be an async function.*not dict"):
         cache.get_or_load(*REQUEST, ALLOW)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import time
+from typing import ClassVar
 
 import pytest
 
@@ -20,7 +21,7 @@ LATE = 0.75 * TTL
 class Refreshed(RustPolicyCache):
     """A cache whose sensitive entries live briefly, and whose callback is at the test's command."""
 
-    OPTIMIZED_TTL = {"critical": TTL, "confidential": 2 * TTL, "public": TTL}
+    OPTIMIZED_TTL: ClassVar = {"critical": TTL, "confidential": 2 * TTL, "public": TTL}
 
     def __init__(self, **options):
         super().__init__(**options)
