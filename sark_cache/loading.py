@@ -97,19 +97,17 @@ def _begun(loader: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
     return loading
 
 
-def _decision(loaded: Any) -> Brought:  # noqa: ANN401 - whatever a loader brings
-    decision, ttl_seconds, tags = (
-        (loaded.decision, loaded.ttl_seconds, loaded.tags)
-        if isinstance(loaded, Loaded)
-        else (loaded, None, None)
-    )
-    if not isinstance(decision, Mapping):
+def _decision(loaded: object) -> Brought:
+    brought: Brought = (loaded, None, None)
+    if isinstance(loaded, Loaded):
+        brought = (loaded.decision, loaded.ttl_seconds, loaded.tags)
+    if not isinstance(brought[0], Mapping):
         message = (
             "loader must bring a decision, a dict, or a Loaded with one, "
-            f"not {type(decision).__qualname__}"
+            f"not {type(brought[0]).__qualname__}"
         )
         raise TypeError(message)
-    return decision, ttl_seconds, tags
+    return brought
 
 
 def _value(loaded: object) -> Brought:

@@ -48,7 +48,7 @@ async def loads(cache: RustPolicyCache, context: Mapping[str, Any]) -> None:
         return Loaded(await evaluate())
 
     assert_type(await cache.get_or_load("alice", "read", "doc", evaluate), JSONObject)
-    assert_type(await cache.get_or_load("alice", "read", "doc", lambda: either()), JSONObject)
+    assert_type(await cache.get_or_load("alice", "read", "doc", either), JSONObject)
     decision = await cache.get_or_load(
         *("alice", "read", "doc"),
         decide_late,
