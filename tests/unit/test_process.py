@@ -234,6 +234,40 @@ print(in_child(work), asyncio.run(size))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are limited this way on Linux")
+@needs_fork
+def test_a_child_does_not_wait_for_what_the_parent_loads():
+    assert run(
+        FILL
+        + """
+begun, may_end = threading.Event(), threading.Event()
+
+async def slow():
+    begun.set()
+    await asyncio.to_thread(may_end.wait)
+    return ALLOW
+
+async def own():
+    return {"by": os.getpid()}
+
+def ask(loader):
+    return asyncio.run(asyncio.wait_for(cache.get_or_load("new", "read", "1", loader), 10))
+
+def work():
+    assert ask(own) == {"by": os.getpid()}
+    assert asyncio.run(cache.get("new", "read", "1")) == {"by": os.getpid()}
+
+answers = []
+asking = [threading.Thread(target=lambda: answers.append(ask(slow))) for _ in range(2)]
+for thread in asking: thread.start()
+begun.wait()
+print(in_child(work))
+may_end.set()
+for thread in asking: thread.join()
+print(answers == [ALLOW, ALLOW], cache.metrics.loads)
+"""
+    ) == ["0", "True 1"]
+
+
 def test_where_no_thread_can_be_started_operations_are_finished_on_the_caller_s():
     assert run(
         FILL

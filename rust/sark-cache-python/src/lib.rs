@@ -2,7 +2,11 @@
 //!
 //! Everything that can be answered at once is: see [`awaitable`].
 
+use error::InvalidationError;
+use pyo3::PyTypeInfo;
 use pyo3::prelude::*;
+use pyo3::types::PyMapping;
+use pyo3_async_runtimes::TaskLocals;
 
 mod arguments;
 mod awaitable;
@@ -31,6 +35,22 @@ mod _native {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        super::import_now(module.py())?;
         runtime::register_hooks(module)
     }
+}
+
+/// Imports now what would else be imported at first use. A process that forks while another thread
+/// is in the middle of that has a child that waits for the thread, which it does not have, forever.
+fn import_now(py: Python<'_>) -> PyResult<()> {
+    // Whatever is not a dict is asked whether it is a mapping: of collections.abc.
+    let _ = py.None().bind(py).cast::<PyMapping>();
+    InvalidationError::type_object(py);
+    py.get_type::<pending::Pending>();
+    load::loading(py)?;
+    awaitable::ready(py, py.None())?;
+    // No loop runs yet, which is an error, and then pyo3-async-runtimes has asked asyncio.
+    let _ = pyo3_async_runtimes::get_running_loop(py);
+    TaskLocals::new(wake::asyncio(py)?.clone().into_any()).copy_context(py)?;
+    Ok(())
 }

@@ -118,7 +118,8 @@ fn resume_all(
     Ok(())
 }
 
-fn asyncio(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+/// Python's asyncio.
+pub fn asyncio(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static ASYNCIO: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     let asyncio = ASYNCIO.get_or_try_init(py, || py.import("asyncio").map(Bound::unbind))?;
     Ok(asyncio.bind(py))
