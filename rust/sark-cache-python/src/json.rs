@@ -76,7 +76,7 @@ pub fn fields<'py>(object: &Bound<'py, PyAny>) -> Result<Option<Fields<'py>>, Fa
         return fields_of_dict(dict).map(Some);
     }
     let Ok(mapping) = object.cast::<PyMapping>() else { return Ok(None) };
-    let pairs = mapping.call_method0(pyo3::intern!(object.py(), "items"))?;
+    let pairs = mapping.call_method0(name!(object.py(), "items"))?;
     let mut fields = Fields::new();
     for pair in pairs.try_iter()? {
         let (name, value) = pair?.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
@@ -122,9 +122,7 @@ fn finite<'a, 'py>(value: f64) -> Result<Json<'a, 'py>, Fault> {
 pub fn hexadecimal(value: &Bound<'_, PyInt>) -> PyResult<String> {
     // int's own __format__, so that a subclass cannot choose what its key is.
     let py = value.py();
-    py.get_type::<PyInt>()
-        .call_method1(pyo3::intern!(py, "__format__"), (value, pyo3::intern!(py, "x")))?
-        .extract()
+    py.get_type::<PyInt>().call_method1(name!(py, "__format__"), (value, name!(py, "x")))?.extract()
 }
 
 /// The context argument of a request: `None` or a mapping.

@@ -8,6 +8,18 @@ use pyo3::prelude::*;
 use pyo3::types::PyMapping;
 use pyo3_async_runtimes::TaskLocals;
 
+/// A string constant for Python, made once.
+///
+/// As `pyo3::intern!`, but that lets go of the interpreter while it makes one, and a fork that comes
+/// in between leaves a child in which it is never made.
+macro_rules! name {
+    ($py:expr, $text:literal) => {{
+        static NAME: std::sync::OnceLock<pyo3::Py<pyo3::types::PyString>> =
+            std::sync::OnceLock::new();
+        NAME.get_or_init(|| pyo3::types::PyString::intern($py, $text).unbind()).bind($py)
+    }};
+}
+
 mod arguments;
 mod awaitable;
 mod cache;
@@ -40,12 +52,14 @@ mod _native {
     }
 }
 
-/// Imports now what would else be imported at first use. A process that forks while another thread
-/// is in the middle of that has a child that waits for the thread, which it does not have, forever.
+/// Does now what pyo3 would else do at first use, without holding the interpreter all the time. A
+/// process that forks while another thread is in the middle of that has a child that waits for this
+/// thread, which it does not have, forever.
 fn import_now(py: Python<'_>) -> PyResult<()> {
     // Whatever is not a dict is asked whether it is a mapping: of collections.abc.
     let _ = py.None().bind(py).cast::<PyMapping>();
     InvalidationError::type_object(py);
+    error::type_name(py.None().bind(py));
     py.get_type::<pending::Pending>();
     load::loading(py)?;
     awaitable::ready(py, py.None())?;

@@ -16,7 +16,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyModule, PyTraceback};
-use pyo3::{PyTraverseError, PyVisit, intern};
+use pyo3::{PyTraverseError, PyVisit};
 use sark_cache_core::load::{FlightId, Joined, Leader, Turn, Waiter};
 use sark_cache_core::ready::{Polled, poll_once, poll_or_keep};
 use sark_cache_core::{Cache, Entry, Flights, Key, Refused};
@@ -150,17 +150,17 @@ impl Load {
                 State::Waits(waiter) => self.wait(py, waiter)?,
                 State::Leads(leader) => {
                     counters.loads.increment();
-                    (State::Leads(leader), Some(intern!(py, "lead").clone().into_any()))
+                    (State::Leads(leader), Some(name!(py, "lead").clone().into_any()))
                 }
                 State::Answered(Answer::Loaded(outcome))
                     if matches!(*outcome, Outcome::NotShared) =>
                 {
                     counters.loads.increment();
-                    (State::Apart, Some(intern!(py, "alone").clone().into_any()))
+                    (State::Apart, Some(name!(py, "alone").clone().into_any()))
                 }
                 State::Answered(answer) => {
                     counters.coalesced.increment();
-                    (State::Answered(answer), Some(intern!(py, "answered").clone().into_any()))
+                    (State::Answered(answer), Some(name!(py, "answered").clone().into_any()))
                 }
             };
             *self.lock() = state;
@@ -250,8 +250,8 @@ impl Load {
     /// A coroutine that answers a request that missed.
     pub fn begin(py: Python<'_>, wanted: Wanted) -> PyResult<Bound<'_, PyAny>> {
         let answers = match wanted.owner {
-            Owner::Policy(_) => intern!(py, "load_decision"),
-            Owner::General(_) => intern!(py, "load_value"),
+            Owner::Policy(_) => name!(py, "load_decision"),
+            Owner::General(_) => name!(py, "load_value"),
         };
         let load = Self { wanted, ahead: false, state: Arc::default() };
         loading(py)?.call_method1(answers, (load,))
@@ -354,7 +354,7 @@ fn leave(state: &Mutex<State>) {
 
 /// A coroutine that runs a loader for one request alone, stores nothing and shares nothing.
 pub fn evaluate<'py>(loader: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    loading(loader.py())?.call_method1(intern!(loader.py(), "evaluate"), (loader,))
+    loading(loader.py())?.call_method1(name!(loader.py(), "evaluate"), (loader,))
 }
 
 /// The Python half of this.

@@ -2,7 +2,7 @@
 //! asyncio future when it is first awaited. The operation goes on whether it is awaited or not.
 
 use crate::awaitable::{AWAITED_TWICE, thrown};
-use crate::runtime::{ForkAware, generation};
+use crate::runtime::{ForkAware, generation, undivided};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -77,12 +77,13 @@ impl Pending {
                         return Err(error);
                     }
                 };
-                begin(py, locals)?.call_method0(pyo3::intern!(py, "__await__"))?
+                let future = undivided(py, || begin(py, locals))?;
+                future.call_method0(name!(py, "__await__"))?
             }
             State::Awaited(iterator) => iterator.into_bound(py),
             State::Done => return Err(PyRuntimeError::new_err(AWAITED_TWICE)),
         };
-        let stepped = iterator.call_method0(pyo3::intern!(py, "__next__"));
+        let stepped = iterator.call_method0(name!(py, "__next__"));
         if stepped.is_ok() {
             *self.lock() = State::Awaited(iterator.unbind());
         }
@@ -120,7 +121,7 @@ impl Pending {
     ) -> PyResult<Bound<'py, PyAny>> {
         match self.take() {
             State::Awaited(iterator) => {
-                iterator.bind(py).call_method1(pyo3::intern!(py, "throw"), (thrown(args),))
+                iterator.bind(py).call_method1(name!(py, "throw"), (thrown(args),))
             }
             State::New(_) => Err(thrown(args)),
             State::Done => Err(PyRuntimeError::new_err(AWAITED_TWICE)),
@@ -129,7 +130,7 @@ impl Pending {
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         if let State::Awaited(iterator) = self.take() {
-            iterator.bind(py).call_method0(pyo3::intern!(py, "close"))?;
+            iterator.bind(py).call_method0(name!(py, "close"))?;
         }
         Ok(())
     }

@@ -15,7 +15,6 @@ use crate::store::{CACHES, Stamp, Store};
 use crate::value::Stored;
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use sark_cache_core::clock::nanos;
@@ -207,8 +206,8 @@ impl PolicyStore {
             return Ok(None);
         };
         let evaluate = py
-            .import(intern!(py, "functools"))?
-            .call_method1(intern!(py, "partial"), (callback, user_id, action, resource, context))?;
+            .import(name!(py, "functools"))?
+            .call_method1(name!(py, "partial"), (callback, user_id, action, resource, context))?;
         let ttl = Self::ttl_for(slf, None, Some(sensitivity))?;
         // What could revoke the entry can revoke its successor.
         let tags = entry.tags().clone();
@@ -558,12 +557,12 @@ impl PolicyStore {
         }
         let py = slf.py();
         let refresh = || {
-            let part = slf.getattr(intern!(py, "STALE_THRESHOLD_RATIO"))?.extract()?;
+            let part = slf.getattr(name!(py, "STALE_THRESHOLD_RATIO"))?.extract()?;
             if !slf.get().store()?.cache.ends_soon(entry, part) {
                 return Ok(false);
             }
             let request = (user_id, action, resource, context, sensitivity);
-            slf.call_method1(intern!(py, "_refresh_ahead"), request)?.is_truthy()
+            slf.call_method1(name!(py, "_refresh_ahead"), request)?.is_truthy()
         };
         refresh().or_else(|error| {
             // The hit is a hit all the same.
@@ -598,8 +597,8 @@ impl PolicyStore {
         if let Some(sensitivity) = sensitivity
             && store.use_optimized_ttl.load(Ordering::Relaxed)
         {
-            let table = slf.getattr(intern!(slf.py(), "OPTIMIZED_TTL"))?;
-            let seconds = table.call_method1(intern!(slf.py(), "get"), (sensitivity,))?;
+            let table = slf.getattr(name!(slf.py(), "OPTIMIZED_TTL"))?;
+            let seconds = table.call_method1(name!(slf.py(), "get"), (sensitivity,))?;
             if let Some(ttl) = ttl(Some(&seconds))? {
                 return Ok(ttl);
             }
@@ -613,7 +612,7 @@ impl PolicyStore {
         let py = slf.py();
         let reason = fault.reason(py)?;
         slf.get().store()?.cache.stats().counters.errors.increment();
-        match slf.call_method1(intern!(py, "_report"), (operation, reason)) {
+        match slf.call_method1(name!(py, "_report"), (operation, reason)) {
             // A log that cannot be written to is no reason to fail a request.
             Err(error) if error.is_instance_of::<PyException>(py) => {
                 error.write_unraisable(py, Some(slf));

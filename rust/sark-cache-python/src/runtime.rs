@@ -149,6 +149,8 @@ impl Runtime for ForkAware {
     type JoinHandle = Handle;
 
     fn spawn<F: Future<Output = ()> + Send + 'static>(future: F) -> Handle {
+        // Gated, because the first one to hand over a result makes strings for all who follow.
+        let future = Gated(Box::pin(future));
         Handle(started().map(|started| started.runtime.spawn(future)))
     }
 
@@ -191,19 +193,26 @@ impl<F: Future> Future for Gated<F> {
 struct Pass;
 
 impl Pass {
+    fn try_enter() -> Option<Self> {
+        let enter = |state| (state < FORK).then_some(state + 1);
+        GATE.fetch_update(Ordering::AcqRel, Ordering::Acquire, enter).ok().map(|_| Self)
+    }
+
     fn enter() -> Self {
         loop {
-            let state = GATE.load(Ordering::Acquire);
-            if state < FORK
-                && GATE
-                    .compare_exchange_weak(state, state + 1, Ordering::AcqRel, Ordering::Relaxed)
-                    .is_ok()
-            {
-                return Self;
+            if let Some(pass) = Self::try_enter() {
+                return pass;
             }
             std::thread::yield_now();
         }
     }
+}
+
+/// Does what a fork must not come in the middle of. It must not fork itself.
+pub fn undivided<T>(py: Python<'_>, work: impl FnOnce() -> T) -> T {
+    // Detached, or the thread that forks could not go on.
+    let _pass = Pass::try_enter().unwrap_or_else(|| py.detach(Pass::enter));
+    work()
 }
 
 impl Drop for Pass {
@@ -214,10 +223,16 @@ impl Drop for Pass {
 
 /// Keeps new polls out and waits for those under way: a turn of a sweep each.
 #[pyfunction]
-fn before_fork() {
+fn before_fork(py: Python<'_>) {
     GATE.fetch_add(FORK, Ordering::AcqRel);
-    while !GATE.load(Ordering::Acquire).is_multiple_of(FORK) {
-        std::thread::yield_now();
+    let under_way = || !GATE.load(Ordering::Acquire).is_multiple_of(FORK);
+    if under_way() {
+        // Detached: one of them may be about to hand over a result.
+        py.detach(|| {
+            while under_way() {
+                std::thread::yield_now();
+            }
+        });
     }
 }
 

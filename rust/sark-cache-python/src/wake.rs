@@ -6,7 +6,6 @@
 
 use crate::load::loading;
 use pyo3::exceptions::PyRuntimeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyModule};
@@ -30,8 +29,8 @@ thread_local! {
 impl Sleeper {
     /// A new future of the running loop, and its waker.
     pub fn new(py: Python<'_>, lost: impl Fn() + Send + Sync + 'static) -> PyResult<Arc<Self>> {
-        let event_loop = asyncio(py)?.call_method0(intern!(py, "get_running_loop"))?;
-        let future = event_loop.call_method0(intern!(py, "create_future"))?;
+        let event_loop = asyncio(py)?.call_method0(name!(py, "get_running_loop"))?;
+        let future = event_loop.call_method0(name!(py, "create_future"))?;
         let (event_loop, future) = (event_loop.unbind(), future.unbind());
         Ok(Arc::new(Self { event_loop, future, lost: Box::new(lost) }))
     }
@@ -108,12 +107,12 @@ fn resume_all(
     sleepers: &[Arc<Sleeper>],
 ) -> PyResult<()> {
     let futures = PyList::new(py, sleepers.iter().map(|sleeper| &sleeper.future))?;
-    let resume = loading(py)?.getattr(intern!(py, "resume"))?;
-    let running = asyncio(py)?.call_method0(intern!(py, "get_running_loop"));
+    let resume = loading(py)?.getattr(name!(py, "resume"))?;
+    let running = asyncio(py)?.call_method0(name!(py, "get_running_loop"));
     if running.is_ok_and(|running| running.is(event_loop)) {
         resume.call1((futures,))?;
     } else {
-        event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (resume, futures))?;
+        event_loop.call_method1(name!(py, "call_soon_threadsafe"), (resume, futures))?;
     }
     Ok(())
 }
