@@ -183,6 +183,11 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         soon
     }
 
+    /// Starts a batch of about this many look-ups.
+    pub fn look_ups(&self, about: usize) -> LookUps<'_, V> {
+        LookUps { cache: self, found: Vec::with_capacity(about) }
+    }
+
     /// Stores `value` for `ttl`, evaluated at `stamp`.
     ///
     /// # Errors
@@ -410,6 +415,45 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             rest_after(&mut visits, 1 + key.as_bytes().len() / VISITS_PER_TURN).await;
         }
         self.maintain();
+    }
+}
+
+/// A batch of look-ups, which reads the clock once and counts once.
+///
+/// Each finds what is stored and not revoked when it is made; what has expired when the batch is
+/// finished is left out then, so nothing is served late, however long a batch takes.
+pub struct LookUps<'c, V> {
+    cache: &'c Cache<V>,
+    found: Vec<Option<Arc<Entry<V>>>>,
+}
+
+impl<V: AsRef<[u8]> + Send + Sync + 'static> LookUps<'_, V> {
+    /// Looks up `key`.
+    #[inline]
+    pub fn look_up(&mut self, key: &[u8]) {
+        // Never pending; should moka change that, a miss is the safe answer.
+        let found = poll_once(self.cache.store.get(key)).flatten();
+        self.found.push(found.filter(|entry| self.cache.holds(key, entry)));
+    }
+
+    /// Takes down a miss for what has no key.
+    pub fn miss(&mut self) {
+        self.found.push(None);
+    }
+
+    /// The entries, in the order of the look-ups. Counts the hits and the misses.
+    pub fn finish(mut self) -> Vec<Option<Arc<Entry<V>>>> {
+        let now = self.cache.clock.now();
+        let mut hits = 0;
+        for found in &mut self.found {
+            match found {
+                Some(entry) if now < entry.deadline => hits += 1,
+                _ => *found = None,
+            }
+        }
+        self.cache.stats.counters.hits.add(hits);
+        self.cache.stats.counters.misses.add(self.found.len() as u64 - hits);
+        self.found
     }
 }
 

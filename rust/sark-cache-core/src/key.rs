@@ -105,10 +105,33 @@ impl KeyWriter {
     /// # Errors
     /// [`NotJson::TooLarge`].
     pub fn request(&mut self, user: &str, action: &str, resource: &str) -> Result<(), NotJson> {
+        self.begin_request(user, action)?;
+        self.resource(resource)
+    }
+
+    /// Writes what requests of the same user and action have in common;
+    /// [`resource`](Self::resource) follows.
+    ///
+    /// # Errors
+    /// [`NotJson::TooLarge`].
+    pub fn begin_request(&mut self, user: &str, action: &str) -> Result<(), NotJson> {
         self.bytes.push(REQUEST);
         self.text(user)?;
-        self.text(action)?;
+        self.text(action)
+    }
+
+    /// Writes the resource of a request that was [begun](Self::begin_request).
+    ///
+    /// # Errors
+    /// [`NotJson::TooLarge`].
+    pub fn resource(&mut self, resource: &str) -> Result<(), NotJson> {
         self.text(resource)
+    }
+
+    /// Goes back to where the first `written` bytes were written, to go on in another way.
+    pub fn back_to(&mut self, written: usize) {
+        self.bytes.truncate(written);
+        self.depth = 0;
     }
 
     /// Starts a general key; exactly one value follows.

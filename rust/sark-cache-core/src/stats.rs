@@ -134,10 +134,15 @@ impl Default for Latency {
 impl Latency {
     /// Records one duration.
     pub fn record(&self, duration: Duration) {
+        self.record_many(1, duration);
+    }
+
+    /// Records the same duration `count` times.
+    fn record_many(&self, count: u64, duration: Duration) {
         let duration = nanos(duration).min((1 << MAX_VALUE_POWER) - 1);
-        self.count.increment();
-        self.nanoseconds.add(duration);
-        let recorded = self.buckets.increment(duration);
+        self.count.add(count);
+        self.nanoseconds.add(count * duration);
+        let recorded = self.buckets.add(duration, count);
         debug_assert!(recorded.is_ok(), "the duration is below the greatest value");
     }
 
@@ -200,6 +205,16 @@ impl Stats {
         if let Some(started) = started {
             self.requests.record(started.elapsed());
         }
+    }
+
+    /// Records a batch of `requests`, already counted, that took `duration` together: those of them
+    /// that belong to the sample, each with its share.
+    pub fn record_batch(&self, requests: usize, duration: Duration) {
+        let Ok(divisor @ 1..) = u32::try_from(requests) else { return };
+        let counted = self.counters.hits.get() + self.counters.misses.get();
+        let before = counted.saturating_sub(u64::from(divisor));
+        let sampled = counted.div_ceil(SAMPLE_EVERY) - before.div_ceil(SAMPLE_EVERY);
+        self.requests.record_many(sampled, duration / divisor);
     }
 
     /// Everything as it is now. Each number is exact; together they may be a few operations apart.

@@ -6,7 +6,6 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyInt, PyList, PyString, PyTuple};
 use sark_cache_core::{Eviction, Options};
-use smallvec::SmallVec;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -173,62 +172,107 @@ impl Tags {
     }
 }
 
-/// One row of a batch, its length checked.
-pub struct Row<'py> {
+/// The rows of a batch, their lengths checked.
+pub struct Rows<'py> {
     argument: &'static str,
-    index: usize,
-    pub items: SmallVec<[Bound<'py, PyAny>; 6]>,
+    /// What a tuple holds stays what it is whatever code runs meanwhile.
+    rows: Vec<Bound<'py, PyTuple>>,
 }
 
-impl<'py> Row<'py> {
+impl<'py> Rows<'py> {
+    /// Takes tuples or lists of `shape`, of which the first `lengths.start()` items are needed.
+    pub fn new(
+        argument: &'static str,
+        given: &Bound<'py, PyAny>,
+        lengths: &RangeInclusive<usize>,
+        shape: &str,
+    ) -> PyResult<Self> {
+        let mut read = Self { argument, rows: Vec::new() };
+        if let Ok(list) = given.cast_exact::<PyList>() {
+            read.rows.reserve(list.len());
+            for row in list {
+                read.push(row, lengths, shape)?;
+            }
+        } else {
+            let wrong = |_| wrong_type(argument, &format!("a list of tuples {shape}"), given);
+            for row in given.try_iter().map_err(wrong)? {
+                // Each as it comes: what has no end may at least have a wrong row.
+                read.push(row?, lengths, shape)?;
+            }
+        }
+        Ok(read)
+    }
+
+    #[inline]
+    fn push(
+        &mut self,
+        row: Bound<'py, PyAny>,
+        lengths: &RangeInclusive<usize>,
+        shape: &str,
+    ) -> PyResult<()> {
+        let row = row.cast_into::<PyTuple>().or_else(|other| {
+            let other = other.into_inner();
+            let tuple = other.cast::<PyList>().map(PyListMethods::to_tuple);
+            tuple.map_err(|_| wrong_type(&self.next(), &format!("a tuple {shape}"), &other))
+        })?;
+        if !lengths.contains(&row.len()) {
+            return Err(PyTypeError::new_err(format!(
+                "{} must be a tuple {shape}, not one of {} items",
+                self.next(),
+                row.len()
+            )));
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+
+    /// The name of the row that is to be pushed.
+    fn next(&self) -> String {
+        format!("{}[{}]", self.argument, self.rows.len())
+    }
+
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = Row<'_, 'py>> {
+        let row = |(index, items)| Row { argument: self.argument, index, items };
+        self.rows.iter().map(PyTupleMethods::as_slice).enumerate().map(row)
+    }
+}
+
+/// One row of a batch.
+#[derive(Clone, Copy)]
+pub struct Row<'r, 'py> {
+    argument: &'static str,
+    index: usize,
+    pub items: &'r [Bound<'py, PyAny>],
+}
+
+impl<'r, 'py> Row<'r, 'py> {
     /// What stands there, unless it is left out or None.
-    pub fn get(&self, at: usize) -> Option<&Bound<'py, PyAny>> {
+    #[inline]
+    pub fn get(&self, at: usize) -> Option<&'r Bound<'py, PyAny>> {
         self.items.get(at).filter(|item| !item.is_none())
     }
 
     /// User, action and resource.
-    pub fn fields(&self) -> PyResult<[&Bound<'py, PyString>; 3]> {
-        let field = |at: usize, name| {
-            self.items[at].cast::<PyString>().map_err(|_| {
-                let argument = format!("{}[{}]: {name}", self.argument, self.index);
-                wrong_type(&argument, "a str", &self.items[at])
-            })
-        };
-        Ok([field(0, "user_id")?, field(1, "action")?, field(2, "resource")?])
+    #[inline]
+    pub fn fields(&self) -> PyResult<[&'r Bound<'py, PyString>; 3]> {
+        Ok([self.field(0)?, self.field(1)?, self.field(2)?])
     }
-}
 
-/// The rows of a batch: tuples or lists of `shape`, of which the first `lengths.start()` are needed.
-pub fn rows<'py>(
-    argument: &'static str,
-    given: &Bound<'py, PyAny>,
-    lengths: &RangeInclusive<usize>,
-    shape: &str,
-) -> PyResult<Vec<Row<'py>>> {
-    let takes = format!("a list of tuples {shape}");
-    let given = given.try_iter().map_err(|_| wrong_type(argument, &takes, given))?;
-    given
-        .enumerate()
-        .map(|(index, row)| {
-            let row = row?;
-            let items: SmallVec<[_; 6]> = if let Ok(tuple) = row.cast::<PyTuple>() {
-                tuple.iter().collect()
-            } else if let Ok(list) = row.cast::<PyList>() {
-                list.iter().collect()
-            } else {
-                return Err(wrong_type(
-                    &format!("{argument}[{index}]"),
-                    &format!("a tuple {shape}"),
-                    &row,
-                ));
-            };
-            if !lengths.contains(&items.len()) {
-                return Err(PyTypeError::new_err(format!(
-                    "{argument}[{index}] must be a tuple {shape}, not one of {} items",
-                    items.len()
-                )));
-            }
-            Ok(Row { argument, index, items })
-        })
-        .collect()
+    /// The user, the action or the resource.
+    #[inline]
+    pub fn field(&self, at: usize) -> PyResult<&'r Bound<'py, PyString>> {
+        self.items[at].cast().map_err(|_| self.wrong_field(at))
+    }
+
+    #[cold]
+    fn wrong_field(&self, at: usize) -> PyErr {
+        let name = ["user_id", "action", "resource"][at];
+        let argument = format!("{}[{}]: {name}", self.argument, self.index);
+        wrong_type(&argument, "a str", &self.items[at])
+    }
 }

@@ -68,6 +68,7 @@ impl From<Fault> for PyErr {
 }
 
 /// The text of a Python string; one that UTF-8 cannot hold (a lone surrogate) is not JSON.
+#[inline]
 pub fn text<'a>(string: &'a Bound<'_, pyo3::types::PyString>) -> Result<&'a str, Fault> {
     string.to_str().map_err(|error| {
         if error.is_instance_of::<PyUnicodeEncodeError>(string.py()) {

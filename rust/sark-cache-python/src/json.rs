@@ -125,12 +125,9 @@ pub fn hexadecimal(value: &Bound<'_, PyInt>) -> PyResult<String> {
     py.get_type::<PyInt>().call_method1(name!(py, "__format__"), (value, name!(py, "x")))?.extract()
 }
 
-/// The context argument of a request: `None` or a mapping.
+/// The context argument of a request that is not `None`: a mapping.
 #[inline]
-pub fn context<'py>(context: Option<&Bound<'py, PyAny>>) -> Result<Fields<'py>, Fault> {
-    match context.filter(|context| !context.is_none()) {
-        None => Ok(Fields::new()),
-        Some(context) => fields(context)?
-            .ok_or_else(|| Fault::WrongType(wrong_type("context", "a mapping or None", context))),
-    }
+pub fn context<'py>(context: &Bound<'py, PyAny>) -> Result<Fields<'py>, Fault> {
+    fields(context)?
+        .ok_or_else(|| Fault::WrongType(wrong_type("context", "a mapping or None", context)))
 }

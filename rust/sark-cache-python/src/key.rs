@@ -39,12 +39,81 @@ pub fn request<R>(
     context: Option<&Bound<'_, PyAny>>,
     using: impl FnOnce(&KeyWriter) -> R,
 ) -> Result<R, Fault> {
-    let context = json::context(context)?;
     let write_request = |writer: &mut KeyWriter| {
-        writer.request(text(user_id)?, text(action)?, text(resource)?)?;
-        if context.is_empty() { Ok(()) } else { write_fields(writer, &context) }
+        let begun = begin(writer, user_id, action);
+        finish(writer, begun, resource, context)
     };
     written(write_request, using)
+}
+
+#[inline]
+fn begin(
+    writer: &mut KeyWriter,
+    user_id: &Bound<'_, PyString>,
+    action: &Bound<'_, PyString>,
+) -> Result<(), Fault> {
+    Ok(writer.begin_request(text(user_id)?, text(action)?)?)
+}
+
+/// Writes the rest of a request. A fault of the context's outranks the one of what was `begun`: it
+/// may be a wrong type.
+#[inline]
+fn finish(
+    writer: &mut KeyWriter,
+    begun: Result<(), Fault>,
+    resource: &Bound<'_, PyString>,
+    context: Option<&Bound<'_, PyAny>>,
+) -> Result<(), Fault> {
+    // Most requests have no context; even to move its empty fields would be felt in a look-up.
+    let Some(context) = context.filter(|context| !context.is_none()) else {
+        begun?;
+        return Ok(writer.resource(text(resource)?)?);
+    };
+    let context = json::context(context)?;
+    begun?;
+    writer.resource(text(resource)?)?;
+    if context.is_empty() { Ok(()) } else { write_fields(writer, &context) }
+}
+
+/// Writes the keys of many requests, one after the other. What a request has in common with the one
+/// before it, user and action if they are the same objects, is not written again.
+#[derive(Default)]
+pub struct Keys<'r, 'py> {
+    writer: KeyWriter,
+    begun: Option<Begun<'r, 'py>>,
+}
+
+struct Begun<'r, 'py> {
+    user_id: &'r Bound<'py, PyString>,
+    action: &'r Bound<'py, PyString>,
+    bytes: usize,
+}
+
+impl<'r, 'py> Keys<'r, 'py> {
+    /// The key of the next request.
+    #[inline]
+    pub fn next(
+        &mut self,
+        [user_id, action, resource]: [&'r Bound<'py, PyString>; 3],
+        context: Option<&Bound<'py, PyAny>>,
+    ) -> Result<&[u8], Fault> {
+        let begun = match &self.begun {
+            Some(begun) if begun.user_id.is(user_id) && begun.action.is(action) => {
+                self.writer.back_to(begun.bytes);
+                Ok(())
+            }
+            _ => {
+                self.writer.back_to(0);
+                self.begun = None;
+                begin(&mut self.writer, user_id, action).map(|()| {
+                    let bytes = self.writer.as_bytes().len();
+                    self.begun = Some(Begun { user_id, action, bytes });
+                })
+            }
+        };
+        finish(&mut self.writer, begun, resource, context)?;
+        Ok(self.writer.as_bytes())
+    }
 }
 
 /// Hands the key of an entry of the general cache, a string or a tuple of JSON values, to `using`.

@@ -22,6 +22,7 @@ macro_rules! name {
 
 mod arguments;
 mod awaitable;
+mod batch;
 mod cache;
 mod error;
 mod json;

@@ -5,9 +5,10 @@
 //! bugs of the caller and raise.
 
 use crate::arguments::{
-    self, Tags, boolean, default_ttl, fields, optional, options, rows, string, ttl,
+    self, Rows, Tags, boolean, default_ttl, fields, optional, options, string, ttl,
 };
 use crate::awaitable::{NOTHING, awaitable, ready};
+use crate::batch;
 use crate::error::{Fault, InvalidationError, text};
 use crate::key::request;
 use crate::load::{Load, Loads, Owner, Wanted, evaluate};
@@ -16,7 +17,7 @@ use crate::value::Stored;
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 use sark_cache_core::clock::nanos;
 use sark_cache_core::glob::{Glob, MAX_PATTERN_BYTES};
 use sark_cache_core::ready::{Polled, poll_or_keep};
@@ -251,32 +252,7 @@ impl PolicyStore {
 
     /// The decisions for many requests, in their order.
     fn get_batch<'py>(slf: &Bound<'py, Self>, requests: &Bound<'py, PyAny>) -> PyAwaitable<'py> {
-        let (py, store) = (slf.py(), slf.get().store()?);
-        let requests =
-            rows("requests", requests, &(3..=4), "(user_id, action, resource, context)")?;
-        let decisions = PyList::empty(py);
-        let serves = store.serves();
-        if serves {
-            store.cache.stats().counters.batch_operations.increment();
-        }
-        for row in &requests {
-            let fields = row.fields()?;
-            if !serves {
-                decisions.append(py.None())?;
-                continue;
-            }
-            let started = store.cache.stats().start();
-            let found = Self::serve(slf, fields, row.get(3), None, |_| ());
-            store.cache.stats().stop(started);
-            match found {
-                Ok(decision) => decisions.append(decision.ok())?,
-                Err(fault) => {
-                    Self::report(slf, "get_batch", fault)?;
-                    decisions.append(py.None())?;
-                }
-            }
-        }
-        ready(py, decisions)
+        ready(slf.py(), batch::get(slf, requests)?)
     }
 
     /// Stores many decisions at the call, 2–3 µs each; returns how many were stored.
@@ -293,7 +269,7 @@ impl PolicyStore {
         let (py, store) = (slf.py(), slf.get().store()?);
         let stamp = store.stamp_or_now(stamp)?;
         let shape = "(user_id, action, resource, decision, context, ttl_seconds)";
-        let rows = rows("entries", entries, &(4..=6), shape)?;
+        let rows = Rows::new("entries", entries, &(4..=6), shape)?;
         let tags = Tags::new(tags)?;
         let numbers = store.cache.log().tags(&tags.names);
         let serves = store.serves();
@@ -302,7 +278,7 @@ impl PolicyStore {
         }
         let mut stored = 0;
         let mut pending = Vec::new();
-        for row in &rows {
+        for row in rows.iter() {
             let ttl = Self::ttl_for(slf, row.get(5), None)?;
             let fields = row.fields()?;
             let incoming =
