@@ -22,12 +22,13 @@ use crate::log::{Log, Matcher, Recorded, Scope, Stamp, Subject, Tags, Verdict};
 use crate::ready::{poll_once, yield_once};
 use crate::stats::{Counter, Snapshot, Stats};
 use ahash::RandomState;
-use moka::Expiry;
 use moka::policy::EvictionPolicy;
-use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
 
 /// The most that key and value of one entry may take together, in bytes.
 pub const MAX_ENTRY_BYTES: usize = 64 * 1024;
@@ -74,8 +75,6 @@ pub struct Entry<V> {
     stamp: AtomicU64,
     deadline: u64,
     weight: u32,
-    /// Set when it took nobody's place.
-    added: AtomicBool,
     tags: Tags,
     /// Nanoseconds from when it was stored to its deadline.
     ttl: u64,
@@ -126,7 +125,6 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
                 Eviction::Lru => EvictionPolicy::lru(),
                 Eviction::TinyLfu => EvictionPolicy::tiny_lfu(),
             })
-            .expire_after(NoteAdded)
             .build_with_hasher(RandomState::new());
         Self {
             store,
@@ -223,15 +221,10 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             stamp: AtomicU64::new(stamp.raw()),
             deadline: self.clock.now().saturating_add(ttl),
             weight,
-            added: AtomicBool::new(false),
             tags,
             ttl,
         };
-        let entry = Arc::new(entry);
-        self.store.insert(key, Arc::clone(&entry)).await;
-        if entry.added.load(Ordering::Relaxed) {
-            self.census.added.increment();
-        }
+        self.put(key, Arc::new(entry)).await;
         if self.inserts.fetch_add(1, Ordering::Relaxed) % self.maintain_every
             == self.maintain_every - 1
         {
@@ -340,6 +333,25 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         // Evictions that are due belong to the time before.
         self.snapshot();
         self.stats.reset();
+    }
+
+    /// Puts an entry in and counts it if it took nobody's place.
+    async fn put(&self, key: Key, entry: Arc<Entry<V>>) {
+        let name = key.clone();
+        let mut insert = pin!(self.store.insert(key, entry));
+        let mut present = false;
+        let first_poll = poll_fn(|context| {
+            let _turn = self.census.turn(name.as_bytes());
+            present = self.store.contains_key(name.as_bytes());
+            Poll::Ready(insert.as_mut().poll(context))
+        });
+        if first_poll.await.is_pending() {
+            // It is in already; moka's log of it is full.
+            insert.await;
+        }
+        if !present {
+            self.census.added.increment();
+        }
     }
 
     async fn take_out(&self, key: &[u8]) -> Option<Arc<Entry<V>>> {
@@ -467,17 +479,6 @@ async fn rest_after(visits: &mut usize, more: usize) {
     }
 }
 
-/// Asked by moka how long a new entry lives, and so told which entries are new; moka is to expire
-/// none of them.
-struct NoteAdded;
-
-impl<V> Expiry<Key, Arc<Entry<V>>> for NoteAdded {
-    fn expire_after_create(&self, _: &Key, entry: &Arc<Entry<V>>, _: Instant) -> Option<Duration> {
-        entry.added.store(true, Ordering::Relaxed);
-        None
-    }
-}
-
 /// How many entries came and went: what moka evicted is what is missing.
 ///
 /// Whatever is under way in other threads makes the number too small, never too large, so the
@@ -487,9 +488,20 @@ struct Census {
     added: Counter,
     removed: AtomicU64,
     evicted: Mutex<u64>,
+    turns: [Mutex<()>; TURNS],
 }
 
+/// How many inserts of different keys may look for their predecessors at once.
+const TURNS: usize = 16;
+
 impl Census {
+    /// To be held from the look for a key's predecessor until it is replaced.
+    fn turn(&self, key: &[u8]) -> MutexGuard<'_, ()> {
+        // Most keys differ in their last byte, and it need not be fair.
+        let turn = usize::from(key.last().copied().unwrap_or_default()) % TURNS;
+        self.turns[turn].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Moves `evictions` on: `held` entries are left of those `added` before they were counted.
     fn note(&self, added: u64, held: u64, evictions: &Counter) {
         let mut evicted = self.evicted.lock().unwrap_or_else(PoisonError::into_inner);

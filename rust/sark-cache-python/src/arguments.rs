@@ -172,74 +172,50 @@ impl Tags {
     }
 }
 
-/// The rows of a batch, their lengths checked.
-pub struct Rows<'py> {
+/// Hands the rows of a batch, tuples or lists of `shape`, to `read`, one after the other. At least
+/// the first `lengths.start()` items of a row are there. Returns how many rows there were.
+#[inline]
+pub fn rows<'py>(
     argument: &'static str,
-    /// What a tuple holds stays what it is whatever code runs meanwhile.
-    rows: Vec<Bound<'py, PyTuple>>,
-}
-
-impl<'py> Rows<'py> {
-    /// Takes tuples or lists of `shape`, of which the first `lengths.start()` items are needed.
-    pub fn new(
-        argument: &'static str,
-        given: &Bound<'py, PyAny>,
-        lengths: &RangeInclusive<usize>,
-        shape: &str,
-    ) -> PyResult<Self> {
-        let mut read = Self { argument, rows: Vec::new() };
-        if let Ok(list) = given.cast_exact::<PyList>() {
-            read.rows.reserve(list.len());
-            for row in list {
-                read.push(row, lengths, shape)?;
-            }
+    given: &Bound<'py, PyAny>,
+    lengths: &RangeInclusive<usize>,
+    shape: &str,
+    mut read: impl FnMut(Row<'_, 'py>) -> PyResult<()>,
+) -> PyResult<usize> {
+    let mut index = 0;
+    let mut read_row = |row: Bound<'py, PyAny>| {
+        // What a tuple holds stays what it is whatever code runs meanwhile.
+        let copied;
+        let row = if let Ok(tuple) = row.cast::<PyTuple>() {
+            tuple
         } else {
-            let wrong = |_| wrong_type(argument, &format!("a list of tuples {shape}"), given);
-            for row in given.try_iter().map_err(wrong)? {
-                // Each as it comes: what has no end may at least have a wrong row.
-                read.push(row?, lengths, shape)?;
-            }
-        }
-        Ok(read)
-    }
-
-    #[inline]
-    fn push(
-        &mut self,
-        row: Bound<'py, PyAny>,
-        lengths: &RangeInclusive<usize>,
-        shape: &str,
-    ) -> PyResult<()> {
-        let row = row.cast_into::<PyTuple>().or_else(|other| {
-            let other = other.into_inner();
-            let tuple = other.cast::<PyList>().map(PyListMethods::to_tuple);
-            tuple.map_err(|_| wrong_type(&self.next(), &format!("a tuple {shape}"), &other))
-        })?;
+            copied = row.cast::<PyList>().map(PyListMethods::to_tuple).map_err(|_| {
+                wrong_type(&format!("{argument}[{index}]"), &format!("a tuple {shape}"), &row)
+            })?;
+            &copied
+        };
         if !lengths.contains(&row.len()) {
             return Err(PyTypeError::new_err(format!(
-                "{} must be a tuple {shape}, not one of {} items",
-                self.next(),
+                "{argument}[{index}] must be a tuple {shape}, not one of {} items",
                 row.len()
             )));
         }
-        self.rows.push(row);
+        read(Row { argument, index, items: row.as_slice() })?;
+        index += 1;
         Ok(())
+    };
+    if let Ok(list) = given.cast_exact::<PyList>() {
+        for row in list {
+            read_row(row)?;
+        }
+    } else {
+        let wrong = |_| wrong_type(argument, &format!("a list of tuples {shape}"), given);
+        for row in given.try_iter().map_err(wrong)? {
+            // Each as it comes: what has no end may at least have a wrong row.
+            read_row(row?)?;
+        }
     }
-
-    /// The name of the row that is to be pushed.
-    fn next(&self) -> String {
-        format!("{}[{}]", self.argument, self.rows.len())
-    }
-
-    pub fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    #[inline]
-    pub fn iter(&self) -> impl Iterator<Item = Row<'_, 'py>> {
-        let row = |(index, items)| Row { argument: self.argument, index, items };
-        self.rows.iter().map(PyTupleMethods::as_slice).enumerate().map(row)
-    }
+    Ok(index)
 }
 
 /// One row of a batch.
@@ -259,14 +235,14 @@ impl<'r, 'py> Row<'r, 'py> {
 
     /// User, action and resource.
     #[inline]
-    pub fn fields(&self) -> PyResult<[&'r Bound<'py, PyString>; 3]> {
+    pub fn fields(&self) -> Result<[&'r Bound<'py, PyString>; 3], Fault> {
         Ok([self.field(0)?, self.field(1)?, self.field(2)?])
     }
 
     /// The user, the action or the resource.
     #[inline]
-    pub fn field(&self, at: usize) -> PyResult<&'r Bound<'py, PyString>> {
-        self.items[at].cast().map_err(|_| self.wrong_field(at))
+    pub fn field(&self, at: usize) -> Result<&'r Bound<'py, PyString>, Fault> {
+        self.items[at].cast().map_err(|_| Fault::WrongType(self.wrong_field(at)))
     }
 
     #[cold]

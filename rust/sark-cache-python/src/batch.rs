@@ -5,7 +5,7 @@
 //! left is mostly moka's look-up. First all are looked up and then all are rebuilt: the processor
 //! overlaps more of that than when each is rebuilt at once (by a tenth).
 
-use crate::arguments::Rows;
+use crate::arguments::rows;
 use crate::awaitable::NOTHING;
 use crate::key::Keys;
 use crate::policy::PolicyStore;
@@ -22,33 +22,38 @@ pub fn get<'py>(
 ) -> PyResult<Bound<'py, PyList>> {
     let (py, store) = (slf.py(), slf.get().store()?);
     let started = Instant::now();
-    let rows = Rows::new("requests", requests, &(3..=4), "(user_id, action, resource, context)")?;
+    let (argument, shape) = ("requests", "(user_id, action, resource, context)");
     if !store.serves() {
-        rows.iter().try_for_each(|row| row.fields().map(drop))?;
-        return PyList::new(py, repeat_n(NOTHING, rows.len()));
+        let asked = rows(argument, requests, &(3..=4), shape, |row| {
+            row.fields()?;
+            Ok(())
+        })?;
+        return PyList::new(py, repeat_n(NOTHING, asked));
     }
-    store.cache.stats().counters.batch_operations.increment();
-    let mut look_ups = store.cache.look_ups(rows.len());
+    let about = requests.cast_exact::<PyList>().map_or(0, PyListMethods::len);
+    let mut look_ups = store.cache.look_ups(about);
     let mut keys = Keys::default();
-    for row in rows.iter() {
-        match keys.next(row.fields()?, row.get(3)) {
-            Ok(key) => look_ups.look_up(key),
-            Err(fault) => {
-                look_ups.miss();
-                PolicyStore::report(slf, "get_batch", fault)?;
-            }
+    rows(argument, requests, &(3..=4), shape, |row| match keys.next(row) {
+        Ok(key) => {
+            look_ups.look_up(key);
+            Ok(())
         }
-    }
+        Err(fault) => {
+            look_ups.miss();
+            PolicyStore::report(slf, "get_batch", fault)
+        }
+    })?;
 
+    let stats = store.cache.stats();
+    stats.counters.batch_operations.increment();
     let found = look_ups.finish();
     let mut rebuild = Rebuild::default();
-    let mut decisions = Vec::with_capacity(found.len());
-    for entry in &found {
-        decisions.push(match entry {
-            Some(entry) => Some(rebuild.value(py, entry.value())?),
-            None => None,
-        });
-    }
-    store.cache.stats().record_batch(rows.len(), started.elapsed());
-    PyList::new(py, decisions)
+    let mut failed = None;
+    let decisions = found.iter().map(|entry| {
+        let decision = rebuild.value(py, entry.as_ref()?.value());
+        decision.map_err(|error| failed = Some(error)).ok()
+    });
+    let decisions = PyList::new(py, decisions)?;
+    stats.record_batch(found.len(), started.elapsed());
+    failed.map_or(Ok(decisions), Err)
 }

@@ -1,5 +1,6 @@
 //! From Python arguments to canonical key bytes.
 
+use crate::arguments::Row;
 use crate::error::{Fault, text, wrong_type};
 use crate::json::{self, Fields, Json, hexadecimal};
 use pyo3::prelude::*;
@@ -75,44 +76,47 @@ fn finish(
     if context.is_empty() { Ok(()) } else { write_fields(writer, &context) }
 }
 
-/// Writes the keys of many requests, one after the other. What a request has in common with the one
-/// before it, user and action if they are the same objects, is not written again.
+/// Writes the keys of the rows of a batch. What a row has in common with the one before it, user and
+/// action if they are the same objects, is neither checked nor written again.
 #[derive(Default)]
-pub struct Keys<'r, 'py> {
+pub struct Keys<'py> {
     writer: KeyWriter,
-    begun: Option<Begun<'r, 'py>>,
+    begun: Option<Begun<'py>>,
 }
 
-struct Begun<'r, 'py> {
-    user_id: &'r Bound<'py, PyString>,
-    action: &'r Bound<'py, PyString>,
+struct Begun<'py> {
+    user_id: Bound<'py, PyAny>,
+    action: Bound<'py, PyAny>,
     bytes: usize,
 }
 
-impl<'r, 'py> Keys<'r, 'py> {
-    /// The key of the next request.
+impl<'py> Keys<'py> {
+    /// The key of the next row.
     #[inline]
-    pub fn next(
-        &mut self,
-        [user_id, action, resource]: [&'r Bound<'py, PyString>; 3],
-        context: Option<&Bound<'py, PyAny>>,
-    ) -> Result<&[u8], Fault> {
-        let begun = match &self.begun {
-            Some(begun) if begun.user_id.is(user_id) && begun.action.is(action) => {
-                self.writer.back_to(begun.bytes);
-                Ok(())
-            }
-            _ => {
-                self.writer.back_to(0);
-                self.begun = None;
-                begin(&mut self.writer, user_id, action).map(|()| {
-                    let bytes = self.writer.as_bytes().len();
-                    self.begun = Some(Begun { user_id, action, bytes });
-                })
-            }
-        };
-        finish(&mut self.writer, begun, resource, context)?;
+    pub fn next(&mut self, row: Row<'_, 'py>) -> Result<&[u8], Fault> {
+        let [user_id, action] = [&row.items[0], &row.items[1]];
+        if let Some(begun) = &self.begun
+            && begun.user_id.is(user_id)
+            && begun.action.is(action)
+        {
+            self.writer.back_to(begun.bytes);
+            finish(&mut self.writer, Ok(()), row.field(2)?, row.get(3))?;
+        } else {
+            self.begin(row)?;
+        }
         Ok(self.writer.as_bytes())
+    }
+
+    fn begin(&mut self, row: Row<'_, 'py>) -> Result<(), Fault> {
+        let [user_id, action, resource] = row.fields()?;
+        self.writer.back_to(0);
+        let begun = begin(&mut self.writer, user_id, action);
+        self.begun = begun.is_ok().then(|| Begun {
+            user_id: user_id.clone().into_any(),
+            action: action.clone().into_any(),
+            bytes: self.writer.as_bytes().len(),
+        });
+        finish(&mut self.writer, begun, resource, row.get(3))
     }
 }
 

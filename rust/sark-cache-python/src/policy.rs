@@ -5,7 +5,7 @@
 //! bugs of the caller and raise.
 
 use crate::arguments::{
-    self, Rows, Tags, boolean, default_ttl, fields, optional, options, string, ttl,
+    self, Tags, boolean, default_ttl, fields, optional, options, rows, string, ttl,
 };
 use crate::awaitable::{NOTHING, awaitable, ready};
 use crate::batch;
@@ -268,8 +268,6 @@ impl PolicyStore {
     ) -> PyAwaitable<'py> {
         let (py, store) = (slf.py(), slf.get().store()?);
         let stamp = store.stamp_or_now(stamp)?;
-        let shape = "(user_id, action, resource, decision, context, ttl_seconds)";
-        let rows = Rows::new("entries", entries, &(4..=6), shape)?;
         let tags = Tags::new(tags)?;
         let numbers = store.cache.log().tags(&tags.names);
         let serves = store.serves();
@@ -278,7 +276,8 @@ impl PolicyStore {
         }
         let mut stored = 0;
         let mut pending = Vec::new();
-        for row in rows.iter() {
+        let shape = "(user_id, action, resource, decision, context, ttl_seconds)";
+        rows("entries", entries, &(4..=6), shape, |row| {
             let ttl = Self::ttl_for(slf, row.get(5), None)?;
             let fields = row.fields()?;
             let incoming =
@@ -290,12 +289,13 @@ impl PolicyStore {
                         // In the cache already; moka's log of it is full.
                         Polled::Pending(insert) => pending.push(insert),
                     }
+                    Ok(())
                 }
-                Ok(_) => {}
-                Err(fault) if serves => Self::report(slf, "set_batch", fault)?,
-                Err(fault) => fault.pass_wrong_type()?,
+                Ok(_) => Ok(()),
+                Err(fault) if serves => Self::report(slf, "set_batch", fault),
+                Err(fault) => fault.pass_wrong_type(),
             }
-        }
+        })?;
         awaitable(py, async move {
             for insert in pending {
                 stored += u64::from(insert.await);
