@@ -40,5 +40,5 @@ def test_batch(compare):
             "the same, no two decisions alike": lambda: loop.run(together(unlike)),
             "the same, misses": lambda: loop.run(together(empty)),
         }
-        results = compare(subjects, rounds=100, per_call=BATCHES * len(REQUESTS))
+        compare(subjects, rounds=100, per_call=BATCHES * len(REQUESTS))
     assert alike.metrics.hits == 2 * 103 * BATCHES * len(REQUESTS)
