@@ -18,9 +18,10 @@
 use crate::clock::{Clock, nanos};
 use crate::error::Refused;
 use crate::key::Key;
-use crate::log::{Log, Matcher, Recorded, Scope, Stamp, Subject, Tags, Verdict};
+use crate::log::{Log, Recorded, Scope, Stamp, Subject, Tags, Verdict};
 use crate::ready::{poll_once, yield_once};
 use crate::stats::{Counter, Snapshot, Stats};
+use crate::sweep::{Sweep, Sweepers, Sweeps};
 use ahash::RandomState;
 use moka::policy::EvictionPolicy;
 use std::future::{Future, poll_fn};
@@ -109,6 +110,7 @@ pub struct Cache<V> {
     clock: Clock,
     stats: Stats,
     census: Census,
+    sweeps: Sweeps,
     weights: Weights,
     inserts: AtomicU64,
     maintain_every: u64,
@@ -132,6 +134,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             clock: Clock::new(),
             stats: Stats::default(),
             census: Census::default(),
+            sweeps: Sweeps::default(),
             weights,
             inserts: AtomicU64::new(0),
             maintain_every: (options.max_size / EXACT_UP_TO).clamp(1, LEAST_MAINTENANCE),
@@ -260,7 +263,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         let recorded = self.log.record(&scope, self.clock.now());
         async move {
             if recorded.everything {
-                cache.sweep(&scope, recorded).await;
+                cache.sweep(scope, recorded).await;
                 return served;
             }
             cache.take_out(&key).await;
@@ -277,14 +280,15 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     pub fn invalidate(self: &Arc<Self>, scope: Scope) -> impl Future<Output = u64> + Send + use<V> {
         let recorded = self.log.record(&scope, self.clock.now());
         let cache = Arc::clone(self);
-        async move { cache.sweep(&scope, recorded).await }
+        async move { cache.sweep(scope, recorded).await }
     }
 
     /// Removes every entry whose time to live is over and returns how many those were.
     pub async fn cleanup_expired(&self) -> u64 {
         let now = self.clock.now();
         let mut removed = 0;
-        self.remove_if(|_, entry| entry.deadline <= now, |_| removed += 1).await;
+        let expired = |_: &[u8], entry: &Entry<V>| (entry.deadline <= now).then_some(());
+        self.remove_if(expired, |(), _| removed += 1).await;
         self.stats.counters.expirations.add(removed);
         removed
     }
@@ -295,7 +299,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         let now = self.clock.now();
         let mut live = 0;
         let mut visits = 0;
-        if self.store.entry_count() > VISITS_PER_TURN as u64 {
+        if self.is_large() {
             yield_once().await;
         }
         for (key, entry) in &self.store {
@@ -387,41 +391,65 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
 
     /// Removes what an invalidation ended and returns how many entries died of it. The expired
     /// ones among them go too, and count as such.
-    async fn sweep(&self, scope: &Scope, recorded: Recorded) -> u64 {
-        let scope = if recorded.everything { &Scope::Everything } else { scope };
-        let matcher = Matcher::new(scope, &self.log);
+    async fn sweep(&self, scope: Scope, recorded: Recorded) -> u64 {
+        let sweep = Sweep::new(scope, recorded, &self.log);
+        if !self.is_large() {
+            self.sweep_together(&[Arc::clone(&sweep)]).await;
+            return sweep.died();
+        }
+        let waiting = self.sweeps.waiting();
+        waiting.add(&sweep);
+        let _turn = waiting.turn.lock().await;
+        if let Some(together) = waiting.with(&sweep) {
+            self.sweep_together(&together).await;
+            waiting.done(&together);
+        }
+        sweep.died()
+    }
+
+    async fn sweep_together(&self, sweeps: &[Arc<Sweep>]) {
+        let sweepers = Sweepers::new(sweeps, &self.log);
         let now = self.clock.now();
         let (mut died, mut expired) = (0, 0);
-        let ended = |key: &[u8], entry: &Entry<V>| {
-            entry.stamp() < recorded.stamp && matcher.covers(entry.subject(key))
+        let ended =
+            |key: &[u8], entry: &Entry<V>| sweepers.ended(entry.stamp(), entry.subject(key));
+        let count = |sweep: &Sweep, entry: &Entry<V>| {
+            if entry.deadline > now {
+                sweep.count();
+                died += 1;
+            } else {
+                expired += 1;
+            }
         };
-        let count =
-            |entry: &Entry<V>| *if entry.deadline > now { &mut died } else { &mut expired } += 1;
         self.remove_if(ended, count).await;
         self.stats.counters.invalidations.add(died);
         self.stats.counters.expirations.add(expired);
-        died
     }
 
-    /// Visits every entry and removes those that are `dead`; `removed` is told of each.
-    async fn remove_if(
+    /// Whether to visit every entry takes so long that others have to run meanwhile.
+    fn is_large(&self) -> bool {
+        self.store.entry_count() > VISITS_PER_TURN as u64
+    }
+
+    /// Visits every entry and removes those that are `dead`, and why; `removed` is told of each.
+    async fn remove_if<W>(
         &self,
-        dead: impl Fn(&[u8], &Entry<V>) -> bool,
-        mut removed: impl FnMut(&Entry<V>),
+        dead: impl Fn(&[u8], &Entry<V>) -> Option<W>,
+        mut removed: impl FnMut(W, &Entry<V>),
     ) {
         let mut visits = 0;
-        if self.store.entry_count() > VISITS_PER_TURN as u64 {
+        if self.is_large() {
             // Even to begin takes a while in a large cache: not on the caller's thread.
             yield_once().await;
         }
         for (key, entry) in &self.store {
             // Between the look and the removal somebody may have stored a new decision. Then that
             // one is lost, which costs an evaluation; it is not counted.
-            if dead(key.as_bytes(), &entry)
+            if dead(key.as_bytes(), &entry).is_some()
                 && let Some(gone) = self.take_out(key.as_bytes()).await
-                && dead(key.as_bytes(), &gone)
+                && let Some(why) = dead(key.as_bytes(), &gone)
             {
-                removed(&gone);
+                removed(why, &gone);
             }
             // Long keys take long to compare with patterns.
             rest_after(&mut visits, 1 + key.as_bytes().len() / VISITS_PER_TURN).await;

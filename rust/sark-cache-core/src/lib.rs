@@ -21,6 +21,7 @@ pub mod log;
 pub mod ready;
 mod shim;
 pub mod stats;
+mod sweep;
 mod table;
 
 pub use cache::{Cache, Entry, Eviction, Options};

@@ -30,7 +30,6 @@ use crate::shim::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::shim::{Mutex, MutexGuard, Swap};
 use crate::table::Table;
 use ahash::RandomState;
-use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::{Arc, PoisonError};
@@ -49,8 +48,26 @@ const MAX_PERIODS: usize = 256;
 const LEAST_RETENTION: u64 = 60_000_000_000;
 
 const TAGGED: u8 = 0b1000;
-/// The bit in [`Log::kinds`] of records that name one whole key.
+/// The bit in [`Kinds`] of records that name one whole key.
 const KEY_KIND: u32 = 16;
+
+/// Kinds of scopes: bits 0–15 by the mask of fields and tag that one names, bit 16 for whole keys.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Kinds(u32);
+
+impl Kinds {
+    fn of(kind: u32) -> Self {
+        Self(1 << kind)
+    }
+
+    fn has(self, kind: u32) -> bool {
+        self.0 & (1 << kind) != 0
+    }
+
+    pub(crate) fn and(self, more: Self) -> Self {
+        Self(self.0 | more.0)
+    }
+}
 
 /// A moment in the log's time: the number of invalidations recorded before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -157,8 +174,7 @@ pub struct Recorded {
 pub struct Log {
     newest: AtomicU64,
     floor: AtomicU64,
-    /// One bit for every kind of record ever made: bits 0–15 by the mask of fields and tag that it
-    /// names, bit 16 for whole keys. Only these kinds are looked up.
+    /// The [`Kinds`] of records ever made. Only these are looked up.
     kinds: AtomicU32,
     records: Swap<Table>,
     globs: Swap<Vec<(u64, Glob)>>,
@@ -265,40 +281,71 @@ impl Log {
 
     #[inline(never)]
     fn matched_since(&self, stamp: Stamp, subject: Subject<'_>) -> bool {
-        let kinds = self.kinds.load(Ordering::Acquire);
+        let kinds = Kinds(self.kinds.load(Ordering::Acquire));
         let records = self.records.load();
         let newer = |hash| records.find(hash).is_some_and(|record| record > stamp.0);
-
-        if kinds & (1 << KEY_KIND) != 0 && newer(self.hash_key(subject.key)) {
+        if self.any_scope(kinds, subject, newer) {
             return true;
         }
-        let parts = Parts::of(subject.key);
-        let fields = parts.map(|parts| parts.fields.map(Some));
-        for mask in (1..16).filter(|mask| kinds & (1 << mask) != 0) {
-            let mut named = [None; 3];
-            if mask & !TAGGED != 0 {
-                // A key without fields is matched by no record that names some.
-                let Some(fields) = fields else { continue };
-                named =
-                    std::array::from_fn(|i| if mask & (1 << i) == 0 { None } else { fields[i] });
-            }
-            let overtaken = if mask & TAGGED == 0 {
-                newer(self.hash_fields(named, None))
-            } else {
-                subject.tags.iter().any(|tag| newer(self.hash_fields(named, Some(*tag))))
-            };
-            if overtaken {
-                return true;
-            }
-        }
         let globs = self.globs.load();
-        if let (Some(parts), Some((latest, _))) = (parts, globs.last())
+        if let Some((latest, _)) = globs.last()
             && *latest > stamp.0
+            && let Some(parts) = Parts::of(subject.key)
         {
             let text = key_text(&parts);
             return globs.iter().any(|(record, glob)| *record > stamp.0 && glob.matches(&text));
         }
         false
+    }
+
+    /// Whether `found` says yes to the hash of any scope of these kinds that covers the subject.
+    pub(crate) fn any_scope(
+        &self,
+        kinds: Kinds,
+        subject: Subject<'_>,
+        mut found: impl FnMut(u64) -> bool,
+    ) -> bool {
+        if kinds.has(KEY_KIND) && found(self.hash_key(subject.key)) {
+            return true;
+        }
+        let fields = Parts::of(subject.key).map(|parts| parts.fields.map(Some));
+        for mask in (1..16).filter(|mask| kinds.has(*mask)) {
+            let mut named = [None; 3];
+            if mask & !u32::from(TAGGED) != 0 {
+                // A key without fields is matched by no record that names some.
+                let Some(fields) = fields else { continue };
+                named =
+                    std::array::from_fn(|i| if mask & (1 << i) == 0 { None } else { fields[i] });
+            }
+            let covers = if mask & u32::from(TAGGED) == 0 {
+                found(self.hash_fields(named, None))
+            } else {
+                subject.tags.iter().any(|tag| found(self.hash_fields(named, Some(*tag))))
+            };
+            if covers {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The hashes under which [`any_scope`](Self::any_scope) finds this scope, and their kind; none
+    /// for everything and for patterns.
+    pub(crate) fn scope_hashes(&self, scope: &Scope) -> (Kinds, Vec<u64>) {
+        match scope {
+            Scope::Everything | Scope::Glob(_) => (Kinds::default(), Vec::new()),
+            Scope::Key(key) => (Kinds::of(KEY_KIND), vec![self.hash_key(key)]),
+            Scope::Fields { fields, tags } => {
+                let named = fields.each_ref().map(Option::as_deref);
+                let kind = mask(named) | if tags.is_empty() { 0 } else { TAGGED };
+                let hashes = if tags.is_empty() {
+                    vec![self.hash_fields(named, None)]
+                } else {
+                    tags.iter().map(|tag| self.hash_fields(named, Some(self.tag(tag)))).collect()
+                };
+                (Kinds::of(kind.into()), hashes)
+            }
+        }
     }
 
     /// Records an invalidation at time `now` (nanoseconds on the cache's clock). From the moment it
@@ -308,28 +355,15 @@ impl Log {
         let stamp = self.newest.load(Ordering::Relaxed) + 1;
         let interval = self.longest_ttl.load(Ordering::SeqCst) / PERIODS_PER_TTL;
         writer.note(now, stamp, interval);
-        let mut everything = false;
-        match scope {
-            Scope::Everything => everything = true,
-            Scope::Key(key) => {
-                self.kinds.fetch_or(1 << KEY_KIND, Ordering::Release);
-                everything = !self.write(&mut writer, self.hash_key(key), stamp, now);
+        let everything = match scope {
+            Scope::Everything => true,
+            Scope::Glob(glob) => !self.write_glob(&mut writer, glob, stamp, now),
+            Scope::Key(_) | Scope::Fields { .. } => {
+                let (kinds, hashes) = self.scope_hashes(scope);
+                self.kinds.fetch_or(kinds.0, Ordering::Release);
+                !hashes.into_iter().all(|hash| self.write(&mut writer, hash, stamp, now))
             }
-            Scope::Fields { fields, tags } => {
-                let named = fields.each_ref().map(Option::as_deref);
-                let mask = mask(named) | if tags.is_empty() { 0 } else { TAGGED };
-                self.kinds.fetch_or(1 << mask, Ordering::Release);
-                if tags.is_empty() {
-                    everything =
-                        !self.write(&mut writer, self.hash_fields(named, None), stamp, now);
-                }
-                for tag in tags {
-                    let hash = self.hash_fields(named, Some(self.tag(tag)));
-                    everything |= !self.write(&mut writer, hash, stamp, now);
-                }
-            }
-            Scope::Glob(glob) => everything = !self.write_glob(&mut writer, glob, stamp, now),
-        }
+        };
         if everything {
             self.raise_floor(&mut writer, stamp);
         }
@@ -426,41 +460,4 @@ fn mask(named: [Option<&str>; 3]) -> u8 {
 /// Zero marks an empty slot, so no hash may be zero.
 fn not_empty(hash: u64) -> u64 {
     hash.max(1)
-}
-
-/// A scope ready to be compared with stored entries: what a sweep removes, exactly.
-pub(crate) struct Matcher<'s> {
-    scope: &'s Scope,
-    tags: Tags,
-}
-
-impl<'s> Matcher<'s> {
-    pub(crate) fn new(scope: &'s Scope, log: &Log) -> Self {
-        let tags = match scope {
-            Scope::Fields { tags, .. } => log.tags(tags),
-            _ => Tags::default(),
-        };
-        Self { scope, tags }
-    }
-
-    /// Whether the scope covers the entry. Compares the fields themselves, not their hashes.
-    pub(crate) fn covers(&self, subject: Subject<'_>) -> bool {
-        let parts = OnceCell::new();
-        let parts = || *parts.get_or_init(|| Parts::of(subject.key));
-        match self.scope {
-            Scope::Everything => true,
-            Scope::Key(key) => **key == *subject.key,
-            Scope::Fields { fields, .. } => {
-                let named = fields.iter().enumerate().all(|(i, field)| {
-                    field
-                        .as_deref()
-                        .is_none_or(|field| parts().is_some_and(|parts| parts.fields[i] == field))
-                });
-                named
-                    && (self.tags.is_empty()
-                        || self.tags.iter().any(|tag| subject.tags.contains(tag)))
-            }
-            Scope::Glob(glob) => parts().is_some_and(|parts| glob.matches(&key_text(&parts))),
-        }
-    }
 }

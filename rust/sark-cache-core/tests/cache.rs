@@ -3,7 +3,7 @@
 use sark_cache_core::cache::{ENTRY_OVERHEAD, MAX_ENTRY_BYTES};
 use sark_cache_core::{Cache, Eviction, Key, KeyWriter, Options, Refused, Scope, Tags, poll_once};
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -375,4 +375,61 @@ fn latency_is_sampled_and_percentiles_are_within_the_promised_error() {
     assert!((latencies.mean() - 5_000.5).abs() < 1e-9);
     cache.reset_stats();
     assert_eq!(cache.snapshot().requests, sark_cache_core::stats::Latencies::default());
+}
+
+#[test]
+fn invalidations_that_wait_are_swept_together_and_counted_apart() {
+    const USERS: usize = 600;
+    let cache = cache(10_000);
+    for user in 0..USERS {
+        for resource in ["a", "b"] {
+            put(&cache, key(&user.to_string(), "read", resource), b"").unwrap();
+        }
+    }
+    let user = |user: usize| Scope::of([Some(&user.to_string()), None, None], &[]);
+    let mut first = pin!(cache.invalidate(user(0)));
+    let mut waiting: Vec<_> = (0..USERS).map(|i| Box::pin(cache.invalidate(user(i)))).collect();
+    let mut everything = Box::pin(cache.invalidate(Scope::of([None; 3], &[])));
+    put(&cache, key("new", "read", "a"), b"").unwrap();
+
+    let mut context = Context::from_waker(Waker::noop());
+    let mut poll = |future: Pin<&mut dyn Future<Output = u64>>| future.poll(&mut context);
+    assert!(poll(first.as_mut()).is_pending(), "it has the turn and lets others run");
+    for future in &mut waiting {
+        assert!(poll(future.as_mut()).is_pending(), "they wait for their turn");
+    }
+    assert!(poll(everything.as_mut()).is_pending());
+    let died = loop {
+        if let Poll::Ready(died) = poll(first.as_mut()) {
+            break died;
+        }
+    };
+    assert_eq!(died, 2);
+    let second = loop {
+        if let Poll::Ready(died) = poll(waiting[0].as_mut()) {
+            break died;
+        }
+    };
+    assert_eq!(second, 0, "the first one ended them");
+    for future in &mut waiting[1..] {
+        assert_eq!(poll(future.as_mut()), Poll::Ready(2), "swept with the second");
+    }
+    assert_eq!(poll(everything.as_mut()), Poll::Ready(0), "what was there, others ended");
+    assert_eq!(wait(cache.live()), 1);
+}
+
+#[test]
+fn a_sweep_that_is_broken_off_leaves_its_work_to_the_next() {
+    let cache = cache(10_000);
+    for user in 0..2_000 {
+        put(&cache, key(&user.to_string(), "read", "a"), b"").unwrap();
+    }
+    let mut context = Context::from_waker(Waker::noop());
+    let mut broken_off = Box::pin(cache.invalidate(Scope::of([None, Some("read"), None], &[])));
+    assert!(broken_off.as_mut().poll(&mut context).is_pending());
+    let mut next = Box::pin(cache.invalidate(Scope::of([None, None, Some("a")], &[])));
+    assert!(next.as_mut().poll(&mut context).is_pending());
+    drop(broken_off);
+    assert_eq!(wait(next), 0, "they died of the first");
+    assert_eq!(cache.held(), 0);
 }

@@ -1,0 +1,178 @@
+//! Removing the entries that invalidations ended, and telling each invalidation how many those were.
+//!
+//! An invalidation takes effect when it is recorded; what is left is to give back the memory and to
+//! count. That takes a visit to every entry, about a microsecond each. So invalidations that come
+//! while a visit is under way wait for the next one, which is made for all of them together: however
+//! many there are, the entries are visited twice.
+//!
+//! # Cost
+//! For each entry a look-up per kind of scope that waits, as in the log, and one match for each
+//! pattern that waits. For each invalidation that waits some 200 bytes.
+
+use crate::glob::key_text;
+use crate::key::Parts;
+use crate::log::{Kinds, Log, Recorded, Scope, Stamp, Subject, Tags};
+use ahash::RandomState;
+use std::collections::HashMap;
+use std::mem;
+use std::process;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// One invalidation whose entries are to be removed.
+pub(crate) struct Sweep {
+    scope: Scope,
+    tags: Tags,
+    stamp: Stamp,
+    died: AtomicU64,
+    done: AtomicBool,
+}
+
+impl Sweep {
+    pub(crate) fn new(scope: Scope, recorded: Recorded, log: &Log) -> Arc<Self> {
+        let scope = if recorded.everything { Scope::Everything } else { scope };
+        let tags = match &scope {
+            Scope::Fields { tags, .. } => log.tags(tags),
+            _ => Tags::default(),
+        };
+        let (died, done) = (AtomicU64::new(0), AtomicBool::new(false));
+        Arc::new(Self { scope, tags, stamp: recorded.stamp, died, done })
+    }
+
+    /// Counts an entry that it ended.
+    pub(crate) fn count(&self) {
+        self.died.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many entries it ended.
+    pub(crate) fn died(&self) -> u64 {
+        self.died.load(Ordering::Acquire)
+    }
+
+    /// Whether the scope covers the entry. Compares the fields themselves, not their hashes.
+    fn covers(&self, subject: Subject<'_>) -> bool {
+        match &self.scope {
+            Scope::Everything => true,
+            Scope::Key(key) => **key == *subject.key,
+            Scope::Fields { fields, .. } => {
+                let parts = Parts::of(subject.key);
+                let named = fields.iter().enumerate().all(|(i, field)| {
+                    field
+                        .as_deref()
+                        .is_none_or(|field| parts.is_some_and(|parts| parts.fields[i] == field))
+                });
+                named
+                    && (self.tags.is_empty()
+                        || self.tags.iter().any(|tag| subject.tags.contains(tag)))
+            }
+            Scope::Glob(glob) => {
+                Parts::of(subject.key).is_some_and(|parts| glob.matches(&key_text(&parts)))
+            }
+        }
+    }
+}
+
+/// Those that wait to be swept, in the order of their stamps, ready to be found for an entry.
+pub(crate) struct Sweepers<'s> {
+    log: &'s Log,
+    kinds: Kinds,
+    by_hash: HashMap<u64, Vec<&'s Sweep>, RandomState>,
+    everything: Vec<&'s Sweep>,
+    globs: Vec<&'s Sweep>,
+}
+
+impl<'s> Sweepers<'s> {
+    pub(crate) fn new(sweeps: &'s [Arc<Sweep>], log: &'s Log) -> Self {
+        let (kinds, by_hash) = (Kinds::default(), HashMap::default());
+        let mut made = Self { log, kinds, by_hash, everything: Vec::new(), globs: Vec::new() };
+        let mut sweeps: Vec<&Sweep> = sweeps.iter().map(Arc::as_ref).collect();
+        sweeps.sort_by_key(|sweep| sweep.stamp);
+        for sweep in sweeps {
+            match &sweep.scope {
+                Scope::Everything => made.everything.push(sweep),
+                Scope::Glob(_) => made.globs.push(sweep),
+                scope => {
+                    let (kinds, hashes) = log.scope_hashes(scope);
+                    made.kinds = made.kinds.and(kinds);
+                    for hash in hashes {
+                        made.by_hash.entry(hash).or_default().push(sweep);
+                    }
+                }
+            }
+        }
+        made
+    }
+
+    /// The first invalidation after `stamp` that ended the entry, if any did.
+    pub(crate) fn ended(&self, stamp: Stamp, subject: Subject<'_>) -> Option<&'s Sweep> {
+        let after = |sweeps: &[&'s Sweep]| {
+            let since = sweeps.partition_point(|sweep| sweep.stamp <= stamp);
+            sweeps[since..].iter().find(|sweep| sweep.covers(subject)).copied()
+        };
+        let mut first = after(&self.everything);
+        let mut consider = |found: Option<&'s Sweep>| {
+            first = first.into_iter().chain(found).min_by_key(|sweep| sweep.stamp);
+        };
+        consider(after(&self.globs));
+        self.log.any_scope(self.kinds, subject, |hash| {
+            consider(self.by_hash.get(&hash).and_then(|sweeps| after(sweeps)));
+            false
+        });
+        first
+    }
+}
+
+/// The invalidations of one cache that wait to be swept, and the turn to sweep.
+pub(crate) struct Sweeps(Mutex<Arc<Waiting>>);
+
+/// Those of one process: whoever had the turn does not go on in a forked child.
+pub(crate) struct Waiting {
+    process: u32,
+    sweeps: Mutex<Vec<Arc<Sweep>>>,
+    pub(crate) turn: async_lock::Mutex<()>,
+}
+
+impl Default for Sweeps {
+    fn default() -> Self {
+        Self(Mutex::new(Arc::new(Waiting::new())))
+    }
+}
+
+impl Sweeps {
+    /// Those that wait in this process.
+    pub(crate) fn waiting(&self) -> Arc<Waiting> {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.process != process::id() {
+            // Left where it is, as whatever else the parent was doing.
+            mem::forget(mem::replace(&mut *waiting, Arc::new(Waiting::new())));
+        }
+        Arc::clone(&waiting)
+    }
+}
+
+impl Waiting {
+    fn new() -> Self {
+        let (sweeps, turn) = (Mutex::default(), async_lock::Mutex::new(()));
+        Self { process: process::id(), sweeps, turn }
+    }
+
+    pub(crate) fn add(&self, sweep: &Arc<Sweep>) {
+        self.sweeps.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(sweep));
+    }
+
+    /// Those to be swept with `sweep`; `None` if another one's turn was for it, too. They wait until
+    /// they are [done](Self::done), so that another turn can be for them should this one break off.
+    pub(crate) fn with(&self, sweep: &Sweep) -> Option<Vec<Arc<Sweep>>> {
+        let waiting = self.sweeps.lock().unwrap_or_else(PoisonError::into_inner);
+        (!sweep.done.load(Ordering::Acquire)).then(|| waiting.clone())
+    }
+
+    /// Whoever was swept waits no more.
+    pub(crate) fn done(&self, swept: &[Arc<Sweep>]) {
+        let mut waiting = self.sweeps.lock().unwrap_or_else(PoisonError::into_inner);
+        for sweep in swept {
+            sweep.done.store(true, Ordering::Release);
+        }
+        waiting.retain(|sweep| !sweep.done.load(Ordering::Relaxed));
+    }
+}
