@@ -92,7 +92,7 @@ class Load:
     def flight(self) -> int: ...
     def turn(
         self, within: tuple[int, ...]
-    ) -> Literal["lead", "answered", "alone"] | Future[None]: ...
+    ) -> Literal["lead", "answered", "alone", "off"] | Future[None]: ...
     def answer(self) -> Any: ...  # noqa: ANN401 - any JSON value
     def finish(
         self, value: object, ttl_seconds: float | None, tags: Collection[str] | None
@@ -160,7 +160,8 @@ class PolicyStore:
         """Stores a snapshot of a decision; True if it was stored.
 
         A decision that cannot be stored (not JSON, too large, no time to live) drops the one that
-        was stored before: it has superseded it.
+        was stored before: it has superseded it. What a `get_or_load` that is under way brings does
+        not overwrite it.
 
         Args:
             user_id: Who asks.
@@ -202,21 +203,21 @@ class PolicyStore:
         whoever gives up disturbs nobody.
 
         A hit is decided when this is called, and ready at once; it costs what `get` does. A miss
-        takes its place among those who ask when it is first awaited; do not change the context
-        until then.
+        takes its place among those who ask when it is first awaited. Do not change the context
+        until it is answered: the loader may be called at any time until then.
 
         Args:
             user_id: Who asks.
             action: To do what.
             resource: To what.
             loader: An async function without arguments that returns the decision, a JSON object,
-                or a `Loaded` with one, its time to live and its tags. It must not ask for its own
-                key.
+                or a `Loaded` with one, its time to live and its tags. Neither it nor a task that
+                it makes may ask for its own key, nor two loaders of one cache for each other's.
             context: What else the decision depends on: a JSON object.
             ttl_seconds: How long it lives, in seconds; 0 shares it and stores nothing. None: by its
                 sensitivity, else as the cache says.
             sensitivity: A name in `OPTIMIZED_TTL`; others count for nothing.
-            tags: Names to revoke it by.
+            tags: Names to revoke it by. What all who wait for it name is stored with it.
 
         Returns:
             A new dict. A decision that cannot be stored is returned as it is, counted in `errors`
@@ -228,6 +229,7 @@ class PolicyStore:
             ValueError: A negative or NaN `ttl_seconds`.
             RuntimeError: A loader asks for its own key, or two for each other's.
         """
+    def _count_load_error(self) -> None: ...
     def _lead_refresh(
         self,
         callback: RevalidateCallback,

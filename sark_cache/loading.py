@@ -6,7 +6,7 @@ decided in Rust.
 """
 
 from asyncio import Future
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from inspect import isawaitable
@@ -24,20 +24,24 @@ within: ContextVar[tuple[int, ...]] = ContextVar("sark_cache_within", default=()
 """The loads that the current task is part of, outermost first, so that none waits for itself."""
 
 
-async def load_decision(load: "Load") -> JSONObject:
+def load_decision(load: "Load") -> Coroutine[Any, Any, JSONObject]:
     """Answers a request to a policy cache."""
-    decision: JSONObject = await _answer(load, _decision)
-    return decision
+    return _answer(load, _decision)
 
 
-async def load_value(load: "Load") -> Any:  # noqa: ANN401 - any JSON value
+def load_value(load: "Load") -> Coroutine[Any, Any, Any]:
     """Answers a request to the general cache."""
-    return await _answer(load, _value)
+    return _answer(load, _value)
 
 
-async def evaluate(loader: Loader) -> JSONObject:
+async def evaluate(loader: Loader, failed: Callable[[], None] | None = None) -> JSONObject:
     """Runs a loader for one request alone: where nothing is stored, nothing is shared."""
-    decision: JSONObject = _decision(await _begun(loader))[0]
+    try:
+        decision: JSONObject = _decision(await _begun(loader))[0]
+    except Exception:
+        if failed is not None:
+            failed()
+        raise
     return decision
 
 
@@ -66,11 +70,17 @@ async def _answer(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # no
             if turn == "answered":
                 return load.answer()
             if turn == "alone":
+                return await _alone(load, brought)
+            if turn == "off":
                 return brought(await _begun(load.loader))[0]
             await turn
     finally:
-        # Whatever ended this: one who led hands over, one who waited disturbs nobody.
-        load.leave()
+        # Whatever ended this: one who led hands over, one who waited disturbs nobody. Where no stack
+        # is left even for that call, letting go does it, though a traceback holds this frame.
+        try:
+            load.leave()
+        finally:
+            del load
 
 
 async def _lead(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # noqa: ANN401
@@ -81,9 +91,18 @@ async def _lead(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # noqa
         load.fail(error)
         raise
     finally:
+        del load
         # An abandoned coroutine is closed in another context, which has nothing to take back.
         with suppress(ValueError):
             within.reset(outside)
+
+
+async def _alone(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # noqa: ANN401
+    try:
+        return brought(await _begun(load.loader))[0]
+    except Exception as error:
+        load.fail(error)
+        raise
 
 
 def _begun(loader: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:

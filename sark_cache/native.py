@@ -108,7 +108,8 @@ class RustPolicyCache(PolicyStore):
         `callback(user_id, action, resource, context)` returns, a decision or a `Loaded`, is stored
         for the time to live of that sensitivity, with the tags of what it replaces. An invalidation
         meanwhile ends it as it ends any load. A callback that raises is counted in `errors` and
-        logged, and the entry lives out its time.
+        logged, and the entry lives out its time; one that returns what cannot be stored ends it.
+        No request waits for a refresh: what expires meanwhile is loaded by who asks for it.
         """
         self.revalidate_callback = callback
 

@@ -70,9 +70,10 @@ class CacheMetrics:
     loads: int = 0
     load_errors: int = 0
     coalesced: int = 0
-    """Requests answered by a load that another request had begun."""
+    """Requests that missed and were answered by what another one loaded or stored."""
     errors: int = 0
-    """Requests that were answered with a miss, or not stored, because of bad input or a fault."""
+    """Requests answered with a miss or not stored because of bad input or a fault, and refreshes
+    that failed."""
     size: int = 0
     """Entries held; those that expired count until they are cleaned up."""
     max_size: int = 0

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import gc
+import sys
 import threading
 import traceback
 import weakref
@@ -276,6 +277,76 @@ async def test_wrong_arguments_raise_at_the_call(cache):
     assert cache.metrics.misses == 0
 
 
+class Interrupt(BaseException):
+    """What is no Exception, such as KeyboardInterrupt."""
+
+
+async def test_an_interrupted_leader_hands_over(cache):
+    first = Evaluation()
+
+    async def lead():
+        with pytest.raises(Interrupt):
+            await cache.get_or_load(*REQUEST, first)
+
+    leading = asyncio.create_task(lead())
+    await first.begun.wait()
+    waiter = asyncio.create_task(cache.get_or_load(*REQUEST, bringing(ALLOW)))
+    await asyncio.sleep(0)
+    first.fail(Interrupt())
+    assert await waiter == ALLOW
+    await leading
+    assert cache.metrics.load_errors == 0
+
+
+async def test_every_loader_that_fails_is_counted(cache, caplog):
+    async def fail():
+        raise ConnectionError
+
+    for options in ({}, {"context": {"at": object()}}, {"tags": ["\ud800"]}):
+        with pytest.raises(ConnectionError):
+            await cache.get_or_load(*REQUEST, fail, **options)
+    assert (cache.metrics.loads, cache.metrics.load_errors) == (3, 3)
+
+
+def test_those_who_wait_are_woken_though_the_leader_has_no_stack_left(cache):
+    """The leader ends near the limit of recursion, where even to wake somebody is too much."""
+
+    async def deep(levels, waiting):
+        if levels:
+            return await deep(levels - 1, waiting)
+        return await cache.get_or_load(*REQUEST, bringing_after(waiting))
+
+    def bringing_after(waiting):
+        async def load():
+            await waiting.wait()
+            return ALLOW
+
+        return load
+
+    async def scene(levels):
+        waiting = asyncio.Event()
+        leading = asyncio.create_task(deep(levels, waiting))
+        await asyncio.sleep(0)
+        waiters = [asyncio.create_task(cache.get_or_load(*REQUEST, never)) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting.set()
+        try:
+            async with asyncio.timeout(5):
+                told = await asyncio.gather(leading, *waiters, return_exceptions=True)
+        finally:
+            await cache.clear()
+        return told
+
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(200)
+    try:
+        for levels in range(100, 190):
+            for told in asyncio.run(scene(levels)):
+                assert told == ALLOW or isinstance(told, (RecursionError, pytest.fail.Exception))
+    finally:
+        sys.setrecursionlimit(limit)
+
+
 # Cancelled
 
 
@@ -429,6 +500,49 @@ async def test_the_older_load_does_not_overwrite_the_newer(cache):
     before.bring(ALLOW)
     assert await asyncio.gather(*asked_before) == [ALLOW]
     assert await cache.get(*REQUEST) == DENY
+
+
+async def test_a_load_that_was_superseded_stores_nothing_whatever_its_tags(cache):
+    untagged, tagged = Evaluation(), Evaluation()
+    first = await begun(cache, untagged)
+    cache.invalidate(tags=["role:admin"])
+    second = await begun(cache, tagged, tags=["role:admin"])
+    tagged.bring(DENY)
+    assert await asyncio.gather(*second) == [DENY]
+    untagged.bring(ALLOW)
+    assert await asyncio.gather(*first) == [ALLOW]
+    assert await cache.get(*REQUEST) == DENY
+
+
+async def test_what_is_set_meanwhile_is_not_overwritten(cache):
+    loader = Evaluation()
+    tasks = await begun(cache, loader)
+    assert await cache.set(*REQUEST, DENY)
+    loader.bring(ALLOW)
+    assert await asyncio.gather(*tasks) == [ALLOW]
+    assert await cache.get_or_load(*REQUEST, never) == DENY
+
+
+async def test_what_those_who_wait_depend_on_revokes_what_they_waited_for(cache):
+    loader = Evaluation()
+    tasks = await begun(cache, loader)
+    waiting = asyncio.create_task(cache.get_or_load(*REQUEST, never, tags=["role:admin"]))
+    await asyncio.sleep(0)
+    loader.bring(ALLOW)
+    assert await asyncio.gather(*tasks, waiting) == [ALLOW, ALLOW]
+    assert await cache.invalidate(tags=["role:admin"]) == 1
+
+
+async def test_a_cancelled_leader_that_was_overtaken_leaves_its_waiters_to_the_newer_load(cache):
+    before, after = Evaluation(), Evaluation()
+    leader, waiter = await begun(cache, before, 2)
+    cache.invalidate("alice")
+    newer = await begun(cache, after)
+    leader.cancel()
+    await asyncio.sleep(0)
+    after.bring(DENY)
+    assert await asyncio.gather(waiter, *newer) == [DENY, DENY]
+    assert (before.runs, after.runs) == (1, 1)
 
 
 async def test_an_invalidation_of_something_else_disturbs_no_load(cache):
@@ -589,6 +703,14 @@ async def test_a_cache_that_stops_while_loading_stores_nothing(cache, stop):
     cache.enabled = True
     assert await cache.size() == 0
     assert await cache.get_or_load(*REQUEST, bringing(DENY)) == DENY
+
+
+async def test_a_cache_that_was_switched_off_before_it_was_awaited_counts_nothing(cache):
+    loading = cache.get_or_load(*REQUEST, bringing(ALLOW))
+    await cache.set(*REQUEST, DENY)
+    cache.enabled = False
+    assert await loading == ALLOW
+    assert (cache.metrics.loads, cache.metrics.coalesced) == (0, 0)
 
 
 # Inside each other

@@ -136,6 +136,7 @@ class CacheAgainstDict(RuleBasedStateMachine):
             or self.revoked_since(flight.began, key, asker.tags)
         ):
             flight.waiters.append(asker)
+            flight.tags |= asker.tags
         elif key in self.stored:
             self.counts["coalesced"] += 1
             asker.answer(self.stored[key][0])
@@ -181,6 +182,7 @@ class CacheAgainstDict(RuleBasedStateMachine):
         if not stamped:
             stamp, began = None, len(self.revocations)
         decision = self.decision()
+        self.current.pop(key_of(request), None)
         stored = self.cache.set(*names, decision, context, tags=carried, stamp=stamp)
         assert self.run(stored) == self.store(key_of(request), decision, carried, began)
 
@@ -189,11 +191,13 @@ class CacheAgainstDict(RuleBasedStateMachine):
         entries = [(*names, self.decision(), context) for *names, context in batch]
         assert self.run(self.cache.set_batch(entries, tags=carried)) == len(batch)
         for request, entry in zip(batch, entries, strict=True):
+            self.current.pop(key_of(request), None)
             self.store(key_of(request), entry[3], carried, len(self.revocations))
 
     @rule(request=requests)
     def set_what_expires(self, request):
         *names, context = request
+        self.current.pop(key_of(request), None)
         assert self.run(self.cache.set(*names, self.decision(), context, ttl_seconds=BRIEF))
         self.stored.pop(key_of(request), None)
         time.sleep(2 * BRIEF)
@@ -225,14 +229,15 @@ class CacheAgainstDict(RuleBasedStateMachine):
     def finish_a_load(self, position, late, brief):
         flight = self.flights[position % len(self.flights)]
         decision = self.decision()
-        leader, carried = flight.leader, flight.leader.tags | late
+        leader, carried = flight.leader, flight.tags | late
+        has_place = self.current.get(flight.key) is flight
         self.end(flight)
-        if brief:
-            self.stored.pop(flight.key, None)  # stored for a moment, or refused and so dropped
-        else:
+        if has_place and brief:
+            self.stored.pop(flight.key, None)  # superseded by what cannot be stored
+        elif has_place:
             self.store(flight.key, decision, carried, flight.began)
         leader.answer(decision)
-        unforeseen = carried - flight.tags
+        unforeseen = late - flight.tags
         doubtful = unforeseen and self.revoked_since(flight.began, flight.key, unforeseen)
         again = [asker for asker in flight.waiters if doubtful and asker.since > flight.began]
         for asker in flight.waiters:
@@ -264,12 +269,15 @@ class CacheAgainstDict(RuleBasedStateMachine):
         flight = self.flights[position % len(self.flights)]
         flight.leader.answer(asyncio.CancelledError)
         flight.leader.task.cancel()
-        if flight.waiters:
+        has_place = self.current.get(flight.key) is flight
+        if has_place and flight.waiters:
             flight.leader = flight.waiters.pop(0)
             flight.began = len(self.revocations)
             self.lead(flight.leader)
         else:
             self.end(flight)
+            for asker in flight.waiters:
+                self.ask(asker)
         self.settle()
 
     @precondition(lambda self: any(flight.waiters for flight in self.flights))

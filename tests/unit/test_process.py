@@ -233,7 +233,6 @@ print(in_child(work), asyncio.run(size))
     ) == ["0 20000"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="threads are limited this way on Linux")
 @needs_fork
 def test_a_child_does_not_wait_for_what_the_parent_loads():
     assert run(
@@ -268,6 +267,7 @@ print(answers == [ALLOW, ALLOW], cache.metrics.loads)
     ) == ["0", "True 1"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are limited this way on Linux")
 def test_where_no_thread_can_be_started_operations_are_finished_on_the_caller_s():
     assert run(
         FILL

@@ -1,6 +1,7 @@
 """Refresh ahead: what nears its end is served, and evaluated anew in the background, once."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import time
@@ -129,10 +130,55 @@ async def test_nothing_is_served_past_its_time_however_long_the_refresh_takes():
     assert await cache.get(*REQUEST, None, "critical") == OLD
     await cache.until(TTL)
     assert await cache.get(*REQUEST, None, "critical") is None
-    waiting = asyncio.create_task(cache.get_or_load(*REQUEST, pytest.fail))
-    await asyncio.sleep(0)
     cache.may_end.set()
-    assert await waiting == NEW, "the refresh is the load"
+    await cache.refreshed()
+    assert await cache.get(*REQUEST) == NEW
+
+
+async def own():
+    return {"version": "own"}
+
+
+@pytest.mark.parametrize("ends", ["never", "with an exception", "with a decision"])
+async def test_nobody_waits_for_a_refresh_and_nothing_newer_is_overwritten_by_it(ends):
+    cache = Refreshed()
+    cache.may_end.clear()
+    await cache.store()
+    await cache.until(LATE)
+    await cache.get(*REQUEST, None, "critical")
+    await cache.until(TTL)
+    async with asyncio.timeout(5):
+        assert await cache.get_or_load(*REQUEST, own) == await own()
+    if ends == "with an exception":
+        cache.brings = ConnectionError()
+    if ends != "never":
+        cache.may_end.set()
+        await cache.refreshed()
+    assert await cache.get(*REQUEST) == await own()
+    assert cache.metrics.coalesced == 0
+    await cache.close()
+
+
+def test_a_refresh_whose_loop_was_closed_holds_nobody_up():
+    cache = Refreshed()
+    cache.may_end.clear()
+
+    async def begin():
+        await cache.store()
+        await cache.until(LATE)
+        assert await cache.get(*REQUEST, None, "critical") == OLD
+        [task] = cache._refreshes._tasks
+        task._log_destroy_pending = False  # it is forgotten on purpose
+
+    async def ask():
+        await cache.until(TTL)
+        async with asyncio.timeout(5):
+            return await cache.get_or_load(*REQUEST, own)
+
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        loop.run_until_complete(begin())
+    assert asyncio.run(ask()) == {"version": "own"}
+    asyncio.run(cache.close())
 
 
 async def test_what_is_refreshed_lives_as_long_as_its_sensitivity_says():
@@ -290,3 +336,14 @@ async def test_a_refresh_is_in_no_load_of_the_one_who_asked():
     assert await cache.get_or_load(*other, load) == NEW
     await cache.refreshed()
     assert await cache.get(*REQUEST) == NEW
+
+
+async def test_a_refresh_that_brings_what_cannot_be_stored_ends_the_entry(caplog):
+    cache = Refreshed()
+    cache.brings = {"allow": object()}
+    await cache.store()
+    await cache.until(LATE)
+    await cache.get(*REQUEST, None, "critical")
+    await cache.refreshed()
+    assert await cache.get(*REQUEST) is None
+    assert "refresh failed" in caplog.text

@@ -7,12 +7,15 @@
 //! dropped at any time and disturbs nobody.
 //!
 //! A flight has a stamp: the log's clock when its evaluation began. Nobody joins a flight that an
-//! invalidation has overtaken; a new one begins beside it, while the old one is finished for those
-//! who asked before the invalidation.
+//! invalidation has overtaken; a new one begins in its place, and the old one is finished for those
+//! who asked before the invalidation. A flight that lost its place stores nothing.
+//!
+//! What is stored can also be refreshed [ahead](Flights::lead_ahead). Nobody waits for that: who
+//! misses meanwhile begins a flight in its place.
 //!
 //! # Cost
-//! One mutex for all flights of a cache, held for a few map operations; wakers and outcomes are
-//! called and dropped outside of it. To finish costs some 100 ns for each waiter. Memory: about
+//! One mutex for all flights of a cache, held for a few map operations and while an outcome is
+//! stored; wakers and outcomes are called and dropped outside of it. To finish costs some 100 ns for each waiter. Memory: about
 //! 300 bytes for a flight and 100 for a waiter, given back when they end.
 
 use crate::log::{Log, Stamp, Subject, Tags, Verdict};
@@ -55,8 +58,11 @@ fn number() -> u64 {
 
 struct Flight {
     key: Box<[u8]>,
+    /// Those of everybody who joined.
     tags: Tags,
     stamp: Stamp,
+    /// Refreshes what is stored; nobody waits for it.
+    ahead: bool,
     /// The seats of those who wait, the longest first; some of them may be gone.
     waiting: VecDeque<u64>,
     /// The flights that this one's loader leads or waits for.
@@ -115,6 +121,23 @@ impl<T> Table<T> {
         false
     }
 
+    fn is_current(&self, id: FlightId, flight: &Flight) -> bool {
+        self.current.get(&flight.key) == Some(&id)
+    }
+
+    /// The innermost load that is still under way of those that a request comes from.
+    fn innermost(&self, within: &[FlightId]) -> Option<FlightId> {
+        within.iter().rev().find(|id| self.flights.contains_key(id)).copied()
+    }
+
+    fn begin(&mut self, key: &[u8], tags: &Tags, stamp: Stamp, ahead: bool) -> FlightId {
+        let (id, key, tags): (_, Box<[u8]>, _) = (number(), key.into(), tags.clone());
+        let (waiting, inner) = (VecDeque::new(), Vec::new());
+        self.current.insert(key.clone(), id);
+        self.flights.insert(id, Flight { key, tags, stamp, ahead, waiting, inner });
+        id
+    }
+
     fn enter(&mut self, outer: Option<FlightId>, flight: FlightId) {
         if let Some(outer) = outer.and_then(|outer| self.flights.get_mut(&outer)) {
             outer.inner.push(flight);
@@ -131,10 +154,22 @@ impl<T> Table<T> {
 
     fn end(&mut self, id: FlightId) -> Option<Flight> {
         let flight = self.flights.remove(&id)?;
-        if self.current.get(&flight.key) == Some(&id) {
+        if self.is_current(id, &flight) {
             self.current.remove(&flight.key);
         }
         Some(flight)
+    }
+
+    /// Forgets the seats of those who gave up, as far as they are the first or the last of a flight.
+    fn trim(&mut self, id: FlightId) {
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        let gone = |seat: Option<&u64>| seat.is_some_and(|seat| !self.seats.contains_key(seat));
+        while gone(flight.waiting.front()) {
+            flight.waiting.pop_front();
+        }
+        while gone(flight.waiting.back()) {
+            flight.waiting.pop_back();
+        }
     }
 
     /// Gives what one who waits has been waiting for; false if it is gone.
@@ -176,12 +211,11 @@ impl<T: Clone> Flights<T> {
         within: &[FlightId],
         found: impl FnOnce() -> Option<F>,
     ) -> Joined<T, F> {
-        let outer = within.last().copied();
         let mut table = self.lock();
         let now = self.log.newest();
-        if let Some((id, flight)) =
-            table.current.get(key).and_then(|id| Some((*id, table.flights.get(id)?)))
-            && self.holds(flight.stamp, key, &flight.tags)
+        let outer = table.innermost(within);
+        if let Some((id, flight)) = self.joinable(&table, key)
+            && !flight.ahead
             && self.holds(flight.stamp, key, tags)
         {
             if table.reaches(id, within) {
@@ -191,6 +225,8 @@ impl<T: Clone> Flights<T> {
             table.seats.insert(seat, Seat::Waiting { since: now, waker: None });
             if let Some(flight) = table.flights.get_mut(&id) {
                 flight.waiting.push_back(seat);
+                // What any of them depends on, the outcome does.
+                flight.tags = flight.tags.with(tags);
             }
             table.enter(outer, id);
             return Joined::Wait(Waiter { flights: Arc::clone(self), flight: id, seat, outer });
@@ -198,18 +234,39 @@ impl<T: Clone> Flights<T> {
         if let Some(found) = found() {
             return Joined::Found(found);
         }
-        let id = number();
-        let flight = Flight {
-            key: key.into(),
-            tags: tags.clone(),
-            stamp: now,
-            waiting: VecDeque::new(),
-            inner: Vec::new(),
-        };
-        table.flights.insert(id, flight);
-        table.current.insert(key.into(), id);
+        let id = table.begin(key, tags, now, false);
         table.enter(outer, id);
         Joined::Lead(Leader { flights: Arc::clone(self), id, stamp: now, outer, over: false })
+    }
+
+    /// Leads a load of what is stored under `key`, so that its successor is there in time; `None` if
+    /// a load of it is under way.
+    pub fn lead_ahead(self: &Arc<Self>, key: &[u8], tags: &Tags) -> Option<Leader<T>> {
+        let mut table = self.lock();
+        if self.joinable(&table, key).is_some() {
+            return None;
+        }
+        let stamp = self.log.newest();
+        let id = table.begin(key, tags, stamp, true);
+        Some(Leader { flights: Arc::clone(self), id, stamp, outer: None, over: false })
+    }
+
+    /// Whether what is stored under `key` is being refreshed.
+    pub fn is_led_ahead(&self, key: &[u8]) -> bool {
+        self.joinable(&self.lock(), key).is_some_and(|(_, flight)| flight.ahead)
+    }
+
+    /// Takes its place from the load of `key`, if one is under way: something newer is about to be
+    /// stored, which what it brings must not overwrite.
+    pub fn supersede(&self, key: &[u8]) {
+        self.lock().current.remove(key);
+    }
+
+    /// The flight that has the place of `key`, unless an invalidation overtook it.
+    fn joinable<'t>(&self, table: &'t Table<T>, key: &[u8]) -> Option<(FlightId, &'t Flight)> {
+        let id = *table.current.get(key)?;
+        let flight = table.flights.get(&id)?;
+        self.holds(flight.stamp, key, &flight.tags).then_some((id, flight))
     }
 
     /// How many loads are under way.
@@ -228,18 +285,26 @@ impl<T: Clone> Flights<T> {
         mem::forget(mem::take(&mut *self.lock()));
     }
 
-    /// Makes the one who waited longest the leader; without any the flight ends.
+    /// Makes the one who waited longest the leader; without any the flight ends. One that lost its
+    /// place ends, too: who waits for it joins the one that has it.
     fn hand_over(&self, id: FlightId, outer: Option<FlightId>) {
         let (mut wakers, mut ended) = (Vec::new(), None);
         let mut table = self.lock();
         table.leave(outer, id);
-        while let Some(flight) = table.flights.get_mut(&id) {
+        let has_place = table.flights.get(&id).is_some_and(|flight| table.is_current(id, flight));
+        while let Some(flight) = table.flights.get_mut(&id).filter(|_| has_place) {
             // Whoever leads next evaluates after this moment.
             flight.stamp = self.log.newest();
             match flight.waiting.pop_front() {
                 Some(seat) if table.give(seat, Given::Lead, &mut wakers) => break,
                 Some(_) => {}
                 None => ended = table.end(id),
+            }
+        }
+        if !has_place {
+            ended = table.end(id);
+            for seat in ended.iter().flat_map(|flight| &flight.waiting) {
+                table.give(*seat, Given::Retry, &mut wakers);
             }
         }
         drop(table);
@@ -269,21 +334,24 @@ impl<T: Clone> Leader<T> {
         self.id
     }
 
-    /// When the evaluation began: what it brings is stored with this stamp.
-    pub fn stamp(&self) -> Stamp {
-        self.stamp
-    }
-
-    /// Ends the flight and gives everybody its outcome. To be called after it was stored.
+    /// Ends the flight: lets `store` store what it brought, unless it lost its place, and gives
+    /// everybody the outcome.
     ///
     /// `tags` are all that the decision turned out to depend on. If one that was not known when the
     /// flight began was revoked since, the outcome is given only to those who joined before that
-    /// could have happened; the others join anew.
-    pub fn finish(mut self, outcome: &T, tags: &Tags) {
+    /// could have happened; the others join anew. `store` is told the stamp and all tags. It runs
+    /// under the lock, so that nobody who asks meanwhile finds neither the flight nor what it
+    /// brought, and must not come back here.
+    pub fn finish(mut self, outcome: &T, tags: &Tags, store: impl FnOnce(Stamp, Tags)) {
         self.over = true;
         let mut wakers = Vec::new();
         let mut table = self.flights.lock();
         table.leave(self.outer, self.id);
+        if let Some(flight) = table.flights.get(&self.id)
+            && table.is_current(self.id, flight)
+        {
+            store(self.stamp, flight.tags.with(tags));
+        }
         let ended = table.end(self.id);
         if let Some(flight) = &ended {
             let late = tags.without(&flight.tags);
@@ -360,6 +428,7 @@ impl<T: Clone> Drop for Waiter<T> {
         let mut table = self.flights.lock();
         let Some(seat) = table.seats.remove(&self.seat) else { return };
         table.leave(self.outer, self.flight);
+        table.trim(self.flight);
         drop(table);
         if let Seat::Given(Given::Lead) = seat {
             // Called to lead and gone: it is the next one's turn.

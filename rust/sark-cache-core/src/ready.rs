@@ -40,7 +40,7 @@ pub fn poll_once<F: Future>(future: F) -> Option<F::Output> {
 }
 
 /// Pending once, ready at the next poll: the place where a long sweep lets others run.
-pub(crate) async fn yield_once() {
+pub async fn yield_once() {
     let mut yielded = false;
     std::future::poll_fn(|context| {
         if yielded {

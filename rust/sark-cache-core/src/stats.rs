@@ -194,9 +194,7 @@ impl Stats {
     /// Starts timing a request if it is one of the sample; hand the result to [`stop`](Self::stop).
     #[inline]
     pub fn start(&self) -> Option<Instant> {
-        let Counters { hits, stale_hits, misses, .. } = &self.counters;
-        let requests = hits.get() + stale_hits.get() + misses.get();
-        requests.is_multiple_of(SAMPLE_EVERY).then(Instant::now)
+        self.look_ups().is_multiple_of(SAMPLE_EVERY).then(Instant::now)
     }
 
     /// Records a request that [`start`](Self::start) chose to time.
@@ -211,10 +209,16 @@ impl Stats {
     /// that belong to the sample, each with its share.
     pub fn record_batch(&self, requests: usize, duration: Duration) {
         let Ok(divisor @ 1..) = u32::try_from(requests) else { return };
-        let counted = self.counters.hits.get() + self.counters.misses.get();
+        let counted = self.look_ups();
         let before = counted.saturating_sub(u64::from(divisor));
         let sampled = counted.div_ceil(SAMPLE_EVERY) - before.div_ceil(SAMPLE_EVERY);
         self.requests.record_many(sampled, duration / divisor);
+    }
+
+    #[inline]
+    fn look_ups(&self) -> u64 {
+        let Counters { hits, stale_hits, misses, .. } = &self.counters;
+        hits.get() + stale_hits.get() + misses.get()
     }
 
     /// Everything as it is now. Each number is exact; together they may be a few operations apart.

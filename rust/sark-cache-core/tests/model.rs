@@ -3,7 +3,7 @@
 //! events with a known probability.
 //!
 //! `nox -s model -- 100000` explores that many schedules of each property with each scheduler;
-//! without a number it is a few thousand. Variants that are broken on purpose show that the
+//! without a number it is 10,000. Variants that are broken on purpose show that the
 //! checker would notice.
 
 use sark_cache_core::load::{Flights, Joined, Leader, Turn};
@@ -20,7 +20,7 @@ const PCT_DEPTH: usize = 3;
 
 fn explore(property: fn()) {
     let schedules = std::env::var("SARK_CACHE_SCHEDULES")
-        .map_or(5_000, |given| given.parse().expect("SARK_CACHE_SCHEDULES is a number"));
+        .map_or(10_000, |given| given.parse().expect("SARK_CACHE_SCHEDULES is a number"));
     shuttle::check_random(property, schedules);
     shuttle::check_pct(property, schedules, PCT_DEPTH);
 }
@@ -51,7 +51,7 @@ enum Broken {
     Join,
     /// A leader that is cancelled hands over to nobody.
     HandOver,
-    /// The flight ends before what it brought is stored.
+    /// What a flight brought is stored after it ended.
     Order,
     /// The tags that a loader names are not held against those who joined late.
     LateTags,
@@ -117,19 +117,21 @@ impl World {
         self.revoked.fetch_max(policy, Ordering::SeqCst);
     }
 
-    async fn ask(&self, key: &[u8], tags: &Tags) -> u64 {
+    /// Asks for what depends on `known` tags, and on `late` ones, which only the loader names.
+    async fn ask(&self, key: &[u8], known: &Tags, late: &Tags) -> u64 {
         let must = self.revoked.load(Ordering::SeqCst);
-        let told = self.answer(key, tags).await;
+        let told = self.answer(key, known, late).await;
         assert!(told >= must, "stale: told {told} after {must}");
         told
     }
 
-    async fn answer(&self, key: &[u8], tags: &Tags) -> u64 {
+    async fn answer(&self, key: &[u8], known: &Tags, late: &Tags) -> u64 {
         if let Some(decision) = self.look_up(key) {
             return decision;
         }
+        let tags = &known.with(late);
         loop {
-            match self.flights.join(key, &Tags::default(), &[], || self.look_up(key)) {
+            match self.flights.join(key, known, &[], || self.look_up(key)) {
                 Joined::Found(decision) => return decision,
                 Joined::Lead(leader) => return self.lead(leader, key, tags).await,
                 Joined::Circular => unreachable!("nothing here asks from inside a load"),
@@ -142,6 +144,15 @@ impl World {
         }
     }
 
+    /// Refreshes what is stored, unless that is under way.
+    async fn refresh(&self, key: &[u8], tags: &Tags) {
+        if self.look_up(key).is_some()
+            && let Some(leader) = self.flights.lead_ahead(key, tags)
+        {
+            self.lead(leader, key, tags).await;
+        }
+    }
+
     /// Evaluates; may be cancelled at any `await`.
     async fn lead(&self, leader: Leader<u64>, key: &[u8], tags: &Tags) -> u64 {
         let leader = HandsOver { leader: Some(leader), never: self.broken == Broken::HandOver };
@@ -149,15 +160,17 @@ impl World {
         yield_now().await;
         let decision = self.policy.load(Ordering::SeqCst);
         yield_now().await;
-        let leader = leader.into_inner();
-        let stamp = leader.stamp();
         let late = if self.broken == Broken::LateTags { &Tags::default() } else { tags };
-        if self.broken == Broken::Order {
-            leader.finish(&decision, late);
-            self.commit(key, decision, stamp, tags);
-        } else {
-            self.commit(key, decision, stamp, tags);
-            leader.finish(&decision, late);
+        let mut stored = None;
+        leader.into_inner().finish(&decision, late, |stamp, all| {
+            if self.broken == Broken::Order {
+                stored = Some((stamp, all));
+            } else {
+                self.commit(key, decision, stamp, &all.with(tags));
+            }
+        });
+        if let Some((stamp, all)) = stored {
+            self.commit(key, decision, stamp, &all);
         }
         decision
     }
@@ -187,17 +200,23 @@ impl Drop for HandsOver {
     }
 }
 
-/// Two ask twice each while a policy changes; at each change what it decided is revoked.
+/// Two ask twice each, and refresh now and then, while a policy changes; at each change what it
+/// decided is revoked. Some know what it depends on, others learn it from their loader.
 fn decisions_change(broken: Broken) {
     let world = World::new(broken);
     let alice = key("alice");
-    let tags = world.log.tags(&["role:admin"]);
+    let (tags, none) = (world.log.tags(&["role:admin"]), Tags::default());
     let asking: Vec<_> = (0..2)
         .map(|_| {
-            let (world, alice, tags) = (Arc::clone(&world), alice.clone(), tags.clone());
+            let (world, alice) = (Arc::clone(&world), alice.clone());
+            let (known, late) =
+                one_of([(tags.clone(), none.clone()), (none.clone(), tags.clone())]);
             thread::spawn(move || {
                 for _ in 0..2 {
-                    block_on(world.ask(&alice, &tags));
+                    block_on(world.ask(&alice, &known, &late));
+                    if one_of([true, false, false]) {
+                        block_on(world.refresh(&alice, &known.with(&late)));
+                    }
                 }
             })
         })
@@ -211,7 +230,7 @@ fn decisions_change(broken: Broken) {
             Scope::Everything,
         ]));
     }
-    block_on(world.ask(&alice, &tags));
+    block_on(world.ask(&alice, &none, &tags));
     for asks in asking {
         asks.join().unwrap();
     }
@@ -247,7 +266,9 @@ fn one_leads(broken: Broken) {
     let asking: Vec<_> = (0..3)
         .map(|_| {
             let world = Arc::clone(&world);
-            thread::spawn(move || block_on(world.ask(&key("alice"), &Tags::default())))
+            thread::spawn(move || {
+                block_on(world.ask(&key("alice"), &Tags::default(), &Tags::default()))
+            })
         })
         .collect();
     for asks in asking {
@@ -274,11 +295,13 @@ fn some_are_cancelled(broken: Broken) {
     let mut asking: Vec<_> = (0..4)
         .map(|_| {
             let world = Arc::clone(&world);
-            future::spawn(async move { world.ask(&key("alice"), &Tags::default()).await })
+            future::spawn(async move {
+                world.ask(&key("alice"), &Tags::default(), &Tags::default()).await
+            })
         })
         .collect();
-    let cancelled: Vec<_> = (0..2).map(|_| one_of([asking.pop()])).collect();
-    let cancelling = cancelled.into_iter().flatten().map(|asks| {
+    let cancelling = (0..2).map(|_| {
+        let asks = asking.swap_remove(one_of(0..asking.len()));
         thread::spawn(move || {
             asks.abort();
             let _ = block_on(asks);
@@ -329,7 +352,7 @@ fn loaders_ask_for_each_other() {
         yield_now().await;
         let within = [within, &[leader.flight()]].concat();
         let depth = Box::pin(ask(flights, [names[1], names[0]], &within)).await + 1;
-        leader.finish(&depth, &none);
+        leader.finish(&depth, &none, |_, _| {});
         depth
     }
     let flights = Arc::new(Flights::new(Arc::new(Log::new())));

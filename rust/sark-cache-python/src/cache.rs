@@ -71,6 +71,7 @@ impl AsyncCache {
         let stamp = self.cache.stamp();
         let ttl = ttl(ttl_seconds)?.unwrap_or(self.ttl);
         let key = general(key, KeyWriter::to_key)?;
+        self.loads.supersede(key.as_bytes());
         let value = Stored::from_python(value)?;
         let cache = Arc::clone(&self.cache);
         awaitable(py, async move {

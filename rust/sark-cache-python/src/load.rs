@@ -18,8 +18,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyModule, PyTraceback};
 use pyo3::{PyTraverseError, PyVisit};
 use sark_cache_core::load::{FlightId, Joined, Leader, Turn, Waiter};
-use sark_cache_core::ready::{Polled, poll_once, poll_or_keep};
-use sark_cache_core::{Cache, Entry, Flights, Key, Refused};
+use sark_cache_core::ready::poll_once;
+use sark_cache_core::{Cache, Entry, Flights, Key};
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
@@ -51,9 +51,22 @@ impl Loads {
         Arc::new(Self { flights, generation: AtomicU64::new(generation()) })
     }
 
+    /// Keeps what a load brings from overwriting what is about to be stored.
+    pub fn supersede(&self, key: &[u8]) {
+        self.flights().supersede(key);
+    }
+
+    /// Whether what is stored is being refreshed.
+    pub fn refreshes(&self, key: &[u8]) -> bool {
+        self.flights().is_led_ahead(key)
+    }
+
     fn flights(&self) -> &Arc<Flights<Shared>> {
         // The tasks that led before a fork do not go on in the child.
-        if self.generation.swap(generation(), Ordering::AcqRel) != generation() {
+        let now = generation();
+        if self.generation.load(Ordering::Acquire) != now
+            && self.generation.swap(now, Ordering::AcqRel) != now
+        {
             self.flights.forget();
         }
         &self.flights
@@ -72,15 +85,6 @@ impl Owner {
         match self {
             Self::Policy(cache) => cache.get().store().is_ok_and(Store::serves),
             Self::General(_) => true,
-        }
-    }
-
-    /// The general cache raises what it cannot store; a request to the policy cache does not fail
-    /// because of it.
-    fn report(&self, py: Python<'_>, fault: Fault) -> PyResult<()> {
-        match self {
-            Self::Policy(cache) => PolicyStore::report(cache.bind(py), "get_or_load", fault),
-            Self::General(_) => Err(fault.into()),
         }
     }
 }
@@ -139,33 +143,42 @@ impl Load {
         }
     }
 
-    /// The next step: "answered", "lead", "alone", or an asyncio future to be awaited before it.
+    /// The next step: "answered", "lead", "alone", "off", or an asyncio future to be awaited before
+    /// it.
     #[expect(clippy::needless_pass_by_value, reason = "made from a tuple")]
     fn turn<'py>(&self, py: Python<'py>, within: Vec<FlightId>) -> PyResult<Bound<'py, PyAny>> {
         let counters = &self.wanted.cache.stats().counters;
         loop {
             let state = mem::take(&mut *self.lock());
             let (state, step) = match state {
+                // Since it was called.
+                State::Apart if !self.wanted.owner.stores() => (state, Some(name!(py, "off"))),
                 State::Apart => (self.join(&within)?, None),
-                State::Waits(waiter) => self.wait(py, waiter)?,
+                State::Waits(waiter) => match self.wait(py, waiter)? {
+                    (state, Some(future)) => {
+                        *self.lock() = state;
+                        return Ok(future);
+                    }
+                    (state, None) => (state, None),
+                },
                 State::Leads(leader) => {
                     counters.loads.increment();
-                    (State::Leads(leader), Some(name!(py, "lead").clone().into_any()))
+                    (State::Leads(leader), Some(name!(py, "lead")))
                 }
                 State::Answered(Answer::Loaded(outcome))
                     if matches!(*outcome, Outcome::NotShared) =>
                 {
                     counters.loads.increment();
-                    (State::Apart, Some(name!(py, "alone").clone().into_any()))
+                    (State::Apart, Some(name!(py, "alone")))
                 }
                 State::Answered(answer) => {
                     counters.coalesced.increment();
-                    (State::Answered(answer), Some(name!(py, "answered").clone().into_any()))
+                    (State::Answered(answer), Some(name!(py, "answered")))
                 }
             };
             *self.lock() = state;
             if let Some(step) = step {
-                return Ok(step);
+                return Ok(step.clone().into_any());
             }
         }
     }
@@ -198,43 +211,46 @@ impl Load {
         ttl_seconds: Option<&Bound<'py, PyAny>>,
         tags: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let stamp = match &*self.lock() {
-            State::Leads(leader) => leader.stamp(),
-            _ => return Err(out_of_turn()),
-        };
+        let Wanted { cache, key, .. } = &self.wanted;
         let ttl = ttl(ttl_seconds)?.unwrap_or(self.wanted.ttl);
         let late = Tags::new(tags)?;
-        let tags = self.wanted.tags.with(&self.wanted.cache.log().tags(&late.names));
-        let (outcome, answer) = match late.all().and_then(|()| Stored::from_python(value)) {
+        let tags = self.wanted.tags.with(&cache.log().tags(&late.names));
+        match late.all().and_then(|()| Stored::from_python(value)) {
             Ok(stored) => {
                 let answer = stored.to_python(py)?;
-                self.store(py, stored.clone(), ttl, tags.clone(), stamp)?;
-                (Outcome::Value(stored), answer)
+                if let Err(refused) = cache.weigh(key, &stored) {
+                    self.report(py, refused.into())?;
+                }
+                let outcome = Outcome::Value(stored.clone());
+                self.end(py, outcome, &tags, |stamp, tags| self.store(stored, ttl, tags, stamp))?;
+                Ok(answer)
             }
             Err(fault) => {
-                let (cache, key) = (Arc::clone(&self.wanted.cache), self.wanted.key.clone());
-                complete(async move { cache.discard(key.as_bytes()).await });
-                self.wanted.owner.report(py, fault)?;
-                (Outcome::NotShared, value.clone())
+                let (discarding, key) = (Arc::clone(cache), key.clone());
+                complete(async move { discarding.discard(key.as_bytes()).await });
+                self.report(py, fault)?;
+                self.end(py, Outcome::NotShared, &tags, |_, _| ())?;
+                Ok(value.clone())
             }
-        };
-        self.end(outcome, &tags);
-        Ok(answer)
+        }
     }
 
-    /// Gives everybody who waits the exception that this request's loader raised.
-    fn fail(&self, py: Python<'_>, error: Bound<'_, PyAny>) {
+    /// Counts the exception that this request's loader raised, and gives it to everybody who waits.
+    fn fail(&self, py: Python<'_>, error: Bound<'_, PyAny>) -> PyResult<()> {
         let error = PyErr::from_value(error);
         let traceback = error.traceback(py).map(Bound::unbind);
         let counters = &self.wanted.cache.stats().counters;
         let failures = if self.ahead { &counters.errors } else { &counters.load_errors };
         failures.increment();
-        self.end(Outcome::Raised(error, traceback), &self.wanted.tags);
+        if self.flight().is_none() {
+            return Ok(());
+        }
+        self.end(py, Outcome::Raised(error, traceback), &self.wanted.tags, |_, _| ())
     }
 
     /// Takes no further part: one who leads hands over, one who waits disturbs nobody.
-    fn leave(&self) {
-        together(|| leave(&self.state));
+    fn leave(&self, py: Python<'_>) -> PyResult<()> {
+        together(py, || leave(&self.state))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -261,8 +277,7 @@ impl Load {
     /// load is under way.
     pub fn refresh(wanted: Wanted) -> Option<Self> {
         let Wanted { cache, loads, key, tags, .. } = &wanted;
-        let joined = loads.flights().join(key.as_bytes(), tags, &[], || None::<()>);
-        let Joined::Lead(leader) = joined else { return None };
+        let leader = loads.flights().lead_ahead(key.as_bytes(), tags)?;
         cache.stats().counters.revalidations.increment();
         Some(Self { wanted, ahead: true, state: Arc::new(Mutex::new(State::Leads(leader))) })
     }
@@ -308,37 +323,40 @@ impl Load {
         })
     }
 
-    /// Stores it unless it was revoked meanwhile; where it cannot be stored, says so.
+    /// Stores it unless it was revoked meanwhile, or the cache was switched off or closed.
     fn store(
         &self,
-        py: Python<'_>,
         value: Stored,
         ttl: Duration,
         tags: sark_cache_core::Tags,
         stamp: sark_cache_core::Stamp,
-    ) -> PyResult<()> {
-        if !self.wanted.owner.stores() {
-            return Ok(());
-        }
-        let (cache, key) = (Arc::clone(&self.wanted.cache), self.wanted.key.clone());
-        let insert = async move { cache.insert(key, value, ttl, tags, stamp).await };
-        match poll_or_keep(insert) {
-            Polled::Ready(Err(refused @ Refused::TooLarge { .. })) => {
-                self.wanted.owner.report(py, refused.into())
-            }
-            Polled::Ready(_) => Ok(()),
-            // In the cache already; moka's log of it is full.
-            Polled::Pending(insert) => {
-                complete(insert);
-                Ok(())
-            }
+    ) {
+        if self.wanted.owner.stores() {
+            let (cache, key) = (Arc::clone(&self.wanted.cache), self.wanted.key.clone());
+            // Should it be pending, it is in the cache already and moka's log of it is full.
+            complete(async move { cache.insert(key, value, ttl, tags, stamp).await });
         }
     }
 
-    fn end(&self, outcome: Outcome, tags: &sark_cache_core::Tags) {
-        if let State::Leads(leader) = mem::take(&mut *self.lock()) {
-            together(|| leader.finish(&Arc::new(outcome), tags));
+    /// The general cache raises what it cannot store; a request to the policy cache does not fail
+    /// because of it.
+    fn report(&self, py: Python<'_>, fault: Fault) -> PyResult<()> {
+        let operation = if self.ahead { "refresh" } else { "get_or_load" };
+        match &self.wanted.owner {
+            Owner::Policy(cache) => PolicyStore::report(cache.bind(py), operation, fault),
+            Owner::General(_) => Err(fault.into()),
         }
+    }
+
+    fn end(
+        &self,
+        py: Python<'_>,
+        outcome: Outcome,
+        tags: &sark_cache_core::Tags,
+        store: impl FnOnce(sark_cache_core::Stamp, sark_cache_core::Tags),
+    ) -> PyResult<()> {
+        let State::Leads(leader) = mem::take(&mut *self.lock()) else { return Err(out_of_turn()) };
+        together(py, || leader.finish(&Arc::new(outcome), tags, store))
     }
 }
 
@@ -352,12 +370,16 @@ fn leave(state: &Mutex<State>) {
     drop(left);
 }
 
-/// A coroutine that runs a loader for one request alone, stores nothing and shares nothing.
-pub fn evaluate<'py>(loader: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    loading(loader.py())?.call_method1(name!(loader.py(), "evaluate"), (loader,))
+/// A coroutine that runs a loader for one request alone, stores nothing and shares nothing; if the
+/// loader raises, `failed()` is called.
+pub fn evaluate<'py>(
+    loader: &Bound<'py, PyAny>,
+    failed: Option<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    loading(loader.py())?.call_method1(name!(loader.py(), "evaluate"), (loader, failed))
 }
 
-/// The Python half of this.
+/// `sark_cache.loading`, whose coroutines drive a [`Load`].
 pub fn loading(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static LOADING: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     let import = || py.import("sark_cache.loading").map(Bound::unbind);

@@ -168,12 +168,19 @@ impl PolicyStore {
         let ttl = Self::ttl_for(slf, ttl_seconds, sensitivity)?;
         let tags = Tags::new(tags)?;
         if !store.serves() {
-            return evaluate(loader);
+            return evaluate(loader, None);
         }
-        let started = store.cache.stats().start();
-        let served = Self::serve(slf, request, context, sensitivity, KeyWriter::to_key);
-        store.cache.stats().stop(started);
-        match served.and_then(|served| tags.all().map(|()| served)) {
+        let stats = store.cache.stats();
+        let started = stats.start();
+        let served = match tags.all() {
+            Ok(()) => Self::serve(slf, request, context, sensitivity, KeyWriter::to_key),
+            Err(fault) => {
+                stats.counters.misses.increment();
+                Err(fault)
+            }
+        };
+        stats.stop(started);
+        match served {
             Ok(Ok(decision)) => ready(py, decision),
             Ok(Err(key)) => {
                 let tags = store.cache.log().tags(&tags.names);
@@ -181,10 +188,15 @@ impl PolicyStore {
             }
             Err(fault) => {
                 Self::report(slf, "get_or_load", fault)?;
-                store.cache.stats().counters.loads.increment();
-                evaluate(loader)
+                stats.counters.loads.increment();
+                evaluate(loader, Some(slf.getattr(name!(py, "_count_load_error"))?))
             }
         }
+    }
+
+    fn _count_load_error(&self) -> PyResult<()> {
+        self.store()?.cache.stats().counters.load_errors.increment();
+        Ok(())
     }
 
     /// The load that refreshes an entry, led by whoever asked for it; None if the entry is gone or
@@ -532,17 +544,22 @@ impl PolicyStore {
             return Ok(false);
         }
         let py = slf.py();
-        let refresh = || {
+        let refresh = || -> Result<bool, Fault> {
             let part = slf.getattr(name!(py, "STALE_THRESHOLD_RATIO"))?.extract()?;
-            if !slf.get().store()?.cache.ends_soon(entry, part) {
+            let store = slf.get().store()?;
+            if !store.cache.ends_soon(entry, part) {
                 return Ok(false);
             }
-            let request = (user_id, action, resource, context, sensitivity);
-            slf.call_method1(name!(py, "_refresh_ahead"), request)?.is_truthy()
+            let fields = [user_id, action, resource];
+            if request(fields, context, |key| store.loads.refreshes(key.as_bytes()))? {
+                return Ok(true);
+            }
+            let asked = (user_id, action, resource, context, sensitivity);
+            Ok(slf.call_method1(name!(py, "_refresh_ahead"), asked)?.is_truthy()?)
         };
-        refresh().or_else(|error| {
+        refresh().or_else(|fault| {
             // The hit is a hit all the same.
-            Self::report(slf, "refresh", error.into())?;
+            Self::report(slf, "refresh", fault)?;
             Ok(false)
         })
     }

@@ -95,6 +95,7 @@ impl Store {
             return Err(Fault::WrongType(wrong_type("decision", "a dict", decision)));
         }
         let key = request(fields, context, KeyWriter::to_key)?;
+        self.loads.supersede(key.as_bytes());
         let value = Stored::from_python(decision).and_then(|value| {
             self.cache.weigh(&key, &value)?;
             Ok(value)

@@ -5,10 +5,12 @@
 //! and little beside it; a future of pyo3-async-runtimes for each costs 127 µs apiece.
 
 use crate::load::loading;
-use pyo3::exceptions::PyRuntimeError;
+use crate::runtime::complete;
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyModule};
+use sark_cache_core::ready::yield_once;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::task::Wake;
@@ -51,70 +53,89 @@ impl Wake for Sleeper {
             None => Some(self),
         });
         if let Some(sleeper) = alone {
-            resume(vec![sleeper]);
+            Python::attach(|py| {
+                // The last reference to one who leads may be dropped while an exception is on its
+                // way.
+                let on_its_way = PyErr::take(py);
+                if let Err(error) = resume(py, vec![sleeper]) {
+                    error.write_unraisable(py, None);
+                }
+                if let Some(error) = on_its_way {
+                    error.restore(py);
+                }
+            });
         }
     }
 }
 
-/// Does something that may wake many, and wakes them afterwards, together.
-pub fn together(wakes: impl FnOnce()) {
-    resume(woken_by(wakes));
+/// Does something that may wake many, and wakes them afterwards, together. An error is no error of
+/// theirs: an interrupt, a request to exit.
+pub fn together(py: Python<'_>, wakes: impl FnOnce()) -> PyResult<()> {
+    resume(py, woken_by(wakes))
 }
 
 fn woken_by(wakes: impl FnOnce()) -> Vec<Arc<Sleeper>> {
-    let outer = WOKEN.replace(Some(Vec::new()));
-    wakes();
-    WOKEN.replace(outer).unwrap_or_default()
-}
-
-fn resume(mut woken: Vec<Arc<Sleeper>>) {
-    while !woken.is_empty() {
-        let lost = resume_those_there(woken);
-        // What one of them was woken for, another one may have to be.
-        woken = woken_by(|| lost.iter().for_each(|sleeper| (sleeper.lost)()));
+    /// Puts back what was there, however `wakes` ends.
+    struct Outer(Option<Vec<Arc<Sleeper>>>);
+    impl Drop for Outer {
+        fn drop(&mut self) {
+            WOKEN.set(self.0.take());
+        }
     }
+    let _outer = Outer(WOKEN.replace(Some(Vec::new())));
+    wakes();
+    WOKEN.take().unwrap_or_default()
 }
 
-/// Resumes them, loop by loop; returns those whose loop was closed.
-fn resume_those_there(mut woken: Vec<Arc<Sleeper>>) -> Vec<Arc<Sleeper>> {
-    Python::attach(|py| {
-        // The last reference to one who leads may be dropped while an exception is on its way.
-        let on_its_way = PyErr::take(py);
-        let mut lost = Vec::new();
-        while let Some(first) = woken.first() {
-            let event_loop = first.event_loop.clone_ref(py);
-            let same;
-            (same, woken) =
-                woken.into_iter().partition(|sleeper| sleeper.event_loop.is(&event_loop));
-            if let Err(error) = resume_all(py, event_loop.bind(py), &same) {
-                // This is what asyncio raises for a loop that was closed.
-                if !error.is_instance_of::<PyRuntimeError>(py) {
-                    error.write_unraisable(py, Some(event_loop.bind(py)));
+fn resume(py: Python<'_>, mut woken: Vec<Arc<Sleeper>>) -> PyResult<()> {
+    let mut interrupted = Ok(());
+    while let Some(first) = woken.first() {
+        let event_loop = first.event_loop.clone_ref(py);
+        let same;
+        (same, woken) = woken.into_iter().partition(|sleeper| sleeper.event_loop.is(&event_loop));
+        match resume_all(py, &same) {
+            Ok(()) => {}
+            Err(_) if is_closed(event_loop.bind(py)) => {
+                // What one of them was woken for, another one may have to be.
+                woken.extend(woken_by(|| same.iter().for_each(|sleeper| (sleeper.lost)())));
+            }
+            Err(error) => {
+                // No room left on the stack, or interrupted: they must be woken all the same.
+                wake_elsewhere(same);
+                if !error.is_instance_of::<PyException>(py) {
+                    interrupted = Err(error);
                 }
-                lost.extend(same);
             }
         }
-        if let Some(error) = on_its_way {
-            error.restore(py);
-        }
-        lost
-    })
+    }
+    interrupted
 }
 
-fn resume_all(
-    py: Python<'_>,
-    event_loop: &Bound<'_, PyAny>,
-    sleepers: &[Arc<Sleeper>],
-) -> PyResult<()> {
+/// Resumes tasks of one event loop. Always at a later turn of the loop: nothing of theirs runs on
+/// the stack of who wakes them.
+fn resume_all(py: Python<'_>, sleepers: &[Arc<Sleeper>]) -> PyResult<()> {
+    let Some(first) = sleepers.first() else { return Ok(()) };
     let futures = PyList::new(py, sleepers.iter().map(|sleeper| &sleeper.future))?;
     let resume = loading(py)?.getattr(name!(py, "resume"))?;
-    let running = asyncio(py)?.call_method0(name!(py, "get_running_loop"));
-    if running.is_ok_and(|running| running.is(event_loop)) {
-        resume.call1((futures,))?;
-    } else {
-        event_loop.call_method1(name!(py, "call_soon_threadsafe"), (resume, futures))?;
-    }
+    let event_loop = first.event_loop.bind(py);
+    event_loop.call_method1(name!(py, "call_soon_threadsafe"), (resume, futures))?;
     Ok(())
+}
+
+fn wake_elsewhere(sleepers: Vec<Arc<Sleeper>>) {
+    complete(async move {
+        yield_once().await; // to a thread of the runtime's
+        Python::attach(|py| {
+            if let Err(error) = resume_all(py, &sleepers) {
+                error.write_unraisable(py, None);
+            }
+        });
+    });
+}
+
+fn is_closed(event_loop: &Bound<'_, PyAny>) -> bool {
+    let closed = event_loop.call_method0(name!(event_loop.py(), "is_closed"));
+    closed.is_ok_and(|closed| closed.is_truthy().unwrap_or(false))
 }
 
 /// Python's asyncio.
