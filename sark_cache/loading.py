@@ -75,8 +75,8 @@ async def _answer(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # no
                 return brought(await _begun(load.loader))[0]
             await turn
     finally:
-        # Whatever ended this: one who led hands over, one who waited disturbs nobody. Where no stack
-        # is left even for that call, letting go does it, though a traceback holds this frame.
+        # Whatever ended this: one who led hands over, one who waited disturbs nobody. Where no
+        # stack is left for that call, letting go does it, though a traceback holds this frame.
         try:
             load.leave()
         finally:
