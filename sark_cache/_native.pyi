@@ -217,7 +217,7 @@ class PolicyStore:
             ttl_seconds: How long it lives, in seconds; 0 shares it and stores nothing. None: by its
                 sensitivity, else as the cache says.
             sensitivity: A name in `OPTIMIZED_TTL`; others count for nothing.
-            tags: Names to revoke it by. What all who wait for it name is stored with it.
+            tags: Names to revoke it by. All who ask for the same decision should name the same.
 
         Returns:
             A new dict. A decision that cannot be stored is returned as it is, counted in `errors`
