@@ -43,6 +43,12 @@ class Refreshed(RustPolicyCache):
         self.stored = time.monotonic()
         assert await self.set(*REQUEST, OLD, sensitivity=sensitivity, **options)
 
+    async def store_and_hit_late(self, **options):
+        """Stores, and asks when it is near its end: where a refresh begins."""
+        await self.store(**options)
+        await self.until(LATE)
+        assert await self.get(*REQUEST, options.get("context"), "critical") == OLD
+
     async def until(self, age):
         await asyncio.sleep(self.stored + age - time.monotonic())
 
@@ -122,12 +128,19 @@ async def test_one_refresh_at_a_time():
     assert (cache.metrics.stale_hits, cache.metrics.revalidations) == (100, 1)
 
 
+async def test_a_refresh_that_hangs_is_not_joined_by_another_one():
+    cache = Refreshed()
+    cache.may_end.clear()
+    for _ in range(2):  # what is stored meanwhile nears its end, too
+        await cache.store_and_hit_late()
+    assert len(cache.asked) == len(cache._refreshes._tasks) == 1
+    await cache.close()
+
+
 async def test_nothing_is_served_past_its_time_however_long_the_refresh_takes():
     cache = Refreshed()
     cache.may_end.clear()
-    await cache.store()
-    await cache.until(LATE)
-    assert await cache.get(*REQUEST, None, "critical") == OLD
+    await cache.store_and_hit_late()
     await cache.until(TTL)
     assert await cache.get(*REQUEST, None, "critical") is None
     cache.may_end.set()
@@ -143,9 +156,7 @@ async def own():
 async def test_nobody_waits_for_a_refresh_and_nothing_newer_is_overwritten_by_it(ends):
     cache = Refreshed()
     cache.may_end.clear()
-    await cache.store()
-    await cache.until(LATE)
-    await cache.get(*REQUEST, None, "critical")
+    await cache.store_and_hit_late()
     await cache.until(TTL)
     async with asyncio.timeout(5):
         assert await cache.get_or_load(*REQUEST, own) == await own()
@@ -164,9 +175,7 @@ def test_a_refresh_whose_loop_was_closed_holds_nobody_up():
     cache.may_end.clear()
 
     async def begin():
-        await cache.store()
-        await cache.until(LATE)
-        assert await cache.get(*REQUEST, None, "critical") == OLD
+        await cache.store_and_hit_late()
         [task] = cache._refreshes._tasks
         task._log_destroy_pending = False  # it is forgotten on purpose
 
@@ -197,9 +206,7 @@ async def test_what_is_refreshed_lives_as_long_as_its_sensitivity_says():
 async def test_the_callback_is_told_the_context_as_it_was():
     cache = Refreshed()
     context = {"roles": ["admin"], "mfa": True}
-    await cache.store(context=context)
-    await cache.until(LATE)
-    assert await cache.get(*REQUEST, context, "critical") == OLD
+    await cache.store_and_hit_late(context=context)
     context["roles"].append("changed after the request")
     await cache.refreshed()
     assert cache.asked == [(*REQUEST, {"roles": ["admin"], "mfa": True})]
@@ -210,9 +217,7 @@ async def test_what_could_revoke_it_can_revoke_its_successor():
     cache = Refreshed()
     cache.brings = Loaded(NEW, tags=["bundle:42"])
     for tag in ("role:admin", "bundle:42"):
-        await cache.store(tags=["role:admin"])
-        await cache.until(LATE)
-        assert await cache.get(*REQUEST, None, "critical") == OLD
+        await cache.store_and_hit_late(tags=["role:admin"])
         await cache.refreshed()
         assert await cache.get(*REQUEST) == NEW
         assert await cache.invalidate(tags=[tag]) == 1
@@ -223,9 +228,7 @@ async def test_what_could_revoke_it_can_revoke_its_successor():
 async def test_what_is_revoked_while_it_is_refreshed_is_not_stored(revocation):
     cache = Refreshed()
     cache.may_end.clear()
-    await cache.store(tags=["role:admin"])
-    await cache.until(LATE)
-    await cache.get(*REQUEST, None, "critical")
+    await cache.store_and_hit_late(tags=["role:admin"])
     await asyncio.sleep(0)
     cache.invalidate(**revocation)
     cache.may_end.set()
@@ -238,9 +241,7 @@ async def test_what_is_revoked_while_it_is_refreshed_is_not_stored(revocation):
 async def test_a_refresh_that_fails_is_counted_and_logged_and_the_entry_lives_on(brings, caplog):
     cache = Refreshed()
     cache.brings = brings
-    await cache.store()
-    await cache.until(LATE)
-    assert await cache.get(*REQUEST, None, "critical") == OLD
+    await cache.store_and_hit_late()
     await cache.refreshed()
     assert await cache.get(*REQUEST) == OLD
     assert cache.metrics.errors == 1
@@ -255,9 +256,7 @@ async def test_a_refresh_that_fails_is_counted_and_logged_and_the_entry_lives_on
 async def test_a_callback_that_is_not_async_fails_no_request(caplog):
     cache = Refreshed()
     cache.set_revalidate_callback(lambda *_: NEW)
-    await cache.store()
-    await cache.until(LATE)
-    assert await cache.get(*REQUEST, None, "critical") == OLD
+    await cache.store_and_hit_late()
     await cache.refreshed()
     assert cache.metrics.errors == 1
     assert "TypeError" in caplog.text
@@ -266,9 +265,7 @@ async def test_a_callback_that_is_not_async_fails_no_request(caplog):
 async def test_a_refresh_lives_though_nobody_holds_it():
     cache = Refreshed()
     cache.may_end.clear()
-    await cache.store()
-    await cache.until(LATE)
-    await cache.get(*REQUEST, None, "critical")
+    await cache.store_and_hit_late()
     await asyncio.sleep(0)
     gc.collect()
     cache.may_end.set()
@@ -280,9 +277,7 @@ async def test_close_ends_the_refreshes(caplog):
     caplog.set_level(logging.DEBUG)
     cache = Refreshed()
     cache.may_end.clear()
-    await cache.store()
-    await cache.until(LATE)
-    await cache.get(*REQUEST, None, "critical")
+    await cache.store_and_hit_late()
     await asyncio.sleep(0)
     assert cache.asked
     await cache.close()
@@ -294,9 +289,7 @@ async def test_close_ends_the_refreshes(caplog):
 async def test_close_from_another_loop_ends_the_refreshes():
     cache = Refreshed()
     cache.may_end.clear()
-    await cache.store()
-    await cache.until(LATE)
-    await cache.get(*REQUEST, None, "critical")
+    await cache.store_and_hit_late()
     await asyncio.sleep(0)
     await asyncio.to_thread(lambda: asyncio.run(cache.close()))
     await cache.refreshed()
@@ -310,9 +303,7 @@ async def test_a_callback_may_close_the_cache():
         return NEW
 
     cache.set_revalidate_callback(close)
-    await cache.store()
-    await cache.until(LATE)
-    await cache.get(*REQUEST, None, "critical")
+    await cache.store_and_hit_late()
     await cache.refreshed()
     assert cache.closed
 
@@ -341,9 +332,7 @@ async def test_a_refresh_is_in_no_load_of_the_one_who_asked():
 async def test_a_refresh_that_brings_what_cannot_be_stored_ends_the_entry(caplog):
     cache = Refreshed()
     cache.brings = {"allow": object()}
-    await cache.store()
-    await cache.until(LATE)
-    await cache.get(*REQUEST, None, "critical")
+    await cache.store_and_hit_late()
     await cache.refreshed()
     assert await cache.get(*REQUEST) is None
     assert "refresh failed" in caplog.text

@@ -15,19 +15,21 @@
 //! eviction listener, which would say so, makes every insert take a lock per key and lets a
 //! look-up wait for it; without a listener no look-up ever waits for anything.
 
+use crate::census::Census;
 use crate::clock::{Clock, nanos};
 use crate::error::Refused;
 use crate::key::Key;
 use crate::log::{Log, Recorded, Scope, Stamp, Subject, Tags, Verdict};
 use crate::ready::{poll_once, yield_once};
-use crate::stats::{Counter, Snapshot, Stats};
+use crate::stats::{Snapshot, Stats};
 use crate::sweep::{Sweep, Sweepers, Sweeps};
+use crate::weight::Weights;
 use ahash::RandomState;
 use moka::policy::EvictionPolicy;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -504,88 +506,5 @@ async fn rest_after(visits: &mut usize, more: usize) {
     if *visits >= VISITS_PER_TURN {
         *visits = 0;
         yield_once().await;
-    }
-}
-
-/// How many entries came and went: what moka evicted is what is missing.
-///
-/// Whatever is under way in other threads makes the number too small, never too large, so the
-/// counter only grows; when nothing is under way it is exact.
-#[derive(Debug, Default)]
-struct Census {
-    added: Counter,
-    removed: AtomicU64,
-    evicted: Mutex<u64>,
-    turns: [Mutex<()>; TURNS],
-}
-
-/// How many inserts of different keys may look for their predecessors at once.
-const TURNS: usize = 16;
-
-impl Census {
-    /// To be held from the look for a key's predecessor until it is replaced.
-    fn turn(&self, key: &[u8]) -> MutexGuard<'_, ()> {
-        // Most keys differ in their last byte, and it need not be fair.
-        let turn = usize::from(key.last().copied().unwrap_or_default()) % TURNS;
-        self.turns[turn].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Moves `evictions` on: `held` entries are left of those `added` before they were counted.
-    fn note(&self, added: u64, held: u64, evictions: &Counter) {
-        let mut evicted = self.evicted.lock().unwrap_or_else(PoisonError::into_inner);
-        let missing = added.saturating_sub(held + self.removed.load(Ordering::SeqCst));
-        evictions.add(missing.saturating_sub(*evicted));
-        *evicted = missing.max(*evicted);
-    }
-}
-
-/// One unit of measure for two limits.
-struct Weights {
-    capacity: u64,
-    per_entry: u32,
-    max_bytes: Option<u64>,
-    entry_limit: usize,
-}
-
-impl Weights {
-    /// Fine enough that rounding up costs at most 0.1 % of the capacity.
-    const PER_ENTRY: u64 = 1024;
-
-    fn new(options: Options) -> Self {
-        let Some(max_bytes) = options.max_bytes else {
-            return Self {
-                capacity: options.max_size,
-                per_entry: 1,
-                max_bytes: None,
-                entry_limit: MAX_ENTRY_BYTES,
-            };
-        };
-        let most = usize::try_from(max_bytes).unwrap_or(usize::MAX);
-        let entry_limit = MAX_ENTRY_BYTES.min(most.saturating_sub(ENTRY_OVERHEAD));
-        // No finer than lets the largest entry's weight fit in the 32 bits that moka has for it.
-        let finest =
-            u128::from(max_bytes) * u128::from(u32::MAX) / (entry_limit + ENTRY_OVERHEAD) as u128;
-        let capacity = options.max_size.saturating_mul(Self::PER_ENTRY);
-        let capacity = capacity.min(u64::try_from(finest).unwrap_or(u64::MAX));
-        Self {
-            capacity,
-            per_entry: u32::try_from(capacity.div_ceil(options.max_size.max(1)))
-                .unwrap_or(u32::MAX),
-            max_bytes: Some(max_bytes),
-            entry_limit,
-        }
-    }
-
-    /// The weight of an entry with this many bytes of key and value; `None` if it is too large.
-    fn of(&self, bytes: usize) -> Option<u32> {
-        if bytes > self.entry_limit {
-            return None;
-        }
-        let Some(max_bytes) = self.max_bytes else {
-            return Some(self.per_entry);
-        };
-        let share = (bytes + ENTRY_OVERHEAD) as u128 * u128::from(self.capacity);
-        let share = u32::try_from(share.div_ceil(u128::from(max_bytes))).unwrap_or(u32::MAX);
-        Some(share.max(self.per_entry))
     }
 }

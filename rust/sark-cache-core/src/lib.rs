@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cache;
+mod census;
 pub mod clock;
 pub mod error;
 pub mod glob;
@@ -23,6 +24,7 @@ mod shim;
 pub mod stats;
 mod sweep;
 mod table;
+mod weight;
 
 pub use cache::{Cache, Entry, Eviction, Options};
 pub use error::Refused;

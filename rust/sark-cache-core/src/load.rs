@@ -21,7 +21,7 @@
 use crate::log::{Log, Stamp, Subject, Tags, Verdict};
 use crate::shim::{Mutex, MutexGuard};
 use ahash::RandomState;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
@@ -44,6 +44,8 @@ struct Table<T> {
     /// The flight that a key's next request joins.
     current: Map<Box<[u8]>, FlightId>,
     flights: Map<FlightId, Flight>,
+    /// The keys that are being refreshed, each by one flight, whether it still has its place or not.
+    ahead: HashSet<Box<[u8]>, RandomState>,
     /// Those who wait, and what they were given and have not collected.
     seats: Map<u64, Seat<T>>,
 }
@@ -154,6 +156,9 @@ impl<T> Table<T> {
 
     fn end(&mut self, id: FlightId) -> Option<Flight> {
         let flight = self.flights.remove(&id)?;
+        if flight.ahead {
+            self.ahead.remove(&flight.key);
+        }
         if self.is_current(id, &flight) {
             self.current.remove(&flight.key);
         }
@@ -240,12 +245,14 @@ impl<T: Clone> Flights<T> {
     }
 
     /// Leads a load of what is stored under `key`, so that its successor is there in time; `None` if
-    /// a load of it is under way.
+    /// a load of it is under way, or a refresh, be it one that lost its place: whoever evaluates is
+    /// not asked again before it answered.
     pub fn lead_ahead(self: &Arc<Self>, key: &[u8], tags: &Tags) -> Option<Leader<T>> {
         let mut table = self.lock();
-        if self.joinable(&table, key).is_some() {
+        if table.ahead.contains(key) || self.joinable(&table, key).is_some() {
             return None;
         }
+        table.ahead.insert(key.into());
         let stamp = self.log.newest();
         let id = table.begin(key, tags, stamp, true);
         Some(Leader { flights: Arc::clone(self), id, stamp, outer: None, over: false })
@@ -253,7 +260,7 @@ impl<T: Clone> Flights<T> {
 
     /// Whether what is stored under `key` is being refreshed.
     pub fn is_led_ahead(&self, key: &[u8]) -> bool {
-        self.joinable(&self.lock(), key).is_some_and(|(_, flight)| flight.ahead)
+        self.lock().ahead.contains(key)
     }
 
     /// Takes its place from the load of `key`, if one is under way: something newer is about to be
@@ -315,7 +322,12 @@ impl<T: Clone> Flights<T> {
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self { current: Map::default(), flights: Map::default(), seats: Map::default() }
+        Self {
+            current: Map::default(),
+            flights: Map::default(),
+            ahead: HashSet::default(),
+            seats: Map::default(),
+        }
     }
 }
 

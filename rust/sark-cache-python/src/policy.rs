@@ -120,7 +120,7 @@ impl PolicyStore {
         let (py, store) = (slf.py(), slf.get().store()?);
         let stamp = store.stamp_or_now(stamp)?;
         let request = fields(user_id, action, resource)?;
-        let ttl = Self::ttl_for(slf, ttl_seconds, optional("sensitivity", sensitivity)?)?;
+        let ttl = Self::ttl_for(slf, ttl(ttl_seconds)?, optional("sensitivity", sensitivity)?)?;
         let tags = Tags::new(tags)?;
         let incoming = tags.all().and_then(|()| store.incoming(request, decision, context, ttl));
         if !store.serves() {
@@ -165,7 +165,7 @@ impl PolicyStore {
         let request = fields(user_id, action, resource)?;
         let loader = arguments::loader(loader)?;
         let sensitivity = optional("sensitivity", sensitivity)?;
-        let ttl = Self::ttl_for(slf, ttl_seconds, sensitivity)?;
+        let given = ttl(ttl_seconds)?;
         let tags = Tags::new(tags)?;
         if !store.serves() {
             return evaluate(loader, None);
@@ -183,6 +183,7 @@ impl PolicyStore {
         match served {
             Ok(Ok(decision)) => ready(py, decision),
             Ok(Err(key)) => {
+                let ttl = Self::ttl_for(slf, given, sensitivity)?;
                 let tags = store.cache.log().tags(&tags.names);
                 Load::begin(py, Self::wanted(slf, key, ttl, tags, loader)?)
             }
@@ -290,7 +291,7 @@ impl PolicyStore {
         let mut pending = Vec::new();
         let shape = "(user_id, action, resource, decision, context, ttl_seconds)";
         rows("entries", entries, &(4..=6), shape, |row| {
-            let ttl = Self::ttl_for(slf, row.get(5), None)?;
+            let ttl = Self::ttl_for(slf, ttl(row.get(5))?, None)?;
             let fields = row.fields()?;
             let incoming =
                 tags.all().and_then(|()| store.incoming(fields, &row.items[3], row.get(4), ttl));
@@ -580,11 +581,11 @@ impl PolicyStore {
     /// How long an entry lives: as told, else by its sensitivity, else as the cache says.
     fn ttl_for(
         slf: &Bound<'_, Self>,
-        given: Option<&Bound<'_, PyAny>>,
+        given: Option<Duration>,
         sensitivity: Option<&Bound<'_, PyString>>,
     ) -> PyResult<Duration> {
         let store = slf.get().store()?;
-        if let Some(given) = ttl(given)? {
+        if let Some(given) = given {
             return Ok(given);
         }
         if let Some(sensitivity) = sensitivity

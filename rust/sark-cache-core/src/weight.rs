@@ -1,0 +1,54 @@
+//! What an entry weighs: its share of the entries or of the bytes, whichever is larger.
+
+use crate::cache::{ENTRY_OVERHEAD, MAX_ENTRY_BYTES, Options};
+
+/// One unit of measure for two limits.
+pub(crate) struct Weights {
+    pub(crate) capacity: u64,
+    per_entry: u32,
+    max_bytes: Option<u64>,
+    pub(crate) entry_limit: usize,
+}
+
+impl Weights {
+    /// Fine enough that rounding up costs at most 0.1 % of the capacity.
+    const PER_ENTRY: u64 = 1024;
+
+    pub(crate) fn new(options: Options) -> Self {
+        let Some(max_bytes) = options.max_bytes else {
+            return Self {
+                capacity: options.max_size,
+                per_entry: 1,
+                max_bytes: None,
+                entry_limit: MAX_ENTRY_BYTES,
+            };
+        };
+        let most = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+        let entry_limit = MAX_ENTRY_BYTES.min(most.saturating_sub(ENTRY_OVERHEAD));
+        // No finer than lets the largest entry's weight fit in the 32 bits that moka has for it.
+        let finest =
+            u128::from(max_bytes) * u128::from(u32::MAX) / (entry_limit + ENTRY_OVERHEAD) as u128;
+        let capacity = options.max_size.saturating_mul(Self::PER_ENTRY);
+        let capacity = capacity.min(u64::try_from(finest).unwrap_or(u64::MAX));
+        Self {
+            capacity,
+            per_entry: u32::try_from(capacity.div_ceil(options.max_size.max(1)))
+                .unwrap_or(u32::MAX),
+            max_bytes: Some(max_bytes),
+            entry_limit,
+        }
+    }
+
+    /// The weight of an entry with this many bytes of key and value; `None` if it is too large.
+    pub(crate) fn of(&self, bytes: usize) -> Option<u32> {
+        if bytes > self.entry_limit {
+            return None;
+        }
+        let Some(max_bytes) = self.max_bytes else {
+            return Some(self.per_entry);
+        };
+        let share = (bytes + ENTRY_OVERHEAD) as u128 * u128::from(self.capacity);
+        let share = u32::try_from(share.div_ceil(u128::from(max_bytes))).unwrap_or(u32::MAX);
+        Some(share.max(self.per_entry))
+    }
+}

@@ -1,0 +1,50 @@
+"""Loaders for tests of `get_or_load`, and the requests that they are for."""
+
+import asyncio
+
+import pytest
+
+REQUEST = ("alice", "read", "doc")
+ALLOW = {"allow": True, "roles": ["admin"]}
+DENY = {"allow": False}
+
+
+class Evaluation:
+    """A loader that runs until it is told what to bring."""
+
+    def __init__(self):
+        self.runs = 0
+        self.begun = asyncio.Event()
+        self._brings = asyncio.get_running_loop().create_future()
+
+    async def __call__(self):
+        self.runs += 1
+        self.begun.set()
+        return await asyncio.shield(self._brings)
+
+    def bring(self, decision):
+        self._brings.set_result(decision)
+
+    def fail(self, error):
+        self._brings.set_exception(error)
+
+
+def bringing(decision):
+    async def load():
+        return decision
+
+    return load
+
+
+async def never():
+    pytest.fail("this loader must not run")
+
+
+async def begun(cache, loader, count=1, **options):
+    """Tasks that ask for the same decision; the loader runs when this returns."""
+    tasks = [
+        asyncio.create_task(cache.get_or_load(*REQUEST, loader, **options)) for _ in range(count)
+    ]
+    await loader.begun.wait()
+    await asyncio.sleep(0)
+    return tasks
