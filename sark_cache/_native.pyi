@@ -202,7 +202,8 @@ class PolicyStore:
         load, and nothing that it revoked is stored. For a limit in time use `asyncio.timeout`;
         whoever gives up disturbs nobody.
 
-        A hit is decided when this is called, and ready at once; it costs what `get` does. A miss
+        A hit is decided when this is called, and ready at once; it costs little more than that of
+        `get`, but tags and a sensitivity take time to be read on a hit, too. A miss
         takes its place among those who ask when it is first awaited. Do not change the context
         until it is answered: the loader may be called at any time until then.
 

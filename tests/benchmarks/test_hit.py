@@ -31,6 +31,15 @@ async def hit_with_context(cache):
         await cache.get(USER, ACTION, RESOURCE, CONTEXT)
 
 
+async def hit_of_a_load(cache):
+    for _ in range(AWAITS):
+        await cache.get_or_load(USER, ACTION, RESOURCE, load)
+
+
+async def load():
+    raise AssertionError
+
+
 async def miss(cache):
     for _ in range(AWAITS):
         await cache.get(USER, ACTION, "another")
@@ -45,6 +54,7 @@ SUBJECTS = {
     "await an async def returning d[k]": floor,
     "await cache.get(), hit": hit,
     "the same with a 3-field context": hit_with_context,
+    "await cache.get_or_load(), hit": hit_of_a_load,
     "await cache.get(), miss": miss,
     "await cache.set(), overwriting": overwrite,
 }
@@ -60,4 +70,4 @@ def test_hit(compare):
         }
         compare(subjects, rounds=200, per_call=AWAITS)
     asked = AWAITS * 203
-    assert (cache.metrics.hits, cache.metrics.misses) == (2 * asked, asked)
+    assert (cache.metrics.hits, cache.metrics.misses) == (3 * asked, asked)
