@@ -17,6 +17,7 @@ pub mod clock;
 pub mod error;
 pub mod glob;
 pub mod key;
+pub mod latency;
 pub mod load;
 pub mod log;
 pub mod ready;

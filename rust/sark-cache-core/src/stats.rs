@@ -1,20 +1,15 @@
-//! Counters and a sampled latency histogram; recording takes no lock.
+//! Counters, and how long a sample of requests took; counting takes no lock.
 //!
 //! A counter costs one relaxed atomic addition (about 5 ns when no other core writes it). One
-//! request in [`SAMPLE_EVERY`] is timed, which costs two clock readings. The histogram has 32
-//! buckets per power of two, so a percentile is at most 3.2 % off; it takes 8 KiB.
+//! request in [`SAMPLE_EVERY`] is timed, which costs two clock readings and what it costs to
+//! [record](crate::latency) them.
 
-use crate::clock::nanos;
-use histogram::{AtomicHistogram, Bucket};
+use crate::latency::{Latencies, Latency};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// One request in this many is timed, the first one included.
 pub const SAMPLE_EVERY: u64 = 64;
-
-const GROUPING_POWER: u8 = 5;
-/// 2³⁶ ns = 69 s; anything slower counts as that.
-const MAX_VALUE_POWER: u8 = 36;
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])* $name:ident),* $(,)?) => {
@@ -89,82 +84,6 @@ impl Counter {
     #[inline]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// Durations, as a mean and as percentiles.
-#[derive(Debug)]
-pub struct Latency {
-    buckets: AtomicHistogram,
-    count: Counter,
-    nanoseconds: Counter,
-}
-
-/// Durations at one moment, in nanoseconds. All zero when nothing was recorded.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Latencies {
-    /// How many durations were recorded.
-    pub count: u64,
-    /// Their sum.
-    pub sum: u64,
-    /// Half of them took no longer.
-    pub p50: u64,
-    /// 95 % of them took no longer.
-    pub p95: u64,
-    /// 99 % of them took no longer.
-    pub p99: u64,
-}
-
-impl Latencies {
-    /// The mean, in nanoseconds.
-    #[expect(clippy::cast_precision_loss, reason = "a mean does not need 53 bits")]
-    pub fn mean(&self) -> f64 {
-        if self.count == 0 { 0.0 } else { self.sum as f64 / self.count as f64 }
-    }
-}
-
-impl Default for Latency {
-    fn default() -> Self {
-        let buckets = AtomicHistogram::new(GROUPING_POWER, MAX_VALUE_POWER)
-            .expect("the powers are constants within the library's bounds");
-        Self { buckets, count: Counter::default(), nanoseconds: Counter::default() }
-    }
-}
-
-impl Latency {
-    /// Records one duration.
-    pub fn record(&self, duration: Duration) {
-        self.record_many(1, duration);
-    }
-
-    /// Records the same duration `count` times.
-    fn record_many(&self, count: u64, duration: Duration) {
-        let duration = nanos(duration).min((1 << MAX_VALUE_POWER) - 1);
-        self.count.add(count);
-        self.nanoseconds.add(count * duration);
-        let recorded = self.buckets.add(duration, count);
-        debug_assert!(recorded.is_ok(), "the duration is below the greatest value");
-    }
-
-    fn latencies(&self) -> Latencies {
-        let buckets = self.buckets.load();
-        let percentile = |of| {
-            let found = buckets.quantile(of).ok().flatten();
-            found.and_then(|found| found.entries().values().next().map(Bucket::end)).unwrap_or(0)
-        };
-        Latencies {
-            count: self.count.get(),
-            sum: self.nanoseconds.get(),
-            p50: percentile(0.50),
-            p95: percentile(0.95),
-            p99: percentile(0.99),
-        }
-    }
-
-    fn reset(&self) {
-        self.buckets.drain();
-        self.count.0.store(0, Ordering::Relaxed);
-        self.nanoseconds.0.store(0, Ordering::Relaxed);
     }
 }
 

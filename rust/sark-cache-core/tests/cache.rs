@@ -374,7 +374,7 @@ fn latency_is_sampled_and_percentiles_are_within_the_promised_error() {
     }
     assert!((latencies.mean() - 5_000.5).abs() < 1e-9);
     cache.reset_stats();
-    assert_eq!(cache.snapshot().requests, sark_cache_core::stats::Latencies::default());
+    assert_eq!(cache.snapshot().requests, sark_cache_core::latency::Latencies::default());
 }
 
 #[test]

@@ -21,7 +21,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 use sark_cache_core::clock::nanos;
 use sark_cache_core::glob::{Glob, MAX_PATTERN_BYTES};
 use sark_cache_core::ready::{Polled, poll_or_keep};
-use sark_cache_core::stats::Latencies;
+use sark_cache_core::latency::Latencies;
 use sark_cache_core::{Cache, Entry, Key, KeyWriter, Scope, poll_once};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};

@@ -1,0 +1,56 @@
+//! What a distribution says of durations is exact at powers of two, and of one moment.
+
+use sark_cache_core::latency::{Distribution, Latency};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+#[test]
+fn a_distribution_counts_exactly_at_powers_of_two_and_close_to_it_elsewhere() {
+    let latency = Latency::default();
+    for nanoseconds in 0..10_000 {
+        latency.record(Duration::from_nanos(nanoseconds));
+    }
+    let powers: Vec<u64> = (0..20).map(|power| 1 << power).collect();
+    let Distribution { below, count, sum } = latency.distribution(&powers);
+    let exact: Vec<u64> = powers.iter().map(|power| *power.min(&10_000)).collect();
+    assert_eq!((below, count, sum), (exact, 10_000, 9_999 * 10_000 / 2));
+
+    let any: Vec<u64> = (1..9_999).collect();
+    for (bound, below) in any.iter().zip(latency.distribution(&any).below) {
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        let error = (*bound as f64 - below as f64) / *bound as f64;
+        assert!((0.0..0.032).contains(&error), "{below} below {bound}");
+    }
+}
+
+#[test]
+fn a_duration_of_any_length_is_below_what_is_above_all() {
+    let latency = Latency::default();
+    latency.record(Duration::MAX);
+    assert_eq!(latency.distribution(&[1 << 30]).below, [0]);
+    assert_eq!(latency.distribution(&[1 << 36, u64::MAX]).below, [1, 1], "it counts as 69 s");
+}
+
+#[test]
+fn what_a_distribution_says_is_of_one_moment() {
+    let latency = Latency::default();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    latency.record(Duration::from_micros(1));
+                }
+            });
+        }
+        let mut last = 0;
+        for _ in 0..1_000 {
+            let Distribution { below, count, sum } = latency.distribution(&[512, 1_024, 2_048]);
+            assert_eq!((below, sum), (vec![0, count, count], 1_000 * count));
+            assert!(count >= last);
+            last = count;
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
