@@ -1,8 +1,16 @@
 """The types of the public interface: what every policy cache can do, and what it counts."""
 
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 JSONObject: TypeAlias = dict[str, Any]
 """A JSON object: str keys; str, int, float, bool, None, list and dict values, 64 levels deep."""
@@ -44,6 +52,31 @@ RevalidateCallback: TypeAlias = Callable[
     [str, str, str, Context | None], Awaitable[Mapping[str, Any] | Loaded]
 ]
 """Evaluates one request anew: `(user_id, action, resource, context) -> decision`."""
+
+
+LATENCY_BOUNDS_SECONDS: tuple[float, ...] = tuple(2**power / 1e9 for power in range(8, 31))
+"""The bounds that a `LatencyHistogram` has unless told otherwise: 256 ns to 1.07 s, each twice the
+one before. They lie between the buckets that durations are recorded in, so that every duration is
+counted on the right side."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyHistogram:
+    """How many durations were below each of some bounds, at one moment.
+
+    Durations are recorded in buckets, 32 per power of two of nanoseconds. A bucket counts as below
+    a bound when all of it is: a duration just below a bound that lies within a bucket counts as
+    above it, by up to 3.2 % of the bound. None does for bounds that are nanoseconds times a power
+    of two, as those of `LATENCY_BOUNDS_SECONDS` are.
+    """
+
+    bounds: tuple[float, ...]
+    """Seconds, rising."""
+    counts: tuple[int, ...]
+    """For each bound, how many durations were below it: cumulative, so they never fall."""
+    sum_seconds: float
+    count: int
+    """How many durations there were, however long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +157,8 @@ class CacheMetrics:
 class PolicyCacheProtocol(Protocol):
     """The one interface of all policy caches; `RustPolicyCache` says what each method does."""
 
+    backend: ClassVar[str]
+    """What holds the decisions: "native", "redis", or "none" for a cache that never hits."""
     enabled: bool
 
     @property
@@ -256,8 +291,20 @@ class PolicyCacheProtocol(Protocol):
         """What the cache counted, as a dict."""
         ...
 
+    def latency_histogram(
+        self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
+    ) -> LatencyHistogram:
+        """How long requests to the cache took; those that were measured."""
+        ...
+
+    def evaluation_histogram(
+        self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
+    ) -> LatencyHistogram:
+        """How long evaluations took, as `record_opa_latency` was told."""
+        ...
+
     def reset_metrics(self) -> None:
-        """Sets every counter to zero."""
+        """Sets every counter and histogram to zero."""
         ...
 
     def health_check(self) -> Coroutine[Any, Any, bool]:

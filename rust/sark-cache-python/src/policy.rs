@@ -20,8 +20,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 use sark_cache_core::clock::nanos;
 use sark_cache_core::glob::{Glob, MAX_PATTERN_BYTES};
+use sark_cache_core::latency::{Distribution, Latencies, Latency};
 use sark_cache_core::ready::{Polled, poll_or_keep};
-use sark_cache_core::latency::Latencies;
 use sark_cache_core::{Cache, Entry, Key, KeyWriter, Scope, poll_once};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -471,6 +471,19 @@ impl PolicyStore {
         Ok(self.store()?.closed.load(Ordering::Acquire))
     }
 
+    /// How many requests took less than each of the bounds, which are nanoseconds and rise; how long
+    /// they all took, in seconds; and how many there were.
+    #[expect(clippy::needless_pass_by_value, reason = "made from a list")]
+    fn _request_distribution(&self, bounds: Vec<u64>) -> PyResult<(Vec<u64>, f64, u64)> {
+        Ok(distribution(&self.store()?.cache.stats().requests, &bounds))
+    }
+
+    /// The same of evaluations, as `record_opa_latency` was told.
+    #[expect(clippy::needless_pass_by_value, reason = "made from a list")]
+    fn _evaluation_distribution(&self, bounds: Vec<u64>) -> PyResult<(Vec<u64>, f64, u64)> {
+        Ok(distribution(&self.store()?.cache.stats().evaluations, &bounds))
+    }
+
     /// Every number that the metrics are made of.
     fn _snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let store = self.store()?;
@@ -615,4 +628,11 @@ impl PolicyStore {
             reported => reported.map(drop),
         }
     }
+}
+
+fn distribution(latency: &Latency, bounds: &[u64]) -> (Vec<u64>, f64, u64) {
+    let Distribution { below, count, sum } = latency.distribution(bounds);
+    #[expect(clippy::cast_precision_loss, reason = "2^53 ns are 104 days")]
+    let seconds = sum as f64 / 1e9;
+    (below, seconds, count)
 }
