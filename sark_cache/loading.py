@@ -7,11 +7,13 @@ decided in Rust.
 
 from asyncio import Future
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from sark_cache.instrumentation.evaluations import observers, observers_of
 from sark_cache.types import JSONObject, Loaded, Loader
 
 if TYPE_CHECKING:
@@ -34,10 +36,26 @@ def load_value(load: "Load") -> Coroutine[Any, Any, Any]:
     return _answer(load, _value)
 
 
-async def evaluate(loader: Loader, failed: Callable[[], None] | None = None) -> JSONObject:
+@dataclass(frozen=True, slots=True)
+class Unshared:
+    """An evaluation for one request alone, as those are told who observe it."""
+
+    cache: object
+    loader: Loader
+    ahead: bool = False
+
+    def waiting(self) -> int:
+        """Nobody."""
+        return 0
+
+
+async def evaluate(
+    loader: Loader, failed: Callable[[], None] | None = None, cache: object = None
+) -> JSONObject:
     """Runs a loader for one request alone: where nothing is stored, nothing is shared."""
     try:
-        decision: JSONObject = _decision(await _begun(loader))[0]
+        evaluation = Unshared(cache, loader) if observers else None
+        decision: JSONObject = _decision(await _begun(loader, evaluation, _decision))[0]
     except Exception:
         if failed is not None:
             failed()
@@ -72,7 +90,7 @@ async def _answer(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # no
             if turn == "alone":
                 return await _alone(load, brought)
             if turn == "off":
-                return brought(await _begun(load.loader))[0]
+                return brought(await _begun(load.loader, load, brought))[0]
             await turn
     finally:
         # Whatever ended this: one who led hands over, one who waited disturbs nobody. Where no
@@ -86,7 +104,7 @@ async def _answer(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # no
 async def _lead(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # noqa: ANN401
     outside = within.set((*within.get(), load.flight))
     try:
-        return load.finish(*brought(await _begun(load.loader)))
+        return load.finish(*brought(await _begun(load.loader, load, brought)))
     except Exception as error:
         load.fail(error)
         raise
@@ -99,13 +117,19 @@ async def _lead(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # noqa
 
 async def _alone(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # noqa: ANN401
     try:
-        return brought(await _begun(load.loader))[0]
+        return brought(await _begun(load.loader, load, brought))[0]
     except Exception as error:
         load.fail(error)
         raise
 
 
-def _begun(loader: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
+def _begun(
+    loader: Callable[[], Awaitable[Any]],
+    evaluation: "Load | Unshared | None",
+    brought: Callable[[Any], Brought],
+) -> Awaitable[Any]:
+    if observers and evaluation is not None:
+        return _observed(evaluation, brought)
     loading = loader()
     if not isawaitable(loading):
         message = (
@@ -114,6 +138,19 @@ def _begun(loader: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
         )
         raise TypeError(message)
     return loading
+
+
+async def _observed(evaluation: "Load | Unshared", brought: Callable[[Any], Brought]) -> Any:  # noqa: ANN401
+    """Evaluates in the sight of who observes it, to whom what brings no decision is an error."""
+    try:
+        with ExitStack() as sight:
+            for observer in observers_of(evaluation.cache):
+                sight.enter_context(observer(evaluation))
+            loaded = await _begun(evaluation.loader, None, brought)
+            brought(loaded)
+            return loaded
+    finally:
+        del evaluation  # as in `_answer`
 
 
 def _decision(loaded: object) -> Brought:

@@ -346,6 +346,13 @@ impl<T: Clone> Leader<T> {
         self.id
     }
 
+    /// How many wait for the outcome.
+    pub fn waiting(&self) -> usize {
+        let table = self.flights.lock();
+        let seats = table.flights.get(&self.id).into_iter().flat_map(|flight| &flight.waiting);
+        seats.filter(|seat| table.seats.contains_key(seat)).count()
+    }
+
     /// Ends the flight: lets `store` store what it brought, unless it lost its place, and gives
     /// everybody the outcome.
     ///

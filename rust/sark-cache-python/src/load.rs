@@ -134,6 +134,29 @@ impl Load {
         self.wanted.loader.clone_ref(py)
     }
 
+    /// The cache that it is loaded for.
+    #[getter]
+    fn cache(&self, py: Python<'_>) -> Py<PyAny> {
+        match &self.wanted.owner {
+            Owner::Policy(cache) => cache.clone_ref(py).into_any(),
+            Owner::General(cache) => cache.clone_ref(py).into_any(),
+        }
+    }
+
+    /// Whether it refreshes what is stored, in the background.
+    #[getter]
+    fn ahead(&self) -> bool {
+        self.ahead
+    }
+
+    /// How many other requests wait for what this one's loader brings.
+    fn waiting(&self) -> usize {
+        match &*self.lock() {
+            State::Leads(leader) => leader.waiting(),
+            _ => 0,
+        }
+    }
+
     /// Names the load that this request leads.
     #[getter]
     fn flight(&self) -> Option<FlightId> {
@@ -370,13 +393,15 @@ fn leave(state: &Mutex<State>) {
     drop(left);
 }
 
-/// A coroutine that runs a loader for one request alone, stores nothing and shares nothing; if the
-/// loader raises, `failed()` is called.
+/// A coroutine that runs a loader for one request to `cache` alone, stores nothing and shares
+/// nothing; if the loader raises, `failed()` is called.
 pub fn evaluate<'py>(
+    cache: &Bound<'py, PolicyStore>,
     loader: &Bound<'py, PyAny>,
     failed: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    loading(loader.py())?.call_method1(name!(loader.py(), "evaluate"), (loader, failed))
+    let py = loader.py();
+    loading(py)?.call_method1(name!(py, "evaluate"), (loader, failed, cache))
 }
 
 /// `sark_cache.loading`, whose coroutines drive a [`Load`].

@@ -168,7 +168,7 @@ impl PolicyStore {
         let given = ttl(ttl_seconds)?;
         let tags = Tags::new(tags)?;
         if !store.serves() {
-            return evaluate(loader, None);
+            return evaluate(slf, loader, None);
         }
         let stats = store.cache.stats();
         let started = stats.start();
@@ -190,7 +190,7 @@ impl PolicyStore {
             Err(fault) => {
                 Self::report(slf, "get_or_load", fault)?;
                 stats.counters.loads.increment();
-                evaluate(loader, Some(slf.getattr(name!(py, "_count_load_error"))?))
+                evaluate(slf, loader, Some(slf.getattr(name!(py, "_count_load_error"))?))
             }
         }
     }
