@@ -1,0 +1,260 @@
+"""Prometheus: a collector that reads the caches when it is scraped. Extra `[prometheus]`.
+
+>>> from sark_cache import RustPolicyCache
+>>> from sark_cache.instrumentation.prometheus import register
+>>> cache = RustPolicyCache()
+>>> registration = register(cache)  # on prometheus_client's own registry, unless told otherwise
+>>> registration.unregister()
+
+A scrape takes one or two milliseconds for each cache, most of it prometheus_client's for the text,
+and requests to the cache nothing. Every number of `get_metrics()` is exported, in base units, or
+follows from what is:
+
+| `get_metrics()`                         | exported                                              |
+|-----------------------------------------|-------------------------------------------------------|
+| hits, misses, stale_hits, revalidations,| `sark_cache_hits_total` and so on: counters with the  |
+| batch_operations, evictions,            | same name                                             |
+| expirations, invalidations, loads,      |                                                       |
+| load_errors, coalesced, errors          |                                                       |
+| total_requests                          | hits + stale_hits + misses                            |
+| hit_rate                                | 100 × `sark_cache_hit_ratio`                          |
+| effective_hit_rate                      | 100 × `sark_cache_effective_hit_ratio`                |
+| miss_rate                               | 100 × `sark_cache_miss_ratio`                         |
+| size, max_size                          | `sark_cache_entries`, `sark_cache_max_entries`        |
+| avg_cache_latency_ms                    | 1000 × `sark_cache_latency_seconds_sum` / `_count`    |
+| avg_opa_latency_ms                      | 1000 × `sark_cache_evaluation_seconds_sum` / `_count` |
+| cache_latency_p50_us, _p95_us, _p99_us  | 10⁶ × `sark_cache_latency_quantile_seconds`           |
+|                                         | `{quantile="0.5"}`, `"0.95"`, `"0.99"`                |
+
+and, besides: `sark_cache_latency_seconds` and `sark_cache_evaluation_seconds` as histograms,
+`sark_cache_enabled`, `sark_cache_circuit_open`, `sark_cache_backend_info{backend="native"} 1`, and
+`sark_cache_rollout_percent{feature="rust_cache"}` for what the flags know. All but the last have
+the label `backend`, and `cache` for a cache that was given a name.
+
+The ratios and quantiles are those since the metrics were last reset: for those of the last minutes
+ask the counters and the histograms. The native cache measures one request in 64, so
+`sark_cache_latency_seconds_count` is that part of the requests.
+
+`reset_metrics()` makes counters and histograms start at zero again, which Prometheus takes for a
+restart: `rate()` and `increase()` stay right, but for what was counted between the last scrape and
+the reset.
+
+Several processes: each has a cache and numbers of its own. prometheus_client's multiprocess mode is
+no way to add them up: it merges files that its own counters write, and "custom collectors do not
+work" there (https://prometheus.github.io/client_python/multiprocess). A scrape through the socket
+that workers share reaches any one of them, so counters seem to jump. Give each worker an endpoint
+of its own instead, and let Prometheus scrape them all and add up. Under gunicorn, in its
+configuration file:
+
+    def post_fork(server, worker):
+        for port in range(9100, 9100 + server.num_workers):
+            with contextlib.suppress(OSError):  # another worker has this one
+                return prometheus_client.start_http_server(port)
+
+Or run one worker for each container. Where only the shared socket can be scraped, register in each
+worker with `name=f"pid-{os.getpid()}"`: the series of different workers are then at least not taken
+for one, though each scrape sees but one of them. What is registered before a fork is registered in
+the child, too, for the child's own numbers.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+from weakref import WeakKeyDictionary
+
+try:
+    from prometheus_client import REGISTRY, CollectorRegistry, Metric
+    from prometheus_client.registry import Collector
+except ImportError as error:
+    message = "prometheus_client is missing: get it with `pip install sark-cache[prometheus]`"
+    raise ImportError(message) from error
+
+from sark_cache.instrumentation.measurements import (
+    BACKEND,
+    COUNTERS,
+    GAUGES,
+    HISTOGRAMS,
+    LATENCY_QUANTILE,
+    ROLLOUT,
+    Reading,
+    Rollouts,
+    Source,
+    source,
+)
+from sark_cache.types import LATENCY_BOUNDS_SECONDS, LatencyHistogram, PolicyCacheProtocol
+
+
+class PolicyCacheCollector(Collector):
+    """Exports one cache; for several on one registry use `register`, which merges them.
+
+    Args:
+        cache: The cache. It is kept while the collector is.
+        backend: What holds its decisions; None: as the cache says ("native", "redis", "none").
+        name: The label `cache`, which tells it from other caches of this process; None: no label.
+        flags: What knows how far features are rolled out.
+        namespace: What all names begin with.
+        bounds: Those of the histograms, in seconds, rising.
+
+    Raises:
+        ValueError: Bounds that do not rise.
+    """
+
+    def __init__(
+        self,
+        cache: PolicyCacheProtocol,
+        *,
+        backend: str | None = None,
+        name: str | None = None,
+        flags: Rollouts | None = None,
+        namespace: str = "sark_cache",
+        bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS,
+    ) -> None:
+        self._namespace = namespace
+        self._source = source(cache, backend=backend, name=name, flags=flags, bounds=bounds)
+
+    def describe(self) -> Iterable[Metric]:
+        """What is exported, without a number: what the registry asks when it is registered."""
+        return _families(self._namespace, ())
+
+    def collect(self) -> Iterable[Metric]:
+        """What is exported, as it is now."""
+        return _families(self._namespace, (self._source.read(),))
+
+
+class Registration:
+    """A cache that a registry exports, until `unregister()`."""
+
+    def __init__(
+        self, registry: CollectorRegistry, exported: "_Exported", measured: Source
+    ) -> None:
+        self._registry = registry
+        self._exported = exported
+        self._measured = measured
+
+    def unregister(self) -> None:
+        """Ends it; may be called more than once."""
+        self._exported.remove(self._measured, self._registry)
+
+
+def register(
+    cache: PolicyCacheProtocol,
+    registry: CollectorRegistry = REGISTRY,
+    *,
+    backend: str | None = None,
+    name: str | None = None,
+    flags: Rollouts | None = None,
+    namespace: str = "sark_cache",
+    bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS,
+) -> Registration:
+    """Exports a cache, besides others that this registry exports.
+
+    Args:
+        cache: The cache. It is kept until it is unregistered.
+        registry: Where to.
+        backend: What holds its decisions; None: as the cache says ("native", "redis", "none").
+        name: The label `cache`; needed where two caches have the same backend.
+        flags: What knows how far features are rolled out; once for each registry is enough.
+        namespace: What all names begin with.
+        bounds: Those of the histograms, in seconds, rising.
+
+    Raises:
+        ValueError: Bounds that do not rise; or a cache with the same backend and name is exported,
+            so that nobody could tell their numbers apart.
+    """
+    measured = source(cache, backend=backend, name=name, flags=flags, bounds=bounds)
+    exported = _exported.setdefault(registry, {}).setdefault(namespace, _Exported(namespace))
+    exported.add(measured, registry)
+    return Registration(registry, exported, measured)
+
+
+class _Exported(Collector):
+    """The caches that one registry exports under one namespace: a family may be there only once."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace: Final = namespace
+        self._sources: tuple[Source, ...] = ()
+
+    def add(self, measured: Source, registry: CollectorRegistry) -> None:
+        if any(other.labels == measured.labels for other in self._sources):
+            told_apart = ", ".join(f'{label}="{value}"' for label, value in measured.labels.items())
+            message = f"a cache with {told_apart} is exported; give each one a name= of its own"
+            raise ValueError(message)
+        if not self._sources:
+            registry.register(self)
+        self._sources = (*self._sources, measured)
+
+    def remove(self, measured: Source, registry: CollectorRegistry) -> None:
+        left = tuple(other for other in self._sources if other is not measured)
+        if self._sources and not left:
+            registry.unregister(self)
+        self._sources = left
+
+    def describe(self) -> Iterable[Metric]:
+        return _families(self._namespace, ())
+
+    def collect(self) -> Iterable[Metric]:
+        return _families(self._namespace, [measured.read() for measured in self._sources])
+
+
+_exported: WeakKeyDictionary[CollectorRegistry, dict[str, _Exported]] = WeakKeyDictionary()
+
+
+def _families(namespace: str, readings: Sequence[Reading]) -> Iterator[Metric]:
+    for counter in COUNTERS:
+        family = Metric(f"{namespace}_{counter.name}", counter.description, "counter")
+        for reading in readings:
+            family.add_sample(
+                f"{family.name}_total", {**reading.labels}, reading.numbers[counter.name]
+            )
+        yield family
+    for gauge in GAUGES:
+        family = Metric(f"{namespace}_{gauge.name}", gauge.description, "gauge")
+        for reading in readings:
+            family.add_sample(family.name, {**reading.labels}, reading.numbers[gauge.name])
+        yield family
+    for measured in HISTOGRAMS:
+        name = f"{namespace}_{measured.name}_seconds"
+        family = Metric(name, measured.description, "histogram", "seconds")
+        for reading in readings:
+            _add_histogram(family, reading.labels, reading.histograms[measured.name])
+        yield family
+    yield _quantiles(namespace, readings)
+    yield _backends(namespace, readings)
+    yield _rollouts(namespace, readings)
+
+
+def _add_histogram(family: Metric, labels: Mapping[str, str], histogram: LatencyHistogram) -> None:
+    for bound, count in zip(histogram.bounds, histogram.counts, strict=True):
+        family.add_sample(f"{family.name}_bucket", {**labels, "le": str(bound)}, count)
+    family.add_sample(f"{family.name}_bucket", {**labels, "le": "+Inf"}, histogram.count)
+    family.add_sample(f"{family.name}_count", {**labels}, histogram.count)
+    family.add_sample(f"{family.name}_sum", {**labels}, histogram.sum_seconds)
+
+
+def _quantiles(namespace: str, readings: Sequence[Reading]) -> Metric:
+    name = f"{namespace}_{LATENCY_QUANTILE.name}_seconds"
+    family = Metric(name, LATENCY_QUANTILE.description, "gauge", "seconds")
+    for reading in readings:
+        for part, seconds in reading.quantiles.items():
+            family.add_sample(name, {**reading.labels, "quantile": part}, seconds)
+    return family
+
+
+def _backends(namespace: str, readings: Sequence[Reading]) -> Metric:
+    family = Metric(f"{namespace}_{BACKEND.name}", BACKEND.description, "info")
+    for reading in readings:
+        family.add_sample(f"{family.name}_info", {**reading.labels}, 1)
+    return family
+
+
+def _rollouts(namespace: str, readings: Sequence[Reading]) -> Metric:
+    """Those of the process, whichever cache was registered with the flags."""
+    name = f"{namespace}_{ROLLOUT.name}_percent"
+    family = Metric(name, ROLLOUT.description, "gauge", "percent")
+    percentages = {
+        feature: percentage
+        for reading in readings
+        for feature, percentage in reading.rollouts.items()
+    }
+    for feature, percentage in percentages.items():
+        family.add_sample(name, {"feature": feature}, percentage)
+    return family
