@@ -3,7 +3,7 @@
 All of it is read from the cache when it is collected, which takes about 0.1 ms.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +26,13 @@ class Measurement:
     name: str
     unit: str
     description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timing(Measurement):
+    """A histogram of durations, and what it is that took them."""
+
+    counted: str
 
 
 COUNTERS = (
@@ -79,15 +86,23 @@ GAUGES = (
     ),
 )
 
-LATENCY = Measurement(
-    "latency", "s", "How long requests to the cache took; the native one measures one in 64."
+LATENCY = Timing(
+    "latency",
+    "s",
+    "How long requests to the cache took; the native one measures one in 64.",
+    counted="{request}",
+)
+EVALUATION = Timing(
+    "evaluation",
+    "s",
+    "How long evaluations took, each that was recorded.",
+    counted="{evaluation}",
 )
 LATENCY_QUANTILE = Measurement(
     "latency_quantile",
     "s",
     "What this part of the measured requests did not exceed since the metrics were last reset.",
 )
-EVALUATION = Measurement("evaluation", "s", "How long evaluations took, each that was recorded.")
 ROLLOUT = Measurement("rollout", "%", "How many of a hundred users a feature is rolled out to.")
 BACKEND = Measurement("backend", "", "What holds the decisions: native, redis or none.")
 
@@ -171,6 +186,14 @@ def source(
     if name is not None:
         labels["cache"] = name
     return Source(cache, labels, flags, tuple(map(float, bounds)))
+
+
+def refuse_alike(measured: Source, others: Iterable[Source]) -> None:
+    """Raises a ValueError if the numbers of another cache could not be told from this one's."""
+    if any(other.labels == measured.labels for other in others):
+        labels = ", ".join(f'{label}="{value}"' for label, value in measured.labels.items())
+        message = f"a cache with {labels} is exported already; give each one a name= of its own"
+        raise ValueError(message)
 
 
 def _ratios(hits: float, stale_hits: float, misses: float) -> dict[str, float]:

@@ -78,6 +78,7 @@ from sark_cache.instrumentation.measurements import (
     Reading,
     Rollouts,
     Source,
+    refuse_alike,
     source,
 )
 from sark_cache.types import LATENCY_BOUNDS_SECONDS, LatencyHistogram, PolicyCacheProtocol
@@ -174,10 +175,7 @@ class _Exported(Collector):
         self._sources: tuple[Source, ...] = ()
 
     def add(self, measured: Source, registry: CollectorRegistry) -> None:
-        if any(other.labels == measured.labels for other in self._sources):
-            told_apart = ", ".join(f'{label}="{value}"' for label, value in measured.labels.items())
-            message = f"a cache with {told_apart} is exported; give each one a name= of its own"
-            raise ValueError(message)
+        refuse_alike(measured, self._sources)
         if not self._sources:
             registry.register(self)
         self._sources = (*self._sources, measured)

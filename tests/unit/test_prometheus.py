@@ -292,7 +292,9 @@ async def test_several_caches_share_families(cache, registry):
 
 def test_two_caches_that_nobody_could_tell_apart_are_refused(cache, registry):
     register(cache, registry)
-    with pytest.raises(ValueError, match='backend="native" is exported; give each one a name='):
+    with pytest.raises(
+        ValueError, match='backend="native" is exported already; give each one a name='
+    ):
         register(RustPolicyCache(), registry)
     register(RustPolicyCache(), registry, namespace="another")
     register(RustPolicyCache(), CollectorRegistry())
