@@ -8,21 +8,70 @@
 >>> await cache.invalidate(user_id="alice")  # from here on, nothing of alice's is served
 """
 
+from typing import TYPE_CHECKING
+
+from sark_cache.cleanup import (
+    CacheCleanupTask,
+    CleanupMetrics,
+    get_cleanup_task,
+    start_cache_cleanup,
+    stop_cache_cleanup,
+)
 from sark_cache.compiled import AsyncCache, Stamp, is_rust_cache_available
-from sark_cache.errors import InvalidationError, SarkCacheError
-from sark_cache.native import RustPolicyCache, get_rust_policy_cache
-from sark_cache.types import CacheMetrics, JSONObject, Loaded, PolicyCacheProtocol
+from sark_cache.errors import FlagError, InvalidationError, SarkCacheError, SettingsError
+from sark_cache.flags import FeatureFlagManager, get_feature_flag_manager
+from sark_cache.native import RustPolicyCache
+from sark_cache.null import NullPolicyCache
+from sark_cache.process import close_policy_caches, get_policy_cache, get_rust_policy_cache
+from sark_cache.redis import PolicyCache
+from sark_cache.selection import create_policy_cache
+from sark_cache.types import (
+    CacheMetrics,
+    JSONObject,
+    LatencyHistogram,
+    Loaded,
+    PolicyCacheProtocol,
+)
+
+if TYPE_CHECKING:
+    from sark_cache.settings import CacheSettings
 
 __all__ = [
     "AsyncCache",
+    "CacheCleanupTask",
     "CacheMetrics",
+    "CacheSettings",
+    "CleanupMetrics",
+    "FeatureFlagManager",
+    "FlagError",
     "InvalidationError",
     "JSONObject",
+    "LatencyHistogram",
     "Loaded",
+    "NullPolicyCache",
+    "PolicyCache",
     "PolicyCacheProtocol",
     "RustPolicyCache",
     "SarkCacheError",
+    "SettingsError",
     "Stamp",
+    "close_policy_caches",
+    "create_policy_cache",
+    "get_cleanup_task",
+    "get_feature_flag_manager",
+    "get_policy_cache",
     "get_rust_policy_cache",
     "is_rust_cache_available",
+    "start_cache_cleanup",
+    "stop_cache_cleanup",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """`CacheSettings`, which takes pydantic-settings: imported where it is first named."""
+    if name == "CacheSettings":
+        from sark_cache.settings import CacheSettings  # noqa: PLC0415 - an extra
+
+        return CacheSettings
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)

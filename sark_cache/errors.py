@@ -11,3 +11,14 @@ class InvalidationError(SarkCacheError):
     Raised by `invalidate`, `invalidate_pattern` and `delete`. Try again, or stop serving from
     the cache (`enabled = False`) until it succeeds.
     """
+
+
+class FlagError(SarkCacheError):
+    """A rollout percentage could not be confirmed in Redis: other processes may not know it.
+
+    It holds in this process, and is written when Redis is back.
+    """
+
+
+class SettingsError(SarkCacheError, ValueError):
+    """Settings in the environment cannot be used; the message has a line for each variable."""

@@ -36,17 +36,19 @@ def load_value(load: "Load") -> Coroutine[Any, Any, Any]:
     return _answer(load, _value)
 
 
+def _nobody() -> int:
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
-class Unshared:
-    """An evaluation for one request alone, as those are told who observe it."""
+class Evaluation:
+    """An evaluation that no `Load` is about, as those are told who observe it."""
 
     cache: object
-    loader: Loader
+    loader: Callable[[], Awaitable[Any]]
     ahead: bool = False
-
-    def waiting(self) -> int:
-        """Nobody."""
-        return 0
+    waiting: Callable[[], int] = _nobody
+    """How many other requests wait for it."""
 
 
 async def evaluate(
@@ -54,13 +56,21 @@ async def evaluate(
 ) -> JSONObject:
     """Runs a loader for one request alone: where nothing is stored, nothing is shared."""
     try:
-        evaluation = Unshared(cache, loader) if observers else None
-        decision: JSONObject = _decision(await _begun(loader, evaluation, _decision))[0]
+        decision: JSONObject = (await evaluated(Evaluation(cache, loader)))[0]
     except Exception:
         if failed is not None:
             failed()
         raise
     return decision
+
+
+async def evaluated(evaluation: Evaluation) -> Brought:
+    """Runs a loader: the decision that it brings, its time to live and its tags, if it says so.
+
+    Raises:
+        TypeError: It brings no decision.
+    """
+    return _decision(await _begun(evaluation.loader, evaluation, _decision))
 
 
 async def refresh(load: "Load") -> None:
@@ -125,7 +135,7 @@ async def _alone(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # noq
 
 def _begun(
     loader: Callable[[], Awaitable[Any]],
-    evaluation: "Load | Unshared | None",
+    evaluation: "Load | Evaluation | None",
     brought: Callable[[Any], Brought],
 ) -> Awaitable[Any]:
     if observers and evaluation is not None:
@@ -140,7 +150,7 @@ def _begun(
     return loading
 
 
-async def _observed(evaluation: "Load | Unshared", brought: Callable[[Any], Brought]) -> Any:  # noqa: ANN401
+async def _observed(evaluation: "Load | Evaluation", brought: Callable[[Any], Brought]) -> Any:  # noqa: ANN401
     """Evaluates in the sight of who observes it, to whom what brings no decision is an error."""
     try:
         with ExitStack() as sight:

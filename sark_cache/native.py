@@ -1,8 +1,6 @@
 """`RustPolicyCache`: authorization decisions cached in this process, in Rust."""
 
 import asyncio
-import os
-import threading
 from collections.abc import Collection, Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Final, Literal, Self
@@ -10,6 +8,7 @@ from typing import Any, ClassVar, Final, Literal, Self
 from sark_cache.compiled import PolicyStore, Stamp
 from sark_cache.faults import FaultLog
 from sark_cache.latency import whole_nanoseconds
+from sark_cache.loading import refresh
 from sark_cache.refreshing import Refreshes, running_loop
 from sark_cache.types import (
     LATENCY_BOUNDS_SECONDS,
@@ -189,12 +188,12 @@ class RustPolicyCache(PolicyStore):
         sensitivity: str,
     ) -> bool:
         """Begins to refresh an entry near its end, unless that is under way; False: not wanted."""
-        callback, event_loop = self.revalidate_callback, running_loop()
-        if callback is None or event_loop is None or not self.stale_while_revalidate:
+        callback = self.revalidate_callback
+        if callback is None or running_loop() is None or not self.stale_while_revalidate:
             return False
         load = self._lead_refresh(callback, user_id, action, resource, context, sensitivity)
         if load is not None:
-            self._refreshes.begin(load, event_loop)
+            self._refreshes.begin(refresh(load))
         return True
 
     def _report(self, operation: str, reason: str) -> None:
@@ -206,37 +205,3 @@ async def _all_done(
 ) -> None:
     await asyncio.wait(refreshes)
     await closed
-
-
-_instance: RustPolicyCache | None = None
-_instance_lock = threading.Lock()
-if hasattr(os, "register_at_fork"):  # a child must not inherit it taken by a thread that is gone
-    os.register_at_fork(
-        before=_instance_lock.acquire,
-        after_in_parent=_instance_lock.release,
-        after_in_child=_instance_lock.release,
-    )
-
-
-def get_rust_policy_cache(
-    max_size: int | None = None,
-    ttl_seconds: float | None = None,
-    enabled: bool = True,  # noqa: FBT001, FBT002 - the signature is SARK's
-) -> RustPolicyCache:
-    """The native cache of this process, made at the first call, and anew once it was closed.
-
-    Args:
-        max_size: The most entries; None: 10,000.
-        ttl_seconds: How long an entry lives by default, in seconds; None: 300.
-        enabled: Whether it serves.
-
-    The arguments count when the cache is made; later calls return it as it is.
-
-    Raises:
-        RuntimeError: The compiled module is not available.
-    """
-    global _instance  # noqa: PLW0603 - one per process is what this is for
-    with _instance_lock:
-        if _instance is None or _instance.closed:
-            _instance = RustPolicyCache(max_size, ttl_seconds, enabled)
-        return _instance

@@ -1,14 +1,9 @@
 """Refreshes ahead: background tasks that nobody awaits, kept until they are done."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING
-
-from sark_cache.loading import refresh
-
-if TYPE_CHECKING:
-    from sark_cache._native import Load
+from typing import Any
 
 
 class Refreshes:
@@ -21,9 +16,10 @@ class Refreshes:
         self._report = report
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, load: "Load", event_loop: asyncio.AbstractEventLoop) -> None:
-        """Runs a refresh in the background of the calling task's event loop."""
-        task = event_loop.create_task(self._run(load), name="sark-cache refresh")
+    def begin(self, refresh: Coroutine[Any, Any, object]) -> None:
+        """Runs a refresh in the background of the running event loop."""
+        event_loop = asyncio.get_running_loop()
+        task = event_loop.create_task(self._run(refresh), name="sark-cache refresh")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -42,9 +38,15 @@ class Refreshes:
                 here.add(task)
         return here
 
-    async def _run(self, load: "Load") -> None:
+    @staticmethod
+    async def ended(tasks: set[asyncio.Task[None]]) -> None:
+        """Returns when tasks that were stopped have ended."""
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _run(self, refresh: Coroutine[Any, Any, object]) -> None:
         try:
-            await refresh(load)
+            await refresh
         except Exception as error:  # noqa: BLE001 - whatever the callback raises
             # Its type alone: its message may hold what the request was about.
             self._report("refresh", f"the callback raised {type(error).__qualname__}")

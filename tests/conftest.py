@@ -5,6 +5,8 @@ from hypothesis import settings
 
 from sark_cache import RustPolicyCache
 
+pytest_plugins = ["servers"]
+
 # A run on a busy machine is not a failure, and a failure must be reproducible from its log.
 settings.register_profile("sark", deadline=None, max_examples=300, print_blob=True)
 settings.load_profile("sark")

@@ -1,0 +1,173 @@
+"""What the methods take: checked as by the compiled module, with errors that name the argument."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn, TypeAlias
+
+from sark_cache.plain import type_name
+
+MAX_PATTERN_BYTES = 1024
+LONGEST_TTL = 100 * 365 * 24 * 60 * 60
+"""A hundred years, in seconds: the longest time to live that is told apart from an endless one."""
+
+
+def refuse(argument: str, takes: str, given: object) -> NoReturn:
+    """Raises a TypeError that names the argument, what it takes and what it was given."""
+    message = f"{argument} must be {takes}, not {type_name(given)}"
+    raise TypeError(message)
+
+
+def check_request(
+    user_id: object, action: object, resource: object, context: object, sensitivity: object
+) -> None:
+    """Raises unless these are the arguments of a request."""
+    check_fields(user_id, action, resource)
+    check_context(context)
+    check_optional("sensitivity", sensitivity)
+
+
+def check_pattern(pattern: object) -> None:
+    """Raises unless it is a str of UTF-8 and not too long."""
+    if not isinstance(pattern, str):
+        refuse("pattern", "a str", pattern)
+    try:
+        size = len(pattern.encode())
+    except UnicodeEncodeError:
+        message = "pattern must be UTF-8, not have a lone surrogate"
+        raise ValueError(message) from None
+    if size > MAX_PATTERN_BYTES:
+        message = f"pattern must be at most {MAX_PATTERN_BYTES} bytes"
+        raise ValueError(message)
+
+
+def check_fields(user_id: object, action: object, resource: object, where: str = "") -> None:
+    """Raises unless all three are str."""
+    if not isinstance(user_id, str):
+        refuse(f"{where}user_id", "a str", user_id)
+    if not isinstance(action, str):
+        refuse(f"{where}action", "a str", action)
+    if not isinstance(resource, str):
+        refuse(f"{where}resource", "a str", resource)
+
+
+def check_context(context: object) -> None:
+    """Raises unless it is a mapping or None."""
+    if context is not None and not isinstance(context, Mapping):
+        refuse("context", "a mapping or None", context)
+
+
+def check_optional(argument: str, given: object) -> None:
+    """Raises unless it is a str or None."""
+    if given is not None and not isinstance(given, str):
+        refuse(argument, "a str or None", given)
+
+
+def check_decision(decision: object) -> None:
+    """Raises unless it is a mapping."""
+    if not isinstance(decision, Mapping):
+        refuse("decision", "a dict", decision)
+
+
+def check_boolean(argument: str, given: object) -> bool:
+    """Raises unless it is True or False."""
+    if not isinstance(given, bool):
+        refuse(argument, "True or False", given)
+    return given
+
+
+def check_loader(loader: object) -> None:
+    """Raises unless it can be called."""
+    if not callable(loader):
+        refuse("loader", "an async function without arguments", loader)
+
+
+def read_tags(tags: Any) -> tuple[str, ...]:  # noqa: ANN401 - any iterable is looked at
+    """The names in a `tags` argument; any iterable but a bare str, which is taken for letters."""
+    if tags is None:
+        return ()
+    if isinstance(tags, str | dict) or not isinstance(tags, Iterable):
+        refuse("tags", "a list, tuple or set of str", tags)
+    names = tuple(tags)
+    for name in names:
+        if not isinstance(name, str):
+            refuse("a tag", "a str", name)
+    return names
+
+
+def read_ttl(ttl_seconds: object) -> float | None:
+    """A time to live in seconds, at most a hundred years; None if none is given."""
+    if ttl_seconds is None:
+        return None
+    if isinstance(ttl_seconds, bool) or not isinstance(ttl_seconds, int | float):
+        refuse("ttl_seconds", "a number of seconds or None", ttl_seconds)
+    if not ttl_seconds >= 0:  # nor NaN
+        message = f"ttl_seconds must be a number of seconds, 0 or more, not {ttl_seconds}"
+        raise ValueError(message)
+    return float(min(ttl_seconds, LONGEST_TTL))
+
+
+def read_default_ttl(ttl_seconds: object, default: float) -> float:
+    """The time to live of a cache, in seconds."""
+    seconds = read_ttl(ttl_seconds)
+    if seconds == 0:
+        message = "ttl_seconds of a cache must be more than 0; to store nothing use enabled=False"
+        raise ValueError(message)
+    return default if seconds is None else seconds
+
+
+def read_timeout(argument: str, seconds: object) -> float:
+    """A time-out in seconds, more than 0 and finite."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        refuse(argument, "a number of seconds", seconds)
+    if not 0 < seconds < math.inf:
+        message = f"{argument} must be more than 0 seconds and finite, not {seconds}"
+        raise ValueError(message)
+    return float(seconds)
+
+
+def read_latency(latency_ms: object) -> float:
+    """A duration in milliseconds, 0 or more and finite."""
+    if isinstance(latency_ms, bool) or not isinstance(latency_ms, int | float):
+        refuse("latency_ms", "a number of milliseconds", latency_ms)
+    if not 0 <= latency_ms < math.inf:
+        message = f"latency_ms must be a finite number of milliseconds, 0 or more, not {latency_ms}"
+        raise ValueError(message)
+    return float(latency_ms)
+
+
+Row: TypeAlias = tuple[Any, ...]
+
+
+def read_requests(requests: object) -> list[Row]:
+    """The rows of a batch of requests: four items each."""
+    return _read_rows("requests", requests, range(3, 5), "(user_id, action, resource, context)")
+
+
+def read_entries(entries: object) -> list[Row]:
+    """The rows of a batch of entries: six items each."""
+    shape = "(user_id, action, resource, decision, context, ttl_seconds)"
+    rows = _read_rows("entries", entries, range(4, 7), shape)
+    for row in rows:
+        check_decision(row[3])
+        read_ttl(row[5])
+    return rows
+
+
+def _read_rows(argument: str, given: object, lengths: range, shape: str) -> list[Row]:
+    """Rows that are tuples or lists of an allowed length, filled up with None."""
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        refuse(argument, f"a list of tuples {shape}", given)
+    rows: list[Row] = []
+    context = 3 if argument == "requests" else 4
+    for index, row in enumerate(given):
+        name = f"{argument}[{index}]"
+        if not isinstance(row, tuple | list):
+            refuse(name, f"a tuple {shape}", row)
+        if len(row) not in lengths:
+            message = f"{name} must be a tuple {shape}, not one of {len(row)} items"
+            raise TypeError(message)
+        full = (*row, *(None,) * (lengths[-1] - len(row)))
+        check_fields(full[0], full[1], full[2], where=f"{name}: ")
+        check_context(full[context])
+        rows.append(full)
+    return rows

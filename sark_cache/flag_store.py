@@ -1,0 +1,180 @@
+"""Where rollout percentages are shared: in Redis or Valkey, as decimal text.
+
+Over a connection of its own, whoever's client it was made from: with time-outs, without retries,
+and never the one that a parent process uses. One round trip reads any number of features.
+"""
+
+import inspect
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol
+
+TIMEOUT_SECONDS: Final = 0.25
+"""How long connecting, and each answer, may take."""
+
+KEY_PREFIX: Final = "feature_flag:"
+
+SET_LATE: Final = """
+local stored, last_seen, late = redis.call('GET', KEYS[1]), tonumber(ARGV[1]), tonumber(ARGV[2])
+local now = stored and tonumber(stored:match('^%s*(%d+)%s*$'))
+if now and now <= 100 and now ~= last_seen and now < late then
+  return now
+end
+redis.call('SET', KEYS[1], ARGV[2])
+return late
+"""
+"""Sets a percentage that could not be set in time, unless another, lower one was set meanwhile.
+
+Atomic, as any script on the server is.
+"""
+
+ADDRESS: Final = frozenset(
+    {
+        *("host", "port", "path", "db", "username", "password", "credential_provider"),
+        *("client_name", "protocol", "redis_connect_func", "valkey_connect_func"),
+    }
+)
+"""The arguments of a connection that say where to and as whom; besides those for TLS."""
+
+
+class SynchronousClient(Protocol):
+    """A client of redis-py or valkey-py that is not an asyncio one: plain, Sentinel or cluster."""
+
+    def pipeline(self, transaction: bool = ...) -> Any:  # noqa: ANN401, FBT001 - theirs
+        """Collects commands for one round trip."""
+        ...
+
+    def set(self, name: str, value: str, /) -> Any:  # noqa: ANN401
+        """Sets a key."""
+        ...
+
+    def close(self) -> Any:  # noqa: ANN401
+        """Gives up its connections."""
+        ...
+
+    def eval(self, script: str, numkeys: int, /, *keys_and_args: str) -> Any:  # noqa: ANN401
+        """Runs a script on the server."""
+        ...
+
+
+class FlagStore:
+    """Reads and writes percentages, for one thread at a time. All methods may raise anything.
+
+    Args:
+        client: Whose server it is.
+
+    Raises:
+        TypeError: The client is not a synchronous one.
+    """
+
+    def __init__(self, client: SynchronousClient) -> None:
+        self._client: Final = checked(client)
+        self._own: SynchronousClient | None = None
+        self._own_process = -1
+
+    def read(self, features: Iterable[str]) -> dict[str, object]:
+        """What is stored for each feature: bytes or str, None, or the server's complaint."""
+        named = list(features)
+        pipeline = self._connection().pipeline(transaction=False)
+        for feature in named:
+            pipeline.get(KEY_PREFIX + feature)
+        return dict(zip(named, pipeline.execute(raise_on_error=False), strict=True))
+
+    def write(self, feature: str, percentage: int) -> None:
+        """Stores a percentage, whatever is there."""
+        self._connection().set(KEY_PREFIX + feature, str(percentage))
+
+    def write_late(self, feature: str, percentage: int, last_seen: int | None) -> int:
+        """Stores a percentage that could not be stored in time; returns the one that stands.
+
+        That is another one if it was set meanwhile, being not the one last seen here, and is
+        lower: in doubt fewer users get what is being rolled out.
+        """
+        expected = "" if last_seen is None else str(last_seen)
+        key = KEY_PREFIX + feature
+        return int(self._connection().eval(SET_LATE, 1, key, expected, str(percentage)))
+
+    def close(self) -> None:
+        """Closes this process's own connection."""
+        own, self._own = self._own, None
+        if own is None or own is self._client or self._own_process != os.getpid():
+            return
+        pool = getattr(own, "connection_pool", None)
+        if pool is None:
+            own.close()
+        else:
+            pool.disconnect()
+
+    def _connection(self) -> SynchronousClient:
+        """This process's own client: a forked child must not speak on its parent's connection."""
+        if self._own is None or self._own_process != os.getpid():
+            self._own = own_client(self._client)
+            self._own_process = os.getpid()
+        return self._own
+
+
+def percentage_in(stored: object) -> int | None:
+    """The percentage that a stored text says; None: it says none.
+
+    Space around it is allowed: `echo 25 | redis-cli -x set feature_flag:rust_cache` stores a line.
+    """
+    if isinstance(stored, bytes):
+        stored = stored.decode("ascii", "replace")
+    if not isinstance(stored, str):
+        return None
+    digits = stored.strip()
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= len("100")):
+        return None
+    return percentage if (percentage := int(digits)) <= 100 else None  # noqa: PLR2004
+
+
+def checked(client: SynchronousClient) -> SynchronousClient:
+    """The client, if it is a synchronous one."""
+    asynchronous = inspect.iscoroutinefunction(getattr(client, "execute_command", None))
+    if asynchronous or not callable(getattr(client, "pipeline", None)):
+        message = (
+            "redis_client must be a synchronous client, such as redis.Redis.from_url(url), "
+            "valkey.Valkey.from_url(url), a RedisCluster or sentinel.master_for(name), not "
+            f"{type(client).__module__}.{type(client).__qualname__}: flags are read in a thread"
+        )
+        raise TypeError(message)
+    return client
+
+
+def own_client(client: Any) -> SynchronousClient:  # noqa: ANN401 - of either library, by its shape
+    """A client of the same kind to the same server that shares no connection with the given one.
+
+    A plain, Sentinel or cluster client has what this takes. Any other one is used as it is, with
+    whatever time-outs and retries it was given.
+    """
+    own: SynchronousClient
+    if hasattr(client, "nodes_manager"):
+        nodes = [type(node)(node.host, node.port) for node in client.get_nodes()]
+        arguments = _address(client.get_connection_kwargs())
+        for not_a_node_s in ("host", "port", "path", "db", "redis_connect_func"):
+            arguments.pop(not_a_node_s, None)
+        own = type(client)(startup_nodes=nodes, **arguments)
+    elif hasattr(client, "connection_pool"):
+        own = type(client)(connection_pool=_own_pool(client.connection_pool))
+    else:
+        own = client
+    return own
+
+
+def _own_pool(pool: Any) -> Any:  # noqa: ANN401
+    sentinel = (pool.service_name, pool.sentinel_manager) if hasattr(pool, "service_name") else ()
+    arguments = _address(pool.connection_kwargs)
+    return type(pool)(*sentinel, connection_class=pool.connection_class, **arguments)
+
+
+def _address(arguments: Mapping[str, object]) -> dict[str, Any]:
+    """Where to and as whom, with our own time-outs and without retries."""
+    return {
+        **{
+            name: value
+            for name, value in arguments.items()
+            if name in ADDRESS or name.startswith("ssl_")
+        },
+        "socket_timeout": TIMEOUT_SECONDS,
+        "socket_connect_timeout": TIMEOUT_SECONDS,
+    }

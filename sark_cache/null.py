@@ -1,0 +1,235 @@
+"""`NullPolicyCache`: the interface without a memory, where no backend is to be had."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from sark_cache import arguments
+from sark_cache.counting import Counters
+from sark_cache.latency import Latency
+from sark_cache.loading import evaluate
+from sark_cache.types import (
+    LATENCY_BOUNDS_SECONDS,
+    BatchEntry,
+    BatchRequest,
+    CacheMetrics,
+    Context,
+    JSONObject,
+    LatencyHistogram,
+    Loader,
+    RevalidateCallback,
+)
+
+
+class NullPolicyCache:
+    """A cache that never hits: every request evaluates, nothing is stored, nothing can be revoked.
+
+    What is wrong with an argument is told as elsewhere, so that nobody finds out when another
+    backend is chosen.
+    """
+
+    backend: ClassVar[str] = "none"
+    max_size: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        self.enabled = True
+        self._closed = False
+        self._counters = Counters()
+        self._evaluations = Latency()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    async def get(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        sensitivity: str | None = None,
+    ) -> JSONObject | None:
+        """None, counted as a miss."""
+        arguments.check_request(user_id, action, resource, context, sensitivity)
+        self._count("misses")
+        return None
+
+    async def set(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        decision: Mapping[str, Any],
+        context: Context | None = None,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        *,
+        tags: Collection[str] = (),
+        stamp: object = None,
+    ) -> bool:
+        """False: it is not stored."""
+        del stamp
+        arguments.check_request(user_id, action, resource, context, sensitivity)
+        arguments.check_decision(decision)
+        arguments.read_ttl(ttl_seconds)
+        arguments.read_tags(tags)
+        return False
+
+    def stamp(self) -> None:
+        """Nothing, which `set` takes."""
+
+    async def delete(
+        self, user_id: str, action: str, resource: str, context: Context | None = None
+    ) -> bool:
+        """False: it was not there."""
+        arguments.check_request(user_id, action, resource, context, None)
+        return False
+
+    async def get_or_load(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        loader: Loader,
+        context: Context | None = None,
+        *,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        tags: Collection[str] = (),
+    ) -> JSONObject:
+        """What the loader brings."""
+        arguments.check_request(user_id, action, resource, context, sensitivity)
+        arguments.check_loader(loader)
+        arguments.read_ttl(ttl_seconds)
+        arguments.read_tags(tags)
+        self._count("misses")
+        self._count("loads")
+        return await evaluate(loader, lambda: self._count("load_errors"), self)
+
+    async def get_batch(self, requests: Iterable[BatchRequest]) -> list[JSONObject | None]:
+        """None for each, counted as misses."""
+        rows = arguments.read_requests(requests)
+        self._count("batch_operations")
+        self._count("misses", len(rows))
+        return [None] * len(rows)
+
+    async def set_batch(
+        self, entries: Iterable[BatchEntry], *, tags: Collection[str] = (), stamp: object = None
+    ) -> int:
+        """0: none is stored."""
+        del stamp
+        arguments.read_entries(entries)
+        arguments.read_tags(tags)
+        self._count("batch_operations")
+        return 0
+
+    async def preload_cache(
+        self, preload_data: Iterable[BatchEntry], *, tags: Collection[str] = (), stamp: object = None
+    ) -> int:
+        """0: none is stored."""
+        return await self.set_batch(preload_data, tags=tags, stamp=stamp)
+
+    async def invalidate(
+        self,
+        user_id: str | None = None,
+        action: str | None = None,
+        resource: str | None = None,
+        *,
+        tags: Collection[str] = (),
+    ) -> int:
+        """0: nothing died."""
+        arguments.check_optional("user_id", user_id)
+        arguments.check_optional("action", action)
+        arguments.check_optional("resource", resource)
+        arguments.read_tags(tags)
+        return 0
+
+    async def invalidate_pattern(self, pattern: str) -> int:
+        """0: nothing died."""
+        arguments.check_pattern(pattern)
+        return 0
+
+    async def clear(self) -> bool:
+        """True: nothing is left."""
+        return True
+
+    async def clear_all(self) -> bool:
+        """The same as `clear`."""
+        return await self.clear()
+
+    async def size(self) -> int:
+        """0."""
+        return 0
+
+    async def get_cache_size(self) -> int:
+        """0."""
+        return 0
+
+    async def cleanup_expired(self) -> int:
+        """0."""
+        return 0
+
+    def set_revalidate_callback(self, callback: RevalidateCallback) -> None:
+        """Takes a callback that has nothing to refresh."""
+
+    def record_opa_latency(self, latency_ms: float) -> None:
+        """Adds the duration of one evaluation, in milliseconds."""
+        self._evaluations.record(arguments.read_latency(latency_ms) / 1e3)
+
+    @property
+    def metrics(self) -> CacheMetrics:
+        """What the cache counted: a snapshot."""
+        return CacheMetrics(
+            **self._counters.totals(), avg_opa_latency_ms=self._evaluations.mean_ms
+        )
+
+    def get_metrics(self) -> dict[str, int | float]:
+        """What the cache counted, as a dict."""
+        return self.metrics.to_dict()
+
+    def reset_metrics(self) -> None:
+        """Sets every counter to zero."""
+        self._counters.reset()
+        self._evaluations.reset()
+
+    def latency_histogram(
+        self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
+    ) -> LatencyHistogram:
+        """An empty one: not to look takes no time."""
+        return Latency().histogram(bounds)
+
+    def evaluation_histogram(
+        self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
+    ) -> LatencyHistogram:
+        """How long evaluations took, as `record_opa_latency` was told."""
+        return self._evaluations.histogram(bounds)
+
+    async def health_check(self) -> bool:
+        """Whether it is open: it never fails."""
+        return not self._closed
+
+    async def close(self) -> None:
+        """Ends it."""
+        self._closed = True
+
+    async def __aenter__(self) -> Self:
+        if self._closed:
+            message = "this cache is closed; make another one"
+            raise RuntimeError(message)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def _count(self, name: str, count: int = 1) -> None:
+        if self.enabled and not self._closed:
+            self._counters.add(name, count)

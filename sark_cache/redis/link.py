@@ -1,0 +1,290 @@
+"""The way to the servers from one event loop: bounded in time, and cut while they do not answer.
+
+A command takes at most its time-out. One that fails because nobody answers opens the circuit of the
+server it went to: nothing goes there any more, and so nothing is waited for, until a probe in the
+background finds that it answers again (looked for after 50 ms, then at most every 500). On a cluster
+each primary has a circuit of its own.
+
+Connections that were idle are dropped when a circuit opens: the server they lead to may be the one
+that was the primary before, paused and unaware that it no longer is.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from importlib import import_module
+from logging import getLogger
+from types import ModuleType
+from typing import Any, TypeAlias
+
+from sark_cache.plain import type_name
+
+logger = getLogger("sark_cache")
+
+Command: TypeAlias = tuple[Any, ...]
+
+MOST_AT_ONCE = 64
+"""The most commands that are on their way at once; others wait their turn, within their time."""
+FIRST_PROBE_SECONDS = 0.05
+LAST_PROBE_SECONDS = 0.5
+TOPOLOGY_SECONDS = 1.0
+"""The longest that a probe asks a cluster who owns what: some of those it asks may hang."""
+
+_NOBODY_ANSWERS = (
+    "ConnectionError",
+    "TimeoutError",
+    "ClusterDownError",
+    "ReadOnlyError",
+    "SlotNotCoveredError",
+)
+
+
+_CODES = (
+    *("OOM", "WRONGPASS", "NOAUTH", "NOPERM", "READONLY", "LOADING", "MISCONF", "NOREPLICAS"),
+    *("CLUSTERDOWN", "MOVED", "TRYAGAIN", "CROSSSLOT", "MASTERDOWN", "BUSY"),
+)
+"""What a server says is wrong; the rest of its message may name keys."""
+_NAMED = {"OutOfMemoryError": "OOM", "ReadOnlyError": "READONLY", "BusyLoadingError": "LOADING"}
+"""Errors whose code the clients take off their message."""
+
+
+class UnavailableError(Exception):
+    """A command was not answered; says by what kind of error, and never what it was about."""
+
+
+class Link:
+    """A client of one event loop, and what is known of the servers behind it."""
+
+    def __init__(
+        self,
+        client: Any,  # noqa: ANN401 - of redis-py or of valkey-py
+        close: Callable[[], Awaitable[None]],
+        command_timeout: float,
+        report: Callable[[str, str], None],
+        barred: str | None = None,
+    ) -> None:
+        self._client = client
+        self._close = close
+        self._barred = barred
+        self.is_cluster = hasattr(client, "get_primaries")
+        self.command_timeout = command_timeout
+        self._report = report
+        self._turns = asyncio.Semaphore(MOST_AT_ONCE)
+        self._open: dict[str, asyncio.Task[None]] = {}
+        errors = import_module(f"{check_client(client)}.exceptions")
+        self.no_answer = tuple(_known(errors, _NOBODY_ANSWERS))
+        """The errors that say that nobody answers; what else is raised, a server said."""
+
+    @property
+    def client(self) -> Any:  # noqa: ANN401 - of redis-py or of valkey-py
+        """The client.
+
+        Raises:
+            UnavailableError: It may not be used from this event loop.
+        """
+        if self._barred is not None:
+            raise UnavailableError(self._barred)
+        return self._client
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether nobody can be asked: there is but one server, and its circuit is open."""
+        return (bool(self._open) and not self.is_cluster) or self._barred is not None
+
+    def is_open(self, key: str) -> bool:
+        """Whether the circuit of the server that keeps a key is open."""
+        return bool(self._open) and self._server_of(key) in self._open
+
+    def deadline(self) -> float:
+        """When what begins now must have been answered, in the event loop's time."""
+        return asyncio.get_running_loop().time() + self.command_timeout
+
+    async def command(self, deadline: float, key: str, *command: Any) -> Any:  # noqa: ANN401
+        """The reply to a command about one key.
+
+        Raises:
+            UnavailableError: There is none: the circuit is open, nobody answered in time, or the
+                server refused the command.
+        """
+        async with self._until(deadline, key):
+            return await self.client.execute_command(*command)
+
+    async def urgent(self, key: str, *command: Any) -> Any:  # noqa: ANN401
+        """The reply to a command that is sent even if the circuit is open.
+
+        Raises:
+            UnavailableError: There is none.
+        """
+        try:
+            async with asyncio.timeout(self.command_timeout):
+                return await self.client.execute_command(*command)
+        except UnavailableError:
+            raise
+        except Exception as error:
+            if isinstance(error, self.no_answer):
+                self._trip(self._server_of(key), key, error)
+            raise UnavailableError(told(error)) from error
+
+    async def commands(
+        self, deadline: float, keys: Sequence[str], commands: Sequence[Command]
+    ) -> list[Any]:
+        """The replies to commands about a key each, in one round trip to every server.
+
+        What was not answered or refused is an exception in its place.
+        """
+        reachable = [at for at, key in enumerate(keys) if self._server_of(key) not in self._open]
+        replies: list[Any] = [UnavailableError("the circuit is open")] * len(keys)
+        if not reachable:
+            return replies
+        try:
+            answered = await self._pipelined(
+                deadline, [keys[at] for at in reachable], [commands[at] for at in reachable]
+            )
+        except UnavailableError as error:
+            answered = [error] * len(reachable)
+        for at, reply in zip(reachable, answered, strict=True):
+            replies[at] = reply
+        return replies
+
+    async def _pipelined(
+        self, deadline: float, keys: Sequence[str], commands: Sequence[Command]
+    ) -> list[Any]:
+        if len(commands) == 1:
+            return [await self.command(deadline, keys[0], *commands[0])]
+        async with self._until(deadline, keys[0]):
+            pipeline = (
+                self.client.pipeline()
+                if self.is_cluster
+                else self.client.pipeline(transaction=False)
+            )
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        for key, reply in zip(keys, replies, strict=True):
+            if isinstance(reply, self.no_answer):
+                self._trip(self._server_of(key), key, reply)
+        return replies
+
+    async def answers(self) -> bool:
+        """Whether the servers answer now, whatever was known."""
+        try:
+            async with asyncio.timeout(self.command_timeout):
+                if self.is_cluster:
+                    await self.client.initialize()
+                    for primary in self.client.get_primaries():
+                        await primary.execute_command("PING")
+                else:
+                    await self.client.execute_command("PING")
+        except Exception:  # noqa: BLE001 - whatever it is, it is no answer
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Ends what looks for the servers in the background, and closes a client made here."""
+        probes = list(self._open.values())
+        for probe in probes:
+            probe.cancel()
+        if probes:
+            await asyncio.wait(probes)
+        with suppress(Exception):  # whatever it is, the client is not used any more
+            async with asyncio.timeout(self.command_timeout):
+                await self._close()
+
+    @asynccontextmanager
+    async def _until(self, deadline: float, key: str) -> AsyncIterator[None]:
+        server = self._server_of(key)
+        if server in self._open:
+            message = "the circuit is open"
+            raise UnavailableError(message)
+        try:
+            async with asyncio.timeout_at(deadline), self._turns:
+                yield
+        except UnavailableError:
+            raise
+        except self.no_answer as error:
+            self._trip(server, key, error)
+            raise UnavailableError(told(error)) from error
+        except Exception as error:
+            raise UnavailableError(told(error)) from error
+
+    def _server_of(self, key: str) -> str:
+        if not self.is_cluster:
+            return ""
+        with suppress(Exception):  # not known yet, or nobody's at the moment
+            node = self.client.get_node_from_key(key)
+            return str(node.name) if node else ""
+        return ""
+
+    def _trip(self, server: str, key: str, error: Exception) -> None:
+        if server in self._open:
+            return
+        self._open[server] = asyncio.get_running_loop().create_task(
+            self._probe(server, key), name="sark-cache probe"
+        )
+        self._report("connection", f"{told(error)}; misses until the server answers again")
+
+    async def _probe(self, server: str, key: str) -> None:
+        try:
+            with suppress(Exception):
+                await self._drop_idle_connections(server)
+            delay = FIRST_PROBE_SECONDS
+            while True:
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, LAST_PROBE_SECONDS)
+                with suppress(Exception):
+                    if self.is_cluster:  # another one may own the key by now
+                        async with asyncio.timeout(TOPOLOGY_SECONDS):
+                            await self.client.nodes_manager.initialize()
+                    async with asyncio.timeout(self.command_timeout):
+                        await self.client.execute_command("EXISTS", key)
+                    logger.info("redis cache: the server answers again")
+                    return
+        finally:
+            self._open.pop(server, None)
+
+    async def _drop_idle_connections(self, server: str) -> None:
+        async with asyncio.timeout(self.command_timeout):
+            if not self.is_cluster:
+                await self.client.connection_pool.disconnect(inuse_connections=False)
+            elif server and (node := self.client.get_node(node_name=server)) is not None:
+                await node.disconnect()
+
+
+def told(error: BaseException) -> str:
+    """An error as it may be logged: its kind, and the code the server gave it; no keys."""
+    kind = type(error).__name__
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    said = f"{_NAMED.get(kind, '')} {error}"
+    code = next((code for code in _CODES if code in said), None)
+    return f"{kind} ({code})" if code else kind
+
+
+def library_of(client: object) -> str | None:
+    """`redis` or `valkey`: the package of an asyncio client; None if it is neither's."""
+    for kind in type(client).__mro__:
+        package, _, rest = kind.__module__.partition(".")
+        if package in {"redis", "valkey"} and rest.startswith("asyncio"):
+            return package
+    return None
+
+
+def check_client(client: object) -> str:
+    """The package of an asyncio client.
+
+    Raises:
+        TypeError: It is no asyncio client of either.
+    """
+    library = library_of(client)
+    if library is None:
+        message = (
+            "redis_client must be a URL or a client of redis.asyncio or valkey.asyncio, not "
+            f"{type_name(client)}"
+        )
+        raise TypeError(message)
+    return library
+
+
+def _known(errors: ModuleType, names: Sequence[str]) -> list[type[Exception]]:
+    found = [getattr(errors, name) for name in names if hasattr(errors, name)]
+    return [*found, OSError, TimeoutError]

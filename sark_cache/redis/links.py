@@ -1,0 +1,80 @@
+"""A link for each event loop.
+
+The connections of an asyncio client belong to the loop that made them, and a forked child has no use
+for its parent's. So a cache made from a URL has a client in each loop; one that was given a client
+can be asked from one loop alone, and misses in any other.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from sark_cache.redis.link import Link, check_client
+from sark_cache.redis.urls import connect
+
+ANOTHER_LOOPS = (
+    "the client that the cache was given belongs to the event loop that used it first; give the "
+    "cache a URL to use it from several"
+)
+
+
+class Links:
+    """The links of one cache: made from a URL where they are first used, or over a given client."""
+
+    def __init__(
+        self,
+        servers: Any,  # noqa: ANN401 - a URL, or a client of redis-py or of valkey-py
+        connect_timeout: float,
+        command_timeout: float,
+        report: Callable[[str, str], None],
+    ) -> None:
+        if isinstance(servers, str):
+            connect(servers, connect_timeout, command_timeout)  # a wrong one is to fail now
+        else:
+            check_client(servers)
+        self._servers = servers
+        self._connect_timeout = connect_timeout
+        self._command_timeout = command_timeout
+        self._report = report
+        self._process = os.getpid()
+        self._links: dict[asyncio.AbstractEventLoop, Link] = {}
+
+    def current(self) -> Link:
+        """The link of the running event loop."""
+        event_loop = asyncio.get_running_loop()
+        link = self._links.get(event_loop)
+        if link is None or self._process != os.getpid():
+            link = self._made(event_loop)
+        return link
+
+    async def close(self) -> None:
+        """Closes every link in its own event loop, unless that is closed itself."""
+        running = asyncio.get_running_loop()
+        links, self._links = self._links, {}
+        for event_loop, link in links.items():
+            if event_loop is running:
+                await link.close()
+            elif event_loop.is_running():
+                with suppress(RuntimeError):  # it was closed just now
+                    asyncio.run_coroutine_threadsafe(link.close(), event_loop)
+
+    def _made(self, event_loop: asyncio.AbstractEventLoop) -> Link:
+        if self._process != os.getpid():
+            self._process, self._links = os.getpid(), {}
+        for other in [one for one in self._links if one.is_closed()]:
+            del self._links[other]
+        client, close, barred = self._servers, _leave_open, None
+        if isinstance(client, str):
+            client, close = connect(client, self._connect_timeout, self._command_timeout)
+        elif self._links:
+            barred = ANOTHER_LOOPS
+        link = Link(client, close, self._command_timeout, self._report, barred)
+        self._links[event_loop] = link
+        return link
+
+
+def _leave_open() -> Awaitable[None]:
+    """A client that was given is its giver's to close."""
+    return asyncio.sleep(0)

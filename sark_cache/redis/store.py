@@ -1,0 +1,339 @@
+"""What is done on the servers: decisions looked up, stored unless they were overtaken, and revoked.
+
+Each look-up is one round trip, each store too; on a cluster, where a key and the log are in different
+places, a miss takes two and a store that is fenced three. Everything here raises what goes wrong;
+what that means to a request is the cache's business.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from enum import Enum
+from secrets import token_hex
+from typing import Any, NamedTuple, TypeAlias
+
+from sark_cache.keys import RequestKey, Scope
+from sark_cache.redis import scripts
+from sark_cache.redis.entry import CorruptEntryError, Entry, decode
+from sark_cache.redis.link import Command, Link, UnavailableError
+from sark_cache.redis.walk import Primary, replicated, text, walk
+
+Record: TypeAlias = dict[str, Any]
+"""What was revoked: the fields and tags that were named, or a `key`, or a `pattern`."""
+
+_RESERVATION = {str: scripts.RESERVATION, bytes: scripts.RESERVATION.encode()}
+
+CHUNK = 500
+"""Commands, or keys of one command, that are sent at once."""
+
+
+class Found(NamedTuple):
+    """What a look-up found."""
+
+    entry: Entry | None = None
+    left_seconds: float = 0.0
+    position: str | None = None
+    """The log's, if it was asked for and could be told."""
+    held: str | bytes | None = None
+    """What the key holds, to be replaced by what is evaluated now; None: nothing."""
+    fault: str | None = None
+    """Why what the key holds is no entry."""
+
+
+class Write(NamedTuple):
+    """A decision on its way in."""
+
+    key: RequestKey
+    text: str
+    ttl_ms: int
+    subject: str
+    """What an invalidation is matched against: key, fields and tags, as JSON."""
+
+
+class Over(Enum):
+    """What a write may take the place of."""
+
+    ANYTHING = "always"
+    NOTHING = "absent"
+    WHAT_WAS_SEEN = "replace"
+
+
+class Outcome(Enum):
+    """What became of a write."""
+
+    STORED = scripts.STORED
+    OVERTAKEN = scripts.OVERTAKEN
+    SUPERSEDED = scripts.SUPERSEDED
+
+
+def subject(key: RequestKey, user_id: str, action: str, resource: str, tags: Sequence[str]) -> str:
+    """What an invalidation is matched against."""
+    fields = {"user_id": user_id, "action": action, "resource": resource}
+    return json.dumps({"key": key.text, **fields, "tags": tags})
+
+
+class Store:
+    """The decisions under one prefix, and their invalidation log."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.log = f"{prefix}.invalidations"
+        self.marker = f"{prefix}.confirmed"
+
+    async def look_up(self, link: Link, key: RequestKey) -> Found:
+        """What is there for a request and, unless that is fresh, the log's position.
+
+        Raises:
+            UnavailableError: There is no answer.
+        """
+        deadline = link.deadline()
+        if not link.is_cluster:
+            keys = (key.text, self.log)
+            value, left, position = await link.command(
+                deadline, key.text, "EVAL", scripts.GET, 2, *keys, token_hex(12)
+            )
+            return _found(key, value, left, position)
+        value, left, *_ = await link.command(
+            deadline, key.text, "EVAL", scripts.GET, 1, key.text, ""
+        )
+        found = _found(key, value, left, None)
+        if found.entry is None:
+            found = found._replace(position=await self.position(link, deadline))
+        return found
+
+    async def position(self, link: Link, deadline: float) -> str | None:
+        """The log's position.
+
+        Raises:
+            UnavailableError: There is no answer.
+        """
+        position = await link.command(
+            deadline, self.log, "EVAL", scripts.POSITION, 1, self.log, token_hex(12)
+        )
+        return None if position is None else text(position)
+
+    async def look_up_many(self, link: Link, keys: Sequence[RequestKey]) -> list[Found]:
+        """What is there for many requests; where there is no answer, that is its fault."""
+        deadline = link.deadline()
+        texts = [key.text for key in keys]
+        if link.is_cluster:
+            commands: list[Command] = [("EVAL", scripts.GET_MANY, 1, text) for text in texts]
+            replies = await link.commands(deadline, texts, commands)
+            values = [reply if isinstance(reply, Exception) else reply[0] for reply in replies]
+        else:
+            try:
+                values = await link.command(
+                    deadline, texts[0], "EVAL", scripts.GET_MANY, len(texts), *texts
+                )
+            except UnavailableError as error:
+                values = [error] * len(texts)
+        return [_found(key, value, 1, None) for key, value in zip(keys, values, strict=True)]
+
+    async def put(self, link: Link, writes: Sequence[Write]) -> list[Outcome | Exception]:
+        """Stores decisions whatever was revoked before: each one's outcome, or why there is none."""
+        commands: list[Command] = [
+            ("SET", write.key.text, write.text, "PX", write.ttl_ms) for write in writes
+        ]
+        keys = [write.key.text for write in writes]
+        replies = await _sent(link, link.deadline(), keys, commands)
+        return [reply if isinstance(reply, Exception) else Outcome.STORED for reply in replies]
+
+    async def put_fenced(
+        self,
+        link: Link,
+        writes: Sequence[Write],
+        position: str,
+        over: Over = Over.ANYTHING,
+        held: str | bytes = "",
+    ) -> list[Outcome | Exception]:
+        """Stores decisions that nothing newer than a position of the log revokes.
+
+        Each one's outcome, or why there is none.
+        """
+        deadline = link.deadline()
+        keys = [write.key.text for write in writes]
+        if link.is_cluster:
+            return await self._put_in_steps(link, deadline, writes, position, over, held)
+        commands: list[Command] = [
+            (
+                *("EVAL", scripts.STORE, 2, write.key.text, self.log),
+                *(write.text, write.ttl_ms, position, write.subject, over.value, held),
+            )
+            for write in writes
+        ]
+        return [_outcome(reply) for reply in await _sent(link, deadline, keys, commands)]
+
+    async def _put_in_steps(
+        self,
+        link: Link,
+        deadline: float,
+        writes: Sequence[Write],
+        position: str,
+        over: Over,
+        held: str | bytes,
+    ) -> list[Outcome | Exception]:
+        """Reserves the keys, reads the log, then lets the decisions take their places."""
+        reservation = token_hex(12)
+        keys = [write.key.text for write in writes]
+        reserve: list[Command] = [
+            ("EVAL", scripts.RESERVE, 1, key, reservation, over.value, held) for key in keys
+        ]
+        outcomes = [_outcome(reply) for reply in await _sent(link, deadline, keys, reserve)]
+        reserved = [at for at, outcome in enumerate(outcomes) if outcome is Outcome.STORED]
+        verify: list[Command] = [
+            ("EVAL", scripts.VERIFY, 1, self.log, position, writes[at].subject) for at in reserved
+        ]
+        verified = await _sent(link, deadline, [self.log] * len(reserved), verify)
+        commit: list[Command] = []
+        for at, reply in zip(reserved, verified, strict=True):
+            outcomes[at] = _outcome(reply)
+            value = writes[at].text if outcomes[at] is Outcome.STORED else ""
+            commit.append(
+                ("EVAL", scripts.COMMIT, 1, keys[at], reservation, value, writes[at].ttl_ms)
+            )
+        committed = await _sent(link, deadline, [keys[at] for at in reserved], commit)
+        for at, reply in zip(reserved, committed, strict=True):
+            if outcomes[at] is Outcome.STORED:
+                outcomes[at] = _outcome(reply)
+        return outcomes
+
+    async def remove(self, link: Link, key: RequestKey) -> bool:
+        """Revokes one decision: what is stored, and what is being evaluated. Whether it was there.
+
+        Raises:
+            Exception: It could not be confirmed.
+        """
+        await self._record(link, {"key": key.text})
+        removed = await link.urgent(key.text, "EVAL", scripts.REMOVE, 1, key.text)
+        await replicated(link, self.marker, key.text, self.log)
+        return bool(removed)
+
+    async def discard(self, link: Link, key: RequestKey) -> None:
+        """Drops what was superseded: what is stored, and what is being evaluated.
+
+        Raises:
+            UnavailableError: It could not be confirmed.
+        """
+        await self._record(link, {"key": key.text})
+        await link.urgent(key.text, "EVAL", scripts.REMOVE, 1, key.text)
+
+    async def invalidate(self, link: Link, scope: Scope, tags: Sequence[str]) -> int:
+        """Revokes what is in a scope and has one of the tags, if any are named; how many there were.
+
+        Raises:
+            Exception: It could not be confirmed.
+        """
+        record: Record = {name: part for name, part in scope._asdict().items() if part is not None}
+        if tags:
+            record["tags"] = list(tags)
+        return await self._revoke(
+            link,
+            record,
+            scope.pattern(self.prefix),
+            lambda keys: scope.filter(self.prefix, keys),
+            tags,
+        )
+
+    async def invalidate_pattern(self, link: Link, pattern: str) -> int:
+        """Revokes what matches a glob over the text of the key; how many there were.
+
+        Raises:
+            Exception: It could not be confirmed.
+        """
+        start = f"{self.prefix}:"
+        return await self._revoke(
+            link,
+            {"pattern": pattern},
+            pattern,
+            lambda keys: [key for key in keys if key.startswith(start)],
+            (),
+        )
+
+    async def size(self, link: Link) -> int:
+        """How many decisions there are; a server that resizes its table may count some twice.
+
+        Raises:
+            Exception: There is no answer.
+        """
+        everything = Scope(None, None, None)
+
+        async def count(_: Primary, keys: list[str]) -> int:
+            return len(everything.filter(self.prefix, keys))
+
+        return await walk(link, everything.pattern(self.prefix), count)
+
+    async def _revoke(
+        self,
+        link: Link,
+        record: Record,
+        pattern: str,
+        of_these: Callable[[list[str]], list[str]],
+        tags: Sequence[str],
+    ) -> int:
+        # First what is being evaluated, which the walk cannot see.
+        await self._record(link, record)
+
+        async def remove(primary: Primary, keys: list[str]) -> int:
+            return await _removed(primary, of_these(keys), tags)
+
+        return await walk(link, pattern, remove, self.marker)
+
+    async def _record(self, link: Link, record: Record) -> None:
+        append = ("EVAL", scripts.APPEND, 1, self.log, token_hex(12), json.dumps(record))
+        try:
+            await link.urgent(self.log, *append)
+        except UnavailableError as error:
+            if "OOM" not in str(error):
+                raise
+            # Without a log no evaluation that is under way can be stored, which is enough.
+            await link.urgent(self.log, "UNLINK", self.log)
+
+
+async def _sent(
+    link: Link, deadline: float, keys: Sequence[str], commands: Sequence[Command]
+) -> list[Any]:
+    replies: list[Any] = []
+    for start in range(0, len(commands), CHUNK):
+        part = slice(start, start + CHUNK)
+        replies += await link.commands(deadline, keys[part], commands[part])
+    return replies
+
+
+async def _removed(primary: Primary, keys: list[str], tags: Sequence[str]) -> int:
+    removed = 0
+    for start in range(0, len(keys), CHUNK):
+        part = keys[start : start + CHUNK]
+        if not tags and primary.takes_many_keys:
+            replies = await primary.run(("UNLINK", *part))
+        elif not tags:
+            replies = await primary.run(*(("UNLINK", key) for key in part))
+        elif primary.takes_many_keys:
+            replies = await primary.run(("EVAL", scripts.REMOVE_TAGGED, len(part), *part, *tags))
+        else:
+            one = scripts.REMOVE_TAGGED
+            replies = await primary.run(*(("EVAL", one, 1, key, *tags) for key in part))
+        removed += sum(replies)
+    return removed
+
+
+def _found(
+    key: RequestKey,
+    value: str | bytes | Exception | None,
+    left_ms: int,
+    position: str | bytes | None,
+) -> Found:
+    at = None if position is None else text(position)
+    if isinstance(value, Exception):
+        return Found(fault=str(value) if isinstance(value, UnavailableError) else "no answer")
+    if value is None or value.startswith(_RESERVATION[type(value)]):  # type: ignore[arg-type]
+        return Found(position=at)
+    try:
+        entry = decode(value, key)
+    except CorruptEntryError as error:
+        return Found(position=at, held=value, fault=str(error))
+    if left_ms <= 0:  # about to expire, or told never to, which no entry of ours is
+        return Found(position=at, held=value)
+    return Found(entry, left_ms / 1e3, at, value)
+
+
+def _outcome(reply: int | Exception) -> Outcome | Exception:
+    return reply if isinstance(reply, Exception) else Outcome(reply)

@@ -1,0 +1,247 @@
+"""Which cache answers for a user: the native one, else Redis, else one that never hits.
+
+The caches are those of this process, made from `CacheSettings` and linked: a revocation through one
+of them reaches all. To choose costs some microseconds and no round trip: rollout percentages and
+whether Redis can be reached are looked at in the background, twice and once a second.
+"""
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+from sark_cache import arguments
+from sark_cache.compiled import is_rust_cache_available
+from sark_cache.faults import FaultLog
+from sark_cache.flags import FeatureFlagManager, get_feature_flag_manager
+from sark_cache.linked import LinkedNullPolicyCache, LinkedPolicyCache, LinkedRustPolicyCache
+from sark_cache.process import one
+from sark_cache.redis.link import told
+from sark_cache.redis.urls import connect_blocking
+from sark_cache.watch import Watch, lock_across_forks
+
+if TYPE_CHECKING:
+    from sark_cache.settings import CacheSettings
+
+logger = logging.getLogger("sark_cache")
+
+FEATURE: Final = "rust_cache"
+LOOK_SECONDS: Final = 1.0
+"""The pause between two looks whether Redis can be reached."""
+
+OneOfUs: TypeAlias = LinkedRustPolicyCache | LinkedPolicyCache | LinkedNullPolicyCache
+
+
+class Choice(NamedTuple):
+    """A backend, and why it is that one."""
+
+    backend: str
+    """`native`, `redis` or `none`."""
+    reason: str
+
+
+class Selection:
+    """The choice between the caches of this process, as settings, flags and servers have it.
+
+    Args:
+        settings: What to make the caches from.
+    """
+
+    def __init__(self, settings: "CacheSettings") -> None:
+        self.settings: Final = settings
+        self._faults: Final = FaultLog("redis")
+        self._logged: Final[set[Choice]] = set()
+        self._reached = False
+        self._client: tuple[int, Any] | None = None
+        self.flags: Final[FeatureFlagManager] = get_feature_flag_manager(
+            initial={
+                FEATURE: settings.rust_cache_rollout_pct,
+                "rust_opa": settings.rust_opa_rollout_pct,
+            }
+        )
+        self._watch: Watch[Selection] | None = None
+        if settings.redis_url is not None:
+            self._redis()  # linked from the start: other processes may have stored in it
+            self._watch = Watch(self, Selection._look, LOOK_SECONDS, name="redis")
+
+    def choose(self, user_id: str) -> Choice:
+        """The backend for a user, and why.
+
+        Raises:
+            TypeError: `user_id` is no str.
+        """
+        if not isinstance(user_id, str):
+            arguments.refuse("user_id", "a str", user_id)
+        if self._watch is not None:
+            self._watch.ensure()
+        without_native = self._without_native(user_id)
+        if without_native is None:
+            return Choice("native", f"{self.flags.get_rollout_pct(FEATURE)} % of users are in")
+        without_redis = self._without_redis()
+        if without_redis is None:
+            return Choice("redis", without_native)
+        return Choice("none", f"{without_native}; {without_redis}")
+
+    def cache_for(self, user_id: str, *, fallback_on_error: bool = True) -> OneOfUs:
+        """The cache for a user.
+
+        Raises:
+            Exception: What making the chosen cache raises, unless another may stand in for it.
+        """
+        choice = self.choose(user_id)
+        self._log(choice, user_id)
+        make = {"native": self._native, "redis": self._redis}.get(choice.backend, self._null)
+        try:
+            return make()
+        except Exception as error:
+            if not fallback_on_error:
+                raise
+            self._faults.report(f"making the {choice.backend} cache", told(error))
+        if choice.backend == "native" and self._without_redis() is None:
+            return self._redis()
+        return self._null()
+
+    def close(self) -> None:
+        """Ends the looks in the background."""
+        if self._watch is not None:
+            self._watch.close()
+
+    def _without_native(self, user_id: str) -> str | None:
+        """Why the native cache is not for this user; None: it is."""
+        if not self.settings.use_rust_cache:
+            return "the native cache is switched off (SARK_CACHE_USE_RUST_CACHE)"
+        if not is_rust_cache_available():
+            return "the compiled module is not available"
+        if not self.flags.should_use_rust(FEATURE, user_id):
+            return f"the user is not among the {self.flags.get_rollout_pct(FEATURE)} % that are in"
+        return None
+
+    def _without_redis(self) -> str | None:
+        """Why Redis is not for anybody; None: it is."""
+        if self._watch is None:
+            return "no Redis is configured (SARK_CACHE_REDIS_URL)"
+        return None if self._reached else "Redis cannot be reached"
+
+    def _native(self) -> LinkedRustPolicyCache:
+        settings = self.settings
+        return one(
+            LinkedRustPolicyCache,
+            lambda: LinkedRustPolicyCache(
+                settings.cache_max_size,
+                settings.cache_ttl,
+                settings.enabled,
+                settings.use_optimized_ttl,
+                stale_while_revalidate=settings.stale_while_revalidate,
+                max_bytes=settings.cache_max_bytes,
+                eviction=settings.cache_eviction,
+            ),
+        )
+
+    def _redis(self) -> LinkedPolicyCache:
+        settings = self.settings
+        return one(
+            LinkedPolicyCache,
+            lambda: LinkedPolicyCache(
+                settings.redis_url.get_secret_value() if settings.redis_url else None,
+                settings.cache_ttl,
+                settings.enabled,
+                settings.stale_while_revalidate,
+                settings.use_optimized_ttl,
+                connect_timeout=settings.redis_connect_timeout,
+                command_timeout=settings.redis_command_timeout,
+            ),
+        )
+
+    @staticmethod
+    def _null() -> LinkedNullPolicyCache:
+        return one(LinkedNullPolicyCache, LinkedNullPolicyCache)
+
+    def _look(self) -> None:
+        """Whether Redis can be reached now, in the watch's thread."""
+        try:
+            self._connected().ping()
+        except Exception as error:  # noqa: BLE001 - whatever it is, Redis cannot be reached
+            self._reached = False
+            self._faults.report("looking for the server", told(error))
+        else:
+            self._reached = True
+
+    def _connected(self) -> Any:  # noqa: ANN401 - a client of either library
+        """This process's client, which is used in the watch's thread alone."""
+        if self._client is None or self._client[0] != os.getpid():
+            settings = self.settings
+            url = settings.redis_url.get_secret_value() if settings.redis_url else ""
+            timeouts = (settings.redis_connect_timeout, settings.redis_command_timeout)
+            client = connect_blocking(url, *timeouts)
+            self._client = (os.getpid(), client)
+            get_feature_flag_manager(client)
+        return self._client[1]
+
+    def _log(self, choice: Choice, user_id: str) -> None:
+        """Each choice once, for nobody; or, if asked for, every choice with its user."""
+        extra = {"backend": choice.backend, "reason": choice.reason}
+        if self.settings.log_user_ids:
+            logger.info(
+                "policy cache: %s for %s: %s",
+                choice.backend,
+                user_id,
+                choice.reason,
+                extra={**extra, "user_id": user_id},
+            )
+        elif choice not in self._logged:
+            self._logged.add(choice)
+            logger.info("policy cache: %s: %s", choice.backend, choice.reason, extra=extra)
+
+
+_selection: Selection | None = None
+_lock = lock_across_forks()
+
+
+def get_selection() -> Selection:
+    """The selection of this process, made from the environment at the first call.
+
+    Raises:
+        ImportError: pydantic-settings is not installed; the message says how to get it.
+        SettingsError: The environment holds wrong settings; the message names the variables.
+    """
+    global _selection  # noqa: PLW0603 - one per process is what this is for
+    with _lock:
+        if _selection is None:
+            from sark_cache.settings import CacheSettings  # noqa: PLC0415 - an extra
+
+            _selection = Selection(CacheSettings.from_environment())
+        return _selection
+
+
+def use_settings(settings: "CacheSettings") -> Selection:
+    """Makes the selection of this process anew, from these settings."""
+    global _selection  # noqa: PLW0603
+    with _lock:
+        if _selection is not None:
+            _selection.close()
+        _selection = Selection(settings)
+        return _selection
+
+
+def create_policy_cache(
+    user_id: str,
+    fallback_on_error: bool = True,  # noqa: FBT001, FBT002 - the signature is SARK's
+) -> OneOfUs:
+    """The cache that answers for a user: native, else Redis, else one that never hits.
+
+    Native if settings switch it on (`SARK_CACHE_USE_RUST_CACHE`), the compiled module is there and
+    the user is in the rollout of `rust_cache`; Redis if `SARK_CACHE_REDIS_URL` is set and it can be
+    reached. Ask for each request: a rollout moves while the service runs. The caches are those of
+    `get_rust_policy_cache` and `get_policy_cache`, so nothing is made after the first call; which
+    was chosen and why is logged at INFO, once for each reason.
+
+    A revocation through any of them reaches all of them.
+
+    Args:
+        user_id: Who asks.
+        fallback_on_error: Whether another cache stands in for one that cannot be made.
+
+    Raises:
+        TypeError: `user_id` is no str.
+        SettingsError: The environment holds wrong settings; the message names the variables.
+    """
+    return get_selection().cache_for(user_id, fallback_on_error=fallback_on_error)

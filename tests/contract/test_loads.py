@@ -1,0 +1,294 @@
+"""`get_or_load`: one evaluation for all who ask meanwhile, and none that was overtaken is stored."""
+
+import asyncio
+
+import pytest
+
+from loaders import bringing, never
+from sark_cache import Loaded
+
+ALLOW = {"allow": True, "roles": ["admin"]}
+DENY = {"allow": False}
+ALICE = ("alice", "read", "doc")
+
+
+class Evaluation:
+    """A loader that runs until it is told what to bring."""
+
+    def __init__(self):
+        self.runs = 0
+        self.begun = asyncio.Event()
+        self._brings = asyncio.get_running_loop().create_future()
+
+    async def __call__(self):
+        self.runs += 1
+        self.begun.set()
+        return await asyncio.shield(self._brings)
+
+    def bring(self, decision):
+        self._brings.set_result(decision)
+
+    def fail(self, error):
+        self._brings.set_exception(error)
+
+
+async def asking(cache, loader, count, **options):
+    """Tasks that ask for the same decision, and have all missed."""
+    missed = cache.metrics.misses + count
+    tasks = [
+        asyncio.create_task(cache.get_or_load(*ALICE, loader, **options)) for _ in range(count)
+    ]
+    while cache.metrics.misses < missed:
+        await asyncio.sleep(0.001)
+    await loader.begun.wait()
+    await asyncio.sleep(0.01)  # in which the last one who missed begins to wait
+    return tasks
+
+
+async def test_what_the_loader_brings_is_returned_and_stored(cache):
+    assert await cache.get_or_load(*ALICE, bringing(ALLOW)) == ALLOW
+    assert await cache.get_or_load(*ALICE, never) == ALLOW
+    assert await cache.get(*ALICE) == ALLOW
+    metrics = cache.metrics
+    assert (metrics.hits, metrics.misses, metrics.loads, metrics.coalesced) == (2, 1, 1, 0)
+
+
+async def test_one_loader_runs_for_all_who_ask_meanwhile(cache):
+    loader = Evaluation()
+    tasks = await asking(cache, loader, 50)
+    loader.bring(ALLOW)
+    decisions = await asyncio.gather(*tasks)
+    assert decisions == [ALLOW] * 50
+    assert loader.runs == 1
+    assert (cache.metrics.loads, cache.metrics.coalesced) == (1, 49)
+    for decision in decisions:
+        decision["roles"].clear()
+    assert await cache.get(*ALICE) == ALLOW
+
+
+async def test_a_failure_goes_to_everybody_and_is_not_cached(cache):
+    loader = Evaluation()
+    tasks = await asking(cache, loader, 5)
+    loader.fail(ConnectionError("the engine is down"))
+    for answer in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(answer, ConnectionError)
+    assert (loader.runs, cache.metrics.load_errors) == (1, 1)
+    assert await cache.get_or_load(*ALICE, bringing(ALLOW)) == ALLOW
+
+
+async def test_a_leader_that_is_cancelled_hands_over(cache):
+    loader = Evaluation()
+    leader, *others = await asking(cache, loader, 5)
+    leader.cancel()
+    while loader.runs < 2:
+        await asyncio.sleep(0.001)
+    loader.bring(ALLOW)
+    assert await asyncio.gather(*others) == [ALLOW] * 4
+    assert loader.runs == 2
+    with pytest.raises(asyncio.CancelledError):
+        await leader
+
+
+async def test_a_waiter_that_gives_up_disturbs_nobody(cache):
+    loader = Evaluation()
+    leader, first, second = await asking(cache, loader, 3)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    loader.bring(ALLOW)
+    assert await asyncio.gather(leader, second) == [ALLOW] * 2
+    assert loader.runs == 1
+
+
+REVOCATIONS = {
+    "user": lambda cache: cache.invalidate(user_id="alice"),
+    "tag": lambda cache: cache.invalidate(tags=["role:admin"]),
+    "late tag": lambda cache: cache.invalidate(tags=["late"]),
+    "delete": lambda cache: cache.delete(*ALICE),
+    "pattern": lambda cache: cache.invalidate_pattern("policy:decision:alice:*"),
+    "everything": lambda cache: cache.clear(),
+}
+
+
+@pytest.mark.parametrize("revoke", REVOCATIONS)
+async def test_what_is_revoked_while_it_is_loaded_is_not_stored(cache, revoke):
+    loader = Evaluation()
+    tasks = await asking(cache, loader, 3, tags=["role:admin"])
+    await REVOCATIONS[revoke](cache)
+    loader.bring(Loaded(ALLOW, tags=["late"]))
+    assert await asyncio.gather(*tasks) == [ALLOW] * 3, "they asked before it"
+    assert await cache.get(*ALICE) is None
+    assert await cache.get_or_load(*ALICE, bringing(DENY)) == DENY
+
+
+async def test_who_asks_after_a_revocation_does_not_join_an_older_load(cache):
+    old = Evaluation()
+    before = await asking(cache, old, 2)
+    await cache.invalidate(user_id="alice")
+    assert await cache.get_or_load(*ALICE, bringing(DENY)) == DENY
+    old.bring(ALLOW)
+    assert await asyncio.gather(*before) == [ALLOW] * 2
+    assert await cache.get(*ALICE) == DENY
+
+
+async def test_a_revocation_of_others_keeps_nothing_from_being_stored(cache):
+    loader = Evaluation()
+    tasks = await asking(cache, loader, 2, tags=["role:admin"])
+    await cache.invalidate(user_id="bob")
+    await cache.invalidate(tags=["role:user"])
+    loader.bring(ALLOW)
+    await asyncio.gather(*tasks)
+    assert await cache.get_or_load(*ALICE, never) == ALLOW
+
+
+async def test_a_set_meanwhile_is_not_overwritten(cache):
+    loader = Evaluation()
+    tasks = await asking(cache, loader, 2)
+    await cache.set(*ALICE, DENY)
+    loader.bring(ALLOW)
+    assert await asyncio.gather(*tasks) == [ALLOW] * 2
+    assert await cache.get(*ALICE) == DENY
+
+
+async def test_the_loader_may_decide_late(cache):
+    load = bringing(Loaded(ALLOW, ttl_seconds=0.2, tags=["late"]))
+    assert await cache.get_or_load(*ALICE, load, ttl_seconds=60, tags=["early"]) == ALLOW
+    assert await cache.invalidate(tags=["late"]) == 1
+    await cache.get_or_load(*ALICE, load, ttl_seconds=60, tags=["early"])
+    assert await cache.invalidate(tags=["early"]) == 1
+    await cache.get_or_load(*ALICE, load)
+    async with asyncio.timeout(5):
+        while await cache.get(*ALICE) is not None:
+            await asyncio.sleep(0.01)
+
+
+async def test_zero_shares_and_stores_nothing(cache):
+    loader = Evaluation()
+    tasks = await asking(cache, loader, 3, ttl_seconds=0)
+    loader.bring(ALLOW)
+    assert await asyncio.gather(*tasks) == [ALLOW] * 3
+    assert loader.runs == 1
+    assert await cache.get(*ALICE) is None
+
+
+@pytest.mark.parametrize("bad", [{"x": object()}, {"x": "y" * 70_000}], ids=["no JSON", "large"])
+async def test_what_cannot_be_stored_is_returned_as_it_is(cache, bad, caplog):
+    assert await cache.get_or_load(*ALICE, bringing(bad)) == bad
+    assert await cache.get(*ALICE) is None
+    assert cache.metrics.errors == 1
+    assert "get_or_load failed" in caplog.text
+
+
+async def test_what_cannot_be_copied_everybody_evaluates(cache):
+    loader = Evaluation()
+    tasks = await asking(cache, loader, 3)
+    bad = {"x": object()}
+    loader.bring(bad)
+    assert await asyncio.gather(*tasks) == [bad] * 3
+    assert loader.runs == 3
+
+
+async def test_under_a_context_that_is_not_json_everybody_evaluates(cache):
+    assert await cache.get_or_load(*ALICE, bringing(ALLOW), {"x": object()}) == ALLOW
+    assert await cache.size() == 0
+    assert cache.metrics.errors == 1
+
+
+async def test_a_loader_that_asks_for_its_own_key_is_told_so(cache):
+    async def load():
+        return await cache.get_or_load(*ALICE, never)
+
+    with pytest.raises(RuntimeError, match="own key"):
+        await cache.get_or_load(*ALICE, load)
+
+
+@pytest.mark.parametrize("brought", [None, True, "allow", ["allow"]], ids=repr)
+async def test_a_loader_that_brings_no_decision_is_an_error(cache, brought):
+    with pytest.raises(TypeError, match="loader must bring a decision"):
+        await cache.get_or_load(*ALICE, bringing(brought))
+    with pytest.raises(TypeError, match="loader must be an async function"):
+        await cache.get_or_load(*ALICE, lambda: brought)
+    with pytest.raises(TypeError, match="loader must be an async function"):
+        await cache.get_or_load(*ALICE, 1)
+
+
+# Refresh ahead
+
+
+class Late:
+    """A cache with an entry in the last part of its life."""
+
+    def __init__(self, cache, brings):
+        self.cache = cache
+        self.brings = brings
+        self.asked = []
+        self.done = asyncio.Event()
+        cache.set_revalidate_callback(self)
+
+    async def __call__(self, *request):
+        self.asked.append(request)
+        await self.done.wait()
+        if isinstance(self.brings, Exception):
+            raise self.brings
+        return self.brings
+
+    async def hit(self, sensitivity="critical", ttl=2.0):
+        """Hits once the entry has less than 30 % of its life left."""
+        await self.cache.set(*ALICE, ALLOW, {"ip": "::1"}, ttl, tags=["role:admin"])
+        await asyncio.sleep(0.8 * ttl)
+        assert await self.cache.get(*ALICE, {"ip": "::1"}, sensitivity) == ALLOW
+
+    async def ended(self):
+        """Returns when the refresh has ended."""
+        self.done.set()
+        async with asyncio.timeout(5):
+            while any(task.get_name() == "sark-cache refresh" for task in asyncio.all_tasks()):
+                await asyncio.sleep(0.005)
+
+
+async def test_a_hit_near_its_end_is_refreshed_once_in_the_background(cache):
+    late = Late(cache, DENY)
+    await late.hit()
+    assert await cache.get(*ALICE, {"ip": "::1"}, "confidential") == ALLOW
+    await late.ended()
+    assert late.asked == [(*ALICE, {"ip": "::1"})]
+    assert await cache.get(*ALICE, {"ip": "::1"}) == DENY
+    metrics = cache.metrics
+    assert (metrics.stale_hits, metrics.hits, metrics.revalidations) == (2, 1, 1)
+    assert await cache.invalidate(tags=["role:admin"]) == 1, "it carries the tags of the old one"
+
+
+async def test_a_hit_of_no_sensitivity_is_not_refreshed(cache):
+    late = Late(cache, DENY)
+    await late.hit(sensitivity="public", ttl=0.5)
+    await late.ended()
+    assert late.asked == []
+
+
+async def test_a_refresh_that_was_overtaken_is_not_stored(cache):
+    late = Late(cache, ALLOW)
+    await late.hit()
+    while not late.asked:
+        await asyncio.sleep(0.001)
+    await cache.invalidate(user_id="alice")
+    await late.ended()
+    assert await cache.get(*ALICE, {"ip": "::1"}) is None
+
+
+async def test_a_refresh_does_not_overwrite_what_was_set_meanwhile(cache):
+    late = Late(cache, ALLOW)
+    await late.hit()
+    while not late.asked:
+        await asyncio.sleep(0.001)
+    await cache.set(*ALICE, DENY, {"ip": "::1"})
+    await late.ended()
+    assert await cache.get(*ALICE, {"ip": "::1"}) == DENY
+
+
+async def test_a_refresh_that_fails_is_counted_and_the_entry_lives_on(cache, caplog):
+    late = Late(cache, ConnectionError("secret"))
+    await late.hit(ttl=10 / 4)
+    await late.ended()
+    assert cache.metrics.errors == 1
+    assert "the callback raised ConnectionError" in caplog.text
+    assert "secret" not in caplog.text

@@ -1,0 +1,104 @@
+"""Requests that are watched while servers fail under them."""
+
+import asyncio
+import contextlib
+import itertools
+
+import pytest
+
+from sark_cache.redis import PolicyCache
+
+ALLOW = {"allow": True, "reason": "owner"}
+COMMAND_SECONDS = 0.25
+SPARE_SECONDS = 0.05
+RECOVERY_SECONDS = 2
+
+
+async def load():
+    return dict(ALLOW)
+
+
+class Watch:
+    """How long requests took, and how late this event loop was meanwhile, for no fault of theirs."""
+
+    def __init__(self):
+        self.longest = 0.0
+        self.lateness = 0.0
+        self.requests = 0
+
+    async def beat(self):
+        """Measures lateness until it is cancelled: of each 10 ms, what goes beyond them."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            began = clock()
+            await asyncio.sleep(0.01)
+            self.lateness = max(self.lateness, clock() - began - 0.01)
+
+    async def timed(self, request):
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        answer = await request
+        self.longest = max(self.longest, clock() - began)
+        self.requests += 1
+        return answer
+
+    async def ask(self, cache, user="alice"):
+        """One request of each kind; they must not raise."""
+        row = (user, "read", "doc")
+        assert await self.timed(cache.get(*row)) in (None, ALLOW)
+        assert await self.timed(cache.get_or_load(*row, load)) == ALLOW
+        assert await self.timed(cache.set(*row, ALLOW)) in (True, False)
+        assert await self.timed(cache.get_batch([row, (user, "write", "doc")])) != []
+        assert await self.timed(cache.set_batch([(*row, ALLOW), (user, "write", "doc", ALLOW)])) < 3
+
+    async def ask_until(self, done, cache):
+        """Asks on behalf of one user after the other until `done` is set."""
+        for number in itertools.count():
+            await self.ask(cache, f"user-{number % 50}")
+            await asyncio.sleep(0)
+            if done.is_set():
+                return
+
+    def assert_in_time(self):
+        """Nothing took longer than a command may, plus 50 ms, plus what the loop was late."""
+        assert self.requests > 0
+        assert self.longest <= COMMAND_SECONDS + SPARE_SECONDS + self.lateness
+
+
+@pytest.fixture
+async def watch():
+    watch = Watch()
+    heart = asyncio.create_task(watch.beat())
+    yield watch
+    heart.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await heart
+
+
+@pytest.fixture
+async def open_cache():
+    """Makes caches with the usual time-outs, and closes them."""
+    async with contextlib.AsyncExitStack() as caches:
+
+        async def new(url):
+            return await caches.enter_async_context(PolicyCache.from_url(url))
+
+        yield new
+
+
+async def serves(cache, *row):
+    """Returns when a decision can be stored and is served again."""
+    row = row or ("probe", "read", "doc")
+    while not (await cache.set(*row, ALLOW) and await cache.get(*row) == ALLOW):
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def recovered(watch):
+    """Waits until a cache serves again, which must take no longer than 2 s."""
+
+    async def recovered(cache, *row):
+        async with asyncio.timeout(RECOVERY_SECONDS + watch.lateness):
+            await serves(cache, *row)
+
+    return recovered

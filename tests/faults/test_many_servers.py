@@ -1,0 +1,200 @@
+"""A primary that fails over, replicas that lag, and a cluster whose slots move or whose nodes die."""
+
+import asyncio
+
+import pytest
+
+from conftest_faults import ALLOW
+from sark_cache import InvalidationError
+
+ALICE = ("alice", "read", "doc")
+KEY = "policy:decision:alice:read:doc:none"
+
+
+@pytest.fixture
+def own_cluster(request):
+    """Starts clusters of this test's own."""
+    from servers import Cluster
+
+    clusters = []
+
+    def start(**options):
+        clusters.append(Cluster(**options))
+        return clusters[-1]
+
+    yield start
+    for cluster in clusters:
+        cluster.stop()
+
+
+def slot_of(key):
+    from redis.crc import key_slot
+
+    return key_slot(key.encode())
+
+
+# Sentinel
+
+
+async def test_a_failover_fails_no_request_and_is_found_by_itself(
+    fresh_sentinels, open_cache, watch, recovered
+):
+    cache = await open_cache(fresh_sentinels.url)
+    await cache.set(*ALICE, ALLOW)
+    done = asyncio.Event()
+    asking = [asyncio.create_task(watch.ask_until(done, cache)) for _ in range(5)]
+    await asyncio.to_thread(fresh_sentinels.failover)
+    await recovered(cache)
+    done.set()
+    await asyncio.gather(*asking)
+    watch.assert_in_time()
+    assert await cache.invalidate() > 0
+
+
+async def test_a_primary_that_dies_is_replaced_and_what_was_revoked_stays_so(
+    fresh_sentinels, open_cache, watch, recovered
+):
+    cache = await open_cache(fresh_sentinels.url)
+    await cache.set(*ALICE, ALLOW)
+    await cache.set("bob", "read", "doc", ALLOW)
+    assert await cache.delete("bob", "read", "doc") is True
+    assert await cache.invalidate(user_id="alice") == 1
+    old = fresh_sentinels.primary()
+    old.kill()
+    await watch.ask(cache, "carol")
+    with pytest.raises(InvalidationError):
+        await cache.invalidate(user_id="alice")
+    done = asyncio.Event()
+    asking = asyncio.create_task(watch.ask_until(done, cache))
+    await asyncio.to_thread(fresh_sentinels.wait_for_primary, other_than=old)
+    await recovered(cache)
+    done.set()
+    await asking
+    watch.assert_in_time()
+    assert await cache.get(*ALICE) is None
+    assert await cache.get("bob", "read", "doc") is None
+    assert await cache.invalidate() > 0
+
+
+async def test_a_primary_that_slept_through_a_failover_is_not_asked_again(
+    fresh_sentinels, open_cache, recovered
+):
+    """It still thinks that it is the primary, and has not heard of what was revoked."""
+    cache = await open_cache(fresh_sentinels.url)
+    await cache.set(*ALICE, ALLOW)
+    assert await asyncio.gather(*(cache.get(*ALICE) for _ in range(10))) == [ALLOW] * 10
+    old = fresh_sentinels.primary()
+    old.pause()
+    assert await cache.get(*ALICE) is None
+    await asyncio.to_thread(fresh_sentinels.wait_for_primary, other_than=old)
+    await recovered(cache)
+    assert await cache.invalidate(user_id="alice") == 1
+    old.resume()
+    for _ in range(200):
+        assert await cache.get(*ALICE) is None
+
+
+async def test_a_revocation_is_not_confirmed_before_the_replica_has_it(fresh_sentinels, open_cache):
+    """The replica may be the primary a moment later."""
+    cache = await open_cache(fresh_sentinels.url)
+    await cache.set(*ALICE, ALLOW)
+    [replica] = [
+        server
+        for server in (fresh_sentinels.master, fresh_sentinels.replica)
+        if server is not fresh_sentinels.primary()
+    ]
+    replica.pause()
+    with pytest.raises(InvalidationError, match="1 of 1 replicas have not confirmed it"):
+        await cache.invalidate(user_id="alice")
+    with pytest.raises(InvalidationError, match="1 of 1 replicas have not confirmed it"):
+        await cache.delete(*ALICE)
+    replica.resume()
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await cache.invalidate(user_id="alice")
+            except InvalidationError:
+                continue
+            break
+
+
+# A cluster
+
+
+async def test_a_slot_that_moved_is_followed(fresh_cluster, open_cache, watch, recovered):
+    cache = await open_cache(fresh_cluster.url)
+    await cache.set(*ALICE, ALLOW)
+    slot = slot_of(KEY)
+    owner = fresh_cluster.owner_of(slot)
+    [target, *_] = [server for server in fresh_cluster.servers if server is not owner]
+    done = asyncio.Event()
+    asking = asyncio.create_task(watch.ask_until(done, cache))
+    await asyncio.to_thread(fresh_cluster.move_slot, slot, target)
+    await recovered(cache, *ALICE)
+    done.set()
+    await asking
+    watch.assert_in_time()
+    assert await cache.get(*ALICE) == ALLOW
+    assert await cache.invalidate(user_id="alice") == 1
+    assert await cache.get(*ALICE) is None
+
+
+async def test_while_a_slot_moves_nothing_fails_and_no_revocation_of_many_is_confirmed(
+    fresh_cluster, open_cache, watch, recovered
+):
+    """A key that moves behind the walk would be missed by it."""
+    cache = await open_cache(fresh_cluster.url)
+    await cache.set(*ALICE, ALLOW)
+    slot = slot_of(KEY)
+    owner = fresh_cluster.owner_of(slot)
+    [target, *_] = [server for server in fresh_cluster.servers if server is not owner]
+    with fresh_cluster.moving(slot, target) as move:
+        await watch.ask(cache)
+        with pytest.raises(InvalidationError, match="is being moved"):
+            await cache.invalidate(user_id="alice")
+        move.migrate(*move.keys())
+        await watch.ask(cache)
+        with pytest.raises(InvalidationError, match="is being moved"):
+            await cache.clear()
+    watch.assert_in_time()
+    await recovered(cache, *ALICE)
+    assert await cache.invalidate(*ALICE) == 1
+
+
+async def test_a_node_that_dies_takes_only_its_own_keys_with_it(own_cluster, open_cache, watch):
+    cluster = own_cluster()
+    cache = await open_cache(cluster.url)
+    users = [f"user-{number}" for number in range(60)]
+    assert await cache.set_batch([(user, "read", "doc", ALLOW) for user in users]) == 60
+    dead = cluster.servers[0]
+    lost = {
+        user
+        for user in users
+        if cluster.owner_of(slot_of(f"policy:decision:{user}:read:doc:none")) is dead
+    }
+    assert 0 < len(lost) < 60
+    dead.kill()
+    for _ in range(3):
+        for user in users:
+            served = await watch.timed(cache.get(user, "read", "doc"))
+            assert served == (None if user in lost else ALLOW) or served is None
+    watch.assert_in_time()
+    served = [user for user in users if await cache.get(user, "read", "doc") == ALLOW]
+    assert set(served) == set(users) - lost
+    with pytest.raises(InvalidationError):
+        await cache.invalidate(user_id=min(lost))
+
+
+async def test_a_replica_takes_over_a_dead_node(own_cluster, open_cache, watch):
+    cluster = own_cluster(replicas=1)
+    cache = await open_cache(cluster.url)
+    await cache.set(*ALICE, ALLOW)
+    assert await cache.invalidate(user_id="alice") == 1
+    cluster.owner_of(slot_of(KEY)).kill()
+    await watch.ask(cache)
+    async with asyncio.timeout(30):  # nodes have 1 s to agree that it is dead, and then to vote
+        while await cache.get(*ALICE) is None:
+            await cache.set(*ALICE, ALLOW)
+            await asyncio.sleep(0.05)
+    watch.assert_in_time()
+    assert await cache.invalidate(*ALICE) == 1

@@ -1,0 +1,359 @@
+"""A server that is killed, hangs, has no memory, wants another password, or holds nonsense."""
+
+import asyncio
+import json
+import threading
+
+import pytest
+
+from conftest_faults import ALLOW, load
+from sark_cache import InvalidationError
+from sark_cache.redis import PolicyCache
+
+ALICE = ("alice", "read", "doc")
+KEY = "policy:decision:alice:read:doc:none"
+
+
+async def cannot_revoke(cache):
+    """Revocations of every kind raise: they cannot be confirmed."""
+    with pytest.raises(InvalidationError, match="could not be confirmed"):
+        await cache.invalidate(user_id="alice")
+    with pytest.raises(InvalidationError, match="could not be confirmed"):
+        await cache.invalidate_pattern("*")
+    with pytest.raises(InvalidationError, match="could not be confirmed"):
+        await cache.delete(*ALICE)
+    with pytest.raises(InvalidationError, match="could not be confirmed"):
+        await cache.clear()
+    assert await cache.size() == 0
+    assert await cache.health_check() is False
+
+
+FAILURES = {"killed": "kill", "hanging": "pause", "shut down": "terminate"}
+RETURNS = {"killed": "start", "hanging": "resume", "shut down": "start"}
+
+
+@pytest.mark.parametrize("how", FAILURES)
+async def test_a_server_that_fails_before_a_request_costs_it_no_more_than_its_time(
+    own_redis, open_cache, watch, recovered, caplog, how
+):
+    server = own_redis()
+    cache = await open_cache(server.url)
+    await cache.set(*ALICE, ALLOW)
+    getattr(server, FAILURES[how])()
+    for _ in range(200):
+        await watch.ask(cache)
+    watch.assert_in_time()
+    assert cache.metrics.errors >= 200
+    await cannot_revoke(cache)
+    assert len(caplog.records) < 20, "not a line for each request"
+    getattr(server, RETURNS[how])()
+    await recovered(cache)
+    assert await cache.invalidate() >= 1
+
+
+@pytest.mark.parametrize("how", FAILURES)
+async def test_a_server_that_fails_during_requests_costs_them_no_more_than_their_time(
+    own_redis, open_cache, watch, recovered, caplog, how
+):
+    server = own_redis()
+    cache = await open_cache(server.url)
+    done = asyncio.Event()
+    asking = [asyncio.create_task(watch.ask_until(done, cache)) for _ in range(20)]
+    for _ in range(2):
+        before = cache.metrics.hits
+        while cache.metrics.hits < before + 100:
+            await asyncio.sleep(0.001)
+        getattr(server, FAILURES[how])()
+        failed = cache.metrics.errors
+        while cache.metrics.errors < failed + 500:
+            await asyncio.sleep(0.001)
+        getattr(server, RETURNS[how])()
+        await recovered(cache)
+    done.set()
+    await asyncio.gather(*asking)
+    watch.assert_in_time()
+    assert len(caplog.records) < 40
+
+
+async def test_a_server_that_fails_while_a_decision_is_evaluated_fails_nobody(
+    own_redis, open_cache, watch, recovered
+):
+    server = own_redis()
+    cache = await open_cache(server.url)
+
+    async def load_and_pause():
+        server.pause()
+        return ALLOW
+
+    assert await watch.timed(cache.get_or_load(*ALICE, load_and_pause)) == ALLOW
+    watch.assert_in_time()
+    server.resume()
+    await recovered(cache)
+
+
+async def test_while_nobody_answers_nobody_is_asked(own_redis, open_cache, watch):
+    server = own_redis()
+    cache = await open_cache(server.url)
+    await cache.set(*ALICE, ALLOW)
+    server.pause()
+    await cache.get(*ALICE)
+    longest, watch.longest = watch.longest, 0.0
+    for _ in range(100):
+        assert await watch.timed(cache.get(*ALICE)) is None
+    assert watch.longest < 0.2 + watch.lateness, "it does not wait for an answer"
+    assert longest >= 0
+    server.resume()
+
+
+async def test_a_decision_is_not_shared_while_nobody_can_tell_what_was_revoked(
+    own_redis, open_cache
+):
+    """Another process may have revoked it a moment ago, between two who ask here."""
+    server = own_redis()
+    cache = await open_cache(server.url)
+    server.kill()
+    await cache.get(*ALICE)
+    runs = []
+
+    async def slow():
+        runs.append(1)
+        await asyncio.sleep(0.01)
+        return ALLOW
+
+    assert await asyncio.gather(*(cache.get_or_load(*ALICE, slow) for _ in range(5))) == [ALLOW] * 5
+    assert len(runs) == 5
+
+
+async def test_a_revocation_that_failed_can_be_tried_again(own_redis, open_cache, recovered):
+    server = own_redis()
+    cache = await open_cache(server.url)
+    await cache.set(*ALICE, ALLOW)
+    server.pause()
+    with pytest.raises(InvalidationError, match="no answer in time"):
+        await cache.invalidate(user_id="alice")
+    server.resume()
+    await recovered(cache)
+    await cache.invalidate(user_id="alice")
+    assert await cache.get(*ALICE) is None
+
+
+async def test_a_server_that_restarts_empty_forgets_what_was_being_evaluated(
+    own_redis, open_cache, recovered
+):
+    """It cannot tell what was revoked meanwhile."""
+    server = own_redis()
+    cache = await open_cache(server.url)
+    await cache.get(*ALICE)
+    stamp = cache.stamp()
+    server.kill()
+    server.start()
+    await recovered(cache)
+    assert await cache.set(*ALICE, ALLOW, stamp=stamp) is False
+    assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp()) is True
+
+
+async def test_a_stamp_that_was_taken_before_anything_was_heard_stores_nothing_once(
+    own_redis, open_cache
+):
+    cache = await open_cache(own_redis().url)
+    assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp()) is False
+    assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp()) is True
+
+
+async def test_a_log_that_was_cut_stores_nothing_that_is_older(own_redis, open_cache):
+    cache = await open_cache(own_redis().url)
+    assert await cache.health_check()
+    stamp = cache.stamp()
+    for number in range(1_024):
+        await cache.delete(f"user-{number}", "read", "doc")
+    assert await cache.set(*ALICE, ALLOW, stamp=stamp) is False
+
+
+# Out of memory
+
+
+async def test_a_server_without_memory_serves_what_it_has_and_stores_nothing(
+    own_redis, open_cache, watch, recovered, caplog
+):
+    server = own_redis(maxmemory="4mb", maxmemory_policy="noeviction")
+    cache = await open_cache(server.url)
+    assert await cache.set(*ALICE, ALLOW)
+    assert await cache.set("bob", "read", "doc", ALLOW)
+    filler = 0
+    with pytest.raises(Exception, match="maxmemory"):
+        while True:
+            server.command("SET", f"filler-{filler}", "x" * 10_000)
+            filler += 1
+    assert await cache.get(*ALICE) == ALLOW
+    assert await cache.set("bob", "read", "doc", {"allow": False}) is False
+    assert await cache.get("bob", "read", "doc") is None, "an old allow does not outlive a new deny"
+    for _ in range(20):
+        await watch.ask(cache, "carol")
+    watch.assert_in_time()
+    assert cache.metrics.errors >= 20
+    assert len(caplog.records) < 20
+    assert await cache.invalidate(user_id="alice") == 1, "to remove takes no memory"
+    for number in range(filler):
+        server.command("DEL", f"filler-{number}")
+    await recovered(cache)
+
+
+async def test_without_memory_for_the_log_what_is_being_evaluated_is_not_stored(
+    own_redis, open_cache
+):
+    server = own_redis(maxmemory_policy="noeviction")
+    cache = await open_cache(server.url)
+    assert await cache.health_check()
+
+    async def revoked_meanwhile():
+        server.command("CONFIG", "SET", "maxmemory", "1")
+        await cache.invalidate(user_id="alice")
+        server.command("CONFIG", "SET", "maxmemory", "0")
+        return ALLOW
+
+    assert await cache.get_or_load(*ALICE, revoked_meanwhile) == ALLOW
+    assert await cache.get(*ALICE) is None
+
+
+# A wrong password
+
+
+async def test_a_wrong_password_is_a_miss_until_it_is_right(
+    own_redis, open_cache, watch, recovered, caplog
+):
+    server = own_redis(requirepass="right")
+    cache = await open_cache(server.url.replace("right", "wrong"))
+    for _ in range(20):
+        await watch.ask(cache)
+    watch.assert_in_time()
+    await cannot_revoke(cache)
+    assert "Authentication" in caplog.text
+    assert "wrong" not in caplog.text.replace("wrong number", "")
+    assert len(caplog.records) < 20
+    server.command("CONFIG", "SET", "requirepass", "wrong")
+    await recovered(cache)
+
+
+# What is under a key
+
+
+NONSENSE = {
+    "no JSON": "{",
+    "no UTF-8": b"\xff\xfe",
+    "a number": "1",
+    "a list": "[]",
+    "a bare decision": json.dumps(ALLOW),
+    "another's entry": json.dumps(
+        {
+            "key": KEY.replace("alice", "bob"),
+            "context": "none",
+            "ttl": 1,
+            "tags": [],
+            "decision": {},
+        }
+    ),
+    "another context's": json.dumps(
+        {"key": KEY, "context": "0" * 64, "ttl": 1, "tags": [], "decision": {}}
+    ),
+    "no decision": json.dumps({"key": KEY, "context": "none", "ttl": 1, "tags": [], "decision": 1}),
+    "deep": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+async def test_nonsense_under_a_key_is_a_miss_and_is_replaced(own_redis, open_cache, nonsense):
+    server = own_redis()
+    cache = await open_cache(server.url)
+    for heal in (
+        lambda: cache.get_or_load(*ALICE, load),
+        lambda: cache.set(*ALICE, ALLOW),
+        lambda: cache.invalidate(tags=["any"]),
+    ):
+        server.command("SET", KEY, NONSENSE[nonsense], "EX", 60)
+        assert await cache.get(*ALICE) is None
+        assert await cache.get_batch([ALICE]) == [None]
+        await heal()
+        assert await cache.get(*ALICE) in (ALLOW, None)
+        assert await cache.delete(*ALICE) in (True, False)
+    assert cache.metrics.errors >= 6
+    server.command("SET", KEY, NONSENSE[nonsense], "EX", 60)
+    await cache.get_or_load(*ALICE, load)
+    assert await cache.get(*ALICE) == ALLOW
+
+
+async def test_a_value_of_another_type_is_a_miss_and_is_replaced(own_redis, open_cache):
+    server = own_redis()
+    cache = await open_cache(server.url)
+    for heal in (lambda: cache.get_or_load(*ALICE, load), lambda: cache.set(*ALICE, ALLOW)):
+        server.command("DEL", KEY)
+        server.command("LPUSH", KEY, "x")
+        assert await cache.get(*ALICE) is None
+        assert await cache.get_batch([ALICE]) == [None]
+        await heal()
+        assert await cache.get(*ALICE) == ALLOW
+    server.command("DEL", KEY)
+    server.command("LPUSH", KEY, "x")
+    assert await cache.invalidate(tags=["any"]) == 0
+    assert await cache.invalidate(user_id="alice") == 1
+
+
+async def test_an_entry_that_never_expires_is_none_of_ours(own_redis, open_cache):
+    server = own_redis()
+    cache = await open_cache(server.url)
+    await cache.set(*ALICE, ALLOW)
+    server.command("PERSIST", KEY)
+    assert await cache.get(*ALICE) is None
+    await cache.get_or_load(*ALICE, load)
+    assert await cache.get(*ALICE) == ALLOW
+
+
+# Whose fault it is
+
+
+async def test_a_client_of_another_event_loop_is_a_miss_and_no_error(own_redis):
+    import redis.asyncio
+
+    server = own_redis()
+    client = redis.asyncio.Redis.from_url(server.url)
+    cache = PolicyCache(client)
+    await cache.set(*ALICE, ALLOW)
+    answers = []
+
+    def elsewhere():
+        async def ask():
+            answers.append(await cache.get(*ALICE))
+            answers.append(await cache.get_or_load(*ALICE, load))
+            answers.append(await cache.size())
+            with pytest.raises(InvalidationError, match="belongs to the event loop"):
+                await cache.invalidate()
+
+        asyncio.run(ask())
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    await asyncio.to_thread(thread.join)
+    assert answers == [None, ALLOW, 0]
+    assert await cache.get(*ALICE) == ALLOW
+    await cache.close()
+    await client.aclose()
+
+
+async def test_a_task_that_is_cancelled_is_cancelled_and_its_connection_is_not_used_again(
+    own_redis, open_cache
+):
+    """A reply that belongs to another request must never be taken for an answer."""
+    server = own_redis()
+    cache = await open_cache(server.url)
+    users = [f"user-{n}" for n in range(20)]
+    await cache.set_batch([(user, "read", "doc", {"allow": True, "user": user}) for user in users])
+    for round_ in range(100):
+        tasks = [asyncio.create_task(cache.get(user, "read", "doc")) for user in users]
+        for _ in range(round_ % 10):
+            await asyncio.sleep(0)
+        for task in tasks[::3]:
+            task.cancel()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        for user, answer in zip(users, answers, strict=True):
+            if not isinstance(answer, asyncio.CancelledError):
+                assert answer in (None, {"allow": True, "user": user})
+    assert await cache.get("user-3", "read", "doc") == {"allow": True, "user": "user-3"}

@@ -1,0 +1,47 @@
+"""Code that runs in an interpreter of its own: for forks, exits and processes side by side."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from contextlib import contextmanager
+
+import pytest
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+
+
+@contextmanager
+def started(code, *arguments):
+    """An interpreter that runs `code`; ended with its children, should it still run."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-W", "error", "-c", textwrap.dedent(code), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                _end(process)
+
+
+def _end(process):
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+
+
+def run(code, *arguments, seconds=60):
+    """Runs `code` to its end; the lines it prints, or a failure that shows what went wrong."""
+    with started(code, *arguments) as process:
+        out, err = process.communicate(timeout=seconds)
+    assert process.returncode == 0, f"ended with {process.returncode}: {err}"
+    assert not err, err
+    return out.splitlines()

