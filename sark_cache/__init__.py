@@ -24,6 +24,7 @@ from sark_cache.native import RustPolicyCache
 from sark_cache.null import NullPolicyCache
 from sark_cache.process import close_policy_caches, get_policy_cache, get_rust_policy_cache
 from sark_cache.redis import PolicyCache
+from sark_cache.routing import SelectedPolicyCache
 from sark_cache.selection import create_policy_cache
 from sark_cache.types import (
     CacheMetrics,
@@ -53,6 +54,7 @@ __all__ = [
     "PolicyCacheProtocol",
     "RustPolicyCache",
     "SarkCacheError",
+    "SelectedPolicyCache",
     "SettingsError",
     "Stamp",
     "close_policy_caches",

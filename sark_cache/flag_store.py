@@ -149,16 +149,28 @@ def own_client(client: Any) -> SynchronousClient:  # noqa: ANN401 - of either li
     """
     own: SynchronousClient
     if hasattr(client, "nodes_manager"):
-        nodes = [type(node)(node.host, node.port) for node in client.get_nodes()]
-        arguments = _address(client.get_connection_kwargs())
-        for not_a_node_s in ("host", "port", "path", "db", "redis_connect_func"):
-            arguments.pop(not_a_node_s, None)
-        own = type(client)(startup_nodes=nodes, **arguments)
+        own = _own_cluster(client)
     elif hasattr(client, "connection_pool"):
         own = type(client)(connection_pool=_own_pool(client.connection_pool))
     else:
         own = client
     return own
+
+
+def _own_cluster(client: Any) -> Any:  # noqa: ANN401
+    shared = client.get_connection_kwargs()
+    arguments = _address(shared)
+    for of_one_node in ("host", "port", "path", "db", "redis_connect_func", "valkey_connect_func"):
+        arguments.pop(of_one_node, None)
+    # A client made from a URL says it by the class of its connections: `SSLConnection`.
+    over_tls = shared.get("ssl") or "SSL" in getattr(shared.get("connection_class"), "__name__", "")
+    return type(client)(
+        startup_nodes=[type(node)(node.host, node.port) for node in client.get_nodes()],
+        require_full_coverage=False,  # the flags of the slots that are there are better than none
+        address_remap=client.nodes_manager.address_remap,
+        ssl=bool(over_tls),
+        **arguments,
+    )
 
 
 def _own_pool(pool: Any) -> Any:  # noqa: ANN401

@@ -75,6 +75,10 @@ class LinkedNullPolicyCache(Linked, NullPolicyCache):
     """The cache that never hits, of this process."""
 
 
+ProcessCache: TypeAlias = LinkedRustPolicyCache | LinkedPolicyCache | LinkedNullPolicyCache
+"""One of the caches of a process."""
+
+
 async def _told(total: Callable[[list[Any]], Any], revoked: list[Awaitable[Any]]) -> Any:  # noqa: ANN401
     """What all of them say together, once each has ended; raises what one of them raises."""
     answers = await asyncio.gather(*revoked, return_exceptions=True)

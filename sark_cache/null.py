@@ -125,7 +125,11 @@ class NullPolicyCache:
         return 0
 
     async def preload_cache(
-        self, preload_data: Iterable[BatchEntry], *, tags: Collection[str] = (), stamp: object = None
+        self,
+        preload_data: Iterable[BatchEntry],
+        *,
+        tags: Collection[str] = (),
+        stamp: object = None,
     ) -> int:
         """0: none is stored."""
         return await self.set_batch(preload_data, tags=tags, stamp=stamp)
@@ -180,9 +184,7 @@ class NullPolicyCache:
     @property
     def metrics(self) -> CacheMetrics:
         """What the cache counted: a snapshot."""
-        return CacheMetrics(
-            **self._counters.totals(), avg_opa_latency_ms=self._evaluations.mean_ms
-        )
+        return CacheMetrics(**self._counters.totals(), avg_opa_latency_ms=self._evaluations.mean_ms)
 
     def get_metrics(self) -> dict[str, int | float]:
         """What the cache counted, as a dict."""

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from sark_cache.linked import (
-    Linked,
     LinkedNullPolicyCache,
     LinkedPolicyCache,
     LinkedRustPolicyCache,
+    ProcessCache,
 )
 from sark_cache.watch import lock_across_forks
 
@@ -16,7 +16,7 @@ URL_VARIABLE = "SARK_CACHE_REDIS_URL"
 
 Cache = TypeVar("Cache", LinkedRustPolicyCache, LinkedPolicyCache, LinkedNullPolicyCache)
 
-_caches: dict[type, Linked] = {}
+_caches: dict[type, ProcessCache] = {}
 _lock = lock_across_forks()
 
 
@@ -37,9 +37,7 @@ def get_rust_policy_cache(
     Raises:
         RuntimeError: The compiled module is not available.
     """
-    return one(
-        LinkedRustPolicyCache, lambda: LinkedRustPolicyCache(max_size, ttl_seconds, enabled)
-    )
+    return one(LinkedRustPolicyCache, lambda: LinkedRustPolicyCache(max_size, ttl_seconds, enabled))
 
 
 def get_policy_cache(
@@ -75,7 +73,7 @@ def one(kind: type[Cache], make: Callable[[], Cache]) -> Cache:
         return cache
 
 
-def caches() -> list[Linked]:
+def caches() -> list[ProcessCache]:
     """The caches of this process that are open."""
     return [cache for cache in tuple(_caches.values()) if not cache.closed]
 

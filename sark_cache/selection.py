@@ -7,13 +7,18 @@ whether Redis can be reached are looked at in the background, twice and once a s
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sark_cache import arguments
 from sark_cache.compiled import is_rust_cache_available
 from sark_cache.faults import FaultLog
 from sark_cache.flags import FeatureFlagManager, get_feature_flag_manager
-from sark_cache.linked import LinkedNullPolicyCache, LinkedPolicyCache, LinkedRustPolicyCache
+from sark_cache.linked import (
+    LinkedNullPolicyCache,
+    LinkedPolicyCache,
+    LinkedRustPolicyCache,
+    ProcessCache,
+)
 from sark_cache.process import one
 from sark_cache.redis.link import told
 from sark_cache.redis.urls import connect_blocking
@@ -27,8 +32,6 @@ logger = logging.getLogger("sark_cache")
 FEATURE: Final = "rust_cache"
 LOOK_SECONDS: Final = 1.0
 """The pause between two looks whether Redis can be reached."""
-
-OneOfUs: TypeAlias = LinkedRustPolicyCache | LinkedPolicyCache | LinkedNullPolicyCache
 
 
 class Choice(NamedTuple):
@@ -81,7 +84,7 @@ class Selection:
             return Choice("redis", without_native)
         return Choice("none", f"{without_native}; {without_redis}")
 
-    def cache_for(self, user_id: str, *, fallback_on_error: bool = True) -> OneOfUs:
+    def cache_for(self, user_id: str, *, fallback_on_error: bool = True) -> ProcessCache:
         """The cache for a user.
 
         Raises:
@@ -89,9 +92,10 @@ class Selection:
         """
         choice = self.choose(user_id)
         self._log(choice, user_id)
-        make = {"native": self._native, "redis": self._redis}.get(choice.backend, self._null)
         try:
-            return make()
+            if choice.backend == "native":
+                return self._native()
+            return self._redis() if choice.backend == "redis" else self._null()
         except Exception as error:
             if not fallback_on_error:
                 raise
@@ -225,7 +229,7 @@ def use_settings(settings: "CacheSettings") -> Selection:
 def create_policy_cache(
     user_id: str,
     fallback_on_error: bool = True,  # noqa: FBT001, FBT002 - the signature is SARK's
-) -> OneOfUs:
+) -> ProcessCache:
     """The cache that answers for a user: native, else Redis, else one that never hits.
 
     Native if settings switch it on (`SARK_CACHE_USE_RUST_CACHE`), the compiled module is there and

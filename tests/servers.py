@@ -603,7 +603,7 @@ class Sentinels(_Servers):
 
     SERVICE = "mymaster"
     QUORUM = 2
-    APART = 250
+    APART = 200
     """Milliseconds from one sentinel's finding a server down to the next one's."""
 
     def __init__(self) -> None:
@@ -677,7 +677,7 @@ class Sentinels(_Servers):
                     ("myid", name),
                     ("monitor", self.SERVICE, HOST, self.master.port, self.QUORUM),
                     # Pings are 1 s apart: with less, it would find down what it begins to watch.
-                    ("down-after-milliseconds", self.SERVICE, 1500 + number * self.APART),
+                    ("down-after-milliseconds", self.SERVICE, 1600 + number * self.APART),
                     ("failover-timeout", self.SERVICE, 1500),
                     ("known-replica", self.SERVICE, HOST, self.replica.port),
                     *(
@@ -694,10 +694,10 @@ class Sentinels(_Servers):
         """Has the sentinels look and talk more often than every 1, 10 and 2 s, if they can."""
         from redis import ResponseError
 
-        periods = ("PING-PERIOD", 100, "INFO-PERIOD", 500, "PUBLISH-PERIOD", 200)
+        periods = ("PING-PERIOD", 300, "INFO-PERIOD", 500, "PUBLISH-PERIOD", 200)
         with suppress(ResponseError):  # Redis 6.2 has no such command
             for number, sentinel in enumerate(self.sentinels):
-                down_after = ("down-after-milliseconds", 500 + number * self.APART)
+                down_after = ("down-after-milliseconds", 600 + number * self.APART)
                 sentinel.command("SENTINEL", "DEBUG", *periods)
                 sentinel.command("SENTINEL", "SET", self.SERVICE, *down_after)
 

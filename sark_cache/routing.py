@@ -1,0 +1,339 @@
+"""`SelectedPolicyCache`: one cache to hold on to, that asks for each user the one that is theirs."""
+
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import fields
+from types import TracebackType
+from typing import Any, ClassVar, Final, NamedTuple, Self
+
+from sark_cache import arguments
+from sark_cache.linked import ProcessCache
+from sark_cache.process import caches, close_policy_caches
+from sark_cache.selection import Selection, get_selection
+from sark_cache.types import (
+    LATENCY_BOUNDS_SECONDS,
+    BatchEntry,
+    BatchRequest,
+    CacheMetrics,
+    Context,
+    JSONObject,
+    LatencyHistogram,
+    Loader,
+    RevalidateCallback,
+)
+
+_FINE: Final = tuple((32 + part) * 2**power / 1e9 for power in range(2, 31) for part in range(32))
+"""Bounds as fine as the buckets of a histogram: 32 to a power of two, from 128 ns to 68 s."""
+
+
+class Stamps(NamedTuple):
+    """A moment in the life of every cache of a process: a stamp of each, by its backend."""
+
+    of: Mapping[str, Any]
+
+
+class SelectedPolicyCache:
+    """The policy cache of a service whose backend is chosen user by user, while it runs.
+
+    Requests go where `create_policy_cache(user_id)` says at that moment, batches in parts. To choose
+    adds some three microseconds. Revocations reach every cache that this process uses; metrics are
+    those of all of them together.
+
+    Args:
+        selection: Whose choice to follow; None: the one that the environment settles.
+
+    Raises:
+        SettingsError: The environment holds wrong settings; the message names the variables.
+    """
+
+    backend: ClassVar[str] = "selected"
+    max_size: ClassVar[int] = 0
+
+    def __init__(self, selection: Selection | None = None) -> None:
+        self._selection: Final = selection or get_selection()
+        self._callback: RevalidateCallback | None = None
+        self._closed = False
+
+    def backends(self) -> list[ProcessCache]:
+        """The caches that this process uses so far."""
+        return caches()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the caches serve and store; to set it, sets it for all of them."""
+        return all(cache.enabled for cache in caches())
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        for cache in (self._any(), *caches()):
+            cache.enabled = enabled
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    async def get(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        sensitivity: str | None = None,
+    ) -> JSONObject | None:
+        """The cached decision for a request, or None."""
+        cache = self._for(user_id)
+        return await cache.get(user_id, action, resource, context, sensitivity)
+
+    async def set(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        decision: Mapping[str, Any],
+        context: Context | None = None,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        *,
+        tags: Collection[str] = (),
+        stamp: Stamps | None = None,
+    ) -> bool:
+        """Stores a decision; True if it was stored."""
+        cache = self._for(user_id)
+        request = (user_id, action, resource, decision, context, ttl_seconds, sensitivity)
+        if stamp is not None and cache.backend not in stamp.of:
+            return False  # it was not in use when the evaluation began, and so cannot tell
+        return await cache.set(*request, tags=tags, stamp=_of(stamp, cache))
+
+    def stamp(self) -> Stamps:
+        """The moment before an evaluation, for `set(..., stamp=...)`."""
+        return Stamps({cache.backend: cache.stamp() for cache in caches()})
+
+    async def delete(
+        self, user_id: str, action: str, resource: str, context: Context | None = None
+    ) -> bool:
+        """Revokes one decision in every cache; True if one of them had it."""
+        return await self._any().delete(user_id, action, resource, context)
+
+    async def get_or_load(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        loader: Loader,
+        context: Context | None = None,
+        *,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        tags: Collection[str] = (),
+    ) -> JSONObject:
+        """The cached decision, or what the loader brings, which is then stored."""
+        return await self._for(user_id).get_or_load(
+            user_id,
+            action,
+            resource,
+            loader,
+            context,
+            ttl_seconds=ttl_seconds,
+            sensitivity=sensitivity,
+            tags=tags,
+        )
+
+    async def get_batch(self, requests: Iterable[BatchRequest]) -> list[JSONObject | None]:
+        """The decisions for many requests, in their order."""
+        rows = arguments.read_requests(requests)
+        decisions: list[JSONObject | None] = [None] * len(rows)
+        for cache, places in self._parts(rows):
+            found = await cache.get_batch([rows[place] for place in places])
+            for place, decision in zip(places, found, strict=True):
+                decisions[place] = decision
+        return decisions
+
+    async def set_batch(
+        self,
+        entries: Iterable[BatchEntry],
+        *,
+        tags: Collection[str] = (),
+        stamp: Stamps | None = None,
+    ) -> int:
+        """Stores many decisions; returns how many were stored."""
+        rows = arguments.read_entries(entries)
+        stored = 0
+        for cache, places in self._parts(rows):
+            if stamp is None or cache.backend in stamp.of:
+                part = [rows[place] for place in places]
+                stored += await cache.set_batch(part, tags=tags, stamp=_of(stamp, cache))
+        return stored
+
+    async def preload_cache(
+        self,
+        preload_data: Iterable[BatchEntry],
+        *,
+        tags: Collection[str] = (),
+        stamp: Stamps | None = None,
+    ) -> int:
+        """Stores many decisions, as `set_batch` does; returns how many were stored."""
+        return await self.set_batch(preload_data, tags=tags, stamp=stamp)
+
+    async def invalidate(
+        self,
+        user_id: str | None = None,
+        action: str | None = None,
+        resource: str | None = None,
+        *,
+        tags: Collection[str] = (),
+    ) -> int:
+        """Revokes what matches all given fields in every cache; how many entries died.
+
+        Raises:
+            InvalidationError: Redis cannot confirm it.
+        """
+        return await self._any().invalidate(user_id, action, resource, tags=tags)
+
+    async def invalidate_pattern(self, pattern: str) -> int:
+        """Revokes what matches a Redis glob over the text of the key, in every cache."""
+        return await self._any().invalidate_pattern(pattern)
+
+    async def clear(self) -> bool:
+        """Revokes everything in every cache."""
+        return await self._any().clear()
+
+    async def clear_all(self) -> bool:
+        """The same as `clear`."""
+        return await self.clear()
+
+    async def size(self) -> int:
+        """The number of live entries in all caches."""
+        return sum([await cache.size() for cache in caches()])
+
+    async def get_cache_size(self) -> int:
+        """The same as `size`."""
+        return await self.size()
+
+    async def cleanup_expired(self) -> int:
+        """Removes expired entries from all caches; how many."""
+        return sum([await cache.cleanup_expired() for cache in caches()])
+
+    def set_revalidate_callback(self, callback: RevalidateCallback) -> None:
+        """Sets what evaluates anew when an entry nears its end, in all caches."""
+        self._callback = callback
+
+    def record_opa_latency(self, latency_ms: float) -> None:
+        """Adds the duration of one evaluation, in milliseconds."""
+        self._any().record_opa_latency(latency_ms)
+
+    @property
+    def metrics(self) -> CacheMetrics:
+        """What all caches counted together: a snapshot."""
+        parts = [cache.metrics for cache in caches()]
+        requests = self.latency_histogram(_FINE)
+        evaluations = self.evaluation_histogram(())
+        counted = {
+            field.name: sum(getattr(part, field.name) for part in parts)
+            for field in fields(CacheMetrics)
+            if field.type is int or field.type == "int"
+        }
+        return CacheMetrics(
+            **counted,
+            avg_cache_latency_ms=_mean_ms(requests),
+            avg_opa_latency_ms=_mean_ms(evaluations),
+            cache_latency_p50_us=_percentile_us(requests, 0.50),
+            cache_latency_p95_us=_percentile_us(requests, 0.95),
+            cache_latency_p99_us=_percentile_us(requests, 0.99),
+        )
+
+    def get_metrics(self) -> dict[str, int | float]:
+        """What all caches counted together, as a dict."""
+        return self.metrics.to_dict()
+
+    def reset_metrics(self) -> None:
+        """Sets every counter of every cache to zero."""
+        for cache in caches():
+            cache.reset_metrics()
+
+    def latency_histogram(
+        self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
+    ) -> LatencyHistogram:
+        """How long requests to the caches took; those that were measured."""
+        return _sum([cache.latency_histogram(bounds) for cache in caches()], bounds)
+
+    def evaluation_histogram(
+        self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
+    ) -> LatencyHistogram:
+        """How long evaluations took, as `record_opa_latency` was told."""
+        return _sum([cache.evaluation_histogram(bounds) for cache in caches()], bounds)
+
+    async def health_check(self) -> bool:
+        """Whether every cache that this process uses can answer."""
+        if self._closed:
+            return False
+        self._any()
+        return all([await cache.health_check() for cache in caches()])
+
+    async def close(self) -> None:
+        """Closes the caches of this process, and ends what looks for Redis in the background."""
+        self._closed = True
+        self._selection.close()
+        await close_policy_caches()
+
+    async def __aenter__(self) -> Self:
+        if self._closed:
+            message = "this cache is closed; make another one"
+            raise RuntimeError(message)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(cache.backend for cache in caches())})"
+
+    def _for(self, user_id: str) -> ProcessCache:
+        cache = self._selection.cache_for(user_id)
+        if self._callback is not None:
+            cache.set_revalidate_callback(self._callback)
+        return cache
+
+    def _any(self) -> ProcessCache:
+        """One of the linked caches, whichever: what it revokes, all revoke."""
+        return self._for("")
+
+    def _parts(self, rows: Sequence[arguments.Row]) -> list[tuple[ProcessCache, list[int]]]:
+        """The places of the rows that each cache answers for."""
+        parts: dict[str, tuple[ProcessCache, list[int]]] = {}
+        for place, row in enumerate(rows):
+            cache = self._for(row[0])
+            parts.setdefault(cache.backend, (cache, []))[1].append(place)
+        return list(parts.values())
+
+
+def _of(stamp: Stamps | None, cache: ProcessCache) -> Any:  # noqa: ANN401 - every backend has its own
+    return None if stamp is None else stamp.of[cache.backend]
+
+
+def _sum(histograms: Sequence[LatencyHistogram], bounds: Sequence[float]) -> LatencyHistogram:
+    return LatencyHistogram(
+        bounds=tuple(bounds),
+        counts=tuple(
+            sum(histogram.counts[at] for histogram in histograms) for at in range(len(bounds))
+        ),
+        sum_seconds=sum(histogram.sum_seconds for histogram in histograms),
+        count=sum(histogram.count for histogram in histograms),
+    )
+
+
+def _mean_ms(histogram: LatencyHistogram) -> float:
+    return histogram.sum_seconds / histogram.count * 1e3 if histogram.count else 0.0
+
+
+def _percentile_us(histogram: LatencyHistogram, fraction: float) -> float:
+    if not histogram.count:
+        return 0.0
+    rank = max(1, round(fraction * histogram.count))
+    at = min(bisect_left(histogram.counts, rank), len(histogram.bounds) - 1)
+    return histogram.bounds[at] * 1e6

@@ -1,0 +1,210 @@
+"""Settings from the environment, checked when they are read: `SARK_CACHE_` and the setting's name.
+
+Takes pydantic-settings (`pip install "sark-cache[settings]"`), which nothing else here imports.
+"""
+
+import difflib
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from sark_cache.errors import SettingsError
+from sark_cache.redis import urls
+
+logger = logging.getLogger("sark_cache")
+
+PREFIX = "SARK_CACHE_"
+
+
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """What a setting can be, in words for who got it wrong."""
+
+    words: str
+
+
+Switch: TypeAlias = Annotated[bool, Takes("true or false")]
+Count: TypeAlias = Annotated[int, Field(ge=1), Takes("an integer, 1 or more")]
+Percentage: TypeAlias = Annotated[int, Field(ge=0, le=100), Takes("an integer from 0 to 100")]
+Seconds: TypeAlias = Annotated[
+    float, Field(gt=0, allow_inf_nan=False), Takes("a number of seconds, more than 0 and finite")
+]
+
+
+class CacheSettings(BaseSettings):
+    """What the caches of a process are made from.
+
+    Each setting is read from the environment variable of its name in capitals after `SARK_CACHE_`:
+    `SARK_CACHE_CACHE_TTL=60`. An empty variable counts as none. Given as an argument, a setting
+    goes before its variable. Once made, settings do not change.
+
+    `CacheSettings()` raises pydantic's `ValidationError`; `CacheSettings.from_environment()` says
+    which variable is wrong, and finds misspelt ones.
+    """
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+        hide_input_in_errors=True,  # which may be a password
+        frozen=True,
+    )
+
+    use_rust_cache: Switch = Field(
+        default=True,
+        validation_alias=AliasChoices(f"{PREFIX}USE_RUST_CACHE", "RUST_ENABLED"),
+        description="Whether users may get the native cache at all. `RUST_ENABLED` is honoured, "
+        "too; the prefixed name goes before it.",
+    )
+    enabled: Switch = Field(
+        default=True, description="Whether caches serve and store; if not, every request misses."
+    )
+    cache_max_size: Count = Field(
+        default=10_000, description="The most entries of the native cache."
+    )
+    cache_max_bytes: Annotated[int | None, Field(ge=1), Takes("an integer, 1 or more")] = Field(
+        default=None, description="The most bytes of the native cache; none: any."
+    )
+    cache_eviction: Annotated[Literal["lru", "tiny_lfu"], Takes("lru or tiny_lfu")] = Field(
+        default="lru", description="What leaves a full native cache first."
+    )
+    cache_ttl: Seconds = Field(
+        default=300.0, description="How long an entry lives by default, in seconds."
+    )
+    use_optimized_ttl: Switch = Field(
+        default=True, description="Whether a request's sensitivity chooses the time to live."
+    )
+    stale_while_revalidate: Switch = Field(
+        default=True, description="Whether hits near their end are refreshed in the background."
+    )
+    redis_url: SecretStr | None = Field(
+        default=None,
+        description="The Redis or Valkey server: redis://, rediss://, unix://, redis+sentinel://, "
+        "rediss+sentinel://, redis+cluster:// or rediss+cluster://, or the same with valkey and "
+        "valkeys; none: no Redis. Not shown, since it may hold a password.",
+    )
+    redis_connect_timeout: Seconds = Field(
+        default=0.05, description="How long connecting to Redis may take, in seconds."
+    )
+    redis_command_timeout: Seconds = Field(
+        default=0.25, description="How long a command may take in Redis, in seconds."
+    )
+    cleanup_enabled: Switch = Field(
+        default=True, description="Whether expired entries are removed in the background."
+    )
+    cleanup_interval: Seconds = Field(
+        default=60.0, description="The pause between two cleanups, in seconds."
+    )
+    rust_cache_rollout_pct: Percentage = Field(
+        default=0,
+        description="The percentage of users that get the native cache until one is set with a "
+        "feature flag, here or in Redis.",
+    )
+    rust_opa_rollout_pct: Percentage = Field(
+        default=0, description="The same for the feature rust_opa."
+    )
+    log_user_ids: Switch = Field(
+        default=False, description="Whether user ids may be logged at INFO and above."
+    )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _names_a_server(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            urls.parse(url.get_secret_value())
+        return url
+
+    @property
+    def redis_address(self) -> str | None:
+        """The URL of the server without user, password and options, to be shown."""
+        if self.redis_url is None:
+            return None
+        scheme, _, rest = self.redis_url.get_secret_value().partition("://")
+        place = rest.partition("?")[0].rpartition("@")[2]
+        return f"{scheme}://{place}"
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The settings that the environment holds.
+
+        Raises:
+            SettingsError: Some of them are wrong: a line for each, with the variable, its value
+                (but never that of `redis_url`) and what it takes. So is a variable that is one of
+                these but for its spelling; any other one that begins with `SARK_CACHE_` may be a
+                newer version's or somebody else's, and is logged at WARNING.
+        """
+        misspelt = list(_misspelt(cls))
+        try:
+            settings = cls()
+        except ValidationError as error:
+            wrong = [_wrong_line(cls, detail) for detail in error.errors(include_url=False)]
+            raise _wrong_settings([*wrong, *misspelt]) from None
+        if misspelt:
+            raise _wrong_settings(misspelt)
+        return settings
+
+
+def variables_of(setting: str) -> tuple[str, ...]:
+    """The environment variables that a setting is read from, the one that goes before first."""
+    alias = CacheSettings.model_fields[setting].validation_alias
+    if isinstance(alias, AliasChoices):
+        return tuple(str(choice) for choice in alias.choices)
+    return (PREFIX + setting.upper(),)
+
+
+def _wrong_settings(lines: list[str]) -> SettingsError:
+    return SettingsError("\n  ".join(["wrong settings in the environment:", *lines]))
+
+
+def _wrong_line(settings: type[CacheSettings], detail: Mapping[str, Any]) -> str:
+    """What is wrong with one variable, and what it takes."""
+    location = str(detail["loc"][0])
+    setting = next(
+        name for name in settings.model_fields if location in (name, *variables_of(name))
+    )
+    present = {name.upper() for name, value in os.environ.items() if value}
+    variable = next(name for name in variables_of(setting) if name in present)
+    if setting == "redis_url":  # its value is not shown
+        return f"{variable}: {str(detail['ctx']['error']).removeprefix('url ')}"
+    metadata = settings.model_fields[setting].metadata
+    words = next(each.words for each in metadata if isinstance(each, Takes))
+    return f"{variable}={str(detail['input'])[:50]!r}: must be {words}"
+
+
+KUBERNETES = re.compile(
+    r"_SERVICE_(HOST|PORT(_\w+)?)|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?|_PORT=\w+://.*"
+)
+"""What Kubernetes puts into the environment of every pod for a service named `sark-cache…`."""
+
+
+def _misspelt(settings: type[CacheSettings]) -> Iterator[str]:
+    """A line for each variable that can only be meant for another one; logs the other ones."""
+    known = {name for setting in settings.model_fields for name in variables_of(setting)}
+    for name, value in os.environ.items():
+        variable = name.upper()
+        if not variable.startswith(PREFIX) or variable in known:
+            continue
+        if KUBERNETES.fullmatch(variable, len(PREFIX) - 1) or KUBERNETES.search(
+            f"{variable}={value}"
+        ):
+            continue
+        meant = _closest(variable.removeprefix(PREFIX), settings)
+        if meant:
+            yield f"{name}: there is no such setting; did you mean {meant}?"
+        else:
+            logger.warning("%s is no setting of sark-cache, and is ignored", name)
+
+
+def _closest(name: str, settings: type[CacheSettings]) -> str | None:
+    """The variable that is most likely meant: nearly the same, or the end of its name."""
+    names = [setting.upper() for setting in settings.model_fields]
+    ends = [setting for setting in names if setting.endswith(f"_{name}")]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.75) or ends
+    return PREFIX + near[0] if near else None
