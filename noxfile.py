@@ -43,7 +43,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests, Rust and Python. `-- -k name` goes to pytest and leaves out the Rust ones."""
-    install(session, "demo", groups=("test",))
+    install(session, "demo", "cli", "openfeature", groups=("test",))
     if not session.posargs:
         rust(session)
     session.run("python", "-m", "pytest", *session.posargs)

@@ -9,7 +9,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, final
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -36,7 +37,17 @@ Seconds: TypeAlias = Annotated[
     float, Field(gt=0, allow_inf_nan=False), Takes("a number of seconds, more than 0 and finite")
 ]
 
+ServerURL: TypeAlias = Annotated[
+    SecretStr | None,
+    Takes(
+        "a URL: redis://user:password@host:6379/0, unix:///path/to/socket, "
+        "redis+sentinel://host:26379/service/0 or redis+cluster://host:6379; with rediss for TLS, "
+        "valkey for redis, valkeys for rediss; with %2F for a / in the password, and so on"
+    ),
+]
 
+
+@final
 class CacheSettings(BaseSettings):
     """What the caches of a process are made from.
 
@@ -84,11 +95,11 @@ class CacheSettings(BaseSettings):
     stale_while_revalidate: Switch = Field(
         default=True, description="Whether hits near their end are refreshed in the background."
     )
-    redis_url: SecretStr | None = Field(
+    redis_url: ServerURL = Field(
         default=None,
         description="The Redis or Valkey server: redis://, rediss://, unix://, redis+sentinel://, "
         "rediss+sentinel://, redis+cluster:// or rediss+cluster://, or the same with valkey and "
-        "valkeys; none: no Redis. Not shown, since it may hold a password.",
+        "valkeys; none: no Redis. Never shown, since it may hold a password.",
     )
     redis_connect_timeout: Seconds = Field(
         default=0.05, description="How long connecting to Redis may take, in seconds."
@@ -117,8 +128,11 @@ class CacheSettings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _names_a_server(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None:
-            urls.parse(url.get_secret_value())
+        try:
+            urls.parse(url.get_secret_value() if url else "redis://")
+        except ValueError:  # whose message may show a part of what is wrong, such as the password
+            message = "no URL of a server"
+            raise ValueError(message) from None
         return url
 
     @property
@@ -126,9 +140,8 @@ class CacheSettings(BaseSettings):
         """The URL of the server without user, password and options, to be shown."""
         if self.redis_url is None:
             return None
-        scheme, _, rest = self.redis_url.get_secret_value().partition("://")
-        place = rest.partition("?")[0].rpartition("@")[2]
-        return f"{scheme}://{place}"
+        url = urlsplit(self.redis_url.get_secret_value())
+        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -140,20 +153,23 @@ class CacheSettings(BaseSettings):
                 these but for its spelling; any other one that begins with `SARK_CACHE_` may be a
                 newer version's or somebody else's, and is logged at WARNING.
         """
-        misspelt = list(_misspelt(cls))
+        misspelt = list(_misspelt())
         try:
             settings = cls()
         except ValidationError as error:
-            wrong = [_wrong_line(cls, detail) for detail in error.errors(include_url=False)]
+            wrong = [_wrong_line(detail) for detail in error.errors(include_url=False)]
             raise _wrong_settings([*wrong, *misspelt]) from None
         if misspelt:
             raise _wrong_settings(misspelt)
         return settings
 
 
+SETTINGS = CacheSettings.model_fields
+
+
 def variables_of(setting: str) -> tuple[str, ...]:
     """The environment variables that a setting is read from, the one that goes before first."""
-    alias = CacheSettings.model_fields[setting].validation_alias
+    alias = SETTINGS[setting].validation_alias
     if isinstance(alias, AliasChoices):
         return tuple(str(choice) for choice in alias.choices)
     return (PREFIX + setting.upper(),)
@@ -163,48 +179,49 @@ def _wrong_settings(lines: list[str]) -> SettingsError:
     return SettingsError("\n  ".join(["wrong settings in the environment:", *lines]))
 
 
-def _wrong_line(settings: type[CacheSettings], detail: Mapping[str, Any]) -> str:
+def _wrong_line(detail: Mapping[str, Any]) -> str:
     """What is wrong with one variable, and what it takes."""
     location = str(detail["loc"][0])
-    setting = next(
-        name for name in settings.model_fields if location in (name, *variables_of(name))
-    )
+    setting = next(name for name in SETTINGS if location in (name, *variables_of(name)))
     present = {name.upper() for name, value in os.environ.items() if value}
     variable = next(name for name in variables_of(setting) if name in present)
-    if setting == "redis_url":  # its value is not shown
-        return f"{variable}: {str(detail['ctx']['error']).removeprefix('url ')}"
-    metadata = settings.model_fields[setting].metadata
-    words = next(each.words for each in metadata if isinstance(each, Takes))
-    return f"{variable}={str(detail['input'])[:50]!r}: must be {words}"
+    takes = next(each for each in SETTINGS[setting].metadata if isinstance(each, Takes))
+    value = "" if setting == "redis_url" else f"={str(detail['input'])[:50]!r}"
+    return f"{variable}{value} must be {takes.words}"
 
 
 KUBERNETES = re.compile(
-    r"_SERVICE_(HOST|PORT(_\w+)?)|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?|_PORT=\w+://.*"
+    r"_SERVICE_(HOST|PORT\w*)=|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=|_PORT=\w+://"
 )
 """What Kubernetes puts into the environment of every pod for a service named `sark-cache…`."""
 
 
-def _misspelt(settings: type[CacheSettings]) -> Iterator[str]:
+def _misspelt() -> Iterator[str]:
     """A line for each variable that can only be meant for another one; logs the other ones."""
-    known = {name for setting in settings.model_fields for name in variables_of(setting)}
-    for name, value in os.environ.items():
+    known = {variable for setting in SETTINGS for variable in variables_of(setting)}
+    for name, value in tuple(os.environ.items()):
         variable = name.upper()
-        if not variable.startswith(PREFIX) or variable in known:
+        unknown = variable.startswith(PREFIX) and variable not in known
+        if not unknown or KUBERNETES.search(f"{variable}={value}"):
             continue
-        if KUBERNETES.fullmatch(variable, len(PREFIX) - 1) or KUBERNETES.search(
-            f"{variable}={value}"
-        ):
-            continue
-        meant = _closest(variable.removeprefix(PREFIX), settings)
-        if meant:
-            yield f"{name}: there is no such setting; did you mean {meant}?"
+        nearest, is_meant = _nearest(variable.removeprefix(PREFIX))
+        if is_meant:
+            yield f"{name} is no setting: did you mean {nearest}?"
         else:
-            logger.warning("%s is no setting of sark-cache, and is ignored", name)
+            logger.warning(
+                "%s is no setting of sark-cache, and is ignored (the nearest one is %s)",
+                name,
+                nearest,
+            )
 
 
-def _closest(name: str, settings: type[CacheSettings]) -> str | None:
-    """The variable that is most likely meant: nearly the same, or the end of its name."""
-    names = [setting.upper() for setting in settings.model_fields]
-    ends = [setting for setting in names if setting.endswith(f"_{name}")]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.75) or ends
-    return PREFIX + near[0] if near else None
+def _nearest(name: str) -> tuple[str, bool]:
+    """The variable that looks most like this, and whether it must be what is meant.
+
+    That is when it is nearly the same, or ends like this: `TTL` for `CACHE_TTL`.
+    """
+    names = [setting.upper() for setting in SETTINGS]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
+    meant = near or [setting for setting in names if setting.endswith(f"_{name}")]
+    nearest = meant or difflib.get_close_matches(name, names, n=1, cutoff=0)
+    return PREFIX + nearest[0], bool(meant)

@@ -591,8 +591,8 @@ def _slots_as_seen_by(server: Server) -> tuple[tuple[int, int, int], ...]:
 class Sentinels(_Servers):
     """A primary, its replica, and three sentinels that watch them: two of these must agree.
 
-    The first two find a server down after 0.75 s of silence, with Redis 6.2 after 1.75 s. They do
-    so one after the other: all at once, each would vote for itself, and again 3 s later.
+    Two find a server down after 0.8 s of silence, with Redis 6.2 after 1.7 s, and have another
+    primary 1 s later.
 
     Attributes:
         master: The primary when all was last settled: at the start, after `failover` or `settle`.
@@ -604,7 +604,8 @@ class Sentinels(_Servers):
     SERVICE = "mymaster"
     QUORUM = 2
     APART = 200
-    """Milliseconds from one sentinel's finding a server down to the next one's."""
+    """Milliseconds from one's finding a server down to the next one's: at once, each would vote for
+    itself, and again 3 s later."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -677,7 +678,7 @@ class Sentinels(_Servers):
                     ("myid", name),
                     ("monitor", self.SERVICE, HOST, self.master.port, self.QUORUM),
                     # Pings are 1 s apart: with less, it would find down what it begins to watch.
-                    ("down-after-milliseconds", self.SERVICE, 1600 + number * self.APART),
+                    ("down-after-milliseconds", self.SERVICE, 1500 + number * self.APART),
                     ("failover-timeout", self.SERVICE, 1500),
                     ("known-replica", self.SERVICE, HOST, self.replica.port),
                     *(
@@ -691,9 +692,11 @@ class Sentinels(_Servers):
         ]
 
     def _hurry(self) -> None:
-        """Has the sentinels look and talk more often than every 1, 10 and 2 s, if they can."""
+        """Has the sentinels ping, look and talk more often than every 1, 10 and 2 s, if they can."""
         from redis import ResponseError
 
+        # Not shorter than 200 ms: once the primary is down, the replica tells of itself every second,
+        # and a replica that last did so five pings ago is not promoted.
         periods = ("PING-PERIOD", 300, "INFO-PERIOD", 500, "PUBLISH-PERIOD", 200)
         with suppress(ResponseError):  # Redis 6.2 has no such command
             for number, sentinel in enumerate(self.sentinels):

@@ -105,6 +105,17 @@ def test_a_replica_follows_the_server_that_it_is_given(own_redis):
         replica.command("SET", "key", "other")
 
 
+def test_a_replica_that_starts_again_has_nothing_of_what_it_was_sent(own_redis):
+    primary = own_redis()
+    primary.command("SET", "key", "value")
+    replica = own_redis(replicaof=(primary.host, primary.port))
+    wait_until(lambda: replica.command("GET", "key") == "value", "the replica has the key")
+    primary.kill()
+    replica.kill()
+    replica.start()
+    assert replica.command("GET", "key") is None
+
+
 def test_what_is_wrong_with_a_configuration_is_shown_and_nothing_is_left(own_redis, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tempfile.tempdir", str(tmp_path))

@@ -1,0 +1,360 @@
+"""Which cache answers for whom: each combination of what is there, switched on, flagged and up."""
+
+import asyncio
+import itertools
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sark_cache
+from sark_cache import (
+    CacheSettings,
+    FeatureFlagManager,
+    InvalidationError,
+    NullPolicyCache,
+    PolicyCache,
+    RustPolicyCache,
+    SelectedPolicyCache,
+    SettingsError,
+    close_policy_caches,
+    create_policy_cache,
+    flags,
+    get_policy_cache,
+    get_rust_policy_cache,
+    process,
+    selection,
+)
+
+ALLOW = {"allow": True}
+ALICE = ("alice", "read", "doc")
+
+CHOOSE = """
+import json, logging, os, sys
+from sark_cache import create_policy_cache, is_rust_cache_available
+logged = []
+class Handler(logging.Handler):
+    def emit(self, record):
+        logged.append((record.levelname, record.getMessage()))
+logging.getLogger("sark_cache").addHandler(Handler())
+logging.getLogger("sark_cache").setLevel(logging.INFO)
+cache = create_policy_cache("alice")
+print(json.dumps([cache.backend, is_rust_cache_available(), logged]))
+"""
+NOBODY = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture(scope="session")
+def without_compiled_module(tmp_path_factory):
+    """A copy of the package as it is where no wheel fits."""
+    folder = tmp_path_factory.mktemp("pure")
+    compiled = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__")
+    shutil.copytree(Path(sark_cache.__file__).parent, folder / "sark_cache", ignore=compiled)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("available", "enabled", "flagged", "redis"),
+    list(itertools.product([True, False], [True, False], [True, False], ["up", "down", "not set"])),
+)
+def test_every_combination_has_its_backend(
+    fresh_redis, without_compiled_module, available, enabled, flagged, redis
+):
+    settings = {
+        "SARK_CACHE_USE_RUST_CACHE": str(enabled),
+        "SARK_CACHE_RUST_CACHE_ROLLOUT_PCT": "100" if flagged else "0",
+    }
+    if redis != "not set":
+        settings["SARK_CACHE_REDIS_URL"] = fresh_redis.url if redis == "up" else NOBODY
+    if not available:
+        settings["PYTHONPATH"] = str(without_compiled_module)
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", CHOOSE],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    backend, was_available, logged = json.loads(run.stdout)
+    native = available and enabled and flagged
+    assert was_available is available
+    assert backend == ("native" if native else "redis" if redis == "up" else "none")
+    [message] = [text for level, text in logged if text.startswith("policy cache: ")]
+    assert message.startswith(f"policy cache: {backend}: ")
+    assert "alice" not in str(logged)
+    if not native:
+        why = "switched off" if not enabled else "compiled" if not available else "0 % that are in"
+        assert why in message
+    if backend == "none":
+        assert ("cannot be reached" if redis == "down" else "no Redis is configured") in message
+    assert run.stderr == ""
+
+
+@pytest.fixture
+async def fresh_process(monkeypatch):
+    """A process that has chosen nothing yet."""
+    for name in os.environ:
+        if name.startswith("SARK_CACHE_"):
+            monkeypatch.delenv(name)
+
+    def forget():
+        if selection._selection is not None:
+            selection._selection.flags.close()
+            selection._selection.close()
+            selection._selection = None
+
+    forget()
+    monkeypatch.setattr(flags, "_instance", None)
+    await close_policy_caches()
+    process._caches.clear()
+    yield
+    await close_policy_caches()
+    process._caches.clear()
+    forget()
+
+
+@pytest.fixture
+def settled(fresh_process):
+    """Settles what this process chooses from; gives it the time that a busy machine may take."""
+
+    def settle(**settings):
+        patient = {"redis_connect_timeout": 10, "redis_command_timeout": 10}
+        return selection.use_settings(CacheSettings(**patient | settings))
+
+    return settle
+
+
+async def test_the_caches_are_those_of_the_process(settled, fresh_redis, monkeypatch):
+    monkeypatch.setenv("SARK_CACHE_REDIS_URL", fresh_redis.url)
+    settled(redis_url=fresh_redis.url, rust_cache_rollout_pct=100)
+    native = create_policy_cache("alice")
+    assert native is create_policy_cache("bob") is get_rust_policy_cache()
+    assert isinstance(native, RustPolicyCache)
+    native_flags = selection.get_selection().flags
+    native_flags.rollback("rust_cache")
+    redis = create_policy_cache("alice")
+    assert redis is create_policy_cache("bob") is get_policy_cache()
+    assert isinstance(redis, PolicyCache)
+    await redis.close()
+    assert create_policy_cache("alice") is not redis
+
+
+async def test_the_settings_are_those_of_the_caches(settled):
+    settled(rust_cache_rollout_pct=100, cache_max_size=7, cache_ttl=3.5, enabled=False)
+    cache = create_policy_cache("alice")
+    assert (cache.max_size, cache.ttl_seconds, cache.enabled) == (7, 3.5, False)
+
+
+def test_a_user_is_a_str(settled):
+    settled()
+    with pytest.raises(TypeError, match="user_id must be a str, not int"):
+        create_policy_cache(1)
+
+
+def test_wrong_settings_fail_at_the_start_with_the_name_of_the_variable(fresh_process, monkeypatch):
+    monkeypatch.setenv("SARK_CACHE_CACHE_TTL", "soon")
+    with pytest.raises(SettingsError, match="SARK_CACHE_CACHE_TTL"):
+        create_policy_cache("alice")
+    monkeypatch.setenv("SARK_CACHE_CACHE_TTL", "60")
+    assert create_policy_cache("alice").backend == "none"
+
+
+async def test_a_revocation_through_one_cache_reaches_all(settled, fresh_redis):
+    chosen = settled(redis_url=fresh_redis.url, rust_cache_rollout_pct=100)
+    native = create_policy_cache("alice")
+    chosen.flags.rollback("rust_cache")
+    redis = create_policy_cache("alice")
+    none = process.one(sark_cache.linked.LinkedNullPolicyCache, sark_cache.linked.LinkedNullPolicyCache)
+    for through in (native, redis, none):
+        for revoke, died in [
+            (lambda cache: cache.invalidate(user_id="alice"), 2),
+            (lambda cache: cache.invalidate(tags=["t"]), 2),
+            (lambda cache: cache.invalidate_pattern("policy:decision:alice:*"), 2),
+            (lambda cache: cache.delete(*ALICE), True),
+            (lambda cache: cache.clear(), True),
+            (lambda cache: cache.clear_all(), True),
+        ]:
+            for cache in (native, redis):
+                assert await cache.set(*ALICE, ALLOW, tags=["t"])
+            assert await revoke(through) == died
+            assert await native.get(*ALICE) is None
+            assert await redis.get(*ALICE) is None
+
+
+async def test_a_decision_does_not_come_back_when_a_rollout_moves(settled, fresh_redis):
+    chosen = settled(redis_url=fresh_redis.url)
+    await create_policy_cache("alice").set(*ALICE, ALLOW)
+    chosen.flags.set_rollout_pct("rust_cache", 100)
+    assert await create_policy_cache("alice").invalidate(user_id="alice") == 1
+    chosen.flags.rollback("rust_cache")
+    assert await create_policy_cache("alice").get(*ALICE) is None
+
+
+async def test_a_revocation_that_redis_cannot_confirm_is_in_force_here_and_raises(
+    settled, own_redis
+):
+    server = own_redis()
+    settled(redis_url=server.url, rust_cache_rollout_pct=100, redis_command_timeout=0.25)
+    cache = create_policy_cache("alice")
+    await cache.set(*ALICE, ALLOW)
+    server.kill()
+    with pytest.raises(InvalidationError):
+        await cache.invalidate(user_id="alice")
+    assert await cache.get(*ALICE) is None
+
+
+async def test_redis_that_goes_away_and_comes_back_is_noticed(settled, own_redis):
+    server = own_redis()
+    settled(redis_url=server.url, redis_command_timeout=0.25)
+    assert create_policy_cache("alice").backend == "redis"
+    server.kill()
+    async with asyncio.timeout(10):
+        while create_policy_cache("alice").backend != "none":
+            await asyncio.sleep(0.01)
+        server.start()
+        while create_policy_cache("alice").backend != "redis":
+            await asyncio.sleep(0.01)
+
+
+async def test_a_choice_is_logged_once_and_with_its_user_only_if_asked_for(settled, caplog):
+    caplog.set_level(logging.INFO, logger="sark_cache")
+    settled(rust_cache_rollout_pct=100)
+    for _ in range(10):
+        create_policy_cache("secret-user")
+    [record] = [one for one in caplog.records if "policy cache" in one.message]
+    assert (record.backend, record.levelname) == ("native", "INFO")
+    assert record.reason == "100 % of users are in"
+    assert "secret" not in caplog.text
+    settled(rust_cache_rollout_pct=100, log_user_ids=True)
+    create_policy_cache("asked-for")
+    assert caplog.records[-1].user_id == "asked-for"
+    assert "asked-for" in caplog.records[-1].message
+
+
+async def test_another_cache_stands_in_for_one_that_cannot_be_made(settled, fresh_redis, caplog):
+    settled(rust_cache_rollout_pct=100, cache_max_bytes=1, redis_url=fresh_redis.url)
+    assert create_policy_cache("alice").backend == "redis"
+    assert "making the native cache failed" in caplog.text
+    with pytest.raises(ValueError, match="max_bytes"):
+        create_policy_cache("alice", fallback_on_error=False)
+    settled(rust_cache_rollout_pct=100, cache_max_bytes=1)
+    assert isinstance(create_policy_cache("alice"), NullPolicyCache)
+
+
+# One cache to hold on to
+
+
+async def half(settled, server):
+    """A cache half of whose users are served by each backend, and the users."""
+    chosen = settled(redis_url=server.url, rust_cache_rollout_pct=50)
+    users = [f"user-{number}" for number in range(200)]
+    native = {user for user in users if chosen.choose(user).backend == "native"}
+    assert 50 < len(native) < 150
+    return SelectedPolicyCache(chosen), users, native
+
+
+async def test_each_user_is_served_by_the_cache_that_is_theirs(settled, fresh_redis):
+    cache, users, native = await half(settled, fresh_redis)
+    for user in users:
+        assert await cache.set(user, "read", "doc", ALLOW, tags=["t"]) is True
+        assert await cache.get(user, "read", "doc") == ALLOW
+    assert await cache.size() == await cache.get_cache_size() == 200
+    assert await get_rust_policy_cache().size() == len(native)
+    assert {one.backend for one in cache.backends()} == {"native", "redis"}
+    assert await cache.invalidate(user_id="user-7") == 1
+    assert await cache.delete("user-8", "read", "doc") is True
+    assert await cache.invalidate_pattern("*:user-9:*") == 1
+    assert await cache.invalidate(tags=["t"]) == 197
+    assert await cache.cleanup_expired() == 0
+    metrics = cache.metrics
+    assert (metrics.hits, metrics.invalidations) == (200, 200)
+    assert metrics.cache_latency_p50_us > 0
+    assert cache.latency_histogram().count >= 200 - len(native)
+    cache.reset_metrics()
+    assert cache.get_metrics()["total_requests"] == 0
+    await cache.close()
+
+
+async def test_batches_are_answered_in_their_order_by_both(settled, fresh_redis):
+    cache, users, native = await half(settled, fresh_redis)
+    rows = [(user, "read", "doc", {"allow": True, "user": user}) for user in users]
+    stamp = cache.stamp()
+    assert await cache.set_batch(rows[:100]) == 100
+    assert await cache.preload_cache(rows[100:]) == 100
+    served = await cache.get_batch([(user, "read", "doc") for user in users])
+    assert [decision["user"] for decision in served] == users
+    await cache.health_check()
+    stamp = cache.stamp()
+    assert await cache.set_batch(rows, stamp=stamp) == 200
+    await cache.invalidate(user_id=users[3])
+    assert await cache.set_batch(rows, stamp=stamp) == 199
+    assert await cache.set(users[3], "read", "doc", ALLOW, stamp=stamp) is False
+    assert await cache.clear_all() is True
+    await cache.close()
+
+
+async def test_loads_and_refreshes_go_where_the_user_is(settled, fresh_redis):
+    cache, users, native = await half(settled, fresh_redis)
+
+    async def load():
+        return ALLOW
+
+    refreshed = []
+
+    async def refresh(*request):
+        refreshed.append(request)
+        return ALLOW
+
+    cache.set_revalidate_callback(refresh)
+    for user in (min(native), min(set(users) - native)):
+        assert await cache.get_or_load(user, "read", "doc", load, ttl_seconds=60) == ALLOW
+        assert await cache.get_or_load(user, "read", "doc", pytest.fail) == ALLOW
+        assert create_policy_cache(user).revalidate_callback is refresh
+    assert cache.metrics.loads == 2
+    cache.record_opa_latency(5)
+    assert cache.metrics.avg_opa_latency_ms == pytest.approx(5, rel=0.05)
+    assert cache.evaluation_histogram().count == 1
+    cache.enabled = False
+    assert cache.enabled is False
+    assert await cache.get(min(native), "read", "doc") is None
+    cache.enabled = True
+    async with cache:
+        assert await cache.health_check() is True
+    assert cache.closed
+    assert await cache.health_check() is False
+    with pytest.raises(RuntimeError, match="closed"):
+        async with cache:
+            pass
+
+
+async def test_a_stamp_of_a_cache_that_was_not_in_use_stores_nothing(settled, fresh_redis):
+    chosen = settled(redis_url=fresh_redis.url)
+    cache = SelectedPolicyCache()
+    assert await cache.health_check()
+    stamp = cache.stamp()
+    chosen.flags.set_rollout_pct("rust_cache", 100)
+    assert await cache.set(*ALICE, ALLOW, stamp=stamp) is False
+    assert await cache.set_batch([(*ALICE, ALLOW)], stamp=stamp) == 0
+    assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp()) is True
+    assert "native" in repr(cache)
+    await cache.close()
+
+
+async def test_a_provider_of_flags_decides_if_there_is_one(settled):
+    from openfeature import api
+    from openfeature.provider.in_memory_provider import InMemoryFlag, InMemoryProvider
+
+    chosen = settled()
+    assert isinstance(chosen.flags, FeatureFlagManager)
+    variants = {"on": True, "off": False}
+    api.set_provider(InMemoryProvider({"rust_cache": InMemoryFlag("on", variants)}))
+    try:
+        chosen = settled(rust_cache_rollout_pct=1)
+        assert create_policy_cache("alice").backend == "native"
+    finally:
+        api.clear_providers()
