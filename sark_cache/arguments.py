@@ -40,6 +40,12 @@ def check_pattern(pattern: object) -> None:
         raise ValueError(message)
 
 
+def check_text(argument: str, given: object) -> None:
+    """Raises unless it is a str."""
+    if not isinstance(given, str):
+        refuse(argument, "a str", given)
+
+
 def check_fields(user_id: object, action: object, resource: object, where: str = "") -> None:
     """Raises unless all three are str."""
     if not isinstance(user_id, str):
@@ -85,9 +91,9 @@ def read_tags(tags: Any) -> tuple[str, ...]:  # noqa: ANN401 - any iterable is l
     """The names in a `tags` argument; any iterable but a bare str, which is taken for letters."""
     if tags is None:
         return ()
-    if isinstance(tags, str | dict) or not isinstance(tags, Iterable):
+    if not _is_collection(tags):
         refuse("tags", "a list, tuple or set of str", tags)
-    names = tuple(tags)
+    names: tuple[Any, ...] = tuple(tags)
     for name in names:
         if not isinstance(name, str):
             refuse("a tag", "a str", name)
@@ -153,20 +159,30 @@ def read_entries(entries: object) -> list[Row]:
     return rows
 
 
-def _read_rows(argument: str, given: object, lengths: range, shape: str) -> list[Row]:
+def _is_collection(given: object) -> bool:
+    """Whether it has items, and is neither taken for its letters nor for its keys."""
+    return isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
+
+
+def _is_row(given: object) -> bool:
+    return isinstance(given, tuple | list)
+
+
+def _read_rows(argument: str, given: Any, lengths: range, shape: str) -> list[Row]:  # noqa: ANN401
     """Rows that are tuples or lists of an allowed length, filled up with None."""
-    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+    if not _is_collection(given):
         refuse(argument, f"a list of tuples {shape}", given)
     rows: list[Row] = []
     context = 3 if argument == "requests" else 4
     for index, row in enumerate(given):
         name = f"{argument}[{index}]"
-        if not isinstance(row, tuple | list):
+        if not _is_row(row):
             refuse(name, f"a tuple {shape}", row)
-        if len(row) not in lengths:
-            message = f"{name} must be a tuple {shape}, not one of {len(row)} items"
+        items: Row = tuple(row)
+        if len(items) not in lengths:
+            message = f"{name} must be a tuple {shape}, not one of {len(items)} items"
             raise TypeError(message)
-        full = (*row, *(None,) * (lengths[-1] - len(row)))
+        full: Row = (*items, *(None,) * (lengths[-1] - len(items)))
         check_fields(full[0], full[1], full[2], where=f"{name}: ")
         check_context(full[context])
         rows.append(full)

@@ -1,6 +1,11 @@
-"""Counters that any thread may add to without a lock, which a forked child could inherit taken."""
+"""What a cache that is written in Python counts, without a lock that a fork could find taken."""
 
 from threading import get_ident
+from typing import Final
+
+from sark_cache.faults import FaultLog
+from sark_cache.latency import Latency
+from sark_cache.types import CacheMetrics
 
 
 class Counters:
@@ -31,3 +36,45 @@ class Counters:
     def reset(self) -> None:
         """Sets every number to zero."""
         self._threads = {}
+
+
+class Record:
+    """What happened to one cache: its counters, how long things took, and its faults in the log."""
+
+    def __init__(self, backend: str) -> None:
+        self._counters: Final = Counters()
+        self._faults: Final = FaultLog(backend)
+        self.requests: Final = Latency()
+        self.evaluations: Final = Latency()
+
+    def count(self, name: str, count: int = 1) -> None:
+        """Adds to a number of `CacheMetrics`."""
+        self._counters.add(name, count)
+
+    def fault(self, operation: str, reason: str) -> None:
+        """Counts a request that could not be served or stored, and logs it once per burst."""
+        self._counters.add("errors")
+        self._faults.report(operation, reason)
+
+    def report(self, operation: str, reason: str) -> None:
+        """Logs, once per burst, what is no request's fault."""
+        self._faults.report(operation, reason)
+
+    def metrics(self, *, size: int = 0, max_size: int = 0) -> CacheMetrics:
+        """What was counted: a snapshot."""
+        return CacheMetrics(
+            **self._counters.totals(),
+            size=size,
+            max_size=max_size,
+            avg_cache_latency_ms=self.requests.mean_ms,
+            avg_opa_latency_ms=self.evaluations.mean_ms,
+            cache_latency_p50_us=self.requests.percentile(0.50) * 1e6,
+            cache_latency_p95_us=self.requests.percentile(0.95) * 1e6,
+            cache_latency_p99_us=self.requests.percentile(0.99) * 1e6,
+        )
+
+    def reset(self) -> None:
+        """Sets every counter and histogram to zero."""
+        self._counters.reset()
+        self.requests.reset()
+        self.evaluations.reset()

@@ -6,7 +6,7 @@ one still holds must not come back after it was revoked through the other.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 from sark_cache.native import RustPolicyCache
 from sark_cache.null import NullPolicyCache
@@ -19,8 +19,6 @@ Peers: TypeAlias = Callable[[], Iterable["Linked"]]
 class Linked:
     """What a policy cache becomes by being one of several; comes before its class."""
 
-    backend: ClassVar[str]
-    closed: bool
     _peers: Peers = tuple
 
     def link(self, peers: Peers) -> None:
@@ -67,11 +65,12 @@ class LinkedRustPolicyCache(Linked, RustPolicyCache):
     """The native cache of this process."""
 
 
-class LinkedPolicyCache(Linked, PolicyCache):
+# Those written in Python promise a coroutine of Python's own, which nobody needs to know.
+class LinkedPolicyCache(Linked, PolicyCache):  # pyright: ignore[reportIncompatibleMethodOverride]
     """The Redis cache of this process."""
 
 
-class LinkedNullPolicyCache(Linked, NullPolicyCache):
+class LinkedNullPolicyCache(Linked, NullPolicyCache):  # pyright: ignore[reportIncompatibleMethodOverride]
     """The cache that never hits, of this process."""
 
 

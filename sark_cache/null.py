@@ -5,8 +5,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from sark_cache import arguments
-from sark_cache.counting import Counters
-from sark_cache.latency import Latency
+from sark_cache.counting import Record
 from sark_cache.loading import evaluate
 from sark_cache.types import (
     LATENCY_BOUNDS_SECONDS,
@@ -34,8 +33,7 @@ class NullPolicyCache:
     def __init__(self) -> None:
         self.enabled = True
         self._closed = False
-        self._counters = Counters()
-        self._evaluations = Latency()
+        self._record = Record(self.backend)
 
     @property
     def closed(self) -> bool:
@@ -179,12 +177,12 @@ class NullPolicyCache:
 
     def record_opa_latency(self, latency_ms: float) -> None:
         """Adds the duration of one evaluation, in milliseconds."""
-        self._evaluations.record(arguments.read_latency(latency_ms) / 1e3)
+        self._record.evaluations.record(arguments.read_latency(latency_ms) / 1e3)
 
     @property
     def metrics(self) -> CacheMetrics:
         """What the cache counted: a snapshot."""
-        return CacheMetrics(**self._counters.totals(), avg_opa_latency_ms=self._evaluations.mean_ms)
+        return self._record.metrics()
 
     def get_metrics(self) -> dict[str, int | float]:
         """What the cache counted, as a dict."""
@@ -192,20 +190,19 @@ class NullPolicyCache:
 
     def reset_metrics(self) -> None:
         """Sets every counter to zero."""
-        self._counters.reset()
-        self._evaluations.reset()
+        self._record.reset()
 
     def latency_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
         """An empty one: not to look takes no time."""
-        return Latency().histogram(bounds)
+        return self._record.requests.histogram(bounds)
 
     def evaluation_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
         """How long evaluations took, as `record_opa_latency` was told."""
-        return self._evaluations.histogram(bounds)
+        return self._record.evaluations.histogram(bounds)
 
     async def health_check(self) -> bool:
         """Whether it is open: it never fails."""
@@ -234,4 +231,4 @@ class NullPolicyCache:
 
     def _count(self, name: str, count: int = 1) -> None:
         if self.enabled and not self._closed:
-            self._counters.add(name, count)
+            self._record.count(name, count)

@@ -10,6 +10,8 @@ from sark_cache.linked import (
     LinkedRustPolicyCache,
     ProcessCache,
 )
+from sark_cache.native import RustPolicyCache
+from sark_cache.redis import PolicyCache
 from sark_cache.watch import lock_across_forks
 
 URL_VARIABLE = "SARK_CACHE_REDIS_URL"
@@ -24,7 +26,7 @@ def get_rust_policy_cache(
     max_size: int | None = None,
     ttl_seconds: float | None = None,
     enabled: bool = True,  # noqa: FBT001, FBT002 - the signature is SARK's
-) -> LinkedRustPolicyCache:
+) -> RustPolicyCache:
     """The native cache of this process, made at the first call, and anew once it was closed.
 
     Args:
@@ -43,7 +45,7 @@ def get_rust_policy_cache(
 def get_policy_cache(
     ttl_seconds: float | None = None,
     enabled: bool = True,  # noqa: FBT001, FBT002 - the signature is SARK's
-) -> LinkedPolicyCache:
+) -> PolicyCache:
     """The Redis cache of this process, made at the first call, and anew once it was closed.
 
     It is on the server that the environment variable `SARK_CACHE_REDIS_URL` names, or else on

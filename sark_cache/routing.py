@@ -1,7 +1,7 @@
-"""`SelectedPolicyCache`: one cache to hold on to, that asks for each user the one that is theirs."""
+"""`SelectedPolicyCache`: one cache to hold, which asks for each user the one that is theirs."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from types import TracebackType
 from typing import Any, ClassVar, Final, NamedTuple, Self
@@ -35,8 +35,8 @@ class Stamps(NamedTuple):
 class SelectedPolicyCache:
     """The policy cache of a service whose backend is chosen user by user, while it runs.
 
-    Requests go where `create_policy_cache(user_id)` says at that moment, batches in parts. To choose
-    adds some three microseconds. Revocations reach every cache that this process uses; metrics are
+    Requests go where `create_policy_cache(user_id)` says at that moment, batches in parts. That
+    adds some microseconds. Revocations reach every cache that this process uses; metrics are
     those of all of them together.
 
     Args:

@@ -72,8 +72,7 @@ class Selection:
         Raises:
             TypeError: `user_id` is no str.
         """
-        if not isinstance(user_id, str):
-            arguments.refuse("user_id", "a str", user_id)
+        arguments.check_text("user_id", user_id)
         if self._watch is not None:
             self._watch.ensure()
         without_native = self._without_native(user_id)

@@ -12,8 +12,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, final
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from sark_cache.errors import SettingsError
 from sark_cache.redis import urls
@@ -21,6 +26,8 @@ from sark_cache.redis import urls
 logger = logging.getLogger("sark_cache")
 
 PREFIX = "SARK_CACHE_"
+SARK_SWITCH = "RUST_ENABLED"
+"""The variable that SARK has for `use_rust_cache`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +69,12 @@ class CacheSettings(BaseSettings):
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
         env_prefix=PREFIX,
         env_ignore_empty=True,
-        validate_by_name=True,
-        validate_by_alias=True,
         hide_input_in_errors=True,  # which may be a password
         frozen=True,
     )
 
     use_rust_cache: Switch = Field(
         default=True,
-        validation_alias=AliasChoices(f"{PREFIX}USE_RUST_CACHE", "RUST_ENABLED"),
         description="Whether users may get the native cache at all. `RUST_ENABLED` is honoured, "
         "too; the prefixed name goes before it.",
     )
@@ -125,6 +129,20 @@ class CacheSettings(BaseSettings):
         default=False, description="Whether user ids may be logged at INFO and above."
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Where settings come from, what goes before first: `RUST_ENABLED` is one more place."""
+        switch = _environment().get(SARK_SWITCH)
+        of_sark = InitSettingsSource(settings_cls, {"use_rust_cache": switch} if switch else {})
+        return init_settings, env_settings, of_sark, dotenv_settings, file_secret_settings
+
     @field_validator("redis_url")
     @classmethod
     def _names_a_server(cls, url: SecretStr | None) -> SecretStr | None:
@@ -169,10 +187,13 @@ SETTINGS = CacheSettings.model_fields
 
 def variables_of(setting: str) -> tuple[str, ...]:
     """The environment variables that a setting is read from, the one that goes before first."""
-    alias = SETTINGS[setting].validation_alias
-    if isinstance(alias, AliasChoices):
-        return tuple(str(choice) for choice in alias.choices)
-    return (PREFIX + setting.upper(),)
+    prefixed = PREFIX + setting.upper()
+    return (prefixed, SARK_SWITCH) if setting == "use_rust_cache" else (prefixed,)
+
+
+def _environment() -> dict[str, str]:
+    """The variables that are not empty, by their names in capitals."""
+    return {name.upper(): value for name, value in tuple(os.environ.items()) if value}
 
 
 def _wrong_settings(lines: list[str]) -> SettingsError:
@@ -181,9 +202,8 @@ def _wrong_settings(lines: list[str]) -> SettingsError:
 
 def _wrong_line(detail: Mapping[str, Any]) -> str:
     """What is wrong with one variable, and what it takes."""
-    location = str(detail["loc"][0])
-    setting = next(name for name in SETTINGS if location in (name, *variables_of(name)))
-    present = {name.upper() for name, value in os.environ.items() if value}
+    setting = str(detail["loc"][0])
+    present = _environment()
     variable = next(name for name in variables_of(setting) if name in present)
     takes = next(each for each in SETTINGS[setting].metadata if isinstance(each, Takes))
     value = "" if setting == "redis_url" else f"={str(detail['input'])[:50]!r}"
@@ -199,18 +219,17 @@ KUBERNETES = re.compile(
 def _misspelt() -> Iterator[str]:
     """A line for each variable that can only be meant for another one; logs the other ones."""
     known = {variable for setting in SETTINGS for variable in variables_of(setting)}
-    for name, value in tuple(os.environ.items()):
-        variable = name.upper()
+    for variable, value in _environment().items():
         unknown = variable.startswith(PREFIX) and variable not in known
         if not unknown or KUBERNETES.search(f"{variable}={value}"):
             continue
         nearest, is_meant = _nearest(variable.removeprefix(PREFIX))
         if is_meant:
-            yield f"{name} is no setting: did you mean {nearest}?"
+            yield f"{variable} is no setting: did you mean {nearest}?"
         else:
             logger.warning(
                 "%s is no setting of sark-cache, and is ignored (the nearest one is %s)",
-                name,
+                variable,
                 nearest,
             )
 

@@ -159,7 +159,14 @@ class PolicyCacheProtocol(Protocol):
 
     backend: ClassVar[str]
     """What holds the decisions: "native", "redis", or "none" for a cache that never hits."""
-    enabled: bool
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the cache serves and stores; settable."""
+        ...
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None: ...
 
     @property
     def metrics(self) -> CacheMetrics:

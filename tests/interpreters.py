@@ -12,11 +12,15 @@ import pytest
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 
 
+OPTIONS = ("-P", "-W", "error", "-W", "ignore:This process:DeprecationWarning")
+"""Warnings are failures, but for the one that CPython 3.12 has about forks with threads."""
+
+
 @contextmanager
 def started(code, *arguments):
     """An interpreter that runs `code`; ended with its children, should it still run."""
     process = subprocess.Popen(
-        [sys.executable, "-P", "-W", "error", "-c", textwrap.dedent(code), *arguments],
+        [sys.executable, *OPTIONS, "-c", textwrap.dedent(code), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -216,6 +216,11 @@ class Server:
             redis.ConnectionError: It can't be reached.
             redis.TimeoutError: It took more than 2 s.
         """
+        (reply,) = self.commands(words)
+        return reply
+
+    def commands(self, *commands: tuple[str | float | bytes, ...]) -> list[Any]:
+        """Sends commands one by one over one connection, up to the first error; see `command`."""
         import redis
 
         connect: Any = redis.Connection
@@ -230,8 +235,11 @@ class Server:
             protocol=2,
         )
         try:
-            connection.send_command(*words)
-            return connection.read_response()
+            replies: list[Any] = []
+            for words in commands:
+                connection.send_command(*words)
+                replies.append(connection.read_response())
+            return replies
         finally:
             connection.disconnect()
 
@@ -241,8 +249,7 @@ class Server:
 
     def flush(self) -> None:
         """Forgets all keys and scripts."""
-        self.command("FLUSHALL")
-        self.command("SCRIPT", "FLUSH")
+        self.commands(("FLUSHALL",), ("SCRIPT", "FLUSH"))
 
     def kill(self) -> None:
         """Ends the server by SIGKILL and waits for its end."""
@@ -466,7 +473,7 @@ class Cluster(_Servers):
 
         for server in self.servers:
             with suppress(RedisError):
-                for first, last, port in _slots_as_seen_by(server):
+                for first, last, port in _view(server.command("CLUSTER", "SLOTS")):
                     if first <= slot <= last:
                         return self._with_port(port)
         message = f"no server of the cluster that answers knows who has slot {slot}"
@@ -496,22 +503,23 @@ class Cluster(_Servers):
             while keys := move.keys():
                 move.migrate(*keys)
             # The target first: were the source to go first, nobody would claim the slot meanwhile.
-            others = [server for server in self._masters() if server not in ids]
-            for server in (to, source, *others):
+            others = [server for server in self.servers if server not in ids]
+            masters = [server for server in others if server.command("ROLE")[0] == "master"]
+            for server in (to, source, *masters):
                 server.command("CLUSTER", "SETSLOT", slot, "NODE", ids[to])
             self.settle()
 
     def flush(self) -> None:
         """Forgets all keys and scripts."""
-        for master in self._masters():
-            master.flush()
+        from redis import ReadOnlyError
+
+        for server in self.servers:
+            with suppress(ReadOnlyError):  # a replica forgets what its master does
+                server.flush()
 
     def settle(self) -> None:
         """Waits until every server finds the cluster sound and all agree on who has which slot."""
         wait_until(self._is_settled, "the cluster is sound, and its servers agree", self.servers)
-
-    def _masters(self) -> list[Server]:
-        return [server for server in self.servers if server.command("ROLE")[0] == "master"]
 
     def _share_slots(self, masters: list[Server]) -> None:
         """Gives each master its slots, and each server an epoch: to sort out equal ones is slow."""
@@ -536,25 +544,25 @@ class Cluster(_Servers):
         )
 
     def _is_settled(self) -> bool:
-        views = {_slots_as_seen_by(server) for server in self.servers}
-        return (
-            len(views) == 1
-            and sum(last - first + 1 for first, last, _ in views.pop()) == SLOTS
-            and all(self._is_sound(server) for server in self.servers)
-        )
+        views = {self._sound_view_of(server) for server in self.servers}
+        view = views.pop()
+        return not views and sum(last - first + 1 for first, last, _ in view) == SLOTS
 
-    def _is_sound(self, server: Server) -> bool:
-        """Whether a server is in touch with all others and finds nothing wrong."""
-        nodes = [line.split() for line in server.command("CLUSTER", "NODES").splitlines()]
-        flags = {flag for node in nodes for flag in node[2].split(",")}
-        replication = server.info("replication")
-        return (
-            len(nodes) == len(self.servers)
-            and flags <= {"myself", "master", "slave"}
-            and all(node[7] == "connected" for node in nodes)
-            and _by_line(server.command("CLUSTER", "INFO"))["cluster_state"] == "ok"
-            and replication.get("master_link_status", "up") == "up"
+    def _sound_view_of(self, server: Server) -> "_View":
+        """Who has which slot, says a server; nobody has any while something is wrong with it."""
+        nodes, cluster, replication, slots = server.commands(
+            ("CLUSTER", "NODES"), ("CLUSTER", "INFO"), ("INFO", "replication"), ("CLUSTER", "SLOTS")
         )
+        known = [line.split() for line in nodes.splitlines()]
+        flags = {flag for node in known for flag in node[2].split(",")}
+        is_sound = (
+            len(known) == len(self.servers)
+            and flags <= {"myself", "master", "slave"}
+            and all(node[7] == "connected" for node in known)
+            and _by_line(cluster)["cluster_state"] == "ok"
+            and _by_line(replication).get("master_link_status", "up") == "up"
+        )
+        return _view(slots) if is_sound else ()
 
 
 class SlotMove:
@@ -582,10 +590,13 @@ class SlotMove:
         self.source.command("MIGRATE", *target, "", 0, 1000, "REPLACE", "KEYS", *keys)
 
 
-def _slots_as_seen_by(server: Server) -> tuple[tuple[int, int, int], ...]:
-    """First slot, last slot and port of the master, for each range of slots."""
-    ranges = server.command("CLUSTER", "SLOTS")
-    return tuple(sorted((first, last, master[1]) for first, last, master, *_ in ranges))
+_View = tuple[tuple[int, int, int], ...]
+"""First slot, last slot and port of the master, for each range of slots."""
+
+
+def _view(slots: list[Any]) -> _View:
+    """A reply to CLUSTER SLOTS, whose order says nothing and whose replicas are left out."""
+    return tuple(sorted((first, last, master[1]) for first, last, master, *_ in slots))
 
 
 class Sentinels(_Servers):
@@ -692,17 +703,18 @@ class Sentinels(_Servers):
         ]
 
     def _hurry(self) -> None:
-        """Has the sentinels ping, look and talk more often than every 1, 10 and 2 s, if they can."""
+        """Has the sentinels ping, look and talk more often than every 1, 10 and 2 s if they can."""
         from redis import ResponseError
 
-        # Not shorter than 200 ms: once the primary is down, the replica tells of itself every second,
-        # and a replica that last did so five pings ago is not promoted.
+        # Pings are more than 200 ms apart: once the primary is down, its replica is looked at every
+        # second, and what was last looked at five pings ago is not promoted.
         periods = ("PING-PERIOD", 300, "INFO-PERIOD", 500, "PUBLISH-PERIOD", 200)
         with suppress(ResponseError):  # Redis 6.2 has no such command
             for number, sentinel in enumerate(self.sentinels):
                 down_after = ("down-after-milliseconds", 600 + number * self.APART)
-                sentinel.command("SENTINEL", "DEBUG", *periods)
-                sentinel.command("SENTINEL", "SET", self.SERVICE, *down_after)
+                sentinel.commands(
+                    ("SENTINEL", "DEBUG", *periods), ("SENTINEL", "SET", self.SERVICE, *down_after)
+                )
 
     def _primary_of(self, sentinel: Server) -> Server:
         _, port = sentinel.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.SERVICE)
@@ -725,11 +737,12 @@ class Sentinels(_Servers):
         return True
 
     def _finds_all_well(self, sentinel: Server) -> bool:
-        master = _by_name(sentinel.command("SENTINEL", "MASTER", self.SERVICE))
-        replicas = sentinel.command("SENTINEL", "REPLICAS", self.SERVICE)
-        quorum = sentinel.command("SENTINEL", "CKQUORUM", self.SERVICE)
+        questions = ("MASTER", "REPLICAS", "CKQUORUM")
+        master, replicas, quorum = sentinel.commands(
+            *(("SENTINEL", question, self.SERVICE) for question in questions)
+        )
         roles = [
-            (found["flags"], found["role-reported"]) for found in (master, *map(_by_name, replicas))
+            (found["flags"], found["role-reported"]) for found in map(_by_name, (master, *replicas))
         ]
         return (
             # Seen as what they say they are: else it would soon correct one of them.

@@ -1,27 +1,23 @@
 """`PolicyCache`: authorization decisions in Redis or Valkey, shared by all processes."""
 
-import json
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
-from typing import Any, ClassVar, Final, NamedTuple, Self, cast
+from typing import Any, ClassVar, Final, Self
 
 from sark_cache import arguments
-from sark_cache.counting import Counters
+from sark_cache.counting import Record
 from sark_cache.errors import InvalidationError
-from sark_cache.faults import FaultLog
-from sark_cache.flights import FlightKey, new_flights
-from sark_cache.keys import RequestKey, Scope, request_key
-from sark_cache.latency import Latency
-from sark_cache.loading import Evaluation, evaluate, evaluated
-from sark_cache.plain import JSON, MAX_BYTES, NotJSONError, plain_mapping
-from sark_cache.redis.entry import encode, written
+from sark_cache.keys import RequestKey, Scope
+from sark_cache.loading import evaluate
+from sark_cache.plain import NotJSONError
+from sark_cache.redis.deposits import Deposits
 from sark_cache.redis.link import Link, UnavailableError, told
 from sark_cache.redis.links import Links
-from sark_cache.redis.store import Found, Outcome, Over, Store, Write, subject
-from sark_cache.refreshing import Refreshes
+from sark_cache.redis.loads import Loads
+from sark_cache.redis.requests import Request, is_utf8
+from sark_cache.redis.store import Found, Store
 from sark_cache.types import (
     LATENCY_BOUNDS_SECONDS,
     BatchEntry,
@@ -36,7 +32,6 @@ from sark_cache.types import (
 
 DEFAULT_URL = "redis://localhost:6379/0"
 REFRESHED_SENSITIVITIES = frozenset({"critical", "confidential"})
-MAX_SHARED = MAX_BYTES - 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +41,6 @@ class Stamp:
     log: str
     position: str | None
     """The log's newest record; None: nothing was heard of it yet."""
-
-
-class _Request(NamedTuple):
-    """A request whose context is plain JSON."""
-
-    user_id: str
-    action: str
-    resource: str
-    context: dict[str, JSON] | None
-    key: RequestKey
 
 
 class PolicyCache:
@@ -117,20 +102,18 @@ class PolicyCache:
         self.stale_while_revalidate = stale_while_revalidate
         self.revalidate_callback: RevalidateCallback | None = None
         self._closed = False
-        self._faults: Final = FaultLog(self.backend)
+        self._record: Final = Record(self.backend)
         self._links: Final = Links(
             DEFAULT_URL if redis_client is None else redis_client,
             arguments.read_timeout("connect_timeout", connect_timeout),
             arguments.read_timeout("command_timeout", command_timeout),
-            self._faults.report,
+            self._record.report,
         )
         self._store: Final = Store(self.KEY_PREFIX)
-        self._flights: Final = new_flights()
-        self._refreshes: Final = Refreshes(self._fault)
-        self._refreshed: Final[set[str]] = set()
-        self._asking: Final[Counter[FlightKey]] = Counter()
-        self._counters: Final = Counters()
-        self._requests, self._evaluations = Latency(), Latency()
+        self._deposits: Final = Deposits(
+            self._store, self._links, self._record, lambda: self._serves
+        )
+        self._loads: Final = Loads(self, self._deposits, self._record)
         self._position: str | None = None
         self._size = 0
 
@@ -151,8 +134,7 @@ class PolicyCache:
         Raises:
             TypeError, ValueError: An argument that cannot be used; the message names it.
         """
-        if not isinstance(url, str):
-            arguments.refuse("url", "a str", url)
+        arguments.check_text("url", url)
         return cls(
             url,
             ttl_seconds,
@@ -321,8 +303,8 @@ class PolicyCache:
             self._hit(request, found, sensitivity)
             return found.entry.decision
         if request is None or found.position is None:
-            return await self._evaluate_alone(loader)
-        return await self._load(request, found, loader, ttl, names)
+            return await self._loads.alone(loader)
+        return await self._loads.shared(request, found, loader, ttl, names)
 
     async def get_batch(self, requests: Iterable[BatchRequest]) -> list[JSONObject | None]:
         """The decisions for many requests, in their order. One round trip (to each primary).
@@ -333,26 +315,26 @@ class PolicyCache:
         rows = arguments.read_requests(requests)
         if not self._serves:
             return [None] * len(rows)
-        self._counters.add("batch_operations")
+        self._record.count("batch_operations")
         started = perf_counter()
         decisions: list[JSONObject | None] = [None] * len(rows)
         asked: dict[int, RequestKey] = {}
         for at, row in enumerate(rows):
-            request = self._request("get_batch", *row)
+            request = self._deposits.request("get_batch", *row)
             if request is not None:
                 asked[at] = request.key
         if asked:
             found = await self._store.look_up_many(self._links.current(), list(asked.values()))
             for at, one in zip(asked, found, strict=True):
                 if one.fault is not None:
-                    self._fault("get_batch", one.fault)
+                    self._record.fault("get_batch", one.fault)
                 if one.entry is not None:
                     decisions[at] = one.entry.decision
         hits = sum(decision is not None for decision in decisions)
-        self._counters.add("hits", hits)
-        self._counters.add("misses", len(rows) - hits)
+        self._record.count("hits", hits)
+        self._record.count("misses", len(rows) - hits)
         for _ in rows:
-            self._requests.record((perf_counter() - started) / len(rows))
+            self._record.requests.record((perf_counter() - started) / len(rows))
         return decisions
 
     async def set_batch(
@@ -375,7 +357,7 @@ class PolicyCache:
         names = arguments.read_tags(tags)
         if not self._serves:
             return 0
-        self._counters.add("batch_operations")
+        self._record.count("batch_operations")
         timed = [(*row[:5], self._ttl(arguments.read_ttl(row[5]), None)) for row in rows]
         return await self._put("set_batch", timed, names, stamp)
 
@@ -411,15 +393,16 @@ class PolicyCache:
         """
         arguments.check_request(user_id, action, resource, context, None)
         try:
-            request = _read_request(self.KEY_PREFIX, user_id, action, resource, context)
+            request = Request.read(self.KEY_PREFIX, user_id, action, resource, context)
         except NotJSONError as error:
-            self._fault("delete", str(error))
+            self._record.fault("delete", str(error))
             if error.__cause__ is not None:
-                raise _unconfirmed("delete", str(error)) from error.__cause__
+                unconfirmed = _unconfirmed("delete", str(error))
+                raise unconfirmed from error.__cause__
             return False  # nothing was ever stored under it
         key = request.key
         removed = await self._confirmed("delete", lambda link: self._store.remove(link, key))
-        self._counters.add("invalidations", removed)
+        self._record.count("invalidations", removed)
         return bool(removed)
 
     async def invalidate(
@@ -447,14 +430,14 @@ class PolicyCache:
         arguments.check_optional("action", action)
         arguments.check_optional("resource", resource)
         named = arguments.read_tags(tags)
-        names = tuple(tag for tag in named if _is_utf8(tag))
+        names = tuple(tag for tag in named if is_utf8(tag))
         scope = Scope(user_id, action, resource)
-        if not all(part is None or _is_utf8(part) for part in scope) or (named and not names):
+        if not all(part is None or is_utf8(part) for part in scope) or (named and not names):
             return 0  # nothing was ever stored under what is no UTF-8
         died = await self._confirmed(
             "invalidate", lambda link: self._store.invalidate(link, scope, names)
         )
-        self._counters.add("invalidations", died)
+        self._record.count("invalidations", died)
         return died
 
     async def invalidate_pattern(self, pattern: str) -> int:
@@ -470,7 +453,7 @@ class PolicyCache:
         died = await self._confirmed(
             "invalidate_pattern", lambda link: self._store.invalidate_pattern(link, pattern)
         )
-        self._counters.add("invalidations", died)
+        self._record.count("invalidations", died)
         return died
 
     async def clear(self) -> bool:
@@ -495,7 +478,7 @@ class PolicyCache:
         try:
             self._size = await self._store.size(self._links.current())
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not the caller's fault
-            self._fault("size", told(error))
+            self._record.fault("size", told(error))
             return 0
         return self._size
 
@@ -518,15 +501,14 @@ class PolicyCache:
             try:
                 self._position = await self._store.position(link, link.deadline())
             except UnavailableError as error:
-                self._fault("health_check", str(error))
+                self._record.fault("health_check", str(error))
                 return False
         return True
 
     async def close(self) -> None:
         """Stops serving, ends what runs in the background, closes the connections made here."""
         self._closed = True
-        refreshes = self._refreshes.stop()
-        await self._refreshes.ended(refreshes)
+        await self._loads.close()
         await self._links.close()
 
     async def __aenter__(self) -> Self:
@@ -565,21 +547,12 @@ class PolicyCache:
         Raises:
             TypeError, ValueError: No number, or a negative, infinite or NaN one.
         """
-        self._evaluations.record(arguments.read_latency(latency_ms) / 1e3)
+        self._record.evaluations.record(arguments.read_latency(latency_ms) / 1e3)
 
     @property
     def metrics(self) -> CacheMetrics:
         """What the cache counted: a snapshot. `size` is what `size()` last found."""
-        return CacheMetrics(
-            **self._counters.totals(),
-            size=self._size,
-            max_size=self.max_size,
-            avg_cache_latency_ms=self._requests.mean_ms,
-            avg_opa_latency_ms=self._evaluations.mean_ms,
-            cache_latency_p50_us=self._requests.percentile(0.50) * 1e6,
-            cache_latency_p95_us=self._requests.percentile(0.95) * 1e6,
-            cache_latency_p99_us=self._requests.percentile(0.99) * 1e6,
-        )
+        return self._record.metrics(size=self._size, max_size=self.max_size)
 
     def get_metrics(self) -> dict[str, int | float]:
         """What the cache counted, as a dict. No round trip."""
@@ -587,31 +560,25 @@ class PolicyCache:
 
     def reset_metrics(self) -> None:
         """Sets every counter and histogram to zero."""
-        self._counters.reset()
-        self._requests.reset()
-        self._evaluations.reset()
+        self._record.reset()
 
     def latency_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
         """How long requests to the cache took; every one is measured."""
-        return self._requests.histogram(bounds)
+        return self._record.requests.histogram(bounds)
 
     def evaluation_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
         """How long evaluations took, as `record_opa_latency` was told."""
-        return self._evaluations.histogram(bounds)
+        return self._record.evaluations.histogram(bounds)
 
     # How it is done
 
     @property
     def _serves(self) -> bool:
         return self._enabled and not self._closed
-
-    def _fault(self, operation: str, reason: str) -> None:
-        self._counters.add("errors")
-        self._faults.report(operation, reason)
 
     def _ttl(self, explicit: float | None, sensitivity: str | None) -> float:
         if explicit is not None:
@@ -629,143 +596,50 @@ class PolicyCache:
             message = "stamp was taken from another cache"
             raise ValueError(message)
 
-    def _request(
-        self, operation: str, user_id: str, action: str, resource: str, context: Context | None
-    ) -> _Request | None:
-        try:
-            return _read_request(self.KEY_PREFIX, user_id, action, resource, context)
-        except NotJSONError as error:
-            self._fault(operation, str(error))
-            return None
-
     async def _look_up(
         self, operation: str, user_id: str, action: str, resource: str, context: Context | None
-    ) -> tuple[_Request | None, Found]:
+    ) -> tuple[Request | None, Found]:
         """What is there for a request; counted if it is a miss."""
         started = perf_counter()
-        request: _Request | None = None
+        request: Request | None = None
         found = _NOTHING
         link = self._links.current()
         if link.is_cut:
-            self._fault(operation, "the circuit is open")
-        elif (request := self._request(operation, user_id, action, resource, context)) is not None:
+            self._record.fault(operation, "the circuit is open")
+        elif (
+            request := self._deposits.request(operation, user_id, action, resource, context)
+        ) is not None:
             try:
                 found = await self._store.look_up(link, request.key)
             except UnavailableError as error:
-                self._fault(operation, str(error))
+                self._record.fault(operation, str(error))
             if found.fault is not None:
-                self._fault(operation, found.fault)
+                self._record.fault(operation, found.fault)
             self._position = found.position or self._position
         if found.entry is None:
-            self._counters.add("misses")
-        self._requests.record(perf_counter() - started)
+            self._record.count("misses")
+        self._record.requests.record(perf_counter() - started)
         return request, found
 
-    def _hit(self, request: _Request, found: Found, sensitivity: str | None) -> None:
+    def _hit(self, request: Request, found: Found, sensitivity: str | None) -> None:
         """Counts a hit, and begins to refresh what nears its end."""
-        refreshed = (
-            sensitivity in REFRESHED_SENSITIVITIES
-            and self.stale_while_revalidate
-            and self.revalidate_callback is not None
-            and found.entry is not None
-            and found.left_seconds < found.entry.ttl_seconds * self.STALE_THRESHOLD_RATIO
-        )
-        self._counters.add("stale_hits" if refreshed else "hits")
-        if refreshed and request.key.text not in self._refreshed:
-            self._refreshed.add(request.key.text)
-            self._refreshes.begin(self._refresh(request, found, sensitivity))
+        callback = self.revalidate_callback
+        if (
+            callback is None
+            or not self.stale_while_revalidate
+            or sensitivity not in REFRESHED_SENSITIVITIES
+            or found.entry is None
+            or found.left_seconds >= found.entry.ttl_seconds * self.STALE_THRESHOLD_RATIO
+        ):
+            self._record.count("hits")
+            return
+        self._record.count("stale_hits")
 
-    async def _refresh(self, request: _Request, found: Found, sensitivity: str | None) -> None:
-        try:
-            self._counters.add("revalidations")
-            link, callback = self._links.current(), self.revalidate_callback
-            position = found.position or await self._store.position(link, link.deadline())
-            if callback is None or found.entry is None or position is None:
-                return
-            arguments_ = (request.user_id, request.action, request.resource, request.context)
-            evaluation = Evaluation(self, lambda: callback(*arguments_), ahead=True)
-            decision, ttl, tags = await evaluated(evaluation)
-            tags = (*found.entry.tags, *arguments.read_tags(tags))
-            ttl = self._ttl(arguments.read_ttl(ttl), sensitivity)
-            await self._put_loaded(
-                "refresh", request, decision, ttl, tags, found._replace(position=position)
-            )
-        finally:
-            self._refreshed.discard(request.key.text)
+        async def position() -> str | None:
+            link = self._links.current()
+            return found.position or await self._store.position(link, link.deadline())
 
-    async def _load(
-        self,
-        request: _Request,
-        found: Found,
-        loader: Loader,
-        ttl: float,
-        tags: tuple[str, ...],
-    ) -> JSONObject:
-        """What the loader of this request brings, or of one like it that is under way."""
-        brought: list[Mapping[str, Any]] = []
-
-        async def lead() -> str | None:
-            self._counters.add("loads")
-            try:
-                decision, late_ttl, late_tags = await evaluated(evaluation)
-            except Exception:
-                self._counters.add("load_errors")
-                raise
-            lives = ttl if late_ttl is None else arguments.read_ttl(late_ttl)
-            names = (*tags, *arguments.read_tags(late_tags))
-            brought.append(decision)
-            return await self._put_loaded("get_or_load", request, decision, lives, names, found)
-
-        flight = (request.key.text, request.key.context, found.position, *sorted(set(tags)))
-        evaluation = Evaluation(self, loader, waiting=lambda: self._asking[flight] - 1)
-        self._asking[flight] += 1
-        try:
-            shared = await self._flights.run(flight, lead)
-        finally:
-            self._asking[flight] -= 1
-            if not self._asking[flight]:
-                del self._asking[flight]
-        if shared is None:
-            # It cannot be copied, so everybody evaluates.
-            return cast("JSONObject", brought[0]) if brought else await self._evaluate_alone(loader)
-        if not brought:
-            self._counters.add("coalesced")
-        decision: JSONObject = json.loads(shared)
-        return decision
-
-    async def _evaluate_alone(self, loader: Loader) -> JSONObject:
-        self._counters.add("loads")
-        return await evaluate(loader, lambda: self._counters.add("load_errors"), self)
-
-    async def _put_loaded(
-        self,
-        operation: str,
-        request: _Request,
-        decision: Mapping[str, Any],
-        ttl: float | None,
-        tags: tuple[str, ...],
-        found: Found,
-    ) -> str | None:
-        """Stores what was evaluated, unless it was revoked or superseded meanwhile.
-
-        The decision as text that others may be given; None if there can be none.
-        """
-        try:
-            text = written(plain_mapping(decision))
-            _check_tags(tags)
-            write = _write(request, text, ttl or 0.0, tags)
-        except NotJSONError as error:
-            self._fault(operation, str(error))
-            await self._drop(operation, request.key)
-            return None
-        if ttl and self._serves:
-            over = Over.NOTHING if found.held is None else Over.WHAT_WAS_SEEN
-            [outcome] = await self._store.put_fenced(
-                self._links.current(), [write], found.position or "", over, found.held or ""
-            )
-            self._count_outcome(operation, outcome)
-        # What flies has a key of its own, which must have room beside it.
-        return text if len(write.text) < MAX_SHARED else None
+        self._loads.refresh(request, found, callback, position, self._ttl(None, sensitivity))
 
     async def _put(
         self,
@@ -775,106 +649,26 @@ class PolicyCache:
         stamp: Stamp | None,
     ) -> int:
         """Stores what callers bring; how many of them were stored."""
-        writes: list[Write] = []
-        for user_id, action, resource, decision, context, ttl in rows:
-            request = self._request(operation, user_id, action, resource, context)
-            if request is None:
-                continue
-            try:
-                _check_tags(tags)
-                text = written(plain_mapping(decision))
-                write = _write(request, text, ttl, tags) if ttl else None
-            except NotJSONError as error:
-                self._fault(operation, str(error))
-                write = None
-            if write is None:
-                await self._drop(operation, request.key)
-            else:
-                writes.append(write)
-        if not writes:
-            return 0
-        link = self._links.current()
         if stamp is None:
-            outcomes = await self._store.put(link, writes)
-        else:
-            outcomes = await self._store.put_fenced(link, writes, stamp.position or "")
-            if stamp.position is None and self._position is None:
-                await self.health_check()
-        for write, outcome in zip(writes, outcomes, strict=True):
-            self._count_outcome(operation, outcome)
-            if isinstance(outcome, Exception) and "OOM" in told(outcome):
-                await self._drop(operation, write.key)
-        return sum(outcome is Outcome.STORED for outcome in outcomes)
-
-    def _count_outcome(self, operation: str, outcome: Outcome | Exception) -> None:
-        if isinstance(outcome, Exception):
-            reason = str(outcome) if isinstance(outcome, UnavailableError) else told(outcome)
-            self._fault(operation, reason)
-        elif outcome is Outcome.OVERTAKEN:
-            self._counters.add("invalidations")
-
-    async def _drop(self, operation: str, key: RequestKey) -> None:
-        """Removes what was superseded by something that is not stored."""
-        link = self._links.current()
-        if link.is_open(key.text):
-            return
-        try:
-            await self._store.discard(link, key)
-        except UnavailableError as error:
-            self._fault(operation, str(error))
+            return await self._deposits.brought(operation, rows, tags, None)
+        stored = await self._deposits.brought(operation, rows, tags, stamp.position or "")
+        if stamp.position is None and self._position is None:
+            await self.health_check()  # so that the next stamp knows where the log is
+        return stored
 
     async def _confirmed(self, operation: str, revoke: Callable[[Link], Awaitable[int]]) -> int:
         if self._closed:
-            raise _unconfirmed(operation, "this cache is closed")
+            reason = "this cache is closed"
+            raise _unconfirmed(operation, reason)
         try:
             return await revoke(self._links.current())
         except Exception as error:
             reason = str(error) if type(error).__module__.startswith("sark_cache") else told(error)
-            self._fault(operation, reason)
+            self._record.fault(operation, reason)
             raise _unconfirmed(operation, reason) from error
 
 
 _NOTHING = Found()
-
-
-def _read_request(
-    prefix: str, user_id: str, action: str, resource: str, context: Context | None
-) -> _Request:
-    copied = plain_mapping(context) if context is not None else None
-    try:
-        key = request_key(prefix, user_id, action, resource, copied)
-        key.text.encode()
-    except UnicodeEncodeError:
-        message = "a string with a lone surrogate, which UTF-8 cannot hold"
-        raise NotJSONError(message) from None
-    return _Request(user_id, action, resource, copied, key)
-
-
-def _write(request: _Request, decision: str, ttl: float, tags: tuple[str, ...]) -> Write:
-    tags = tuple(dict.fromkeys(tags))
-    key = request.key
-    return Write(
-        key,
-        encode(key, decision, ttl, tags),
-        max(1, int(ttl * 1e3)),
-        subject(key, request.user_id, request.action, request.resource, tags),
-    )
-
-
-def _check_tags(tags: tuple[str, ...]) -> None:
-    if not all(map(_is_utf8, tags)):
-        message = "a tag with a lone surrogate, which UTF-8 cannot hold"
-        raise NotJSONError(message)
-
-
-def _is_utf8(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _unconfirmed(operation: str, reason: str) -> InvalidationError:

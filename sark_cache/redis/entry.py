@@ -1,8 +1,8 @@
 """A decision as it is kept in Redis: one JSON object that says whose it is.
 
 `{"key", "context", "ttl", "tags", "decision"}`: the key and the whole hash of its context, so that
-neither half a hash in common nor a reply that belongs to another command can pass for an answer; the
-time to live in seconds it was stored with; the tags; the decision.
+neither half a hash in common nor a reply that belongs to another command can pass for an answer;
+the time to live in seconds it was stored with; the tags; the decision.
 """
 
 import json

@@ -1,16 +1,16 @@
 """The way to the servers from one event loop: bounded in time, and cut while they do not answer.
 
-A command takes at most its time-out. One that fails because nobody answers opens the circuit of the
-server it went to: nothing goes there any more, and so nothing is waited for, until a probe in the
-background finds that it answers again (looked for after 50 ms, then at most every 500). On a cluster
-each primary has a circuit of its own.
+A command takes at most its time-out. One that fails because nobody answers opens the circuit of
+the server it went to: nothing goes there any more, and so nothing is waited for, until a probe in
+the background finds that it answers again (looked for after 50 ms, then at least every 500). On a
+cluster each primary has a circuit of its own.
 
 Connections that were idle are dropped when a circuit opens: the server they lead to may be the one
 that was the primary before, paused and unaware that it no longer is.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from logging import getLogger
@@ -191,7 +191,7 @@ class Link:
                 await self._close()
 
     @asynccontextmanager
-    async def _until(self, deadline: float, key: str) -> AsyncIterator[None]:
+    async def _until(self, deadline: float, key: str) -> AsyncGenerator[None]:
         server = self._server_of(key)
         if server in self._open:
             message = "the circuit is open"
@@ -252,6 +252,8 @@ class Link:
 
 def told(error: BaseException) -> str:
     """An error as it may be logged: its kind, and the code the server gave it; no keys."""
+    if isinstance(error, UnavailableError):
+        return str(error)
     kind = type(error).__name__
     if isinstance(error, TimeoutError):
         return "no answer in time"

@@ -1,8 +1,8 @@
 """A link for each event loop.
 
-The connections of an asyncio client belong to the loop that made them, and a forked child has no use
-for its parent's. So a cache made from a URL has a client in each loop; one that was given a client
-can be asked from one loop alone, and misses in any other.
+The connections of an asyncio client belong to the loop that made them, and a forked child has no
+use for its parent's. So a cache made from a URL has a client in each loop; one that was given a
+client can be asked from one loop alone, and misses in any other.
 """
 
 import asyncio

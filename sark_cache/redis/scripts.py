@@ -2,10 +2,10 @@
 
 The log is a list, newest record first: `{id} {record}`, the id 24 random hexadecimal digits, the
 record a JSON object with the fields and tags that were named, or a `key`, or a `pattern`. A
-*position* is the id of the record that was newest when an evaluation began. Whatever stands above it
-is newer, so a decision may be stored if none of that matches it. A position that is not in the log
-is unknown: the log was cut (at `MAX_RECORDS`), flushed, evicted, or lost by a failover. Nothing is
-stored then. Ids, not numbers or times: a server that lost records cannot give one out twice.
+*position* is the id of the record that was newest when an evaluation began. Whatever stands above
+it is newer, so a decision may be stored if none of that matches it. A position that is not in the
+log is unknown: the log was cut (at `MAX_RECORDS`), flushed, evicted, or lost by a failover. Nothing
+is stored then. Ids, not numbers or times: a server that lost records cannot give one out twice.
 
 Scripts are sent whole, with EVAL: the server knows them by their hash anyway, and one that was
 restarted or failed over has nothing to be told.
@@ -22,7 +22,8 @@ local function position(log, first)
   local newest = redis.call('LINDEX', log, 0)
   if newest then return string.sub(newest, 1, 24) end
   -- Memory may have run out, or this may be a replica: then there is no position.
-  if type(redis.pcall('LPUSH', log, first .. ' {"begun":true}')) == 'table' then return false end
+  local pushed = redis.pcall('LPUSH', log, first .. ' {"begun":true}')
+  if type(pushed) == 'table' then return false end
   return first
 end
 """
@@ -59,7 +60,8 @@ _GIVES_WAY = f"""
 local function gives_way(key, mode, seen)
   if mode == 'always' then return true end
   local held = redis.pcall('GET', key)
-  if type(held) ~= 'string' or string.sub(held, 1, {len(RESERVATION)}) == '{RESERVATION}' then return true end
+  if type(held) ~= 'string' then return true end
+  if string.sub(held, 1, {len(RESERVATION)}) == '{RESERVATION}' then return true end
   return mode == 'replace' and held == seen
 end
 """
@@ -107,7 +109,7 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return {STORED}
 """
 )
-"""key log, value, milliseconds, position, decision, mode, seen -> STORED | OVERTAKEN | SUPERSEDED"""
+"""key log, value, milliseconds, position, decision, mode, seen -> STORED, OVERTAKEN, SUPERSEDED"""
 
 # On a cluster key and log are in different places. The key is reserved, then the log is read, then
 # the reservation becomes the decision. An invalidation appends its record and walks the keys

@@ -1,8 +1,8 @@
-"""What is done on the servers: decisions looked up, stored unless they were overtaken, and revoked.
+"""What is done on the servers: decisions looked up, stored unless overtaken, and revoked.
 
-Each look-up is one round trip, each store too; on a cluster, where a key and the log are in different
-places, a miss takes two and a store that is fenced three. Everything here raises what goes wrong;
-what that means to a request is the cache's business.
+Each look-up is one round trip, each store too; on a cluster, where a key and the log are in
+different places, a miss takes two and a store that is fenced three. Everything here raises what
+goes wrong; what that means to a request is the cache's business.
 """
 
 import json
@@ -129,7 +129,7 @@ class Store:
         return [_found(key, value, 1, None) for key, value in zip(keys, values, strict=True)]
 
     async def put(self, link: Link, writes: Sequence[Write]) -> list[Outcome | Exception]:
-        """Stores decisions whatever was revoked before: each one's outcome, or why there is none."""
+        """Stores decisions whatever was revoked: each one's outcome, or why there is none."""
         commands: list[Command] = [
             ("SET", write.key.text, write.text, "PX", write.ttl_ms) for write in writes
         ]
@@ -217,7 +217,7 @@ class Store:
         await link.urgent(key.text, "EVAL", scripts.REMOVE, 1, key.text)
 
     async def invalidate(self, link: Link, scope: Scope, tags: Sequence[str]) -> int:
-        """Revokes what is in a scope and has one of the tags, if any are named; how many there were.
+        """Revokes what is in a scope and has one of the tags, if any are named; how many were.
 
         Raises:
             Exception: It could not be confirmed.

@@ -18,6 +18,8 @@ from importlib import import_module
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from sark_cache import arguments
+
 TOPOLOGIES = ("", "sentinel", "cluster")
 SCHEMES = ("redis", "rediss", "valkey", "valkeys")
 DEFAULT_PORT = 6379
@@ -58,9 +60,7 @@ def parse(url: str) -> Address:
         TypeError: It is no str.
         ValueError: It is no URL of a server; the message says what is, and keeps the password.
     """
-    if not isinstance(url, str):
-        message = f"url must be a str, not {type(url).__name__}"
-        raise TypeError(message)
+    arguments.check_text("url", url)
     split = urlsplit(url)
     family, _, topology = split.scheme.partition("+")
     if (family not in SCHEMES or topology not in TOPOLOGIES) and split.scheme != "unix":

@@ -1,13 +1,14 @@
 """Walks over all keys, for what cannot be looked up: SCAN on every primary, some at a time.
 
-On a cluster a walk counts only if every slot was owned by the same primary from its beginning to its
-end, and none was being moved: a key that moves behind the walk would be missed. Nor does it count if
-what it removed has not reached the replicas that are connected, one of which may be the primary soon.
+On a cluster a walk counts only if every slot was owned by the same primary from its beginning to
+its end, and none was being moved: a key that moves behind the walk would be missed. Nor does it
+count if what it removed has not reached the replicas that are connected, one of which may be the
+primary soon.
 """
 
 import asyncio
 from binascii import crc_hqx
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib import import_module
 from typing import Any, TypeAlias
 
@@ -29,7 +30,7 @@ class UnconfirmedError(Exception):
 class Primary:
     """One server that keeps keys of its own."""
 
-    def __init__(self, link: Link, node: Any | None = None) -> None:  # noqa: ANN401 - of either library
+    def __init__(self, link: Link, node: Any = None) -> None:  # noqa: ANN401 - of either library
         self._link = link
         self._node = node
 
@@ -50,7 +51,7 @@ class Primary:
                 raise reply
         return replies
 
-    async def _sent(self, commands: Iterable[Command]) -> list[Any]:
+    async def _sent(self, commands: Sequence[Command]) -> list[Any]:
         client = self._link.client
         if self._node is None:
             pipeline = client.pipeline(transaction=False)
@@ -58,18 +59,18 @@ class Primary:
                 pipeline.execute_command(*command)
             replies: list[Any] = await pipeline.execute(raise_on_error=False)
             return replies
-        # Past the client's own pipeline, which would follow a key to wherever it has moved.
-        pipelined = import_module(f"{check_client(client)}.asyncio.cluster").PipelineCommand
-        for attempt in (1, 2):
-            sent = [pipelined(at, *command) for at, command in enumerate(commands)]
-            await self._node.execute_pipeline(sent)
-            replies = [command.result for command in sent]
+        replies = await self._sent_to_node(commands)
+        if any(isinstance(reply, self._link.no_answer) for reply in replies):
             # A connection that the server closed while it was idle is made again, once.
-            if attempt == 2 or not any(
-                isinstance(reply, self._link.no_answer) for reply in replies
-            ):
-                break
+            replies = await self._sent_to_node(commands)
         return replies
+
+    async def _sent_to_node(self, commands: Sequence[Command]) -> list[Any]:
+        """Past the client's own pipeline, which would follow a key to wherever it has moved."""
+        pipelined = import_module(f"{check_client(self._link.client)}.asyncio.cluster")
+        sent = [pipelined.PipelineCommand(at, *command) for at, command in enumerate(commands)]
+        await self._node.execute_pipeline(sent)
+        return [command.result for command in sent]
 
     @property
     def takes_many_keys(self) -> bool:

@@ -1,4 +1,4 @@
-"""`get_or_load`: one evaluation for all who ask meanwhile, and none that was overtaken is stored."""
+"""`get_or_load`: one evaluation for all who ask meanwhile; what was overtaken is not stored."""
 
 import asyncio
 

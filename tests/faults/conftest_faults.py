@@ -19,7 +19,7 @@ async def load():
 
 
 class Watch:
-    """How long requests took, and how late this event loop was meanwhile, for no fault of theirs."""
+    """How long requests took, and how late this event loop was meanwhile by no fault of theirs."""
 
     def __init__(self):
         self.longest = 0.0

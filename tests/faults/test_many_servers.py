@@ -1,21 +1,21 @@
-"""A primary that fails over, replicas that lag, and a cluster whose slots move or whose nodes die."""
+"""A primary that fails over, replicas that lag, a cluster whose slots move or whose nodes die."""
 
 import asyncio
 
 import pytest
+from redis.crc import key_slot
 
 from conftest_faults import ALLOW
 from sark_cache import InvalidationError
+from servers import Cluster
 
 ALICE = ("alice", "read", "doc")
 KEY = "policy:decision:alice:read:doc:none"
 
 
 @pytest.fixture
-def own_cluster(request):
+def own_cluster():
     """Starts clusters of this test's own."""
-    from servers import Cluster
-
     clusters = []
 
     def start(**options):
@@ -28,8 +28,6 @@ def own_cluster(request):
 
 
 def slot_of(key):
-    from redis.crc import key_slot
-
     return key_slot(key.encode())
 
 

@@ -30,6 +30,7 @@ from sark_cache import (
     process,
     selection,
 )
+from sark_cache.linked import LinkedNullPolicyCache
 
 ALLOW = {"allow": True}
 ALICE = ("alice", "read", "doc")
@@ -169,7 +170,7 @@ async def test_a_revocation_through_one_cache_reaches_all(settled, fresh_redis):
     native = create_policy_cache("alice")
     chosen.flags.rollback("rust_cache")
     redis = create_policy_cache("alice")
-    none = process.one(sark_cache.linked.LinkedNullPolicyCache, sark_cache.linked.LinkedNullPolicyCache)
+    none = process.one(LinkedNullPolicyCache, LinkedNullPolicyCache)
     for through in (native, redis, none):
         for revoke, died in [
             (lambda cache: cache.invalidate(user_id="alice"), 2),
@@ -281,7 +282,7 @@ async def test_each_user_is_served_by_the_cache_that_is_theirs(settled, fresh_re
 
 
 async def test_batches_are_answered_in_their_order_by_both(settled, fresh_redis):
-    cache, users, native = await half(settled, fresh_redis)
+    cache, users, _ = await half(settled, fresh_redis)
     rows = [(user, "read", "doc", {"allow": True, "user": user}) for user in users]
     stamp = cache.stamp()
     assert await cache.set_batch(rows[:100]) == 100

@@ -4,18 +4,37 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, assert_type
 
+import redis.asyncio
+
 from sark_cache import (
     AsyncCache,
+    CacheCleanupTask,
     CacheMetrics,
+    CacheSettings,
+    CleanupMetrics,
+    FeatureFlagManager,
+    FlagError,
     InvalidationError,
     JSONObject,
+    LatencyHistogram,
     Loaded,
+    NullPolicyCache,
+    PolicyCache,
     PolicyCacheProtocol,
     RustPolicyCache,
     SarkCacheError,
+    SelectedPolicyCache,
+    SettingsError,
     Stamp,
+    close_policy_caches,
+    create_policy_cache,
+    get_cleanup_task,
+    get_feature_flag_manager,
+    get_policy_cache,
     get_rust_policy_cache,
     is_rust_cache_available,
+    start_cache_cleanup,
+    stop_cache_cleanup,
 )
 
 
@@ -132,3 +151,76 @@ async def general(cache: AsyncCache) -> None:
 
 def errors() -> SarkCacheError:
     return InvalidationError("the backend is gone")
+
+
+async def redis_cache() -> None:
+    """The same on Redis, Sentinel or a cluster, from a URL or a client."""
+    client: redis.asyncio.Redis = redis.asyncio.Redis()
+    async with PolicyCache(client, ttl_seconds=60, command_timeout=0.1) as cache:
+        protocol: PolicyCacheProtocol = cache
+        decision: JSONObject | None = await protocol.get("alice", "read", "doc", {"mfa": True})
+        stored: bool = await cache.set(
+            "alice", "read", "doc", decision or {"allow": False}, tags=["t"], stamp=cache.stamp()
+        )
+        died: int = await cache.invalidate(user_id="alice")
+        assert stored or died
+    from_url: PolicyCache = PolicyCache.from_url(
+        "redis+sentinel://a:26379,b:26379/main", ttl_seconds=1.5, connect_timeout=0.05
+    )
+    histogram: LatencyHistogram = from_url.latency_histogram([0.001, 0.01])
+    counts: tuple[int, ...] = histogram.counts
+    assert counts
+
+
+async def null_cache() -> None:
+    """A cache that never hits."""
+    cache: PolicyCacheProtocol = NullPolicyCache()
+    missed: JSONObject | None = await cache.get("alice", "read", "doc")
+    assert missed is None
+
+
+async def selection() -> None:
+    """The cache that is a user's, and one object for all of them."""
+    try:
+        settings: CacheSettings = CacheSettings.from_environment()
+    except SettingsError as error:
+        wrong: ValueError = error
+        raise wrong from None
+    ttl: float = settings.cache_ttl
+    of_alice: PolicyCacheProtocol = create_policy_cache("alice", fallback_on_error=False)
+    redis_one: PolicyCache = get_policy_cache(ttl_seconds=ttl)
+    native_one: RustPolicyCache = get_rust_policy_cache(1_000)
+    selected: SelectedPolicyCache = SelectedPolicyCache()
+    as_protocol: PolicyCacheProtocol = selected
+    backends: list[str] = [cache.backend for cache in selected.backends()]
+    assert [of_alice, redis_one, native_one, as_protocol, backends]
+    await close_policy_caches()
+
+
+def feature_flags() -> None:
+    """Rollout percentages."""
+    flags: FeatureFlagManager = get_feature_flag_manager()
+    alice_is_in: bool = flags.should_use_rust("rust_cache", "alice")
+    percentage: int = flags.get_rollout_pct("rust_cache")
+    try:
+        flags.set_rollout_pct("rust_cache", min(percentage + 10, 100))
+        flags.rollback("rust_cache")
+        flags.rollback_all()
+    except FlagError as error:
+        unconfirmed: SarkCacheError = error
+        assert unconfirmed
+    rollouts: dict[str, int] = flags.get_all_rollouts()
+    assert alice_is_in or rollouts
+
+
+async def cleanup(cache: RustPolicyCache) -> None:
+    """Expired entries removed in the background."""
+    task: CacheCleanupTask = await start_cache_cleanup(cache, interval=30)
+    same: CacheCleanupTask | None = get_cleanup_task()
+    removed: int = await task.trigger_cleanup()
+    metrics: CleanupMetrics = task.metrics
+    total: int = metrics.total_entries_removed
+    healthy: bool = await task.health_check()
+    assert same is task
+    assert removed <= total or healthy
+    await stop_cache_cleanup()

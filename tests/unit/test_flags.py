@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import time
 
 import pytest
 import redis
@@ -10,6 +11,7 @@ import valkey
 import valkey.asyncio
 from openfeature import api
 from openfeature.flag_evaluation import FlagResolutionDetails
+from openfeature.provider import ProviderStatus
 from openfeature.provider.in_memory_provider import InMemoryFlag, InMemoryProvider
 from openfeature.provider.no_op_provider import NoOpProvider
 
@@ -293,13 +295,20 @@ def flag(decide):
     return InMemoryFlag("on", {"on": True}, context_evaluator=evaluate)
 
 
+def use(provider, domain=None):
+    """Sets the application's provider and waits until it is ready."""
+    api.set_provider(provider, domain)
+    while api.get_client(domain).get_provider_status() is not ProviderStatus.READY:
+        time.sleep(0.001)
+
+
 @pytest.fixture
 def provide():
     """Sets the application's provider, with these flags."""
 
     def provide(domain=None, /, **flags):
         provider = InMemoryProvider({name: flag(decide) for name, decide in flags.items()})
-        api.set_provider_and_wait(provider, domain)
+        use(provider, domain)
         return openfeature_client()
 
     yield provide
@@ -308,7 +317,7 @@ def provide():
 
 def test_without_a_provider_openfeature_is_not_asked():
     assert openfeature_client() is None
-    api.set_provider_and_wait(NoOpProvider())
+    use(NoOpProvider())
     assert openfeature_client() is None
 
 

@@ -264,7 +264,9 @@ def test_all_that_is_wrong_is_said_at_once(environment):
 )
 def test_a_misspelt_variable_is_refused_with_the_one_that_is_meant(environment, variable, meant):
     environment(**{variable: "60"})
-    with pytest.raises(SettingsError, match=rf"{variable} is no setting: did you mean {meant}\?"):
+    with pytest.raises(
+        SettingsError, match=rf"{variable.upper()} is no setting: did you mean {meant}\?"
+    ):
         CacheSettings.from_environment()
 
 

@@ -54,9 +54,7 @@ def test_sentinel_by_its_hosts_and_service():
     pool = connected.client.connection_pool
     assert pool.service_name == "main"
     assert (kwargs["username"], kwargs["password"], kwargs["db"]) == ("me", "secret", 2)
-    asked = [
-        one.connection_pool.connection_kwargs for one in pool.sentinel_manager.sentinels
-    ]
+    asked = [one.connection_pool.connection_kwargs for one in pool.sentinel_manager.sentinels]
     assert [(one["host"], one["port"]) for one in asked] == [("a", 26379), ("b", 26380)]
     assert {one["password"] for one in asked} == {"other"}
 
