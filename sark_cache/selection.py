@@ -53,6 +53,7 @@ class Selection:
         self.settings: Final = settings
         self._faults: Final = FaultLog("redis")
         self._logged: Final[set[Choice]] = set()
+        self.closed = False
         self._reached = False
         self._client: tuple[int, Any] | None = None
         self.flags: Final[FeatureFlagManager] = get_feature_flag_manager(
@@ -104,7 +105,9 @@ class Selection:
         return self._null()
 
     def close(self) -> None:
-        """Ends the looks in the background."""
+        """Ends the looks in the background, those for percentages as well."""
+        self.closed = True
+        self.flags.close()
         if self._watch is not None:
             self._watch.close()
 
@@ -208,7 +211,7 @@ def get_selection() -> Selection:
     """
     global _selection  # noqa: PLW0603 - one per process is what this is for
     with _lock:
-        if _selection is None:
+        if _selection is None or _selection.closed:
             from sark_cache.settings import CacheSettings  # noqa: PLC0415 - an extra
 
             _selection = Selection(CacheSettings.from_environment())

@@ -255,7 +255,7 @@ def told(error: BaseException) -> str:
     if isinstance(error, UnavailableError):
         return str(error)
     kind = type(error).__name__
-    if isinstance(error, TimeoutError):
+    if kind == "TimeoutError":  # Python's, or the client's
         return "no answer in time"
     said = f"{_NAMED.get(kind, '')} {error}"
     code = next((code for code in _CODES if code in said), None)

@@ -230,6 +230,6 @@ def _host(place: str, default: int) -> tuple[str, int]:
 
 def _database(text: str) -> int:
     if not text.isdecimal():
-        message = f"url must end in the number of a database, not {text!r}"
+        message = "url must end in the number of a database; in a password / is written %2F"
         raise ValueError(message)
     return int(text)

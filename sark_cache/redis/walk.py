@@ -18,7 +18,7 @@ KEYS_AT_ONCE = 1_000
 SLOTS = 16_384
 ATTEMPTS = 3
 PAUSE_SECONDS = 0.1
-"""Before another attempt, when slots were moving."""
+"""Before another attempt on a cluster, when slots were moving or a server did not answer."""
 
 Visit: TypeAlias = Callable[["Primary", list[str]], Awaitable[int]]
 
@@ -157,7 +157,7 @@ async def walk(link: Link, pattern: str, visit: Visit, marker: str | None = None
                     await primary.replicated(_in_slot(marker, int(slots[0].partition("-")[0])))
             if [slots for _, slots in await _owned(link)] == [slots for _, slots in owned]:
                 return total
-        except UnconfirmedError:
+        except (UnconfirmedError, *link.no_answer):
             if attempt == ATTEMPTS - 1:
                 raise
         await asyncio.sleep(PAUSE_SECONDS)

@@ -10,6 +10,8 @@ from sark_cache.redis import PolicyCache
 
 ALLOW = {"allow": True, "reason": "owner"}
 COMMAND_SECONDS = 0.25
+PATIENT_SECONDS = 1.0
+"""For what must not fail on a busy machine while the servers are well."""
 SPARE_SECONDS = 0.05
 RECOVERY_SECONDS = 2
 
@@ -22,6 +24,7 @@ class Watch:
     """How long requests took, and how late this event loop was meanwhile by no fault of theirs."""
 
     def __init__(self):
+        self.command_seconds = COMMAND_SECONDS
         self.longest = 0.0
         self.lateness = 0.0
         self.requests = 0
@@ -62,7 +65,7 @@ class Watch:
     def assert_in_time(self):
         """Nothing took longer than a command may, plus 50 ms, plus what the loop was late."""
         assert self.requests > 0
-        assert self.longest <= COMMAND_SECONDS + SPARE_SECONDS + self.lateness
+        assert self.longest <= self.command_seconds + SPARE_SECONDS + self.lateness
 
 
 @pytest.fixture
@@ -80,10 +83,24 @@ async def open_cache():
     """Makes caches with the usual time-outs, and closes them."""
     async with contextlib.AsyncExitStack() as caches:
 
-        async def new(url):
-            return await caches.enter_async_context(PolicyCache.from_url(url))
+        async def new(url, **timeouts):
+            return await caches.enter_async_context(PolicyCache.from_url(url, **timeouts))
 
         yield new
+
+
+@pytest.fixture
+async def open_patiently(open_cache, watch):
+    """Makes caches that wait for longer, and that have heard of their servers."""
+    watch.command_seconds = PATIENT_SECONDS
+
+    async def new(url):
+        cache = await open_cache(url, connect_timeout=0.5, command_timeout=PATIENT_SECONDS)
+        while not await cache.health_check():
+            await asyncio.sleep(0.01)
+        return cache
+
+    return new
 
 
 async def serves(cache, *row):

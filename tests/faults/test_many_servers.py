@@ -35,9 +35,9 @@ def slot_of(key):
 
 
 async def test_a_failover_fails_no_request_and_is_found_by_itself(
-    fresh_sentinels, open_cache, watch, recovered
+    fresh_sentinels, open_patiently, watch, recovered
 ):
-    cache = await open_cache(fresh_sentinels.url)
+    cache = await open_patiently(fresh_sentinels.url)
     await cache.set(*ALICE, ALLOW)
     done = asyncio.Event()
     asking = [asyncio.create_task(watch.ask_until(done, cache)) for _ in range(5)]
@@ -50,9 +50,9 @@ async def test_a_failover_fails_no_request_and_is_found_by_itself(
 
 
 async def test_a_primary_that_dies_is_replaced_and_what_was_revoked_stays_so(
-    fresh_sentinels, open_cache, watch, recovered
+    fresh_sentinels, open_patiently, watch, recovered
 ):
-    cache = await open_cache(fresh_sentinels.url)
+    cache = await open_patiently(fresh_sentinels.url)
     await cache.set(*ALICE, ALLOW)
     await cache.set("bob", "read", "doc", ALLOW)
     assert await cache.delete("bob", "read", "doc") is True
@@ -75,10 +75,10 @@ async def test_a_primary_that_dies_is_replaced_and_what_was_revoked_stays_so(
 
 
 async def test_a_primary_that_slept_through_a_failover_is_not_asked_again(
-    fresh_sentinels, open_cache, recovered
+    fresh_sentinels, open_patiently, recovered
 ):
     """It still thinks that it is the primary, and has not heard of what was revoked."""
-    cache = await open_cache(fresh_sentinels.url)
+    cache = await open_patiently(fresh_sentinels.url)
     await cache.set(*ALICE, ALLOW)
     assert await asyncio.gather(*(cache.get(*ALICE) for _ in range(10))) == [ALLOW] * 10
     old = fresh_sentinels.primary()
@@ -92,9 +92,11 @@ async def test_a_primary_that_slept_through_a_failover_is_not_asked_again(
         assert await cache.get(*ALICE) is None
 
 
-async def test_a_revocation_is_not_confirmed_before_the_replica_has_it(fresh_sentinels, open_cache):
+async def test_a_revocation_is_not_confirmed_before_the_replica_has_it(
+    fresh_sentinels, open_patiently
+):
     """The replica may be the primary a moment later."""
-    cache = await open_cache(fresh_sentinels.url)
+    cache = await open_patiently(fresh_sentinels.url)
     await cache.set(*ALICE, ALLOW)
     [replica] = [
         server
@@ -119,8 +121,8 @@ async def test_a_revocation_is_not_confirmed_before_the_replica_has_it(fresh_sen
 # A cluster
 
 
-async def test_a_slot_that_moved_is_followed(fresh_cluster, open_cache, watch, recovered):
-    cache = await open_cache(fresh_cluster.url)
+async def test_a_slot_that_moved_is_followed(fresh_cluster, open_patiently, watch, recovered):
+    cache = await open_patiently(fresh_cluster.url)
     await cache.set(*ALICE, ALLOW)
     slot = slot_of(KEY)
     owner = fresh_cluster.owner_of(slot)
@@ -138,10 +140,10 @@ async def test_a_slot_that_moved_is_followed(fresh_cluster, open_cache, watch, r
 
 
 async def test_while_a_slot_moves_nothing_fails_and_no_revocation_of_many_is_confirmed(
-    fresh_cluster, open_cache, watch, recovered
+    fresh_cluster, open_patiently, watch, recovered
 ):
     """A key that moves behind the walk would be missed by it."""
-    cache = await open_cache(fresh_cluster.url)
+    cache = await open_patiently(fresh_cluster.url)
     await cache.set(*ALICE, ALLOW)
     slot = slot_of(KEY)
     owner = fresh_cluster.owner_of(slot)
@@ -159,9 +161,9 @@ async def test_while_a_slot_moves_nothing_fails_and_no_revocation_of_many_is_con
     assert await cache.invalidate(*ALICE) == 1
 
 
-async def test_a_node_that_dies_takes_only_its_own_keys_with_it(own_cluster, open_cache, watch):
+async def test_a_node_that_dies_takes_only_its_own_keys_with_it(own_cluster, open_patiently, watch):
     cluster = own_cluster()
-    cache = await open_cache(cluster.url)
+    cache = await open_patiently(cluster.url)
     users = [f"user-{number}" for number in range(60)]
     assert await cache.set_batch([(user, "read", "doc", ALLOW) for user in users]) == 60
     dead = cluster.servers[0]
@@ -183,9 +185,9 @@ async def test_a_node_that_dies_takes_only_its_own_keys_with_it(own_cluster, ope
         await cache.invalidate(user_id=min(lost))
 
 
-async def test_a_replica_takes_over_a_dead_node(own_cluster, open_cache, watch):
+async def test_a_replica_takes_over_a_dead_node(own_cluster, open_patiently, watch):
     cluster = own_cluster(replicas=1)
-    cache = await open_cache(cluster.url)
+    cache = await open_patiently(cluster.url)
     await cache.set(*ALICE, ALLOW)
     assert await cache.invalidate(user_id="alice") == 1
     cluster.owner_of(slot_of(KEY)).kill()

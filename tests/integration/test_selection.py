@@ -105,7 +105,6 @@ async def fresh_process(monkeypatch):
 
     def forget():
         if selection._selection is not None:
-            selection._selection.flags.close()
             selection._selection.close()
             selection._selection = None
 

@@ -106,7 +106,7 @@ def test_a_wrong_url_fails_when_the_cache_is_made_and_says_what_is_right(url, me
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("redis://:secret@host/zero", "number of a database, not 'zero'"),
+        ("redis://:secret@host/zero", "number of a database"),
         ("redis+cluster://host/1", "a cluster has but one"),
     ],
 )
