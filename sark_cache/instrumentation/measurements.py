@@ -98,20 +98,20 @@ EVALUATION = Timing(
     "How long evaluations took, each that was recorded.",
     counted="{evaluation}",
 )
-LATENCY_QUANTILE = Measurement(
-    "latency_quantile",
+LATENCY_PERCENTILE = Measurement(
+    "latency_percentile",
     "s",
-    "What this part of the measured requests did not exceed since the metrics were last reset.",
+    "What so many of a hundred measured requests did not exceed since the metrics were last reset.",
 )
 ROLLOUT = Measurement("rollout", "%", "How many of a hundred users a feature is rolled out to.")
 BACKEND = Measurement("backend", "", "What holds the decisions: native, redis or none.")
 
 HISTOGRAMS = (LATENCY, EVALUATION)
 
-_QUANTILES = (
-    ("0.5", "cache_latency_p50_us"),
-    ("0.95", "cache_latency_p95_us"),
-    ("0.99", "cache_latency_p99_us"),
+_PERCENTILES = (
+    ("50", "cache_latency_p50_us"),
+    ("95", "cache_latency_p95_us"),
+    ("99", "cache_latency_p99_us"),
 )
 
 
@@ -123,8 +123,8 @@ class Reading:
     """What tells these numbers from those of other caches: `backend` and, if given, `cache`."""
     numbers: Mapping[str, float]
     """The counters and gauges, by name."""
-    quantiles: Mapping[str, float]
-    """Of the latency, in seconds, by the part of the requests."""
+    percentiles: Mapping[str, float]
+    """Of the latency, in seconds, by the percentage of the requests."""
     histograms: Mapping[str, LatencyHistogram]
     rollouts: Mapping[str, float]
 
@@ -152,7 +152,7 @@ class Source:
                 "enabled": int(cache.enabled),
                 "circuit_open": int(getattr(cache, "circuit_open", False)),
             },
-            quantiles={part: metrics[name] / 1e6 for part, name in _QUANTILES},
+            percentiles={percent: metrics[name] / 1e6 for percent, name in _PERCENTILES},
             histograms={
                 LATENCY.name: cache.latency_histogram(self.bounds),
                 EVALUATION.name: cache.evaluation_histogram(self.bounds),

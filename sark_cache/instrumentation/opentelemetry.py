@@ -8,10 +8,10 @@
 
 Metrics are those that Prometheus gets, under names with dots: observable counters `sark_cache.hits`
 and so on, observable gauges `sark_cache.entries`, `sark_cache.hit_ratio`, …,
-`sark_cache.latency_quantile`, `sark_cache.rollout` (attribute `feature`) and `sark_cache.backend`,
-which is 1. `sark_cache.instrumentation.prometheus` says which number of `get_metrics()` is which.
-All have the attribute `backend`, and `cache` for a cache that was given a name. A collection reads
-each cache once, which takes about 0.1 ms; requests cost nothing.
+`sark_cache.latency_percentile` (attribute `percentile`), `sark_cache.rollout` (attribute `feature`)
+and `sark_cache.backend`, which is 1. `sark_cache.instrumentation.prometheus` says which number of
+`get_metrics()` is which. All have the attribute `backend`, and `cache` for a cache that was given a
+name. A collection reads each cache once, which takes about 0.1 ms; requests cost nothing.
 
 A histogram would have to be recorded request by request: "It is impossible for an asynchronous
 instrument to report a histogram, presently"
@@ -59,7 +59,7 @@ from sark_cache.instrumentation.measurements import (
     COUNTERS,
     GAUGES,
     HISTOGRAMS,
-    LATENCY_QUANTILE,
+    LATENCY_PERCENTILE,
     ROLLOUT,
     Measurement,
     Reading,
@@ -172,7 +172,7 @@ class _Instruments:
                 )
         gauges: list[tuple[Measurement, Callable[[Reading], Observed]]] = [
             *((gauge, partial(_number, gauge.name)) for gauge in GAUGES),
-            (LATENCY_QUANTILE, _quantiles),
+            (LATENCY_PERCENTILE, _percentiles),
             (ROLLOUT, _rollouts),
             (BACKEND, _one),
         ]
@@ -223,8 +223,8 @@ def _count(name: str, reading: Reading) -> Observed:
     yield reading.histograms[name].count, {}
 
 
-def _quantiles(reading: Reading) -> Observed:
-    return ((seconds, {"quantile": part}) for part, seconds in reading.quantiles.items())
+def _percentiles(reading: Reading) -> Observed:
+    return ((seconds, {"percentile": percent}) for percent, seconds in reading.percentiles.items())
 
 
 def _rollouts(reading: Reading) -> Observed:

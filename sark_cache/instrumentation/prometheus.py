@@ -23,16 +23,16 @@ follows from what is:
 | size, max_size                          | `sark_cache_entries`, `sark_cache_max_entries`        |
 | avg_cache_latency_ms                    | 1000 × `sark_cache_latency_seconds_sum` / `_count`    |
 | avg_opa_latency_ms                      | 1000 × `sark_cache_evaluation_seconds_sum` / `_count` |
-| cache_latency_p50_us, _p95_us, _p99_us  | 10⁶ × `sark_cache_latency_quantile_seconds`           |
-|                                         | `{quantile="0.5"}`, `"0.95"`, `"0.99"`                |
+| cache_latency_p50_us, _p95_us, _p99_us  | 10⁶ × `sark_cache_latency_percentile_seconds`         |
+|                                         | `{percentile="50"}`, `"95"`, `"99"`                   |
 
 and, besides: `sark_cache_latency_seconds` and `sark_cache_evaluation_seconds` as histograms,
 `sark_cache_enabled`, `sark_cache_circuit_open`, `sark_cache_backend_info{backend="native"} 1`, and
 `sark_cache_rollout_percent{feature="rust_cache"}` for what the flags know. All but the last have
 the label `backend`, and `cache` for a cache that was given a name.
 
-The ratios and quantiles are those since the metrics were last reset: for those of the last minutes
-ask the counters and the histograms. The native cache measures one request in 64, so
+The ratios and percentiles are those since the metrics were last reset: for those of the last
+minutes ask the counters and the histograms. The native cache measures one request in 64, so
 `sark_cache_latency_seconds_count` is that part of the requests.
 
 `reset_metrics()` makes counters and histograms start at zero again, which Prometheus takes for a
@@ -73,7 +73,7 @@ from sark_cache.instrumentation.measurements import (
     COUNTERS,
     GAUGES,
     HISTOGRAMS,
-    LATENCY_QUANTILE,
+    LATENCY_PERCENTILE,
     ROLLOUT,
     Reading,
     Rollouts,
@@ -215,7 +215,7 @@ def _families(namespace: str, readings: Sequence[Reading]) -> Iterator[Metric]:
         for reading in readings:
             _add_histogram(family, reading.labels, reading.histograms[measured.name])
         yield family
-    yield _quantiles(namespace, readings)
+    yield _percentiles(namespace, readings)
     yield _backends(namespace, readings)
     yield _rollouts(namespace, readings)
 
@@ -228,12 +228,12 @@ def _add_histogram(family: Metric, labels: Mapping[str, str], histogram: Latency
     family.add_sample(f"{family.name}_sum", {**labels}, histogram.sum_seconds)
 
 
-def _quantiles(namespace: str, readings: Sequence[Reading]) -> Metric:
-    name = f"{namespace}_{LATENCY_QUANTILE.name}_seconds"
-    family = Metric(name, LATENCY_QUANTILE.description, "gauge", "seconds")
+def _percentiles(namespace: str, readings: Sequence[Reading]) -> Metric:
+    name = f"{namespace}_{LATENCY_PERCENTILE.name}_seconds"
+    family = Metric(name, LATENCY_PERCENTILE.description, "gauge", "seconds")
     for reading in readings:
-        for part, seconds in reading.quantiles.items():
-            family.add_sample(name, {**reading.labels, "quantile": part}, seconds)
+        for percent, seconds in reading.percentiles.items():
+            family.add_sample(name, {**reading.labels, "percentile": percent}, seconds)
     return family
 
 

@@ -103,7 +103,7 @@ async def test_the_numbers_are_those_that_prometheus_gets(cache, telemetry):
     renamed = {
         "sark_cache_rollout_percent": "sark_cache.rollout",
         "sark_cache_backend_info": "sark_cache.backend",
-        "sark_cache_latency_quantile_seconds": "sark_cache.latency_quantile",
+        "sark_cache_latency_percentile_seconds": "sark_cache.latency_percentile",
     } | {
         f"sark_cache_{name}_seconds_{part}": f"sark_cache.{name}.{part}"
         for name in ("latency", "evaluation")
@@ -126,7 +126,7 @@ async def test_every_instrument_has_its_kind_unit_and_description(cache, telemet
     assert all(metric.description for metric in metrics.values())
     units = {name.removeprefix("sark_cache."): metric.unit for name, metric in metrics.items()}
     assert units["hits"] == units["latency.count"] == units["latency.bucket"] == "{request}"
-    assert units["latency.sum"] == units["latency_quantile"] == "s"
+    assert units["latency.sum"] == units["latency_percentile"] == "s"
     assert (units["entries"], units["hit_ratio"], units["rollout"]) == ("{entry}", "1", "%")
     counters = {
         name for name, metric in metrics.items() if getattr(metric.data, "is_monotonic", False)
