@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import importlib
 import logging
 import subprocess
 import sys
@@ -411,7 +412,9 @@ asyncio.run(load())
 print(sorted((point.attributes["cache"], point.value) for point in loads.data.data_points))
 print([span.attributes["sark_cache.cache"] for span in exporter.get_finished_spans()])
 """
-    ran = run(script)
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert ran.stderr == ""
     assert ran.stdout.splitlines() == [
         "[('early', 2), ('explicit', 2), ('late', 2)]",
@@ -419,10 +422,26 @@ print([span.attributes["sark_cache.cache"] for span in exporter.get_finished_spa
     ]
 
 
-def test_without_opentelemetry_it_says_what_to_install():
-    ran = run(
-        "import sys; sys.modules['opentelemetry'] = None\n"
-        "import sark_cache\n"
-        "import sark_cache.instrumentation.opentelemetry\n"
-    )
-    assert "pip install sark-cache[otel]" in ran.stderr.splitlines()[-1]
+async def test_without_a_provider_nothing_happens(cache, caplog):
+    instrumentations = instrument(cache), instrument(RustPolicyCache(), name="another")
+    assert await cache.get_or_load(*REQUEST, bringing(ALLOW)) == ALLOW
+    assert not trace.get_current_span().get_span_context().is_valid
+    for instrumentation in instrumentations:
+        instrumentation.uninstrument()
+    assert not observers
+    assert not caplog.records
+
+
+def test_a_tree_that_is_not_installed_has_no_version(cache, telemetry, monkeypatch):
+    monkeypatch.setattr(sys, "path", [])
+    telemetry.instrument(cache)
+    monkeypatch.undo()
+    [scope] = telemetry.reader.get_metrics_data().resource_metrics[0].scope_metrics
+    assert scope.scope.version == ""
+
+
+def test_without_opentelemetry_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    monkeypatch.delitem(sys.modules, "sark_cache.instrumentation.opentelemetry")
+    with pytest.raises(ImportError, match=r"pip install sark-cache\[otel\]"):
+        importlib.import_module("sark_cache.instrumentation.opentelemetry")
