@@ -8,11 +8,11 @@ from pathlib import Path
 import promql_parser as promql
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client import CollectorRegistry
 
 from sark_cache import RustPolicyCache
 from sark_cache.instrumentation.prometheus import register
+from telemetry import Rollouts, families
 
 DOCS = Path(__file__).parents[2] / "docs"
 DASHBOARD = json.loads((DOCS / "grafana/sark-cache.json").read_text())
@@ -28,21 +28,14 @@ OF_THE_SCRAPE = {"job", "instance"}
 """The labels that Prometheus itself gives to whatever it scrapes."""
 
 
-class Rollouts:
-    """What knows how far features are rolled out."""
-
-    def get_all_rollouts(self):
-        return {"rust_cache": 25}
-
-
 @pytest.fixture(scope="module")
 def exported():
     """What a real scrape of a real cache brings: each name with its type and labels."""
     registry = CollectorRegistry()
-    register(RustPolicyCache(), registry, name="gateway", flags=Rollouts())
+    register(RustPolicyCache(), registry, name="gateway", flags=Rollouts(rust_cache=25))
     return {
         sample.name: (family.type, OF_THE_SCRAPE | set(sample.labels))
-        for family in text_string_to_metric_families(generate_latest(registry).decode())
+        for family in families(registry).values()
         for sample in family.samples
     }
 

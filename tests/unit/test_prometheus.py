@@ -14,44 +14,20 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
-from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from sark_cache import RustPolicyCache
 from sark_cache.compiled import PolicyStore
 from sark_cache.instrumentation.evaluations import observers
 from sark_cache.instrumentation.prometheus import PolicyCacheCollector, register
+from telemetry import Rollouts, families, samples
 
 REQUEST = ("alice", "read", "doc")
 ALLOW = {"allow": True}
 
 
-class Rollouts:
-    """What knows how far features are rolled out."""
-
-    def __init__(self, **percentages):
-        self.percentages = percentages
-
-    def get_all_rollouts(self):
-        return self.percentages
-
-
 @pytest.fixture
 def registry():
     return CollectorRegistry()
-
-
-def families(registry):
-    """What a real scrape brings: by name, with its type and samples."""
-    return {family.name: family for family in parse_text(generate_latest(registry).decode())}
-
-
-def samples(registry):
-    """The numbers that a scrape brings, by name and labels."""
-    return {
-        (sample.name, *sorted(sample.labels.items())): sample.value
-        for family in families(registry).values()
-        for sample in family.samples
-    }
 
 
 def numbers(registry):
@@ -292,9 +268,7 @@ async def test_several_caches_share_families(cache, registry):
 
 def test_two_caches_that_nobody_could_tell_apart_are_refused(cache, registry):
     register(cache, registry)
-    with pytest.raises(
-        ValueError, match='backend="native" is exported already; give each one a name='
-    ):
+    with pytest.raises(ValueError, match='backend "native" and name=None is exported already'):
         register(RustPolicyCache(), registry)
     register(RustPolicyCache(), registry, namespace="another")
     register(RustPolicyCache(), CollectorRegistry())
