@@ -4,13 +4,18 @@ An evaluation is one run of a loader, or of the callback that refreshes ahead. W
 any, each costs one look at an empty dict, and a hit costs nothing at all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 
 class Evaluation(Protocol):
     """One evaluation, as those are told who observe it."""
+
+    @property
+    def cache(self) -> object:
+        """The cache that it is for."""
+        ...
 
     @property
     def ahead(self) -> bool:
@@ -19,6 +24,15 @@ class Evaluation(Protocol):
 
     def waiting(self) -> int:
         """How many other requests wait for what it brings, now."""
+        ...
+
+
+@runtime_checkable
+class Several(Protocol):
+    """A cache that asks others, each its own backend: `SelectedPolicyCache`."""
+
+    def backends(self) -> Iterable[object]:
+        """Those that it asks, by now."""
         ...
 
 
@@ -34,13 +48,15 @@ those who observe its evaluations."""
 def observe(cache: object, observer: Observer) -> Callable[[], None]:
     """Has `observer` told of each evaluation for `cache` that begins from now on.
 
+    Those for a cache of `Several` are those for any of them, whether it is there already or not.
+
     Returns:
         What ends it; it may be called more than once.
     """
-    observers[id(cache)] = (cache, (*observers_of(cache), observer))
+    observers[id(cache)] = (cache, (*_own(cache), observer))
 
     def end() -> None:
-        others = tuple(other for other in observers_of(cache) if other is not observer)
+        others = tuple(other for other in _own(cache) if other is not observer)
         if others:
             observers[id(cache)] = (cache, others)
         else:
@@ -49,6 +65,19 @@ def observe(cache: object, observer: Observer) -> Callable[[], None]:
     return end
 
 
-def observers_of(cache: object) -> tuple[Observer, ...]:
-    """Those who observe the evaluations for `cache`."""
+def observers_of(cache: object) -> list[Observer]:
+    """Those who observe the evaluations for `cache`, or for one that asks it."""
+    return [
+        observer
+        for observed, its_observers in tuple(observers.values())
+        if observed is cache or _asks(observed, cache)
+        for observer in its_observers
+    ]
+
+
+def _own(cache: object) -> tuple[Observer, ...]:
     return observers.get(id(cache), (cache, ()))[1]
+
+
+def _asks(observed: object, cache: object) -> bool:
+    return isinstance(observed, Several) and any(one is cache for one in observed.backends())

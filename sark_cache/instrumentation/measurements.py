@@ -5,10 +5,20 @@ All of it is read from the cache when it is collected, which takes about 0.1 ms.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from sark_cache.instrumentation.evaluations import Several
 from sark_cache.latency import whole_nanoseconds
 from sark_cache.types import LatencyHistogram, PolicyCacheProtocol
+
+
+@runtime_checkable
+class SeveralPolicyCaches(Several, Protocol):
+    """A policy cache that asks others: `SelectedPolicyCache`."""
+
+    def backends(self) -> Iterable[PolicyCacheProtocol]:
+        """Those that it asks, by now."""
+        ...
 
 
 class Rollouts(Protocol):
@@ -98,52 +108,98 @@ EVALUATION = Timing(
     "How long evaluations took, each that was recorded.",
     counted="{evaluation}",
 )
-LATENCY_QUANTILE = Measurement(
-    "latency_quantile",
+LATENCY_PERCENTILE = Measurement(
+    "latency_percentile",
     "s",
-    "What this part of the measured requests did not exceed since the metrics were last reset.",
+    "What so many of a hundred measured requests did not exceed since the metrics were last reset.",
 )
 ROLLOUT = Measurement("rollout", "%", "How many of a hundred users a feature is rolled out to.")
 BACKEND = Measurement("backend", "", "What holds the decisions: native, redis or none.")
 
 HISTOGRAMS = (LATENCY, EVALUATION)
 
-_QUANTILES = (
-    ("0.5", "cache_latency_p50_us"),
-    ("0.95", "cache_latency_p95_us"),
-    ("0.99", "cache_latency_p99_us"),
+_PERCENTILES = (
+    ("50", "cache_latency_p50_us"),
+    ("95", "cache_latency_p95_us"),
+    ("99", "cache_latency_p99_us"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Everything that is measured of one cache, at one moment."""
+    """What is measured of one cache, at one moment."""
 
     labels: Mapping[str, str]
     """What tells these numbers from those of other caches: `backend` and, if given, `cache`."""
     numbers: Mapping[str, float]
     """The counters and gauges, by name."""
-    quantiles: Mapping[str, float]
-    """Of the latency, in seconds, by the part of the requests."""
+    percentiles: Mapping[str, float]
+    """Of the latency, in seconds, by the percentage of the requests."""
     histograms: Mapping[str, LatencyHistogram]
-    rollouts: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """One cache that is measured."""
+    """A cache that is measured; one that asks several is measured backend by backend.
+
+    Args:
+        cache: The cache.
+        backend: What holds its decisions; None: as it says, or as each of those says that it asks.
+        name: Tells it from other caches of this process; None: there is no need to.
+        flags: What knows how far features are rolled out.
+        bounds: Those of the histograms, in seconds, rising.
+
+    Raises:
+        ValueError: Bounds that do not rise.
+    """
 
     cache: PolicyCacheProtocol
-    labels: Mapping[str, str]
-    rollouts: Rollouts | None
+    backend: str | None
+    name: str | None
+    flags: Rollouts | None
     bounds: Sequence[float]
 
-    def read(self) -> Reading:
-        """Measures. A cache that is closed or switched off is measured like any other."""
-        cache = self.cache
+    def __post_init__(self) -> None:
+        whole_nanoseconds(self.bounds)
+
+    def read(self) -> list[Reading]:
+        """Measures. What is closed or switched off is measured like any other."""
+        if self.backend is None and isinstance(self.cache, SeveralPolicyCaches):
+            return [self._read(cache) for cache in self.cache.backends()]
+        return [self._read(self.cache)]
+
+    def rollouts(self) -> Mapping[str, float]:
+        """Percentages by feature."""
+        return self.flags.get_all_rollouts() if self.flags else {}
+
+    def labels(self, cache: object) -> dict[str, str]:
+        """What tells a cache that this one is, or asks, from others."""
+        backend: str = getattr(cache, "backend", "") if self.backend is None else self.backend
+        return (
+            {"backend": backend} if self.name is None else {"backend": backend, "cache": self.name}
+        )
+
+    @property
+    def is_several(self) -> bool:
+        """Whether it is measured backend by backend."""
+        return self.backend is None and isinstance(self.cache, SeveralPolicyCaches)
+
+    def refuse_alike(self, others: Iterable["Source"]) -> None:
+        """Raises a ValueError if somebody else's numbers could not be told from these."""
+        for other in others:
+            backend = other.labels(other.cache)["backend"]
+            alike = backend == self.labels(self.cache)["backend"]
+            if other.name == self.name and (alike or self.is_several or other.is_several):
+                message = (
+                    f'a cache with the backend "{backend}" and name={self.name!r} is exported '
+                    "already; give each one a name= of its own"
+                )
+                raise ValueError(message)
+
+    def _read(self, cache: PolicyCacheProtocol) -> Reading:
         metrics = cache.get_metrics()
         return Reading(
-            labels=self.labels,
+            labels=self.labels(cache),
             numbers={
                 **{counter.name: metrics[counter.name] for counter in COUNTERS},
                 **_ratios(metrics["hits"], metrics["stale_hits"], metrics["misses"]),
@@ -152,48 +208,12 @@ class Source:
                 "enabled": int(cache.enabled),
                 "circuit_open": int(getattr(cache, "circuit_open", False)),
             },
-            quantiles={part: metrics[name] / 1e6 for part, name in _QUANTILES},
+            percentiles={percent: metrics[name] / 1e6 for percent, name in _PERCENTILES},
             histograms={
                 LATENCY.name: cache.latency_histogram(self.bounds),
                 EVALUATION.name: cache.evaluation_histogram(self.bounds),
             },
-            rollouts=self.rollouts.get_all_rollouts() if self.rollouts else {},
         )
-
-
-def source(
-    cache: PolicyCacheProtocol,
-    *,
-    backend: str | None,
-    name: str | None,
-    flags: Rollouts | None,
-    bounds: Sequence[float],
-) -> Source:
-    """What measures a cache.
-
-    Args:
-        cache: The cache.
-        backend: What holds its decisions; None: as the cache says.
-        name: Tells it from other caches of this process; None: there is no need to.
-        flags: What knows how far features are rolled out.
-        bounds: Those of the histograms, in seconds, rising.
-
-    Raises:
-        ValueError: Bounds that do not rise.
-    """
-    whole_nanoseconds(bounds)
-    labels = {"backend": cache.backend if backend is None else backend}
-    if name is not None:
-        labels["cache"] = name
-    return Source(cache, labels, flags, tuple(map(float, bounds)))
-
-
-def refuse_alike(measured: Source, others: Iterable[Source]) -> None:
-    """Raises a ValueError if the numbers of another cache could not be told from this one's."""
-    if any(other.labels == measured.labels for other in others):
-        labels = ", ".join(f'{label}="{value}"' for label, value in measured.labels.items())
-        message = f"a cache with {labels} is exported already; give each one a name= of its own"
-        raise ValueError(message)
 
 
 def _ratios(hits: float, stale_hits: float, misses: float) -> dict[str, float]:

@@ -6,12 +6,16 @@
 >>> instrumentation = instrument(cache)  # with the global providers, unless told otherwise
 >>> instrumentation.uninstrument()
 
+A service that chooses its backend user by user instruments `SelectedPolicyCache()`, with
+`flags=get_feature_flag_manager()`: each backend is exported and traced as soon as it is in use.
+
 Metrics are those that Prometheus gets, under names with dots: observable counters `sark_cache.hits`
 and so on, observable gauges `sark_cache.entries`, `sark_cache.hit_ratio`, …,
-`sark_cache.latency_quantile`, `sark_cache.rollout` (attribute `feature`) and `sark_cache.backend`,
-which is 1. `sark_cache.instrumentation.prometheus` says which number of `get_metrics()` is which.
-All have the attribute `backend`, and `cache` for a cache that was given a name. A collection reads
-each cache once, which takes about 0.1 ms; requests cost nothing.
+`sark_cache.latency_percentile` (attribute `percentile`), `sark_cache.rollout` (attribute `feature`)
+and `sark_cache.backend`, which is 1. `sark_cache.instrumentation.prometheus` says which number of
+`get_metrics()` is which. All but the rollout have the attribute `backend`, and `cache` for a cache
+that was given a name. A collection reads each cache once, which takes about 0.1 ms; requests cost
+nothing.
 
 A histogram would have to be recorded request by request: "It is impossible for an asynchronous
 instrument to report a histogram, presently"
@@ -59,14 +63,12 @@ from sark_cache.instrumentation.measurements import (
     COUNTERS,
     GAUGES,
     HISTOGRAMS,
-    LATENCY_QUANTILE,
+    LATENCY_PERCENTILE,
     ROLLOUT,
     Measurement,
     Reading,
     Rollouts,
     Source,
-    refuse_alike,
-    source,
 )
 from sark_cache.instrumentation.spans import Spans
 from sark_cache.types import LATENCY_BOUNDS_SECONDS, PolicyCacheProtocol
@@ -100,7 +102,8 @@ def instrument(
     """Exports a cache's metrics and traces its evaluations.
 
     Args:
-        cache: The cache. It is kept until it is uninstrumented.
+        cache: The cache. It is kept until it is uninstrumented. One that asks several backends,
+            such as `SelectedPolicyCache`, is exported backend by backend.
         meter_provider: Where metrics go; None: to the global one, whenever that is set.
         tracer_provider: Where spans go; None: to the global one, whenever that is set.
         backend: What holds the decisions; None: as the cache says ("native", "redis", "none").
@@ -112,7 +115,7 @@ def instrument(
         ValueError: Bounds that do not rise; or a cache with the same backend and name is
             instrumented, so that nobody could tell their numbers apart.
     """
-    measured = source(cache, backend=backend, name=name, flags=flags, bounds=bounds)
+    measured = Source(cache, backend, name, flags, tuple(map(float, bounds)))
     end_metrics = _instruments(meter_provider).add(measured)
     tracer = trace.get_tracer(SCOPE, _version(), tracer_provider)
     return Instrumentation(end_metrics, observe(cache, Spans(tracer, measured.labels)))
@@ -130,16 +133,16 @@ class _Rounds:
 
     def __init__(self, measured: Source) -> None:
         self.source = measured
-        self._reading: Reading | None = None
+        self._readings: list[Reading] = []
         self._asked: set[str] = set()
 
-    def reading(self, instrument: str) -> Reading:
-        """A new one if this instrument has been told the last one."""
-        if self._reading is None or instrument in self._asked:
-            self._reading = self.source.read()
+    def readings(self, instrument: str) -> list[Reading]:
+        """New ones if this instrument has been told the last ones."""
+        if not self._asked or instrument in self._asked:
+            self._readings = self.source.read()
             self._asked.clear()
         self._asked.add(instrument)
-        return self._reading
+        return self._readings
 
 
 class _Instruments:
@@ -172,8 +175,7 @@ class _Instruments:
                 )
         gauges: list[tuple[Measurement, Callable[[Reading], Observed]]] = [
             *((gauge, partial(_number, gauge.name)) for gauge in GAUGES),
-            (LATENCY_QUANTILE, _quantiles),
-            (ROLLOUT, _rollouts),
+            (LATENCY_PERCENTILE, _percentiles),
             (BACKEND, _one),
         ]
         for gauge, gauged in gauges:
@@ -183,10 +185,13 @@ class _Instruments:
                 gauge.unit,
                 gauge.description,
             )
+        meter.create_observable_gauge(
+            f"{SCOPE}.{ROLLOUT.name}", [self._rollouts], ROLLOUT.unit, ROLLOUT.description
+        )
 
     def add(self, measured: Source) -> Callable[[], None]:
         """Observes a cache from now on; returns what ends it."""
-        refuse_alike(measured, [rounds.source for rounds in self._rounds])
+        measured.refuse_alike(rounds.source for rounds in self._rounds)
         added = _Rounds(measured)
         self._rounds = (*self._rounds, added)
 
@@ -199,9 +204,19 @@ class _Instruments:
         self, instrument: str, observed: Callable[[Reading], Observed], _options: CallbackOptions
     ) -> Iterator[Observation]:
         for rounds in self._rounds:
-            reading = rounds.reading(instrument)
-            for number, attributes in observed(reading):
-                yield Observation(number, {**reading.labels, **attributes})
+            for reading in rounds.readings(instrument):
+                for number, attributes in observed(reading):
+                    yield Observation(number, {**reading.labels, **attributes})
+
+    def _rollouts(self, _options: CallbackOptions) -> Iterator[Observation]:
+        """Those of the process, whichever cache was instrumented with the flags."""
+        percentages = {
+            feature: percentage
+            for rounds in self._rounds
+            for feature, percentage in rounds.source.rollouts().items()
+        }
+        for feature, percentage in percentages.items():
+            yield Observation(percentage, {"feature": feature})
 
 
 def _number(name: str, reading: Reading) -> Observed:
@@ -223,12 +238,8 @@ def _count(name: str, reading: Reading) -> Observed:
     yield reading.histograms[name].count, {}
 
 
-def _quantiles(reading: Reading) -> Observed:
-    return ((seconds, {"quantile": part}) for part, seconds in reading.quantiles.items())
-
-
-def _rollouts(reading: Reading) -> Observed:
-    return ((percentage, {"feature": feature}) for feature, percentage in reading.rollouts.items())
+def _percentiles(reading: Reading) -> Observed:
+    return ((seconds, {"percentile": percent}) for percent, seconds in reading.percentiles.items())
 
 
 def _one(_reading: Reading) -> Observed:

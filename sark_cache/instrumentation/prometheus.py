@@ -6,6 +6,9 @@
 >>> registration = register(cache)  # on prometheus_client's own registry, unless told otherwise
 >>> registration.unregister()
 
+A service that chooses its backend user by user registers `SelectedPolicyCache()`, with
+`flags=get_feature_flag_manager()`: each backend is exported as soon as it is in use.
+
 A scrape takes one or two milliseconds for each cache, most of it prometheus_client's for the text,
 and requests to the cache nothing. Every number of `get_metrics()` is exported, in base units, or
 follows from what is:
@@ -23,16 +26,16 @@ follows from what is:
 | size, max_size                          | `sark_cache_entries`, `sark_cache_max_entries`        |
 | avg_cache_latency_ms                    | 1000 × `sark_cache_latency_seconds_sum` / `_count`    |
 | avg_opa_latency_ms                      | 1000 × `sark_cache_evaluation_seconds_sum` / `_count` |
-| cache_latency_p50_us, _p95_us, _p99_us  | 10⁶ × `sark_cache_latency_quantile_seconds`           |
-|                                         | `{quantile="0.5"}`, `"0.95"`, `"0.99"`                |
+| cache_latency_p50_us, _p95_us, _p99_us  | 10⁶ × `sark_cache_latency_percentile_seconds`         |
+|                                         | `{percentile="50"}`, `"95"`, `"99"`                   |
 
 and, besides: `sark_cache_latency_seconds` and `sark_cache_evaluation_seconds` as histograms,
 `sark_cache_enabled`, `sark_cache_circuit_open`, `sark_cache_backend_info{backend="native"} 1`, and
 `sark_cache_rollout_percent{feature="rust_cache"}` for what the flags know. All but the last have
 the label `backend`, and `cache` for a cache that was given a name.
 
-The ratios and quantiles are those since the metrics were last reset: for those of the last minutes
-ask the counters and the histograms. The native cache measures one request in 64, so
+The ratios and percentiles are those since the metrics were last reset: for those of the last
+minutes ask the counters and the histograms. The native cache measures one request in 64, so
 `sark_cache_latency_seconds_count` is that part of the requests.
 
 `reset_metrics()` makes counters and histograms start at zero again, which Prometheus takes for a
@@ -73,22 +76,21 @@ from sark_cache.instrumentation.measurements import (
     COUNTERS,
     GAUGES,
     HISTOGRAMS,
-    LATENCY_QUANTILE,
+    LATENCY_PERCENTILE,
     ROLLOUT,
     Reading,
     Rollouts,
     Source,
-    refuse_alike,
-    source,
 )
 from sark_cache.types import LATENCY_BOUNDS_SECONDS, LatencyHistogram, PolicyCacheProtocol
 
 
 class PolicyCacheCollector(Collector):
-    """Exports one cache; for several on one registry use `register`, which merges them.
+    """Exports a cache; for several on one registry use `register`, which merges them.
 
     Args:
-        cache: The cache. It is kept while the collector is.
+        cache: The cache. It is kept while the collector is. One that asks several backends, such as
+            `SelectedPolicyCache`, is exported backend by backend.
         backend: What holds its decisions; None: as the cache says ("native", "redis", "none").
         name: The label `cache`, which tells it from other caches of this process; None: no label.
         flags: What knows how far features are rolled out.
@@ -110,7 +112,7 @@ class PolicyCacheCollector(Collector):
         bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS,
     ) -> None:
         self._namespace = namespace
-        self._source = source(cache, backend=backend, name=name, flags=flags, bounds=bounds)
+        self._source = Source(cache, backend, name, flags, tuple(map(float, bounds)))
 
     def describe(self) -> Iterable[Metric]:
         """What is exported, without a number: what the registry asks when it is registered."""
@@ -118,7 +120,7 @@ class PolicyCacheCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """What is exported, as it is now."""
-        return _families(self._namespace, (self._source.read(),))
+        return _families(self._namespace, (self._source,))
 
 
 class Registration:
@@ -149,7 +151,8 @@ def register(
     """Exports a cache, besides others that this registry exports.
 
     Args:
-        cache: The cache. It is kept until it is unregistered.
+        cache: The cache. It is kept until it is unregistered. One that asks several backends, such
+            as `SelectedPolicyCache`, is exported backend by backend.
         registry: Where to.
         backend: What holds its decisions; None: as the cache says ("native", "redis", "none").
         name: The label `cache`; needed where two caches have the same backend.
@@ -161,7 +164,7 @@ def register(
         ValueError: Bounds that do not rise; or a cache with the same backend and name is exported,
             so that nobody could tell their numbers apart.
     """
-    measured = source(cache, backend=backend, name=name, flags=flags, bounds=bounds)
+    measured = Source(cache, backend, name, flags, tuple(map(float, bounds)))
     exported = _exported.setdefault(registry, {}).setdefault(namespace, _Exported(namespace))
     exported.add(measured, registry)
     return Registration(registry, exported, measured)
@@ -175,7 +178,7 @@ class _Exported(Collector):
         self._sources: tuple[Source, ...] = ()
 
     def add(self, measured: Source, registry: CollectorRegistry) -> None:
-        refuse_alike(measured, self._sources)
+        measured.refuse_alike(self._sources)
         if not self._sources:
             registry.register(self)
         self._sources = (*self._sources, measured)
@@ -190,13 +193,22 @@ class _Exported(Collector):
         return _families(self._namespace, ())
 
     def collect(self) -> Iterable[Metric]:
-        return _families(self._namespace, [measured.read() for measured in self._sources])
+        return _families(self._namespace, self._sources)
 
 
 _exported: WeakKeyDictionary[CollectorRegistry, dict[str, _Exported]] = WeakKeyDictionary()
 
 
-def _families(namespace: str, readings: Sequence[Reading]) -> Iterator[Metric]:
+def _families(namespace: str, sources: Sequence[Source]) -> Iterable[Metric]:
+    readings = [reading for measured in sources for reading in measured.read()]
+    yield from _numbers(namespace, readings)
+    yield from _histograms(namespace, readings)
+    yield _percentiles(namespace, readings)
+    yield _backends(namespace, readings)
+    yield _rollouts(namespace, sources)
+
+
+def _numbers(namespace: str, readings: Sequence[Reading]) -> Iterator[Metric]:
     for counter in COUNTERS:
         family = Metric(f"{namespace}_{counter.name}", counter.description, "counter")
         for reading in readings:
@@ -209,15 +221,15 @@ def _families(namespace: str, readings: Sequence[Reading]) -> Iterator[Metric]:
         for reading in readings:
             family.add_sample(family.name, {**reading.labels}, reading.numbers[gauge.name])
         yield family
+
+
+def _histograms(namespace: str, readings: Sequence[Reading]) -> Iterator[Metric]:
     for measured in HISTOGRAMS:
         name = f"{namespace}_{measured.name}_seconds"
         family = Metric(name, measured.description, "histogram", "seconds")
         for reading in readings:
             _add_histogram(family, reading.labels, reading.histograms[measured.name])
         yield family
-    yield _quantiles(namespace, readings)
-    yield _backends(namespace, readings)
-    yield _rollouts(namespace, readings)
 
 
 def _add_histogram(family: Metric, labels: Mapping[str, str], histogram: LatencyHistogram) -> None:
@@ -228,12 +240,12 @@ def _add_histogram(family: Metric, labels: Mapping[str, str], histogram: Latency
     family.add_sample(f"{family.name}_sum", {**labels}, histogram.sum_seconds)
 
 
-def _quantiles(namespace: str, readings: Sequence[Reading]) -> Metric:
-    name = f"{namespace}_{LATENCY_QUANTILE.name}_seconds"
-    family = Metric(name, LATENCY_QUANTILE.description, "gauge", "seconds")
+def _percentiles(namespace: str, readings: Sequence[Reading]) -> Metric:
+    name = f"{namespace}_{LATENCY_PERCENTILE.name}_seconds"
+    family = Metric(name, LATENCY_PERCENTILE.description, "gauge", "seconds")
     for reading in readings:
-        for part, seconds in reading.quantiles.items():
-            family.add_sample(name, {**reading.labels, "quantile": part}, seconds)
+        for percent, seconds in reading.percentiles.items():
+            family.add_sample(name, {**reading.labels, "percentile": percent}, seconds)
     return family
 
 
@@ -244,14 +256,14 @@ def _backends(namespace: str, readings: Sequence[Reading]) -> Metric:
     return family
 
 
-def _rollouts(namespace: str, readings: Sequence[Reading]) -> Metric:
+def _rollouts(namespace: str, sources: Sequence[Source]) -> Metric:
     """Those of the process, whichever cache was registered with the flags."""
     name = f"{namespace}_{ROLLOUT.name}_percent"
     family = Metric(name, ROLLOUT.description, "gauge", "percent")
     percentages = {
         feature: percentage
-        for reading in readings
-        for feature, percentage in reading.rollouts.items()
+        for measured in sources
+        for feature, percentage in measured.rollouts().items()
     }
     for feature, percentage in percentages.items():
         family.add_sample(name, {"feature": feature}, percentage)

@@ -4,7 +4,7 @@ It says how the evaluation ended and for how many, and nothing of what the reque
 """
 
 from asyncio import CancelledError
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 
@@ -19,16 +19,18 @@ class Spans:
 
     Args:
         tracer: What makes the spans.
-        labels: What tells the cache from others: `backend` and, if it has a name, `cache`.
+        labels: Says what tells a cache from others: `backend` and, if it has a name, `cache`.
     """
 
-    def __init__(self, tracer: Tracer, labels: Mapping[str, str]) -> None:
+    def __init__(self, tracer: Tracer, labels: Callable[[object], Mapping[str, str]]) -> None:
         self._tracer = tracer
-        self._attributes = {f"sark_cache.{label}": value for label, value in labels.items()}
+        self._labels = labels
 
     def __call__(self, evaluation: Evaluation) -> AbstractContextManager[None]:
         """The span of an evaluation, from entering to leaving."""
-        return _EvaluationSpan(self._tracer, self._attributes, evaluation)
+        labels = self._labels(evaluation.cache)
+        attributes = {f"sark_cache.{label}": value for label, value in labels.items()}
+        return _EvaluationSpan(self._tracer, attributes, evaluation)
 
 
 class _EvaluationSpan(AbstractContextManager[None]):

@@ -7,7 +7,12 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 
-from sark_cache import PolicyCacheProtocol, RustPolicyCache
+from sark_cache import (
+    PolicyCacheProtocol,
+    RustPolicyCache,
+    SelectedPolicyCache,
+    get_feature_flag_manager,
+)
 from sark_cache.instrumentation.evaluations import Evaluation, observe
 from sark_cache.instrumentation.measurements import Rollouts  # noqa: TC001 - never run
 from sark_cache.instrumentation.opentelemetry import Instrumentation, instrument
@@ -50,6 +55,7 @@ def prometheus(cache: PolicyCacheProtocol, registry: CollectorRegistry) -> None:
         cache, registry, backend="redis", name="gateway", flags=flags, namespace="authorization"
     )
     registration.unregister()
+    register(SelectedPolicyCache(), flags=get_feature_flag_manager())
     collector = PolicyCacheCollector(cache, flags=Percentages(), bounds=(0.001, 0.01))
     registry.register(collector)
 
@@ -71,6 +77,7 @@ def opentelemetry(
 def evaluations(cache: PolicyCacheProtocol) -> None:
     def observer(evaluation: Evaluation) -> AbstractContextManager[None]:
         assert_type(evaluation.ahead, bool)
+        assert_type(evaluation.cache, object)
         assert_type(evaluation.waiting(), int)
         return nullcontext()
 
