@@ -562,6 +562,11 @@ class PolicyCache:
         """Sets every counter and histogram to zero."""
         self._record.reset()
 
+    @property
+    def circuit_open(self) -> bool:
+        """Whether a server is not asked because it failed; of a cluster: any of its primaries."""
+        return self._links.has_open_circuit
+
     def latency_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:

@@ -91,6 +91,11 @@ class Link:
         """Whether nobody can be asked: there is but one server, and its circuit is open."""
         return (bool(self._open) and not self.is_cluster) or self._barred is not None
 
+    @property
+    def has_open_circuit(self) -> bool:
+        """Whether a server is not asked because it failed."""
+        return bool(self._open)
+
     def is_open(self, key: str) -> bool:
         """Whether the circuit of the server that keeps a key is open."""
         return bool(self._open) and self._server_of(key) in self._open

@@ -49,6 +49,13 @@ class Links:
             link = self._made(event_loop)
         return link
 
+    @property
+    def has_open_circuit(self) -> bool:
+        """Whether any event loop of this process does not ask a server because it failed."""
+        return self._process == os.getpid() and any(
+            link.has_open_circuit for link in tuple(self._links.values())
+        )
+
     async def close(self) -> None:
         """Closes every link in its own event loop, unless that is closed itself."""
         running = asyncio.get_running_loop()

@@ -150,3 +150,19 @@ async def test_one_that_asks_several_needs_their_names_for_itself(selected, regi
     with pytest.raises(ValueError, match="give each one a name="):
         register(RustPolicyCache(), registry)
     register(RustPolicyCache(), registry, name="another")
+
+
+async def test_a_server_that_is_gone_opens_the_circuit_and_that_is_exported(own_redis, registry):
+    server = own_redis()
+    async with PolicyCache(server.url) as cache:
+        register(cache, registry)
+        await cache.get(*REQUEST)
+        assert samples(registry)["sark_cache_circuit_open", REDIS] == 0
+        server.kill()
+        await cache.get(*REQUEST)
+        assert samples(registry)["sark_cache_circuit_open", REDIS] == 1
+        assert samples(registry)["sark_cache_errors_total", REDIS] >= 1
+        server.revive()
+        async with asyncio.timeout(10):
+            while samples(registry)["sark_cache_circuit_open", REDIS]:
+                await asyncio.sleep(0.01)

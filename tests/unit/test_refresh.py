@@ -40,8 +40,8 @@ class Refreshed(RustPolicyCache):
         return self.brings
 
     async def store(self, sensitivity="critical", **options):
-        self.stored = time.monotonic()
         assert await self.set(*REQUEST, OLD, sensitivity=sensitivity, **options)
+        self.stored = time.monotonic()
 
     async def store_and_hit_late(self, **options):
         """Stores, and asks when it is near its end: where a refresh begins."""

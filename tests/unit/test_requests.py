@@ -10,7 +10,7 @@ from sark_cache import (
     RustPolicyCache,
     get_rust_policy_cache,
     is_rust_cache_available,
-    native,
+    process,
 )
 
 ALLOW = {"allow": True, "reason": "owner"}
@@ -161,7 +161,7 @@ def test_it_has_the_interface_of_every_policy_cache(cache):
 
 @pytest.fixture
 def no_instance(monkeypatch):
-    monkeypatch.setattr(native, "_instance", None)
+    monkeypatch.setattr(process, "_caches", {})
 
 
 @pytest.mark.usefixtures("no_instance")

@@ -1,0 +1,259 @@
+"""`sark-cache doctor`: what it finds, and what it makes of that."""
+
+import importlib.metadata
+import platform
+
+import pytest
+
+from commands import URL, sark_cache, url_without
+
+FIELDS = [
+    *("ok", "problems", "warnings", "versions", "extras", "native", "settings", "rollouts"),
+    *("redis", "backend"),
+]
+
+
+def doctor(*arguments, **variables):
+    """What it finds, and its exit code."""
+    ended = sark_cache("doctor", "--json", *arguments, **variables)
+    assert ended.err == ""
+    assert ended.document["ok"] is (ended.code == 0)
+    assert bool(ended.document["problems"]) is (ended.code == 1)
+    return ended.document
+
+
+def test_it_finds_what_is_installed():
+    found = doctor()
+    assert list(found) == FIELDS
+    assert found["versions"]["sark_cache"] == importlib.metadata.version("sark-cache")
+    assert found["versions"]["python"].endswith(platform.python_version())
+    installed = importlib.metadata.version("prometheus-client")
+    assert found["extras"]["prometheus"] == {"prometheus-client": installed}
+    assert {"redis", "typer", "pydantic-settings"} <= found["extras"]["cli"].keys()
+    assert found["native"]["available"]
+    assert found["native"]["works"]
+    assert 0 < found["native"]["hit_nanoseconds"] < 1e6
+    assert (found["redis"], found["backend"]) == (None, None)
+
+
+def test_where_nothing_is_cached_it_warns():
+    [warning] = doctor()["warnings"]
+    assert "nothing is cached" in warning
+    assert doctor(SARK_CACHE_RUST_CACHE_ROLLOUT_PCT="5")["warnings"] == []
+
+
+def test_where_caches_are_switched_off_it_warns():
+    assert "SARK_CACHE_ENABLED" in doctor(SARK_CACHE_ENABLED="false")["warnings"][0]
+    off = {"SARK_CACHE_RUST_CACHE_ROLLOUT_PCT": "5", "RUST_ENABLED": "false"}
+    assert "SARK_CACHE_USE_RUST_CACHE" in doctor(**off)["warnings"][0]
+
+
+# Settings
+
+
+def test_settings_are_shown_as_they_were_read(fresh_redis):
+    variables = {"SARK_CACHE_CACHE_TTL": "60", URL: fresh_redis.url}
+    settings = doctor(**variables)["settings"]
+    assert (settings["cache_ttl"], settings["cache_max_size"]) == (60, 10_000)
+    assert settings["redis_url"] == fresh_redis.url
+    ended = sark_cache("doctor", **variables)
+    assert "  cache_ttl  60.0\n" in ended.out
+    assert "cache_max_size" not in ended.out
+
+
+def test_wrong_settings_are_named():
+    variables = {"SARK_CACHE_CACHE_TTL": "soon", URL: "http://:s3cret@localhost/x"}
+    found = doctor(**variables)
+    [problem] = found["problems"]
+    assert "SARK_CACHE_CACHE_TTL='soon'" in problem
+    assert "SARK_CACHE_REDIS_URL must be" in problem
+    assert found["settings"] is None
+    told = sark_cache("doctor", **variables)
+    assert "SARK_CACHE_CACHE_TTL='soon'" in told.out
+    assert "s3cret" not in told.out + told.err + str(found)
+
+
+def test_a_variable_that_is_no_setting_is_warned_of():
+    assert "SARK_CACHE_COLOUR" in doctor(SARK_CACHE_COLOUR="red")["warnings"][0]
+    found = doctor(SARK_CACHE_CACHE_TTLS="60")
+    assert "did you mean SARK_CACHE_CACHE_TTL?" in found["problems"][0]
+
+
+def test_an_option_that_the_client_does_not_know_is_a_wrong_setting():
+    found = doctor(**{URL: "redis://localhost?colour=red"})
+    assert f"{URL}: url has an option" in found["problems"][0]
+
+
+# Redis
+
+
+def test_it_finds_what_redis_there_is(fresh_redis):
+    found = doctor(**{URL: fresh_redis.url})
+    assert found["redis"]["address"] == fresh_redis.url
+    assert found["redis"]["topology"] == "server"
+    assert found["redis"]["reachable"]
+    assert found["redis"]["in_time"]
+    [server] = found["redis"]["servers"]
+    assert server["address"] == f"{fresh_redis.host}:{fresh_redis.port}"
+    assert server["version"].split()[0] in {"Redis", "Valkey"}
+    assert (server["role"], server["replicas"]) == ("primary", 0)
+    assert server["runs_scripts"]
+    assert server["refused"] == {}
+    assert 0 < server["round_trip_ms"] == found["redis"]["round_trip_ms"] < 1_000
+
+
+def test_it_changes_nothing_there(fresh_redis):
+    for user in ([], ["--user", "alice"]):
+        doctor(*user, **{URL: fresh_redis.url})
+        assert fresh_redis.command("KEYS", "*") == []
+
+
+def test_it_tells_of_redis_for_people_to_read(own_redis):
+    server = own_redis(maxmemory="64mb", maxmemory_policy="volatile-lru")
+    told = sark_cache("doctor", **{URL: server.url}).out
+    assert f"Redis at {server.url}\n" in told
+    assert "; primary; 0 replicas connected; answers in " in told
+    assert "; runs scripts; keeps at most 64 MiB (volatile-lru)\n" in told
+    assert told.endswith("ok: all that is configured works\n")
+
+
+def test_a_password_is_never_shown(own_redis):
+    server = own_redis(requirepass="s3cr/t p@ss")
+    wrong = server.url.replace("s3cr", "wr0ng")
+    for url in (server.url, wrong):
+        for arguments in ([], ["--json"], ["--user", "alice"]):
+            for given in (([], {URL: url}), (["--redis-url", url], {})):
+                ended = sark_cache("doctor", *arguments, *given[0], **given[1])
+                assert ended.code == (url is wrong)
+                for secret in ("s3cr", "wr0ng", "p@ss", "p%40ss"):
+                    assert secret not in ended.out + ended.err
+
+
+def test_a_unix_socket_will_do(own_redis):
+    server = own_redis(unixsocket="socket")
+    found = doctor("--redis-url", server.unix_url)
+    assert found["redis"]["servers"][0]["address"].endswith("/socket")
+
+
+def test_sentinels_lead_to_the_primary(fresh_sentinels):
+    redis = doctor(**{URL: fresh_sentinels.url})["redis"]
+    assert redis["topology"] == "sentinel"
+    [server] = redis["servers"]
+    assert server["address"].endswith(f":{fresh_sentinels.master.port}")
+    assert (server["role"], server["replicas"]) == ("primary", 1)
+
+
+@pytest.mark.parametrize("library", ["redis", "valkey"])
+def test_each_primary_of_a_cluster_is_looked_at(fresh_cluster, library):
+    url = fresh_cluster.url.replace("redis", library, 1)
+    found = doctor("--user", "alice", **{URL: url})
+    assert found["redis"]["topology"] == "cluster"
+    ports = [server["address"].rpartition(":")[2] for server in found["redis"]["servers"]]
+    assert sorted(ports) == sorted(str(server.port) for server in fresh_cluster.servers)
+    assert {server["cluster_state"] for server in found["redis"]["servers"]} == {"ok"}
+    assert found["backend"]["backend"] == "redis"
+
+
+def test_a_part_of_a_cluster_that_is_down_is_a_problem(fresh_cluster):
+    down = fresh_cluster.servers[0]
+    down.kill()
+    found = doctor(**{URL: fresh_cluster.url})
+    assert any(problem.startswith(f"{down.host}:{down.port}: ") for problem in found["problems"])
+    assert found["redis"]["reachable"]
+
+
+def test_a_server_that_is_not_there_is_a_problem(own_redis):
+    server = own_redis()
+    server.kill()
+    found = doctor("--user", "alice", **{URL: server.url})
+    assert f"Redis at {server.url} cannot be reached" in found["problems"][0]
+    assert not found["redis"]["reachable"]
+    assert found["redis"]["round_trip_ms"] is None
+    assert found["backend"]["backend"] == "none"
+    assert "  reachable  no\n" in sark_cache("doctor", **{URL: server.url}).out
+
+
+def test_a_server_that_is_too_slow_for_requests_is_a_problem(fresh_redis):
+    variables = {"SARK_CACHE_REDIS_COMMAND_TIMEOUT": "0.000001", URL: fresh_redis.url}
+    found = doctor(**variables)
+    assert (found["redis"]["reachable"], found["redis"]["in_time"]) == (True, False)
+    assert "SARK_CACHE_REDIS_COMMAND_TIMEOUT is 1e-06 s" in found["problems"][0]
+
+
+def test_a_server_that_evicts_rollouts_is_warned_of(own_redis):
+    server = own_redis(maxmemory="64mb", maxmemory_policy="allkeys-lru")
+    found = doctor(**{URL: server.url})
+    assert found["ok"]
+    assert any("allkeys-lru" in warning for warning in found["warnings"])
+
+
+def test_a_server_without_memory_is_a_problem(own_redis):
+    server = own_redis(maxmemory="100kb", maxmemory_policy="noeviction")
+    [problem] = doctor(**{URL: server.url})["problems"]
+    assert "SET (OutOfMemoryError (OOM))" in problem
+
+
+def test_a_replica_is_a_problem(own_redis):
+    primary = own_redis()
+    replica = own_redis(replicaof=(primary.host, primary.port))
+    problems = doctor(**{URL: replica.url})["problems"]
+    assert any("is a replica" in problem for problem in problems)
+
+
+def test_what_a_user_may_not_do_is_a_problem(own_redis):
+    server = own_redis()
+    url = url_without(server, "eval", "scan", "info")
+    found = doctor("--redis-url", url)
+    assert "EVAL (NoPermissionError" in found["problems"][0]
+    assert "SCAN (NoPermissionError" in found["problems"][0]
+    assert any("does not answer INFO" in warning for warning in found["warnings"])
+    [server] = found["redis"]["servers"]
+    assert not server["runs_scripts"]
+    assert server["version"] is None
+
+
+# Rollouts and backends
+
+
+def test_rollouts_are_those_of_redis_else_of_the_settings(fresh_redis):
+    fresh_redis.command("SET", "feature_flag:rust_opa", "30")
+    found = doctor(SARK_CACHE_RUST_CACHE_ROLLOUT_PCT="5", **{URL: fresh_redis.url})
+    assert found["rollouts"] == {
+        "rust_opa": {"percentage": 30, "source": "redis", "problem": None},
+        "rust_cache": {"percentage": 5, "source": "settings", "problem": None},
+    }
+
+
+def test_a_rollout_that_is_no_percentage_is_a_problem(fresh_redis):
+    fresh_redis.command("LPUSH", "feature_flag:rust_opa", "30")
+    fresh_redis.command("SET", "feature_flag:rust_cache", "many")
+    found = doctor(**{URL: fresh_redis.url})
+    assert len(found["problems"]) == 2
+    assert found["rollouts"]["rust_cache"]["percentage"] == 0
+
+
+BACKENDS = [
+    ("100", {}, "native", "100 % of users are in"),
+    ("0", {}, "redis", "the user is not among the 0 % that are in"),
+    ("100", {"SARK_CACHE_USE_RUST_CACHE": "no"}, "redis", "switched off"),
+]
+
+
+@pytest.mark.parametrize(("percentage", "variables", "backend", "reason"), BACKENDS)
+def test_it_says_which_backend_answers_for_a_user_and_why(
+    fresh_redis, percentage, variables, backend, reason
+):
+    fresh_redis.command("SET", "feature_flag:rust_cache", percentage)
+    found = doctor("--user", "alice", **variables, **{URL: fresh_redis.url})["backend"]
+    assert (found["user"], found["backend"]) == ("alice", backend)
+    assert reason in found["reason"]
+
+
+def test_without_redis_who_is_not_in_has_no_cache():
+    told = sark_cache("doctor", "--user", "alice").out
+    assert "Backend for alice\n  none  the user is not among the 0 % that are in; no Redis" in told
+
+
+def test_an_empty_user_is_a_wrong_use():
+    ended = sark_cache("doctor", "--user", "")
+    assert (ended.code, ended.out) == (2, "")

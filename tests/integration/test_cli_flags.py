@@ -1,0 +1,230 @@
+"""`sark-cache flags`: rollouts shown and moved for every process."""
+
+import time
+
+import pytest
+import redis
+
+from commands import URL, sark_cache, url_without
+from sark_cache.flags import FeatureFlagManager
+
+KEY = "feature_flag:rust_cache"
+
+
+def flags(server, *arguments, code=0):
+    """What a command says of a server's flags, as JSON."""
+    ended = sark_cache("flags", *arguments, "--json", **{URL: server.url})
+    assert ended.code == code, ended.err
+    assert bool(ended.err) is (code != 0)
+    assert ended.document["ok"] is (code == 0)
+    return ended.document
+
+
+# Shown
+
+
+def test_each_feature_has_a_percentage_and_where_it_is_from(fresh_redis):
+    fresh_redis.command("SET", KEY, "25")
+    fresh_redis.command("SET", "feature_flag:new", "7\n")
+    assert flags(fresh_redis, "get") == {
+        "ok": True,
+        "redis": fresh_redis.url,
+        "features": {
+            "new": {"percentage": 7, "source": "redis", "problem": None},
+            "rust_cache": {"percentage": 25, "source": "redis", "problem": None},
+            "rust_opa": {"percentage": 0, "source": "default", "problem": None},
+        },
+    }
+
+
+def test_they_are_told_for_people_to_read(fresh_redis):
+    fresh_redis.command("SET", KEY, "25")
+    ended = sark_cache(
+        "flags", "get", SARK_CACHE_RUST_OPA_ROLLOUT_PCT="3", **{URL: fresh_redis.url}
+    )
+    assert ended.err == ""
+    assert ended.out.splitlines() == [
+        f"Rollouts in Redis at {fresh_redis.url}",
+        "  rust_cache  25 % of users (set in Redis)",
+        "  rust_opa    3 % of users (from the settings, until it is set in Redis)",
+    ]
+
+
+def test_one_feature_is_shown_whether_or_not_it_was_ever_set(fresh_redis):
+    assert list(flags(fresh_redis, "get", "rust_cache")["features"]) == ["rust_cache"]
+    [unheard_of] = flags(fresh_redis, "get", "unheard of")["features"].values()
+    assert (unheard_of["percentage"], unheard_of["source"]) == (0, "default")
+
+
+def test_what_is_no_percentage_exits_with_1(fresh_redis):
+    fresh_redis.command("SET", KEY, "101")
+    fresh_redis.command("LPUSH", "feature_flag:rust_opa", "5")
+    features = flags(fresh_redis, "get", code=1)["features"]
+    assert "does not hold an integer from 0 to 100" in features["rust_cache"]["problem"]
+    assert "does not hold an integer from 0 to 100" in features["rust_opa"]["problem"]
+
+
+def test_names_cannot_play_tricks_on_a_terminal(fresh_redis):
+    fresh_redis.command("SET", "feature_flag:\x1b[31mred", "5")
+    fresh_redis.command("SET", "feature_flag:[red]é[/]", "5")
+    fresh_redis.command("SET", b"feature_flag:\xff", "5")
+    told = sark_cache("flags", "get", **{URL: fresh_redis.url}).out
+    assert "\x1b" not in told
+    assert "  [red]é[/]   5 % of users" in told
+    assert len(told.splitlines()) == 4
+
+
+# Moved
+
+
+def test_a_percentage_that_is_set_is_seen_by_a_process_that_runs(fresh_redis):
+    client = redis.Redis.from_url(fresh_redis.url)
+    running = FeatureFlagManager(client)
+    assert running.get_rollout_pct("rust_cache") == 0
+    moved = flags(fresh_redis, "set", "rust_cache", "25")
+    assert moved["features"] == {"rust_cache": {"before": 0, "percentage": 25}}
+    assert fresh_redis.command("GET", KEY) == "25"
+    give_up = time.monotonic() + 10
+    while running.get_rollout_pct("rust_cache") != 25 and time.monotonic() < give_up:
+        time.sleep(0.01)
+    assert running.get_rollout_pct("rust_cache") == 25
+    running.close()
+    client.close()
+
+
+def test_what_was_moved_is_told_for_people_to_read(fresh_redis):
+    fresh_redis.command("SET", KEY, "10")
+    ended = sark_cache("flags", "set", "rust_cache", "25", "--redis-url", fresh_redis.url)
+    assert ended.out.splitlines() == [
+        f"Set in Redis at {fresh_redis.url}; processes see it within a second",
+        "  rust_cache  25 % of users, before that 10 %",
+    ]
+
+
+def test_one_feature_is_rolled_back(fresh_redis):
+    fresh_redis.command("SET", KEY, "25")
+    fresh_redis.command("SET", "feature_flag:rust_opa", "30")
+    assert flags(fresh_redis, "rollback", "rust_cache")["features"] == {
+        "rust_cache": {"before": 25, "percentage": 0}
+    }
+    assert fresh_redis.command("MGET", KEY, "feature_flag:rust_opa") == ["0", "30"]
+
+
+def test_every_feature_is_rolled_back_also_those_that_only_others_know(fresh_redis):
+    fresh_redis.command("SET", KEY, "25")
+    fresh_redis.command("SET", "feature_flag:new", "7")
+    fresh_redis.command("LPUSH", "feature_flag:rust_opa", "5")
+    assert list(flags(fresh_redis, "rollback", "--all")["features"]) == [
+        *("new", "rust_cache", "rust_opa")
+    ]
+    assert (
+        fresh_redis.command("MGET", KEY, "feature_flag:new", "feature_flag:rust_opa") == ["0"] * 3
+    )
+
+
+@pytest.mark.parametrize("servers", ["fresh_cluster", "fresh_sentinels"])
+def test_a_cluster_and_sentinels_will_do(request, servers):
+    server = request.getfixturevalue(servers)
+    flags(server, "set", "rust_cache", "25")
+    flags(server, "set", "rust_opa", "30")
+    found = flags(server, "get")["features"]
+    assert [found[name]["percentage"] for name in ("rust_cache", "rust_opa")] == [25, 30]
+
+
+WRONG = [
+    ["set", "rust_cache", "101"],
+    ["set", "rust_cache", "-1"],
+    ["set", "rust_cache", "some"],
+    ["set", "rust_cache"],
+    ["set", "", "5"],
+    ["set", "two\nlines", "5"],
+    ["get", ""],
+    ["rollback"],
+    ["rollback", "rust_cache", "--all"],
+    ["rollback", ""],
+]
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+def test_wrong_usage_sets_nothing(fresh_redis, arguments):
+    ended = sark_cache("flags", *arguments, **{URL: fresh_redis.url})
+    assert (ended.code, ended.out) == (2, "")
+    assert fresh_redis.command("KEYS", "*") == []
+
+
+# Not confirmed
+
+
+def test_without_redis_it_exits_with_4():
+    for arguments in (["get"], ["set", "rust_cache", "5"], ["rollback", "--all"]):
+        ended = sark_cache("flags", *arguments)
+        assert (ended.code, ended.out) == (4, "")
+        assert "no Redis is configured: set SARK_CACHE_REDIS_URL" in ended.err
+
+
+def test_wrong_settings_exit_with_4_and_are_named():
+    ended = sark_cache("flags", "get", "--json", SARK_CACHE_CACHE_TTL="soon")
+    assert ended.code == ended.document["exit_code"] == 4
+    assert "SARK_CACHE_CACHE_TTL='soon'" in ended.document["error"]
+    assert "SARK_CACHE_CACHE_TTL='soon'" in ended.err
+
+
+def test_a_variable_that_is_no_setting_is_warned_of(fresh_redis):
+    ended = sark_cache("flags", "get", SARK_CACHE_COLOUR="red", **{URL: fresh_redis.url})
+    assert ended.code == 0
+    assert ended.err.startswith("warning: SARK_CACHE_COLOUR is no setting")
+
+
+def test_the_option_goes_before_the_variable(fresh_redis):
+    url = {URL: "http://wrong", URL.lower(): "http://wrong"}
+    ended = sark_cache("flags", "get", "--redis-url", fresh_redis.url, **url)
+    assert (ended.code, ended.err) == (0, "")
+
+
+@pytest.mark.parametrize("url", ["http://:s3cret@localhost", "redis://:1/s3cret@localhost", ""])
+def test_an_option_that_is_no_url_is_a_wrong_use_and_not_shown(url):
+    ended = sark_cache("flags", "get", "--redis-url", url)
+    assert (ended.code, ended.out) == (2, "")
+    assert "Invalid value for --redis-url: it must be a URL" in ended.err
+    assert "s3cret" not in ended.err
+
+
+def test_a_server_that_cannot_be_reached_exits_with_3(own_redis):
+    server = own_redis(requirepass="s3cret")
+    for url in (server.url.replace("s3cret", "wr0ng"), server.url):
+        ended = sark_cache("flags", "set", "rust_cache", "5", "--json", **{URL: url})
+        assert ended.code == ended.document["exit_code"] == 3
+        assert "cannot be reached" in ended.document["error"]
+        assert ended.document["error"] in ended.err
+        assert "s3cret" not in ended.out + ended.err
+        assert "wr0ng" not in ended.out + ended.err
+        server.kill()
+
+
+def test_what_the_server_refuses_exits_with_1(own_redis):
+    primary = own_redis()
+    replica = own_redis(replicaof=(primary.host, primary.port))
+    error = flags(replica, "set", "rust_cache", "5", code=1)["error"]
+    assert "did not confirm to have set rust_cache to 5 % (ReadOnlyError" in error
+
+
+def test_what_the_server_does_not_show_exits_with_1(own_redis):
+    server = own_redis()
+    url = url_without(server, "get", "scan")
+    for arguments in (["get"], ["get", "rust_cache"]):
+        ended = sark_cache("flags", *arguments, **{URL: url})
+        assert (ended.code, ended.out) == (1, "")
+        assert "NoPermissionError" in ended.err
+
+
+def test_in_an_emergency_what_can_be_rolled_back_is(own_redis):
+    server = own_redis()
+    server.command("SET", KEY, "25")
+    url = url_without(server, "get", "scan")
+    ended = sark_cache("flags", "rollback", "--all", **{URL: url})
+    assert ended.code == 1
+    assert "features other than rust_opa, rust_cache cannot be listed" in ended.err
+    assert server.command("GET", KEY) == "0"
+    ended = sark_cache("flags", "rollback", "rust_opa", **{URL: url})
+    assert ended.code == 0
+    assert "rust_opa  0 % of users, before that ? %" in ended.out

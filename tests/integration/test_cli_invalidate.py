@@ -1,0 +1,189 @@
+"""`sark-cache invalidate`: decisions in Redis revoked, and nothing else."""
+
+import signal
+import sys
+import time
+
+import pytest
+
+from commands import URL, Terminal, sark_cache, started, url_without
+from sark_cache import PolicyCache
+
+on_terminals = pytest.mark.skipif(sys.platform == "win32", reason="needs terminals and signals")
+
+REQUESTS = [
+    ("alice", "read", "doc:1"),
+    ("alice", "write", "doc:1"),
+    ("bob", "read", "doc:1"),
+    ("al*", "read", "doc:2"),
+]
+
+
+@pytest.fixture
+async def cache(fresh_redis):
+    async with PolicyCache.from_url(fresh_redis.url) as cache:
+        for request in REQUESTS:
+            await cache.set(*request, {"allow": True}, tags=["all", f"of:{request[0]}"])
+        yield cache
+
+
+async def left(cache):
+    """The requests that still have a decision."""
+    decisions = await cache.get_batch(REQUESTS)
+    return [at for at, decision in enumerate(decisions) if decision is not None]
+
+
+REVOCATIONS = [
+    (["--user", "alice"], [2, 3]),
+    (["--user", "al*"], [0, 1, 2]),
+    (["--action", "read"], [1]),
+    (["--resource", "doc:2"], [0, 1, 2]),
+    (["--user", "alice", "--action", "read"], [1, 2, 3]),
+    (["--tag", "of:bob", "--tag", "of:alice"], [3]),
+    (["--user", "alice", "--tag", "of:bob"], [0, 1, 2, 3]),
+    (["--pattern", "policy:decision:al*:read:*"], [1, 2]),
+    (["--everything", "--yes"], []),
+    (["--user", "nobody"], [0, 1, 2, 3]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "remain"), REVOCATIONS)
+async def test_what_matches_is_revoked_and_nothing_else(cache, fresh_redis, arguments, remain):
+    ended = sark_cache("invalidate", *arguments, "--json", **{URL: fresh_redis.url})
+    assert (ended.code, ended.err) == (0, "")
+    assert await left(cache) == remain
+    document = ended.document
+    assert list(document) == ["ok", "redis", "revoked", "entries", "reaches_native_caches"]
+    assert document["entries"] == len(REQUESTS) - len(remain)
+    assert document["redis"] == fresh_redis.url
+    assert document["reaches_native_caches"] is False
+
+
+def test_what_was_to_be_revoked_is_in_the_json(fresh_redis):
+    arguments = ["--user", "alice", "--tag", "a", "--json", "--redis-url", fresh_redis.url]
+    assert sark_cache("invalidate", *arguments).document["revoked"] == {
+        "user_id": "alice",
+        "action": None,
+        "resource": None,
+        "tags": ["a"],
+        "pattern": None,
+        "everything": False,
+    }
+
+
+async def test_how_many_died_is_told_and_that_native_caches_are_not_reached(cache, fresh_redis):
+    for user, died in (("alice", "2 entries"), ("bob", "1 entry"), ("bob", "0 entries")):
+        ended = sark_cache("invalidate", "--user", user, **{URL: fresh_redis.url})
+        assert (ended.code, ended.err) == (0, "")
+        first, second = ended.out.splitlines()
+        assert first == f"ok: revoked in Redis at {fresh_redis.url}: {died} died"
+        assert second.startswith("Native caches inside running services are not reached")
+        assert "300 s" in second
+
+
+def test_a_pattern_that_matches_nothing_gets_a_hint(fresh_redis):
+    ended = sark_cache("invalidate", "--pattern", "alice*", **{URL: fresh_redis.url})
+    assert ended.code == 0
+    assert "policy:decision:USER:ACTION:RESOURCE:CONTEXT" in ended.out
+
+
+@pytest.mark.parametrize("servers", ["fresh_cluster", "fresh_sentinels"])
+async def test_a_cluster_and_sentinels_will_do(request, servers):
+    server = request.getfixturevalue(servers)
+    async with PolicyCache.from_url(server.url, command_timeout=5) as cache:
+        assert await cache.set_batch([(*each, {"allow": True}) for each in REQUESTS]) == 4
+        ended = sark_cache("invalidate", "--user", "alice", "--json", **{URL: server.url})
+        assert (ended.code, ended.document["entries"]) == (0, 2)
+        assert await left(cache) == [2, 3]
+
+
+# Wrong use
+
+WRONG = [
+    [],
+    ["--yes"],
+    ["--user", ""],
+    ["--tag", ""],
+    ["--action", "read", "--resource", ""],
+    ["--pattern", ""],
+    ["--pattern", "x" * 2000],
+    ["--user", "alice", "--pattern", "*"],
+    ["--user", "alice", "--everything", "--yes"],
+    ["--pattern", "*", "--everything", "--yes"],
+]
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+async def test_wrong_use_revokes_nothing(cache, fresh_redis, arguments):
+    ended = sark_cache("invalidate", *arguments, **{URL: fresh_redis.url})
+    assert (ended.code, ended.out) == (2, "")
+    assert len(await left(cache)) == len(REQUESTS)
+
+
+# Everything
+
+
+async def test_everything_is_not_revoked_where_nobody_can_be_asked(cache, fresh_redis):
+    ended = sark_cache("invalidate", "--everything", **{URL: fresh_redis.url})
+    assert (ended.code, ended.out) == (2, "")
+    assert "--yes" in ended.err
+    assert len(await left(cache)) == len(REQUESTS)
+
+
+@on_terminals
+@pytest.mark.parametrize(
+    ("answer", "code", "remain"),
+    [("y\n", 0, 0), ("n\n", 1, 4), ("\n", 1, 4), ("\x04", 1, 4), ("\x03", 130, 4)],
+)
+async def test_everything_is_revoked_once_that_was_confirmed(
+    cache, fresh_redis, answer, code, remain
+):
+    with Terminal("invalidate", "--everything", **{URL: fresh_redis.url}) as terminal:
+        terminal.wait_for(f"Revoke all decisions in Redis at {fresh_redis.url}?")
+        terminal.type(answer)
+        assert terminal.code() == code
+        assert "Traceback" not in terminal.said
+    assert len(await left(cache)) == remain
+
+
+# Not confirmed
+
+
+def test_without_redis_it_exits_with_4():
+    ended = sark_cache("invalidate", "--user", "alice")
+    assert (ended.code, ended.out) == (4, "")
+
+
+def test_a_server_that_cannot_be_reached_exits_with_3(own_redis):
+    server = own_redis()
+    server.kill()
+    ended = sark_cache("invalidate", "--user", "alice", "--json", **{URL: server.url})
+    assert ended.code == ended.document["exit_code"] == 3
+    assert "cannot be reached" in ended.err
+
+
+def test_what_the_server_does_not_confirm_exits_with_1(own_redis):
+    server = own_redis()
+    url = url_without(server, "scan")
+    ended = sark_cache("invalidate", "--user", "alice", "--json", **{URL: url})
+    assert ended.code == ended.document["exit_code"] == 1
+    assert "could not be confirmed" in ended.document["error"]
+    assert ended.err.count("could not be confirmed") == 1
+    assert "s3cret" not in ended.out + ended.err
+
+
+@on_terminals
+def test_ctrl_c_says_that_it_is_not_certain(own_redis):
+    primary = own_redis()
+    replica = own_redis(replicaof=(primary.host, primary.port))
+    give_up = time.monotonic() + 20
+    while replica.info("replication")["master_link_status"] != "up":
+        assert time.monotonic() < give_up
+    replica.pause()  # so that its confirmation is waited for
+    with started("invalidate", "--user", "alice", **{URL: primary.url}) as process:
+        while primary.info("clients")["blocked_clients"] == "0":
+            assert time.monotonic() < give_up
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err == "error: interrupted: what was to be revoked may still be served\n"
