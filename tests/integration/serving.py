@@ -24,7 +24,9 @@ GUNICORN = (
     *("--keep-alive=60", "--timeout=120", "--log-level=warning", "--worker-class={worker}"),
     "documents_app:create_app()",
 )
-UVICORN_WORKER = tuple(word.replace("{worker}", "uvicorn_worker.UvicornWorker") for word in GUNICORN)
+UVICORN_WORKER = tuple(
+    word.replace("{worker}", "uvicorn_worker.UvicornWorker") for word in GUNICORN
+)
 ASGI_WORKER = tuple(word.replace("{worker}", "asgi") for word in GUNICORN)
 
 

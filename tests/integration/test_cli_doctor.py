@@ -5,7 +5,7 @@ import platform
 
 import pytest
 
-from commands import URL, sark_cache, url_without
+from commands import URL, in_process, sark_cache, url_without
 
 FIELDS = [
     *("ok", "problems", "warnings", "versions", "extras", "native", "settings", "rollouts"),
@@ -117,16 +117,18 @@ def test_it_tells_of_redis_for_people_to_read(own_redis):
     assert told.endswith("ok: all that is configured works\n")
 
 
-def test_a_password_is_never_shown(own_redis):
+@pytest.mark.parametrize(("login", "code"), [("s3cr%2Ft%20p%40ss", 0), ("wr0ng", 1)])
+def test_a_password_is_never_shown(own_redis, login, code):
     server = own_redis(requirepass="s3cr/t p@ss")
-    wrong = server.url.replace("s3cr", "wr0ng")
-    for url in (server.url, wrong):
-        for arguments in ([], ["--json"], ["--user", "alice"]):
-            for given in (([], {URL: url}), (["--redis-url", url], {})):
-                ended = sark_cache("doctor", *arguments, *given[0], **given[1])
-                assert ended.code == (url is wrong)
-                for secret in ("s3cr", "wr0ng", "p@ss", "p%40ss"):
-                    assert secret not in ended.out + ended.err
+    url = f"redis://:{login}@{server.host}:{server.port}/0"
+    for ended in (
+        sark_cache("doctor", "--user", "alice", **{URL: url}),
+        sark_cache("doctor", "--json", **{URL: url}),
+        sark_cache("doctor", "--redis-url", url),
+    ):
+        assert ended.code == code
+        for secret in ("s3cr", "wr0ng", "p@ss", "p%40ss"):
+            assert secret not in ended.out + ended.err
 
 
 def test_a_unix_socket_will_do(own_redis):
@@ -162,6 +164,13 @@ def test_a_part_of_a_cluster_that_is_down_is_a_problem(fresh_cluster):
     assert found["redis"]["reachable"]
 
 
+def test_a_cluster_that_finds_itself_broken_is_a_problem(own_redis):
+    server = own_redis(cluster_enabled=True, cluster_announce_ip="127.0.0.1")
+    server.command("CLUSTER", "ADDSLOTS", 0)
+    found = doctor(**{URL: f"redis+cluster://{server.host}:{server.port}"})
+    assert any("says of its cluster: fail" in problem for problem in found["problems"])
+
+
 def test_a_server_that_is_not_there_is_a_problem(own_redis):
     server = own_redis()
     server.kill()
@@ -177,7 +186,7 @@ def test_a_server_that_is_too_slow_for_requests_is_a_problem(fresh_redis):
     variables = {"SARK_CACHE_REDIS_COMMAND_TIMEOUT": "0.000001", URL: fresh_redis.url}
     found = doctor(**variables)
     assert (found["redis"]["reachable"], found["redis"]["in_time"]) == (True, False)
-    assert "SARK_CACHE_REDIS_COMMAND_TIMEOUT is 1e-06 s" in found["problems"][0]
+    assert "SARK_CACHE_REDIS_COMMAND_TIMEOUT 1e-06 s" in found["problems"][0]
 
 
 def test_a_server_that_evicts_rollouts_is_warned_of(own_redis):
@@ -207,9 +216,12 @@ def test_what_a_user_may_not_do_is_a_problem(own_redis):
     assert "EVAL (NoPermissionError" in found["problems"][0]
     assert "SCAN (NoPermissionError" in found["problems"][0]
     assert any("does not answer INFO" in warning for warning in found["warnings"])
-    [server] = found["redis"]["servers"]
-    assert not server["runs_scripts"]
-    assert server["version"] is None
+    [examined] = found["redis"]["servers"]
+    assert not examined["runs_scripts"]
+    assert examined["version"] is None
+    told = sark_cache("doctor", **{URL: url}).out
+    assert f"  {examined['address']}  version unknown; answers in " in told
+    assert "; runs no scripts\n" in told
 
 
 # Rollouts and backends
@@ -255,5 +267,5 @@ def test_without_redis_who_is_not_in_has_no_cache():
 
 
 def test_an_empty_user_is_a_wrong_use():
-    ended = sark_cache("doctor", "--user", "")
+    ended = in_process("doctor", "--user", "")
     assert (ended.code, ended.out) == (2, "")

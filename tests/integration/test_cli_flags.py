@@ -5,7 +5,7 @@ import time
 import pytest
 import redis
 
-from commands import URL, sark_cache, url_without
+from commands import URL, in_process, sark_cache, url_without
 from sark_cache.flags import FeatureFlagManager
 
 KEY = "feature_flag:rust_cache"
@@ -147,7 +147,7 @@ WRONG = [
 
 @pytest.mark.parametrize("arguments", WRONG)
 def test_wrong_usage_sets_nothing(fresh_redis, arguments):
-    ended = sark_cache("flags", *arguments, **{URL: fresh_redis.url})
+    ended = in_process("flags", *arguments, **{URL: fresh_redis.url})
     assert (ended.code, ended.out) == (2, "")
     assert fresh_redis.command("KEYS", "*") == []
 
@@ -183,7 +183,7 @@ def test_the_option_goes_before_the_variable(fresh_redis):
 
 @pytest.mark.parametrize("url", ["http://:s3cret@localhost", "redis://:1/s3cret@localhost", ""])
 def test_an_option_that_is_no_url_is_a_wrong_use_and_not_shown(url):
-    ended = sark_cache("flags", "get", "--redis-url", url)
+    ended = in_process("flags", "get", "--redis-url", url)
     assert (ended.code, ended.out) == (2, "")
     assert "Invalid value for --redis-url: it must be a URL" in ended.err
     assert "s3cret" not in ended.err

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from commands import URL, Terminal, sark_cache, started, url_without
+from commands import URL, Terminal, in_process, sark_cache, started, url_without
 from sark_cache import PolicyCache
 
 on_terminals = pytest.mark.skipif(sys.platform == "win32", reason="needs terminals and signals")
@@ -115,7 +115,7 @@ WRONG = [
 
 @pytest.mark.parametrize("arguments", WRONG)
 async def test_wrong_use_revokes_nothing(cache, fresh_redis, arguments):
-    ended = sark_cache("invalidate", *arguments, **{URL: fresh_redis.url})
+    ended = in_process("invalidate", *arguments, **{URL: fresh_redis.url})
     assert (ended.code, ended.out) == (2, "")
     assert len(await left(cache)) == len(REQUESTS)
 

@@ -130,7 +130,7 @@ async def test_the_policy_is_asked_every_time_if_the_cache_is_not_to_be_used(cli
     for _ in range(2):
         answer = await ask(client, "alice-1", "dataset-search", use_cache=False)
         assert answer["source"] == "policy"
-    metrics = (await client.get("/metrics")).json()
+    metrics = (await client.get("/policy-cache/metrics")).json()["cache"]
     assert (metrics["total_requests"], metrics["size"]) == (0, 0)
     assert metrics["avg_opa_latency_ms"] > 0
 
