@@ -6,15 +6,17 @@ is stored here: what an evaluation brings goes to those who wait for it, and is 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import Any, Protocol, TypeAlias, cast
+import itertools
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 from sark_cache.compiled import AsyncCache, is_rust_cache_available
 from sark_cache.loading import within
 
-FlightKey: TypeAlias = tuple[Any, ...]
-"""A tuple of JSON values that says what is evaluated, and since when."""
+FlightKey: TypeAlias = str
+"""Says what is evaluated, and since when."""
 
 Brought: TypeAlias = str | None
 """What an evaluation brings: JSON as text, which everybody reads for themselves, or nothing."""
@@ -57,53 +59,85 @@ class _HandedOverError(Exception):
     """The one who led gave up; whoever waits may lead."""
 
 
+class _Flight(NamedTuple):
+    number: int
+    outcome: asyncio.Future[Brought]
+
+
 class AsyncioFlights:
     """Flights in Python alone, each in one event loop."""
 
     def __init__(self) -> None:
-        self._flights: dict[
-            tuple[asyncio.AbstractEventLoop, FlightKey], asyncio.Future[Brought]
-        ] = {}
+        self._numbers = itertools.count()
+        self._flights: dict[tuple[asyncio.AbstractEventLoop, FlightKey], _Flight] = {}
+        self._waits: dict[int, Counter[int]] = {}
+        """For each flight, those that tasks which are part of it wait for."""
 
     async def run(self, key: FlightKey, evaluate: Evaluate) -> Brought:
         """As `Flights.run`."""
         event_loop = asyncio.get_running_loop()
         while (flight := self._flights.get((event_loop, key))) is not None:
-            if id(flight) in within.get():
-                message = (
-                    "get_or_load: this request comes from a loader that it would have to wait "
-                    "for; a loader must not ask for its own key, nor two for each other's"
-                )
-                raise RuntimeError(message)
-            with suppress(_HandedOverError):
+            with suppress(_HandedOverError), self._waiting(flight.number, within.get()):
                 # Shielded: one who gives up must not end it for the others.
-                return await asyncio.shield(flight)
+                return await asyncio.shield(flight.outcome)
         return await self._lead(event_loop, key, evaluate)
 
     async def _lead(
-        self,
-        event_loop: asyncio.AbstractEventLoop,
-        key: FlightKey,
-        evaluate: Evaluate,
+        self, event_loop: asyncio.AbstractEventLoop, key: FlightKey, evaluate: Evaluate
     ) -> Brought:
-        flight: asyncio.Future[Brought] = event_loop.create_future()
-        flight.add_done_callback(_retrieved)
+        flight = _Flight(next(self._numbers), event_loop.create_future())
+        flight.outcome.add_done_callback(_retrieved)
         self._flights[event_loop, key] = flight
-        outside = within.set((*within.get(), id(flight)))
+        outside = within.set((*within.get(), flight.number))
         try:
             value = await evaluate()
         except Exception as error:
-            flight.set_exception(error)
+            flight.outcome.set_exception(error)
             raise
         else:
-            flight.set_result(value)
+            flight.outcome.set_result(value)
             return value
         finally:
             del self._flights[event_loop, key]
-            if not flight.done():
-                flight.set_exception(_HandedOverError())
+            if not flight.outcome.done():
+                flight.outcome.set_exception(_HandedOverError())
             with suppress(ValueError):  # closed in another context
                 within.reset(outside)
+
+    @contextmanager
+    def _waiting(self, flight: int, chain: tuple[int, ...]) -> Generator[None]:
+        """While a task that is part of the flights in `chain` waits for another.
+
+        Raises:
+            RuntimeError: That one waits for one of them, or is one of them.
+        """
+        if self._leads_to(flight, frozenset(chain)):
+            message = (
+                "get_or_load: this request comes from a loader that it would have to wait for; "
+                "a loader must not ask for its own key, nor two for each other's"
+            )
+            raise RuntimeError(message)
+        for part in chain:
+            self._waits.setdefault(part, Counter())[flight] += 1
+        try:
+            yield
+        finally:
+            for part in chain:
+                self._waits[part] -= Counter([flight])
+                if not self._waits[part]:
+                    del self._waits[part]
+
+    def _leads_to(self, flight: int, wanted: frozenset[int]) -> bool:
+        """Whether it is one of those wanted, or waits for one, however many are in between."""
+        seen, ahead = set[int](), [flight]
+        while ahead:
+            one = ahead.pop()
+            if one in wanted:
+                return True
+            if one not in seen:
+                seen.add(one)
+                ahead += self._waits.get(one, ())
+        return False
 
 
 def _retrieved(flight: asyncio.Future[Brought]) -> None:

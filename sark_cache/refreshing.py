@@ -16,12 +16,13 @@ class Refreshes:
         self._report = report
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, refresh: Coroutine[Any, Any, object]) -> None:
+    def begin(self, refresh: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
         """Runs a refresh in the background of the running event loop."""
         event_loop = asyncio.get_running_loop()
         task = event_loop.create_task(self._run(refresh), name="sark-cache refresh")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def stop(self) -> set[asyncio.Task[None]]:
         """Cancels all; returns those of the running event loop, to be waited for."""

@@ -55,7 +55,7 @@ class Selection:
         self._logged: Final[set[Choice]] = set()
         self.closed = False
         self._reached = False
-        self._client: tuple[int, Any] | None = None
+        self._server: Final = _Server(settings)
         self.flags: Final[FeatureFlagManager] = get_feature_flag_manager(
             initial={
                 FEATURE: settings.rust_cache_rollout_pct,
@@ -65,7 +65,9 @@ class Selection:
         self._watch: Watch[Selection] | None = None
         if settings.redis_url is not None:
             self._redis()  # linked from the start: other processes may have stored in it
-            self._watch = Watch(self, Selection._look, LOOK_SECONDS, name="redis")
+            self._watch = Watch(
+                self, Selection._look, LOOK_SECONDS, name="redis", at_end=self._server.close
+            )
 
     def choose(self, user_id: str) -> Choice:
         """The backend for a user, and why.
@@ -164,23 +166,12 @@ class Selection:
     def _look(self) -> None:
         """Whether Redis can be reached now, in the watch's thread."""
         try:
-            self._connected().ping()
+            self._server.answer()
         except Exception as error:  # noqa: BLE001 - whatever it is, Redis cannot be reached
             self._reached = False
             self._faults.report("looking for the server", told(error))
         else:
             self._reached = True
-
-    def _connected(self) -> Any:  # noqa: ANN401 - a client of either library
-        """This process's client, which is used in the watch's thread alone."""
-        if self._client is None or self._client[0] != os.getpid():
-            settings = self.settings
-            url = settings.redis_url.get_secret_value() if settings.redis_url else ""
-            timeouts = (settings.redis_connect_timeout, settings.redis_command_timeout)
-            client = connect_blocking(url, *timeouts)
-            self._client = (os.getpid(), client)
-            get_feature_flag_manager(client)
-        return self._client[1]
 
     def _log(self, choice: Choice, user_id: str) -> None:
         """Each choice once, for nobody; or, if asked for, every choice with its user."""
@@ -196,6 +187,31 @@ class Selection:
         elif choice not in self._logged:
             self._logged.add(choice)
             logger.info("policy cache: %s: %s", choice.backend, choice.reason, extra=extra)
+
+
+class _Server:
+    """The server, asked whether it answers over a connection of its own, in the watch's thread."""
+
+    def __init__(self, settings: "CacheSettings") -> None:
+        self._settings: Final = settings
+        self._client: tuple[int, Any] | None = None
+
+    def answer(self) -> None:
+        """Raises whatever a client raises if it does not."""
+        if self._client is None or self._client[0] != os.getpid():
+            settings = self._settings
+            url = settings.redis_url.get_secret_value() if settings.redis_url else ""
+            timeouts = (settings.redis_connect_timeout, settings.redis_command_timeout)
+            client = connect_blocking(url, *timeouts)
+            self._client = (os.getpid(), client)
+            get_feature_flag_manager(client)
+        self._client[1].ping()
+
+    def close(self) -> None:
+        """Closes this process's connection."""
+        client, self._client = self._client, None
+        if client is not None and client[0] == os.getpid():
+            client[1].close()
 
 
 _selection: Selection | None = None

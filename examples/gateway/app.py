@@ -5,18 +5,22 @@ Run it with `uvicorn app:create_app --factory`, or see it work with `nox -s demo
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import Body, Depends, FastAPI, Header, HTTPException, Request
+from fastapi import Body, Depends, FastAPI, Header, HTTPException
 from pydantic import BaseModel
 
-from engine import PolicyEngine, read
-from sark_cache import Loaded, RustPolicyCache
-
-NANOSECONDS_PER_MICROSECOND = 1_000
-NANOSECONDS_PER_MILLISECOND = 1_000_000
+from engine import PolicyEngine
+from sark_cache import CacheSettings, Loaded
+from sark_cache.fastapi import (
+    FORBIDDEN,
+    PolicyCacheDep,
+    authorize,
+    policy_cache_lifespan,
+    policy_cache_router,
+)
 
 
 class Question(BaseModel):
@@ -38,110 +42,75 @@ class Answer(BaseModel):
     microseconds: float
 
 
-class Gateway:
-    """The users, the policy and the cache in front of it."""
-
-    def __init__(self) -> None:
-        self.users = read("users")
-        self.engine = PolicyEngine()
-        self.cache = RustPolicyCache(max_size=10_000)
-
-    async def authorize(self, question: Question) -> Answer:
-        """Answers from the cache, or asks the policy, once for all who ask at the same time."""
-        started = time.perf_counter_ns()
-        source: Literal["cache", "policy"] = "cache"
-
-        async def ask_policy() -> Loaded:
-            nonlocal source
-            source = "policy"
-            return await self._ask_policy(question)
-
-        if question.use_cache:
-            decision = await self.cache.get_or_load(
-                question.user, question.action, question.resource, ask_policy, question.context
-            )
-        else:
-            decision = dict((await ask_policy()).decision)
-        elapsed = time.perf_counter_ns() - started
-        return Answer(
-            decision=decision,
-            source=source,
-            microseconds=elapsed / NANOSECONDS_PER_MICROSECOND,
-        )
-
-    async def _ask_policy(self, question: Question) -> Loaded:
-        started = time.perf_counter_ns()
-        decision = await self.engine.evaluate(
-            self.users.get(question.user), question.action, question.resource, question.context
-        )
-        elapsed = time.perf_counter_ns() - started
-        self.cache.record_opa_latency(elapsed / NANOSECONDS_PER_MILLISECOND)
-        # How sensitive the tool is, only the policy knows.
-        return Loaded(decision, ttl_seconds=self.cache.OPTIMIZED_TTL[decision["sensitivity"]])
+async def caller(x_user: Annotated[str, Header()]) -> str:
+    """Who calls: a real gateway would ask a token."""
+    return x_user
 
 
-def gateway(request: Request) -> Gateway:
-    """The gateway of the app that serves this request."""
-    found: Gateway = request.app.state.gateway
-    return found
+async def circumstances(x_mfa: Annotated[bool, Header()] = False) -> dict[str, Any]:  # noqa: FBT002
+    """What the decision depends on besides: the hour, and a second factor."""
+    return {"hour": datetime.now().astimezone().hour, "mfa": x_mfa}
 
 
-GatewayDep = Annotated[Gateway, Depends(gateway)]
-
-
-async def authorized_call(
-    tool: str,
-    gateway: GatewayDep,
-    x_user: Annotated[str, Header()],
-    x_mfa: Annotated[bool, Header()] = False,  # noqa: FBT002 - a header, not a flag argument
-) -> dict[str, Any]:
-    """The decision for this tool call; 403 with its reason if it is no."""
-    context = {"hour": datetime.now().astimezone().hour, "mfa": x_mfa}
-    question = Question(user=x_user, action="invoke", resource=tool, context=context)
-    decision = (await gateway.authorize(question)).decision
-    if not decision["allow"]:
-        raise HTTPException(403, decision["reason"])
-    return decision
-
-
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Opens the gateway with the app and closes it with it."""
-    app.state.gateway = Gateway()
-    try:
-        async with app.state.gateway.cache:
-            yield
-    finally:
-        app.state.gateway.engine.close()
+async def tool_in_path(tool: str) -> str:
+    """What is called."""
+    return tool
 
 
 def create_app() -> FastAPI:
     """The gateway as an ASGI app."""
+    engine = PolicyEngine()
+    # The native cache for everybody; the rest is as the environment says: SARK_CACHE_...
+    with_policy_cache = policy_cache_lifespan(CacheSettings(rust_cache_rollout_pct=100))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with closing(engine):
+            async with with_policy_cache(app):
+                yield
+
     app = FastAPI(title="sark-cache example gateway", lifespan=lifespan)
+    app.include_router(policy_cache_router())
 
-    @app.post("/authorize")
-    async def authorize(question: Question, gateway: GatewayDep) -> Answer:
-        return await gateway.authorize(question)
+    may_call = authorize(
+        engine.evaluate, user=caller, action="invoke", resource=tool_in_path, context=circumstances
+    )
 
-    @app.post("/tools/{tool}/call")
+    @app.post("/tools/{tool}/call", responses=FORBIDDEN)
     async def call_tool(
         tool: str,
-        decision: Annotated[dict[str, Any], Depends(authorized_call)],
+        decision: Annotated[dict[str, Any], Depends(may_call)],
         parameters: Annotated[dict[str, Any] | None, Body()] = None,
     ) -> dict[str, Any]:
         removed = decision["remove_parameters"]
         passed = {name: value for name, value in (parameters or {}).items() if name not in removed}
         return {"tool": tool, "called_with": passed, "removed": removed}
 
-    @app.post("/users/{user}/revoke")
-    async def revoke(user: str, gateway: GatewayDep) -> dict[str, Any]:
-        if user not in gateway.users:
-            raise HTTPException(404, f"no user {user!r}")
-        gateway.users[user]["suspended"] = True
-        return {"revoked": user, "entries": await gateway.cache.invalidate(user_id=user)}
+    @app.post("/authorize")
+    async def answer(question: Question, cache: PolicyCacheDep) -> Answer:
+        asked = (question.user, question.action, question.resource)
+        source: Literal["cache", "policy"] = "cache"
 
-    @app.get("/metrics")
-    async def metrics(gateway: GatewayDep) -> dict[str, int | float]:
-        return gateway.cache.get_metrics()
+        async def evaluate() -> Loaded:
+            nonlocal source
+            source = "policy"
+            return await engine.evaluate(*asked, question.context)
+
+        started = time.perf_counter()
+        if question.use_cache:
+            decision = await cache.get_or_load(*asked, evaluate, question.context)
+        else:
+            decision = dict((await evaluate()).decision)
+        microseconds = (time.perf_counter() - started) * 1e6
+        if source == "policy":
+            cache.record_opa_latency(microseconds / 1e3)
+        return Answer(decision=decision, source=source, microseconds=microseconds)
+
+    @app.post("/users/{user}/revoke")
+    async def revoke(user: str, cache: PolicyCacheDep) -> dict[str, Any]:
+        if user not in engine.users:
+            raise HTTPException(404, f"no user {user!r}")
+        engine.users[user]["suspended"] = True
+        return {"revoked": user, "entries": await cache.invalidate(user_id=user)}
 
     return app

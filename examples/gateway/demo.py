@@ -117,7 +117,7 @@ async def until_up(url: str, process: subprocess.Popen[bytes]) -> None:
     async with httpx.AsyncClient() as client:
         while time.monotonic() < deadline and process.poll() is None:
             with contextlib.suppress(httpx.TransportError):
-                (await client.get(f"{url}/metrics")).raise_for_status()
+                (await client.get(f"{url}/policy-cache/health")).raise_for_status()
                 return
             await asyncio.sleep(0.05)
     sys.exit(f"the gateway did not start on {url} (exit code {process.poll()})")
@@ -178,7 +178,7 @@ async def main(options: argparse.Namespace) -> None:
             few = max(options.requests // 4, 1)
             without = await run(client, "policy every time", few, options.clients, use_cache=False)
             cached = await run(client, "cached", options.requests, options.clients, use_cache=True)
-            metrics = (await client.get("/metrics")).json()
+            metrics = (await client.get("/policy-cache/metrics")).json()["cache"]
             console.print(report(without, cached, metrics))
             await revoke(client, console)
         if options.serve:

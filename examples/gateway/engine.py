@@ -10,6 +10,8 @@ from typing import Any
 
 from regopy import Interpreter
 
+from sark_cache import Loaded, RustPolicyCache
+
 HERE = Path(__file__).parent
 POLICY = HERE / "policy"
 DATA = HERE / "data"
@@ -23,20 +25,22 @@ class PolicyEngine:
     """
 
     def __init__(self) -> None:
+        self.users = read("users")
         self._own = threading.local()
         self._workers = ThreadPoolExecutor(WORKERS, "policy", initializer=self._compile)
 
     async def evaluate(
-        self,
-        user: Mapping[str, Any] | None,
-        action: str,
-        tool: str,
-        context: Mapping[str, Any] | None,
-    ) -> dict[str, Any]:
-        """The policy's decision: allow, reason, sensitivity and remove_parameters."""
-        question = {"user": user, "action": action, "tool": tool, "context": context or {}}
+        self, user: str, action: str, tool: str, context: Mapping[str, Any] | None
+    ) -> Loaded:
+        """The policy's decision: allow, reason, sensitivity and remove_parameters.
+
+        How sensitive the tool is, only the policy knows: so it is here that a time to live follows.
+        """
+        record, context = self.users.get(user), context or {}
+        question = {"user": record, "action": action, "tool": tool, "context": context}
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._workers, self._evaluate, question)
+        decision = await loop.run_in_executor(self._workers, self._evaluate, question)
+        return Loaded(decision, RustPolicyCache.OPTIMIZED_TTL[decision["sensitivity"]])
 
     def close(self) -> None:
         """Ends the workers."""

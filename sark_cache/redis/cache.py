@@ -591,7 +591,7 @@ class PolicyCache:
         if sensitivity is not None and self._use_optimized_ttl:
             ttl = self.OPTIMIZED_TTL.get(sensitivity)
             if ttl is not None:
-                return arguments.read_default_ttl(ttl, self._ttl_seconds)
+                return arguments.read_ttl(ttl) or 0.0
         return self._ttl_seconds
 
     def _check_stamp(self, stamp: object) -> None:
@@ -616,8 +616,8 @@ class PolicyCache:
         ) is not None:
             try:
                 found = await self._store.look_up(link, request.key)
-            except UnavailableError as error:
-                self._record.fault(operation, str(error))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it fails no request
+                self._record.fault(operation, told(error))
             if found.fault is not None:
                 self._record.fault(operation, found.fault)
             self._position = found.position or self._position

@@ -51,34 +51,41 @@ class Deposits:
             operation: What they called.
             rows: User, action, resource, decision, context and time to live of each.
             tags: Those of all.
-            position: That of the log when they were evaluated; None: whatever was revoked.
+            position: That of the log when they were evaluated; None: now. It is asked for first,
+                so that what is on its way while something is revoked does not come after it.
         """
         writes: list[Write] = []
+        dropped: list[RequestKey] = []
         for user_id, action, resource, decision, context, ttl in rows:
             request = self.request(operation, user_id, action, resource, context)
             if request is None:
                 continue
-            write: Write | None = None
             try:
                 text = decision_text(decision, tags)
-                write = request.write(text, ttl, tags) if ttl else None
+                write = request.write(text, ttl, tags)
             except NotJSONError as error:
                 self._record.fault(operation, str(error))
-            if write is None:
-                await self.drop(operation, request.key)
+                dropped.append(request.key)
             else:
-                writes.append(write)
-        if not writes:
-            return 0
+                if ttl:
+                    writes.append(write)
+                else:
+                    dropped.append(request.key)
         link = self._links.current()
-        if position is None:
-            outcomes = await self._store.put(link, writes)
-        else:
-            outcomes = await self._store.put_fenced(link, writes, position)
+        deadline = link.deadline()
+        outcomes: list[Outcome | Exception] = []
+        if writes:
+            try:
+                if position is None:
+                    position = await self._store.position(link, deadline)
+                outcomes = await self._store.put(link, deadline, writes, position or "")
+            except UnavailableError as error:
+                outcomes = [error] * len(writes)
         for write, outcome in zip(writes, outcomes, strict=True):
             self._count(operation, outcome)
             if isinstance(outcome, Exception) and "OOM" in told(outcome):
-                await self.drop(operation, write.key)
+                dropped.append(write.key)
+        await self.drop(operation, dropped, deadline)
         return sum(outcome is Outcome.STORED for outcome in outcomes)
 
     async def loaded(
@@ -99,24 +106,23 @@ class Deposits:
             write = request.write(text, ttl_seconds, tags)
         except NotJSONError as error:
             self._record.fault(operation, str(error))
-            await self.drop(operation, request.key)
+            await self.drop(operation, [request.key], self._links.current().deadline())
             return None
         if ttl_seconds and self._serves():
             over = Over.NOTHING if found.held is None else Over.WHAT_WAS_SEEN
-            [outcome] = await self._store.put_fenced(
-                self._links.current(), [write], found.position or "", over, found.held or ""
+            link = self._links.current()
+            [outcome] = await self._store.put(
+                *(link, link.deadline(), [write]), found.position or "", over, found.held or ""
             )
             self._count(operation, outcome)
         return text if len(write.text) < MAX_SHARED else None
 
-    async def drop(self, operation: str, key: RequestKey) -> None:
+    async def drop(self, operation: str, keys: Sequence[RequestKey], deadline: float) -> None:
         """Removes what was superseded by something that is not stored."""
-        link = self._links.current()
+        if not keys or not self._serves():
+            return
         try:
-            if link.is_open(key.text):
-                self._record.fault(operation, "the circuit is open")
-            else:
-                await self._store.discard(link, key)
+            await self._store.discard(self._links.current(), deadline, keys)
         except UnavailableError as error:
             self._record.fault(operation, str(error))
 

@@ -6,6 +6,7 @@ the time to live in seconds it was stored with; the tags; the decision.
 """
 
 import json
+from math import isfinite
 from typing import NamedTuple
 
 from sark_cache.keys import RequestKey
@@ -63,7 +64,7 @@ def decode(text: str | bytes, key: RequestKey) -> Entry:
         entry = json.loads(text)
         found = RequestKey(entry["key"], entry["context"])
         read = Entry(entry["decision"], float(entry["ttl"]), tuple(entry["tags"]))
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         message = "an entry that cannot be read"
         raise CorruptEntryError(message) from None
     if found != key:
@@ -71,5 +72,8 @@ def decode(text: str | bytes, key: RequestKey) -> Entry:
         raise CorruptEntryError(message)
     if type(read.decision) is not dict:
         message = "an entry without a decision"
+        raise CorruptEntryError(message)
+    if not isfinite(read.ttl_seconds) or not all(type(tag) is str for tag in read.tags):
+        message = "an entry with a time to live or tags that are none"
         raise CorruptEntryError(message)
     return read

@@ -10,8 +10,8 @@ that was the primary before, paused and unaware that it no longer is.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib import import_module
 from logging import getLogger
 from types import ModuleType
@@ -27,6 +27,8 @@ MOST_AT_ONCE = 64
 """The most commands that are on their way at once; others wait their turn, within their time."""
 FIRST_PROBE_SECONDS = 0.05
 LAST_PROBE_SECONDS = 0.5
+LATE_SECONDS = 0.1
+"""How much later than it was to end a time-out is taken for this event loop's own fault."""
 TOPOLOGY_SECONDS = 1.0
 """The longest that a probe asks a cluster who owns what: some of those it asks may hang."""
 
@@ -69,7 +71,10 @@ class Link:
         self.is_cluster = hasattr(client, "get_primaries")
         self.command_timeout = command_timeout
         self._report = report
-        self._turns = asyncio.Semaphore(MOST_AT_ONCE)
+        self.replicas_seen = (0, 0.0)
+        """How many replicas the server had when it was last well, and when that was."""
+        self._closed = False
+        self._turns = asyncio.Semaphore(min(MOST_AT_ONCE, _pool_size(client)))
         self._open: dict[str, asyncio.Task[None]] = {}
         errors = import_module(f"{check_client(client)}.exceptions")
         self.no_answer = tuple(_known(errors, _NOBODY_ANSWERS))
@@ -84,6 +89,9 @@ class Link:
         """
         if self._barred is not None:
             raise UnavailableError(self._barred)
+        if self._closed:
+            message = "this cache is closed"
+            raise UnavailableError(message)
         return self._client
 
     @property
@@ -120,15 +128,13 @@ class Link:
         Raises:
             UnavailableError: There is none.
         """
+        began = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(self.command_timeout):
-                return await self.client.execute_command(*command)
-        except UnavailableError:
-            raise
+            with self.cancellation_kept():
+                async with asyncio.timeout(self.command_timeout):
+                    return await self.client.execute_command(*command)
         except Exception as error:
-            if isinstance(error, self.no_answer):
-                self._trip(self._server_of(key), key, error)
-            raise UnavailableError(told(error)) from error
+            raise self._failed(error, self._server_of(key), key, began) from error
 
     async def commands(
         self, deadline: float, keys: Sequence[str], commands: Sequence[Command]
@@ -186,6 +192,7 @@ class Link:
 
     async def close(self) -> None:
         """Ends what looks for the servers in the background, and closes a client made here."""
+        self._closed = True
         probes = list(self._open.values())
         for probe in probes:
             probe.cancel()
@@ -195,22 +202,52 @@ class Link:
             async with asyncio.timeout(self.command_timeout):
                 await self._close()
 
+    @contextmanager
+    def cancellation_kept(self) -> Generator[None]:
+        """Raises again the cancellation of the task that was lost within.
+
+        On CPython 3.11 `asyncio.wait_for`, through which the clients send, drops one that comes
+        when what it waits for has just ended.
+        """
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        yield
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
+
     @asynccontextmanager
     async def _until(self, deadline: float, key: str) -> AsyncGenerator[None]:
         server = self._server_of(key)
         if server in self._open:
             message = "the circuit is open"
             raise UnavailableError(message)
+        began: float | None = None
         try:
             async with asyncio.timeout_at(deadline), self._turns:
-                yield
-        except UnavailableError:
-            raise
-        except self.no_answer as error:
-            self._trip(server, key, error)
-            raise UnavailableError(told(error)) from error
+                began = asyncio.get_running_loop().time()
+                with self.cancellation_kept():
+                    yield
         except Exception as error:
-            raise UnavailableError(told(error)) from error
+            raise self._failed(error, server, key, began) from error
+
+    def _failed(
+        self, error: Exception, server: str, key: str, began: float | None
+    ) -> UnavailableError:
+        """What a failed command is told as; opens the circuit if the server is to blame.
+
+        It is not where the command still waited for its turn, had little of its time left then, or
+        where this event loop was too busy to look at the answer.
+        """
+        if isinstance(error, UnavailableError):
+            return error
+        if isinstance(error, self.no_answer) and type(error).__name__ != "MaxConnectionsError":
+            took = 0.0 if began is None else asyncio.get_running_loop().time() - began
+            waited = type(error).__name__ != "TimeoutError" or (
+                self.command_timeout / 2 <= took <= self.command_timeout + LATE_SECONDS
+            )
+            if began is not None and waited:
+                self._trip(server, key, error)
+        return UnavailableError(told(error))
 
     def _server_of(self, key: str) -> str:
         if not self.is_cluster:
@@ -221,7 +258,7 @@ class Link:
         return ""
 
     def _trip(self, server: str, key: str, error: Exception) -> None:
-        if server in self._open:
+        if server in self._open or self._closed:
             return
         self._open[server] = asyncio.get_running_loop().create_task(
             self._probe(server, key), name="sark-cache probe"
@@ -290,6 +327,13 @@ def check_client(client: object) -> str:
         )
         raise TypeError(message)
     return library
+
+
+def _pool_size(client: Any) -> int:  # noqa: ANN401
+    """How many connections a client may have at once, to one server."""
+    pool = getattr(client, "connection_pool", None)
+    size = getattr(pool, "max_connections", None)
+    return size if isinstance(size, int) and size > 0 else MOST_AT_ONCE
 
 
 def _known(errors: ModuleType, names: Sequence[str]) -> list[type[Exception]]:

@@ -15,8 +15,8 @@ from sark_cache.redis.link import Link, check_client
 from sark_cache.redis.urls import connect
 
 ANOTHER_LOOPS = (
-    "the client that the cache was given belongs to the event loop that used it first; give the "
-    "cache a URL to use it from several"
+    "the client that the cache was given belongs to the event loop and process that used it "
+    "first; give the cache a URL to use it from several"
 )
 
 
@@ -68,14 +68,15 @@ class Links:
                     asyncio.run_coroutine_threadsafe(link.close(), event_loop)
 
     def _made(self, event_loop: asyncio.AbstractEventLoop) -> Link:
+        inherited = self._process != os.getpid() and bool(self._links)
         if self._process != os.getpid():
             self._process, self._links = os.getpid(), {}
-        for other in [one for one in self._links if one.is_closed()]:
-            del self._links[other]
+        for other in [one for one in tuple(self._links) if one.is_closed()]:
+            self._links.pop(other, None)
         client, close, barred = self._servers, _leave_open, None
         if isinstance(client, str):
             client, close = connect(client, self._connect_timeout, self._command_timeout)
-        elif self._links:
+        elif self._links or inherited:
             barred = ANOTHER_LOOPS
         link = Link(client, close, self._command_timeout, self._report, barred)
         self._links[event_loop] = link

@@ -7,6 +7,7 @@ revocation, by any process, has heard of another position, and so joins no evalu
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from hashlib import sha256
 from typing import Any, Final, cast
 
 from sark_cache import arguments
@@ -63,7 +64,8 @@ class Loads:
                 "get_or_load", request, found, decision, lives, names
             )
 
-        flight = (request.key.text, request.key.context, found.position, *sorted(set(tags)))
+        what = (request.key, found.position, sorted(set(tags)))
+        flight = sha256(json.dumps(what).encode()).hexdigest()
         evaluation = Evaluation(self._cache, loader, waiting=lambda: self._asking[flight] - 1)
         self._asking[flight] += 1
         try:
@@ -99,7 +101,9 @@ class Loads:
         if request.key.text not in self._refreshed:
             self._refreshed.add(request.key.text)
             self._record.count("revalidations")
-            self._refreshes.begin(self._refresh(request, found, callback, position, ttl_seconds))
+            refresh = self._refresh(request, found, callback, position, ttl_seconds)
+            task = self._refreshes.begin(refresh)
+            task.add_done_callback(lambda _: self._refreshed.discard(request.key.text))
 
     async def close(self) -> None:
         """Ends the refreshes."""
@@ -116,16 +120,10 @@ class Loads:
         def load() -> Awaitable[Any]:
             return callback(request.user_id, request.action, request.resource, request.context)
 
-        try:
-            found = found._replace(position=await position())
-            decision, ttl, late = await evaluated(Evaluation(self._cache, load, ahead=True))
-            carried = found.entry.tags if found.entry else ()
-            names = (*carried, *arguments.read_tags(late))
-            lives = arguments.read_ttl(ttl)
-            await self._deposits.loaded(
-                *("refresh", request, found, decision),
-                ttl_seconds if lives is None else lives,
-                names,
-            )
-        finally:
-            self._refreshed.discard(request.key.text)
+        found = found._replace(position=await position())
+        decision, ttl, late = await evaluated(Evaluation(self._cache, load, ahead=True))
+        carried = found.entry.tags if found.entry else ()
+        names = (*carried, *arguments.read_tags(late))
+        lives = arguments.read_ttl(ttl)
+        lives = ttl_seconds if lives is None else lives
+        await self._deposits.loaded("refresh", request, found, decision, lives, names)

@@ -1,7 +1,7 @@
 """What runs on the server, in one step each: scripts, and the form of the invalidation log.
 
 The log is a list, newest record first: `{id} {record}`, the id 24 random hexadecimal digits, the
-record a JSON object with the fields and tags that were named, or a `key`, or a `pattern`. A
+record a JSON object with the fields and tags that were named, or `keys`, or a `pattern`. A
 *position* is the id of the record that was newest when an evaluation began. Whatever stands above
 it is newer, so a decision may be stored if none of that matches it. A position that is not in the
 log is unknown: the log was cut (at `MAX_RECORDS`), flushed, evicted, or lost by a failover. Nothing
@@ -29,29 +29,46 @@ end
 """
 
 _OVERTAKEN = f"""
-local function names(record, decision)
+local function is_any_of(names, carried)
+  for _, name in ipairs(carried) do
+    if names[name] then return true end
+  end
+  return false
+end
+local function matches(record, decision)
   if record.begun then return false end
-  if record.key then return record.key == decision.key end
+  if record.keys then return record.keys[decision.key] ~= nil end
   if record.pattern then return true end
   for _, field in ipairs({{'user_id', 'action', 'resource'}}) do
     if record[field] and record[field] ~= decision[field] then return false end
   end
-  if not record.tags then return true end
-  for _, tag in ipairs(record.tags) do
-    for _, carried in ipairs(decision.tags) do
-      if tag == carried then return true end
-    end
-  end
-  return false
+  return not record.tags or is_any_of(record.tags, decision.tags)
 end
-local function overtaken(log, since, decision)
+local function set_of(names)
+  local set = {{}}
+  for _, name in ipairs(names) do set[name] = true end
+  return set
+end
+-- What was recorded since a position; nil: the position is not in the log.
+local function newer(log, since)
+  local records = {{}}
   for at = 0, {MAX_RECORDS} - 1, 16 do
     for _, record in ipairs(redis.call('LRANGE', log, at, at + 15)) do
-      if string.sub(record, 1, 24) == since then return false end
-      if names(cjson.decode(string.sub(record, 26)), decision) then return true end
+      if string.sub(record, 1, 24) == since then return records end
+      local read = cjson.decode(string.sub(record, 26))
+      if read.keys then read.keys = set_of(read.keys) end
+      if read.tags then read.tags = set_of(read.tags) end
+      records[#records + 1] = read
     end
   end
-  return true
+  return nil
+end
+local function overtaken(records, decision)
+  if not records then return true end
+  for _, record in ipairs(records) do
+    if matches(record, decision) then return true end
+  end
+  return false
 end
 """
 
@@ -81,11 +98,13 @@ GET_MANY = """
 local values = {}
 for i, key in ipairs(KEYS) do
   local value = redis.pcall('GET', key)
-  values[i] = type(value) == 'table' and '' or value
+  -- What is no text, or never expires, is no entry.
+  if type(value) == 'table' or (value and redis.call('PTTL', key) < 0) then value = '' end
+  values[i] = value
 end
 return values
 """
-"""keys -> values | nil; '' for no string"""
+"""keys -> values | nil; '' for what is no entry"""
 
 POSITION = _POSITION + "return position(KEYS[1], ARGV[1])"
 """log, first id -> position | nil"""
@@ -103,13 +122,22 @@ STORE = (
     _OVERTAKEN
     + _GIVES_WAY
     + f"""
-if overtaken(KEYS[2], ARGV[3], cjson.decode(ARGV[4])) then return {OVERTAKEN} end
-if not gives_way(KEYS[1], ARGV[5], ARGV[6]) then return {SUPERSEDED} end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return {STORED}
+local log = KEYS[#KEYS]
+local records = newer(log, ARGV[1])
+local outcomes = {{}}
+for i = 1, #KEYS - 1 do
+  local value, ttl, decision = ARGV[3 * i + 1], ARGV[3 * i + 2], ARGV[3 * i + 3]
+  if overtaken(records, cjson.decode(decision)) then outcomes[i] = {OVERTAKEN}
+  elseif not gives_way(KEYS[i], ARGV[2], ARGV[3]) then outcomes[i] = {SUPERSEDED}
+  else
+    redis.call('SET', KEYS[i], value, 'PX', ttl)
+    outcomes[i] = {STORED}
+  end
+end
+return outcomes
 """
 )
-"""key log, value, milliseconds, position, decision, mode, seen -> STORED, OVERTAKEN, SUPERSEDED"""
+"""keys log, position, mode, seen, (value, milliseconds, decision)... -> outcomes"""
 
 # On a cluster key and log are in different places. The key is reserved, then the log is read, then
 # the reservation becomes the decision. An invalidation appends its record and walks the keys
@@ -128,11 +156,15 @@ return {STORED}
 VERIFY = (
     _OVERTAKEN
     + f"""
-if overtaken(KEYS[1], ARGV[1], cjson.decode(ARGV[2])) then return {OVERTAKEN} end
-return {STORED}
+local records = newer(KEYS[1], ARGV[1])
+local outcomes = {{}}
+for i = 2, #ARGV do
+  outcomes[i - 1] = overtaken(records, cjson.decode(ARGV[i])) and {OVERTAKEN} or {STORED}
+end
+return outcomes
 """
 )
-"""log, position, decision -> STORED | OVERTAKEN"""
+"""log, position, decisions... -> outcomes"""
 
 COMMIT = f"""
 if redis.call('GET', KEYS[1]) ~= '{RESERVATION}' .. ARGV[1] then return {OVERTAKEN} end
@@ -153,6 +185,8 @@ return 1
 """key -> how many decisions it held"""
 
 REMOVE_TAGGED = f"""
+local named = {{}}
+for _, tag in ipairs(ARGV) do named[tag] = true end
 local removed = 0
 for _, key in ipairs(KEYS) do
   local value = redis.pcall('GET', key)
@@ -164,9 +198,7 @@ for _, key in ipairs(KEYS) do
     -- What cannot be read is no decision that anybody could miss.
     matches = not read or type(entry) ~= 'table' or type(entry.tags) ~= 'table'
     if not matches then
-      for _, tag in ipairs(ARGV) do
-        for _, carried in ipairs(entry.tags) do matches = matches or tag == carried end
-      end
+      for _, carried in ipairs(entry.tags) do matches = matches or named[carried] end
     end
   end
   if matches then

@@ -1,8 +1,8 @@
 """What is done on the servers: decisions looked up, stored unless overtaken, and revoked.
 
 Each look-up is one round trip, each store too; on a cluster, where a key and the log are in
-different places, a miss takes two and a store that is fenced three. Everything here raises what
-goes wrong; what that means to a request is the cache's business.
+different places, a miss takes two and a store three. Everything here raises what goes wrong; what
+that means to a request is the cache's business.
 """
 
 import json
@@ -14,16 +14,18 @@ from typing import Any, NamedTuple, TypeAlias
 from sark_cache.keys import RequestKey, Scope
 from sark_cache.redis import scripts
 from sark_cache.redis.entry import CorruptEntryError, Entry, decode
-from sark_cache.redis.link import Command, Link, UnavailableError
-from sark_cache.redis.walk import Primary, replicated, text, walk
+from sark_cache.redis.link import Command, Link, UnavailableError, told
+from sark_cache.redis.walk import Primary, Servers, confirmed, current_servers, text, walk
 
 Record: TypeAlias = dict[str, Any]
-"""What was revoked: the fields and tags that were named, or a `key`, or a `pattern`."""
+"""What was revoked: the fields and tags that were named, or `keys`, or a `pattern`."""
 
 _RESERVATION = {str: scripts.RESERVATION, bytes: scripts.RESERVATION.encode()}
 
 CHUNK = 500
 """Commands, or keys of one command, that are sent at once."""
+DECISIONS = 100
+"""Decisions that are looked for in the log at once: a full one takes the server 10 ms then."""
 
 
 class Found(NamedTuple):
@@ -77,7 +79,6 @@ class Store:
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.log = f"{prefix}.invalidations"
-        self.marker = f"{prefix}.confirmed"
 
     async def look_up(self, link: Link, key: RequestKey) -> Found:
         """What is there for a request and, unless that is fresh, the log's position.
@@ -117,29 +118,20 @@ class Store:
         texts = [key.text for key in keys]
         if link.is_cluster:
             commands: list[Command] = [("EVAL", scripts.GET_MANY, 1, text) for text in texts]
-            replies = await link.commands(deadline, texts, commands)
+            replies = await _sent(link, deadline, texts, commands)
             values = [reply if isinstance(reply, Exception) else reply[0] for reply in replies]
         else:
-            try:
-                values = await link.command(
-                    deadline, texts[0], "EVAL", scripts.GET_MANY, len(texts), *texts
-                )
-            except UnavailableError as error:
-                values = [error] * len(texts)
+            values = []
+            for start in range(0, len(texts), CHUNK):
+                part = texts[start : start + CHUNK]
+                command: Command = ("EVAL", scripts.GET_MANY, len(part), *part)
+                values += await _each(link, deadline, part[0], command, len(part))
         return [_found(key, value, 1, None) for key, value in zip(keys, values, strict=True)]
 
-    async def put(self, link: Link, writes: Sequence[Write]) -> list[Outcome | Exception]:
-        """Stores decisions whatever was revoked: each one's outcome, or why there is none."""
-        commands: list[Command] = [
-            ("SET", write.key.text, write.text, "PX", write.ttl_ms) for write in writes
-        ]
-        keys = [write.key.text for write in writes]
-        replies = await _sent(link, link.deadline(), keys, commands)
-        return [reply if isinstance(reply, Exception) else Outcome.STORED for reply in replies]
-
-    async def put_fenced(
+    async def put(
         self,
         link: Link,
+        deadline: float,
         writes: Sequence[Write],
         position: str,
         over: Over = Over.ANYTHING,
@@ -149,18 +141,29 @@ class Store:
 
         Each one's outcome, or why there is none.
         """
-        deadline = link.deadline()
+        put = self._put_in_steps if link.is_cluster else self._put_in_one
+        outcomes: list[Outcome | Exception] = []
+        for start in range(0, len(writes), DECISIONS):
+            part = writes[start : start + DECISIONS]
+            outcomes += await put(link, deadline, part, position, over, held)
+        return outcomes
+
+    async def _put_in_one(
+        self,
+        link: Link,
+        deadline: float,
+        writes: Sequence[Write],
+        position: str,
+        over: Over,
+        held: str | bytes,
+    ) -> list[Outcome | Exception]:
         keys = [write.key.text for write in writes]
-        if link.is_cluster:
-            return await self._put_in_steps(link, deadline, writes, position, over, held)
-        commands: list[Command] = [
-            (
-                *("EVAL", scripts.STORE, 2, write.key.text, self.log),
-                *(write.text, write.ttl_ms, position, write.subject, over.value, held),
-            )
-            for write in writes
-        ]
-        return [_outcome(reply) for reply in await _sent(link, deadline, keys, commands)]
+        values = [part for write in writes for part in (write.text, write.ttl_ms, write.subject)]
+        command: Command = (
+            *("EVAL", scripts.STORE, len(keys) + 1, *keys, self.log),
+            *(position, over.value, held, *values),
+        )
+        return [_outcome(one) for one in await _each(link, deadline, keys[0], command, len(keys))]
 
     async def _put_in_steps(
         self,
@@ -179,10 +182,11 @@ class Store:
         ]
         outcomes = [_outcome(reply) for reply in await _sent(link, deadline, keys, reserve)]
         reserved = [at for at, outcome in enumerate(outcomes) if outcome is Outcome.STORED]
-        verify: list[Command] = [
-            ("EVAL", scripts.VERIFY, 1, self.log, position, writes[at].subject) for at in reserved
-        ]
-        verified = await _sent(link, deadline, [self.log] * len(reserved), verify)
+        if not reserved:
+            return outcomes
+        subjects = [writes[at].subject for at in reserved]
+        verify: Command = ("EVAL", scripts.VERIFY, 1, self.log, position, *subjects)
+        verified = await _each(link, deadline, self.log, verify, len(reserved))
         commit: list[Command] = []
         for at, reply in zip(reserved, verified, strict=True):
             outcomes[at] = _outcome(reply)
@@ -202,19 +206,36 @@ class Store:
         Raises:
             Exception: It could not be confirmed.
         """
-        await self._record(link, {"key": key.text})
-        removed = await link.urgent(key.text, "EVAL", scripts.REMOVE, 1, key.text)
-        await replicated(link, self.marker, key.text, self.log)
-        return bool(removed)
 
-    async def discard(self, link: Link, key: RequestKey) -> None:
+        async def revoke(_: Servers) -> int:
+            await self._record(link, {"keys": [key.text]})
+            removed: int = await link.urgent(key.text, "EVAL", scripts.REMOVE, 1, key.text)
+            return removed
+
+        return bool(await confirmed(link, revoke))
+
+    async def discard(self, link: Link, deadline: float, keys: Sequence[RequestKey]) -> None:
         """Drops what was superseded: what is stored, and what is being evaluated.
 
         Raises:
             UnavailableError: It could not be confirmed.
         """
-        await self._record(link, {"key": key.text})
-        await link.urgent(key.text, "EVAL", scripts.REMOVE, 1, key.text)
+        texts = [key.text for key in keys]
+        for start in range(0, len(texts), CHUNK):
+            part = texts[start : start + CHUNK]
+            record = json.dumps({"keys": part})
+            append = ("EVAL", scripts.APPEND, 1, self.log, token_hex(12), record)
+            remove: list[Command] = [("EVAL", scripts.REMOVE, 1, key) for key in part]
+            replies = await link.commands(deadline, part, remove)
+            try:
+                await link.command(deadline, self.log, *append)
+            except UnavailableError as error:
+                if "OOM" not in str(error):
+                    raise
+                await link.command(deadline, self.log, "UNLINK", self.log)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise UnavailableError(told(reply))
 
     async def invalidate(self, link: Link, scope: Scope, tags: Sequence[str]) -> int:
         """Revokes what is in a scope and has one of the tags, if any are named; how many were.
@@ -259,7 +280,8 @@ class Store:
         async def count(_: Primary, keys: list[str]) -> int:
             return len(everything.filter(self.prefix, keys))
 
-        return await walk(link, everything.pattern(self.prefix), count)
+        servers = await current_servers(link)
+        return await walk(servers, everything.pattern(self.prefix), count)
 
     async def _revoke(
         self,
@@ -269,13 +291,15 @@ class Store:
         of_these: Callable[[list[str]], list[str]],
         tags: Sequence[str],
     ) -> int:
-        # First what is being evaluated, which the walk cannot see.
-        await self._record(link, record)
-
         async def remove(primary: Primary, keys: list[str]) -> int:
             return await _removed(primary, of_these(keys), tags)
 
-        return await walk(link, pattern, remove, self.marker)
+        async def revoke(servers: Servers) -> int:
+            # First what is being evaluated, which the walk cannot see.
+            await self._record(link, record)
+            return await walk(servers, pattern, remove)
+
+        return await confirmed(link, revoke)
 
     async def _record(self, link: Link, record: Record) -> None:
         append = ("EVAL", scripts.APPEND, 1, self.log, token_hex(12), json.dumps(record))
@@ -286,6 +310,15 @@ class Store:
                 raise
             # Without a log no evaluation that is under way can be stored, which is enough.
             await link.urgent(self.log, "UNLINK", self.log)
+
+
+async def _each(link: Link, deadline: float, key: str, command: Command, count: int) -> list[Any]:
+    """The replies to one command about many things; where there is none, why."""
+    try:
+        replies: list[Any] = await link.command(deadline, key, *command)
+    except UnavailableError as error:
+        return [error] * count
+    return replies
 
 
 async def _sent(

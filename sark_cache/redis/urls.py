@@ -153,6 +153,7 @@ def _to_server(
     else:
         host, port = address.hosts[0] if address.hosts else ("localhost", DEFAULT_PORT)
         place = {"host": host, "port": port, "ssl": address.tls}
+    options.update(_without_time_out(modules))
     client = getattr(import_module(modules), name)(**place, db=address.database, **options)
     return client, [client]
 
@@ -161,6 +162,7 @@ def _through_sentinel(
     modules: str, _name: str, address: Address, options: dict[str, Any]
 ) -> tuple[Any, list[Any]]:
     timeouts = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout")}
+    options.update(_without_time_out(modules))
     logins = {
         name: options.pop(f"sentinel_{name}")
         for name in ("username", "password")
@@ -194,8 +196,7 @@ def _options(
         "username": address.username,
         "password": address.password,
         "socket_connect_timeout": connect_timeout,
-        # The cache's own time-out comes first; this one is for what the client does by itself.
-        "socket_timeout": 2 * command_timeout,
+        "socket_timeout": command_timeout,
         # A connection that the server closed while it was idle is made again, once.
         "retry": retry(backoff(), 1),
         "protocol": 2,
@@ -203,6 +204,15 @@ def _options(
     for name, value in address.options.items():
         options[name] = value.lower() in {"1", "true", "yes"} if name in _BOOLEANS else value
     return options
+
+
+def _without_time_out(modules: str) -> dict[str, Any]:
+    """For asyncio none of the client's own: with one it sends through `asyncio.wait_for`.
+
+    That drops cancellations on CPython 3.11, and with them the time-out of whoever asks. A cluster
+    and sentinels keep theirs: of several servers the first one asked may hang.
+    """
+    return {"socket_timeout": None} if modules.endswith(".asyncio") else {}
 
 
 def _library(preferred: str) -> str:

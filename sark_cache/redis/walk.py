@@ -1,14 +1,16 @@
-"""Walks over all keys, for what cannot be looked up: SCAN on every primary, some at a time.
+"""What concerns all keys or several servers: walks over them, and whether a revocation is certain.
 
-On a cluster a walk counts only if every slot was owned by the same primary from its beginning to
-its end, and none was being moved: a key that moves behind the walk would be missed. Nor does it
-count if what it removed has not reached the replicas that are connected, one of which may be the
-primary soon.
+There is no index of what a revocation may match, so all keys are walked: SCAN on every primary, some
+at a time. That it is complete is certain only if the servers stayed the same from its beginning to
+its end: a primary that was replaced goes on with another's cursor, or forgets what it was told, and a
+slot of a cluster that moves takes its keys past the walk. Nor is anything certain that a replica has
+not got yet, which may be the primary a moment later. What is not certain is tried again, then told.
 """
 
 import asyncio
-from binascii import crc_hqx
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeAlias
 
@@ -18,17 +20,24 @@ KEYS_AT_ONCE = 1_000
 SLOTS = 16_384
 ATTEMPTS = 3
 PAUSE_SECONDS = 0.1
-"""Before another attempt on a cluster, when slots were moving or a server did not answer."""
+"""Before another attempt."""
+REPLICA_SECONDS = 60.0
+"""How long a replica that was seen is waited for, where there is no Sentinel that knows better."""
 
 Visit: TypeAlias = Callable[["Primary", list[str]], Awaitable[int]]
 
 
 class UnconfirmedError(Exception):
-    """A walk that may have missed something; says why."""
+    """A revocation that is not certain; says why."""
 
 
 class Primary:
-    """One server that keeps keys of its own."""
+    """One server that keeps keys of its own.
+
+    Args:
+        link: The way to it.
+        node: Which node of a cluster it is; None: there is no cluster.
+    """
 
     def __init__(self, link: Link, node: Any = None) -> None:  # noqa: ANN401 - of either library
         self._link = link
@@ -44,17 +53,17 @@ class Primary:
         Raises:
             Exception: What the client raises, for any of them.
         """
-        async with asyncio.timeout_at(self._link.deadline() + waits):
-            replies = await self._sent(commands)
+        with self._link.cancellation_kept():
+            async with asyncio.timeout_at(self._link.deadline() + waits):
+                replies = await self._sent(commands)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
         return replies
 
     async def _sent(self, commands: Sequence[Command]) -> list[Any]:
-        client = self._link.client
         if self._node is None:
-            pipeline = client.pipeline(transaction=False)
+            pipeline = self._link.client.pipeline(transaction=False)
             for command in commands:
                 pipeline.execute_command(*command)
             replies: list[Any] = await pipeline.execute(raise_on_error=False)
@@ -77,40 +86,20 @@ class Primary:
         """Whether one command may have keys of several slots."""
         return self._node is None
 
-    async def walk(self, pattern: str, visit: Visit) -> int:
-        """Visits every key that matches and was there all the time; the sum of what that says."""
-        total, cursor = 0, 0
-        while True:
-            [reply] = await self.run(("SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_AT_ONCE))
-            cursor = int(reply[0])
-            if reply[1]:
-                total += await visit(self, [text(key) for key in reply[1]])
-            if cursor == 0:
-                return total
-
-    async def replicated(self, marker: str) -> None:
-        """Returns when the connected replicas have all that was written until now.
+    async def state(self) -> tuple[str, int]:
+        """Which run of which server this is, and how many replicas are connected to it.
 
         Raises:
-            UnconfirmedError: Some have not, in time; or this is a replica itself.
+            UnconfirmedError: It is no primary.
         """
-        [role] = await self.run(("ROLE",))
+        info, role = await self.run(("INFO", "server"), ("ROLE",))
         if text(role[0]) != "master":
             message = "the server is not the primary any more"
             raise UnconfirmedError(message)
-        replicas = len(role[2])
-        if replicas:
-            # Less than the client itself waits for a reply.
-            waits = 0.8 * self._link.command_timeout
-            wait = ("WAIT", replicas, max(1, int(1e3 * waits)))
-            # A write of this connection's own: WAIT waits for that, and what came before it.
-            _, reached = await self.run(("SET", marker, 1, "PX", 1), wait, waits=waits)
-            if reached < replicas:
-                message = f"{replicas - reached} of {replicas} replicas have not confirmed it"
-                raise UnconfirmedError(message)
+        return str(info["run_id"]), len(role[2])
 
     async def slots(self) -> tuple[str, ...]:
-        """The ranges of slots that it owns, by its own account.
+        """The ranges of slots that a node of a cluster owns, by its own account.
 
         Raises:
             UnconfirmedError: One of them is being moved, or this is a replica.
@@ -130,78 +119,149 @@ class Primary:
         message = "a server of the cluster is not a primary any more"
         raise UnconfirmedError(message)
 
+    async def walk(self, pattern: str, visit: Visit) -> int:
+        """Visits every key that matches and was there all the time; the sum of what that says.
 
-async def walk(link: Link, pattern: str, visit: Visit, marker: str | None = None) -> int:
+        Raises:
+            UnconfirmedError: Another server answered in the middle of it.
+        """
+        total, cursor, first = 0, 0, None
+        while True:
+            scan = ("SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_AT_ONCE)
+            info, reply = await self.run(("INFO", "server"), scan)
+            if info["run_id"] != (first := first or info["run_id"]):
+                message = "another server has become the primary"
+                raise UnconfirmedError(message)
+            cursor = int(reply[0])
+            if reply[1]:
+                total += await visit(self, [text(key) for key in reply[1]])
+            if cursor == 0:
+                return total
+
+    async def replicated(self, replicas: int) -> None:
+        """Returns when so many replicas have all that was written until now.
+
+        Raises:
+            UnconfirmedError: Some have not, in time.
+        """
+        # Less than the client itself may wait for a reply.
+        waits = 0.8 * self._link.command_timeout
+        # WAIT waits for what was written before the last command of its connection, by anybody.
+        _, reached = await self.run(
+            ("ROLE",), ("WAIT", replicas, max(1, int(1e3 * waits))), waits=waits
+        )
+        if reached < replicas:
+            message = f"{replicas - reached} of {replicas} replicas have not confirmed it"
+            raise UnconfirmedError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The primaries at one moment."""
+
+    primaries: tuple[Primary, ...]
+    known: tuple[tuple[Any, ...], ...]
+    """For each: which run of which server it is, and which slots are its own."""
+    replicas: tuple[int, ...]
+    """For each: how many replicas have to have what is written to it."""
+
+
+async def walk(servers: Servers, pattern: str, visit: Visit) -> int:
     """Visits every key that matches and was there all the time, on every primary.
 
-    With a marker, returns only when the connected replicas have all that was written.
-
     Raises:
-        UnconfirmedError: On a cluster whose slots were moving; or replicas have not confirmed.
+        UnconfirmedError: Another server answered in the middle of it.
         Exception: What the client raises.
     """
-    if not link.is_cluster:
-        primary = Primary(link)
-        total = await primary.walk(pattern, visit)
-        if marker is not None:
-            await primary.replicated(marker)
-        return total
+    walks = (primary.walk(pattern, visit) for primary in servers.primaries)
+    return sum(await asyncio.gather(*walks))
+
+
+async def confirmed(link: Link, revoke: Callable[[Servers], Awaitable[int]]) -> int:
+    """Revokes, until it is certain; the sum of what `revoke` says.
+
+    Raises:
+        UnconfirmedError: It is not certain: the servers change, or replicas have not got it.
+        Exception: What the client raises.
+    """
     total = 0
     for attempt in range(ATTEMPTS):
         try:
-            owned = await _owned(link)
-            walks = (primary.walk(pattern, visit) for primary, _ in owned)
-            total += sum(await asyncio.gather(*walks))
-            if marker is not None:
-                for primary, slots in owned:
-                    await primary.replicated(_in_slot(marker, int(slots[0].partition("-")[0])))
-            if [slots for _, slots in await _owned(link)] == [slots for _, slots in owned]:
+            before = await current_servers(link)
+            total += await revoke(before)
+            for primary, replicas in zip(before.primaries, before.replicas, strict=True):
+                if replicas:
+                    await primary.replicated(replicas)
+            if (await current_servers(link)).known == before.known:
                 return total
-        except (UnconfirmedError, *link.no_answer):
-            if attempt == ATTEMPTS - 1:
+        except Exception as error:
+            again = isinstance(error, (UnconfirmedError, *link.no_answer))
+            if not again or attempt == ATTEMPTS - 1:
                 raise
         await asyncio.sleep(PAUSE_SECONDS)
-    message = "slots of the cluster moved meanwhile"
+    message = "the servers changed meanwhile"
     raise UnconfirmedError(message)
 
 
-async def replicated(link: Link, marker: str, *keys: str) -> None:
-    """Returns when the connected replicas have what was written to these keys until now.
+async def current_servers(link: Link) -> Servers:
+    """The primaries, by their own account.
 
     Raises:
-        UnconfirmedError: Some have not, in time.
+        UnconfirmedError: They are changing: a slot is being moved, a part of a cluster is down, or
+            a replica is gone, which may be the primary by now.
     """
     if not link.is_cluster:
-        await Primary(link).replicated(marker)
-        return
-    for key in keys:
-        primary = Primary(link, link.client.get_node_from_key(key))
-        await primary.replicated(_in_slot(marker, link.client.keyslot(key)))
-
-
-async def _owned(link: Link) -> list[tuple[Primary, tuple[str, ...]]]:
-    """The primaries of a cluster that have slots, with these; all slots together."""
+        return await _one_server(link)
     async with asyncio.timeout_at(link.deadline()):
         await link.client.initialize()
         await link.client.nodes_manager.initialize()
     nodes = sorted(link.client.get_primaries(), key=lambda node: str(node.name))
-    primaries = [Primary(link, node) for node in nodes]
-    owned = list(zip(primaries, [await primary.slots() for primary in primaries], strict=True))
-    if sum(_size(one) for _, slots in owned for one in slots) != SLOTS:
+    primaries: list[Primary] = []
+    known: list[tuple[Any, ...]] = []
+    replicas: list[int] = []
+    for node in nodes:
+        primary = Primary(link, node)
+        slots = await primary.slots()
+        if slots:
+            run, connected = await primary.state()
+            primaries.append(primary)
+            known.append((run, slots))
+            replicas.append(connected)
+    if sum(_size(one) for _, slots in known for one in slots) != SLOTS:
         message = "a part of the cluster is down"
         raise UnconfirmedError(message)
-    return [(primary, slots) for primary, slots in owned if slots]
+    return Servers(tuple(primaries), tuple(known), tuple(replicas))
+
+
+async def _one_server(link: Link) -> Servers:
+    pool = link.client.connection_pool
+    sentinels = getattr(pool, "sentinel_manager", None)
+    wanted = 0
+    if sentinels is not None:
+        async with asyncio.timeout_at(link.deadline()):
+            # Drops idle connections to another primary than the present one.
+            await pool.get_master_address()
+            wanted = len(await sentinels.discover_slaves(pool.service_name))
+    primary = Primary(link)
+    run, connected = await primary.state()
+    if sentinels is None:
+        # Who promotes a replica here is not known; that one is gone may mean it was promoted.
+        seen, when = link.replicas_seen
+        wanted = seen if time.monotonic() - when < REPLICA_SECONDS else 0
+        if connected >= wanted:
+            link.replicas_seen = (connected, time.monotonic())
+    if connected < wanted:
+        message = (
+            f"{wanted - connected} of {wanted} replicas are not connected to the primary: "
+            "a failover may be under way"
+        )
+        raise UnconfirmedError(message)
+    return Servers((primary,), ((run,),), (connected,))
 
 
 def _size(slots: str) -> int:
     first, _, last = slots.partition("-")
     return int(last or first) - int(first) + 1
-
-
-def _in_slot(key: str, slot: int) -> str:
-    """A key that is in a slot: by a tag between braces, found within some milliseconds."""
-    tag = next(n for n in range(10**7) if crc_hqx(str(n).encode(), 0) % SLOTS == slot)
-    return f"{key}{{{tag}}}"
 
 
 def text(reply: str | bytes) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from sark_cache.flights import AsyncioFlights, NativeFlights, new_flights
 
-KEY = ("policy:decision:alice:read:doc:none", "none", "position")
+KEY = "alice may read, since position 1"
 
 
 @pytest.fixture(params=[NativeFlights, AsyncioFlights])
@@ -58,7 +58,7 @@ async def test_nothing_is_an_answer_too(flights):
 async def test_other_keys_are_evaluated_for_themselves(flights):
     evaluation = Evaluation()
     tasks = await together(flights, evaluation, 2)
-    other = asyncio.create_task(flights.run((*KEY[:2], "later"), evaluation))
+    other = asyncio.create_task(flights.run("the same, since position 2", evaluation))
     await asyncio.sleep(0)
     evaluation.may_end.set()
     await asyncio.gather(*tasks, other)
@@ -124,7 +124,7 @@ async def test_an_evaluation_may_ask_for_another(flights):
         return "other"
 
     async def evaluate():
-        return await flights.run(("other",), other)
+        return await flights.run("another", other)
 
     assert await flights.run(KEY, evaluate) == "other"
 
@@ -146,3 +146,44 @@ def test_one_that_is_abandoned_with_its_event_loop_is_not_waited_for(flights):
         return await flights.run(KEY, evaluation)
 
     assert asyncio.run(ask()) == '{"allow":true}'
+
+
+async def test_two_evaluations_that_ask_for_each_other_are_told_so(flights):
+    both = asyncio.Barrier(2)
+
+    def asks_for(other):
+        async def evaluate():
+            await both.wait()
+            return await flights.run(other, pytest.fail)
+
+        return evaluate
+
+    answers = await asyncio.gather(
+        flights.run("one", asks_for("two")),
+        flights.run("two", asks_for("one")),
+        return_exceptions=True,
+    )
+    assert {type(answer) for answer in answers} == {RuntimeError}
+
+
+async def test_what_a_finished_evaluation_began_is_part_of_no_other(flights):
+    """A task keeps the context of the evaluation that made it, which is over."""
+    later = asyncio.Event()
+
+    async def ask():
+        await later.wait()
+        return await asyncio.gather(*(flights.run(f"later {n}", other) for n in range(20)))
+
+    async def other():
+        await asyncio.sleep(0)
+        return "other"
+
+    async def evaluate():
+        tasks.append(asyncio.create_task(ask()))
+        return "over"
+
+    tasks = []
+    for number in range(20):
+        assert await flights.run(f"first {number}", evaluate) == "over"
+    later.set()
+    assert await asyncio.gather(*tasks) == [["other"] * 20] * 20

@@ -1,0 +1,91 @@
+"""What admins do: revoke decisions, and move rollouts. Included behind their sign-in alone.
+
+What changes a rollout waits for Redis, up to a second: these routes are plain functions, which
+FastAPI runs in threads.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, HTTPException, Path
+
+from sark_cache.errors import FlagError, InvalidationError
+from sark_cache.fastapi.installation import InstallationDep, PolicyCacheDep
+from sark_cache.fastapi.models import (
+    Failure,
+    Feature,
+    Invalidated,
+    Invalidation,
+    Percentage,
+    Rollout,
+    Rollouts,
+)
+
+NamedFeature = Annotated[Feature, Path(description="Such as `rust_cache`.")]
+
+UNCONFIRMED: Final[dict[int | str, dict[str, Any]]] = {
+    503: {"model": Failure, "description": "Redis does not confirm it; `detail` says what holds."}
+}
+
+admin_router: Final = APIRouter()
+
+
+@admin_router.post("/invalidate", responses=UNCONFIRMED)
+async def invalidate(cache: PolicyCacheDep, invalidation: Invalidation) -> Invalidated:
+    """Revokes the decisions that match all that is given, in every backend."""
+    with _confirmed():
+        if invalidation.pattern is not None:
+            died = await cache.invalidate_pattern(invalidation.pattern)
+        else:
+            died = await cache.invalidate(
+                *(invalidation.user_id, invalidation.action, invalidation.resource),
+                tags=invalidation.tags,
+            )
+    return Invalidated(invalidated=died)
+
+
+@admin_router.get("/rollouts")
+def rollouts(installation: InstallationDep) -> Rollouts:
+    """How far each feature is rolled out."""
+    return Rollouts(rollouts=installation.flags.get_all_rollouts())
+
+
+@admin_router.get("/rollouts/{feature}")
+def rollout(feature: NamedFeature, installation: InstallationDep) -> Rollout:
+    """How far a feature is rolled out; 0 % if nobody has ever set it."""
+    percentage = installation.flags.get_rollout_pct(feature)
+    return Rollout(feature=feature, percentage=percentage)
+
+
+@admin_router.put("/rollouts/{feature}", responses=UNCONFIRMED)
+def roll_out(feature: NamedFeature, wanted: Percentage, installation: InstallationDep) -> Rollout:
+    """Rolls a feature out so far: at once in this process, within a second in all others."""
+    with _confirmed():
+        installation.flags.set_rollout_pct(feature, wanted.percentage)
+    return Rollout(feature=feature, percentage=wanted.percentage)
+
+
+@admin_router.post("/rollback", responses=UNCONFIRMED)
+def roll_all_back(installation: InstallationDep) -> Rollouts:
+    """Sets every feature that was rolled out to 0 %."""
+    with _confirmed():
+        installation.flags.rollback_all()
+    return rollouts(installation)
+
+
+@admin_router.post("/rollback/{feature}", responses=UNCONFIRMED)
+def roll_back(feature: NamedFeature, installation: InstallationDep) -> Rollout:
+    """Sets a feature to 0 %."""
+    with _confirmed():
+        installation.flags.rollback(feature)
+    return Rollout(feature=feature, percentage=0)
+
+
+@contextmanager
+def _confirmed() -> Generator[None]:
+    """Answers with 503 what could not be confirmed."""
+    try:
+        yield
+    except (InvalidationError, FlagError) as error:
+        raise HTTPException(503, str(error)) from error

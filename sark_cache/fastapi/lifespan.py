@@ -1,0 +1,125 @@
+"""The policy cache for the life of an app: made at its start, closed at its end, by settings."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from starlette.applications import Starlette
+
+from sark_cache.cleanup import CacheCleanupTask
+from sark_cache.fastapi.authorization import timed
+from sark_cache.fastapi.installation import Installation, installed
+from sark_cache.routing import SelectedPolicyCache
+from sark_cache.selection import Selection, use_settings
+from sark_cache.settings import CacheSettings
+from sark_cache.types import RevalidateCallback
+from sark_cache.watch import lock_across_forks
+
+
+def policy_cache_lifespan(
+    settings: CacheSettings | None = None, *, revalidate: RevalidateCallback | None = None
+) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    """A lifespan that gives an app the policy cache of the process.
+
+    As it is, `FastAPI(lifespan=policy_cache_lifespan())`, or within a lifespan of the app's own:
+
+    >>> with_policy_cache = policy_cache_lifespan()
+    >>> @asynccontextmanager
+    ... async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    ...     async with with_policy_cache(app):
+    ...         yield
+
+    At the start it looks for Redis once, if one is configured, for half a second or so: the app
+    starts whether it answers or not. From then on expired entries are removed in the background, if
+    the settings say so. At the end the cleanup stops, and with the last app of the process the
+    caches, the feature flags and their connections are closed.
+
+    Args:
+        settings: What to make the caches from. None: what the environment holds at the start.
+        revalidate: What evaluates a request anew when its entry nears its end: the evaluator that
+            `authorize` was given, if there is but one. It counts for all apps of the process.
+
+    The lifespan raises at the start of the app:
+        SettingsError: The environment holds wrong settings; the message names the variables.
+        ImportError: Redis is configured, and no client for it installed.
+        RuntimeError: Another app of this process runs with other settings.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+        chosen = CacheSettings.from_environment() if settings is None else settings
+        async with _policy_cache_of_process(chosen) as shared:
+            cache = shared.cache
+            if revalidate is not None:
+                cache.set_revalidate_callback(timed(revalidate, cache))
+            cleanup = CacheCleanupTask(cache, chosen.cleanup_interval, chosen.cleanup_enabled)
+            await cleanup.start()
+            try:
+                with installed(app, Installation(cache, shared.selection.flags, cleanup)):
+                    yield
+            finally:
+                await cleanup.stop()
+
+    return lifespan
+
+
+@dataclass(eq=False, slots=True)
+class _Shared:
+    """The policy cache of a process, and by how many lifespans it is held."""
+
+    settings: CacheSettings
+    selection: Selection
+    cache: SelectedPolicyCache
+    lifespans: int = 0
+    process: int = field(default_factory=os.getpid)
+
+
+_shared: _Shared | None = None
+_lock: Final = lock_across_forks()
+
+
+@asynccontextmanager
+async def _policy_cache_of_process(settings: CacheSettings) -> AsyncGenerator[_Shared]:
+    shared = _take(settings)
+    try:
+        # In a thread: the first to choose in a process waits for a look at Redis.
+        await asyncio.to_thread(shared.selection.choose, "")
+        await shared.cache.health_check()
+        yield shared
+    finally:
+        if _give_back(shared):
+            await shared.cache.close()
+
+
+def _take(settings: CacheSettings) -> _Shared:
+    global _shared  # noqa: PLW0603 - one per process is what this is for
+    with _lock:
+        if _shared is None or _shared.process != os.getpid():
+            selection = use_settings(settings)
+            _shared = _Shared(settings, selection, SelectedPolicyCache(selection))
+        _refuse_others(settings, _shared.settings)
+        _shared.lifespans += 1
+        return _shared
+
+
+def _give_back(shared: _Shared) -> bool:
+    """Whether nobody holds it any more."""
+    global _shared  # noqa: PLW0603
+    with _lock:
+        shared.lifespans -= 1
+        if not shared.lifespans and _shared is shared:
+            _shared = None
+        return not shared.lifespans
+
+
+def _refuse_others(settings: CacheSettings, running: CacheSettings) -> None:
+    differing = [name for name, value in running if getattr(settings, name) != value]
+    if differing:
+        message = (
+            "another app of this process runs with other settings, and a process has but one "
+            f"policy cache: give both apps the same {', '.join(differing)}"
+        )
+        raise RuntimeError(message)

@@ -1,0 +1,108 @@
+"""What the routes of the policy cache take and answer."""
+
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from sark_cache import arguments
+
+State: TypeAlias = Literal["ok", "unavailable"]
+
+
+def _pattern(pattern: str) -> str:
+    arguments.check_pattern(pattern)
+    return pattern
+
+
+def _printable(feature: str) -> str:
+    if not feature.isprintable():
+        message = "must be printable"
+        raise ValueError(message)
+    return feature
+
+
+Pattern: TypeAlias = Annotated[str, AfterValidator(_pattern)]
+Feature: TypeAlias = Annotated[str, AfterValidator(_printable)]
+
+
+class Health(BaseModel):
+    """Whether the caches can answer."""
+
+    status: State
+    """`unavailable` if one of the backends is."""
+    backends: dict[str, State]
+    """Of each backend that this process uses: `native`, `redis`, `none`."""
+    enabled: bool
+    """Whether they serve and store at all."""
+
+
+class Metrics(BaseModel):
+    """What this process counted."""
+
+    cache: dict[str, int | float]
+    """`get_metrics()` of all backends together."""
+    cleanup: dict[str, int | float]
+    """`get_metrics()` of the cleanup task."""
+    rollouts: dict[str, int]
+    """The percentage of users that each feature is rolled out to."""
+
+
+class Invalidation(BaseModel):
+    """What to revoke: decisions that match all that is given."""
+
+    model_config = ConfigDict(extra="forbid")  # a misspelt field would revoke more than was meant
+
+    user_id: str | None = None
+    action: str | None = None
+    resource: str | None = None
+    tags: Annotated[list[str], Field(description="One of them is enough to match.")] = []
+    pattern: Annotated[
+        Pattern | None,
+        Field(description="A Redis glob over `policy:decision:user:action:resource:context`."),
+    ] = None
+    everything: Annotated[bool, Field(strict=True, description="Revokes all decisions.")] = False
+
+    @model_validator(mode="after")
+    def _says_what(self) -> Self:
+        fields = [self.user_id, self.action, self.resource, self.tags or None]
+        by_fields = any(field is not None for field in fields)
+        if [by_fields, self.pattern is not None, self.everything].count(True) != 1:
+            message = (
+                "give some of user_id, action, resource and tags; or pattern alone; "
+                "or everything: true alone"
+            )
+            raise ValueError(message)
+        return self
+
+
+class Invalidated(BaseModel):
+    """How many entries died, in all backends together."""
+
+    invalidated: int
+
+
+class Percentage(BaseModel):
+    """How far to roll a feature out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    percentage: Annotated[int, Field(strict=True, ge=0, le=100)]
+
+
+class Rollout(BaseModel):
+    """How far a feature is rolled out."""
+
+    feature: str
+    percentage: int
+
+
+class Rollouts(BaseModel):
+    """How far each feature is rolled out, in percent of the users."""
+
+    rollouts: dict[str, int]
+
+
+class Failure(BaseModel):
+    """What could not be done."""
+
+    detail: str

@@ -1,0 +1,86 @@
+"""The names of `sark_cache.fastapi` as a type checker sees them. Checked by `nox -s typing`.
+
+Not called `fastapi.py`: type checkers would take that for the package.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, assert_type
+
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.security import HTTPBearer
+
+from sark_cache import CacheSettings, JSONObject, Loaded, SelectedPolicyCache
+from sark_cache.fastapi import (
+    FORBIDDEN,
+    PolicyCacheDep,
+    authorize,
+    policy_cache,
+    policy_cache_lifespan,
+    policy_cache_router,
+)
+
+
+async def evaluate(
+    user_id: str, action: str, resource: str, context: Mapping[str, Any] | None
+) -> JSONObject:
+    return {"allow": user_id == action == resource, "context": context}
+
+
+async def decide_late(*request: object) -> Loaded:
+    return Loaded({"allow": bool(request)}, ttl_seconds=60, tags=["bundle:42"])
+
+
+async def current_user() -> str:
+    return "alice"
+
+
+async def circumstances() -> Mapping[str, Any]:
+    return {"mfa": True}
+
+
+def authorizations() -> None:
+    may = authorize(evaluate, user=current_user)
+    assert_type(may, Callable[..., Coroutine[Any, Any, JSONObject]])
+    authorize(
+        decide_late,
+        user=HTTPBearer(),
+        action="read",
+        resource=current_user,
+        context=circumstances,
+        sensitivity="critical",
+        ttl_seconds=1.5,
+        tags={"bundle:42"},
+    )
+    authorize(evaluate, user="cron", sensitivity=current_user, tags=current_user)
+
+
+def apps() -> FastAPI:
+    plain = FastAPI(lifespan=policy_cache_lifespan())
+    with_policy_cache = policy_cache_lifespan(
+        CacheSettings(rust_cache_rollout_pct=100), revalidate=decide_late
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with with_policy_cache(app), with_policy_cache(plain):
+            yield
+
+    app = FastAPI(lifespan=lifespan, responses=FORBIDDEN)
+    may = authorize(evaluate, user=current_user)
+
+    @app.get("/documents/{document}", responses=FORBIDDEN)
+    async def read(
+        document: str, decision: Annotated[JSONObject, Depends(may)], cache: PolicyCacheDep
+    ) -> int:
+        assert_type(cache, SelectedPolicyCache)
+        return await cache.invalidate(resource=document) if decision else 0
+
+    app.dependency_overrides[policy_cache] = SelectedPolicyCache
+    del read
+    return app
+
+
+def routers() -> None:
+    assert_type(policy_cache_router(), APIRouter)
+    policy_cache_router("/internal/cache", admin=HTTPBearer(), prometheus=True, tags=["internal"])
