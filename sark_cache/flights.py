@@ -10,7 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple, Protocol, TypeAlias, cast
+from typing import NamedTuple, Protocol, TypeAlias, cast
 
 from sark_cache.compiled import AsyncCache, is_rust_cache_available
 from sark_cache.loading import within

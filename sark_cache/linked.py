@@ -5,7 +5,7 @@ one still holds must not come back after it was revoked through the other.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any, TypeAlias
 
 from sark_cache.native import RustPolicyCache
@@ -55,10 +55,24 @@ class Linked:
         """The same as `clear`."""
         return self.clear()
 
-    def _everywhere(self, operation: str, *args: Any, **kwargs: Any) -> list[Awaitable[Any]]:  # noqa: ANN401
+    def _everywhere(
+        self,
+        operation: str,
+        *args: Any,  # noqa: ANN401 - those of the operation
+        **kwargs: Any,  # noqa: ANN401
+    ) -> list[Coroutine[Any, Any, Any]]:
         """Revokes here, and where it is in force at the call already; the rest is to be awaited."""
         caches = [self, *(peer for peer in self._peers() if peer is not self)]
-        return [getattr(super(Linked, cache), operation)(*args, **kwargs) for cache in caches]
+        begun: list[Coroutine[Any, Any, Any]] = []
+        try:
+            for cache in caches:
+                revoke = getattr(super(Linked, cache), operation)
+                begun.append(revoke(*args, **kwargs))
+        except BaseException:
+            for revocation in begun:
+                revocation.close()
+            raise
+        return begun
 
 
 class LinkedRustPolicyCache(Linked, RustPolicyCache):
@@ -78,7 +92,7 @@ ProcessCache: TypeAlias = LinkedRustPolicyCache | LinkedPolicyCache | LinkedNull
 """One of the caches of a process."""
 
 
-async def _told(total: Callable[[list[Any]], Any], revoked: list[Awaitable[Any]]) -> Any:  # noqa: ANN401
+async def _told(total: Callable[[list[Any]], Any], revoked: list[Coroutine[Any, Any, Any]]) -> Any:  # noqa: ANN401
     """What all of them say together, once each has ended; raises what one of them raises."""
     answers = await asyncio.gather(*revoked, return_exceptions=True)
     for answer in answers:

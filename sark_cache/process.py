@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from sark_cache.linked import (
     LinkedNullPolicyCache,
@@ -19,6 +19,8 @@ URL_VARIABLE = "SARK_CACHE_REDIS_URL"
 Cache = TypeVar("Cache", LinkedRustPolicyCache, LinkedPolicyCache, LinkedNullPolicyCache)
 
 _caches: dict[type, ProcessCache] = {}
+_makers: dict[type, Callable[[], ProcessCache]] = {}
+"""How each of them was made."""
 _lock = lock_across_forks()
 
 
@@ -67,11 +69,15 @@ def get_policy_cache(
 
 def one(kind: type[Cache], make: Callable[[], Cache]) -> Cache:
     """The cache of this kind, made if there is none that is open."""
+    cache = _caches.get(kind)
+    if isinstance(cache, kind) and not cache.closed:
+        return cache
     with _lock:
         cache = _caches.get(kind)
         if not isinstance(cache, kind) or cache.closed:
             cache = _caches[kind] = make()
-            cache.link(caches)
+            _makers[kind] = make
+            cache.link(reached)
         return cache
 
 
@@ -80,7 +86,22 @@ def caches() -> list[ProcessCache]:
     return [cache for cache in tuple(_caches.values()) if not cache.closed]
 
 
+def reached() -> list[ProcessCache]:
+    """The caches that a revocation has to reach: those that are open, and Redis in any case.
+
+    A native cache that was closed holds nothing any more. What was stored in Redis is still there,
+    so a Redis cache that was closed is made again.
+    """
+    if LinkedPolicyCache in _makers:
+        one(LinkedPolicyCache, cast("Callable[[], LinkedPolicyCache]", _makers[LinkedPolicyCache]))
+    return caches()
+
+
 async def close_policy_caches() -> None:
     """Closes the caches of this process; the next to ask makes new ones."""
-    for cache in caches():
+    closing = caches()
+    with _lock:
+        _caches.clear()
+        _makers.clear()
+    for cache in closing:
         await cache.close()

@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
 from sark_cache import arguments
-from sark_cache.linked import ProcessCache
+from sark_cache.errors import InvalidationError
+from sark_cache.linked import LinkedNullPolicyCache, ProcessCache
 from sark_cache.process import caches, close_policy_caches
 from sark_cache.selection import Selection, get_selection
 from sark_cache.types import (
@@ -22,14 +23,17 @@ from sark_cache.types import (
     RevalidateCallback,
 )
 
+_CLOSED: Final = LinkedNullPolicyCache()
+"""What answers once a cache is closed."""
+_CLOSED.enabled = False
 _FINE: Final = tuple((32 + part) * 2**power / 1e9 for power in range(2, 31) for part in range(32))
 """Bounds as fine as the buckets of a histogram: 32 to a power of two, from 128 ns to 68 s."""
 
 
 class Stamps(NamedTuple):
-    """A moment in the life of every cache of a process: a stamp of each, by its backend."""
+    """A moment in the life of every cache of a process: each, with a stamp of its own."""
 
-    of: Mapping[str, Any]
+    of: Mapping[str, tuple[ProcessCache, Any]]
 
 
 class SelectedPolicyCache:
@@ -52,6 +56,7 @@ class SelectedPolicyCache:
     def __init__(self, selection: Selection | None = None) -> None:
         self._selection: Final = selection or get_selection()
         self._callback: RevalidateCallback | None = None
+        self._enabled: bool | None = None
         self._closed = False
 
     def backends(self) -> list[ProcessCache]:
@@ -60,12 +65,15 @@ class SelectedPolicyCache:
 
     @property
     def enabled(self) -> bool:
-        """Whether the caches serve and store; to set it, sets it for all of them."""
+        """Whether the caches serve and store; to set it, sets it for all, also those to come."""
+        if self._enabled is not None:
+            return self._enabled
         return all(cache.enabled for cache in caches())
 
     @enabled.setter
     def enabled(self, enabled: bool) -> None:
-        for cache in (self._any(), *caches()):
+        self._enabled = arguments.check_boolean("enabled", enabled)
+        for cache in caches():
             cache.enabled = enabled
 
     @property
@@ -101,13 +109,13 @@ class SelectedPolicyCache:
         """Stores a decision; True if it was stored."""
         cache = self._for(user_id)
         request = (user_id, action, resource, decision, context, ttl_seconds, sensitivity)
-        if stamp is not None and cache.backend not in stamp.of:
-            return False  # it was not in use when the evaluation began, and so cannot tell
+        if not _knows(stamp, cache):
+            return False
         return await cache.set(*request, tags=tags, stamp=_of(stamp, cache))
 
     def stamp(self) -> Stamps:
         """The moment before an evaluation, for `set(..., stamp=...)`."""
-        return Stamps({cache.backend: cache.stamp() for cache in caches()})
+        return Stamps({cache.backend: (cache, cache.stamp()) for cache in caches()})
 
     async def delete(
         self, user_id: str, action: str, resource: str, context: Context | None = None
@@ -160,7 +168,7 @@ class SelectedPolicyCache:
         rows = arguments.read_entries(entries)
         stored = 0
         for cache, places in self._parts(rows):
-            if stamp is None or cache.backend in stamp.of:
+            if _knows(stamp, cache):
                 part = [rows[place] for place in places]
                 stored += await cache.set_batch(part, tags=tags, stamp=_of(stamp, cache))
         return stored
@@ -220,7 +228,7 @@ class SelectedPolicyCache:
 
     def record_opa_latency(self, latency_ms: float) -> None:
         """Adds the duration of one evaluation, in milliseconds."""
-        self._any().record_opa_latency(latency_ms)
+        (_CLOSED if self._closed else self._any()).record_opa_latency(latency_ms)
 
     @property
     def metrics(self) -> CacheMetrics:
@@ -267,7 +275,6 @@ class SelectedPolicyCache:
         """Whether every cache that this process uses can answer."""
         if self._closed:
             return False
-        self._any()
         return all([await cache.health_check() for cache in caches()])
 
     async def close(self) -> None:
@@ -294,14 +301,21 @@ class SelectedPolicyCache:
         return f"{type(self).__name__}({', '.join(cache.backend for cache in caches())})"
 
     def _for(self, user_id: str) -> ProcessCache:
+        if self._closed:
+            return _CLOSED
         cache = self._selection.cache_for(user_id)
         if self._callback is not None:
             cache.set_revalidate_callback(self._callback)
+        if self._enabled is not None:
+            cache.enabled = self._enabled
         return cache
 
     def _any(self) -> ProcessCache:
         """One of the linked caches, whichever: what it revokes, all revoke."""
-        return self._for("")
+        if self._closed:
+            message = "this cache is closed, so nothing can be revoked through it; make another one"
+            raise InvalidationError(message)
+        return self._selection.any_cache()
 
     def _parts(self, rows: Sequence[arguments.Row]) -> list[tuple[ProcessCache, list[int]]]:
         """The places of the rows that each cache answers for."""
@@ -312,8 +326,13 @@ class SelectedPolicyCache:
         return list(parts.values())
 
 
+def _knows(stamp: Stamps | None, cache: ProcessCache) -> bool:
+    """Whether this very cache was in use when the stamp was taken, and so can tell."""
+    return stamp is None or stamp.of.get(cache.backend, (None, None))[0] is cache
+
+
 def _of(stamp: Stamps | None, cache: ProcessCache) -> Any:  # noqa: ANN401 - every backend has its own
-    return None if stamp is None else stamp.of[cache.backend]
+    return None if stamp is None else stamp.of[cache.backend][1]
 
 
 def _sum(histograms: Sequence[LatencyHistogram], bounds: Sequence[float]) -> LatencyHistogram:

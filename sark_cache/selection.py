@@ -19,7 +19,7 @@ from sark_cache.linked import (
     LinkedRustPolicyCache,
     ProcessCache,
 )
-from sark_cache.process import one
+from sark_cache.process import caches, one
 from sark_cache.redis.link import told
 from sark_cache.redis.urls import connect_blocking
 from sark_cache.watch import Watch, lock_across_forks
@@ -106,6 +106,10 @@ class Selection:
             return self._redis()
         return self._null()
 
+    def any_cache(self) -> ProcessCache:
+        """One of the caches of this process, whichever."""
+        return next(iter(caches()), None) or self._null()
+
     def close(self) -> None:
         """Ends the looks in the background, those for percentages as well."""
         self.closed = True
@@ -175,6 +179,8 @@ class Selection:
 
     def _log(self, choice: Choice, user_id: str) -> None:
         """Each choice once, for nobody; or, if asked for, every choice with its user."""
+        if choice in self._logged and not self.settings.log_user_ids:
+            return
         extra = {"backend": choice.backend, "reason": choice.reason}
         if self.settings.log_user_ids:
             logger.info(
@@ -184,7 +190,7 @@ class Selection:
                 choice.reason,
                 extra={**extra, "user_id": user_id},
             )
-        elif choice not in self._logged:
+        else:
             self._logged.add(choice)
             logger.info("policy cache: %s: %s", choice.backend, choice.reason, extra=extra)
 

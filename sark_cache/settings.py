@@ -12,13 +12,17 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, final
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+try:
+    from pydantic import Field, SecretStr, ValidationError, field_validator
+    from pydantic_settings import (
+        BaseSettings,
+        InitSettingsSource,
+        PydanticBaseSettingsSource,
+        SettingsConfigDict,
+    )
+except ModuleNotFoundError as error:
+    missing = f"{error.name} is missing: get it with `pip install 'sark-cache[settings]'`"
+    raise ModuleNotFoundError(missing, name=error.name) from error
 
 from sark_cache.errors import SettingsError
 from sark_cache.redis import urls

@@ -71,22 +71,25 @@ class Deposits:
                     writes.append(write)
                 else:
                     dropped.append(request.key)
-        link = self._links.current()
-        deadline = link.deadline()
-        outcomes: list[Outcome | Exception] = []
-        if writes:
-            try:
-                if position is None:
-                    position = await self._store.position(link, deadline)
-                outcomes = await self._store.put(link, deadline, writes, position or "")
-            except UnavailableError as error:
-                outcomes = [error] * len(writes)
+        deadline = self._links.current().deadline()
+        outcomes = await self._put(writes, position, deadline) if writes else []
         for write, outcome in zip(writes, outcomes, strict=True):
             self._count(operation, outcome)
             if isinstance(outcome, Exception) and "OOM" in told(outcome):
                 dropped.append(write.key)
         await self.drop(operation, dropped, deadline)
         return sum(outcome is Outcome.STORED for outcome in outcomes)
+
+    async def _put(
+        self, writes: Sequence[Write], position: str | None, deadline: float
+    ) -> list[Outcome | Exception]:
+        link = self._links.current()
+        try:
+            if position is None:
+                position = await self._store.position_now(link)
+            return await self._store.put(link, deadline, writes, position or "")
+        except UnavailableError as error:
+            return [error] * len(writes)
 
     async def loaded(
         self,

@@ -27,7 +27,7 @@ MOST_AT_ONCE = 64
 """The most commands that are on their way at once; others wait their turn, within their time."""
 FIRST_PROBE_SECONDS = 0.05
 LAST_PROBE_SECONDS = 0.5
-LATE_SECONDS = 0.1
+LATE_SECONDS = 0.03
 """How much later than it was to end a time-out is taken for this event loop's own fault."""
 TOPOLOGY_SECONDS = 1.0
 """The longest that a probe asks a cluster who owns what: some of those it asks may hang."""
@@ -71,8 +71,10 @@ class Link:
         self.is_cluster = hasattr(client, "get_primaries")
         self.command_timeout = command_timeout
         self._report = report
-        self.replicas_seen = (0, 0.0)
+        self.replicas_seen: tuple[int, float] = (0, 0.0)
         """How many replicas the server had when it was last well, and when that was."""
+        self.questions: dict[str, asyncio.Task[Any]] = {}
+        """What is being asked for all who want to know it."""
         self._closed = False
         self._turns = asyncio.Semaphore(min(MOST_AT_ONCE, _pool_size(client)))
         self._open: dict[str, asyncio.Task[None]] = {}
@@ -194,6 +196,8 @@ class Link:
         """Ends what looks for the servers in the background, and closes a client made here."""
         self._closed = True
         probes = list(self._open.values())
+        if asked := [question for question in self.questions.values() if not question.done()]:
+            await asyncio.wait(asked, timeout=self.command_timeout)
         for probe in probes:
             probe.cancel()
         if probes:

@@ -5,6 +5,7 @@ different places, a miss takes two and a store three. Everything here raises wha
 that means to a request is the cache's business.
 """
 
+import asyncio
 import json
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -112,16 +113,36 @@ class Store:
         )
         return None if position is None else text(position)
 
+    async def position_now(self, link: Link) -> str | None:
+        """The log's position at this moment or just before, without waiting for a turn.
+
+        One question serves all who have it at the same time.
+
+        Raises:
+            UnavailableError: There is no answer.
+        """
+        if link.is_open(self.log):
+            message = "the circuit is open"
+            raise UnavailableError(message)
+        asked = link.questions.get(self.log)
+        if asked is None or asked.done():
+            command = ("EVAL", scripts.POSITION, 1, self.log, token_hex(12))
+            asked = asyncio.create_task(link.urgent(self.log, *command))
+            asked.add_done_callback(_looked_at)
+            link.questions[self.log] = asked
+        position = await asyncio.shield(asked)
+        return None if position is None else text(position)
+
     async def look_up_many(self, link: Link, keys: Sequence[RequestKey]) -> list[Found]:
         """What is there for many requests; where there is no answer, that is its fault."""
         deadline = link.deadline()
         texts = [key.text for key in keys]
+        values: list[Any] = []
         if link.is_cluster:
             commands: list[Command] = [("EVAL", scripts.GET_MANY, 1, text) for text in texts]
             replies = await _sent(link, deadline, texts, commands)
             values = [reply if isinstance(reply, Exception) else reply[0] for reply in replies]
         else:
-            values = []
             for start in range(0, len(texts), CHUNK):
                 part = texts[start : start + CHUNK]
                 command: Command = ("EVAL", scripts.GET_MANY, len(part), *part)
@@ -310,6 +331,12 @@ class Store:
                 raise
             # Without a log no evaluation that is under way can be stored, which is enough.
             await link.urgent(self.log, "UNLINK", self.log)
+
+
+def _looked_at(asked: asyncio.Task[Any]) -> None:
+    """Keeps asyncio from telling of an error that everybody who asked is raised."""
+    if not asked.cancelled():
+        asked.exception()
 
 
 async def _each(link: Link, deadline: float, key: str, command: Command, count: int) -> list[Any]:

@@ -69,6 +69,9 @@ def parse(url: str) -> Address:
             f"redis+cluster:// (or valkey for redis), not {split.scheme or 'nothing'}://"
         )
         raise ValueError(message)
+    if split.fragment:
+        message = "url must not have a #: in a password it is written %23"
+        raise ValueError(message)
     login, _, places = split.netloc.rpartition("@")
     username, _, password = login.partition(":")
     default = DEFAULT_SENTINEL_PORT if topology == "sentinel" else DEFAULT_PORT

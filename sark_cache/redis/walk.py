@@ -1,10 +1,11 @@
-"""What concerns all keys or several servers: walks over them, and whether a revocation is certain.
+"""What concerns all keys or several servers: walks, and whether a revocation is certain.
 
-There is no index of what a revocation may match, so all keys are walked: SCAN on every primary, some
-at a time. That it is complete is certain only if the servers stayed the same from its beginning to
-its end: a primary that was replaced goes on with another's cursor, or forgets what it was told, and a
-slot of a cluster that moves takes its keys past the walk. Nor is anything certain that a replica has
-not got yet, which may be the primary a moment later. What is not certain is tried again, then told.
+There is no index of what a revocation may match, so all keys are walked: SCAN on every primary,
+some at a time. That it is complete is certain only if the servers stayed the same from its
+beginning to its end: a primary that was replaced goes on with another's cursor, or forgets what it
+was told, and a slot of a cluster that moves takes its keys past the walk. Nor is anything certain
+that a replica has not got yet, which may be the primary a moment later. What is not certain is
+tried again, then told.
 """
 
 import asyncio

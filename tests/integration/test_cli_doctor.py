@@ -2,6 +2,11 @@
 
 import importlib.metadata
 import platform
+import socket
+import socketserver
+import time
+from contextlib import suppress
+from threading import Thread
 
 import pytest
 
@@ -162,6 +167,8 @@ def test_a_part_of_a_cluster_that_is_down_is_a_problem(fresh_cluster):
     found = doctor(**{URL: fresh_cluster.url})
     assert any(problem.startswith(f"{down.host}:{down.port}: ") for problem in found["problems"])
     assert found["redis"]["reachable"]
+    told = sark_cache("doctor", **{URL: fresh_cluster.url}).out
+    assert f"  {down.host}:{down.port}  version unknown\n" in told
 
 
 def test_a_cluster_that_finds_itself_broken_is_a_problem(own_redis):
@@ -225,6 +232,38 @@ def test_what_a_user_may_not_do_is_a_problem(own_redis):
 
 
 # Rollouts and backends
+
+
+@pytest.fixture
+def far_away(fresh_redis):
+    """The URL of a server whose answers take a tenth of a second to arrive."""
+
+    class Relay(socketserver.BaseRequestHandler):
+        def handle(self):
+            with socket.create_connection((fresh_redis.host, fresh_redis.port)) as server:
+                Thread(target=relay, args=(self.request, server)).start()
+                relay(server, self.request, after=0.1)
+
+    def relay(source, target, after=0.0):
+        with suppress(OSError):  # one of them is gone
+            while data := source.recv(65536):
+                time.sleep(after)
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Relay) as relays:
+        Thread(target=relays.serve_forever, args=(0.05,)).start()
+        yield f"redis://127.0.0.1:{relays.server_address[1]}/0"
+        relays.shutdown()
+
+
+def test_a_server_that_is_far_away_is_waited_for(fresh_redis, far_away):
+    fresh_redis.command("SET", "feature_flag:rust_cache", "1")
+    found = doctor("--user", "alice", **{URL: far_away})
+    assert found["redis"]["round_trip_ms"] >= 100
+    assert found["redis"]["in_time"]
+    assert found["backend"]["backend"] == "redis"
+    assert "1 %" in found["backend"]["reason"]
 
 
 def test_rollouts_are_those_of_redis_else_of_the_settings(fresh_redis):

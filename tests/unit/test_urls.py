@@ -89,6 +89,7 @@ def test_the_other_client_will_do(monkeypatch):
         ("host:6379", "must begin with redis://"),
         ("", "not nothing://"),
         ("redis+ring://host", "must begin with redis://"),
+        ("redis://:12#34@host", "written %23"),
         ("redis://host:port", "port between 1 and 65535 after 'host'"),
         ("redis://host:0", "port between 1 and 65535"),
         ("redis://host:70000", "port between 1 and 65535"),

@@ -1,0 +1,26 @@
+"""The command `sark-cache`: looks at what is installed, moves rollouts, revokes, and shows itself.
+
+Takes typer and rich (`pip install "sark-cache[cli]"`), which are imported when it runs.
+"""
+
+import sys
+
+from sark_cache.cli.outcomes import ExitCode
+
+INSTALL = "pip install 'sark-cache[cli]'"
+
+
+def main() -> None:
+    """Runs the command that the arguments of this process name, and ends the process."""
+    try:
+        from sark_cache.cli.application import run  # noqa: PLC0415 - takes the extra
+
+        run()
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in {"", "sark_cache"}:
+            raise
+        sys.stderr.write(f"sark-cache: {missing} is not installed: {INSTALL}\n")
+        sys.exit(ExitCode.MISSING)
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)

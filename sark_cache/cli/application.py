@@ -1,0 +1,73 @@
+"""The commands put together, and what they have in common."""
+
+import logging
+import sys
+from io import TextIOWrapper
+from typing import Annotated
+
+import typer
+
+from sark_cache.cli import demo, doctor, invalidate
+from sark_cache.cli.flags import flags
+from sark_cache.cli.installed import own_version
+from sark_cache.cli.options import taught
+from sark_cache.cli.outcomes import MEANINGS
+
+application = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help=taught(
+        "Authorization decisions, cached and never served once revoked: the tools around it.",
+        "Settings come from the environment, as those of a service do: SARK_CACHE_REDIS_URL and "
+        "others, which doctor shows.",
+        "\n".join(
+            ["Exit codes:", *(f"  {code.value:3}  {said}" for code, said in MEANINGS.items())]
+        ),
+        examples=(
+            "sark-cache demo",
+            "sark-cache doctor --user alice",
+            "sark-cache flags set rust_cache 25",
+            "sark-cache invalidate --user alice",
+        ),
+    ),
+)
+application.command(help=taught(*doctor.HELP, examples=doctor.EXAMPLES))(doctor.doctor)
+application.add_typer(flags, name="flags")
+application.command(help=taught(*invalidate.HELP, examples=invalidate.EXAMPLES))(
+    invalidate.invalidate
+)
+application.command(help=taught(*demo.HELP, examples=demo.EXAMPLES))(demo.demo)
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer gives the option's value
+    if wanted:
+        typer.echo(f"sark-cache {own_version()}")
+        raise typer.Exit
+
+
+@application.callback()
+def _all_commands(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="The version, and no more."
+        ),
+    ] = False,
+) -> None:
+    """What stands before the command."""
+    del version
+
+
+def run() -> None:
+    """Runs the command that the arguments of this process name, and ends the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what it cannot encode, it shows so
+    # What the package would log, commands say themselves.
+    logger = logging.getLogger("sark_cache")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    application(prog_name="sark-cache")

@@ -1,0 +1,201 @@
+"""`sark-cache flags`: rollout percentages looked at and moved, for all processes at once."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from sark_cache.cli import rollouts
+from sark_cache.cli.configuration import settings_with_redis
+from sark_cache.cli.options import AsJSON, RedisURL, taught
+from sark_cache.cli.outcomes import ExitCode, FailureError, ending
+from sark_cache.cli.output import complain, console, rows, title, working, write_json
+from sark_cache.cli.servers import asking, connected, of_commands, why
+from sark_cache.errors import FlagError
+from sark_cache.flags import INITIAL
+
+if TYPE_CHECKING:
+    from sark_cache.settings import CacheSettings
+
+flags = typer.Typer(
+    no_args_is_help=True,
+    help=taught(
+        "Shows and moves rollouts: the percentage of users that get a feature.",
+        "They are kept in Redis, where every process of a service sees them change within a "
+        "second. The feature rust_cache gives users the native cache.",
+        examples=(
+            "sark-cache flags get",
+            "sark-cache flags set rust_cache 25",
+            "sark-cache flags rollback rust_cache",
+        ),
+    ),
+)
+
+FEATURE_HELP = "The feature's name, such as rust_cache."
+Feature: TypeAlias = Annotated[str, typer.Argument(metavar="FEATURE", help=FEATURE_HELP)]
+FeatureIfAny: TypeAlias = Annotated[
+    str | None, typer.Argument(metavar="FEATURE", help=FEATURE_HELP, show_default=False)
+]
+Percent: TypeAlias = Annotated[
+    int,
+    typer.Argument(
+        metavar="PERCENT", min=0, max=100, help="The percentage of users that get it, 0 to 100."
+    ),
+]
+Every: TypeAlias = Annotated[bool, typer.Option("--all", help="Every feature that was ever set.")]
+
+
+@flags.command(
+    help=taught(
+        "Shows the rollout of one feature, or of all of them.",
+        "It is what a process has that starts now. Exits with 1 if Redis holds what is no "
+        "percentage.",
+        examples=(
+            "sark-cache flags get",
+            "sark-cache flags get rust_cache",
+            "sark-cache flags get rust_cache --json | jq .features.rust_cache.percentage",
+        ),
+    )
+)
+def get(
+    feature: FeatureIfAny = None, redis_url: RedisURL = None, *, as_json: AsJSON = False
+) -> None:
+    """Shows rollouts."""
+    if feature is not None:
+        _check(feature)
+    with ending(as_json=as_json):
+        settings = settings_with_redis(redis_url)
+        with (
+            working("reading rollouts"),
+            connected(settings, of_commands(settings)) as client,
+            asking(settings),
+        ):
+            features = [feature] if feature is not None else rollouts.everywhere(client)
+            found = rollouts.read(client, features, settings)
+        problems = [one.problem for one in found.values() if one.problem is not None]
+        if as_json:
+            features_found = {name: asdict(one) for name, one in found.items()}
+            write_json(
+                {
+                    "ok": not problems,
+                    "redis": settings.redis_address,
+                    "features": features_found,
+                }
+            )
+        else:
+            out = console()
+            title(out, f"Rollouts in Redis at {settings.redis_address}")
+            rows(out, {name: one.told for name, one in found.items()})
+        for problem in problems:
+            complain("problem", f"{problem}: processes that run keep what they last knew")
+        if problems:
+            raise typer.Exit(ExitCode.WRONG)
+
+
+@flags.command(
+    "set",
+    help=taught(
+        "Sets the percentage of users that get a feature.",
+        "Who is in stays in while it grows. Exits with 1 if Redis did not confirm it.",
+        examples=(
+            "sark-cache flags set rust_cache 5",
+            "sark-cache flags set rust_cache 100 --redis-url redis://localhost:6379/0",
+        ),
+    ),
+)
+def set_percentage(
+    feature: Feature, percent: Percent, redis_url: RedisURL = None, *, as_json: AsJSON = False
+) -> None:
+    """Sets one percentage."""
+    _check(feature)
+    with ending(as_json=as_json):
+        settings = settings_with_redis(redis_url)
+        _move(settings, [feature], percent, as_json=as_json)
+
+
+@flags.command(
+    help=taught(
+        "Sets the percentage of a feature, or of every one, to 0.",
+        "Within a second nobody gets it, whatever a provider of OpenFeature says. Exits with 1 if "
+        "Redis did not confirm it.",
+        examples=(
+            "sark-cache flags rollback rust_cache",
+            "sark-cache flags rollback --all",
+        ),
+    )
+)
+def rollback(
+    feature: FeatureIfAny = None,
+    *,
+    every: Every = False,
+    redis_url: RedisURL = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Sets percentages to 0."""
+    if (feature is None) is not every:
+        message = "give either a feature or --all"
+        raise typer.BadParameter(message, param_hint="FEATURE")
+    if feature is not None:
+        _check(feature)
+    with ending(as_json=as_json):
+        settings = settings_with_redis(redis_url)
+        _move(settings, None if feature is None else [feature], 0, as_json=as_json)
+
+
+def _move(
+    settings: "CacheSettings", features: list[str] | None, percentage: int, *, as_json: bool
+) -> None:
+    """Sets the percentage of some features, or of every one, and says from where it moved.
+
+    What can be set is set, whatever becomes of the rest.
+
+    Raises:
+        FailureError: Something could not be confirmed.
+    """
+    faults: list[str] = []
+    with working("setting rollouts"), connected(settings, of_commands(settings)) as client:
+        named = features or _every(client, settings, faults)
+        before = _before(client, named, settings)
+        try:
+            rollouts.write(client, dict.fromkeys(named, percentage), settings)
+        except FlagError as error:
+            faults.append(str(error))
+    if faults:
+        raise FailureError(ExitCode.WRONG, "; ".join(faults))
+    if as_json:
+        moved = {name: {"before": before.get(name), "percentage": percentage} for name in named}
+        write_json({"ok": True, "redis": settings.redis_address, "features": moved})
+        return
+    out = console()
+    title(out, f"Set in Redis at {settings.redis_address}; processes see it within a second")
+    rows(
+        out,
+        {name: f"{percentage} % of users, before that {before.get(name, '?')} %" for name in named},
+    )
+
+
+def _every(client: Any, settings: "CacheSettings", faults: list[str]) -> list[str]:  # noqa: ANN401
+    """Every feature that was ever set; those of this package if the others cannot be listed."""
+    try:
+        return rollouts.everywhere(client)
+    except Exception as error:  # noqa: BLE001 - whatever the client raises
+        faults.append(
+            f"features other than {', '.join(INITIAL)} cannot be listed, and are as they "
+            f"were: {why(error, settings)}"
+        )
+        return list(INITIAL)
+
+
+def _before(client: Any, features: list[str], settings: "CacheSettings") -> dict[str, int]:  # noqa: ANN401
+    """The percentages that features had, if they can be read: to set them is what matters."""
+    try:
+        found = rollouts.read(client, features, settings)
+    except Exception:  # noqa: BLE001 - whatever the client raises
+        return {}
+    return {name: one.percentage for name, one in found.items()}
+
+
+def _check(feature: str) -> None:
+    if not feature or not feature.isprintable():
+        message = "it must be printable text"
+        raise typer.BadParameter(message, param_hint="FEATURE")

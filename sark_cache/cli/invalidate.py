@@ -1,0 +1,207 @@
+"""`sark-cache invalidate`: decisions in Redis revoked, and the evaluations of them under way."""
+
+import asyncio
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+from rich.prompt import Confirm
+from rich.text import Text
+
+from sark_cache.arguments import check_pattern
+from sark_cache.cli.configuration import settings_with_redis
+from sark_cache.cli.options import AsJSON, RedisURL
+from sark_cache.cli.outcomes import ExitCode, FailureError, ending
+from sark_cache.cli.output import complain, console, counted, printable, remark, working, write_json
+from sark_cache.cli.servers import connected, of_commands, url_of
+from sark_cache.errors import InvalidationError
+from sark_cache.redis import PolicyCache
+
+if TYPE_CHECKING:
+    from sark_cache.settings import CacheSettings
+
+WALK_SECONDS = 5.0
+"""How long each step of a walk over all keys may take, and replicas to confirm it."""
+
+User: TypeAlias = Annotated[
+    str | None, typer.Option("--user", metavar="ID", help="What was decided for this user.")
+]
+Action: TypeAlias = Annotated[
+    str | None, typer.Option("--action", metavar="NAME", help="What was decided on this action.")
+]
+Resource: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--resource", metavar="ID", help="What was decided on this resource."),
+]
+Tags: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tag", metavar="NAME", help="What has this tag; given several times, any of them."
+    ),
+]
+Pattern: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--pattern",
+        metavar="GLOB",
+        help="What is kept under a key that matches: a glob of Redis over "
+        "policy:decision:USER:ACTION:RESOURCE:CONTEXT.",
+    ),
+]
+Everything: TypeAlias = Annotated[bool, typer.Option("--everything", help="All decisions.")]
+Yes: TypeAlias = Annotated[
+    bool, typer.Option("--yes", "-y", help="Do not ask before revoking everything.")
+]
+
+EXAMPLES = (
+    "sark-cache invalidate --user alice",
+    "sark-cache invalidate --action delete --resource doc:1",
+    "sark-cache invalidate --tag role:admin --tag role:auditor",
+    "sark-cache invalidate --pattern 'policy:decision:guest-*'",
+    "sark-cache invalidate --everything --yes",
+)
+HELP = (
+    "Revokes decisions in Redis, for all processes at once.",
+    (
+        "Options are combined: what matches all of them is revoked. When the command ends with 0, "
+        "none of it is served from Redis any more, and no evaluation that was under way is stored. "
+        "After 1 or Ctrl-C that is not certain: run it again."
+    ),
+    (
+        "Native caches inside running services are not reached: what they hold is served until its "
+        "time to live is over. Revoke there with the invalidate of the service itself."
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """What is to be revoked."""
+
+    user_id: str | None
+    action: str | None
+    resource: str | None
+    tags: list[str]
+    pattern: str | None
+    everything: bool
+
+    def check(self) -> None:
+        """Refuses what names nothing, or too much.
+
+        Raises:
+            typer.BadParameter: It does; or something is empty, as an unset variable of a script is.
+        """
+        given = [
+            ("--user", self.user_id),
+            ("--action", self.action),
+            ("--resource", self.resource),
+            ("--pattern", self.pattern),
+            *(("--tag", tag) for tag in self.tags),
+        ]
+        for name, value in given:
+            if value == "":
+                message = "it is empty: leave it out, or give a value"
+                raise typer.BadParameter(message, param_hint=name)
+        if self.pattern is not None:
+            try:
+                check_pattern(self.pattern)
+            except ValueError as error:
+                raise typer.BadParameter(str(error), param_hint="--pattern") from None
+        named = any(part is not None for part in (self.user_id, self.action, self.resource))
+        ways = [named or bool(self.tags), self.pattern is not None, self.everything]
+        if sum(ways) != 1:
+            message = "give --user, --action, --resource or --tag, or --pattern, or --everything"
+            raise typer.BadParameter(message, param_hint="what to revoke")
+
+
+def invalidate(
+    user: User = None,
+    action: Action = None,
+    resource: Resource = None,
+    tag: Tags = None,
+    pattern: Pattern = None,
+    *,
+    everything: Everything = False,
+    yes: Yes = False,
+    redis_url: RedisURL = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Revokes decisions."""
+    what = Revoked(user, action, resource, tag or [], pattern, everything)
+    what.check()
+    with ending(as_json=as_json):
+        settings = settings_with_redis(redis_url)
+        if everything and not yes:
+            _ask(settings)
+        with working(f"revoking in Redis at {settings.redis_address}"):
+            with connected(settings, of_commands(settings)):
+                pass
+            entries = _revoke(settings, what)
+        if as_json:
+            write_json(
+                {
+                    "ok": True,
+                    "redis": settings.redis_address,
+                    "revoked": asdict(what),
+                    "entries": entries,
+                    "reaches_native_caches": False,
+                }
+            )
+        else:
+            _tell(settings, what, entries)
+
+
+def _ask(settings: "CacheSettings") -> None:
+    """Asks whether everything is to be revoked.
+
+    Raises:
+        FailureError: It is not, or nobody is there to be asked.
+    """
+    if not sys.stdin.isatty():
+        message = "--everything revokes all decisions: confirm that with --yes"
+        raise FailureError(ExitCode.USAGE, message)
+    question = Text(f"Revoke all decisions in Redis at {printable(settings.redis_address or '')}?")
+    if not Confirm.ask(question, console=console(stderr=True), default=False):
+        message = "nothing was revoked"
+        raise FailureError(ExitCode.WRONG, message)
+
+
+def _revoke(settings: "CacheSettings", what: Revoked) -> int:
+    """Revokes; returns how many entries died.
+
+    Raises:
+        FailureError: That could not be confirmed.
+    """
+    connect, command = of_commands(settings)
+    cache = PolicyCache.from_url(
+        url_of(settings), connect_timeout=connect, command_timeout=max(command, WALK_SECONDS)
+    )
+    try:
+        # The client of a cluster does for long what asyncio's debug mode would complain of.
+        return asyncio.run(_revoke_with(cache, what), debug=False)
+    except InvalidationError as error:
+        raise FailureError(ExitCode.WRONG, str(error)) from None
+    except KeyboardInterrupt:
+        complain("error", "interrupted: what was to be revoked may still be served")
+        raise
+
+
+async def _revoke_with(cache: PolicyCache, what: Revoked) -> int:
+    async with cache:
+        if what.pattern is not None:
+            return await cache.invalidate_pattern(what.pattern)
+        return await cache.invalidate(what.user_id, what.action, what.resource, tags=what.tags)
+
+
+def _tell(settings: "CacheSettings", what: Revoked, entries: int) -> None:
+    out = console()
+    died = counted(entries, "entry", "entries")
+    remark(out, "ok", f"revoked in Redis at {settings.redis_address}: {died} died")
+    if what.pattern is not None and not entries:
+        out.print("Keys look like this: policy:decision:USER:ACTION:RESOURCE:CONTEXT")
+    out.print(
+        "Native caches inside running services are not reached by this: what they hold is served "
+        f"until its time to live is over, {settings.cache_ttl:g} s unless the service says "
+        "otherwise.",
+    )
