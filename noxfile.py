@@ -49,6 +49,13 @@ def tests(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", *session.posargs)
 
 
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """The Python tests again, with the lines and branches of sark_cache/ that they reach."""
+    install(session, "demo", "cli", "openfeature", groups=("test",))
+    session.run("python", "-m", "pytest", "--cov", "--cov-report=term", *session.posargs)
+
+
 @nox.session(venv_backend="none")
 def rust(session: nox.Session) -> None:
     """The Rust tests alone. `-- name` goes to cargo test."""
@@ -96,5 +103,5 @@ def typing(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Benchmarks; what stands after `--` goes to pytest-benchmark."""
-    install(session, groups=("test",))
+    install(session, "redis", groups=("test",))
     session.run("python", "-m", "pytest", "tests/benchmarks", *session.posargs)

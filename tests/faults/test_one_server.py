@@ -265,6 +265,12 @@ NONSENSE = {
     ),
     "no decision": json.dumps({"key": KEY, "context": "none", "ttl": 1, "tags": [], "decision": 1}),
     "deep": "[" * 100_000,
+    "an endless life": json.dumps(
+        {"key": KEY, "context": "none", "ttl": 10**400, "tags": [], "decision": {}}
+    ),
+    "no name as a tag": json.dumps(
+        {"key": KEY, "context": "none", "ttl": 1, "tags": [1], "decision": {}}
+    ),
 }
 
 
@@ -316,6 +322,50 @@ async def test_an_entry_that_never_expires_is_none_of_ours(own_redis, open_cache
 
 
 # Whose fault it is
+
+
+async def test_a_worker_that_is_cancelled_ends(own_redis, open_cache):
+    """The clients lose a cancellation where CPython 3.11 does; then it would go on for ever."""
+    cache = await open_cache(own_redis().url)
+
+    async def work():
+        while True:
+            await cache.get(*ALICE)
+            await cache.set(*ALICE, ALLOW)
+
+    for round_ in range(50):
+        worker = asyncio.create_task(work())
+        for _ in range(1 + round_ % 7):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.0001 * round_)
+        worker.cancel()
+        async with asyncio.timeout(5):
+            await asyncio.wait([worker])
+        assert worker.cancelled()
+
+
+async def test_many_requests_at_once_open_no_circuit(own_redis, open_cache):
+    """That they wait for one another is not the server's fault."""
+    cache = await open_cache(own_redis().url)
+    await cache.set(*ALICE, ALLOW)
+    await asyncio.gather(*(cache.get(*ALICE) for _ in range(3_000)))
+    assert cache.circuit_open is False
+
+
+async def test_a_cache_that_is_closed_while_it_is_asked_leaves_nothing_behind(own_redis):
+    server = own_redis()
+    cache = PolicyCache.from_url(server.url)
+    await cache.set(*ALICE, ALLOW)
+    server.pause()
+    asking = [asyncio.create_task(cache.get(*ALICE)) for _ in range(20)]
+    await asyncio.sleep(0.01)
+    await cache.close()
+    await asyncio.gather(*asking)
+    assert await cache.get(*ALICE) is None
+    assert await cache.set(*ALICE, {"allow": object()}) is False
+    server.resume()
+    await asyncio.sleep(0)
+    assert [task for task in asyncio.all_tasks() if task.get_name() == "sark-cache probe"] == []
 
 
 async def test_a_client_of_another_event_loop_is_a_miss_and_no_error(own_redis):

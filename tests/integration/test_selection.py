@@ -1,6 +1,7 @@
 """Which cache answers for whom: each combination of what is there, switched on, flagged and up."""
 
 import asyncio
+import gc
 import itertools
 import json
 import logging
@@ -30,7 +31,7 @@ from sark_cache import (
     process,
     selection,
 )
-from sark_cache.linked import LinkedNullPolicyCache
+from sark_cache.linked import LinkedNullPolicyCache, LinkedPolicyCache
 
 ALLOW = {"allow": True}
 ALICE = ("alice", "read", "doc")
@@ -246,7 +247,66 @@ async def test_another_cache_stands_in_for_one_that_cannot_be_made(settled, fres
     assert isinstance(create_policy_cache("alice"), NullPolicyCache)
 
 
+async def test_a_revocation_reaches_redis_also_after_its_cache_was_closed(settled, fresh_redis):
+    chosen = settled(redis_url=fresh_redis.url)
+    async with create_policy_cache("alice") as redis:
+        await redis.set(*ALICE, ALLOW)
+    chosen.flags.set_rollout_pct("rust_cache", 100)
+    assert await create_policy_cache("alice").invalidate(user_id="alice") == 1
+    chosen.flags.rollback("rust_cache")
+    assert await create_policy_cache("alice").get(*ALICE) is None
+
+
+async def test_wrong_arguments_of_a_revocation_are_told_and_nothing_is_left_behind(
+    settled, fresh_redis, recwarn
+):
+    settled(redis_url=fresh_redis.url, rust_cache_rollout_pct=100)
+    create_policy_cache("alice")
+    redis = process.one(LinkedPolicyCache, pytest.fail)
+    for wrong in (lambda: redis.invalidate(user_id=1), lambda: redis.delete(1, "read", "doc")):
+        with pytest.raises(TypeError, match="user_id must be a str"):
+            await wrong()
+    gc.collect()
+    assert not recwarn.list
+
+
+def test_without_pydantic_settings_one_is_told_how_to_get_it(fresh_process, monkeypatch):
+    monkeypatch.delitem(sys.modules, "sark_cache.settings")
+    monkeypatch.setitem(sys.modules, "pydantic_settings", None)
+    with pytest.raises(ImportError, match=r"pip install 'sark-cache\[settings\]'"):
+        create_policy_cache("alice")
+
+
 # One cache to hold on to
+
+
+async def test_switched_off_it_serves_nothing_also_from_caches_to_come(settled):
+    chosen = settled()
+    cache = SelectedPolicyCache(chosen)
+    cache.enabled = False
+    chosen.flags.set_rollout_pct("rust_cache", 100)
+    assert await cache.set(*ALICE, ALLOW) is False
+    assert await cache.get(*ALICE) is None
+    assert get_rust_policy_cache().enabled is False
+    cache.enabled = True
+    assert await cache.set(*ALICE, ALLOW) is True
+
+
+async def test_closed_it_serves_nothing_makes_nothing_and_says_that_it_revokes_nothing(settled):
+    cache = SelectedPolicyCache(settled(rust_cache_rollout_pct=100))
+    await cache.set(*ALICE, ALLOW)
+    await cache.close()
+    assert await cache.get(*ALICE) is None
+    assert await cache.set(*ALICE, ALLOW) is False
+
+    async def load():
+        return ALLOW
+
+    assert await cache.get_or_load(*ALICE, load) == ALLOW
+    cache.record_opa_latency(5)
+    with pytest.raises(InvalidationError, match="closed"):
+        await cache.invalidate(user_id="alice")
+    assert cache.backends() == []
 
 
 async def half(settled, server):

@@ -188,6 +188,14 @@ async def test_what_cannot_be_copied_everybody_evaluates(cache):
     assert loader.runs == 3
 
 
+@pytest.mark.parametrize(
+    "tags", [["\ud800"], [f"tag-{number}" for number in range(20_000)], ["x" * 100_000]]
+)
+async def test_under_tags_that_cannot_be_stored_everybody_evaluates(cache, tags):
+    assert await cache.get_or_load(*ALICE, bringing(ALLOW), tags=tags) == ALLOW
+    assert await cache.get_or_load("x" * 70_000, "read", "doc", bringing(ALLOW)) == ALLOW
+
+
 async def test_under_a_context_that_is_not_json_everybody_evaluates(cache):
     assert await cache.get_or_load(*ALICE, bringing(ALLOW), {"x": object()}) == ALLOW
     assert await cache.size() == 0
