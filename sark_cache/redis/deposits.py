@@ -87,6 +87,10 @@ class Deposits:
         try:
             if position is None:
                 position = await self._store.position_now(link)
+                if position is None:
+                    # As if it were stored and refused: what it supersedes has to go.
+                    message = "there is no invalidation log and none can be begun (OOM or READONLY)"
+                    return [UnavailableError(message)] * len(writes)
             return await self._store.put(link, deadline, writes, position or "")
         except UnavailableError as error:
             return [error] * len(writes)
