@@ -71,17 +71,16 @@ class Deposits:
                     writes.append(write)
                 else:
                     dropped.append(request.key)
-        deadline = self._links.current().deadline()
-        outcomes = await self._put(writes, position, deadline) if writes else []
+        outcomes = await self._put(writes, position) if writes else []
         for write, outcome in zip(writes, outcomes, strict=True):
             self._count(operation, outcome)
             if isinstance(outcome, Exception) and "OOM" in told(outcome):
                 dropped.append(write.key)
-        await self.drop(operation, dropped, deadline)
+        await self.drop(operation, dropped)
         return sum(outcome is Outcome.STORED for outcome in outcomes)
 
     async def _put(
-        self, writes: Sequence[Write], position: str | None, deadline: float
+        self, writes: Sequence[Write], position: str | None
     ) -> list[Outcome | Exception]:
         link = self._links.current()
         try:
@@ -91,7 +90,7 @@ class Deposits:
                     # As if it were stored and refused: what it supersedes has to go.
                     message = "there is no invalidation log and none can be begun (OOM or READONLY)"
                     return [UnavailableError(message)] * len(writes)
-            return await self._store.put(link, deadline, writes, position or "")
+            return await self._store.put(link, writes, position or "")
         except UnavailableError as error:
             return [error] * len(writes)
 
@@ -113,23 +112,24 @@ class Deposits:
             write = request.write(text, ttl_seconds, tags)
         except NotJSONError as error:
             self._record.fault(operation, str(error))
-            await self.drop(operation, [request.key], self._links.current().deadline())
+            await self.drop(operation, [request.key])
             return None
         if ttl_seconds and self._serves():
             over = Over.NOTHING if found.held is None else Over.WHAT_WAS_SEEN
             link = self._links.current()
             [outcome] = await self._store.put(
-                *(link, link.deadline(), [write]), found.position or "", over, found.held or ""
+                link, [write], found.position or "", over, found.held or ""
             )
             self._count(operation, outcome)
         return text if len(write.text) < MAX_SHARED else None
 
-    async def drop(self, operation: str, keys: Sequence[RequestKey], deadline: float) -> None:
+    async def drop(self, operation: str, keys: Sequence[RequestKey]) -> None:
         """Removes what was superseded by something that is not stored."""
         if not keys or not self._serves():
             return
         try:
-            await self._store.discard(self._links.current(), deadline, keys)
+            link = self._links.current()
+            await self._store.discard(link, link.deadline(), keys)
         except UnavailableError as error:
             self._record.fault(operation, str(error))
 

@@ -135,24 +135,27 @@ class Store:
 
     async def look_up_many(self, link: Link, keys: Sequence[RequestKey]) -> list[Found]:
         """What is there for many requests; where there is no answer, that is its fault."""
-        deadline = link.deadline()
-        texts = [key.text for key in keys]
         values: list[Any] = []
-        if link.is_cluster:
-            commands: list[Command] = [("EVAL", scripts.GET_MANY, 1, text) for text in texts]
-            replies = await _sent(link, deadline, texts, commands)
-            values = [reply if isinstance(reply, Exception) else reply[0] for reply in replies]
-        else:
-            for start in range(0, len(texts), CHUNK):
-                part = texts[start : start + CHUNK]
-                command: Command = ("EVAL", scripts.GET_MANY, len(part), *part)
-                values += await _each(link, deadline, part[0], command, len(part))
+        for start in range(0, len(keys), CHUNK):
+            part = [key.text for key in keys[start : start + CHUNK]]
+            found = await self._values(link, part)
+            values += found
+            if all(isinstance(one, UnavailableError) for one in found):
+                break
+        values += values[-1:] * (len(keys) - len(values))
         return [_found(key, value, 1, None) for key, value in zip(keys, values, strict=True)]
+
+    async def _values(self, link: Link, keys: Sequence[str]) -> list[Any]:
+        if not link.is_cluster:
+            command: Command = ("EVAL", scripts.GET_MANY, len(keys), *keys)
+            return await _each(link, link.deadline(), keys[0], command, len(keys))
+        commands: list[Command] = [("EVAL", scripts.GET_MANY, 1, key) for key in keys]
+        replies = await _sent(link, link.deadline(), keys, commands)
+        return [reply if isinstance(reply, Exception) else reply[0] for reply in replies]
 
     async def put(
         self,
         link: Link,
-        deadline: float,
         writes: Sequence[Write],
         position: str,
         over: Over = Over.ANYTHING,
@@ -160,14 +163,19 @@ class Store:
     ) -> list[Outcome | Exception]:
         """Stores decisions that nothing newer than a position of the log revokes.
 
-        Each one's outcome, or why there is none.
+        Each one's outcome, or why there is none. Many take as long as they take while the servers
+        answer; where they do not, the rest is not tried.
         """
         put = self._put_in_steps if link.is_cluster else self._put_in_one
         outcomes: list[Outcome | Exception] = []
         for start in range(0, len(writes), DECISIONS):
             part = writes[start : start + DECISIONS]
-            outcomes += await put(link, deadline, part, position, over, held)
-        return outcomes
+            stored = await put(link, link.deadline(), part, position, over, held)
+            outcomes += stored
+            if all(isinstance(one, UnavailableError) for one in stored):
+                break
+        unavailable = outcomes[-1:] * (len(writes) - len(outcomes))
+        return outcomes + unavailable
 
     async def _put_in_one(
         self,

@@ -150,6 +150,7 @@ async def test_evaluations_are_timed_and_hits_are_not_evaluated(client):
 
 
 async def test_health_says_which_backends_can_answer(client):
+    await read(client, "alice")
     answer = await client.get(f"{ROUTES}/health")
     assert answer.status_code == 200
     assert answer.json()["status"] == "ok"
