@@ -221,7 +221,7 @@ class PolicyCache:
         tags: Collection[str] = (),
         stamp: Stamp | None = None,
     ) -> bool:
-        """Stores a decision; True if it was stored. One round trip.
+        """Stores a decision; True if it was stored. One round trip with a stamp, two without.
 
         A decision that cannot be stored (not JSON, too large, no time to live) drops the one that
         was stored before: it has superseded it. So does one that the server has no memory for.
@@ -344,7 +344,10 @@ class PolicyCache:
         tags: Collection[str] = (),
         stamp: Stamp | None = None,
     ) -> int:
-        """Stores many decisions; returns how many were stored. One round trip for 500 of them.
+        """Stores many decisions; returns how many were stored. One round trip for 100 of them.
+
+        Without a stamp one more, before them. Many take as long as the server takes; where it does
+        not answer, the rest is not tried.
 
         `tags` and `stamp` are those of every entry, as in `set`.
 
