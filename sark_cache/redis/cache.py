@@ -307,7 +307,9 @@ class PolicyCache:
         return await self._loads.shared(request, found, loader, ttl, names)
 
     async def get_batch(self, requests: Iterable[BatchRequest]) -> list[JSONObject | None]:
-        """The decisions for many requests, in their order. One round trip (to each primary).
+        """The decisions for many requests, in their order. One round trip for 500 of them.
+
+        On a cluster one to each primary, at the same time.
 
         Raises:
             TypeError: Requests of the wrong shape; the message names the row.
