@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Collection, Coroutine, Iterable, Sequence
-from types import TracebackType
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Any, ClassVar, Final, Literal
 
+from sark_cache.closing import Closing
 from sark_cache.compiled import PolicyStore, Stamp
 from sark_cache.faults import FaultLog
 from sark_cache.latency import whole_nanoseconds
@@ -20,7 +20,7 @@ from sark_cache.types import (
 )
 
 
-class RustPolicyCache(PolicyStore):
+class RustPolicyCache(Closing, PolicyStore):
     """Authorization decisions cached in this process.
 
     A hit takes about a microsecond and never leaves the calling thread; a decision that was
@@ -158,20 +158,6 @@ class RustPolicyCache(PolicyStore):
     async def health_check(self) -> bool:
         """Whether the cache can answer: in one process that is until it is closed."""
         return not self.closed
-
-    async def __aenter__(self) -> Self:
-        if self.closed:
-            message = "this cache is closed; make another one"
-            raise RuntimeError(message)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     def __repr__(self) -> str:
         return (

@@ -1,10 +1,10 @@
 """`NullPolicyCache`: the interface without a memory, where no backend is to be had."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from sark_cache import arguments
+from sark_cache.closing import Closing
 from sark_cache.counting import Record
 from sark_cache.loading import evaluate
 from sark_cache.types import (
@@ -20,7 +20,7 @@ from sark_cache.types import (
 )
 
 
-class NullPolicyCache:
+class NullPolicyCache(Closing):
     """A cache that never hits: every request evaluates, nothing is stored, nothing can be revoked.
 
     What is wrong with an argument is told as elsewhere, so that nobody finds out when another
@@ -211,20 +211,6 @@ class NullPolicyCache:
     async def close(self) -> None:
         """Ends it."""
         self._closed = True
-
-    async def __aenter__(self) -> Self:
-        if self._closed:
-            message = "this cache is closed; make another one"
-            raise RuntimeError(message)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

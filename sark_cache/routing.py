@@ -3,10 +3,10 @@
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
-from types import TracebackType
-from typing import Any, ClassVar, Final, NamedTuple, Self
+from typing import Any, ClassVar, Final, NamedTuple
 
 from sark_cache import arguments
+from sark_cache.closing import Closing
 from sark_cache.errors import InvalidationError
 from sark_cache.linked import LinkedNullPolicyCache, ProcessCache
 from sark_cache.process import caches, close_policy_caches
@@ -36,7 +36,7 @@ class Stamps(NamedTuple):
     of: Mapping[str, tuple[ProcessCache, Any]]
 
 
-class SelectedPolicyCache:
+class SelectedPolicyCache(Closing):
     """The policy cache of a service whose backend is chosen user by user, while it runs.
 
     Requests go where `create_policy_cache(user_id)` says at that moment, batches in parts. That
@@ -282,20 +282,6 @@ class SelectedPolicyCache:
         self._closed = True
         self._selection.close()
         await close_policy_caches()
-
-    async def __aenter__(self) -> Self:
-        if self._closed:
-            message = "this cache is closed; make another one"
-            raise RuntimeError(message)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(cache.backend for cache in caches())})"

@@ -3,10 +3,10 @@
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from types import TracebackType
 from typing import Any, ClassVar, Final, Self
 
 from sark_cache import arguments
+from sark_cache.closing import Closing
 from sark_cache.counting import Record
 from sark_cache.errors import InvalidationError
 from sark_cache.keys import RequestKey, Scope
@@ -43,7 +43,7 @@ class Stamp:
     """The log's newest record; None: nothing was heard of it yet."""
 
 
-class PolicyCache:
+class PolicyCache(Closing):
     """Authorization decisions in Redis or Valkey, on one server, through Sentinel or on a cluster.
 
     The interface of `RustPolicyCache`, shared by every process that uses the same server: a
@@ -515,20 +515,6 @@ class PolicyCache:
         self._closed = True
         await self._loads.close()
         await self._links.close()
-
-    async def __aenter__(self) -> Self:
-        if self._closed:
-            message = "this cache is closed; make another one"
-            raise RuntimeError(message)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(ttl_seconds={self.ttl_seconds}, enabled={self.enabled})"
