@@ -17,14 +17,18 @@ OPTIONS = ("-P", "-W", "error", "-W", "ignore:This process:DeprecationWarning")
 
 
 @contextmanager
-def started(code, *arguments):
-    """An interpreter that runs `code`; ended with its children, should it still run."""
+def started(code, *arguments, path=None):
+    """An interpreter that runs `code`; ended with its children, should it still run.
+
+    With a `path`, packages are looked for there first.
+    """
     process = subprocess.Popen(
         [sys.executable, *OPTIONS, "-c", textwrap.dedent(code), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, **({"PYTHONPATH": str(path)} if path else {})},
         start_new_session=True,
     )
     with process:
@@ -32,19 +36,20 @@ def started(code, *arguments):
             yield process
         finally:
             if process.poll() is None:
-                _end(process)
+                end(process)
 
 
-def _end(process):
+def end(process):
+    """Ends a process and, where there are process groups, its children."""
     if hasattr(os, "killpg"):
         os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()
 
 
-def run(code, *arguments, seconds=60):
+def run(code, *arguments, path=None, seconds=60):
     """Runs `code` to its end; the lines it prints, or a failure that shows what went wrong."""
-    with started(code, *arguments) as process:
+    with started(code, *arguments, path=path) as process:
         out, err = process.communicate(timeout=seconds)
     assert process.returncode == 0, f"ended with {process.returncode}: {err}"
     assert not err, err

@@ -7,57 +7,10 @@ from collections.abc import Mapping
 
 import pytest
 
+from not_json import NOT_JSON, Broken, doubled, nested
 from sark_cache import InvalidationError, RustPolicyCache, SarkCacheError, faults
 
 ALLOW = {"allow": True}
-
-
-def nested(levels):
-    value = None
-    for _ in range(levels):
-        value = [value]
-    return value
-
-
-def endless():
-    value = {}
-    value["again"] = value
-    return value
-
-
-class Broken(Mapping):
-    """A mapping whose code raises."""
-
-    def __init__(self, error):
-        self.error = error
-
-    def __getitem__(self, key):
-        raise self.error
-
-    def __iter__(self):
-        raise self.error
-
-    def __len__(self):
-        return 1
-
-
-NOT_JSON = {
-    "an object": {"x": object()},
-    "a set": {"x": {1, 2}},
-    "bytes": {"x": b"bytes"},
-    "a complex number": {"x": 1j},
-    "a nested object": {"x": [{"y": object()}]},
-    "a key that is no str": {1: "x"},
-    "a nested key that is no str": {"x": {None: 1}},
-    "not a number": {"x": math.nan},
-    "infinity": {"x": math.inf},
-    "a lone surrogate": {"x": "\ud800"},
-    "a lone surrogate in a key": {"\ud800": 1},
-    "65 levels": {"x": nested(64)},
-    "endless nesting": endless(),
-    "a mapping that raises": Broken(OSError("the disk is gone")),
-    "a nested mapping that raises": {"x": Broken(LookupError("no"))},
-}
 
 
 @pytest.fixture(params=NOT_JSON, name="bad")
@@ -96,14 +49,6 @@ async def test_deleting_under_a_context_that_raises_is_never_silent(cache):
     with pytest.raises(InvalidationError, match="own code raised") as raised:
         await cache.delete("alice", "read", "doc", Broken(OSError("the disk is gone")))
     assert isinstance(raised.value.__cause__, OSError)
-
-
-def doubled(times):
-    """2**times strings, held in as many lists as there are doublings."""
-    value = "x"
-    for _ in range(times):
-        value = [value, value]
-    return value
 
 
 async def test_what_holds_itself_many_times_over_is_too_large_and_not_gigabytes(cache):

@@ -1,55 +1,16 @@
 """The cache and its process: forks, the interpreter's exit, a missing compiled module."""
 
 import ast
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import textwrap
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import sark_cache
+from interpreters import needs_fork, run, started
 
 PACKAGE = Path(sark_cache.__file__).parent
-
-
-@contextmanager
-def started(code, *, path=None):
-    """An interpreter that runs `code`; ended with its children, should it still run."""
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", textwrap.dedent(code)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **({"PYTHONPATH": str(path)} if path else {})},
-        start_new_session=True,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                end(process)
-
-
-def end(process):
-    """Ends a process and, where there are process groups, its children."""
-    if hasattr(os, "killpg"):
-        os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-
-
-def run(code, *, path=None):
-    """Runs `code` to its end; what it prints, or a failure that shows what went wrong."""
-    with started(code, path=path) as process:
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    return out.splitlines()
 
 
 FILL = """
@@ -70,8 +31,6 @@ def in_child(work):
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 """
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 
 
 @needs_fork
