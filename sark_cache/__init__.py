@@ -18,6 +18,7 @@ from sark_cache.cleanup import (
     stop_cache_cleanup,
 )
 from sark_cache.compiled import AsyncCache, Stamp, is_rust_cache_available
+from sark_cache.decision import Decision
 from sark_cache.errors import FlagError, InvalidationError, SarkCacheError, SettingsError
 from sark_cache.flags import FeatureFlagManager, get_feature_flag_manager
 from sark_cache.native import RustPolicyCache
@@ -43,6 +44,7 @@ __all__ = [
     "CacheMetrics",
     "CacheSettings",
     "CleanupMetrics",
+    "Decision",
     "FeatureFlagManager",
     "FlagError",
     "InvalidationError",

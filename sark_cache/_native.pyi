@@ -5,7 +5,15 @@ Every method acts when it is called and returns an awaitable that Python takes f
 """
 
 from asyncio import Future
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from typing import Any, Literal, Self, TypeAlias, final
 
 from sark_cache.types import (
@@ -28,6 +36,41 @@ class Stamp:
 
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
+
+@final
+class Decision(Mapping[str, Any]):
+    """A decision that cannot be changed: what `get_decision` returns, the same for every caller.
+
+    A mapping with str keys: str, int, float, bool and None as they are, lists as tuples, dicts as
+    `Decision`s. It is hashable, can be pickled, and equals the dict it was made of. A field is
+    decoded when it is read, in about 0.1 µs.
+
+    >>> decision = await cache.get_decision("alice", "read", "doc:1")
+    >>> if decision and decision.allow: ...
+
+    Args:
+        fields: A JSON object.
+
+    Raises:
+        TypeError: `fields` is not a mapping.
+        ValueError: It is not JSON, or larger than 64 KiB.
+    """
+
+    def __new__(cls, fields: Mapping[str, Any], /) -> Self: ...
+    @property
+    def allow(self) -> bool:
+        """Whether it allows: its field "allow" is `True`, not merely something like it."""
+    @property
+    def reason(self) -> Any:  # noqa: ANN401 - any JSON value
+        """Its field "reason"; None if it has none."""
+    def to_dict(self) -> JSONObject:
+        """The decision as a new dict, with lists and dicts of its own, to be changed at will."""
+    def __getitem__(self, name: str, /) -> Any: ...  # noqa: ANN401 - any JSON value
+    def __iter__(self) -> Iterator[str]: ...
+    def __len__(self) -> int: ...
+    def __hash__(self) -> int: ...
+    def __copy__(self) -> Self: ...
+    def __deepcopy__(self, memo: object, /) -> Self: ...
 
 @final
 class AsyncCache:
@@ -145,6 +188,22 @@ class PolicyStore:
 
         Decided when called; ready at once. A context that is not JSON is a miss, counted in
         `errors` and logged.
+
+        Raises:
+            TypeError: An argument of the wrong type; the message names it.
+        """
+    def get_decision(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        sensitivity: str | None = None,
+    ) -> Coroutine[Any, Any, Decision | None]:
+        """The cached decision for a request, one that all callers share, or None.
+
+        As `get`, with nothing rebuilt: the fastest hit. The first one makes the `Decision`, which
+        stays with the entry.
 
         Raises:
             TypeError: An argument of the wrong type; the message names it.

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from sark_cache import arguments
 from sark_cache.closing import Closing
 from sark_cache.counting import Record
+from sark_cache.decision import Decision
 from sark_cache.loading import evaluate
 from sark_cache.types import (
     LATENCY_BOUNDS_SECONDS,
@@ -48,6 +49,19 @@ class NullPolicyCache(Closing):
         context: Context | None = None,
         sensitivity: str | None = None,
     ) -> JSONObject | None:
+        """None, counted as a miss."""
+        arguments.check_request(user_id, action, resource, context, sensitivity)
+        self._count("misses")
+        return None
+
+    async def get_decision(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        sensitivity: str | None = None,
+    ) -> Decision | None:
         """None, counted as a miss."""
         arguments.check_request(user_id, action, resource, context, sensitivity)
         self._count("misses")

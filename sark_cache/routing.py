@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from sark_cache import arguments
 from sark_cache.closing import Closing
+from sark_cache.decision import Decision
 from sark_cache.errors import InvalidationError
 from sark_cache.linked import LinkedNullPolicyCache, ProcessCache
 from sark_cache.process import caches, close_policy_caches
@@ -92,6 +93,18 @@ class SelectedPolicyCache(Closing):
         """The cached decision for a request, or None."""
         cache = self._for(user_id)
         return await cache.get(user_id, action, resource, context, sensitivity)
+
+    async def get_decision(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        sensitivity: str | None = None,
+    ) -> Decision | None:
+        """The cached decision for a request as one that cannot be changed, or None."""
+        cache = self._for(user_id)
+        return await cache.get_decision(user_id, action, resource, context, sensitivity)
 
     async def set(
         self,

@@ -12,6 +12,8 @@ from collections.abc import (
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
+from sark_cache.decision import Decision
+
 JSONObject: TypeAlias = dict[str, Any]
 """A JSON object: str keys; str, int, float, bool, None, list and dict values, 64 levels deep."""
 
@@ -182,6 +184,17 @@ class PolicyCacheProtocol(Protocol):
         sensitivity: str | None = None,
     ) -> Coroutine[Any, Any, JSONObject | None]:
         """The cached decision for a request, or None."""
+        ...
+
+    def get_decision(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        sensitivity: str | None = None,
+    ) -> Coroutine[Any, Any, Decision | None]:
+        """The cached decision for a request as one that cannot be changed, or None."""
         ...
 
     def set(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final, Self
 from sark_cache import arguments
 from sark_cache.closing import Closing
 from sark_cache.counting import Record
+from sark_cache.decision import Decision
 from sark_cache.errors import InvalidationError
 from sark_cache.keys import RequestKey, Scope
 from sark_cache.loading import evaluate
@@ -207,6 +208,24 @@ class PolicyCache(Closing):
             return None
         self._hit(request, found, sensitivity)
         return found.entry.decision
+
+    async def get_decision(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        sensitivity: str | None = None,
+    ) -> Decision | None:
+        """The cached decision for a request as one that cannot be changed, or None.
+
+        One round trip, as `get`; here it saves nothing, since each reply is read anew.
+
+        Raises:
+            TypeError: An argument of the wrong type; the message names it.
+        """
+        decision = await self.get(user_id, action, resource, context, sensitivity)
+        return None if decision is None else Decision(decision)
 
     async def set(
         self,

@@ -24,6 +24,7 @@ mod arguments;
 mod awaitable;
 mod batch;
 mod cache;
+mod decision;
 mod error;
 mod json;
 mod key;
@@ -33,6 +34,7 @@ mod pending;
 mod policy;
 mod runtime;
 mod store;
+mod template;
 mod value;
 mod wake;
 
@@ -42,13 +44,17 @@ mod wake;
 mod _native {
     use super::{PyResult, runtime};
     #[pymodule_export]
-    use super::{cache::AsyncCache, load::Load, policy::PolicyStore, store::Stamp};
+    use super::{
+        cache::AsyncCache, decision::Decision, load::Load, policy::PolicyStore, store::Stamp,
+    };
     use pyo3::prelude::*;
+    use pyo3::types::PyMapping;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         super::import_now(module.py())?;
+        PyMapping::register::<Decision>(module.py())?;
         runtime::register_hooks(module)
     }
 }

@@ -79,22 +79,25 @@ impl PolicyStore {
         context: Option<&Bound<'py, PyAny>>,
         sensitivity: Option<&Bound<'py, PyAny>>,
     ) -> PyAwaitable<'py> {
-        let (py, store) = (slf.py(), slf.get().store()?);
-        let request = fields(user_id, action, resource)?;
-        let sensitivity = optional("sensitivity", sensitivity)?;
-        if !store.serves() {
-            return ready(py, py.None());
-        }
-        let started = store.cache.stats().start();
-        let served = Self::serve(slf, request, context, sensitivity, |_| ());
-        store.cache.stats().stop(started);
-        match served {
-            Ok(decision) => ready(py, decision.ok()),
-            Err(fault) => {
-                Self::report(slf, "get", fault)?;
-                ready(py, py.None())
-            }
-        }
+        Self::look_up(slf, "get", [user_id, action, resource], context, sensitivity, |entry| {
+            entry.value().to_python(slf.py())
+        })
+    }
+
+    /// The decision for a request as an object that everybody shares, or None.
+    #[pyo3(signature = (user_id, action, resource, context = None, sensitivity = None))]
+    fn get_decision<'py>(
+        slf: &Bound<'py, Self>,
+        user_id: &Bound<'py, PyAny>,
+        action: &Bound<'py, PyAny>,
+        resource: &Bound<'py, PyAny>,
+        context: Option<&Bound<'py, PyAny>>,
+        sensitivity: Option<&Bound<'py, PyAny>>,
+    ) -> PyAwaitable<'py> {
+        let request = [user_id, action, resource];
+        Self::look_up(slf, "get_decision", request, context, sensitivity, |entry| {
+            entry.value().decision(slf.py()).map(Bound::into_any)
+        })
     }
 
     /// Stores a snapshot of a decision. True if it was stored.
@@ -173,7 +176,10 @@ impl PolicyStore {
         let stats = store.cache.stats();
         let started = stats.start();
         let served = match tags.all() {
-            Ok(()) => Self::serve(slf, request, context, sensitivity, KeyWriter::to_key),
+            Ok(()) => {
+                let found = |entry: &Entry<Stored>| entry.value().to_python(py);
+                Self::serve(slf, request, context, sensitivity, found, KeyWriter::to_key)
+            }
             Err(fault) => {
                 stats.counters.misses.increment();
                 Err(fault)
@@ -513,14 +519,43 @@ impl PolicyStore {
         })
     }
 
-    /// The decision for a request, refreshed ahead if it is time to; if there is none, what `missed`
-    /// makes of its key. Counts a hit, a stale hit or a miss.
+    /// What `found` makes of the entry for a request, or None; an awaitable that is ready.
+    #[inline]
+    fn look_up<'py>(
+        slf: &Bound<'py, Self>,
+        operation: &str,
+        [user_id, action, resource]: [&Bound<'py, PyAny>; 3],
+        context: Option<&Bound<'py, PyAny>>,
+        sensitivity: Option<&Bound<'py, PyAny>>,
+        found: impl FnOnce(&Entry<Stored>) -> PyAwaitable<'py>,
+    ) -> PyAwaitable<'py> {
+        let (py, store) = (slf.py(), slf.get().store()?);
+        let request = fields(user_id, action, resource)?;
+        let sensitivity = optional("sensitivity", sensitivity)?;
+        if !store.serves() {
+            return ready(py, py.None());
+        }
+        let started = store.cache.stats().start();
+        let served = Self::serve(slf, request, context, sensitivity, found, |_| ());
+        store.cache.stats().stop(started);
+        match served {
+            Ok(decision) => ready(py, decision.ok()),
+            Err(fault) => {
+                Self::report(slf, operation, fault)?;
+                ready(py, py.None())
+            }
+        }
+    }
+
+    /// What `found` makes of the entry for a request, which is refreshed ahead if it is time to; if
+    /// there is none, what `missed` makes of its key. Counts a hit, a stale hit or a miss.
     #[inline]
     fn serve<'py, K>(
         slf: &Bound<'py, Self>,
         request: [&Bound<'py, PyString>; 3],
         context: Option<&Bound<'py, PyAny>>,
         sensitivity: Option<&Bound<'py, PyString>>,
+        found: impl FnOnce(&Entry<Stored>) -> PyAwaitable<'py>,
         missed: impl FnOnce(&KeyWriter) -> K,
     ) -> Result<Result<Bound<'py, PyAny>, K>, Fault> {
         let store = slf.get().store()?;
@@ -543,7 +578,7 @@ impl PolicyStore {
             None => false,
         };
         if stale { &counters.stale_hits } else { &counters.hits }.increment();
-        Ok(Ok(entry.value().to_python(slf.py())?))
+        Ok(Ok(found(&entry)?))
     }
 
     /// Sees to a refresh if the entry is one to be refreshed and near its end; false if it is not.

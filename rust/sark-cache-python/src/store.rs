@@ -91,7 +91,7 @@ impl Store {
         context: Option<&Bound<'_, PyAny>>,
         ttl: Duration,
     ) -> Result<Incoming, Fault> {
-        if !decision.is_instance_of::<PyDict>() && decision.cast::<PyMapping>().is_err() {
+        if !is_mapping(decision) {
             return Err(Fault::WrongType(wrong_type("decision", "a dict", decision)));
         }
         let key = request(fields, context, KeyWriter::to_key)?;
@@ -123,4 +123,9 @@ impl Store {
             cache.insert(key, value, ttl, tags, stamp).await.is_ok()
         }
     }
+}
+
+/// Whether an object is a dict or another mapping.
+pub fn is_mapping(object: &Bound<'_, PyAny>) -> bool {
+    object.is_instance_of::<PyDict>() || object.cast::<PyMapping>().is_ok()
 }

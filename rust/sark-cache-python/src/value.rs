@@ -2,8 +2,8 @@
 //!
 //! The bytes hold no Python object. So stored entries are invisible to the garbage collector, may
 //! be dropped on any thread, survive a fork, and nobody can change them from outside. Field names
-//! are two bytes (see [`names`]); everything else is written out. Rebuilding a decision is the
-//! larger part of what a hit costs more than a miss.
+//! are two bytes (see [`names`]); everything else is written out. A hit is rebuilt from them, or from
+//! a copy of them that is at hand as a Python object (see [`template`]).
 //!
 //! | value | bytes |
 //! |---|---|
@@ -17,16 +17,18 @@
 //! Lengths and counts are varints of 7 bits a byte, lowest first. The form is private to the
 //! process that wrote it.
 
+use crate::decision::Decision;
 use crate::error::{Fault, text};
 use crate::json::{Fields, Json, hexadecimal};
-use crate::names;
+use crate::{names, template};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyInt, PyList, PyString};
+use pyo3::types::{PyDict, PyInt, PyList, PyString, PyTuple};
 use sark_cache_core::NotJson;
 use sark_cache_core::cache::MAX_ENTRY_BYTES;
 use sark_cache_core::key::MAX_DEPTH;
+use std::sync::{Arc, OnceLock};
 
 const NONE: u8 = 0;
 const FALSE: u8 = 1;
@@ -43,69 +45,62 @@ const DICT: u8 = 9;
 const SPELLED: u16 = u16::MAX;
 
 /// A JSON value, stored.
-#[derive(Clone)]
-pub struct Stored(Box<[u8]>);
+#[derive(Debug)]
+pub struct Stored {
+    bytes: Arc<[u8]>,
+    /// Made when it is first asked for, and shared from then on.
+    decision: OnceLock<Py<Decision>>,
+}
+
+impl Clone for Stored {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.bytes))
+    }
+}
 
 impl AsRef<[u8]> for Stored {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
 
 impl Stored {
     /// Takes a snapshot of `value`.
     pub fn from_python(value: &Bound<'_, PyAny>) -> Result<Self, Fault> {
+        if let Ok(decision) = value.cast_exact::<Decision>() {
+            return Ok(Self::new(Arc::clone(decision.get().bytes())));
+        }
         let mut bytes = Vec::with_capacity(256);
         write(&mut bytes, value, 0)?;
-        Ok(Self(bytes.into()))
+        Ok(Self::new(bytes.into()))
+    }
+
+    fn new(bytes: Arc<[u8]>) -> Self {
+        Self { bytes, decision: OnceLock::new() }
+    }
+
+    /// The bytes it is stored as.
+    #[inline]
+    pub fn bytes(&self) -> &Arc<[u8]> {
+        &self.bytes
     }
 
     /// Rebuilds the value: a new object, all the way down.
+    #[inline]
     pub fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        Reader { rest: &self.0, containers: 0 }.value(py)
-    }
-}
-
-/// Rebuilds many values, equal ones by copying, which takes half as long.
-#[derive(Default)]
-pub struct Rebuild<'s, 'py> {
-    /// Flat dicts rebuilt so far, beside their bytes, the last one of each [`slot`](Self::slot).
-    /// Nobody else has seen them yet.
-    flat: [Option<(&'s [u8], Bound<'py, PyDict>)>; SLOTS],
-}
-
-/// How many different decisions are at hand to be copied. A prime, so that every bit counts.
-const SLOTS: usize = 13;
-
-impl<'s, 'py> Rebuild<'s, 'py> {
-    /// Rebuilds one value: a new object, all the way down.
-    #[inline]
-    pub fn value(&mut self, py: Python<'py>, stored: &'s Stored) -> PyResult<Bound<'py, PyAny>> {
-        let bytes = &*stored.0;
-        let slot = &mut self.flat[Self::slot(bytes)];
-        if let Some((equal, dict)) = slot
-            && *equal == bytes
-        {
-            return Ok(dict.copy()?.into_any());
-        }
-        let mut reader = Reader { rest: bytes, containers: 0 };
-        let value = reader.value(py)?;
-        // What is in a flat dict cannot be changed, so its copies may share it.
-        if reader.containers == 1
-            && let Ok(dict) = value.cast::<PyDict>()
-        {
-            *slot = Some((bytes, dict.clone()));
-        }
-        Ok(value)
+        template::rebuild(py, &self.bytes)
     }
 
-    /// Cheaper than a hash, and enough to tell the few decisions of a batch apart: by their length,
-    /// the value of their first field and the end of their last one.
+    /// The value, a mapping, as an object that everybody shares.
     #[inline]
-    fn slot(bytes: &[u8]) -> usize {
-        let first = bytes.first_chunk().map_or(0, |first| usize::from_le_bytes(*first));
-        let last = bytes.last_chunk().map_or(0, |last| usize::from_le_bytes(*last));
-        first.wrapping_add(last).wrapping_add(bytes.len()) % SLOTS
+    pub fn decision<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Decision>> {
+        if let Some(decision) = self.decision.get() {
+            return Ok(decision.bind(py).clone());
+        }
+        let decision = Bound::new(py, Decision::new(Arc::clone(&self.bytes)))?;
+        // Not made under the lock: to make it may run the garbage collector, and so anything.
+        let _ = self.decision.set(decision.clone().unbind());
+        Ok(self.decision.get().map_or(decision, |first| first.bind(py).clone()))
     }
 }
 
@@ -185,26 +180,45 @@ fn write_length(bytes: &mut Vec<u8>, mut length: usize) {
 }
 
 /// Reads what [`write`] wrote. Bytes that it cannot have written are an error, never a panic.
-struct Reader<'b> {
+pub struct Reader<'b> {
     rest: &'b [u8],
     /// How many lists and dicts it made.
-    containers: usize,
+    pub containers: usize,
+}
+
+/// The name of a field.
+enum Name<'b> {
+    Known(&'static Py<PyString>),
+    Spelled(&'b [u8]),
+}
+
+impl Name<'_> {
+    fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyString>> {
+        match self {
+            Self::Known(name) => Ok(name.bind(py).clone()),
+            Self::Spelled(name) => PyString::from_bytes(py, name),
+        }
+    }
+
+    /// Whether it is the name `wanted`, which reads `text`.
+    #[inline]
+    fn is(&self, py: Python<'_>, wanted: &Bound<'_, PyString>, text: &str) -> bool {
+        match self {
+            Self::Known(known) => known.is(wanted) || *known.bind(py) == *text,
+            Self::Spelled(spelled) => *spelled == text.as_bytes(),
+        }
+    }
 }
 
 impl<'b> Reader<'b> {
-    fn value<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    /// A reader of one value.
+    pub fn new(bytes: &'b [u8]) -> Self {
+        Self { rest: bytes, containers: 0 }
+    }
+
+    /// Builds the value: a new object, all the way down.
+    pub fn value<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match self.byte()? {
-            NONE => Ok(py.None().into_bound(py)),
-            FALSE => false.into_bound_py_any(py),
-            TRUE => true.into_bound_py_any(py),
-            SMALL_INT => i8::from_le_bytes(self.array()?).into_bound_py_any(py),
-            INT => i64::from_le_bytes(self.array()?).into_bound_py_any(py),
-            BIG_INT => {
-                let digits = PyString::from_bytes(py, self.text()?)?;
-                py.get_type::<PyInt>().call1((digits, 16))
-            }
-            FLOAT => f64::from_le_bytes(self.array()?).into_bound_py_any(py),
-            STRING => Ok(PyString::from_bytes(py, self.text()?)?.into_any()),
             LIST => {
                 self.containers += 1;
                 let list = PyList::empty(py);
@@ -217,20 +231,124 @@ impl<'b> Reader<'b> {
                 self.containers += 1;
                 let dict = PyDict::new(py);
                 for _ in 0..self.length()? {
-                    match u16::from_le_bytes(self.array()?) {
-                        SPELLED => {
-                            let name = PyString::from_bytes(py, self.text()?)?;
-                            dict.set_item(name, self.value(py)?)?;
-                        }
-                        id => {
-                            let name = names::string(id).ok_or_else(corrupt)?.bind(py);
-                            dict.set_item(name, self.value(py)?)?;
+                    match self.name()? {
+                        Name::Known(name) => dict.set_item(name.bind(py), self.value(py)?)?,
+                        name @ Name::Spelled(_) => {
+                            dict.set_item(name.to_python(py)?, self.value(py)?)?;
                         }
                     }
                 }
                 Ok(dict.into_any())
             }
+            tag => self.atom(py, tag),
+        }
+    }
+
+    /// The value as an object that cannot be changed: lists as tuples, dicts as [`Decision`]s.
+    fn frozen<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let begun = self.rest;
+        match self.byte()? {
+            LIST => {
+                let length = self.length()?;
+                let items: PyResult<Vec<_>> = (0..length).map(|_| self.frozen(py)).collect();
+                Ok(PyTuple::new(py, items?)?.into_any())
+            }
+            DICT => {
+                self.skip_fields()?;
+                let bytes = &begun[..begun.len() - self.rest.len()];
+                Ok(Bound::new(py, Decision::new(bytes.into()))?.into_any())
+            }
+            tag => self.atom(py, tag),
+        }
+    }
+
+    /// The frozen value of one field of a dict.
+    pub fn field<'py>(
+        &mut self,
+        py: Python<'py>,
+        name: &Bound<'_, PyString>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if self.seek(py, name)? { self.frozen(py).map(Some) } else { Ok(None) }
+    }
+
+    /// Whether a field of a dict is there and `True`.
+    pub fn is_true(&mut self, py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<bool> {
+        Ok(self.seek(py, name)? && self.byte()? == TRUE)
+    }
+
+    /// Names and frozen values of a dict.
+    pub fn frozen_fields<'py>(
+        &mut self,
+        py: Python<'py>,
+    ) -> PyResult<Vec<(Bound<'py, PyString>, Bound<'py, PyAny>)>> {
+        (0..self.count()?).map(|_| Ok((self.name()?.to_python(py)?, self.frozen(py)?))).collect()
+    }
+
+    /// How many fields the dict has; the first one is read next.
+    pub fn count(&mut self) -> PyResult<usize> {
+        if self.byte()? == DICT { self.length() } else { Err(corrupt()) }
+    }
+
+    /// Goes to the value of a field; false if there is none.
+    fn seek(&mut self, py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<bool> {
+        // A name with a lone surrogate is that of no field.
+        let Ok(text) = name.to_str() else { return Ok(false) };
+        for _ in 0..self.count()? {
+            if self.name()?.is(py, name, text) {
+                return Ok(true);
+            }
+            self.skip()?;
+        }
+        Ok(false)
+    }
+
+    fn skip(&mut self) -> PyResult<()> {
+        match self.byte()? {
+            NONE | FALSE | TRUE => Ok(()),
+            SMALL_INT => self.array::<1>().map(drop),
+            INT | FLOAT => self.array::<8>().map(drop),
+            BIG_INT | STRING => self.text().map(drop),
+            LIST => {
+                let length = self.length()?;
+                (0..length).try_for_each(|_| self.skip())
+            }
+            DICT => self.skip_fields(),
             _ => Err(corrupt()),
+        }
+    }
+
+    fn skip_fields(&mut self) -> PyResult<()> {
+        let count = self.length()?;
+        (0..count).try_for_each(|_| {
+            self.name()?;
+            self.skip()
+        })
+    }
+
+    /// A value that is no list and no dict.
+    #[inline]
+    fn atom<'py>(&mut self, py: Python<'py>, tag: u8) -> PyResult<Bound<'py, PyAny>> {
+        match tag {
+            NONE => Ok(py.None().into_bound(py)),
+            FALSE => false.into_bound_py_any(py),
+            TRUE => true.into_bound_py_any(py),
+            SMALL_INT => i8::from_le_bytes(self.array()?).into_bound_py_any(py),
+            INT => i64::from_le_bytes(self.array()?).into_bound_py_any(py),
+            BIG_INT => {
+                let digits = PyString::from_bytes(py, self.text()?)?;
+                py.get_type::<PyInt>().call1((digits, 16))
+            }
+            FLOAT => f64::from_le_bytes(self.array()?).into_bound_py_any(py),
+            STRING => Ok(PyString::from_bytes(py, self.text()?)?.into_any()),
+            _ => Err(corrupt()),
+        }
+    }
+
+    #[inline]
+    fn name(&mut self) -> PyResult<Name<'b>> {
+        match u16::from_le_bytes(self.array()?) {
+            SPELLED => self.text().map(Name::Spelled),
+            id => names::string(id).map(Name::Known).ok_or_else(corrupt),
         }
     }
 

@@ -1,0 +1,178 @@
+//! `Decision`: a stored decision as Python reads it without a copy of its own.
+//!
+//! It holds the stored bytes and nothing else, 48 bytes beside them, so every caller may be handed
+//! the same one: nothing in it can be changed, it is no concern of the garbage collector, and it
+//! may outlive the entry. A field is decoded when it is read, in 50–100 ns.
+
+use crate::error::{Fault, wrong_type};
+use crate::store::is_mapping;
+use crate::value::{Reader, Stored};
+use pyo3::prelude::*;
+use pyo3::types::{PyFrozenSet, PyIterator, PyString, PyTuple, PyType};
+use pyo3::{IntoPyObjectExt, PyTypeInfo};
+use sark_cache_core::NotJson;
+use sark_cache_core::cache::MAX_ENTRY_BYTES;
+use std::sync::Arc;
+
+/// A decision that cannot be changed: what `get_decision` returns, one for every caller.
+#[pyclass(frozen, mapping, module = "sark_cache")]
+pub struct Decision(Arc<[u8]>);
+
+impl Decision {
+    /// The decision in these bytes, which are those of a dict.
+    pub fn new(bytes: Arc<[u8]>) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes, to be stored again.
+    pub fn bytes(&self) -> &Arc<[u8]> {
+        &self.0
+    }
+
+    fn find<'py>(
+        &self,
+        py: Python<'py>,
+        name: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        // What is no str is no field's name; what is one of its subclass's equals whom it likes.
+        let Ok(name) = name.cast::<PyString>() else { return Ok(None) };
+        Reader::new(&self.0).field(py, name)
+    }
+
+    /// The frozen values by name, in the order of the fields.
+    fn fields<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<Vec<(Bound<'py, PyString>, Bound<'py, PyAny>)>> {
+        Reader::new(&self.0).frozen_fields(py)
+    }
+
+    fn view<'py>(slf: &Bound<'py, Self>, kind: &str) -> PyResult<Bound<'py, PyAny>> {
+        slf.py().import(name!(slf.py(), "collections.abc"))?.call_method1(kind, (slf,))
+    }
+}
+
+#[pymethods]
+impl Decision {
+    #[new]
+    #[pyo3(signature = (fields, /))]
+    fn from_fields(fields: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if !is_mapping(fields) {
+            return Err(wrong_type("fields", "a mapping", fields));
+        }
+        let stored = Stored::from_python(fields)?;
+        if stored.bytes().len() > MAX_ENTRY_BYTES {
+            return Err(Fault::from(NotJson::TooLarge).into());
+        }
+        Ok(Self(Arc::clone(stored.bytes())))
+    }
+
+    /// Whether the decision allows: its field "allow" is `True`, and not merely something like it.
+    #[getter]
+    fn allow(&self, py: Python<'_>) -> PyResult<bool> {
+        Reader::new(&self.0).is_true(py, name!(py, "allow"))
+    }
+
+    /// Its field "reason"; None if it has none.
+    #[getter]
+    fn reason<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.find(py, name!(py, "reason"))
+    }
+
+    /// The decision as a new dict, with lists and dicts of its own, to be changed at will.
+    fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Reader::new(&self.0).value(py)
+    }
+
+    fn __getitem__<'py>(
+        &self,
+        py: Python<'py>,
+        name: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let missing = || pyo3::exceptions::PyKeyError::new_err(name.clone().unbind());
+        self.find(py, name)?.ok_or_else(missing)
+    }
+
+    fn __contains__(&self, py: Python<'_>, name: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Ok(self.find(py, name)?.is_some())
+    }
+
+    fn __len__(&self) -> PyResult<usize> {
+        Reader::new(&self.0).count()
+    }
+
+    fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
+        let names = self.fields(py)?.into_iter().map(|(name, _)| name);
+        PyTuple::new(py, names.collect::<Vec<_>>())?.try_iter()
+    }
+
+    /// The field of that name, or `default`.
+    #[pyo3(signature = (name, default = None, /))]
+    fn get<'py>(
+        &self,
+        py: Python<'py>,
+        name: &Bound<'py, PyAny>,
+        default: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        Ok(self.find(py, name)?.or(default))
+    }
+
+    /// The names of the fields.
+    fn keys<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Self::view(slf, "KeysView")
+    }
+
+    /// The values of the fields.
+    fn values<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Self::view(slf, "ValuesView")
+    }
+
+    /// The fields: names and values.
+    fn items<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Self::view(slf, "ItemsView")
+    }
+
+    /// Equal to whatever would be stored as an equal decision: lists and tuples are alike.
+    fn __eq__(&self, py: Python<'_>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let equal = |stored: &[u8]| -> PyResult<bool> {
+            Ok(*self.0 == *stored || self.to_dict(py)?.eq(Reader::new(stored).value(py)?)?)
+        };
+        if let Ok(other) = other.cast_exact::<Self>() {
+            return equal(&other.get().0)?.into_py_any(py);
+        }
+        if !is_mapping(other) {
+            return Ok(py.NotImplemented());
+        }
+        match Stored::from_python(other) {
+            Ok(stored) => equal(stored.as_ref())?.into_py_any(py),
+            // What could not be stored equals nothing that was.
+            Err(Fault::NotJson(_)) => false.into_py_any(py),
+            Err(fault) => Err(fault.into()),
+        }
+    }
+
+    /// That of its fields, whatever their order. Decodes them all.
+    fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
+        PyFrozenSet::new(py, self.fields(py)?)?.hash()
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(format!("Decision({})", self.to_dict(py)?.repr()?.to_str()?))
+    }
+
+    /// As what it was made of, so that it can be read where the compiled module is missing.
+    fn __reduce__<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(Bound<'py, PyType>, (Bound<'py, PyAny>,))> {
+        Ok((Self::type_object(py), (self.to_dict(py)?,)))
+    }
+
+    fn __copy__<'py>(slf: &Bound<'py, Self>) -> Bound<'py, Self> {
+        slf.clone()
+    }
+
+    fn __deepcopy__<'py>(slf: &Bound<'py, Self>, _memo: &Bound<'_, PyAny>) -> Bound<'py, Self> {
+        slf.clone()
+    }
+}

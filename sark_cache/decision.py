@@ -1,0 +1,107 @@
+"""`Decision`: a decision that cannot be changed, so that every caller may hold the same one."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, final
+
+from sark_cache.plain import JSON, NotJSONError, plain_mapping, type_name
+
+__all__ = ["Decision", "PlainDecision"]
+
+
+@final
+class PlainDecision(Mapping[str, Any]):
+    """`Decision` where the compiled module is missing: the same class, written in Python."""
+
+    __slots__ = ("_fields",)
+
+    _fields: dict[str, Any]
+
+    def __init__(self, fields: Mapping[str, Any], /) -> None:
+        if not _is_mapping(fields):
+            message = f"fields must be a mapping, not {type_name(fields)}"
+            raise TypeError(message)
+        frozen = {name: _frozen(value) for name, value in plain_mapping(fields).items()}
+        object.__setattr__(self, "_fields", frozen)
+
+    @property
+    def allow(self) -> bool:
+        """Whether it allows: its field "allow" is `True`, not merely something like it."""
+        return self._fields.get("allow") is True
+
+    @property
+    def reason(self) -> Any:  # noqa: ANN401 - any JSON value
+        """Its field "reason"; None if it has none."""
+        return self._fields.get("reason")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The decision as a new dict, with lists and dicts of its own, to be changed at will."""
+        return {name: _thawed(value) for name, value in self._fields.items()}
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - any JSON value
+        return self._fields[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __eq__(self, other: object) -> bool:
+        if not _is_mapping(other):
+            return NotImplemented
+        try:
+            return self.to_dict() == plain_mapping(other)
+        except NotJSONError:
+            return False
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._fields.items()))
+
+    def __repr__(self) -> str:
+        return f"Decision({self.to_dict()!r})"
+
+    def __reduce__(self) -> tuple[type["Decision"], tuple[dict[str, Any]]]:
+        """As what it was made of, so that it can be read where the compiled module is."""
+        return (Decision, (self.to_dict(),))
+
+    def __copy__(self) -> "PlainDecision":
+        return self
+
+    def __deepcopy__(self, memo: object) -> "PlainDecision":
+        return self
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        message = f"a Decision cannot be changed; change a copy of it, to_dict(): {name}"
+        raise AttributeError(message)
+
+    def __delattr__(self, name: str) -> NoReturn:
+        self.__setattr__(name, None)
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(value, Mapping)
+
+
+def _is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:
+    return isinstance(value, tuple)
+
+
+def _frozen(value: JSON) -> Any:  # noqa: ANN401 - any JSON value, lists as tuples
+    if isinstance(value, list):
+        return tuple(_frozen(item) for item in value)
+    return PlainDecision(value) if isinstance(value, dict) else value
+
+
+def _thawed(value: Any) -> Any:  # noqa: ANN401
+    if _is_tuple(value):
+        return [_thawed(item) for item in value]
+    return value.to_dict() if isinstance(value, PlainDecision) else value
+
+
+if TYPE_CHECKING:
+    from sark_cache._native import Decision
+else:
+    try:
+        from sark_cache._native import Decision
+    except ImportError:
+        Decision: Final = PlainDecision
