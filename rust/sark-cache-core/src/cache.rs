@@ -122,14 +122,18 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     /// An empty cache.
     pub fn new(options: Options) -> Self {
         let weights = Weights::new(options);
-        let store = moka::future::Cache::builder()
+        let mut store = moka::future::Cache::builder()
             .max_capacity(weights.capacity)
-            .weigher(|_key, entry: &Arc<Entry<V>>| entry.weight)
             .eviction_policy(match options.eviction {
                 Eviction::Lru => EvictionPolicy::lru(),
                 Eviction::TinyLfu => EvictionPolicy::tiny_lfu(),
-            })
-            .build_with_hasher(RandomState::new());
+            });
+        if options.max_bytes.is_some() {
+            // Not if all weigh the same: with a weigher moka's TinyLFU remembers the frequencies of
+            // a quarter of the keys only, which costs up to six points of the hit ratio.
+            store = store.weigher(|_key, entry: &Arc<Entry<V>>| entry.weight);
+        }
+        let store = store.build_with_hasher(RandomState::new());
         Self {
             store,
             log: Arc::new(Log::new()),
@@ -343,18 +347,22 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
 
     /// Puts an entry in and counts it if it took nobody's place.
     async fn put(&self, key: Key, entry: Arc<Entry<V>>) {
-        let name = key.clone();
-        let mut insert = pin!(self.store.insert(key, entry));
+        let mut insert = pin!(None);
+        let mut incoming = Some((key, entry));
         let mut present = false;
-        let first_poll = poll_fn(|context| {
-            let _turn = self.census.turn(name.as_bytes());
-            present = self.store.contains_key(name.as_bytes());
-            Poll::Ready(insert.as_mut().poll(context))
-        });
-        if first_poll.await.is_pending() {
-            // It is in already; moka's log of it is full.
-            insert.await;
-        }
+        poll_fn(|context| {
+            let mut turn = None;
+            if let Some((key, entry)) = incoming.take() {
+                turn = Some(self.census.turn(key.as_bytes()));
+                present = self.store.contains_key(key.as_bytes());
+                insert.set(Some(self.store.insert(key, entry)));
+            }
+            let polled = insert.as_mut().as_pin_mut().map(|insert| insert.poll(context));
+            drop(turn);
+            // Pending, it is in already; moka's log of it is full.
+            polled.unwrap_or(Poll::Ready(()))
+        })
+        .await;
         if !present {
             self.census.added.increment();
         }
@@ -372,7 +380,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
 
     #[inline]
     fn serves(&self, key: &[u8], entry: &Entry<V>) -> bool {
-        self.clock.now() < entry.deadline && self.holds(key, entry)
+        !self.clock.has_reached(entry.deadline) && self.holds(key, entry)
     }
 
     /// Whether nothing newer than the entry's stamp revokes it. Stamps it anew, so that it is

@@ -266,7 +266,11 @@ impl<T: Clone> Flights<T> {
     /// Takes its place from the load of `key`, if one is under way: something newer is about to be
     /// stored, which what it brings must not overwrite.
     pub fn supersede(&self, key: &[u8]) {
-        self.lock().current.remove(key);
+        let mut table = self.lock();
+        // As it mostly is: then there is nothing to hash for.
+        if !table.current.is_empty() {
+            table.current.remove(key);
+        }
     }
 
     /// The flight that has the place of `key`, unless an invalidation overtook it.

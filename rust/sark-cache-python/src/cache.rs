@@ -1,7 +1,7 @@
 //! `AsyncCache`: the general cache, which raises what it cannot do.
 
 use crate::arguments::{self, default_ttl, options, ttl};
-use crate::awaitable::{NOTHING, awaitable, ready};
+use crate::awaitable::{NOTHING, awaitable, ready, settled};
 use crate::error::Fault;
 use crate::key::general;
 use crate::load::{Load, Loads, Owner, Wanted};
@@ -73,13 +73,10 @@ impl AsyncCache {
         let key = general(key, KeyWriter::to_key)?;
         self.loads.supersede(key.as_bytes());
         let value = Stored::from_python(value)?;
-        let cache = Arc::clone(&self.cache);
-        awaitable(py, async move {
-            match cache.insert(key, value, ttl, Tags::default(), stamp).await {
-                Ok(()) | Err(Refused::NoTimeToLive | Refused::Overtaken) => Ok(NOTHING),
-                Err(refused) => Err(Fault::from(refused).into()),
-            }
-        })
+        match settled(py, self.cache.insert(key, value, ttl, Tags::default(), stamp)) {
+            Ok(()) | Err(Refused::NoTimeToLive | Refused::Overtaken) => ready(py, NOTHING),
+            Err(refused) => Err(Fault::from(refused).into()),
+        }
     }
 
     /// The value under `key`, or what `loader()` brings, which is then stored for `ttl_seconds`.

@@ -1,11 +1,12 @@
 //! From Python arguments to canonical key bytes.
 
 use crate::arguments::Row;
+use crate::atoms::{self, Atom};
 use crate::error::{Fault, text, wrong_type};
 use crate::json::{self, Fields, Json, hexadecimal};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
-use sark_cache_core::KeyWriter;
+use sark_cache_core::{KeyWriter, NotJson};
 use smallvec::SmallVec;
 use std::cell::Cell;
 
@@ -70,6 +71,12 @@ fn finish(
         begun?;
         return Ok(writer.resource(text(resource)?)?);
     };
+    // SAFETY: writing a key runs nothing of Python's.
+    if let Some(mut atoms) = unsafe { atoms::read(context) } {
+        begun?;
+        writer.resource(text(resource)?)?;
+        return if atoms.is_empty() { Ok(()) } else { Ok(writer.map(&mut atoms, write_atom)?) };
+    }
     let context = json::context(context)?;
     begun?;
     writer.resource(text(resource)?)?;
@@ -142,6 +149,17 @@ fn write(writer: &mut KeyWriter, value: &Bound<'_, PyAny>) -> Result<(), Fault> 
         Json::String(value) => writer.string(value)?,
         Json::List(items) => writer.list(items.iter(), write)?,
         Json::Map(fields) => write_fields(writer, &fields)?,
+    }
+    Ok(())
+}
+
+fn write_atom(writer: &mut KeyWriter, atom: Atom<'_>) -> Result<(), NotJson> {
+    match atom {
+        Atom::Null => writer.null(),
+        Atom::Bool(value) => writer.bool(value),
+        Atom::Int(value) => writer.int(value),
+        Atom::Float(value) => return writer.float(value),
+        Atom::String(value) => return writer.string(value),
     }
     Ok(())
 }

@@ -21,6 +21,7 @@ macro_rules! name {
 }
 
 mod arguments;
+mod atoms;
 mod awaitable;
 mod batch;
 mod cache;

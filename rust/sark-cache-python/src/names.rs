@@ -8,11 +8,17 @@
 use ahash::AHashMap;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{LazyLock, OnceLock, PoisonError, RwLock};
 
 /// The most names kept: 4,096 of at most 64 bytes take less than 1 MiB.
 const CAPACITY: usize = 4096;
 const LONGEST: usize = 64;
+
+/// Where the text of each string is.
+static PLACES: [AtomicUsize; CAPACITY] = [const { AtomicUsize::new(0) }; CAPACITY];
+/// Numbers, and one, of names that were found by [`known`], by where their text is.
+static NEAR: [AtomicU16; 256] = [const { AtomicU16::new(0) }; 256];
 
 type Ids = AHashMap<Box<str>, u16>;
 
@@ -24,8 +30,28 @@ pub fn id(py: Python<'_>, name: &str) -> Option<u16> {
     if name.len() > LONGEST {
         return None;
     }
-    let known = IDS.read().unwrap_or_else(PoisonError::into_inner).get(name).copied();
-    known.or_else(|| add(py, name))
+    known(name).or_else(|| add(py, name))
+}
+
+/// The number of a field name that has one. Makes no Python object.
+///
+/// A name in a program's text is mostly the very string object that is kept here, and then found by
+/// where its text is.
+#[inline]
+pub fn known(name: &str) -> Option<u16> {
+    let place = name.as_ptr() as usize;
+    // Strings are 16 bytes or more apart.
+    let near = &NEAR[(place >> 4) % NEAR.len()];
+    let id = near.load(Ordering::Relaxed);
+    // Its text stays where it is as long as the string is kept, which is forever.
+    if id != 0 && PLACES[usize::from(id - 1)].load(Ordering::Relaxed) == place {
+        return Some(id - 1);
+    }
+    let id = IDS.read().unwrap_or_else(PoisonError::into_inner).get(name).copied()?;
+    if PLACES[usize::from(id)].load(Ordering::Relaxed) == place {
+        near.store(id + 1, Ordering::Relaxed);
+    }
+    Some(id)
 }
 
 /// The string object of a number that [`id`] returned.
@@ -42,7 +68,9 @@ fn add(py: Python<'_>, name: &str) -> Option<u16> {
         return Some(*id);
     }
     let id = u16::try_from(ids.len()).ok().filter(|id| usize::from(*id) < CAPACITY)?;
+    let place = string.bind(py).to_str().map_or(0, |text| text.as_ptr() as usize);
     STRINGS[usize::from(id)].set(string).ok()?;
+    PLACES[usize::from(id)].store(place, Ordering::Relaxed);
     ids.insert(name.into(), id);
     Some(id)
 }

@@ -7,7 +7,7 @@
 use crate::arguments::{
     self, Tags, boolean, default_ttl, fields, optional, options, rows, string, ttl,
 };
-use crate::awaitable::{NOTHING, awaitable, ready};
+use crate::awaitable::{NOTHING, awaitable, ready, settled};
 use crate::batch;
 use crate::error::{Fault, InvalidationError, text};
 use crate::key::request;
@@ -21,7 +21,6 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 use sark_cache_core::clock::nanos;
 use sark_cache_core::glob::{Glob, MAX_PATTERN_BYTES};
 use sark_cache_core::latency::{Distribution, Latencies, Latency};
-use sark_cache_core::ready::{Polled, poll_or_keep};
 use sark_cache_core::{Cache, Entry, Key, KeyWriter, Scope, poll_once};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -135,8 +134,7 @@ impl PolicyStore {
         match incoming {
             Ok(incoming) => {
                 let tags = store.cache.log().tags(&tags.names);
-                let stored = store.insert(incoming, tags, stamp);
-                awaitable(py, async move { Ok(stored.await) })
+                ready(py, settled(py, store.insert(incoming, tags, stamp)))
             }
             Err(fault) => {
                 Self::report(slf, "set", fault)?;
@@ -293,8 +291,7 @@ impl PolicyStore {
         if serves {
             store.cache.stats().counters.batch_operations.increment();
         }
-        let mut stored = 0;
-        let mut pending = Vec::new();
+        let mut stored = 0_u64;
         let shape = "(user_id, action, resource, decision, context, ttl_seconds)";
         rows("entries", entries, &(4..=6), shape, |row| {
             let ttl = Self::ttl_for(slf, ttl(row.get(5))?, None)?;
@@ -303,11 +300,8 @@ impl PolicyStore {
                 tags.all().and_then(|()| store.incoming(fields, &row.items[3], row.get(4), ttl));
             match incoming {
                 Ok(incoming) if serves => {
-                    match poll_or_keep(store.insert(incoming, numbers.clone(), stamp)) {
-                        Polled::Ready(was_stored) => stored += u64::from(was_stored),
-                        // In the cache already; moka's log of it is full.
-                        Polled::Pending(insert) => pending.push(insert),
-                    }
+                    let insert = store.insert(incoming, numbers.clone(), stamp);
+                    stored += u64::from(settled(py, insert));
                     Ok(())
                 }
                 Ok(_) => Ok(()),
@@ -315,12 +309,7 @@ impl PolicyStore {
                 Err(fault) => fault.pass_wrong_type(),
             }
         })?;
-        awaitable(py, async move {
-            for insert in pending {
-                stored += u64::from(insert.await);
-            }
-            Ok(stored)
-        })
+        ready(py, stored)
     }
 
     /// Revokes every decision that matches all given fields; returns how many entries died.

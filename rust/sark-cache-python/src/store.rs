@@ -116,12 +116,10 @@ impl Store {
         incoming: Incoming,
         tags: Tags,
         stamp: sark_cache_core::Stamp,
-    ) -> impl Future<Output = bool> + Send + use<> {
-        let cache = Arc::clone(&self.cache);
-        async move {
-            let Incoming { key, value, ttl } = incoming;
-            cache.insert(key, value, ttl, tags, stamp).await.is_ok()
-        }
+    ) -> impl Future<Output = bool> + Send {
+        let Incoming { key, value, ttl } = incoming;
+        let insert = self.cache.insert(key, value, ttl, tags, stamp);
+        async move { insert.await.is_ok() }
     }
 }
 

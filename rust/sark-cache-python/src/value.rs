@@ -17,6 +17,7 @@
 //! Lengths and counts are varints of 7 bits a byte, lowest first. The form is private to the
 //! process that wrote it.
 
+use crate::atoms::{self, Atom, Atoms};
 use crate::decision::Decision;
 use crate::error::{Fault, text};
 use crate::json::{Fields, Json, hexadecimal};
@@ -28,6 +29,7 @@ use pyo3::types::{PyDict, PyInt, PyList, PyString, PyTuple};
 use sark_cache_core::NotJson;
 use sark_cache_core::cache::MAX_ENTRY_BYTES;
 use sark_cache_core::key::MAX_DEPTH;
+use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
 
 const NONE: u8 = 0;
@@ -40,6 +42,14 @@ const FLOAT: u8 = 6;
 const STRING: u8 = 7;
 const LIST: u8 = 8;
 const DICT: u8 = 9;
+
+thread_local! {
+    /// The buffer of the last value this thread wrote, for the next one.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A buffer that grew beyond this is not kept.
+const LARGEST_KEPT: usize = 4096;
 
 /// Follows a dict's count in place of a name's number when the name is written out.
 const SPELLED: u16 = u16::MAX;
@@ -70,9 +80,15 @@ impl Stored {
         if let Ok(decision) = value.cast_exact::<Decision>() {
             return Ok(Self::new(Arc::clone(decision.get().bytes())));
         }
-        let mut bytes = Vec::with_capacity(256);
-        write(&mut bytes, value, 0)?;
-        Ok(Self::new(bytes.into()))
+        // Taken, not borrowed: what is called below may run Python code that stores another one.
+        let mut bytes = BUFFER.take();
+        bytes.clear();
+        let written = write(&mut bytes, value, 0);
+        let stored = written.map(|()| Self::new(bytes.as_slice().into()));
+        if bytes.capacity() <= LARGEST_KEPT {
+            BUFFER.set(bytes);
+        }
+        stored
     }
 
     fn new(bytes: Arc<[u8]>) -> Self {
@@ -109,22 +125,23 @@ fn write(bytes: &mut Vec<u8>, value: &Bound<'_, PyAny>, depth: usize) -> Result<
     if bytes.len() > MAX_ENTRY_BYTES {
         return Err(NotJson::TooLarge.into());
     }
+    // SAFETY: writing atoms runs and makes nothing of Python's.
+    if depth < MAX_DEPTH
+        && let Some(atoms) = unsafe { atoms::read(value) }
+        && write_atoms(bytes, &atoms)
+    {
+        return Ok(());
+    }
     match Json::of(value)? {
-        Json::Null => bytes.push(NONE),
-        Json::Bool(value) => bytes.push(if value { TRUE } else { FALSE }),
-        Json::Int(value) => write_int(bytes, value),
+        Json::Null => write_atom(bytes, Atom::Null),
+        Json::Bool(value) => write_atom(bytes, Atom::Bool(value)),
+        Json::Int(value) => write_atom(bytes, Atom::Int(value)),
         Json::BigInt(value) => {
             bytes.push(BIG_INT);
             write_text(bytes, &hexadecimal(value)?);
         }
-        Json::Float(value) => {
-            bytes.push(FLOAT);
-            bytes.extend_from_slice(&value.to_le_bytes());
-        }
-        Json::String(value) => {
-            bytes.push(STRING);
-            write_text(bytes, value);
-        }
+        Json::Float(value) => write_atom(bytes, Atom::Float(value)),
+        Json::String(value) => write_atom(bytes, Atom::String(value)),
         Json::List(_) | Json::Map(_) if depth == MAX_DEPTH => return Err(NotJson::TooDeep.into()),
         Json::List(items) => {
             bytes.push(LIST);
@@ -153,6 +170,39 @@ fn write_fields(bytes: &mut Vec<u8>, fields: &Fields<'_>, depth: usize) -> Resul
         write(bytes, value, depth + 1)?;
     }
     Ok(())
+}
+
+/// Writes a flat dict; false, with nothing written, if a name is new or it is too large.
+fn write_atoms(bytes: &mut Vec<u8>, atoms: &Atoms<'_>) -> bool {
+    let begun = bytes.len();
+    bytes.push(DICT);
+    write_length(bytes, atoms.len());
+    let written = atoms.iter().all(|(name, value)| {
+        let Some(id) = names::known(name) else { return false };
+        bytes.extend_from_slice(&id.to_le_bytes());
+        write_atom(bytes, *value);
+        bytes.len() <= MAX_ENTRY_BYTES
+    });
+    if !written {
+        bytes.truncate(begun);
+    }
+    written
+}
+
+fn write_atom(bytes: &mut Vec<u8>, atom: Atom<'_>) {
+    match atom {
+        Atom::Null => bytes.push(NONE),
+        Atom::Bool(value) => bytes.push(if value { TRUE } else { FALSE }),
+        Atom::Int(value) => write_int(bytes, value),
+        Atom::Float(value) => {
+            bytes.push(FLOAT);
+            bytes.extend_from_slice(&value.to_le_bytes());
+        }
+        Atom::String(value) => {
+            bytes.push(STRING);
+            write_text(bytes, value);
+        }
+    }
 }
 
 fn write_int(bytes: &mut Vec<u8>, value: i64) {
