@@ -7,6 +7,7 @@
 use crate::error::{Fault, wrong_type};
 use crate::store::is_mapping;
 use crate::value::{Reader, Stored};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyFrozenSet, PyIterator, PyString, PyTuple, PyType};
 use pyo3::{IntoPyObjectExt, PyTypeInfo};
@@ -20,8 +21,12 @@ pub struct Decision(Arc<[u8]>);
 
 impl Decision {
     /// The decision in these bytes, which are those of a dict.
-    pub fn new(bytes: Arc<[u8]>) -> Self {
-        Self(bytes)
+    pub fn new(py: Python<'_>, bytes: Arc<[u8]>) -> PyResult<Bound<'_, Self>> {
+        let decision = Bound::new(py, Self(bytes))?;
+        // SAFETY: it is an object, whole and alive. It refers to no other, so the garbage collector
+        // has no business with it; with some hundred thousand of them it would take its time.
+        unsafe { ffi::PyObject_GC_UnTrack(decision.as_ptr().cast()) };
+        Ok(decision)
     }
 
     /// The bytes, to be stored again.

@@ -39,6 +39,9 @@ mod template;
 mod value;
 mod wake;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The compiled core of sark-cache.
 // Until it is tested without one, an interpreter that can do without a GIL turns it on for us.
 #[pymodule(gil_used = true)]

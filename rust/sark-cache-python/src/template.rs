@@ -9,20 +9,20 @@
 //! place, so that what is asked for once leaves no trace. They are [`SLOTS`] at most, of decisions
 //! of up to [`LARGEST`] bytes: about a megabyte for a process.
 
-use crate::value::Reader;
+use crate::value::{Reader, hash};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// How many templates are kept.
-const SLOTS: usize = 1024;
+const SLOTS: usize = 2048;
 /// Larger decisions are built anew each time, in bytes.
-const LARGEST: usize = 1024;
+const LARGEST: usize = 768;
 
 struct Slot {
-    /// What was asked for last; see [`mix`].
-    last: AtomicU64,
+    /// The hash of what was asked for last.
+    last: AtomicU32,
     template: Mutex<Option<Template>>,
 }
 
@@ -34,15 +34,15 @@ struct Template {
 }
 
 static TEMPLATES: [Slot; SLOTS] =
-    [const { Slot { last: AtomicU64::new(0), template: Mutex::new(None) } }; SLOTS];
+    [const { Slot { last: AtomicU32::new(0), template: Mutex::new(None) } }; SLOTS];
 
 /// Rebuilds a value: a new object, all the way down.
 #[inline]
 pub fn rebuild<'py>(py: Python<'py>, bytes: &Arc<[u8]>) -> PyResult<Bound<'py, PyAny>> {
-    let mix = mix(bytes);
-    let slot = &TEMPLATES[(mix >> 32) as usize % SLOTS];
-    if slot.last.load(Ordering::Relaxed) != mix {
-        slot.last.store(mix, Ordering::Relaxed);
+    let hash = hash(bytes);
+    let slot = &TEMPLATES[hash as usize % SLOTS];
+    if slot.last.load(Ordering::Relaxed) != hash {
+        slot.last.store(hash, Ordering::Relaxed);
         return Reader::new(bytes).value(py);
     }
     // Somebody else is at it, or, in a forked child, was: it is built from its bytes.
@@ -88,15 +88,4 @@ fn copy_of_container<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'p
         copied.append(copy_of_container(&item)?.unwrap_or(item))?;
     }
     Ok(Some(copied.into_any()))
-}
-
-/// Cheaper than a hash, and enough to tell decisions apart: by their length, the value of their
-/// first field and the end of their last one. Never zero.
-#[inline]
-fn mix(bytes: &[u8]) -> u64 {
-    let first = bytes.first_chunk().map_or(0, |first| u64::from_le_bytes(*first));
-    let last = bytes.last_chunk().map_or(0, |last| u64::from_le_bytes(*last));
-    // The multiplier of Knuth's multiplicative hashing: the upper bits depend on all.
-    let mixed = first ^ last.rotate_left(23) ^ (bytes.len() as u64).rotate_left(47);
-    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
 }

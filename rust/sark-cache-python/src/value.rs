@@ -14,6 +14,7 @@
 //! | `list`, `tuple` | tag, count, items; comes back as a `list` |
 //! | `dict`, any `Mapping` | tag, count, for each field its name and value; comes back as a `dict` |
 //!
+//! Before all of that stand four bytes of its hash, by which [`template`] finds what it has at hand.
 //! Lengths and counts are varints of 7 bits a byte, lowest first. The form is private to the
 //! process that wrote it.
 
@@ -22,6 +23,7 @@ use crate::decision::Decision;
 use crate::error::{Fault, text};
 use crate::json::{Fields, Json, hexadecimal};
 use crate::{names, template};
+use ahash::RandomState;
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -30,7 +32,7 @@ use sark_cache_core::NotJson;
 use sark_cache_core::cache::MAX_ENTRY_BYTES;
 use sark_cache_core::key::MAX_DEPTH;
 use std::cell::Cell;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 const NONE: u8 = 0;
 const FALSE: u8 = 1;
@@ -51,6 +53,8 @@ thread_local! {
 /// A buffer that grew beyond this is not kept.
 const LARGEST_KEPT: usize = 4096;
 
+/// How many bytes the hash takes that stands before every stored value.
+const HASH: usize = 4;
 /// Follows a dict's count in place of a name's number when the name is written out.
 const SPELLED: u16 = u16::MAX;
 
@@ -83,8 +87,12 @@ impl Stored {
         // Taken, not borrowed: what is called below may run Python code that stores another one.
         let mut bytes = BUFFER.take();
         bytes.clear();
+        bytes.extend_from_slice(&[0; HASH]);
         let written = write(&mut bytes, value, 0);
-        let stored = written.map(|()| Self::new(bytes.as_slice().into()));
+        let stored = written.map(|()| {
+            seal(&mut bytes);
+            Self::new(bytes.as_slice().into())
+        });
         if bytes.capacity() <= LARGEST_KEPT {
             BUFFER.set(bytes);
         }
@@ -113,11 +121,27 @@ impl Stored {
         if let Some(decision) = self.decision.get() {
             return Ok(decision.bind(py).clone());
         }
-        let decision = Bound::new(py, Decision::new(Arc::clone(&self.bytes)))?;
+        let decision = Decision::new(py, Arc::clone(&self.bytes))?;
         // Not made under the lock: to make it may run the garbage collector, and so anything.
         let _ = self.decision.set(decision.clone().unbind());
         Ok(self.decision.get().map_or(decision, |first| first.bind(py).clone()))
     }
+}
+
+/// Puts the hash of the rest into the room before it.
+fn seal(bytes: &mut [u8]) {
+    static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    if let Some((hash, rest)) = bytes.split_first_chunk_mut::<HASH>() {
+        #[expect(clippy::cast_possible_truncation, reason = "half of it is enough")]
+        let hashed = HASHER.hash_one(&*rest) as u32;
+        *hash = hashed.to_le_bytes();
+    }
+}
+
+/// The hash of a stored value: equal values that were stored alike have the same.
+#[inline]
+pub fn hash(stored: &[u8]) -> u32 {
+    stored.first_chunk::<HASH>().map_or(0, |hash| u32::from_le_bytes(*hash))
 }
 
 fn write(bytes: &mut Vec<u8>, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Fault> {
@@ -261,9 +285,9 @@ impl Name<'_> {
 }
 
 impl<'b> Reader<'b> {
-    /// A reader of one value.
-    pub fn new(bytes: &'b [u8]) -> Self {
-        Self { rest: bytes, containers: 0 }
+    /// A reader of one stored value.
+    pub fn new(stored: &'b [u8]) -> Self {
+        Self { rest: stored.get(HASH..).unwrap_or_default(), containers: 0 }
     }
 
     /// Builds the value: a new object, all the way down.
@@ -305,8 +329,10 @@ impl<'b> Reader<'b> {
             }
             DICT => {
                 self.skip_fields()?;
-                let bytes = &begun[..begun.len() - self.rest.len()];
-                Ok(Bound::new(py, Decision::new(bytes.into()))?.into_any())
+                let mut bytes = vec![0; HASH];
+                bytes.extend_from_slice(&begun[..begun.len() - self.rest.len()]);
+                seal(&mut bytes);
+                Ok(Decision::new(py, bytes.into())?.into_any())
             }
             tag => self.atom(py, tag),
         }
