@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from sark_cache import RustPolicyCache
 
 BATCHES = 100
@@ -32,7 +34,9 @@ def cache_of(loop, decisions):
     return cache
 
 
+@pytest.mark.benchmark(group="batch")
 def test_batch(compare):
+    """100 requests in one call, and each made alone."""
     with asyncio.Runner() as loop:
         alike = cache_of(loop, [DECISION] * len(REQUESTS))
         unlike = cache_of(loop, [{**DECISION, "reason": r[2]} for r in REQUESTS])

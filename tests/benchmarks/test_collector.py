@@ -2,6 +2,8 @@
 
 import gc
 
+import pytest
+
 from awaiting import ready
 from sark_cache import RustPolicyCache
 
@@ -10,7 +12,9 @@ TIMES = 20
 DECISION = {"allow": True, "reason": "granted by role analyst", "policy": "tools", "ttl": 60}
 
 
+@pytest.mark.benchmark(group="memory")
 def test_collection(compare):
+    """A collection of garbage with 300,000 decisions cached, beside none."""
     cache = RustPolicyCache(max_size=ENTRIES)
 
     def empty():

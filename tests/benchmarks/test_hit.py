@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from sark_cache import RustPolicyCache
 
 AWAITS = 2_000
@@ -60,7 +62,9 @@ SUBJECTS = {
 }
 
 
+@pytest.mark.benchmark(group="hit")
 def test_hit(compare):
+    """One request, beside the least that any awaited look-up in Python takes."""
     cache = RustPolicyCache()
     with asyncio.Runner() as loop:
         for context in (None, CONTEXT):

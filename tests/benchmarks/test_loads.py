@@ -20,7 +20,9 @@ async def load():
     return DECISION
 
 
+@pytest.mark.benchmark(group="load")
 def test_lone_miss(compare):
+    """What `get_or_load` adds to a loader that nobody else waits for."""
     cache = RustPolicyCache(max_size=1_000_000)
     resources = map(str, itertools.count())
 
@@ -41,6 +43,7 @@ def test_lone_miss(compare):
     assert cache.metrics.loads == LOADS * 103
 
 
+@pytest.mark.benchmark(group="load")
 @pytest.mark.parametrize("loops", [1, 4])
 def test_waiters(benchmark, keep, loops):
     """From the moment the leader's loader returns to that when the last of 1,000 went on."""

@@ -6,6 +6,7 @@ The server is on this machine, so a round trip is all overhead and no network.
 import asyncio
 import json
 
+import pytest
 import redis.asyncio
 
 from sark_cache import PolicyCache, RustPolicyCache
@@ -60,7 +61,9 @@ SUBJECTS = {
 }
 
 
+@pytest.mark.benchmark(group="redis")
 def test_redis(compare):
+    """`PolicyCache` on a server of this machine, beside the bare client."""
     with Server() as server, asyncio.Runner() as loop:
         client = redis.asyncio.Redis.from_url(server.url)
         cache, native = PolicyCache.from_url(server.url, **PATIENT), RustPolicyCache()
@@ -82,6 +85,7 @@ def test_redis(compare):
         loop.run(client.aclose())
 
 
+@pytest.mark.benchmark(group="redis")
 def test_nobody_answers(compare):
     """A request whose circuit is open costs no round trip."""
     with asyncio.Runner() as loop:

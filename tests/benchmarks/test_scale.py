@@ -26,6 +26,7 @@ def full():
     return cache
 
 
+@pytest.mark.benchmark(group="invalidation")
 def test_invalidation_of_a_million_entries(benchmark, keep, full):
     """Its call, until which it has taken effect, and the heartbeat of a task on the same loop."""
     calls, counts, at_rest, meanwhile = [], [], [], []
@@ -79,7 +80,9 @@ def test_invalidation_of_a_million_entries(benchmark, keep, full):
     )
 
 
+@pytest.mark.benchmark(group="invalidation")
 def test_hit_among_a_million_entries(compare, full):
+    """A hit in a large cache after many invalidations, beside one in a small and quiet cache."""
     small = RustPolicyCache()
     hot = list(requests(HOT))
     for request in hot:
