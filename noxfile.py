@@ -15,6 +15,8 @@ nox.options.sessions = ["tests", "lint", "typing"]
 nox.options.reuse_existing_virtualenvs = True
 
 PYTHON_CODE = ("sark_cache", "tests", "examples", "noxfile.py")
+REPORT = {"PYTHONPATH": "tests/benchmarks"}
+"""Where `python -m report` is found."""
 
 
 def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ()) -> None:
@@ -82,7 +84,7 @@ def model(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Formatting and lints: rustfmt, clippy with warnings as errors, ruff."""
+    """Formatting and lints: rustfmt, clippy with warnings as errors, ruff; the README's numbers."""
     install_groups(session, "lint")
     session.run("cargo", "fmt", "--check", external=True)
     session.run(
@@ -92,6 +94,7 @@ def lint(session: nox.Session) -> None:
     )
     session.run("ruff", "format", "--check", *PYTHON_CODE)
     session.run("ruff", "check", *PYTHON_CODE)
+    session.run("python", "-m", "report", "--check", env=REPORT)
 
 
 @nox.session
@@ -104,6 +107,20 @@ def typing(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks; what stands after `--` goes to pytest-benchmark."""
-    install(session, "redis", groups=("test",))
-    session.run("python", "-m", "pytest", "tests/benchmarks", *session.posargs)
+    """Benchmarks. `-- --report` makes the report of them, `-- --compare` shows it beside them.
+
+    What stands after `--` goes to pytest. Each run is saved for `--benchmark-compare`, too.
+    """
+    install(session, "redis", groups=("bench",))
+    session.run(
+        "python", "-m", "pytest", "tests/benchmarks", "--benchmark-autosave", *session.posargs
+    )
+    if "--report" in session.posargs:
+        report(session)
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """The page, the charts and the README's tables, from the report that is saved."""
+    install_groups(session, "report")
+    session.run("python", "-m", "report", "--render", env=REPORT)

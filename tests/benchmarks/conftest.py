@@ -1,31 +1,61 @@
 """Ratios inside one run: subjects take turns, so that a machine that slows down slows all of them.
 
-A benchmark calls `compare` with its subjects; medians and ratios to the first subject go into the
-JSON that pytest-benchmark saves (`extra_info`) and are printed at the end.
+A benchmark is marked with its group, says in its docstring what it measures, and ends in `compare`,
+in `take_turns` or in `keep`. What they keep is printed at the end; `--report` saves it for the
+report, `--compare` shows it beside a saved one. pytest-benchmark has a row for each subject that
+takes turns.
 """
 
-import json
-import os
-import platform
+import copy
 import statistics
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
-RESULTS = pytest.StashKey[dict[str, dict[str, dict[str, float]]]]()
+from report import environment, saved
+
 WARM_UP = 3
-REPORT = Path(__file__).parents[2] / "docs" / "benchmarks" / "report.json"
+PROPERTY = "benchmark"
+ENVIRONMENT, COMPARED = pytest.StashKey[dict](), pytest.StashKey[dict]()
+THERE = pytest.StashKey[set[str]]()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--report", action="store_true", help=f"save what was measured as {REPORT}")
+    parser.addoption(
+        "--report",
+        action="store_true",
+        help=f"save what is measured in {saved.REPORT}, beside the last results of what is not",
+    )
+    parser.addoption(
+        "--compare",
+        nargs="?",
+        const=str(saved.REPORT),
+        metavar="FILE",
+        help="print each ratio beside that of a saved report (default: the last one)",
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("--report"):
+        config.stash[ENVIRONMENT] = here = environment.environment()
+        # Now and not at the end, after half an hour.
+        if complaint := saved.of_another_machine(saved.load(), here):
+            raise pytest.UsageError(complaint)
+    if compared := config.getoption("--compare"):
+        config.stash[COMPARED] = saved.load(Path(compared))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Notes, before `-k` takes out any, which benchmarks there are, if all are looked at."""
+    if [Path(path).resolve() for path in config.args] == [Path(__file__).parent]:
+        config.stash[THERE] = {item.name for item in items}
 
 
 @pytest.fixture
-def compare(benchmark, keep):
+def compare(take_turns):
     """Times subjects in turn; the first is what the others are compared with.
 
     `before` holds what is to be done, untimed, before a subject's turn. `per_call` is how many
@@ -39,60 +69,112 @@ def compare(benchmark, keep):
         per_call: int = 1,
         before: dict[str, Callable[[], object]] | None = None,
     ):
-        times: dict[str, list[float]] = {name: [] for name in subjects}
-
-        def turn():
-            for name, subject in subjects.items():
+        def turn_of(name, subject):
+            def turn():
                 if before:
                     before[name]()
                 started = time.perf_counter()
                 subject()
-                times[name].append((time.perf_counter() - started) / per_call)
+                return (time.perf_counter() - started) / per_call
 
-        benchmark.pedantic(turn, rounds=rounds, warmup_rounds=WARM_UP)
-        times = {name: taken[WARM_UP:] for name, taken in times.items()}
-        floor = next(iter(times.values()))
-        results = {
-            name: {
-                "median_us": statistics.median(taken) * 1e6,
-                "ratio": statistics.median(a / b for a, b in zip(taken, floor, strict=True)),
-            }
-            for name, taken in times.items()
-        }
-        keep(results)
-        return results
+            return turn
+
+        turns = {name: turn_of(name, subject) for name, subject in subjects.items()}
+        return take_turns(turns, rounds=rounds, per_call=per_call)
 
     return compare
 
 
 @pytest.fixture
-def keep(benchmark, request):
-    """Keeps what a benchmark measured, by subject and number, for the JSON and the summary."""
+def take_turns(benchmark, keep):
+    """Lets subjects take turns that time themselves; each returns the seconds of one operation.
 
-    def keep(results: dict[str, dict[str, float]]):
+    Percentiles are those of what the turns return, ratios those within each round.
+    """
+
+    def take_turns(turns: Mapping[str, Callable[[], float]], *, rounds: int, per_call: int = 1):
+        times: dict[str, list[float]] = {name: [] for name in turns}
+
+        def turn():
+            for name, timed in turns.items():
+                times[name].append(timed())
+
+        benchmark.pedantic(turn, rounds=rounds, warmup_rounds=WARM_UP)
+        times = {name: taken[WARM_UP:] for name, taken in times.items()}
+        first = next(iter(times.values()))
+        results = {
+            name: {
+                **percentiles(taken),
+                "ratio": statistics.median(a / b for a, b in zip(taken, first, strict=True)),
+            }
+            for name, taken in times.items()
+        }
+        keep(results, rounds=rounds, per_call=per_call)
+        give_rows(benchmark, times, results)
+        return results
+
+    return take_turns
+
+
+def percentiles(taken: list[float]) -> dict[str, float]:
+    """Of seconds, in microseconds."""
+    twentieths = statistics.quantiles(taken, n=20, method="inclusive")
+    names = {"median_us": 10, "p5_us": 1, "p25_us": 5, "p75_us": 15, "p95_us": 19}
+    return {name: twentieths[number - 1] * 1e6 for name, number in names.items()}
+
+
+def give_rows(benchmark, times, results):
+    """Has pytest-benchmark tabulate, save and compare each subject instead of whole turns."""
+    of_turns = benchmark.stats
+    name, fullname = of_turns.name, of_turns.fullname
+    for subject, taken in times.items():
+        first = of_turns.name == name
+        row = of_turns if first else copy.copy(of_turns)
+        row.name, row.fullname = f"{name}: {subject}", f"{fullname}: {subject}"
+        row.extra_info = results[subject]
+        row.stats = type(of_turns.stats)()
+        row.stats.data = taken
+        if not first:
+            benchmark._add_stats(row)
+
+
+@pytest.fixture
+def keep(benchmark, request):
+    """Keeps what a benchmark measured, by subject and number, if it passes."""
+    assert benchmark.group, "mark it: @pytest.mark.benchmark(group=…)"
+    subjects: dict[str, dict[str, float]] = {}
+    kept = {
+        "group": benchmark.group,
+        "name": request.node.name,
+        "title": " ".join((request.function.__doc__ or "").split()),
+        "subjects": subjects,
+    }
+    assert kept["title"], "say in its docstring what it measures"
+    request.node.user_properties.append((PROPERTY, kept))
+
+    def keep(results: dict[str, dict[str, float]], **how: float):
+        kept.update(how)
         benchmark.extra_info.update(results)
-        request.config.stash.setdefault(RESULTS, {})[request.node.name] = results
+        for subject, numbers in results.items():
+            subjects.setdefault(subject, {}).update(numbers)
 
     return keep
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    measured = config.stash.get(RESULTS, {})
-    for benchmark, results in measured.items():
-        terminalreporter.write_line(f"\n{benchmark}")
-        for subject, numbers in results.items():
+    passed = terminalreporter.stats.get("passed", [])
+    measured = [kept for test in passed for name, kept in test.user_properties if name == PROPERTY]
+    compared = config.stash.get(COMPARED, None)
+    for benchmark in measured:
+        terminalreporter.write_line(f"\n{benchmark['name']} ({benchmark['group']})")
+        for subject, numbers in benchmark["subjects"].items():
             shown = "".join(f"  {name} {number:.3f}" for name, number in numbers.items())
             terminalreporter.write_line(f"  {subject:60}{shown}")
-    if config.getoption("--report") and measured:
-        REPORT.write_text(json.dumps(described(measured), indent=2) + "\n", encoding="utf-8")
-        terminalreporter.write_line(f"\nsaved as {REPORT}")
-
-
-def described(measured):
-    """What was measured, and on what."""
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "results": measured,
-    }
+            then = saved.ratio_then(compared, benchmark, subject) if compared else None
+            if then and "ratio" in numbers:
+                change = f"ratio then {then:.3f}, now {numbers['ratio'] / then - 1:+.1%}"
+                terminalreporter.write_line(f"  {'':60}  {change}")
+    if measured and config.getoption("--report"):
+        there = config.stash.get(THERE, None)
+        saved.save(saved.merged(saved.load(), measured, config.stash[ENVIRONMENT], there))
+        terminalreporter.write_line(f"\nsaved in {saved.REPORT}")
