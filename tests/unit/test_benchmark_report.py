@@ -7,7 +7,7 @@ import pytest
 
 from report import page, readme, saved
 from report.__main__ import README, check
-from report.figures import TIMED
+from report.figures import HIT, OF_MORE
 
 TEXT = README.read_text(encoding="utf-8")
 REPORT = saved.load()
@@ -65,14 +65,14 @@ def test_a_figure_in_the_text_that_the_report_lacks_is_found(figure):
 
 def test_words_must_hold_in_the_report():
     report = copy.deepcopy(REPORT)
-    report["benchmarks"]["test_hit"]["subjects"]["await cache.get(), hit"]["median_us"] = 3.0
+    report["benchmarks"][HIT[0]]["subjects"][HIT[1]]["median_us"] = 3.0
     found = readme.complaints(readme.with_tables(TEXT, report), report)
     assert "'about a microsecond' is not in the report" in found
 
 
 def test_a_figure_that_was_not_measured_is_left_out():
     report = {**REPORT, "benchmarks": {}}
-    assert not any(label in readme.tables(report) for label in TIMED)
+    assert not any(label in readme.tables(report) for label, _ in OF_MORE)
 
 
 def test_a_readme_without_markers_is_refused():
@@ -115,7 +115,7 @@ def test_a_report_reads_back_as_it_was_saved(tmp_path):
 
 def test_a_page_of_another_report_is_found():
     assert page.is_of(REPORT)
-    assert not page.is_of(of_another_run("test_hit"))
+    assert not page.is_of(of_another_run(HIT[0]))
 
 
 def test_the_page_needs_no_other_file():

@@ -14,13 +14,14 @@ def render() -> None:
 
     report = saved.load()
     drawn = charts.draw(report)
+    html = page.html(report, drawn)
+    text = readme.with_tables(README.read_text(encoding="utf-8"), report)
     for old in saved.REPORT.parent.glob("*.svg"):
         old.unlink()
     for chart in drawn:
         (saved.REPORT.parent / chart.file).write_text(chart.svg, encoding="utf-8")
-    page.PAGE.write_text(page.html(report, drawn), encoding="utf-8")
-    text = README.read_text(encoding="utf-8")
-    README.write_text(readme.with_tables(text, report), encoding="utf-8")
+    page.PAGE.write_text(html, encoding="utf-8")
+    README.write_text(text, encoding="utf-8")
 
 
 def check() -> list[str]:
@@ -37,7 +38,10 @@ def main() -> str | None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--render", action="store_true")
     what.add_argument("--check", action="store_true")
-    if parser.parse_args().render:
+    to_render = parser.parse_args().render
+    if not saved.REPORT.exists():
+        return f"there is no {saved.REPORT}: `nox -s bench -- --report` measures one"
+    if to_render:
         render()
     found = check()
     return "\n".join([*found, "`nox -s report` makes them anew from the report"]) if found else None

@@ -2,6 +2,7 @@
 
 | what it kept | chart |
 |---|---|
+| a benchmark with `[10,000 entries]` | a line for each subject, over the numbers of entries |
 | subjects like `hit, 10 threads` | a line for each `hit`, over the numbers of threads |
 | metrics like `5 %` | a line for each subject, over those numbers |
 | `p5_us` … `p95_us` | a box for each subject: the middle half, the median, and 5 % to 95 % |
@@ -28,6 +29,7 @@ STYLE = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.prop_cycle": mpl.cycler(color=PALETTE),
+    "figure.constrained_layout.w_pad": 0.1,
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that all measure text alike
     "font.size": 10,
     "grid.alpha": 0.2,
@@ -41,6 +43,8 @@ STYLE = {
     "ytick.color": INK,
 }
 COLOURS = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6edf3}}</style>"
+OURS = re.compile(r"RustPolicyCache|AsyncCache|await cache|sark-cache|^cached")
+"""What stands out: this package, in this process."""
 FONT = "'DejaVu Sans', Verdana, sans-serif"
 WIDTH = 9.0
 LINES = [f"{marker}{dash}" for dash in ("-", "--", ":") for marker in "o^svDPX*"]
@@ -48,14 +52,17 @@ POINT = re.compile(r"([\d,.]+) (\S.*)")
 OVER = re.compile(r"(.+), ([\d,]+) (entries|threads?|tasks|fields)")
 SCALING = {
     "median_us": "median, µs",
-    "ratio": "ratio to the first subject",
+    "ratio": "ratio",
     "operations_per_second": "operations per second",
 }
 AXES = {"hit-ratio": ("room, % of the keys", "hits, % of the requests")}
+ENTRIES = re.compile(r"([\d,]+) entries")
 BARS = {
     "bytes_per_entry": "bytes per entry",
     "gc_ms": "gc.collect(), ms",
     "requests_per_second": "requests per second",
+    "median_us": "median, µs",
+    "p95_us": "95 % take at most, µs",
     "median_ms": "median, ms",
 }
 
@@ -68,12 +75,39 @@ class Chart(NamedTuple):
 
 def draw(report: dict) -> list[Chart]:
     """All charts, in the order of the report."""
+    benchmarks = report["benchmarks"]
+    families = by_entries(benchmarks)
+    together = {name for members in families.values() for name in members.values()}
+    charts = []
     with mpl.rc_context(STYLE):
-        return [
-            Chart(name, f"{slug(name)}{kind}.svg", svg(figure))
-            for name, benchmark in report["benchmarks"].items()
-            for kind, figure in figures(benchmark)
-        ]
+        for family, members in families.items():
+            subjects = {entries: benchmarks[name]["subjects"] for entries, name in members.items()}
+            figure = lines(turned(subjects, "ratio"), "entries", SCALING["ratio"])
+            charts.append(Chart(min(members.values()), f"{slug(family)}.svg", svg(figure)))
+        for name, benchmark in benchmarks.items():
+            if name not in together:
+                for kind, figure in figures(benchmark):
+                    charts.append(Chart(name, f"{slug(name)}{kind}.svg", svg(figure)))
+    return charts
+
+
+def by_entries(benchmarks: dict[str, dict]) -> dict[str, dict[float, str]]:
+    """What was benchmarked with several numbers of entries: each is a parameter."""
+    families: dict[str, dict[float, str]] = {}
+    for name in benchmarks:
+        if found := ENTRIES.search(name):
+            family = ENTRIES.sub("by entries", name)
+            families.setdefault(family, {})[count(found[1])] = name
+    return {family: members for family, members in families.items() if len(members) > 1}
+
+
+def turned(subjects: dict[float, dict[str, dict[str, float]]], metric: str):
+    """By subject what is by number of entries."""
+    series: dict[str, dict[float, float]] = {}
+    for entries, of in subjects.items():
+        for name, numbers in of.items():
+            series.setdefault(name, {})[entries] = numbers[metric]
+    return series
 
 
 def figures(benchmark: dict) -> Iterator[tuple[str, Figure]]:
@@ -96,15 +130,20 @@ def figures(benchmark: dict) -> Iterator[tuple[str, Figure]]:
         yield "", lines(series, *AXES.get(benchmark["group"], (POINT.fullmatch(metrics[0])[2], "")))
     elif "p5_us" in metrics:
         yield "", boxes({name: of for name, of in subjects.items() if "p5_us" in of})
+        if benchmark["group"] == "redis":
+            first = next(iter(subjects))
+            of_first = {name: of["ratio"] for name, of in subjects.items() if "ratio" in of}
+            yield "-ratio", bars(of_first, f"times as long as {first}")
     else:
         for metric in [name for name in BARS if name in metrics]:
             having = {name: of[metric] for name, of in subjects.items() if metric in of}
-            yield f"-{slug(metric)}", bars(having, BARS[metric])
+            if len(having) > 1:
+                yield f"-{slug(metric)}", bars(having, BARS[metric])
 
 
 def boxes(subjects: dict[str, dict[str, float]]) -> Figure:
     figure, axes = rows_of(len(subjects))
-    axes.bxp(
+    drawn = axes.bxp(
         [
             {
                 "whislo": of["p5_us"],
@@ -120,11 +159,14 @@ def boxes(subjects: dict[str, dict[str, float]]) -> Figure:
         showfliers=False,
         widths=0.6,
         patch_artist=True,
-        boxprops={"facecolor": PALETTE[0], "edgecolor": PALETTE[0], "alpha": 0.45},
         medianprops={"color": INK},
-        whiskerprops={"color": PALETTE[0]},
-        capprops={"color": PALETTE[0]},
     )
+    for at, name in enumerate(subjects):
+        colour = PALETTE[0] if OURS.search(name) else PALETTE[-1]
+        drawn["boxes"][at].set(facecolor=colour, edgecolor=colour, alpha=0.6)
+        both = slice(2 * at, 2 * at + 2)
+        for line in (*drawn["whiskers"][both], *drawn["caps"][both]):
+            line.set_color(colour)
     scale(axes, [n for of in subjects.values() for n in (of["p5_us"], of["p95_us"])])
     axes.set_xlabel("µs")
     return figure
@@ -132,9 +174,11 @@ def boxes(subjects: dict[str, dict[str, float]]) -> Figure:
 
 def bars(numbers: dict[str, float], what: str) -> Figure:
     figure, axes = rows_of(len(numbers))
-    drawn = axes.barh(list(numbers), list(numbers.values()), color=PALETTE[0], height=0.6)
+    colours = [PALETTE[0] if OURS.search(name) else PALETTE[-1] for name in numbers]
+    drawn = axes.barh(list(numbers), list(numbers.values()), color=colours, height=0.6)
     axes.bar_label(drawn, fmt=lambda n: f"{n:,.3g}" if n < 1_000 else f"{n:,.0f}", padding=4)
     axes.set_xlabel(what)
+    scale(axes, list(numbers.values()))
     axes.margins(x=0.12)
     return figure
 
@@ -145,7 +189,7 @@ def lines(series: dict[str, dict[float, float]], over: str, what: str) -> Figure
     for (name, points), style in zip(series.items(), LINES, strict=False):
         axes.plot(*zip(*sorted(points.items()), strict=True), style, markersize=4, label=name)
     shown = sorted({at for points in series.values() for at in points})
-    if shown[-1] / shown[0] > 100:
+    if shown[-1] / shown[0] >= 50:
         axes.set_xscale("log")
     axes.set_xticks(shown, [f"{at:,.0f}" for at in shown])
     axes.minorticks_off()
@@ -170,7 +214,7 @@ def rows_of(count: int) -> tuple[Figure, object]:
 
 def scale(axes, shown: list[float]) -> None:
     """From 0, unless the small ones would then all look alike."""
-    if max(shown) / min(shown) > 30:
+    if min(shown) > 0 and max(shown) / min(shown) > 30:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda n, _: f"{n:g}" if n < 1e4 else f"{n:,.0f}")
     else:
@@ -185,6 +229,8 @@ def svg(figure: Figure) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r' id="[a-zA-Z0-9.]+_\d+"', "", text)
+    # Coordinates, not labels; of a point, a hundredth.
+    text = re.sub(r'"[^"]*"', lambda it: re.sub(r"(\d\.\d\d)\d+", r"\1", it[0]), text)
     text = text.replace(INK, "currentColor").replace("'DejaVu Sans'", FONT)
     return re.sub(r"(<svg[^>]*>)", rf"\1{COLOURS}", text, count=1)
 

@@ -2,13 +2,30 @@
 
 import hashlib
 import json
+import re
 from html import escape
-from itertools import groupby
 
 from report import saved
 from report.figures import number
 
 PAGE = saved.REPORT.with_suffix(".html")
+
+GROUPS = {
+    "hit": "A hit",
+    "decision": "A hit, by the size of the decision",
+    "miss": "A miss",
+    "set": "A set",
+    "batch": "A batch",
+    "load": "A load",
+    "redis": "Beside Redis and threads",
+    "threads": "Many threads",
+    "scale": "Many entries",
+    "memory": "Memory and garbage collection",
+    "hit-ratio": "Hit ratio, by policy",
+    "http": "Over HTTP",
+    "invalidation": "Invalidation",
+}
+"""In this order; others come after them."""
 
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
@@ -36,16 +53,17 @@ def is_of(report: dict) -> bool:
 
 def html(report: dict, charts: list) -> str:
     """The whole page; `charts` are those of `charts.draw`."""
-    by_group = sorted(report["benchmarks"].items(), key=lambda item: item[1]["group"])
-    groups = {
-        group: dict(benchmarks)
-        for group, benchmarks in groupby(by_group, key=lambda item: item[1]["group"])
-    }
-    links = " ".join(f'<a href="#{group}">{group}</a>' for group in groups)
+    there = dict.fromkeys(benchmark["group"] for benchmark in report["benchmarks"].values())
+    groups = [*(group for group in GROUPS if group in there), *sorted(there.keys() - GROUPS)]
+    links = " ".join(f'<a href="#{group}">{GROUPS.get(group, group)}</a>' for group in groups)
     sections = "".join(
-        f'<h2 id="{group}">{group}</h2>\n'
-        + "".join(section(name, benchmark, charts) for name, benchmark in benchmarks.items())
-        for group, benchmarks in groups.items()
+        f'<h2 id="{group}">{GROUPS.get(group, group)}</h2>\n'
+        + "".join(
+            section(name, benchmark, charts)
+            for name, benchmark in report["benchmarks"].items()
+            if benchmark["group"] == group
+        )
+        for group in groups
     )
     return f"""<!doctype html>
 <html lang="en">
@@ -68,13 +86,13 @@ the middle half of the samples, whiskers reach from 5 % to 95 %.</p>
 
 
 def section(name: str, benchmark: dict, charts: list) -> str:
-    turns = (
-        f"{benchmark['rounds']:,} turns of {benchmark['per_call']:,} calls each; "
-        if "rounds" in benchmark
-        else ""
-    )
+    how = {"rounds": "rounds", "per_call": "calls a turn"}
+    turns = "".join(f"{benchmark[key]:,} {what}; " for key, what in how.items() if key in benchmark)
     drawn = "".join(f"<div>{chart.svg}</div>\n" for chart in charts if chart.benchmark == name)
-    return f"""<h3>{escape(benchmark["title"])}</h3>
+    _, _, parameters = name.removesuffix("]").partition("[")
+    title = f"{benchmark['title'].removesuffix('.')}{parameters and ': '}{parameters}"
+    heading = re.sub(r"`(.+?)`", r"<code>\1</code>", escape(title))
+    return f"""<h3>{heading}</h3>
 {drawn}<details><summary>Numbers</summary><div>{table(benchmark["subjects"])}</div></details>
 <p><small>{turns}{escape(name)}, {benchmark["run"]}</small></p>
 """

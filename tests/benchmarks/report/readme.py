@@ -3,7 +3,17 @@
 import re
 from collections.abc import Iterator
 
-from report.figures import ALLOWED, IN_WORDS, OTHERS, TIMED, Figure, Results
+from report.figures import (
+    ALLOWED,
+    IN_WORDS,
+    OF_MORE,
+    OF_OTHERS,
+    OF_OUR_CACHE,
+    OTHERS_HEAD,
+    Figure,
+    Results,
+    Rows,
+)
 from report.saved import circumstances
 
 BEGIN, END = "<!-- benchmarks -->\n", "<!-- /benchmarks -->"
@@ -19,21 +29,28 @@ def tables(report: dict) -> str:
     """What stands between the markers."""
     return "\n".join(
         [
-            *(f"| {circumstances(report)} | median | ratio |", "|---|---|---|"),
-            *rows(TIMED, report),
-            *("", "| | |", "|---|---|"),
-            *rows(OTHERS, report),
-            "",
+            *table(f"{circumstances(report)} | median | ratio", OF_OUR_CACHE, report),
+            *table(OTHERS_HEAD, OF_OTHERS, report),
+            *table(" | ", OF_MORE, report),
         ]
     )
 
 
-def rows(figures: dict[str, Figure], report: dict) -> Iterator[str]:
-    for label, figure in figures.items():
-        try:
-            yield f"| {label} | {figure(Results(report))} |"
-        except KeyError:  # not measured (yet)
-            continue
+def table(head: str, rows: Rows, report: dict) -> Iterator[str]:
+    """Its lines and an empty one; none, if nothing that is to stand in it was measured."""
+    lines = [f"| {label} | {cells} |" for label, figure in rows if (cells := shown(figure, report))]
+    if lines:
+        yield f"| {head} |"
+        yield "|---" * (head.count("|") + 1) + "|"
+        yield from lines
+        yield ""
+
+
+def shown(figure: Figure, report: dict) -> str | None:
+    try:
+        return figure(Results(report))
+    except KeyError:  # not measured (yet)
+        return None
 
 
 def parts(readme: str) -> tuple[str, str, str]:
@@ -59,7 +76,7 @@ def complaints(readme: str, report: dict) -> Iterator[str]:
     if between != made:
         differing = set(between.splitlines()) ^ set(made.splitlines())
         yield "\n  ".join(["its tables are not those of the report:", *sorted(differing)])
-    in_words = {words for words, holds in IN_WORDS.items() if holds(Results(report))}
+    in_words = {words for words, holds in IN_WORDS.items() if shown(holds, report)}
     known = {*QUANTITY.findall(made), *ALLOWED, *in_words}
     for quantity in QUANTITY.findall(before + after):
         if quantity not in known:
