@@ -111,7 +111,7 @@ def bench(session: nox.Session) -> None:
 
     What stands after `--` goes to pytest. Each run is saved for `--benchmark-compare`, too.
     """
-    install(session, "redis", groups=("bench",))
+    install(session, "redis", "demo", groups=("bench",))
     session.run(
         "python", "-m", "pytest", "tests/benchmarks", "--benchmark-autosave", *session.posargs
     )

@@ -1,51 +1,67 @@
 """How long a request takes in a batch, beside the same request made alone."""
 
-import asyncio
-
 import pytest
 
+from field import TUNED
 from sark_cache import RustPolicyCache
+from turns import calls, hosted
+from workloads import decision, request
 
-BATCHES = 100
-REQUESTS = [
-    ("alice@example.com", "tool:invoke", f"server:jira/search{i}", None) for i in range(100)
-]
-DECISION = {"allow": True, "reason": "granted by role analyst", "policy": "tools", "ttl": 60}
-
-
-async def alone(cache):
-    for _ in range(BATCHES):
-        # Both hand over 100 decisions that are there at the same time.
-        [
-            await cache.get(user, action, resource, context)
-            for user, action, resource, context in REQUESTS
-        ]
+AWAITS = 5_000
+HOUR = 3600
 
 
-async def together(cache):
-    for _ in range(BATCHES):
-        await cache.get_batch(REQUESTS)
+def decision_of(entry):
+    return {**decision(5), "reason": f"rule {entry}"}
 
 
-def cache_of(loop, decisions):
-    cache = RustPolicyCache()
-    rows = [(*request[:3], decision) for request, decision in zip(REQUESTS, decisions, strict=True)]
-    assert loop.run(cache.set_batch(rows)) == len(REQUESTS)
-    return cache
+async def alone(get, requests):
+    """Hands over what a batch does: all decisions at the same time."""
+    return [await get(user, action, resource, None) for user, action, resource, _ in requests]
 
 
 @pytest.mark.benchmark(group="batch")
-def test_batch(compare):
-    """100 requests in one call, and each made alone."""
-    with asyncio.Runner() as loop:
-        alike = cache_of(loop, [DECISION] * len(REQUESTS))
-        unlike = cache_of(loop, [{**DECISION, "reason": r[2]} for r in REQUESTS])
-        empty = RustPolicyCache()
-        subjects = {
-            "a list of 100 × await cache.get(), hits": lambda: loop.run(alone(alike)),
-            "await cache.get_batch() of 100 hits": lambda: loop.run(together(alike)),
-            "the same, no two decisions alike": lambda: loop.run(together(unlike)),
-            "the same, misses": lambda: loop.run(together(empty)),
+@pytest.mark.parametrize("size", [10, 100, 1_000])
+def test_batch(take_turns, size):
+    """A hit in a batch of so many, beside one alone."""
+    requests = [(*request(entry), None) for entry in range(size)]
+    making = {
+        "alike": RustPolicyCache,
+        "unlike": RustPolicyCache,
+        "empty": RustPolicyCache,
+        "cachebox": lambda: TUNED["cachebox, tuned"](10_000, HOUR),
+    }
+    with hosted(making) as hosts:
+        alike, unlike, empty, cachebox = (host.subject for host in hosts.values())
+        for entry, asked in enumerate(requests):
+            hosts["alike"].run(alike.set(*asked[:3], decision(5)))
+            hosts["unlike"].run(unlike.set(*asked[:3], decision_of(entry)))
+            hosts["cachebox"].run(cachebox.set(*asked[:3], decision_of(entry)))
+        # Where it runs, and what.
+        turns = {
+            f"a list of {size:,} × await cache.get(), hits": (
+                *("alike", lambda: alone(alike.get, requests)),
+            ),
+            f"await cache.get_batch() of {size:,} hits": (
+                *("alike", lambda: alike.get_batch(requests)),
+            ),
+            "the same, no two decisions alike": ("unlike", lambda: unlike.get_batch(requests)),
+            "the same, misses": ("empty", lambda: empty.get_batch(requests)),
+            f"cachebox, tuned: a list of {size:,} awaits, no two alike": (
+                *("cachebox", lambda: alone(cachebox.get, requests)),
+            ),
         }
-        compare(subjects, rounds=100, per_call=BATCHES * len(REQUESTS))
-    assert alike.metrics.hits == 2 * 103 * BATCHES * len(REQUESTS)
+        batches = AWAITS // size
+
+        def turn(host, call):
+            return hosts[host].run(calls(call, batches)) / size
+
+        take_turns(
+            {name: lambda row=row: turn(*row) for name, row in turns.items()},
+            rounds=50,
+            per_call=batches * size,
+        )
+        granted = hosts["unlike"].run(unlike.get_batch(requests))
+        assert granted == [decision_of(entry) for entry in range(size)]
+        assert granted == hosts["cachebox"].run(alone(cachebox.get, requests))
+        assert not any(hosts["empty"].run(empty.get_batch(requests)))

@@ -1,77 +1,57 @@
 """How long a hit takes, beside the least that any awaited look-up in Python takes."""
 
-import asyncio
-
 import pytest
 
 from sark_cache import RustPolicyCache
+from turns import FLOOR, LOOPS, calls, gets, hosted, look_ups, sets
+from workloads import REQUEST, context, decision
 
-AWAITS = 2_000
-DECISION = {"allow": True, "reason": "granted by role analyst", "policy": "tools", "ttl": 60}
-USER, ACTION, RESOURCE = "alice@example.com", "tool:invoke", "server:jira/search"
-CONTEXT = {"ip": "10.0.0.1", "mfa": True, "hour": 12}
-
-DECISIONS = {"key": DECISION}
-
-
-async def look_up(key):
-    return DECISIONS[key]
-
-
-async def floor(_cache):
-    for _ in range(AWAITS):
-        await look_up("key")
-
-
-async def hit(cache):
-    for _ in range(AWAITS):
-        await cache.get(USER, ACTION, RESOURCE)
-
-
-async def hit_with_context(cache):
-    for _ in range(AWAITS):
-        await cache.get(USER, ACTION, RESOURCE, CONTEXT)
-
-
-async def hit_of_a_load(cache):
-    for _ in range(AWAITS):
-        await cache.get_or_load(USER, ACTION, RESOURCE, load)
+AWAITS, ROUNDS = 2_000, 200
+CONTEXT, DECISION = context(3), decision(5)
+PLAIN, WITH_CONTEXT, MISSED = (*REQUEST, None), (*REQUEST, CONTEXT), (*REQUEST[:2], "another", None)
+ENTRY = (*REQUEST, DECISION, None)
 
 
 async def load():
     raise AssertionError
 
 
-async def miss(cache):
-    for _ in range(AWAITS):
-        await cache.get(USER, ACTION, "another")
+def operations(cache: RustPolicyCache):
+    def get_or_load():
+        return cache.get_or_load(*REQUEST, load)
+
+    return {
+        FLOOR: lambda: look_ups(["key"] * AWAITS, {"key": DECISION}),
+        "await cache.get(), hit": lambda: gets(cache.get, [PLAIN] * AWAITS),
+        "the same with a 3-field context": lambda: gets(cache.get, [WITH_CONTEXT] * AWAITS),
+        "await cache.get_decision(), hit": lambda: gets(cache.get_decision, [PLAIN] * AWAITS),
+        "get_decision() with a 3-field context": lambda: gets(
+            cache.get_decision, [WITH_CONTEXT] * AWAITS
+        ),
+        "await cache.get_or_load(), hit": lambda: calls(get_or_load, AWAITS),
+        "await cache.get(), miss": lambda: gets(cache.get, [MISSED] * AWAITS),
+        "await cache.set(), overwriting": lambda: sets(cache.set, [ENTRY] * AWAITS),
+    }
 
 
-async def overwrite(cache):
-    for _ in range(AWAITS):
-        await cache.set(USER, ACTION, RESOURCE, DECISION)
-
-
-SUBJECTS = {
-    "await an async def returning d[k]": floor,
-    "await cache.get(), hit": hit,
-    "the same with a 3-field context": hit_with_context,
-    "await cache.get_or_load(), hit": hit_of_a_load,
-    "await cache.get(), miss": miss,
-    "await cache.set(), overwriting": overwrite,
-}
+def compare_operations(take_turns, loop):
+    with hosted({"cache": RustPolicyCache}, loop) as hosts:
+        cache, run = hosts["cache"].subject, hosts["cache"].run
+        for asked in (PLAIN, WITH_CONTEXT):
+            assert run(cache.set(*REQUEST, DECISION, asked[3]))
+        turns = {name: lambda call=call: run(call()) for name, call in operations(cache).items()}
+        take_turns(turns, rounds=ROUNDS, per_call=AWAITS)
+        assert cache.metrics.hits == 5 * cache.metrics.misses
 
 
 @pytest.mark.benchmark(group="hit")
-def test_hit(compare):
-    """One request, beside the least that any awaited look-up in Python takes."""
-    cache = RustPolicyCache()
-    with asyncio.Runner() as loop:
-        for context in (None, CONTEXT):
-            assert loop.run(cache.set(USER, ACTION, RESOURCE, DECISION, context))
-        subjects = {
-            name: lambda awaits=awaits: loop.run(awaits(cache)) for name, awaits in SUBJECTS.items()
-        }
-        compare(subjects, rounds=200, per_call=AWAITS)
-    asked = AWAITS * 203
-    assert (cache.metrics.hits, cache.metrics.misses) == (3 * asked, asked)
+def test_hit(take_turns):
+    """What each operation of RustPolicyCache takes."""
+    compare_operations(take_turns, "asyncio")
+
+
+@pytest.mark.benchmark(group="hit")
+@pytest.mark.skipif("uvloop" not in LOOPS, reason="there is no uvloop for Windows")
+def test_hit_on_uvloop(take_turns):
+    """What each operation of RustPolicyCache takes, in an event loop of uvloop's."""
+    compare_operations(take_turns, "uvloop")

@@ -1,46 +1,106 @@
-"""What `get_or_load` adds to a loader, and how soon those who wait for one go on."""
+"""What it takes to cache what a loader brings, and how soon those who wait for one go on."""
 
 import asyncio
-import itertools
 import statistics
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
+from loading_field import LOADING
 from sark_cache import RustPolicyCache
+from turns import LOOPS
+from workloads import REQUEST, decision, request
 
-DECISION = {"allow": True, "reason": "granted by role analyst", "policy": "tools", "ttl": 60}
+DECISION = decision(5)
+HOUR = 3600
 LOADS = 500
 WAITERS = 1_000
 
 
-async def load():
+async def load(_user, _action, _resource):
     return DECISION
 
 
+class Loading:
+    """One of the field of loads, in an event loop of its own, with entries that it has not seen."""
+
+    def __init__(self, make, runner):
+        self.run = runner.get_loop().run_until_complete
+        self.entries = 0
+        self.ask = make(load, 1_000_000, HOUR)
+
+    def turn(self):
+        first, self.entries = self.entries, self.entries + LOADS
+        return self.run(self.ask_for([request(entry) for entry in range(first, self.entries)]))
+
+    async def ask_for(self, requests):
+        started = time.perf_counter()
+        for user, action, resource in requests:
+            await self.ask(user, action, resource)
+        return (time.perf_counter() - started) / len(requests)
+
+
 @pytest.mark.benchmark(group="load")
-def test_lone_miss(compare):
-    """What `get_or_load` adds to a loader that nobody else waits for."""
-    cache = RustPolicyCache(max_size=1_000_000)
-    resources = map(str, itertools.count())
-
-    async def alone():
-        for _ in range(LOADS):
-            await load()
-
-    async def through_the_cache():
-        for _ in range(LOADS):
-            await cache.get_or_load("alice", "read", next(resources), load)
-
-    with asyncio.Runner() as loop:
-        subjects = {
-            "await loader()": lambda: loop.run(alone()),
-            "await cache.get_or_load(), a lone miss": lambda: loop.run(through_the_cache()),
+def test_lone_miss(take_turns):
+    """What it adds to an evaluation that nobody else waits for, to cache what it brings."""
+    making = {"await loader()": lambda evaluate, *_: evaluate, **LOADING}
+    with ExitStack() as loops:
+        loading = {
+            name: Loading(make, loops.enter_context(asyncio.Runner()))
+            for name, make in making.items()
         }
-        compare(subjects, rounds=100, per_call=LOADS)
-    assert cache.metrics.loads == LOADS * 103
+        turns = {name: each.turn for name, each in loading.items()}
+        take_turns(turns, rounds=50, per_call=LOADS)
+
+
+@pytest.mark.benchmark(group="load")
+@pytest.mark.parametrize("loop", LOOPS)
+def test_stampede(benchmark, keep, loop):
+    """1,000 tasks miss at once: how long after its only evaluation the last one goes on."""
+    taken = {name: [] for name in LOADING}
+
+    def turn():
+        for name, make in LOADING.items():
+            with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+                taken[name].append(runner.run(stampede(make)))
+
+    benchmark.pedantic(turn, rounds=21, warmup_rounds=1)
+    keep(
+        {
+            name: {"median_ms": statistics.median(each[1:]), "worst_ms": max(each[1:])}
+            for name, each in taken.items()
+        },
+        rounds=21,
+    )
+
+
+async def stampede(make):
+    """Milliseconds from the end of the evaluation until all have their decision."""
+    ended, asking = [], 0
+
+    async def evaluate(*_request):
+        while asking < WAITERS:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.02)  # in which the last ones begin to wait
+        ended.append(time.perf_counter())
+        return DECISION
+
+    async def ask():
+        nonlocal asking
+        asking += 1
+        return await cached(*REQUEST)
+
+    cached = make(evaluate, WAITERS, HOUR)
+    granted = await asyncio.gather(*(ask() for _ in range(WAITERS)))
+    all_have = time.perf_counter()
+    (evaluated,) = ended
+    assert granted == [DECISION] * WAITERS
+    granted[0].clear()
+    assert granted[1] == DECISION
+    return (all_have - evaluated) * 1e3
 
 
 @pytest.mark.benchmark(group="load")

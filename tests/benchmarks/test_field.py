@@ -1,0 +1,162 @@
+"""What one decision costs, whoever caches it: hit, miss and set, by the sizes of what is cached."""
+
+import pytest
+
+from field import BARE, FIELD, UNBOUNDED
+from turns import FLOOR, gets, hosted, look_ups, sets
+from workloads import REQUEST, context, decision, request
+
+HOUR = 3600
+AWAITS = 1_000
+ROUNDS = 21
+OURS = "RustPolicyCache.get()"
+CONTEXTS = [0, 3, 20]
+SIZES = [(0, 5), (3, 5), (0, 50)]
+"""Fields of the context and of the decision of what is stored."""
+
+by_context = pytest.mark.parametrize("fields", CONTEXTS, ids="context of {}".format)
+by_sizes = pytest.mark.parametrize(
+    "sizes", SIZES, ids=lambda sizes: "context of {}, decision of {}".format(*sizes)
+)
+
+
+def the_field(subjects, capacity):
+    """The subjects, each to be made with that capacity."""
+    return hosted({name: lambda make=make: make(capacity, HOUR) for name, make in subjects.items()})
+
+
+def floor():
+    """The turn of the floor, in any loop's `run`."""
+    return look_ups(["key"] * AWAITS, {"key": decision(5)})
+
+
+def compare_hits(take_turns, context_fields, decision_fields):
+    asked, granted = (*REQUEST, context(context_fields)), decision(decision_fields)
+    with the_field({**FIELD, **BARE}, capacity=1_000) as hosts:
+        turns = {FLOOR: lambda: hosts[OURS].run(floor())}
+        for name, host in hosts.items():
+            host.run(host.subject.set(*asked[:3], granted, asked[3]))
+            turns[name] = lambda host=host: host.run(gets(host.subject.get, [asked] * AWAITS))
+        take_turns(turns, rounds=ROUNDS, per_call=AWAITS)
+        for host in hosts.values():
+            assert host.run(host.subject.get(*asked)) == granted
+
+
+@pytest.mark.benchmark(group="hit")
+@by_context
+def test_hit_by_context(take_turns, fields):
+    """A hit, by the fields of the request's context."""
+    compare_hits(take_turns, fields, 5)
+
+
+@pytest.mark.benchmark(group="decision")
+@pytest.mark.parametrize("fields", [2, 5, 50], ids="decision of {}".format)
+def test_hit_by_decision(take_turns, fields):
+    """A hit with a 3-field context, by the fields of the decision."""
+    compare_hits(take_turns, 3, fields)
+
+
+@pytest.mark.benchmark(group="miss")
+@by_context
+def test_miss(take_turns, fields):
+    """A miss, by the fields of the request's context."""
+    hit, missed = (*REQUEST, context(fields)), (*REQUEST[:2], "another", context(fields))
+    with the_field({**FIELD, **BARE}, capacity=1_000) as hosts:
+        ours = hosts[OURS]
+        turns = {
+            FLOOR: lambda: ours.run(floor()),
+            "RustPolicyCache.get(), a hit": lambda: ours.run(
+                gets(ours.subject.get, [hit] * AWAITS)
+            ),
+        }
+        for name, host in hosts.items():
+            host.run(host.subject.set(*hit[:3], decision(5), hit[3]))
+            turns[name] = lambda host=host: host.run(gets(host.subject.get, [missed] * AWAITS))
+        take_turns(turns, rounds=ROUNDS, per_call=AWAITS)
+        assert all(host.run(host.subject.get(*missed)) is None for host in hosts.values())
+
+
+class Sets:
+    """The turns of a subject that stores, beside those of the floor and of a hit."""
+
+    def __init__(self, hosts, sizes):
+        self.context, self.decision = context(sizes[0]), decision(sizes[1])
+        self.hosts = hosts
+        self.stored = dict.fromkeys(hosts, 0)
+
+    def turns(self, store):
+        """One turn each, in which `store` names the entries, given the subject's name."""
+        return {
+            FLOOR: lambda: self.hosts[OURS].run(floor()),
+            "RustPolicyCache.get(), a hit": self.hit,
+            **{
+                name: lambda name=name, host=host: host.run(sets(host.subject.set, store(name)))
+                for name, host in self.hosts.items()
+            },
+        }
+
+    def hit(self):
+        ours = self.hosts[OURS]
+        assert ours.run(ours.subject.set(*REQUEST, self.decision, self.context))
+        return ours.run(gets(ours.subject.get, [(*REQUEST, self.context)] * AWAITS))
+
+    def same(self, _name):
+        """The same entry, again and again."""
+        return [(*REQUEST, self.decision, self.context)] * AWAITS
+
+    def fresh(self, name):
+        """Entries that the subject has not seen."""
+        first, self.stored[name] = self.stored[name], self.stored[name] + AWAITS
+        numbers = range(first, self.stored[name])
+        return [(*request(number), self.decision, self.context) for number in numbers]
+
+    def kept(self, name):
+        """How many of those entries it has."""
+        host = self.hosts[name]
+
+        async def count():
+            entries = map(request, range(self.stored[name]))
+            found = [await host.subject.get(*entry, self.context) for entry in entries]
+            return sum(decision == self.decision for decision in found)
+
+        return host.run(count())
+
+
+STORING = {name: make for name, make in FIELD.items() if "get_decision" not in name}
+"""`get_decision` is not another way to store."""
+
+
+@pytest.mark.benchmark(group="set")
+@by_sizes
+def test_set_of_a_fresh_entry(take_turns, sizes):
+    """Storing what was not there, far below capacity, by the fields of context and decision."""
+    with the_field(STORING, capacity=100_000) as hosts:
+        stores = Sets(hosts, sizes)
+        take_turns(stores.turns(stores.fresh), rounds=ROUNDS, per_call=AWAITS)
+        for name, stored in stores.stored.items():
+            assert stores.kept(name) == stored
+
+
+@pytest.mark.benchmark(group="set")
+@by_sizes
+def test_overwriting_set(take_turns, sizes):
+    """Storing what was there, by the fields of context and decision."""
+    with the_field(STORING, capacity=1_000) as hosts:
+        stores = Sets(hosts, sizes)
+        take_turns(stores.turns(stores.same), rounds=ROUNDS, per_call=AWAITS)
+        for host in hosts.values():
+            assert host.run(host.subject.get(*REQUEST, stores.context)) == stores.decision
+
+
+@pytest.mark.benchmark(group="set")
+@by_sizes
+def test_set_at_capacity(take_turns, sizes):
+    """Storing what was not there while another entry must go, by the fields of both."""
+    bounded = {name: make for name, make in STORING.items() if name not in UNBOUNDED}
+    with the_field(bounded, capacity=1_000) as hosts:
+        stores = Sets(hosts, sizes)
+        for name, host in hosts.items():
+            host.run(sets(host.subject.set, stores.fresh(name)))
+        take_turns(stores.turns(stores.fresh), rounds=ROUNDS, per_call=AWAITS)
+        for name in hosts:
+            assert 0 < stores.kept(name) <= 1_000, name

@@ -1,0 +1,82 @@
+"""What is asked: requests, contexts and decisions by size, and the orders in which they come.
+
+Zipf's law with an exponent of 0.9 is about what web caches see (0.64–0.83 in Breslau et al., Web
+Caching and Zipf-like Distributions, INFOCOM 1999), 1.1 what a few busy services make of it.
+"""
+
+import random
+from collections.abc import Iterator
+from functools import cache
+from itertools import accumulate, count, cycle, islice
+
+REQUEST = ("alice@example.com", "tool:invoke", "server:jira/search")
+
+CONTEXT = {
+    "ip": "10.0.0.1",
+    "mfa": True,
+    "hour": 12,
+    **{f"header_{number}": f"value {number}" for number in range(9)},
+    **{f"count_{number}": number * 1000 for number in range(8)},
+}
+DECISION = {
+    "allow": True,
+    "reason": "granted by role analyst",
+    "policy": "tools",
+    "ttl": 60,
+    "obligations": ["audit"],
+    **{f"detail_{number}": f"because of rule {number}" for number in range(30)},
+    **{f"weight_{number}": number for number in range(15)},
+}
+
+
+def context(fields: int):
+    """A context of 0 to 20 fields, the usual ones first; None if of 0."""
+    return dict(islice(CONTEXT.items(), fields)) or None
+
+
+def decision(fields: int):
+    """A decision of 1 to 50 fields, the usual ones first; that of 5 is of 100 bytes as JSON."""
+    return dict(islice(DECISION.items(), fields))
+
+
+def uniform(entries: int) -> Iterator[int]:
+    """Every entry as often as every other."""
+    draw = random.Random(1)
+    while True:
+        yield draw.randrange(entries)
+
+
+def zipf(entries: int, exponent: float) -> Iterator[int]:
+    """The entry of rank r with a weight of r to the -exponent; ranks in no order of entries."""
+    weights, ranked = _ranks(entries, exponent)
+    draw = random.Random(1)
+    while True:
+        yield from draw.choices(ranked, cum_weights=weights, k=1_000)
+
+
+def scan_mixed(entries: int) -> Iterator[int]:
+    """Zipf 0.9; after each 1,000 accesses, the next 1,000 entries one by one, as a report asks."""
+    popular, scan = zipf(entries, 0.9), cycle(range(entries))
+    while True:
+        yield from islice(popular, 1_000)
+        yield from islice(scan, 1_000)
+
+
+@cache
+def _ranks(entries: int, exponent: float):
+    weights = list(accumulate(rank**-exponent for rank in islice(count(1), entries)))
+    return weights, random.Random(2).sample(range(entries), entries)
+
+
+ACCESS = {
+    "uniform": uniform,
+    "Zipf 0.9": lambda entries: zipf(entries, 0.9),
+    "Zipf 1.1": lambda entries: zipf(entries, 1.1),
+    "scan-mixed": scan_mixed,
+}
+"""Orders of access, by name: endless, the same each time."""
+
+
+def request(entry: int):
+    """The request for an entry, made anew: as parsed from what came over the network."""
+    return f"user-{entry % 1_000}@example.com", "tool:invoke", f"server:jira/search/{entry}"
