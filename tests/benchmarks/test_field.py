@@ -7,8 +7,7 @@ from turns import FLOOR, gets, hosted, look_ups, sets
 from workloads import REQUEST, context, decision, request
 
 HOUR = 3600
-AWAITS = 1_000
-ROUNDS = 21
+AWAITS, ROUNDS = 300, 81
 OURS = "RustPolicyCache.get()"
 CONTEXTS = [0, 3, 20]
 SIZES = [(0, 5), (3, 5), (0, 50)]
@@ -30,30 +29,44 @@ def floor():
     return look_ups(["key"] * AWAITS, {"key": decision(5)})
 
 
-def compare_hits(take_turns, context_fields, decision_fields):
-    asked, granted = (*REQUEST, context(context_fields)), decision(decision_fields)
+def compare_hits(take_turns, granted):
+    """Hits of all these requests in turn, each with its decision."""
+    asked = [asked for asked, _ in granted] * (AWAITS // len(granted))
     with the_field({**FIELD, **BARE}, capacity=1_000) as hosts:
         turns = {FLOOR: lambda: hosts[OURS].run(floor())}
         for name, host in hosts.items():
-            host.run(host.subject.set(*asked[:3], granted, asked[3]))
-            turns[name] = lambda host=host: host.run(gets(host.subject.get, [asked] * AWAITS))
+            for (*fields, of), decided in granted:
+                host.run(host.subject.set(*fields, decided, of))
+            turns[name] = lambda host=host: host.run(gets(host.subject.get, asked))
         take_turns(turns, rounds=ROUNDS, per_call=AWAITS)
         for host in hosts.values():
-            assert host.run(host.subject.get(*asked)) == granted
+            for request, decided in granted:
+                assert host.run(host.subject.get(*request)) == decided
 
 
 @pytest.mark.benchmark(group="hit")
 @by_context
 def test_hit_by_context(take_turns, fields):
     """A hit, by the fields of the request's context."""
-    compare_hits(take_turns, fields, 5)
+    compare_hits(take_turns, [((*REQUEST, context(fields)), decision(5))])
+
+
+@pytest.mark.benchmark(group="hit")
+@pytest.mark.parametrize("fields", [0, 3], ids="context of {}".format)
+def test_hit_of_no_two_alike(take_turns, fields):
+    """A hit where no request and no decision is that of the hit before, by the context's fields."""
+    granted = [
+        ((*request(entry), context(fields)), {**decision(5), "reason": f"rule {entry}"})
+        for entry in range(AWAITS)
+    ]
+    compare_hits(take_turns, granted)
 
 
 @pytest.mark.benchmark(group="decision")
 @pytest.mark.parametrize("fields", [2, 5, 50], ids="decision of {}".format)
 def test_hit_by_decision(take_turns, fields):
     """A hit with a 3-field context, by the fields of the decision."""
-    compare_hits(take_turns, 3, fields)
+    compare_hits(take_turns, [((*REQUEST, context(3)), decision(fields))])
 
 
 @pytest.mark.benchmark(group="miss")

@@ -6,7 +6,7 @@ from sark_cache import RustPolicyCache
 from turns import FLOOR, LOOPS, calls, gets, hosted, look_ups, sets
 from workloads import REQUEST, context, decision
 
-AWAITS, ROUNDS = 2_000, 200
+AWAITS, ROUNDS = 500, 400
 CONTEXT, DECISION = context(3), decision(5)
 PLAIN, WITH_CONTEXT, MISSED = (*REQUEST, None), (*REQUEST, CONTEXT), (*REQUEST[:2], "another", None)
 ENTRY = (*REQUEST, DECISION, None)

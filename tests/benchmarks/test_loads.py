@@ -16,7 +16,7 @@ from workloads import REQUEST, decision, request
 
 DECISION = decision(5)
 HOUR = 3600
-LOADS = 500
+LOADS = 200
 WAITERS = 1_000
 
 
@@ -53,7 +53,7 @@ def test_lone_miss(take_turns):
             for name, make in making.items()
         }
         turns = {name: each.turn for name, each in loading.items()}
-        take_turns(turns, rounds=50, per_call=LOADS)
+        take_turns(turns, rounds=81, per_call=LOADS)
 
 
 @pytest.mark.benchmark(group="load")

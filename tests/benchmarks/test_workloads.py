@@ -16,7 +16,7 @@ from workloads import ACCESS, DECISION, decision
 from workloads import request as request_for
 
 DAY = 24 * 3600
-AWAITS, ROUNDS = 2_000, 21
+AWAITS, ROUNDS = 500, 61
 EVERY = {**OURS, **TUNED}
 SOME = ("RustPolicyCache.get()", "RustPolicyCache.get_decision()", "cachebox, tuned", "dict, tuned")
 SUBJECTS = {

@@ -1,7 +1,7 @@
 """What is asked: requests, contexts and decisions by size, and the orders in which they come.
 
-Zipf's law with an exponent of 0.9 is about what web caches see (0.64–0.83 in Breslau et al., Web
-Caching and Zipf-like Distributions, INFOCOM 1999), 1.1 what a few busy services make of it.
+Of Zipf's law, web caches see exponents of 0.64–0.83 (Breslau et al., Web Caching and Zipf-like
+Distributions, INFOCOM 1999); 0.9 and 1.1 are those of fewer and busier clients.
 """
 
 import random
@@ -35,7 +35,7 @@ def context(fields: int):
 
 
 def decision(fields: int):
-    """A decision of 1 to 50 fields, the usual ones first; that of 5 is of 100 bytes as JSON."""
+    """A decision of 1 to 50 fields, the usual ones first; that of 5 is of 99 bytes as JSON."""
     return dict(islice(DECISION.items(), fields))
 
 

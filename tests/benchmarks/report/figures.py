@@ -145,7 +145,7 @@ OF_MORE: Rows = [
         "`await cache.get_or_load()`, a lone miss, beside awaiting the loader",
         measured(
             *("µs", "median_us"),
-            ("test_lone_miss", "await cache.get_or_load(), a lone miss"),
+            ("test_lone_miss", "await cache.get_or_load()"),
             ("test_lone_miss", "await loader()"),
         ),
     ),
@@ -163,7 +163,7 @@ OF_MORE: Rows = [
     ),
     (
         "a hit in `get_batch` of 100, beside one alone",
-        ratio("test_batch", "await cache.get_batch() of 100 hits"),
+        ratio("test_batch[100]", "await cache.get_batch() of 100 hits"),
     ),
     (
         "`invalidate(user_id=…)` at 1,000,000 entries: the call, after which it is in effect",
