@@ -1,0 +1,92 @@
+"""What a hit costs as the entries grow from ten thousand to a million.
+
+Caches of the processor run out for a dict as they do for a cache, so each is beside an awaited
+look-up in a dict of the same size, which gets the same requests in the same order.
+"""
+
+import asyncio
+import random
+import statistics
+import time
+
+import pytest
+
+from sark_cache import RustPolicyCache
+
+FEW, MANY = SIZES = 10_000, 1_000_000
+ASKED = 200_000
+ROUNDS, WARM_UP = 15, 1
+DECISION = {"allow": True, "reason": "granted by role analyst", "policy": "tools", "ttl": 60}
+FLOOR, HIT = "await an async def returning d[k]", "await cache.get()"
+
+
+def requests(size):
+    return [(f"user{i % 1_000}@example.com", "invoke", f"server:jira/{i}") for i in range(size)]
+
+
+def at_random(size):
+    """Requests for entries in no order, made of other strings than those that were stored.
+
+    As in a service, where every request brings its own.
+    """
+    asked = random.Random(5).sample(requests(size), min(size, ASKED))
+    return asked * (ASKED // len(asked))
+
+
+def dict_of(size):
+    decisions = {request: dict(DECISION) for request in requests(size)}
+
+    async def look_up(user, action, resource):
+        return decisions[user, action, resource]
+
+    return look_up
+
+
+def cache_of(size):
+    cache = RustPolicyCache(max_size=size, ttl_seconds=3_600)
+    for request in requests(size):
+        cache.set(*request, DECISION)
+    return cache
+
+
+async def ask(look_up, asked):
+    for request in asked:
+        await look_up(*request)
+
+
+@pytest.mark.benchmark(group="scale")
+def test_growth(benchmark, keep):
+    """A hit among 10,000 and 1,000,000 entries asked for at random, and a dict's look-up."""
+    caches = {size: cache_of(size) for size in SIZES}
+    subjects = {(FLOOR, size): dict_of(size) for size in SIZES}
+    subjects |= {(HIT, size): cache.get for size, cache in caches.items()}
+    asked = {size: at_random(size) for size in SIZES}
+    times = {subject: [] for subject in subjects}
+
+    def turn():
+        for (name, size), look_up in subjects.items():
+            started = time.perf_counter()
+            loop.run(ask(look_up, asked[size]))
+            times[name, size].append((time.perf_counter() - started) / ASKED)
+
+    with asyncio.Runner() as loop:
+        benchmark.pedantic(turn, rounds=ROUNDS, warmup_rounds=WARM_UP)
+    for cache in caches.values():
+        assert (cache.metrics.hits, cache.metrics.misses) == ((ROUNDS + WARM_UP) * ASKED, 0)
+
+    times = {subject: taken[WARM_UP:] for subject, taken in times.items()}
+    ratios = {
+        (name, size): [a / b for a, b in zip(taken, times[FLOOR, size], strict=True)]
+        for (name, size), taken in times.items()
+    }
+    results = {
+        f"{name}, {size:,} entries": {
+            "median_us": statistics.median(taken) * 1e6,
+            "ratio": statistics.median(ratios[name, size]),
+        }
+        for (name, size), taken in times.items()
+    }
+    results[f"{HIT}, {MANY:,} entries"]["growth"] = statistics.median(
+        many / few for many, few in zip(ratios[HIT, MANY], ratios[HIT, FEW], strict=True)
+    )
+    keep(results)

@@ -1,0 +1,102 @@
+"""How many operations a second threads make together, each with an event loop of its own.
+
+As many operations in all, whoever makes them; the clock runs from when the first thread goes on
+after all have begun until the last has made its share. Each number is beside that of one thread
+in the same round.
+"""
+
+import asyncio
+import statistics
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from field import FIELD
+from residency import decision, request
+
+SUBJECTS = {
+    "RustPolicyCache.get()": FIELD["RustPolicyCache.get()"],
+    "cachebox, tuned": FIELD["cachebox, tuned"],
+    "dict, tuned, under a lock": lambda *size: Locked(FIELD["dict, tuned"](*size)),
+}
+THREADS = (1, 2, 4, 20)
+ENTRIES = 10_000
+OPERATIONS = 120_000
+ROUNDS, WARM_UP = 5, 1
+
+
+class Locked:
+    """A cache that threads share: one at a time. It never waits while it holds the lock."""
+
+    def __init__(self, cache):
+        self._cache, self._lock = cache, threading.Lock()
+
+    async def get(self, *request):
+        with self._lock:
+            return await self._cache.get(*request)
+
+    async def set(self, *request_and_decision):
+        with self._lock:
+            return await self._cache.set(*request_and_decision)
+
+
+@pytest.mark.benchmark(group="threads")
+@pytest.mark.parametrize("sets_in_100", [0, 10])
+def test_threads(benchmark, keep, sets_in_100):
+    """Operations a second with 1, 2, 4 and 20 threads, so many in a hundred of them a set."""
+    requests = [request(i * 7919 % ENTRIES) for i in range(ENTRIES)]
+    decisions = {asked: decision(i) for i, asked in enumerate(requests)}
+    caches = {name: asyncio.run(filled(name, decisions)) for name in SUBJECTS}
+    rates = {(name, threads): [] for name in SUBJECTS for threads in THREADS}
+
+    async def share(cache, number, threads, begin):
+        """One thread's operations; when they began and ended, and how many were hits."""
+        begin.wait()
+        started, hits = time.perf_counter(), 0
+        first = number * (ENTRIES // threads)
+        for i in range(first, first + OPERATIONS // threads):
+            asked = requests[i % ENTRIES]
+            if i % 100 < sets_in_100:
+                await cache.set(*asked, decisions[asked])
+            else:
+                hits += await cache.get(*asked) is not None
+        return started, time.perf_counter(), hits
+
+    def rate(cache, threads):
+        begin = threading.Barrier(threads)
+        with ThreadPoolExecutor(threads) as pool:
+            shares = list(
+                pool.map(
+                    lambda number: asyncio.run(share(cache, number, threads, begin)),
+                    range(threads),
+                )
+            )
+        started, ended, hits = zip(*shares, strict=True)
+        assert sum(hits) == OPERATIONS * (100 - sets_in_100) // 100
+        return OPERATIONS / (max(ended) - min(started))
+
+    def turn():
+        for (name, threads), taken in rates.items():
+            taken.append(rate(caches[name], threads))
+
+    benchmark.pedantic(turn, rounds=ROUNDS, warmup_rounds=WARM_UP)
+    keep(
+        {
+            f"{name}, {threads} threads": {
+                "operations_per_second": statistics.median(taken[WARM_UP:]),
+                "ratio": statistics.median(
+                    many / one
+                    for many, one in list(zip(taken, rates[name, 1], strict=True))[WARM_UP:]
+                ),
+            }
+            for (name, threads), taken in rates.items()
+        }
+    )
+
+
+async def filled(name, decisions):
+    cache = SUBJECTS[name](2 * ENTRIES, 3_600)
+    for asked, decided in decisions.items():
+        await cache.set(*asked, decided)
+    return cache
