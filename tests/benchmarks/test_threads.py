@@ -12,12 +12,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from field import FIELD
 from residency import decision, request
 
 SUBJECTS = {
-    "RustPolicyCache.get()": FIELD["RustPolicyCache.get()"],
-    "cachebox, tuned": FIELD["cachebox, tuned"],
+    name: FIELD[name]
+    for name in ("RustPolicyCache.get()", "RustPolicyCache.get_decision()", "cachebox, tuned")
+} | {
     "dict, tuned, under a lock": lambda *size: Locked(FIELD["dict, tuned"](*size)),
 }
 THREADS = (1, 2, 4, 20)
@@ -83,7 +85,7 @@ def test_threads(benchmark, keep, sets_in_100):
     benchmark.pedantic(turn, rounds=ROUNDS, warmup_rounds=WARM_UP)
     keep(
         {
-            f"{name}, {threads} threads": {
+            f"{name}, {threads} {'thread' if threads == 1 else 'threads'}": {
                 "operations_per_second": statistics.median(taken[WARM_UP:]),
                 "ratio": statistics.median(
                     many / one
