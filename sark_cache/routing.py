@@ -1,7 +1,7 @@
 """`SelectedPolicyCache`: one cache to hold, which asks for each user the one that is theirs."""
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -41,7 +41,7 @@ class SelectedPolicyCache(Closing):
     """The policy cache of a service whose backend is chosen user by user, while it runs.
 
     Requests go where `create_policy_cache(user_id)` says at that moment, batches in parts. That
-    adds some microseconds. Revocations reach every cache that this process uses; metrics are
+    adds a microsecond or two. Revocations reach every cache that this process uses; metrics are
     those of all of them together.
 
     Args:
@@ -82,17 +82,27 @@ class SelectedPolicyCache(Closing):
         """Whether `close` was called."""
         return self._closed
 
-    async def get(
+    def get(
         self,
         user_id: str,
         action: str,
         resource: str,
         context: Context | None = None,
         sensitivity: str | None = None,
-    ) -> JSONObject | None:
+    ) -> Coroutine[Any, Any, JSONObject | None]:
         """The cached decision for a request, or None."""
-        cache = self._for(user_id)
-        return await cache.get(user_id, action, resource, context, sensitivity)
+        return self._for(user_id).get(user_id, action, resource, context, sensitivity)
+
+    def get_decision(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        sensitivity: str | None = None,
+    ) -> Coroutine[Any, Any, Any]:
+        """The same without a copy: one immutable decision, shared by all who ask."""
+        return self._for(user_id).get_decision(user_id, action, resource, context, sensitivity)
 
     async def get_decision(
         self,
@@ -136,7 +146,7 @@ class SelectedPolicyCache(Closing):
         """Revokes one decision in every cache; True if one of them had it."""
         return await self._any().delete(user_id, action, resource, context)
 
-    async def get_or_load(
+    def get_or_load(
         self,
         user_id: str,
         action: str,
@@ -147,9 +157,9 @@ class SelectedPolicyCache(Closing):
         ttl_seconds: float | None = None,
         sensitivity: str | None = None,
         tags: Collection[str] = (),
-    ) -> JSONObject:
+    ) -> Coroutine[Any, Any, JSONObject]:
         """The cached decision, or what the loader brings, which is then stored."""
-        return await self._for(user_id).get_or_load(
+        return self._for(user_id).get_or_load(
             user_id,
             action,
             resource,

@@ -1,7 +1,7 @@
 """Which cache answers for a user: the native one, else Redis, else one that never hits.
 
 The caches are those of this process, made from `CacheSettings` and linked: a revocation through one
-of them reaches all. To choose costs some microseconds and no round trip: rollout percentages and
+of them reaches all. To choose costs a microsecond or two and no round trip: rollout percentages and
 whether Redis can be reached are looked at in the background, twice and once a second.
 """
 
@@ -53,6 +53,7 @@ class Selection:
         self.settings: Final = settings
         self._faults: Final = FaultLog("redis")
         self._logged: Final[set[Choice]] = set()
+        self._told: Final[set[tuple[str, int]]] = set()
         self.closed = False
         self._reached = False
         self._server: Final = _Server(settings)
@@ -75,16 +76,7 @@ class Selection:
         Raises:
             TypeError: `user_id` is no str.
         """
-        arguments.check_text("user_id", user_id)
-        if self._watch is not None:
-            self._watch.ensure()
-        without_native = self._without_native(user_id)
-        if without_native is None:
-            return Choice("native", f"{self.flags.get_rollout_pct(FEATURE)} % of users are in")
-        without_redis = self._without_redis()
-        if without_redis is None:
-            return Choice("redis", without_native)
-        return Choice("none", f"{without_native}; {without_redis}")
+        return self._explained(self._backend(user_id))
 
     def cache_for(self, user_id: str, *, fallback_on_error: bool = True) -> ProcessCache:
         """The cache for a user.
@@ -92,17 +84,17 @@ class Selection:
         Raises:
             Exception: What making the chosen cache raises, unless another may stand in for it.
         """
-        choice = self.choose(user_id)
-        self._log(choice, user_id)
+        backend = self._backend(user_id)
+        self._tell(backend, user_id)
         try:
-            if choice.backend == "native":
+            if backend == "native":
                 return self._native()
-            return self._redis() if choice.backend == "redis" else self._null()
+            return self._redis() if backend == "redis" else self._null()
         except Exception as error:
             if not fallback_on_error:
                 raise
-            self._faults.report(f"making the {choice.backend} cache", told(error))
-        if choice.backend == "native" and self._without_redis() is None:
+            self._faults.report(f"making the {backend} cache", told(error))
+        if backend == "native" and self._is_redis_there():
             return self._redis()
         return self._null()
 
@@ -117,21 +109,36 @@ class Selection:
         if self._watch is not None:
             self._watch.close()
 
-    def _without_native(self, user_id: str) -> str | None:
-        """Why the native cache is not for this user; None: it is."""
-        if not self.settings.use_rust_cache:
-            return "the native cache is switched off (SARK_CACHE_USE_RUST_CACHE)"
-        if not is_rust_cache_available():
-            return "the compiled module is not available"
-        if not self.flags.should_use_rust(FEATURE, user_id):
-            return f"the user is not among the {self.flags.get_rollout_pct(FEATURE)} % that are in"
-        return None
+    def _backend(self, user_id: str) -> str:
+        arguments.check_text("user_id", user_id)
+        if self._watch is not None:
+            self._watch.ensure()
+        if (
+            self.settings.use_rust_cache
+            and is_rust_cache_available()
+            and self.flags.should_use_rust(FEATURE, user_id)
+        ):
+            return "native"
+        return "redis" if self._is_redis_there() else "none"
 
-    def _without_redis(self) -> str | None:
-        """Why Redis is not for anybody; None: it is."""
-        if self._watch is None:
-            return "no Redis is configured (SARK_CACHE_REDIS_URL)"
-        return None if self._reached else "Redis cannot be reached"
+    def _explained(self, backend: str) -> Choice:
+        percentage = self.flags.get_rollout_pct(FEATURE)
+        if backend == "native":
+            return Choice(backend, f"{percentage} % of users are in")
+        if not self.settings.use_rust_cache:
+            without_native = "the native cache is switched off (SARK_CACHE_USE_RUST_CACHE)"
+        elif not is_rust_cache_available():
+            without_native = "the compiled module is not available"
+        else:
+            without_native = f"the user is not among the {percentage} % that are in"
+        if backend == "redis":
+            return Choice(backend, without_native)
+        unconfigured = "no Redis is configured (SARK_CACHE_REDIS_URL)"
+        without_redis = unconfigured if self._watch is None else "Redis cannot be reached"
+        return Choice(backend, f"{without_native}; {without_redis}")
+
+    def _is_redis_there(self) -> bool:
+        return self._watch is not None and self._reached
 
     def _native(self) -> LinkedRustPolicyCache:
         settings = self.settings
@@ -176,6 +183,13 @@ class Selection:
             self._faults.report("looking for the server", told(error))
         else:
             self._reached = True
+
+    def _tell(self, backend: str, user_id: str) -> None:
+        """Logs a choice, unless it was logged: backend and percentage say so before any text."""
+        known = (backend, self.flags.get_rollout_pct(FEATURE))
+        if known not in self._told or self.settings.log_user_ids:
+            self._log(self._explained(backend), user_id)
+            self._told.add(known)
 
     def _log(self, choice: Choice, user_id: str) -> None:
         """Each choice once, for nobody; or, if asked for, every choice with its user."""

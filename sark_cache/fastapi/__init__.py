@@ -30,7 +30,7 @@ Extra `[fastapi]`: FastAPI and pydantic-settings.
 """
 
 try:
-    from sark_cache.fastapi.authorization import FORBIDDEN, authorize
+    from sark_cache.fastapi.authorization import FORBIDDEN, FromRequest, authorize
     from sark_cache.fastapi.installation import PolicyCacheDep, policy_cache
     from sark_cache.fastapi.lifespan import policy_cache_lifespan
     from sark_cache.fastapi.router import policy_cache_router
@@ -42,6 +42,7 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "FORBIDDEN",
+    "FromRequest",
     "PolicyCacheDep",
     "authorize",
     "policy_cache",

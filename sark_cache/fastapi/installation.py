@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import isawaitable
 from typing import Annotated, Final
 
 from fastapi import Depends
@@ -41,15 +42,7 @@ def installed(app: Starlette, installation: Installation) -> Generator[None]:
 
 async def installation(connection: HTTPConnection) -> Installation:
     """What the app has that serves this request."""
-    found: Installation | None = getattr(connection.app.state, ATTRIBUTE, None)
-    if found is None:
-        message = (
-            "this app has no policy cache, or is not running: make it with "
-            "FastAPI(lifespan=policy_cache_lifespan()), or enter policy_cache_lifespan()(app) in a "
-            "lifespan of your own; for an app inside another one, in that of the outermost"
-        )
-        raise RuntimeError(message)
-    return found
+    return _installation_of(connection)
 
 
 InstallationDep = Annotated[Installation, Depends(installation)]
@@ -61,14 +54,41 @@ async def policy_cache(connection: HTTPConnection) -> SelectedPolicyCache:
     Raises:
         RuntimeError: The app has none; the message says how to give it one.
     """
-    return (await installation(connection)).cache
+    return _installation_of(connection).cache
 
 
 PolicyCacheDep = Annotated[SelectedPolicyCache, Depends(policy_cache)]
 """The policy cache, for a path operation or a dependency: `async def read(cache: PolicyCacheDep)`.
 
-In tests, `app.dependency_overrides[policy_cache]` says what it is.
+In tests, `app.dependency_overrides[policy_cache]` says what it is: a function without arguments,
+since `authorize` asks it, too.
 """
+
+
+def policy_cache_of(connection: HTTPConnection) -> SelectedPolicyCache | None:
+    """What `PolicyCacheDep` brings, without what FastAPI takes for a dependency; None: replaced."""
+    overrides = getattr(connection.app, "dependency_overrides", None)
+    if overrides and policy_cache in overrides:
+        return None
+    return _installation_of(connection).cache
+
+
+async def replaced_policy_cache(connection: HTTPConnection) -> SelectedPolicyCache:
+    """What a test has put in the place of `policy_cache`, a function without arguments, brings."""
+    replacement = connection.app.dependency_overrides[policy_cache]()
+    return await replacement if isawaitable(replacement) else replacement
+
+
+def _installation_of(connection: HTTPConnection) -> Installation:
+    found: Installation | None = getattr(connection.app.state, ATTRIBUTE, None)
+    if found is None:
+        message = (
+            "this app has no policy cache, or is not running: make it with "
+            "FastAPI(lifespan=policy_cache_lifespan()), or enter policy_cache_lifespan()(app) in a "
+            "lifespan of your own; for an app inside another one, in that of the outermost"
+        )
+        raise RuntimeError(message)
+    return found
 
 
 def _mounted(routes: Iterable[BaseRoute]) -> Iterator[Starlette]:

@@ -1,0 +1,137 @@
+"""The gateways that are measured over HTTP: one app, whose one route is guarded in several ways.
+
+`python gateways.py LOOP HTTP CORE` serves each on a port of its own and prints the ports. All of
+them run in one process, on one event loop and one core, and take turns: none has the better seat.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import Body, Depends, FastAPI, HTTPException, Request
+
+GATEWAY = Path(__file__).parents[2] / "examples" / "gateway"
+sys.path.insert(0, str(GATEWAY))
+
+from app import caller, circumstances, tool_in_path  # noqa: E402
+from engine import PolicyEngine  # noqa: E402
+from sark_cache import CacheSettings  # noqa: E402
+from sark_cache.fastapi import (  # noqa: E402
+    FromRequest,
+    authorize,
+    policy_cache_lifespan,
+    policy_cache_router,
+)
+
+engine = PolicyEngine()
+
+
+def asked(request):
+    """What the policy is asked, as all of them find it out."""
+    return caller(request), "invoke", tool_in_path(request), circumstances(request)
+
+
+def pass_only_if_allowed(decision):
+    if decision["allow"] is not True:
+        raise HTTPException(403, decision["reason"])
+
+
+async def nothing() -> None:
+    """What FastAPI takes for a dependency, whatever it does."""
+
+
+async def evaluated(request: Request) -> None:
+    """Authorization without a cache."""
+    pass_only_if_allowed((await engine.evaluate(*asked(request))).decision)
+
+
+async def looked_up(request: Request) -> None:
+    """Authorization by hand: a decision that all requests share, else a load."""
+    user, action, tool, context = asked(request)
+    cache = request.app.state.cache
+    decision = await cache.get_decision(user, action, tool, context)
+    if decision is None:
+        decision = await cache.get_or_load(
+            user, action, tool, lambda: engine.evaluate(user, action, tool, context), context
+        )
+    pass_only_if_allowed(decision)
+
+
+def as_dependency(read):
+    """The same function as FastAPI would have it."""
+
+    async def dependency(request: Request):
+        return read(request)
+
+    return dependency
+
+
+with_dependencies = authorize(
+    engine.evaluate,
+    user=as_dependency(caller),
+    action="invoke",
+    resource=as_dependency(tool_in_path),
+    context=as_dependency(circumstances),
+)
+as_in_the_example = authorize(
+    engine.evaluate,
+    user=FromRequest(caller),
+    action="invoke",
+    resource=FromRequest(tool_in_path),
+    context=FromRequest(circumstances),
+)
+
+GUARDS = {
+    "no authorization": [],
+    "a dependency that does nothing": [nothing],
+    "cached, authorize()": [as_in_the_example],
+    "cached, authorize() given three dependencies": [with_dependencies],
+    # "cached, get_decision() by hand": [looked_up],
+    "policy every time": [evaluated],
+}
+
+
+async def call_tool(
+    tool: str, request: Request, parameters: Annotated[dict[str, Any] | None, Body()] = None
+) -> dict[str, Any]:
+    """The same for all: who calls has to be known also where everybody may."""
+    return {"tool": tool, "called_by": caller(request), "called_with": parameters or {}}
+
+
+def gateway(guards):
+    """The app, behind these dependencies."""
+    app = FastAPI(lifespan=policy_cache_lifespan(CacheSettings(rust_cache_rollout_pct=100)))
+    app.post("/tools/{tool}/call", dependencies=[Depends(guard) for guard in guards])(call_tool)
+    app.include_router(policy_cache_router())
+    return app
+
+
+async def serve(http):
+    """Serves all of them until the process is ended."""
+    servers = {}
+    for name, guards in GUARDS.items():
+        config = uvicorn.Config(gateway(guards), port=0, http=http, log_level="warning")
+        servers[name] = uvicorn.Server(config)
+    serving = [asyncio.create_task(server.serve()) for server in servers.values()]
+    while not all(server.started for server in servers.values()):
+        await asyncio.sleep(0.01)
+    ports = {
+        name: server.servers[0].sockets[0].getsockname()[1] for name, server in servers.items()
+    }
+    sys.stdout.write(json.dumps(ports) + "\n")
+    sys.stdout.flush()
+    await asyncio.gather(*serving)
+
+
+if __name__ == "__main__":
+    loop, http, core = sys.argv[1:]
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {int(core)})
+    config = uvicorn.Config("", loop=loop)
+    with closing(engine), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(serve(http))
