@@ -4,7 +4,7 @@ Run it with `uvicorn app:create_app --factory`, or see it work with `nox -s demo
 """
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ from fastapi.requests import HTTPConnection
 from pydantic import BaseModel
 
 from engine import PolicyEngine
-from sark_cache import CacheSettings, Loaded
+from sark_cache import CacheSettings
 from sark_cache.fastapi import (
     FORBIDDEN,
     FromRequest,
@@ -110,22 +110,23 @@ def create_app() -> FastAPI:
     @app.post("/authorize")
     async def answer(question: Question, cache: PolicyCacheDep) -> Answer:
         asked = (question.user, question.action, question.resource)
-        source: Literal["cache", "policy"] = "cache"
-
-        async def evaluate() -> Loaded:
-            nonlocal source
-            source = "policy"
-            return await engine.evaluate(*asked, question.context)
-
         started = time.perf_counter()
+        # One decision that all requests share and none can change: nothing is copied for a hit.
+        decision: Mapping[str, Any] | None = None
         if question.use_cache:
-            decision = await cache.get_or_load(*asked, evaluate, question.context)
-        else:
-            decision = dict((await evaluate()).decision)
+            decision = await cache.get_decision(*asked, question.context)
+        source: Literal["cache", "policy"] = "policy" if decision is None else "cache"
+        if decision is None:
+            begun = cache.stamp()  # so that nothing is stored that is revoked meanwhile
+            loaded = await engine.evaluate(*asked, question.context)
+            decision = loaded.decision
+            if question.use_cache:
+                ttl = loaded.ttl_seconds
+                await cache.set(*asked, decision, question.context, ttl, stamp=begun)
         microseconds = (time.perf_counter() - started) * 1e6
         if source == "policy":
             cache.record_opa_latency(microseconds / 1e3)
-        return Answer(decision=decision, source=source, microseconds=microseconds)
+        return Answer(decision=dict(decision), source=source, microseconds=microseconds)
 
     @app.post("/users/{user}/revoke")
     async def revoke(user: str, cache: PolicyCacheDep) -> dict[str, Any]:

@@ -23,10 +23,13 @@ from engine import PolicyEngine  # noqa: E402
 from sark_cache import CacheSettings  # noqa: E402
 from sark_cache.fastapi import (  # noqa: E402
     FromRequest,
+    PolicyCacheDep,
     authorize,
     policy_cache_lifespan,
     policy_cache_router,
 )
+
+Parameters = Annotated[dict[str, Any] | None, Body()]
 
 engine = PolicyEngine()
 
@@ -50,15 +53,15 @@ async def evaluated(request: Request) -> None:
     pass_only_if_allowed((await engine.evaluate(*asked(request))).decision)
 
 
-async def looked_up(request: Request) -> None:
-    """Authorization by hand: a decision that all requests share, else a load."""
+async def look_up(request, cache):
+    """Authorization by hand: a decision that all requests share, else the policy's, stored."""
     user, action, tool, context = asked(request)
-    cache = request.app.state.cache
     decision = await cache.get_decision(user, action, tool, context)
     if decision is None:
-        decision = await cache.get_or_load(
-            user, action, tool, lambda: engine.evaluate(user, action, tool, context), context
-        )
+        begun = cache.stamp()
+        loaded = await engine.evaluate(user, action, tool, context)
+        decision = loaded.decision
+        await cache.set(user, action, tool, decision, context, loaded.ttl_seconds, stamp=begun)
     pass_only_if_allowed(decision)
 
 
@@ -86,36 +89,42 @@ as_in_the_example = authorize(
     context=FromRequest(circumstances),
 )
 
-GUARDS = {
-    "no authorization": [],
-    "a dependency that does nothing": [nothing],
-    "cached, authorize()": [as_in_the_example],
-    "cached, authorize() given three dependencies": [with_dependencies],
-    # "cached, get_decision() by hand": [looked_up],
-    "policy every time": [evaluated],
-}
 
-
-async def call_tool(
-    tool: str, request: Request, parameters: Annotated[dict[str, Any] | None, Body()] = None
-) -> dict[str, Any]:
+async def call_tool(tool: str, request: Request, parameters: Parameters = None) -> dict[str, Any]:
     """The same for all: who calls has to be known also where everybody may."""
     return {"tool": tool, "called_by": caller(request), "called_with": parameters or {}}
 
 
-def gateway(guards):
-    """The app, behind these dependencies."""
+async def call_tool_after_look_up(
+    tool: str, request: Request, cache: PolicyCacheDep, parameters: Parameters = None
+) -> dict[str, Any]:
+    await look_up(request, cache)
+    return await call_tool(tool, request, parameters)
+
+
+def gateway(handler, *guards):
+    """The app, whose one handler stands behind these dependencies."""
     app = FastAPI(lifespan=policy_cache_lifespan(CacheSettings(rust_cache_rollout_pct=100)))
-    app.post("/tools/{tool}/call", dependencies=[Depends(guard) for guard in guards])(call_tool)
+    app.post("/tools/{tool}/call", dependencies=[Depends(guard) for guard in guards])(handler)
     app.include_router(policy_cache_router())
     return app
+
+
+GATEWAYS = {
+    "no authorization": gateway(call_tool),
+    "a dependency that does nothing": gateway(call_tool, nothing),
+    "cached, authorize()": gateway(call_tool, as_in_the_example),
+    "cached, authorize() given three dependencies": gateway(call_tool, with_dependencies),
+    "cached, get_decision() in the handler": gateway(call_tool_after_look_up),
+    "policy every time": gateway(call_tool, evaluated),
+}
 
 
 async def serve(http):
     """Serves all of them until the process is ended."""
     servers = {}
-    for name, guards in GUARDS.items():
-        config = uvicorn.Config(gateway(guards), port=0, http=http, log_level="warning")
+    for name, app in GATEWAYS.items():
+        config = uvicorn.Config(app, port=0, http=http, log_level="warning")
         servers[name] = uvicorn.Server(config)
     serving = [asyncio.create_task(server.serve()) for server in servers.values()]
     while not all(server.started for server in servers.values()):

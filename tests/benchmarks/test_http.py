@@ -23,9 +23,9 @@ pytest.importorskip("regopy", reason="the gateway needs the extra [demo]")
 
 HERE = Path(__file__).parent
 SERVER = HERE / "gateways.py"
-ROUNDS = 7
-SECONDS = 1.2
-"""One turn of one gateway."""
+ROUNDS = 25
+SECONDS = 0.35
+"""One turn of one gateway: short, so that a slower machine is slower for all of them."""
 COMBINATIONS = 1_000
 """Of a user and a tool, each of them allowed."""
 SKEW = 1.1

@@ -12,7 +12,7 @@ from typing import Annotated
 import httpx
 import pytest
 from documents_app import ADMIN, DECISIONS, create_app, current_user, evaluate, may, may_read
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, HTTPException
 from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
 from serving import UVICORN, served
@@ -22,6 +22,7 @@ from interpreters import needs_fork, run
 from sark_cache import Loaded, NullPolicyCache, SelectedPolicyCache
 from sark_cache.errors import SettingsError
 from sark_cache.fastapi import (
+    FromRequest,
     PolicyCacheDep,
     authorize,
     policy_cache,
@@ -425,6 +426,46 @@ async def test_each_of_its_arguments_may_be_found_out():
         assert (await client.post("/forget")).json() == 1
 
 
+async def test_each_of_its_arguments_may_be_read_from_the_request():
+    read = {
+        "user": lambda request: request.headers["x-user"],
+        "action": lambda request: request.method.lower(),
+        "resource": lambda request: request.path_params["document"],
+        "context": lambda request: {"hour": int(request.query_params["hour"])},
+        "sensitivity": lambda _request: None,
+        "tags": lambda _request: ["bundle:2"],
+    }
+    may = authorize(evaluate, **{name: FromRequest(found) for name, found in read.items()})
+    app = FastAPI(lifespan=policy_cache_lifespan(NATIVE))
+
+    @app.get("/documents/{document}")
+    async def answer(document: str, decision: Annotated[dict, Depends(may)]) -> dict:
+        return decision
+
+    async with running(app) as client:
+        first, second = [
+            (await client.get("/documents/7?hour=3", headers=by("alice"))).json() for _ in range(2)
+        ]
+    assert first["asked"] == ["alice", "get", "7", {"hour": 3}]
+    assert second == first
+
+
+async def test_what_reading_the_request_raises_ends_it():
+    def nobody(_request):
+        raise HTTPException(401, "who are you?")
+
+    async with running(guarded(authorize(evaluate, user=FromRequest(nobody)))) as client:
+        answer = await client.get("/")
+    assert (answer.status_code, answer.json()) == (401, {"detail": "who are you?"})
+
+
+async def test_a_user_that_is_read_has_to_be_text():
+    app = guarded(authorize(evaluate, user=FromRequest(lambda _request: None)))
+    async with running(app, raises=True) as client:
+        with pytest.raises(TypeError, match=r"^user must be a str"):
+            await client.get("/")
+
+
 async def test_what_the_evaluator_decides_late_counts():
     numbers = count(1)
 
@@ -689,6 +730,18 @@ async def test_tests_may_replace_the_policy_cache():
     answers = [await read(client_of(app), "alice") for _ in range(2)]
     assert answers[0].json() != answers[1].json()
     assert never_hits.metrics.loads == 2
+
+
+async def test_what_replaces_the_policy_cache_may_be_async():
+    app = create_app(NATIVE)
+    never_hits = NullPolicyCache()
+
+    async def replacement():
+        return never_hits
+
+    app.dependency_overrides[policy_cache] = replacement
+    assert (await read(client_of(app), "alice")).status_code == 200
+    assert never_hits.metrics.loads == 1
 
 
 async def test_the_dependency_brings_the_policy_cache_of_the_process():

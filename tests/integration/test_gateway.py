@@ -115,7 +115,7 @@ async def test_a_tool_call_is_guarded_by_the_decision(client):
     assert denied.json() == {"detail": "multi-factor authentication is needed"}
     assert (await call(client, "vera-1", mfa=True)).status_code == 200
     assert (await call(client, "nobody", mfa=True)).status_code == 403
-    assert (await client.post("/tools/invoice-search/call", json={})).status_code == 422
+    assert (await client.post("/tools/invoice-search/call", json={})).status_code == 401
 
 
 async def test_a_tool_sees_only_the_parameters_that_its_caller_may_pass(client):

@@ -13,6 +13,7 @@ from fastapi.security import HTTPBearer
 from sark_cache import CacheSettings, JSONObject, Loaded, SelectedPolicyCache
 from sark_cache.fastapi import (
     FORBIDDEN,
+    FromRequest,
     PolicyCacheDep,
     authorize,
     policy_cache,
@@ -53,6 +54,12 @@ def authorizations() -> None:
         tags={"bundle:42"},
     )
     authorize(evaluate, user="cron", sensitivity=current_user, tags=current_user)
+    authorize(
+        evaluate,
+        user=FromRequest(lambda request: request.headers["x-user"]),
+        resource=FromRequest(lambda request: request.path_params["document"]),
+        context=FromRequest(lambda request: {"mfa": "x-mfa" in request.headers}),
+    )
 
 
 def apps() -> FastAPI:
