@@ -76,7 +76,8 @@ def policy_cache_of(connection: HTTPConnection) -> SelectedPolicyCache | None:
 async def replaced_policy_cache(connection: HTTPConnection) -> SelectedPolicyCache:
     """What a test has put in the place of `policy_cache`, a function without arguments, brings."""
     replacement = connection.app.dependency_overrides[policy_cache]()
-    return await replacement if isawaitable(replacement) else replacement
+    cache: SelectedPolicyCache = await replacement if isawaitable(replacement) else replacement
+    return cache
 
 
 def _installation_of(connection: HTTPConnection) -> Installation:
