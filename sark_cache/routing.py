@@ -100,21 +100,9 @@ class SelectedPolicyCache(Closing):
         resource: str,
         context: Context | None = None,
         sensitivity: str | None = None,
-    ) -> Coroutine[Any, Any, Any]:
-        """The same without a copy: one immutable decision, shared by all who ask."""
-        return self._for(user_id).get_decision(user_id, action, resource, context, sensitivity)
-
-    async def get_decision(
-        self,
-        user_id: str,
-        action: str,
-        resource: str,
-        context: Context | None = None,
-        sensitivity: str | None = None,
-    ) -> Decision | None:
+    ) -> Coroutine[Any, Any, Decision | None]:
         """The cached decision for a request as one that cannot be changed, or None."""
-        cache = self._for(user_id)
-        return await cache.get_decision(user_id, action, resource, context, sensitivity)
+        return self._for(user_id).get_decision(user_id, action, resource, context, sensitivity)
 
     async def set(
         self,

@@ -4,7 +4,7 @@ Run it with `uvicorn app:create_app --factory`, or see it work with `nox -s demo
 """
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from typing import Annotated, Any, Literal
 
@@ -112,21 +112,19 @@ def create_app() -> FastAPI:
         asked = (question.user, question.action, question.resource)
         started = time.perf_counter()
         # One decision that all requests share and none can change: nothing is copied for a hit.
-        decision: Mapping[str, Any] | None = None
+        known = await cache.get_decision(*asked, question.context) if question.use_cache else None
+        if known is not None:
+            microseconds = (time.perf_counter() - started) * 1e6
+            return Answer(decision=known.to_dict(), source="cache", microseconds=microseconds)
+        begun = cache.stamp()  # what is revoked from now on is not stored
+        loaded = await engine.evaluate(*asked, question.context)
         if question.use_cache:
-            decision = await cache.get_decision(*asked, question.context)
-        source: Literal["cache", "policy"] = "policy" if decision is None else "cache"
-        if decision is None:
-            begun = cache.stamp()  # so that nothing is stored that is revoked meanwhile
-            loaded = await engine.evaluate(*asked, question.context)
-            decision = loaded.decision
-            if question.use_cache:
-                ttl = loaded.ttl_seconds
-                await cache.set(*asked, decision, question.context, ttl, stamp=begun)
+            ttl = loaded.ttl_seconds
+            await cache.set(*asked, loaded.decision, question.context, ttl, stamp=begun)
         microseconds = (time.perf_counter() - started) * 1e6
-        if source == "policy":
-            cache.record_opa_latency(microseconds / 1e3)
-        return Answer(decision=dict(decision), source=source, microseconds=microseconds)
+        cache.record_opa_latency(microseconds / 1e3)
+        decision = dict(loaded.decision)
+        return Answer(decision=decision, source="policy", microseconds=microseconds)
 
     @app.post("/users/{user}/revoke")
     async def revoke(user: str, cache: PolicyCacheDep) -> dict[str, Any]:

@@ -57,12 +57,13 @@ async def look_up(request, cache):
     """Authorization by hand: a decision that all requests share, else the policy's, stored."""
     user, action, tool, context = asked(request)
     decision = await cache.get_decision(user, action, tool, context)
-    if decision is None:
-        begun = cache.stamp()
-        loaded = await engine.evaluate(user, action, tool, context)
-        decision = loaded.decision
-        await cache.set(user, action, tool, decision, context, loaded.ttl_seconds, stamp=begun)
-    pass_only_if_allowed(decision)
+    if decision is not None:
+        pass_only_if_allowed(decision)
+        return
+    begun = cache.stamp()
+    loaded = await engine.evaluate(user, action, tool, context)
+    await cache.set(user, action, tool, loaded.decision, context, loaded.ttl_seconds, stamp=begun)
+    pass_only_if_allowed(loaded.decision)
 
 
 def as_dependency(read):
