@@ -103,6 +103,13 @@ async def call_tool_after_look_up(
     return await call_tool(tool, request, parameters)
 
 
+async def call_tool_if_allowed(
+    tool: str, request: Request, parameters: Parameters = None
+) -> dict[str, Any]:
+    await as_in_the_example(request)
+    return await call_tool(tool, request, parameters)
+
+
 def gateway(handler, *guards):
     """The app, whose one handler stands behind these dependencies."""
     app = FastAPI(lifespan=policy_cache_lifespan(CacheSettings(rust_cache_rollout_pct=100)))
@@ -116,6 +123,7 @@ GATEWAYS = {
     "a dependency that does nothing": gateway(call_tool, nothing),
     "cached, authorize()": gateway(call_tool, as_in_the_example),
     "cached, authorize() given three dependencies": gateway(call_tool, with_dependencies),
+    "cached, authorize() awaited in the handler": gateway(call_tool_if_allowed),
     "cached, get_decision() in the handler": gateway(call_tool_after_look_up),
     "policy every time": gateway(call_tool, evaluated),
 }
