@@ -13,10 +13,10 @@ import cachetools
 import moka_py
 import pytest
 import theine
-from optimum import most_hits
-from traces import TRACES, Trace
 
+from optimum import most_hits
 from sark_cache import RustPolicyCache
+from traces import TRACES, Trace
 
 # Percent of the keys that occur in the trace.
 CAPACITIES = (1, 2, 5, 10, 20)

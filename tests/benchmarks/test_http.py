@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from load import load
 
 pytest.importorskip("regopy", reason="the gateway needs the extra [demo]")

@@ -8,6 +8,7 @@ use crate::load::{Load, Loads, Owner, Wanted};
 use crate::value::Stored;
 use pyo3::prelude::*;
 use sark_cache_core::{Cache, KeyWriter, Refused, Scope, Tags, poll_once};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,7 +74,7 @@ impl AsyncCache {
         let key = general(key, KeyWriter::to_key)?;
         self.loads.supersede(key.as_bytes());
         let value = Stored::from_python(value)?;
-        match settled(py, self.cache.insert(key, value, ttl, Tags::default(), stamp)) {
+        match settled(py, pin!(self.cache.insert(key, value, ttl, Tags::default(), stamp))) {
             Ok(()) | Err(Refused::NoTimeToLive | Refused::Overtaken) => ready(py, NOTHING),
             Err(refused) => Err(Fault::from(refused).into()),
         }

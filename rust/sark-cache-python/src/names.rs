@@ -18,7 +18,7 @@ const LONGEST: usize = 64;
 /// Where the text of each string is.
 static PLACES: [AtomicUsize; CAPACITY] = [const { AtomicUsize::new(0) }; CAPACITY];
 /// Numbers, and one, of names that were found by [`known`], by where their text is.
-static NEAR: [AtomicU16; 256] = [const { AtomicU16::new(0) }; 256];
+static NEAR: [AtomicU16; 1024] = [const { AtomicU16::new(0) }; 1024];
 
 type Ids = AHashMap<Box<str>, u16>;
 
@@ -40,8 +40,8 @@ pub fn id(py: Python<'_>, name: &str) -> Option<u16> {
 #[inline]
 pub fn known(name: &str) -> Option<u16> {
     let place = name.as_ptr() as usize;
-    // Strings are 16 bytes or more apart.
-    let near = &NEAR[(place >> 4) % NEAR.len()];
+    // Strings are 16 bytes or more apart; those of one page would otherwise fall on few places.
+    let near = &NEAR[(place >> 4 ^ place >> 15) % NEAR.len()];
     let id = near.load(Ordering::Relaxed);
     // Its text stays where it is as long as the string is kept, which is forever.
     if id != 0 && PLACES[usize::from(id - 1)].load(Ordering::Relaxed) == place {

@@ -7,7 +7,7 @@
 use crate::arguments::{
     self, Tags, boolean, default_ttl, fields, optional, options, rows, string, ttl,
 };
-use crate::awaitable::{NOTHING, awaitable, ready, settled};
+use crate::awaitable::{NOTHING, awaitable, ready};
 use crate::batch;
 use crate::error::{Fault, InvalidationError, text};
 use crate::key::request;
@@ -134,7 +134,7 @@ impl PolicyStore {
         match incoming {
             Ok(incoming) => {
                 let tags = store.cache.log().tags(&tags.names);
-                ready(py, settled(py, store.insert(incoming, tags, stamp)))
+                ready(py, store.insert(py, incoming, tags, stamp))
             }
             Err(fault) => {
                 Self::report(slf, "set", fault)?;
@@ -300,8 +300,8 @@ impl PolicyStore {
                 tags.all().and_then(|()| store.incoming(fields, &row.items[3], row.get(4), ttl));
             match incoming {
                 Ok(incoming) if serves => {
-                    let insert = store.insert(incoming, numbers.clone(), stamp);
-                    stored += u64::from(settled(py, insert));
+                    let was_stored = store.insert(py, incoming, numbers.clone(), stamp);
+                    stored += u64::from(was_stored);
                     Ok(())
                 }
                 Ok(_) => Ok(()),

@@ -1,5 +1,6 @@
 //! What a policy cache does with requests and decisions, below its Python methods.
 
+use crate::awaitable::settled;
 use crate::error::{Fault, wrong_type};
 use crate::key::request;
 use crate::load::Loads;
@@ -9,7 +10,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMapping, PyString};
 use sark_cache_core::{Cache, Entry, Key, KeyWriter, Tags, poll_once};
-use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -113,13 +114,12 @@ impl Store {
     /// Stores one decision; false if it was refused.
     pub fn insert(
         &self,
-        incoming: Incoming,
+        py: Python<'_>,
+        Incoming { key, value, ttl }: Incoming,
         tags: Tags,
         stamp: sark_cache_core::Stamp,
-    ) -> impl Future<Output = bool> + Send {
-        let Incoming { key, value, ttl } = incoming;
-        let insert = self.cache.insert(key, value, ttl, tags, stamp);
-        async move { insert.await.is_ok() }
+    ) -> bool {
+        settled(py, pin!(self.cache.insert(key, value, ttl, tags, stamp))).is_ok()
     }
 }
 

@@ -28,9 +28,13 @@ struct Slot {
 
 struct Template {
     bytes: Arc<[u8]>,
-    dict: Py<PyDict>,
-    /// Whether it holds no other list or dict.
-    flat: bool,
+    pattern: Pattern,
+}
+
+/// A dict or list to be copied, and those in it, which are to be copied each time, too.
+enum Pattern {
+    Dict(Py<PyDict>, Vec<(Py<PyAny>, Pattern)>),
+    List(Py<PyList>, Vec<(usize, Pattern)>),
 }
 
 static TEMPLATES: [Slot; SLOTS] =
@@ -47,45 +51,55 @@ pub fn rebuild<'py>(py: Python<'py>, bytes: &Arc<[u8]>) -> PyResult<Bound<'py, P
     }
     // Somebody else is at it, or, in a forked child, was: it is built from its bytes.
     let Ok(mut template) = slot.template.try_lock() else { return Reader::new(bytes).value(py) };
-    if let Some(Template { bytes: kept, dict, flat }) = &*template
+    if let Some(Template { bytes: kept, pattern }) = &*template
         && (Arc::ptr_eq(kept, bytes) || **kept == **bytes)
     {
-        let dict = dict.bind(py);
-        return if *flat { Ok(dict.copy()?.into_any()) } else { copy(dict) };
+        return pattern.copy(py);
     }
-    let mut reader = Reader::new(bytes);
-    let value = reader.value(py)?;
-    if bytes.len() <= LARGEST
-        && let Ok(dict) = value.cast::<PyDict>()
-    {
-        let flat = reader.containers == 1;
-        let copied = copy(dict)?;
-        *template = Some(Template { bytes: Arc::clone(bytes), dict: dict.clone().unbind(), flat });
-        return Ok(copied);
+    let value = Reader::new(bytes).value(py)?;
+    if bytes.len() > LARGEST {
+        return Ok(value);
     }
-    Ok(value)
+    let Some(pattern) = Pattern::of(&value) else { return Ok(value) };
+    let copied = pattern.copy(py)?;
+    *template = Some(Template { bytes: Arc::clone(bytes), pattern });
+    Ok(copied)
 }
 
-/// A copy of a dict, all the way down.
-fn copy<'py>(dict: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyAny>> {
-    let copied = dict.copy()?;
-    for (name, value) in dict {
-        if let Some(container) = copy_of_container(&value)? {
-            copied.set_item(name, container)?;
+impl Pattern {
+    /// Takes a dict or list that nobody else has; `None` of anything else, which needs no copy.
+    fn of(value: &Bound<'_, PyAny>) -> Option<Self> {
+        if let Ok(dict) = value.cast_exact::<PyDict>() {
+            let inner =
+                |(name, value): (Bound<'_, PyAny>, _)| Some((name.unbind(), Self::of(&value)?));
+            return Some(Self::Dict(
+                dict.clone().unbind(),
+                dict.iter().filter_map(inner).collect(),
+            ));
+        }
+        let list = value.cast_exact::<PyList>().ok()?;
+        let inner = |(at, item)| Some((at, Self::of(&item)?));
+        Some(Self::List(list.clone().unbind(), list.iter().enumerate().filter_map(inner).collect()))
+    }
+
+    /// A copy, all the way down.
+    fn copy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::Dict(dict, inner) => {
+                let copied = dict.bind(py).copy()?;
+                for (name, pattern) in inner {
+                    copied.set_item(name, pattern.copy(py)?)?;
+                }
+                Ok(copied.into_any())
+            }
+            Self::List(list, inner) => {
+                let list = list.bind(py);
+                let copied = list.get_slice(0, list.len());
+                for (at, pattern) in inner {
+                    copied.set_item(*at, pattern.copy(py)?)?;
+                }
+                Ok(copied.into_any())
+            }
         }
     }
-    Ok(copied.into_any())
-}
-
-/// A copy of a list or dict; None of anything else, which cannot be changed.
-fn copy_of_container<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
-    if let Ok(dict) = value.cast_exact::<PyDict>() {
-        return copy(dict).map(Some);
-    }
-    let Ok(list) = value.cast_exact::<PyList>() else { return Ok(None) };
-    let copied = PyList::empty(value.py());
-    for item in list {
-        copied.append(copy_of_container(&item)?.unwrap_or(item))?;
-    }
-    Ok(Some(copied.into_any()))
 }

@@ -256,8 +256,6 @@ fn write_length(bytes: &mut Vec<u8>, mut length: usize) {
 /// Reads what [`write`] wrote. Bytes that it cannot have written are an error, never a panic.
 pub struct Reader<'b> {
     rest: &'b [u8],
-    /// How many lists and dicts it made.
-    pub containers: usize,
 }
 
 /// The name of a field.
@@ -287,14 +285,13 @@ impl Name<'_> {
 impl<'b> Reader<'b> {
     /// A reader of one stored value.
     pub fn new(stored: &'b [u8]) -> Self {
-        Self { rest: stored.get(HASH..).unwrap_or_default(), containers: 0 }
+        Self { rest: stored.get(HASH..).unwrap_or_default() }
     }
 
     /// Builds the value: a new object, all the way down.
     pub fn value<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match self.byte()? {
             LIST => {
-                self.containers += 1;
                 let list = PyList::empty(py);
                 for _ in 0..self.length()? {
                     list.append(self.value(py)?)?;
@@ -302,7 +299,6 @@ impl<'b> Reader<'b> {
                 Ok(list.into_any())
             }
             DICT => {
-                self.containers += 1;
                 let dict = PyDict::new(py);
                 for _ in 0..self.length()? {
                     match self.name()? {
