@@ -7,6 +7,7 @@ What stands after `--` goes to the tool that the session runs.
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import nox
 
@@ -14,7 +15,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["tests", "lint", "typing"]
 nox.options.reuse_existing_virtualenvs = True
 
-PYTHON_CODE = ("sark_cache", "tests", "examples", "noxfile.py")
+PYTHON_CODE = ("sark_cache", "tests", "examples", "rust", "noxfile.py")
 REPORT = {"PYTHONPATH": "tests/benchmarks"}
 """Where `python -m report` is found."""
 
@@ -33,6 +34,12 @@ def install_groups(session: nox.Session, *groups: str, more: tuple[str, ...] = (
     pip = ("python", "-m", "pip", "install", "--quiet")
     session.run_install(*pip, "--upgrade", "pip>=25.1")
     session.run_install(*pip, *more, *(f"--group={group}" for group in groups))
+
+
+def has_profiler(session: nox.Session) -> bool:
+    """Whether the Rust toolchain has what a build with a profile takes."""
+    sysroot = session.run("rustc", "--print", "sysroot", silent=True, external=True)
+    return any(Path(str(sysroot).strip()).glob("lib/rustlib/*/bin/llvm-profdata*"))
 
 
 @nox.session
@@ -109,9 +116,15 @@ def typing(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Benchmarks. `-- --report` makes the report of them, `-- --compare` shows it beside them.
 
-    What stands after `--` goes to pytest. Each run is saved for `--benchmark-compare`, too.
+    What stands after `--` goes to pytest. Each run is saved for `--benchmark-compare`, too. The
+    package is built with a profile, as wheels are, if `rustup component add llvm-tools` was done.
     """
     install(session, "redis", "demo", groups=("bench",))
+    if has_profiler(session):
+        session.run_install("maturin", "develop", "--pgo", "--quiet")
+        session.env["SARK_CACHE_BUILD"] = "with a profile"
+    else:
+        session.warn("built without a profile, unlike wheels: rustup component add llvm-tools")
     session.run(
         "python", "-m", "pytest", "tests/benchmarks", "--benchmark-autosave", *session.posargs
     )

@@ -10,7 +10,7 @@
 //! twice raises `RuntimeError`.
 
 use crate::pending::Pending;
-use crate::runtime::{finish_here, spawn};
+use crate::runtime::{finish_detached, finish_here, spawn};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
@@ -55,8 +55,7 @@ pub fn settled<T: Send>(
 ) -> T {
     match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
-        // Detached: threads that only need the interpreter go on.
-        Poll::Pending => py.detach(|| finish_here(future)),
+        Poll::Pending => finish_detached(py, future),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::atoms::{self, Atom};
 use crate::error::{Fault, text, wrong_type};
 use crate::json::{self, Fields, Json, hexadecimal};
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 use sark_cache_core::{KeyWriter, NotJson};
 use smallvec::SmallVec;
 use std::cell::Cell;
@@ -71,16 +71,26 @@ fn finish(
         begun?;
         return Ok(writer.resource(text(resource)?)?);
     };
-    // SAFETY: writing a key runs nothing of Python's.
-    if let Some(mut atoms) = unsafe { atoms::read(context) } {
+    // A dict is no wrong type, so here nothing outranks what was begun.
+    if context.is_exact_instance_of::<PyDict>() {
         begun?;
         writer.resource(text(resource)?)?;
-        return if atoms.is_empty() { Ok(()) } else { Ok(writer.map(&mut atoms, write_atom)?) };
+        // SAFETY: writing atoms runs and makes nothing of Python's.
+        return match unsafe { atoms::read(context) } {
+            Some(atoms) if atoms.is_empty() => Ok(()),
+            Some(mut atoms) => Ok(writer.map(&mut atoms, write_atom)?),
+            None => write_context(writer, &json::context(context)?),
+        };
     }
     let context = json::context(context)?;
     begun?;
     writer.resource(text(resource)?)?;
-    if context.is_empty() { Ok(()) } else { write_fields(writer, &context) }
+    write_context(writer, &context)
+}
+
+/// An empty context is no context.
+fn write_context(writer: &mut KeyWriter, context: &Fields<'_>) -> Result<(), Fault> {
+    if context.is_empty() { Ok(()) } else { write_fields(writer, context) }
 }
 
 /// Writes the keys of the rows of a batch. What a row has in common with the one before it, user and

@@ -12,7 +12,6 @@ use pyo3_async_runtimes::TaskLocals;
 use pyo3_async_runtimes::generic::{ContextExt, JoinError, Runtime};
 use sark_cache_core::ready::{Polled, poll_or_keep};
 use std::future::Future;
-use std::ops::DerefMut;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -128,13 +127,33 @@ pub fn complete(future: impl Future<Output: Send + 'static> + Send + 'static) {
 
 /// Finishes `future` on this thread. For where there is no other: what it waits for is done by
 /// threads that need nothing of this one, or by itself at its next poll.
-pub fn finish_here<F: Future>(mut future: Pin<impl DerefMut<Target = F>>) -> F::Output {
+pub fn finish_here<F: Future>(mut future: Pin<Box<F>>) -> F::Output {
     loop {
         match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(output) => return output,
             Poll::Pending => std::thread::yield_now(),
         }
     }
+}
+
+/// Finishes `future` on this thread, detached, so that threads which only need the interpreter go
+/// on. One of those may fork, but not in the middle of a poll.
+pub fn finish_detached<F>(py: Python<'_>, mut future: Pin<&mut F>) -> F::Output
+where
+    F: Future<Output: Send> + Send,
+{
+    let mut poll = || {
+        let _pass = Pass::enter();
+        future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    };
+    py.detach(|| {
+        loop {
+            match poll() {
+                Poll::Ready(output) => return output,
+                Poll::Pending => std::thread::yield_now(),
+            }
+        }
+    })
 }
 
 /// The runtime as pyo3-async-runtimes takes it.

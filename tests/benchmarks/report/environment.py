@@ -30,6 +30,7 @@ def environment() -> dict:
         },
         "run": {
             "python": f"{platform.python_implementation()} {platform.python_version()}",
+            "build": os.environ.get("SARK_CACHE_BUILD", "without a profile"),
             "server": server(server_binary()),
             "packages": packages(),
         },

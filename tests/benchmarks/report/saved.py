@@ -80,7 +80,8 @@ def circumstances(report: dict) -> str:
     days = sorted({run.split()[0] for run in report["runs"]})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     pythons = ", ".join(sorted({run["python"] for run in report["runs"].values()}))
+    builds = ", ".join(sorted({run.get("build", "unknown") for run in report["runs"].values()}))
     return (
         f"{pythons}, {machine['system']}, {machine['processor']}, {machine['cores']} cores,"
-        f" {machine['memory_gib']} GiB, {when}"
+        f" {machine['memory_gib']} GiB, built {builds}, {when}"
     )

@@ -1,0 +1,72 @@
+"""`get_decision` finds what `get` finds, and hands it out as what nobody can change."""
+
+import pytest
+
+from sark_cache import Decision
+
+ALLOW = {"allow": True, "reason": "owner", "obligations": [{"log": True}, None, 1.5, 2**70]}
+DENY = {"allow": False}
+ALICE = ("alice", "read", "doc")
+
+
+async def test_what_was_set_is_handed_out_frozen(cache):
+    assert await cache.get_decision(*ALICE) is None
+    await cache.set(*ALICE, ALLOW, {"mfa": True})
+    assert await cache.get_decision(*ALICE) is None
+    decision = await cache.get_decision(*ALICE, {"mfa": True})
+    assert isinstance(decision, Decision)
+    assert decision == ALLOW
+    assert (decision.allow, decision.reason) == (True, "owner")
+    assert await cache.get(*ALICE, {"mfa": True}) == ALLOW
+
+
+async def test_one_that_was_handed_out_stays_as_it_was(cache):
+    await cache.set(*ALICE, ALLOW)
+    decision = await cache.get_decision(*ALICE)
+    await cache.set(*ALICE, DENY)
+    assert (await cache.get_decision(*ALICE)).allow is False
+    await cache.close()
+    assert decision == ALLOW
+
+
+async def test_nothing_revoked_is_handed_out(cache):
+    for revoke in (
+        lambda: cache.invalidate(user_id="alice"),
+        lambda: cache.invalidate(tags=["bundle:1"]),
+        lambda: cache.delete(*ALICE),
+        cache.clear,
+    ):
+        await cache.set(*ALICE, ALLOW, tags=["bundle:1"])
+        assert (await cache.get_decision(*ALICE)).allow
+        await revoke()
+        assert await cache.get_decision(*ALICE) is None
+
+
+async def test_it_counts_as_get_does(cache):
+    await cache.get_decision(*ALICE)
+    await cache.set(*ALICE, ALLOW)
+    await cache.get_decision(*ALICE)
+    assert (cache.metrics.hits, cache.metrics.misses) == (1, 1)
+    cache.enabled = False
+    assert await cache.get_decision(*ALICE) is None
+    assert (cache.metrics.hits, cache.metrics.misses) == (1, 1)
+
+
+async def test_a_decision_that_was_handed_out_can_be_stored(cache):
+    await cache.set(*ALICE, ALLOW)
+    decision = await cache.get_decision(*ALICE)
+    assert await cache.set("bob", "read", "doc", decision)
+    assert await cache.get("bob", "read", "doc") == ALLOW
+
+
+@pytest.mark.parametrize(
+    ("request_", "name"), [((1, "a", "b"), "user_id"), (("a", None, "b"), "action")]
+)
+async def test_a_wrong_type_is_named(cache, request_, name):
+    with pytest.raises(TypeError, match=name):
+        await cache.get_decision(*request_)
+
+
+async def test_a_context_that_is_not_json_is_a_miss_that_is_counted(cache):
+    assert await cache.get_decision(*ALICE, {"at": object()}) is None
+    assert (cache.metrics.errors, cache.metrics.misses) == (1, 1)
