@@ -12,6 +12,7 @@ from sark_cache import (
     CacheMetrics,
     CacheSettings,
     CleanupMetrics,
+    Decision,
     FeatureFlagManager,
     FlagError,
     InvalidationError,
@@ -40,6 +41,13 @@ from sark_cache import (
 
 async def requests(cache: RustPolicyCache, context: Mapping[str, Any]) -> None:
     assert_type(await cache.get("alice", "read", "doc"), JSONObject | None)
+    shared = await cache.get_decision("alice", "read", "doc", context, "critical")
+    assert_type(shared, Decision | None)
+    if shared is not None:
+        assert_type(shared.allow, bool)
+        assert_type(shared.to_dict(), JSONObject)
+        assert_type(Decision(shared), Decision)
+        await cache.set("bob", "read", "doc", shared)
     assert_type(await cache.get("alice", "read", "doc", context, "critical"), JSONObject | None)
     stamp = cache.stamp()
     assert_type(stamp, Stamp)
@@ -159,6 +167,8 @@ async def redis_cache() -> None:
     async with PolicyCache(client, ttl_seconds=60, command_timeout=0.1) as cache:
         protocol: PolicyCacheProtocol = cache
         decision: JSONObject | None = await protocol.get("alice", "read", "doc", {"mfa": True})
+        shared: Decision | None = await protocol.get_decision("alice", "read", "doc")
+        del shared
         stored: bool = await cache.set(
             "alice", "read", "doc", decision or {"allow": False}, tags=["t"], stamp=cache.stamp()
         )
