@@ -42,7 +42,8 @@ class SelectedPolicyCache(Closing):
 
     Requests go where `create_policy_cache(user_id)` says at that moment, batches in parts. That
     adds a microsecond or two. Revocations reach every cache that this process uses; metrics are
-    those of all of them together.
+    those of all of them together. What reads one decision returns the awaitable of the chosen
+    cache; all else acts when it is awaited.
 
     Args:
         selection: Whose choice to follow; None: the one that the environment settles.

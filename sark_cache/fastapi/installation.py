@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Mount
 
 from sark_cache.cleanup import CacheCleanupTask
 from sark_cache.flags import FeatureFlagManager
+from sark_cache.plain import type_name
 from sark_cache.routing import SelectedPolicyCache
 
 ATTRIBUTE: Final = "_sark_cache"
@@ -77,6 +78,12 @@ async def replaced_policy_cache(connection: HTTPConnection) -> SelectedPolicyCac
     """What a test has put in the place of `policy_cache`, a function without arguments, brings."""
     replacement = connection.app.dependency_overrides[policy_cache]()
     cache: SelectedPolicyCache = await replacement if isawaitable(replacement) else replacement
+    if not hasattr(cache, "get_or_load"):
+        message = (
+            "dependency_overrides[policy_cache] must be a function without arguments that returns "
+            f"a policy cache (no yield), not one that returns {type_name(cache)}"
+        )
+        raise TypeError(message)
     return cache
 
 

@@ -225,7 +225,12 @@ class PolicyCache(Closing):
             TypeError: An argument of the wrong type; the message names it.
         """
         decision = await self.get(user_id, action, resource, context, sensitivity)
-        return None if decision is None else Decision(decision)
+        try:
+            return None if decision is None else Decision(decision)
+        except ValueError as error:
+            # Another writer's, that JSON in Python takes and this package does not.
+            self._record.fault("get_decision", told(error))
+            return None
 
     async def set(
         self,

@@ -46,11 +46,11 @@ def test_a_number_changed_by_hand_is_found():
 
 
 def test_tables_of_an_earlier_report_are_found():
-    assert list(readme.complaints(TEXT, of_another_run("test_batch")))
+    assert list(readme.complaints(TEXT, of_another_run("test_batch[100]")))
 
 
 def test_the_tables_are_made_of_the_report():
-    report = of_another_run("test_batch")
+    report = of_another_run("test_batch[100]")
     assert not list(readme.complaints(readme.with_tables(TEXT, report), report))
 
 

@@ -1,8 +1,11 @@
 """`Decision`: nothing in it can be changed, and it reads like the dict that it was made of."""
 
+import asyncio
 import copy
 import json
 import pickle
+import sys
+import threading
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -146,6 +149,95 @@ def test_what_is_no_json_object_is_refused(kind):
 def test_it_shows_what_it_holds(kind):
     assert repr(kind({"allow": False, "on": ["a"]})) == "Decision({'allow': False, 'on': ['a']})"
     assert json.dumps(kind(FIELDS).to_dict()) == json.dumps(FIELDS)
+
+
+class Repeating(Mapping):
+    """As some classes for HTTP headers are: a name may come twice."""
+
+    def __init__(self, *fields):
+        self.fields = fields
+
+    def __getitem__(self, name):
+        return next(value for key, value in self.fields if key == name)
+
+    def __iter__(self):
+        return (name for name, _ in self.fields)
+
+    def __len__(self):
+        return len(self.fields)
+
+    def items(self):
+        return list(self.fields)
+
+
+def test_a_field_that_comes_twice_is_refused(kind):
+    with pytest.raises(ValueError, match="same key twice"):
+        kind(Repeating(("allow", True), ("allow", False)))
+    with pytest.raises(ValueError, match="same key twice"):
+        kind({"inner": Repeating(("allow", True), ("allow", False))})
+
+
+async def test_what_says_two_things_is_not_stored_and_ends_what_was():
+    cache = RustPolicyCache()
+    await cache.set("alice", "read", "doc", {"allow": True})
+    assert not await cache.set("alice", "read", "doc", Repeating(("allow", True), ("allow", False)))
+    assert await cache.get_decision("alice", "read", "doc") is None
+
+
+async def test_what_is_a_mapping_and_something_else_is_not_stored():
+    @Mapping.register
+    class Text(str):
+        __slots__ = ()
+
+        def items(self):
+            return []
+
+    cache = RustPolicyCache()
+    assert not await cache.set("alice", "read", "doc", Text("allow"))
+    assert await cache.get("alice", "read", "doc") is None
+    with pytest.raises(ValueError, match="mapping"):
+        Decision(Text("allow"))
+
+
+async def test_those_handed_out_outlive_their_entries_and_then_go():
+    cache = RustPolicyCache(max_size=10)
+    kept = []
+    for number in range(500):
+        await cache.set("alice", "read", str(number), {"number": number})
+        kept.append(await cache.get_decision("alice", "read", str(number)))
+    await cache.clear()
+    assert [decision["number"] for decision in kept] == list(range(500))
+    for _ in range(20):
+        await cache.get("alice", "read", "doc")
+    # What the entries left behind is let go of, some at each call: nobody else holds one now.
+    own = [Decision({})]
+    counts = [sys.getrefcount(decision) for decision in kept]
+    assert set(counts) == {sys.getrefcount(decision) for decision in own}
+
+
+def test_entries_go_in_any_thread_while_others_hold_their_decisions():
+    cache = RustPolicyCache(max_size=64)
+
+    def use():
+        for number in range(300):
+            asyncio.run(one(cache, number))
+
+    threads = [threading.Thread(target=use) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert asyncio.run(size(cache)) <= 64
+
+
+async def size(cache):
+    return await cache.size()
+
+
+async def one(cache, number):
+    await cache.set("alice", "read", str(number), {"number": number})
+    decision = await cache.get_decision("alice", "read", str(number))
+    assert decision is None or decision["number"] == number
 
 
 async def test_every_caller_is_handed_the_same_one():

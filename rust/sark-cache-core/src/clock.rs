@@ -41,9 +41,9 @@ pub fn nanos(duration: Duration) -> u64 {
 mod source {
     use rustix::time::{ClockId, clock_gettime};
 
-    /// The coarse clock lags by a tick, 10 ms at most; this leaves room for a machine that loses
-    /// some.
-    const LAG: u64 = 1_000_000_000;
+    /// The coarse clock lags by a tick, 10 ms at most; on a virtual machine, by as long as the
+    /// processor that moves it on was taken away. Beyond this, an entry may outlive its deadline.
+    const LAG: u64 = 5_000_000_000;
 
     #[derive(Debug, Clone, Copy)]
     pub(super) struct Origin(u64);
@@ -58,7 +58,7 @@ mod source {
             read(ClockId::Monotonic).saturating_sub(self.0)
         }
 
-        /// True only if `moment` is certainly yet to come.
+        /// True only if `moment` is yet to come.
         #[inline]
         pub(super) fn is_long_before(self, moment: u64) -> bool {
             let elapsed = read(ClockId::MonotonicCoarse).saturating_sub(self.0);

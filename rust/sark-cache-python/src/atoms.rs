@@ -25,6 +25,9 @@ pub enum Atom<'a> {
 /// Names and values.
 pub type Atoms<'a> = SmallVec<[(&'a str, Atom<'a>); 24]>;
 
+/// A dict with more fields is read in the general way, which looks at its size first.
+const MOST: ffi::Py_ssize_t = 1024;
+
 /// Names and values of a dict that holds nothing but atoms, in its order; `None` of anything else.
 ///
 /// # Safety
@@ -33,6 +36,10 @@ pub type Atoms<'a> = SmallVec<[(&'a str, Atom<'a>); 24]>;
 pub unsafe fn read<'a>(object: &'a Bound<'_, PyAny>) -> Option<Atoms<'a>> {
     // Without a GIL another thread may change it at any time.
     if cfg!(Py_GIL_DISABLED) || object.cast_exact::<PyDict>().is_err() {
+        return None;
+    }
+    // SAFETY: it is a dict.
+    if unsafe { ffi::PyDict_Size(object.as_ptr()) } > MOST {
         return None;
     }
     let mut atoms = Atoms::new();

@@ -10,6 +10,7 @@
 //! twice raises `RuntimeError`.
 
 use crate::pending::Pending;
+use crate::released::let_go;
 use crate::runtime::{finish_detached, finish_here, spawn};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyRuntimeError;
@@ -45,23 +46,28 @@ where
 }
 
 /// The outcome of a future that is all but always ready at its first poll, as an insert is. If it is
-/// not, this thread waits for it: for a turn of moka's upkeep in another one.
+/// not, this thread waits for it: for a turn of moka's upkeep in another one, which `help` does
+/// should nobody else (moka may miss that the other one has ended).
 ///
 /// It stays where it is, on the stack: to move one of an insert, 1.2 KB, or to allocate for it would
 /// take as long as a hit.
 pub fn settled<T: Send>(
     py: Python<'_>,
     mut future: Pin<&mut (impl Future<Output = T> + Send)>,
+    help: impl Fn() + Sync,
 ) -> T {
     match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
-        Poll::Pending => finish_detached(py, future),
+        Poll::Pending => finish_detached(py, future, help),
     }
 }
 
 /// A finished awaitable for `value`.
 pub fn ready<'py>(py: Python<'py>, value: impl IntoPyObject<'py>) -> PyResult<Bound<'py, PyAny>> {
-    new_ready(py, value.into_bound_py_any(py)?)
+    let value = value.into_bound_py_any(py)?;
+    // Every method comes by here, with no lock held.
+    let_go(py);
+    new_ready(py, value)
 }
 
 /// Python's None; Rust's `()` would become an empty tuple.

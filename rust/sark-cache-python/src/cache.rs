@@ -74,7 +74,8 @@ impl AsyncCache {
         let key = general(key, KeyWriter::to_key)?;
         self.loads.supersede(key.as_bytes());
         let value = Stored::from_python(value)?;
-        match settled(py, pin!(self.cache.insert(key, value, ttl, Tags::default(), stamp))) {
+        let insert = pin!(self.cache.insert(key, value, ttl, Tags::default(), stamp));
+        match settled(py, insert, || _ = self.cache.maintain()) {
             Ok(()) | Err(Refused::NoTimeToLive | Refused::Overtaken) => ready(py, NOTHING),
             Err(refused) => Err(Fault::from(refused).into()),
         }

@@ -5,7 +5,7 @@
 //! may outlive the entry. A field is decoded when it is read, in 50–100 ns.
 
 use crate::error::{Fault, wrong_type};
-use crate::store::is_mapping;
+use crate::store::{is_mapping, not_an_object};
 use crate::value::{Reader, Stored};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -66,6 +66,9 @@ impl Decision {
             return Err(wrong_type("fields", "a mapping", fields));
         }
         let stored = Stored::from_python(fields)?;
+        if !stored.is_object() {
+            return Err(not_an_object().into());
+        }
         if stored.bytes().len() > MAX_ENTRY_BYTES {
             return Err(Fault::from(NotJson::TooLarge).into());
         }

@@ -33,6 +33,7 @@ mod load;
 mod names;
 mod pending;
 mod policy;
+mod released;
 mod runtime;
 mod store;
 mod template;

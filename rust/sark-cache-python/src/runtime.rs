@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3_async_runtimes::TaskLocals;
 use pyo3_async_runtimes::generic::{ContextExt, JoinError, Runtime};
 use sark_cache_core::ready::{Polled, poll_or_keep};
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -137,13 +138,19 @@ pub fn finish_here<F: Future>(mut future: Pin<Box<F>>) -> F::Output {
 }
 
 /// Finishes `future` on this thread, detached, so that threads which only need the interpreter go
-/// on. One of those may fork, but not in the middle of a poll.
-pub fn finish_detached<F>(py: Python<'_>, mut future: Pin<&mut F>) -> F::Output
+/// on. One of those may fork, but not in the middle of a poll. What it waits for `help` brings about,
+/// should nobody else.
+pub fn finish_detached<F>(
+    py: Python<'_>,
+    mut future: Pin<&mut F>,
+    help: impl Fn() + Sync,
+) -> F::Output
 where
     F: Future<Output: Send> + Send,
 {
     let mut poll = || {
         let _pass = Pass::enter();
+        help();
         future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
     };
     py.detach(|| {
@@ -235,10 +242,21 @@ impl<F: Future> Future for Gated<F> {
 
 struct Pass;
 
+thread_local! {
+    /// How many passes this thread has: to wait for a fork with one would be to wait for oneself.
+    static PASSES: Cell<usize> = const { Cell::new(0) };
+}
+
 impl Pass {
     fn try_enter() -> Option<Self> {
+        if PASSES.get() > 0 {
+            PASSES.set(PASSES.get() + 1);
+            return Some(Self);
+        }
         let enter = |state| (state < FORK).then_some(state + 1);
-        GATE.fetch_update(Ordering::AcqRel, Ordering::Acquire, enter).ok().map(|_| Self)
+        GATE.fetch_update(Ordering::AcqRel, Ordering::Acquire, enter).ok()?;
+        PASSES.set(1);
+        Some(Self)
     }
 
     fn enter() -> Self {
@@ -260,7 +278,10 @@ pub fn undivided<T>(py: Python<'_>, work: impl FnOnce() -> T) -> T {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        GATE.fetch_sub(1, Ordering::AcqRel);
+        PASSES.set(PASSES.get() - 1);
+        if PASSES.get() == 0 {
+            GATE.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 

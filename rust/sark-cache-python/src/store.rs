@@ -99,7 +99,8 @@ impl Store {
         self.loads.supersede(key.as_bytes());
         let value = Stored::from_python(decision).and_then(|value| {
             self.cache.weigh(&key, &value)?;
-            Ok(value)
+            // Of a class that says it is a mapping and is a str or a list as well.
+            if value.is_object() { Ok(value) } else { Err(not_an_object()) }
         });
         match value {
             Ok(value) => Ok(Incoming { key, value, ttl }),
@@ -119,8 +120,14 @@ impl Store {
         tags: Tags,
         stamp: sark_cache_core::Stamp,
     ) -> bool {
-        settled(py, pin!(self.cache.insert(key, value, ttl, tags, stamp))).is_ok()
+        let insert = pin!(self.cache.insert(key, value, ttl, tags, stamp));
+        settled(py, insert, || _ = self.cache.maintain()).is_ok()
     }
+}
+
+/// What calls itself a mapping and is read as something else.
+pub fn not_an_object() -> Fault {
+    Fault::NotJson("a decision that is a mapping and another JSON value as well".to_owned())
 }
 
 /// Whether an object is a dict or another mapping.

@@ -7,7 +7,7 @@
 //!
 //! One is made for what is asked for twice in a row among those that would be kept in the same
 //! place, so that what is asked for once leaves no trace. They are [`SLOTS`] at most, of decisions
-//! of up to [`LARGEST`] bytes: about a megabyte for a process.
+//! of up to [`LARGEST`] bytes: some hundred kilobytes for a process.
 
 use crate::value::{Reader, hash};
 use pyo3::prelude::*;
@@ -15,10 +15,13 @@ use pyo3::types::{PyDict, PyList};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// How many templates are kept.
-const SLOTS: usize = 2048;
+/// How many templates are kept. Few, so that they stay in the processor's cache: to copy one that
+/// has left it, with all that it refers to, takes longer than to build a dict from its bytes.
+const SLOTS: usize = 64;
 /// Larger decisions are built anew each time, in bytes.
 const LARGEST: usize = 768;
+/// So are those with more lists and dicts in them.
+const MOST: usize = 16;
 
 struct Slot {
     /// The hash of what was asked for last.
@@ -60,7 +63,9 @@ pub fn rebuild<'py>(py: Python<'py>, bytes: &Arc<[u8]>) -> PyResult<Bound<'py, P
     if bytes.len() > LARGEST {
         return Ok(value);
     }
-    let Some(pattern) = Pattern::of(&value) else { return Ok(value) };
+    let Some(pattern) = Pattern::of(&value).filter(|pattern| pattern.containers() <= MOST) else {
+        return Ok(value);
+    };
     let copied = pattern.copy(py)?;
     *template = Some(Template { bytes: Arc::clone(bytes), pattern });
     Ok(copied)
@@ -80,6 +85,14 @@ impl Pattern {
         let list = value.cast_exact::<PyList>().ok()?;
         let inner = |(at, item)| Some((at, Self::of(&item)?));
         Some(Self::List(list.clone().unbind(), list.iter().enumerate().filter_map(inner).collect()))
+    }
+
+    /// How many lists and dicts it copies.
+    fn containers(&self) -> usize {
+        1 + match self {
+            Self::Dict(_, inner) => inner.iter().map(|(_, it)| it.containers()).sum::<usize>(),
+            Self::List(_, inner) => inner.iter().map(|(_, it)| it.containers()).sum(),
+        }
     }
 
     /// A copy, all the way down.

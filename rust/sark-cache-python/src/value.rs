@@ -22,6 +22,7 @@ use crate::atoms::{self, Atom, Atoms};
 use crate::decision::Decision;
 use crate::error::{Fault, text};
 use crate::json::{Fields, Json, hexadecimal};
+use crate::released::Shared;
 use crate::{names, template};
 use ahash::RandomState;
 use pyo3::IntoPyObjectExt;
@@ -31,6 +32,7 @@ use pyo3::types::{PyDict, PyInt, PyList, PyString, PyTuple};
 use sark_cache_core::NotJson;
 use sark_cache_core::cache::MAX_ENTRY_BYTES;
 use sark_cache_core::key::MAX_DEPTH;
+use smallvec::SmallVec;
 use std::cell::Cell;
 use std::sync::{Arc, LazyLock, OnceLock};
 
@@ -59,11 +61,10 @@ const HASH: usize = 4;
 const SPELLED: u16 = u16::MAX;
 
 /// A JSON value, stored.
-#[derive(Debug)]
 pub struct Stored {
     bytes: Arc<[u8]>,
     /// Made when it is first asked for, and shared from then on.
-    decision: OnceLock<Py<Decision>>,
+    decision: OnceLock<Shared>,
 }
 
 impl Clone for Stored {
@@ -109,6 +110,11 @@ impl Stored {
         &self.bytes
     }
 
+    /// Whether it is a JSON object.
+    pub fn is_object(&self) -> bool {
+        self.bytes.get(HASH) == Some(&DICT)
+    }
+
     /// Rebuilds the value: a new object, all the way down.
     #[inline]
     pub fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -119,12 +125,12 @@ impl Stored {
     #[inline]
     pub fn decision<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Decision>> {
         if let Some(decision) = self.decision.get() {
-            return Ok(decision.bind(py).clone());
+            return Ok(decision.get(py));
         }
         let decision = Decision::new(py, Arc::clone(&self.bytes))?;
         // Not made under the lock: to make it may run the garbage collector, and so anything.
-        let _ = self.decision.set(decision.clone().unbind());
-        Ok(self.decision.get().map_or(decision, |first| first.bind(py).clone()))
+        let _ = self.decision.set(Shared::new(decision.clone().unbind()));
+        Ok(self.decision.get().map_or(decision, |first| first.get(py)))
     }
 }
 
@@ -180,6 +186,15 @@ fn write(bytes: &mut Vec<u8>, value: &Bound<'_, PyAny>, depth: usize) -> Result<
 }
 
 fn write_fields(bytes: &mut Vec<u8>, fields: &Fields<'_>, depth: usize) -> Result<(), Fault> {
+    let mut names = SmallVec::<[&str; 8]>::new();
+    for (name, _) in fields {
+        names.push(text(name)?);
+    }
+    names.sort_unstable();
+    if names.windows(2).any(|pair| pair[0] == pair[1]) {
+        // Which of the two counts, every reader would have to guess.
+        return Err(NotJson::DuplicateKey.into());
+    }
     bytes.push(DICT);
     write_length(bytes, fields.len());
     for (name, value) in fields {

@@ -1,0 +1,76 @@
+//! Decisions whose entries are gone, until a method of a cache lets go of them.
+//!
+//! To let go of a Python object may run any Python code: its own, and that of whatever else waits to
+//! be let go of. Entries are dropped in the middle of moka's upkeep, under its locks and ours, on
+//! threads that are not attached, and while another thread forks. So they only leave their decisions
+//! here, and [`let_go`] is called where no lock is held.
+
+use crate::decision::Decision;
+use pyo3::prelude::*;
+use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, TryLockError};
+
+/// How many are let go of at once: some microseconds' worth.
+const AT_ONCE: usize = 64;
+/// How often a place in the list is asked for before a decision is given up, 48 bytes that stay:
+/// in a forked child the lock may belong to a thread that is not there.
+const TRIES: usize = 10_000;
+
+static LEFT: Mutex<Vec<Py<Decision>>> = Mutex::new(Vec::new());
+static ANY: AtomicBool = AtomicBool::new(false);
+
+/// A decision that an entry shares with its callers.
+pub struct Shared(ManuallyDrop<Py<Decision>>);
+
+impl Shared {
+    pub fn new(decision: Py<Decision>) -> Self {
+        Self(ManuallyDrop::new(decision))
+    }
+
+    #[inline]
+    pub fn get<'py>(&self, py: Python<'py>) -> Bound<'py, Decision> {
+        self.0.bind(py).clone()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: taken once, here, and never looked at again.
+        let decision = unsafe { ManuallyDrop::take(&mut self.0) };
+        for _ in 0..TRIES {
+            match LEFT.try_lock() {
+                Ok(mut left) => {
+                    left.push(decision);
+                    ANY.store(true, Ordering::Release);
+                    return;
+                }
+                Err(TryLockError::Poisoned(_)) => break,
+                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+            }
+        }
+        std::mem::forget(decision);
+    }
+}
+
+/// Lets go of some of what entries left behind. To be called where no lock is held.
+#[inline]
+pub fn let_go(_py: Python<'_>) {
+    if ANY.load(Ordering::Acquire) {
+        let_go_of_some();
+    }
+}
+
+#[cold]
+fn let_go_of_some() {
+    let Ok(mut left) = LEFT.try_lock() else { return };
+    let kept = left.len().saturating_sub(AT_ONCE);
+    let some = left.split_off(kept);
+    if left.is_empty() {
+        ANY.store(false, Ordering::Release);
+        left.shrink_to(AT_ONCE);
+    }
+    // The lock first: what is let go of may leave something here itself.
+    drop(left);
+    drop(some);
+}
