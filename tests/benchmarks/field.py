@@ -355,7 +355,20 @@ class DocumentedCashews:
         return f"{user}:{action}:{resource}"
 
 
-class TunedCashews:
+class AwaitedText:
+    """Tuned: JSON as bytes, from a library whose look-up is awaited."""
+
+    _look_up: Callable[[tuple[Any, ...]], Awaitable[bytes | None]]
+
+    async def get(self, user, action, resource, context: Context = None):
+        if context:
+            text = await self._look_up((user, action, resource, dumps(context, None, SORTED)))
+        else:
+            text = await self._look_up((user, action, resource))
+        return None if text is None else loads(text)
+
+
+class TunedCashews(AwaitedText):
     """cashews tuned: its memory asked directly, past the middlewares, so that keys may be tuples.
 
     Nothing looks for expired entries in between: a look-up does, and the size is bounded.
@@ -364,13 +377,6 @@ class TunedCashews:
     def __init__(self, capacity: int, ttl: float):
         self._cache, self._ttl = Memory(size=capacity, check_interval=0), ttl
         self._look_up = self._cache.get
-
-    async def get(self, user, action, resource, context: Context = None):
-        if context:
-            text = await self._look_up((user, action, resource, dumps(context, None, SORTED)))
-        else:
-            text = await self._look_up((user, action, resource))
-        return None if text is None else loads(text)
 
     async def set(self, user, action, resource, decision: Decision, context: Context = None):
         key = tuned_key(user, action, resource, context)
@@ -398,19 +404,12 @@ class DocumentedAiocache:
         await self._cache.clear()
 
 
-class TunedAiocache(DocumentedAiocache):
+class TunedAiocache(AwaitedText, DocumentedAiocache):
     """aiocache tuned: without the time-out, which memory does not need and a hit pays for."""
 
     def __init__(self, _capacity: int, ttl: float):
         self._cache = aiocache.Cache(aiocache.Cache.MEMORY, ttl=ttl, timeout=None)
         self._look_up = self._cache.get
-
-    async def get(self, user, action, resource, context: Context = None):
-        if context:
-            text = await self._look_up((user, action, resource, dumps(context, None, SORTED)))
-        else:
-            text = await self._look_up((user, action, resource))
-        return None if text is None else loads(text)
 
     async def set(self, user, action, resource, decision: Decision, context: Context = None):
         await self._cache.set(tuned_key(user, action, resource, context), kept(dumps(decision)))

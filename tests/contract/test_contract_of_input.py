@@ -76,6 +76,13 @@ async def test_a_field_that_is_no_str_is_a_type_error_that_names_it(cache, argum
     with pytest.raises(TypeError, match=message):
         await cache.set(**fields, decision=ALLOW)
     with pytest.raises(TypeError, match=message):
+        await cache.get_decision(**fields)
+    with pytest.raises(TypeError, match=message):
+        await cache.delete(**fields)
+    if wrong is not None:
+        with pytest.raises(TypeError, match=f"{argument} must be a str or None"):
+            await cache.invalidate(**{argument: wrong})
+    with pytest.raises(TypeError, match=message):
         await cache.get_or_load(**fields, loader=pytest.fail)
     row = tuple(fields.values())
     with pytest.raises(TypeError, match=rf"requests\[1\]: {message}"):

@@ -4,32 +4,9 @@ import asyncio
 
 import pytest
 
-from loaders import bringing, never
+from loaders import ALLOW, DENY, Evaluation, bringing, never
+from loaders import REQUEST as ALICE
 from sark_cache import Loaded
-
-ALLOW = {"allow": True, "roles": ["admin"]}
-DENY = {"allow": False}
-ALICE = ("alice", "read", "doc")
-
-
-class Evaluation:
-    """A loader that runs until it is told what to bring."""
-
-    def __init__(self):
-        self.runs = 0
-        self.begun = asyncio.Event()
-        self._brings = asyncio.get_running_loop().create_future()
-
-    async def __call__(self):
-        self.runs += 1
-        self.begun.set()
-        return await asyncio.shield(self._brings)
-
-    def bring(self, decision):
-        self._brings.set_result(decision)
-
-    def fail(self, error):
-        self._brings.set_exception(error)
 
 
 async def asking(cache, loader, count, **options):

@@ -124,32 +124,6 @@ async def test_an_interrupt_is_never_swallowed(cache, error):
             attempt()
 
 
-WRONG = [None, 1, b"alice", ["alice"], object()]
-
-
-@pytest.mark.parametrize("wrong", WRONG, ids=repr)
-@pytest.mark.parametrize("argument", ["user_id", "action", "resource"])
-async def test_a_field_that_is_no_str_is_a_type_error_that_names_it(cache, argument, wrong):
-    fields = {"user_id": "alice", "action": "read", "resource": "doc", argument: wrong}
-    message = f"{argument} must be a str, not "
-    with pytest.raises(TypeError, match=message):
-        await cache.get(**fields)
-    with pytest.raises(TypeError, match=message):
-        await cache.set(**fields, decision=ALLOW)
-    with pytest.raises(TypeError, match=message):
-        await cache.delete(**fields)
-    row = tuple(fields.values())
-    with pytest.raises(TypeError, match=rf"requests\[1\]: {message}"):
-        await cache.get_batch([("alice", "read", "doc"), row])
-    with pytest.raises(TypeError, match=rf"entries\[0\]: {message}"):
-        await cache.set_batch([(*row, ALLOW)])
-    if wrong is not None:
-        with pytest.raises(TypeError, match=f"{argument} must be a str or None"):
-            await cache.invalidate(**{argument: wrong})
-    assert await cache.size() == 0
-    assert cache.metrics.errors == 0
-
-
 async def test_other_arguments_of_a_wrong_type_are_named_too(cache):
     with pytest.raises(TypeError, match="context must be a mapping or None, not int"):
         await cache.get("alice", "read", "doc", 1)

@@ -112,11 +112,16 @@ OF_OUR_CACHE: Rows = [
 """Median, and ratio to the floor."""
 
 BY_CONTEXT = ("test_hit_by_context[context of 0]", "test_hit_by_context[context of 3]")
+UNLIKE = (
+    "test_hit_of_no_two_alike[context of 0]",
+    "test_hit_of_no_two_alike[context of 3]",
+)
 SINGLE = ("test_single_hits[asyncio-context of 0]", "test_single_hits[asyncio-context of 3]")
 OVER_TCP, OVER_SOCKET = "PolicyCache.get(), loopback TCP", "PolicyCache.get(), unix socket"
 
 OF_OTHERS: Rows = [
     ("peers as an expert tunes them", beside_ours(BY_CONTEXT, times_of_all, ", tuned")),
+    ("the same, no two decisions alike", beside_ours(UNLIKE, times_of_all, ", tuned")),
     ("peers as documented", beside_ours(BY_CONTEXT, times_of_all, ", as documented")),
     (
         "a native call in `asyncio.to_thread`, and `json`",
@@ -132,7 +137,10 @@ OF_OTHERS: Rows = [
         beside_ours(SINGLE, times_of_one, OVER_SOCKET, "median_us"),
     ),
 ]
-OTHERS_HEAD = "a hit elsewhere takes | `get` | 3-field context | `get_decision` | 3-field context"
+OTHERS_HEAD = (
+    "how many times as long a hit takes elsewhere"
+    " | as `get` | with a 3-field context | as `get_decision` | with a 3-field context"
+)
 """So many times what a hit of ours takes."""
 
 WAITERS = "1,000 waiters on {0} event loop(s): the last goes on after"
