@@ -11,7 +11,7 @@ from typing import Any
 
 from sark_cache import AsyncCache, RustPolicyCache
 
-ROUNDS = 300
+ROUNDS = 150
 CONTEXTS: list[dict[str, Any] | None] = [
     None,
     None,
@@ -37,9 +37,10 @@ async def serve(cache: RustPolicyCache, draw: random.Random) -> None:
     for _ in range(100):
         user, resource = f"user{draw.randrange(30)}@example.com", f"server:jira/{draw.randrange(9)}"
         request = (user, "tool:invoke", resource, draw.choice(CONTEXTS))
-        for _ in range(4):
-            if await cache.get(*request) is None:
-                await cache.set(*request[:3], draw.choice(DECISIONS), request[3])
+        if await cache.get(*request) is None:
+            await cache.set(*request[:3], draw.choice(DECISIONS), request[3])
+        for _ in range(20):
+            await cache.get(*request)
             await cache.get_decision(*request)
         await cache.get_or_load(*request[:3], load, request[3], tags=["bundle:1"])
         await cache.get(f"nobody{draw.random()}", *request[1:])

@@ -3,10 +3,11 @@
 from collections import OrderedDict
 from types import MappingProxyType
 
-from hypothesis import given
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from awaiting import ready
-from json_values import OBJECTS, typed
+from json_values import JSON, OBJECTS, typed
 from sark_cache import RustPolicyCache
 
 
@@ -53,6 +54,29 @@ def test_no_change_from_outside_reaches_the_cache_at_any_depth(decision):
     assert typed(second) == expected
     spoil(second)
     assert typed(ready(cache.get("alice", "read", "doc"))) == expected
+
+
+ALIKE = st.builds(
+    lambda values, last: dict(zip(["allow", "reason", "of", last], values, strict=True)),
+    st.tuples(st.booleans(), st.sampled_from(["a", "ab", "b", "é"]), JSON, JSON),
+    st.sampled_from(["at", "rule", "much longer than names are " * 3]),
+)
+"""Decisions with the same first field and as many of them, most with the same names."""
+
+
+@given(st.lists(ALIKE, min_size=2, max_size=4), st.lists(st.integers(0, 3), max_size=40))
+@example([{"allow": True, "of": [1]}, {"allow": True, "of": [True]}], [0, 0, 1, 1] * 40)
+@example([{"allow": [], "of": {}}, {"allow": [[]], "of": {}}, {"allow": [], "to": {}}], [0, 1, 2])
+def test_no_hit_is_told_from_others_like_it(decisions, asked):
+    cache = RustPolicyCache()
+    for number, decision in enumerate(decisions):
+        ready(cache.set("alice", "read", f"doc{number}", decision))
+    for number in asked * 3:
+        expected = decisions[number % len(decisions)]
+        served = ready(cache.get("alice", "read", f"doc{number % len(decisions)}"))
+        assert typed(served) == typed(expected)
+        assert list(served) == list(expected)
+        spoil(served)
 
 
 def test_two_hits_share_nothing(cache):

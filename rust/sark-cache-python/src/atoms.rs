@@ -28,12 +28,14 @@ pub type Atoms<'a> = SmallVec<[(&'a str, Atom<'a>); 24]>;
 /// A dict with more fields is read in the general way, which looks at its size first.
 const MOST: ffi::Py_ssize_t = 1024;
 
-/// Names and values of a dict that holds nothing but atoms, in its order; `None` of anything else.
+/// Reads names and values of a dict that holds nothing but atoms, in its order, into `atoms`, which
+/// are as large as to be felt when they are moved. `None` of anything else.
 ///
 /// # Safety
-/// What is returned points into the dict: until it is dropped no Python code may run, no Python
-/// object may be made or released, and the thread must stay attached to the interpreter.
-pub unsafe fn read<'a>(object: &'a Bound<'_, PyAny>) -> Option<Atoms<'a>> {
+/// What is read points into the dict: until it is dropped no Python code may run, no Python object
+/// may be made or released, and the thread must stay attached to the interpreter.
+#[inline]
+pub unsafe fn read<'a>(object: &'a Bound<'_, PyAny>, atoms: &mut Atoms<'a>) -> Option<()> {
     // Without a GIL another thread may change it at any time.
     if cfg!(Py_GIL_DISABLED) || object.cast_exact::<PyDict>().is_err() {
         return None;
@@ -42,7 +44,6 @@ pub unsafe fn read<'a>(object: &'a Bound<'_, PyAny>) -> Option<Atoms<'a>> {
     if unsafe { ffi::PyDict_Size(object.as_ptr()) } > MOST {
         return None;
     }
-    let mut atoms = Atoms::new();
     let mut at = 0;
     let (mut name, mut value) = (ptr::null_mut(), ptr::null_mut());
     // SAFETY: it is a dict, and nothing below changes it. Name and value are borrowed from it.
@@ -52,7 +53,7 @@ pub unsafe fn read<'a>(object: &'a Bound<'_, PyAny>) -> Option<Atoms<'a>> {
         // SAFETY: both are alive, as the dict is; see the caller's promise.
         atoms.push(unsafe { (text(name)?, atom(value)?) });
     }
-    Some(atoms)
+    Some(())
 }
 
 /// # Safety

@@ -1,7 +1,7 @@
 //! From Python arguments to canonical key bytes.
 
 use crate::arguments::Row;
-use crate::atoms::{self, Atom};
+use crate::atoms::{self, Atom, Atoms};
 use crate::error::{Fault, text, wrong_type};
 use crate::json::{self, Fields, Json, hexadecimal};
 use pyo3::prelude::*;
@@ -75,10 +75,11 @@ fn finish(
     if context.is_exact_instance_of::<PyDict>() {
         begun?;
         writer.resource(text(resource)?)?;
+        let mut atoms = Atoms::new();
         // SAFETY: writing atoms runs and makes nothing of Python's.
-        return match unsafe { atoms::read(context) } {
-            Some(atoms) if atoms.is_empty() => Ok(()),
-            Some(mut atoms) => Ok(writer.map(&mut atoms, write_atom)?),
+        return match unsafe { atoms::read(context, &mut atoms) } {
+            Some(()) if atoms.is_empty() => Ok(()),
+            Some(()) => Ok(writer.map(&mut atoms, write_atom)?),
             None => write_context(writer, &json::context(context)?),
         };
     }

@@ -1,86 +1,142 @@
 //! The decisions that are asked for just now, as Python dicts to be copied.
 //!
-//! To copy a dict takes a third of the time that it takes to build one from bytes. A template is a
-//! function of the bytes it was built from and of nothing else, and it is found by comparing those:
-//! so it can be shared by all entries and all caches, and nothing that happens to an entry makes
+//! To copy a dict takes a third of the time that it takes to build one from bytes, and decisions are
+//! much alike: the same fields, most of them with the same values. So one decision of each kind is
+//! kept as a dict; a hit copies it and puts in those values that its own bytes have otherwise. What
+//! comes out is a function of the hit's bytes alone, which are compared to the very last: so a
+//! template can be shared by all entries and all caches, and nothing that happens to an entry makes
 //! it wrong. Nobody outside is handed a template, only copies.
 //!
-//! One is made for what is asked for twice in a row among those that would be kept in the same
-//! place, so that what is asked for once leaves no trace. They are [`SLOTS`] at most, of decisions
-//! of up to [`LARGEST`] bytes: some hundred kilobytes for a process.
+//! They are [`SLOTS`] at most, of decisions of up to [`LARGEST`] bytes: some hundred kilobytes for a
+//! process, that stay in the processor's cache.
 
-use crate::value::{Reader, hash};
+use crate::value::Reader;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// How many templates are kept. Few, so that they stay in the processor's cache: to copy one that
-/// has left it, with all that it refers to, takes longer than to build a dict from its bytes.
+/// How many templates are kept. Decisions of one kind share a slot: those with the same first field
+/// and as many of them.
 const SLOTS: usize = 64;
 /// Larger decisions are built anew each time, in bytes.
-const LARGEST: usize = 768;
+const LARGEST: usize = 2048;
 /// So are those with more lists and dicts in them.
 const MOST: usize = 16;
+/// A template gives way to what is asked for once it was not that, so many times in a row.
+const PATIENCE: u8 = 64;
 
 struct Slot {
-    /// The hash of what was asked for last.
-    last: AtomicU32,
-    template: Mutex<Option<Template>>,
+    template: Option<Template>,
+    /// How often what was asked for was something else.
+    unlike: u8,
 }
 
 struct Template {
     bytes: Arc<[u8]>,
     pattern: Pattern,
+    /// Of each field, how many of `bytes` its name takes, and its name and value.
+    extents: Vec<(usize, usize)>,
 }
 
 /// A dict or list to be copied, and those in it, which are to be copied each time, too.
 enum Pattern {
-    Dict(Py<PyDict>, Vec<(Py<PyAny>, Pattern)>),
+    Dict(Py<PyDict>, Vec<(Py<PyAny>, Option<Pattern>)>),
     List(Py<PyList>, Vec<(usize, Pattern)>),
 }
 
-static TEMPLATES: [Slot; SLOTS] =
-    [const { Slot { last: AtomicU32::new(0), template: Mutex::new(None) } }; SLOTS];
+/// What is asked for once leaves no trace: the second makes a template.
+static TEMPLATES: [Mutex<Slot>; SLOTS] =
+    [const { Mutex::new(Slot { template: None, unlike: PATIENCE - 2 }) }; SLOTS];
 
 /// Rebuilds a value: a new object, all the way down.
 #[inline]
 pub fn rebuild<'py>(py: Python<'py>, bytes: &Arc<[u8]>) -> PyResult<Bound<'py, PyAny>> {
-    let hash = hash(bytes);
-    let slot = &TEMPLATES[hash as usize % SLOTS];
-    if slot.last.load(Ordering::Relaxed) != hash {
-        slot.last.store(hash, Ordering::Relaxed);
-        return Reader::new(bytes).value(py);
-    }
+    let build = || Reader::new(bytes).value(py);
+    let Some(slot) = slot(bytes).filter(|_| bytes.len() <= LARGEST) else { return build() };
     // Somebody else is at it, or, in a forked child, was: it is built from its bytes.
-    let Ok(mut template) = slot.template.try_lock() else { return Reader::new(bytes).value(py) };
-    if let Some(Template { bytes: kept, pattern }) = &*template
-        && (Arc::ptr_eq(kept, bytes) || **kept == **bytes)
-    {
-        return pattern.copy(py);
+    let Ok(mut slot) = slot.try_lock() else { return build() };
+    let Slot { template, unlike } = &mut *slot;
+    if let Some(template) = template {
+        if Arc::ptr_eq(&template.bytes, bytes) || *template.bytes == **bytes {
+            *unlike = 0;
+            return template.pattern.copy(py);
+        }
+        if *unlike < PATIENCE
+            && let Some(value) = template.adapt(py, bytes)?
+        {
+            *unlike += 1;
+            return Ok(value);
+        }
     }
-    let value = Reader::new(bytes).value(py)?;
-    if bytes.len() > LARGEST {
+    let value = build()?;
+    *unlike += 1;
+    if *unlike < PATIENCE {
         return Ok(value);
     }
-    let Some(pattern) = Pattern::of(&value).filter(|pattern| pattern.containers() <= MOST) else {
-        return Ok(value);
-    };
-    let copied = pattern.copy(py)?;
-    *template = Some(Template { bytes: Arc::clone(bytes), pattern });
-    Ok(copied)
+    *unlike = 0;
+    *template = Template::of(&value, bytes)?;
+    match template {
+        Some(template) => template.pattern.copy(py),
+        None => Ok(value),
+    }
+}
+
+/// Where the template of a value's kind is: by its tag, its count and the name of its first field.
+#[inline]
+fn slot(bytes: &[u8]) -> Option<&'static Mutex<Slot>> {
+    let kind = u32::from_le_bytes(*bytes.first_chunk()?);
+    // Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, section 6.4).
+    let place = kind.wrapping_mul(0x9E37_79B9) >> (u32::BITS - SLOTS.ilog2());
+    Some(&TEMPLATES[place as usize])
+}
+
+impl Template {
+    /// Takes a value that nobody else has, and the bytes it was built from.
+    fn of(value: &Bound<'_, PyAny>, bytes: &Arc<[u8]>) -> PyResult<Option<Self>> {
+        let Some(pattern) = Pattern::of(value).filter(|pattern| pattern.containers() <= MOST)
+        else {
+            return Ok(None);
+        };
+        let extents = match &pattern {
+            Pattern::Dict(..) => Reader::new(bytes).extents()?,
+            Pattern::List(..) => Vec::new(),
+        };
+        Ok(Some(Self { bytes: Arc::clone(bytes), pattern, extents }))
+    }
+
+    /// A copy with the values of these bytes; `None` if they have other fields.
+    fn adapt<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Pattern::Dict(dict, fields) = &self.pattern else { return Ok(None) };
+        let all = self.extents.iter().map(|(_, field)| field).sum::<usize>();
+        let (head, mut rest) = self.bytes.split_at(self.bytes.len() - all);
+        let mut theirs = Reader::new(bytes);
+        if !theirs.passes(head) {
+            return Ok(None);
+        }
+        let copied = dict.bind(py).copy()?;
+        for ((name, inner), (named, field)) in fields.iter().zip(&self.extents) {
+            let ours;
+            (ours, rest) = rest.split_at(*field);
+            if theirs.passes(ours) {
+                if let Some(pattern) = inner {
+                    copied.set_item(name, pattern.copy(py)?)?;
+                }
+            } else if theirs.passes(&ours[..*named]) {
+                copied.set_item(name, theirs.value(py)?)?;
+            } else {
+                return Ok(None);
+            }
+        }
+        Ok(Some(copied.into_any()))
+    }
 }
 
 impl Pattern {
     /// Takes a dict or list that nobody else has; `None` of anything else, which needs no copy.
     fn of(value: &Bound<'_, PyAny>) -> Option<Self> {
         if let Ok(dict) = value.cast_exact::<PyDict>() {
-            let inner =
-                |(name, value): (Bound<'_, PyAny>, _)| Some((name.unbind(), Self::of(&value)?));
-            return Some(Self::Dict(
-                dict.clone().unbind(),
-                dict.iter().filter_map(inner).collect(),
-            ));
+            let fields = dict.iter().map(|(name, value)| (name.unbind(), Self::of(&value)));
+            return Some(Self::Dict(dict.clone().unbind(), fields.collect()));
         }
         let list = value.cast_exact::<PyList>().ok()?;
         let inner = |(at, item)| Some((at, Self::of(&item)?));
@@ -90,18 +146,22 @@ impl Pattern {
     /// How many lists and dicts it copies.
     fn containers(&self) -> usize {
         1 + match self {
-            Self::Dict(_, inner) => inner.iter().map(|(_, it)| it.containers()).sum::<usize>(),
-            Self::List(_, inner) => inner.iter().map(|(_, it)| it.containers()).sum(),
+            Self::Dict(_, fields) => {
+                fields.iter().filter_map(|(_, inner)| inner.as_ref()).map(Self::containers).sum()
+            }
+            Self::List(_, inner) => inner.iter().map(|(_, it)| it.containers()).sum::<usize>(),
         }
     }
 
     /// A copy, all the way down.
     fn copy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match self {
-            Self::Dict(dict, inner) => {
+            Self::Dict(dict, fields) => {
                 let copied = dict.bind(py).copy()?;
-                for (name, pattern) in inner {
-                    copied.set_item(name, pattern.copy(py)?)?;
+                for (name, inner) in fields {
+                    if let Some(pattern) = inner {
+                        copied.set_item(name, pattern.copy(py)?)?;
+                    }
                 }
                 Ok(copied.into_any())
             }
