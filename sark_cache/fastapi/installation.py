@@ -1,4 +1,7 @@
-"""Where an app keeps its policy cache, and how its routes find it: one attribute of `app.state`."""
+"""Where an app keeps its policy cache, and how its routes find it: one attribute of the app.
+
+Of the app, not of `app.state`, in which Starlette takes 0.6 µs to find something, as long as a hit.
+"""
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,19 +34,19 @@ class Installation:
 @contextmanager
 def installed(app: Starlette, installation: Installation) -> Generator[None]:
     """Gives it to an app and the apps mounted in it, unless they have one, and takes it back."""
-    served = [one for one in (app, *_mounted(app.routes)) if not hasattr(one.state, ATTRIBUTE)]
+    served = [one for one in (app, *_mounted(app.routes)) if not hasattr(one, ATTRIBUTE)]
     for one in served:
-        setattr(one.state, ATTRIBUTE, installation)
+        setattr(one, ATTRIBUTE, installation)
     try:
         yield
     finally:
         for one in served:
-            delattr(one.state, ATTRIBUTE)
+            delattr(one, ATTRIBUTE)
 
 
 async def installation(connection: HTTPConnection) -> Installation:
     """What the app has that serves this request."""
-    return _installation_of(connection)
+    return _installation_in(connection.app)
 
 
 InstallationDep = Annotated[Installation, Depends(installation)]
@@ -55,7 +58,7 @@ async def policy_cache(connection: HTTPConnection) -> SelectedPolicyCache:
     Raises:
         RuntimeError: The app has none; the message says how to give it one.
     """
-    return _installation_of(connection).cache
+    return _installation_in(connection.app).cache
 
 
 PolicyCacheDep = Annotated[SelectedPolicyCache, Depends(policy_cache)]
@@ -68,10 +71,11 @@ since `authorize` asks it, too.
 
 def policy_cache_of(connection: HTTPConnection) -> SelectedPolicyCache | None:
     """What `PolicyCacheDep` brings, without what FastAPI takes for a dependency; None: replaced."""
-    overrides = getattr(connection.app, "dependency_overrides", None)
+    app = connection.scope["app"]
+    overrides = getattr(app, "dependency_overrides", None)
     if overrides and policy_cache in overrides:
         return None
-    return _installation_of(connection).cache
+    return _installation_in(app).cache
 
 
 async def replaced_policy_cache(connection: HTTPConnection) -> SelectedPolicyCache:
@@ -87,8 +91,8 @@ async def replaced_policy_cache(connection: HTTPConnection) -> SelectedPolicyCac
     return cache
 
 
-def _installation_of(connection: HTTPConnection) -> Installation:
-    found: Installation | None = getattr(connection.app.state, ATTRIBUTE, None)
+def _installation_in(app: Starlette) -> Installation:
+    found: Installation | None = getattr(app, ATTRIBUTE, None)
     if found is None:
         message = (
             "this app has no policy cache, or is not running: make it with "

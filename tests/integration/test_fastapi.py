@@ -12,7 +12,7 @@ from typing import Annotated
 import httpx
 import pytest
 from documents_app import ADMIN, DECISIONS, create_app, current_user, evaluate, may, may_read
-from fastapi import APIRouter, Depends, FastAPI, HTTPException
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
 from serving import UVICORN, served
@@ -466,6 +466,33 @@ async def test_a_user_that_is_read_has_to_be_text():
             await client.get("/")
 
 
+def requested(app, user):
+    """The request of a user, as a handler has it."""
+    headers = [(b"x-user", user.encode())]
+    return Request({"type": "http", "app": app, "method": "GET", "path": "/", "headers": headers})
+
+
+async def test_awaited_by_hand_it_asks_for_each_request_what_that_one_says():
+    app = FastAPI(lifespan=policy_cache_lifespan(NATIVE))
+    may = authorize(evaluate, user=FromRequest(lambda request: request.headers["x-user"]))
+    async with app.router.lifespan_context(app):
+        for user in ("alice", "bob", "alice"):
+            assert (await may(requested(app, user)))["asked"] == [user, "GET", "/", None]
+        with pytest.raises(HTTPException, match="not your document"):
+            await may(requested(app, "mallory"))
+
+
+async def test_awaited_by_hand_it_takes_what_its_dependencies_bring_and_nothing_else():
+    app = FastAPI(lifespan=policy_cache_lifespan(NATIVE))
+    may = authorize(evaluate, user=current_user, action="read")
+    async with app.router.lifespan_context(app):
+        asked = requested(app, "mallory")
+        assert (await may(asked, user="alice"))["asked"] == ["alice", "read", "/", None]
+        for wrong in ({}, {"user": "alice", "action": "write"}, {"user": "alice", "tag": "a"}):
+            with pytest.raises(TypeError, match=r"what its dependencies bring: user$"):
+                await may(asked, **wrong)
+
+
 async def test_what_the_evaluator_decides_late_counts():
     numbers = count(1)
 
@@ -596,7 +623,7 @@ async def test_expired_entries_are_removed_in_the_background_if_settings_say_so(
     off = CacheSettings(rust_cache_rollout_pct=100, cleanup_enabled=False)
     app = create_app(off)
     async with running(app):
-        assert not app.state._sark_cache.cleanup.running
+        assert not app._sark_cache.cleanup.running
 
 
 async def test_entries_near_their_end_are_refreshed_by_the_callback():
@@ -622,7 +649,7 @@ async def test_apps_of_one_process_share_its_policy_cache_until_the_last_one_end
         before = (await client.get("/", headers=by("alice"))).json()
         async with running(second) as other:
             assert (await other.get("/", headers=by("alice"))).json() == before
-            assert first.state._sark_cache.cache is second.state._sark_cache.cache
+            assert first._sark_cache.cache is second._sark_cache.cache
         assert (await client.get("/", headers=by("alice"))).json() == before
 
 
@@ -650,7 +677,7 @@ def test_a_forked_child_of_a_running_app_has_a_policy_cache_of_its_own():
             settings = CacheSettings(rust_cache_rollout_pct=100, cache_ttl=ttl)
             app = FastAPI(lifespan=policy_cache_lifespan(settings))
             async with app.router.lifespan_context(app):
-                cache = app.state._sark_cache.cache
+                cache = app._sark_cache.cache
                 await cache.set("alice", "read", "doc", {"ttl": ttl})
                 await meanwhile()
                 print(await cache.get("alice", "read", "doc"), flush=True)
