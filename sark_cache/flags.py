@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NoReturn
 
 from sark_cache.errors import FlagError
 from sark_cache.faults import FaultLog
@@ -24,6 +24,9 @@ logger = logging.getLogger("sark_cache")
 
 INITIAL: Final[Mapping[str, int]] = {"rust_opa": 0, "rust_cache": 0}
 """Where the rollout of the features of this package begins, in percent."""
+
+EVERYBODY: Final = 100
+"""A percentage that needs no hash."""
 
 REFRESH_SECONDS: Final = 0.5
 """The pause between two looks into Redis: a change is seen within a second."""
@@ -111,8 +114,13 @@ class FeatureFlagManager:
             TypeError: An argument is not a str.
         """
         percentage = self.get_rollout_pct(feature)
-        _check_text("user_id", user_id)
-        by_percentage = is_in_rollout(feature, user_id, percentage)
+        if not isinstance(user_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            _refuse_text("user_id", user_id)
+        return self.includes(user_id, feature, percentage)
+
+    def includes(self, user_id: str, feature: str, percentage: int) -> bool:
+        """What `should_use_rust` says, for who has the percentage and has checked the rest."""
+        by_percentage = percentage == EVERYBODY or is_in_rollout(feature, user_id, percentage)
         if self._provider is None or self._known.get(feature) == 0:
             return by_percentage
         return self._provider.includes(user_id, feature, default=by_percentage)
@@ -123,7 +131,8 @@ class FeatureFlagManager:
         Raises:
             TypeError: `feature` is not a str.
         """
-        _check_text("feature", feature)
+        if not isinstance(feature, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            _refuse_text("feature", feature)
         if self._watch is not None:
             self._watch.ensure()
         percentage = self._known.get(feature)
@@ -327,8 +336,8 @@ def is_in_rollout(feature: str, user_id: str, percentage: int) -> bool:
 
     The rule is SARK's: `int(md5(f"{feature}:{user_id}").hexdigest(), 16) % 100 < percentage`.
     """
-    if percentage in {0, 100}:  # whatever the hash, which costs more than a cache hit
-        return percentage == 100  # noqa: PLR2004
+    if percentage in {0, EVERYBODY}:  # whatever the hash, which costs more than a cache hit
+        return percentage == EVERYBODY
     named = f"{feature}:{user_id}".encode("utf-8", "surrogatepass")
     digest = hashlib.md5(named, usedforsecurity=False).digest()
     return int.from_bytes(digest) % 100 < percentage
@@ -368,8 +377,9 @@ def get_feature_flag_manager(
 
 
 def _check(feature: object, percentage: object, name: str) -> None:
-    _check_text("feature", feature)
-    if not feature or not str(feature).isprintable():
+    if not isinstance(feature, str):
+        _refuse_text("feature", feature)
+    if not feature or not feature.isprintable():
         message = f"feature must be printable text, not {feature!r}"
         raise ValueError(message)
     if not isinstance(percentage, int) or isinstance(percentage, bool):
@@ -380,10 +390,9 @@ def _check(feature: object, percentage: object, name: str) -> None:
         raise ValueError(message)
 
 
-def _check_text(argument: str, given: object) -> None:
-    if not isinstance(given, str):
-        message = f"{argument} must be a str, not a {type(given).__name__}"
-        raise TypeError(message)
+def _refuse_text(argument: str, given: object) -> NoReturn:
+    message = f"{argument} must be a str, not a {type(given).__name__}"
+    raise TypeError(message)
 
 
 def _log_change(feature: str, before: int, after: int) -> None:

@@ -41,7 +41,7 @@ class SelectedPolicyCache(Closing):
     """The policy cache of a service whose backend is chosen user by user, while it runs.
 
     Requests go where `create_policy_cache(user_id)` says at that moment, batches in parts. That
-    adds a microsecond or two. Revocations reach every cache that this process uses; metrics are
+    adds about a microsecond. Revocations reach every cache that this process uses; metrics are
     those of all of them together. What reads one decision returns the awaitable of the chosen
     cache; all else acts when it is awaited.
 
