@@ -91,23 +91,27 @@ as_in_the_example = authorize(
 )
 
 
-async def call_tool(tool: str, request: Request, parameters: Parameters = None) -> dict[str, Any]:
+def called(tool, request, parameters):
     """The same for all: who calls has to be known also where everybody may."""
     return {"tool": tool, "called_by": caller(request), "called_with": parameters or {}}
+
+
+async def call_tool(tool: str, request: Request, parameters: Parameters = None) -> dict[str, Any]:
+    return called(tool, request, parameters)
 
 
 async def call_tool_after_look_up(
     tool: str, request: Request, cache: PolicyCacheDep, parameters: Parameters = None
 ) -> dict[str, Any]:
     await look_up(request, cache)
-    return await call_tool(tool, request, parameters)
+    return called(tool, request, parameters)
 
 
 async def call_tool_if_allowed(
     tool: str, request: Request, parameters: Parameters = None
 ) -> dict[str, Any]:
     await as_in_the_example(request)
-    return await call_tool(tool, request, parameters)
+    return called(tool, request, parameters)
 
 
 def gateway(handler, *guards):
