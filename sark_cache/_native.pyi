@@ -16,6 +16,8 @@ from collections.abc import (
 )
 from typing import Any, Literal, Self, TypeAlias, final
 
+from typing_extensions import disjoint_base
+
 from sark_cache.types import (
     BatchEntry,
     BatchRequest,
@@ -25,10 +27,16 @@ from sark_cache.types import (
     RevalidateCallback,
 )
 
+__all__ = ["AsyncCache", "Decision", "Load", "PolicyStore", "Stamp", "__version__"]
+
 __version__: str
 
 _JSON: TypeAlias = str | int | float | bool | list[Any] | dict[str, Any] | None
+"""What comes out: made of Python's own types, and anew each time."""
+_AnyJSON: TypeAlias = _JSON | tuple[Any, ...] | Mapping[str, Any]
+"""What goes in: tuples are taken for lists, mappings for dicts."""
 _Key: TypeAlias = str | tuple[Any, ...]
+"""A str, or a tuple of JSON values."""
 
 @final
 class Stamp:
@@ -65,6 +73,8 @@ class Decision(Mapping[str, Any]):
         """Its field "reason"; None if it has none."""
     def to_dict(self) -> JSONObject:
         """The decision as a new dict, with lists and dicts of its own, to be changed at will."""
+    def get(self, name: str, default: Any = None, /) -> Any:  # noqa: ANN401 - any JSON value
+        """The field of that name, or the default."""
     def __getitem__(self, name: str, /) -> Any: ...  # noqa: ANN401 - any JSON value
     def __iter__(self) -> Iterator[str]: ...
     def __len__(self) -> int: ...
@@ -75,6 +85,9 @@ class Decision(Mapping[str, Any]):
 @final
 class AsyncCache:
     """An asynchronous cache of JSON values in this process's memory.
+
+    Unlike the policy caches it raises what is wrong: a key that is neither a str nor a tuple is a
+    TypeError, one with a part that is not JSON a ValueError.
 
     Args:
         max_size: The most entries, at least 1; None: 10,000.
@@ -97,15 +110,21 @@ class AsyncCache:
     def get(self, key: _Key) -> Coroutine[Any, Any, _JSON]:
         """The value under `key`, a new object; None if there is none. About a microsecond."""
     def set(
-        self, key: _Key, value: _JSON, ttl_seconds: float | None = None
+        self, key: _Key, value: _AnyJSON, ttl_seconds: float | None = None
     ) -> Coroutine[Any, Any, None]:
-        """Stores a snapshot of `value` for `ttl_seconds`; 0 stores nothing.
+        """Stores a snapshot of `value`; some microseconds.
+
+        Args:
+            key: Under which key.
+            value: A JSON value. Tuples come back as lists.
+            ttl_seconds: How long it lives, in seconds; 0 stores nothing. None: as the cache says.
 
         Raises:
-            ValueError: A value that is not JSON or, with its key, over 64 KiB.
+            ValueError: A value that is not JSON or, with its key, over 64 KiB; or a negative or NaN
+                `ttl_seconds`.
         """
     def get_or_load(
-        self, key: _Key, loader: Callable[[], Awaitable[_JSON]], ttl_seconds: float | None = None
+        self, key: _Key, loader: Callable[[], Awaitable[_AnyJSON]], ttl_seconds: float | None = None
     ) -> Coroutine[Any, Any, _JSON]:
         """The value under `key`, or what `loader()` brings, which is then stored.
 
@@ -130,24 +149,40 @@ class Load:
     """One request that missed, until it is answered; driven by `sark_cache.loading`."""
 
     @property
-    def loader(self) -> Callable[[], Awaitable[Any]]: ...
+    def loader(self) -> Callable[[], Awaitable[Any]]:
+        """What evaluates the request."""
     @property
-    def cache(self) -> object: ...
+    def cache(self) -> object:
+        """The cache that it is loaded for."""
     @property
-    def ahead(self) -> bool: ...
-    def waiting(self) -> int: ...
+    def ahead(self) -> bool:
+        """Whether it refreshes what is stored, in the background."""
+    def waiting(self) -> int:
+        """How many other requests wait for what this one's loader brings."""
     @property
-    def flight(self) -> int: ...
+    def flight(self) -> int:
+        """Names the load that this request leads; there is none unless it does."""
     def turn(
         self, within: tuple[int, ...]
-    ) -> Literal["lead", "answered", "alone", "off"] | Future[None]: ...
-    def answer(self) -> Any: ...  # noqa: ANN401 - any JSON value
-    def finish(
-        self, value: object, ttl_seconds: float | None, tags: Collection[str] | None
-    ) -> Any: ...  # noqa: ANN401 - the value
-    def fail(self, error: Exception) -> None: ...
-    def leave(self) -> None: ...
+    ) -> Literal["lead", "answered", "alone", "off"] | Future[None]:
+        """The next step, or a future to be awaited before it.
 
+        Args:
+            within: The loads that the task which asks is part of.
+
+        Raises:
+            RuntimeError: It would wait for one of these, or for one that waits for them.
+        """
+    def answer(self) -> Any:  # noqa: ANN401 - any JSON value
+        """What somebody else's load came to: a new object, or the exception that it raised."""
+    def finish(self, value: object, ttl_seconds: float | None, tags: Collection[str] | None) -> Any:  # noqa: ANN401 - any JSON value
+        """Stores what the loader brought, hands it to everybody who waits, and returns it."""
+    def fail(self, error: Exception) -> None:
+        """Counts what the loader raised, and hands it to everybody who waits."""
+    def leave(self) -> None:
+        """Takes no further part: one who leads hands over, one who waits disturbs nobody."""
+
+@disjoint_base
 class PolicyStore:
     """The compiled part of `RustPolicyCache`; use that one."""
 
@@ -311,13 +346,29 @@ class PolicyStore:
     ) -> Coroutine[Any, Any, bool]:
         """Revokes and removes one decision; True if it was there.
 
+        Takes effect when called. A context that is not JSON was never stored with: False.
+
+        Args:
+            user_id: Who asks.
+            action: To do what.
+            resource: To what.
+            context: What it was stored with: a JSON object.
+
         Raises:
+            TypeError: An argument of the wrong type; the message names it.
             InvalidationError: The context's own code raised, so its key is unknown.
         """
     def get_batch(
         self, requests: Iterable[BatchRequest]
     ) -> Coroutine[Any, Any, list[JSONObject | None]]:
-        """The decisions for many requests, in their order."""
+        """The decisions for many requests, in their order; each costs less than a `get`.
+
+        Args:
+            requests: `(user_id, action, resource)` or `(user_id, action, resource, context)`.
+
+        Raises:
+            TypeError: A request of another shape, or with a part of the wrong type.
+        """
     def set_batch(
         self,
         entries: Iterable[BatchEntry],
@@ -327,8 +378,18 @@ class PolicyStore:
     ) -> Coroutine[Any, Any, int]:
         """Stores many decisions; returns how many were stored.
 
-        All of them are stored at the call, on the calling thread, 2–3 µs each. `tags` and
-        `stamp` are those of every entry, as in `set`.
+        All of them are stored at the call, on the calling thread, 2–3 µs each.
+
+        Args:
+            entries: `(user_id, action, resource, decision, context, ttl_seconds)`; the last two
+                may be left out.
+            tags: Names to revoke them by later, all of them.
+            stamp: As in `set`, of all of them.
+
+        Raises:
+            TypeError: An entry of another shape, or with a part of the wrong type; those before it
+                are stored.
+            ValueError: A negative or NaN `ttl_seconds`, likewise; or a stamp of another cache.
         """
     def invalidate(
         self,
@@ -343,8 +404,17 @@ class PolicyStore:
         Takes effect when called, in constant time. The count is exact and comes from a visit to
         every entry, off the event loop if they are many.
 
+        Args:
+            user_id: Those of this user.
+            action: Those of this action.
+            resource: Those of this resource.
+            tags: Those that have one of these tags.
+
         Returns:
             How many entries died.
+
+        Raises:
+            TypeError: An argument of the wrong type; the message names it.
         """
     def invalidate_pattern(self, pattern: str) -> Coroutine[Any, Any, int]:
         r"""Revokes every decision whose text key matches a Redis glob; returns how many died.
