@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from sark_cache.faults import FaultLog
 
-logger = logging.getLogger("sark_cache")
+logger: Final = logging.getLogger("sark_cache")
 
 STOP_SECONDS: Final = 5.0
 """How long `stop` waits for a cycle under way before it cancels it."""
@@ -107,7 +107,7 @@ class CacheCleanupTask:
         self.cache = cache
         self.interval = interval
         self.enabled = enabled
-        self.metrics = CleanupMetrics()
+        self.metrics: CleanupMetrics = CleanupMetrics()
         self._round: _Round | None = None
         self._faults: Final = FaultLog("policy")
 

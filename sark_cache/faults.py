@@ -2,8 +2,9 @@
 
 import logging
 import time
+from typing import Final
 
-logger = logging.getLogger("sark_cache")
+logger: Final = logging.getLogger("sark_cache")
 
 QUIET_SECONDS = 10.0
 """A burst is logged once; after this long, the next fault is logged again."""

@@ -40,7 +40,7 @@ ADDRESS: Final = frozenset(
 class SynchronousClient(Protocol):
     """A client of redis-py or valkey-py that is not an asyncio one: plain, Sentinel or cluster."""
 
-    def pipeline(self, transaction: bool = ...) -> Any:  # noqa: ANN401, FBT001 - theirs
+    def pipeline(self, transaction: bool = True) -> Any:  # noqa: ANN401, FBT001, FBT002 - theirs
         """Collects commands for one round trip."""
         ...
 

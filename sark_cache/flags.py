@@ -20,7 +20,7 @@ from sark_cache.flag_store import KEY_PREFIX, FlagStore, SynchronousClient, perc
 from sark_cache.openfeature import BooleanFlags, Provider, openfeature_client
 from sark_cache.watch import Watch, lock_across_forks
 
-logger = logging.getLogger("sark_cache")
+logger: Final = logging.getLogger("sark_cache")
 
 INITIAL: Final[Mapping[str, int]] = {"rust_opa": 0, "rust_cache": 0}
 """Where the rollout of the features of this package begins, in percent."""

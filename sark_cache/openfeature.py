@@ -20,7 +20,7 @@ class BooleanFlags(Protocol):
         self,
         flag_key: str,
         default_value: bool,  # noqa: FBT001 - the signature is OpenFeature's
-        evaluation_context: Any = ...,  # noqa: ANN401
+        evaluation_context: Any = None,  # noqa: ANN401
     ) -> object:
         """The value of a flag, or the default: a bool, unless the provider is wrong."""
         ...

@@ -27,7 +27,7 @@ from sark_cache.watch import Watch, lock_across_forks
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
 
-logger = logging.getLogger("sark_cache")
+logger: Final = logging.getLogger("sark_cache")
 
 FEATURE: Final = "rust_cache"
 LOOK_SECONDS: Final = 1.0
@@ -55,7 +55,7 @@ class Selection:
         self._faults: Final = FaultLog("redis")
         self._logged: Final[set[Choice]] = set()
         self._told: Final[set[tuple[str, int]]] = set()
-        self.closed = False
+        self.closed: bool = False
         self._reached = False
         self._server: Final = _Server(settings)
         self.flags: Final[FeatureFlagManager] = get_feature_flag_manager(

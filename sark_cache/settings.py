@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, final
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias, final
 from urllib.parse import urlsplit
 
 try:
@@ -20,14 +20,14 @@ try:
         PydanticBaseSettingsSource,
         SettingsConfigDict,
     )
-except ModuleNotFoundError as error:
-    missing = f"{error.name} is missing: get it with `pip install 'sark-cache[settings]'`"
-    raise ModuleNotFoundError(missing, name=error.name) from error
+except ModuleNotFoundError as _error:
+    _message = f"{_error.name} is missing: get it with `pip install 'sark-cache[settings]'`"
+    raise ModuleNotFoundError(_message, name=_error.name) from _error
 
 from sark_cache.errors import SettingsError
 from sark_cache.redis import urls
 
-logger = logging.getLogger("sark_cache")
+logger: Final = logging.getLogger("sark_cache")
 
 PREFIX = "SARK_CACHE_"
 SARK_SWITCH = "RUST_ENABLED"

@@ -3,7 +3,7 @@
 import logging
 import sys
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -13,7 +13,7 @@ from sark_cache.cli.installed import own_version
 from sark_cache.cli.options import taught
 from sark_cache.cli.outcomes import MEANINGS
 
-application = typer.Typer(
+application: Final = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -1,7 +1,7 @@
 """`sark-cache flags`: rollout percentages looked at and moved, for all processes at once."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
@@ -17,7 +17,7 @@ from sark_cache.flags import INITIAL
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
 
-flags = typer.Typer(
+flags: Final = typer.Typer(
     no_args_is_help=True,
     help=taught(
         "Shows and moves rollouts: the percentage of users that get a feature.",

@@ -43,7 +43,7 @@ class FailureError(Exception):
     ) -> None:
         super().__init__(message)
         self.code = code
-        self.document = document or {}
+        self.document: Mapping[str, Any] = document or {}
 
 
 @contextmanager

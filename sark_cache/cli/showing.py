@@ -36,7 +36,7 @@ class Engine:
     """
 
     def __init__(self) -> None:
-        self.evaluations = 0
+        self.evaluations: int = 0
         self.suspended: set[str] = set()
 
     async def evaluate(self, user_id: str) -> "JSONObject":

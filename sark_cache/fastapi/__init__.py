@@ -34,11 +34,11 @@ try:
     from sark_cache.fastapi.installation import PolicyCacheDep, policy_cache
     from sark_cache.fastapi.lifespan import policy_cache_lifespan
     from sark_cache.fastapi.router import policy_cache_router
-except ModuleNotFoundError as error:
-    if error.name not in {"fastapi", "pydantic_settings"}:
+except ModuleNotFoundError as _error:
+    if _error.name not in {"fastapi", "pydantic_settings"}:
         raise
-    message = f"{error.name} is missing: get it with `pip install 'sark-cache[fastapi]'`"
-    raise ImportError(message) from error
+    _message = f"{_error.name} is missing: get it with `pip install 'sark-cache[fastapi]'`"
+    raise ImportError(_message) from _error
 
 __all__ = [
     "FORBIDDEN",

@@ -1,6 +1,6 @@
 """What the routes of the policy cache take and answer."""
 
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -50,7 +50,8 @@ class Metrics(BaseModel):
 class Invalidation(BaseModel):
     """What to revoke: decisions that match all that is given."""
 
-    model_config = ConfigDict(extra="forbid")  # a misspelt field would revoke more than was meant
+    # A misspelt field would revoke more than was meant.
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     user_id: str | None = None
     action: str | None = None
@@ -84,7 +85,7 @@ class Invalidated(BaseModel):
 class Percentage(BaseModel):
     """How far to roll a feature out."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     percentage: Annotated[int, Field(strict=True, ge=0, le=100)]
 

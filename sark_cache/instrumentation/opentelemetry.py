@@ -53,9 +53,9 @@ try:
     from opentelemetry import metrics, trace
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
     from opentelemetry.trace import TracerProvider
-except ImportError as error:
-    message = "opentelemetry is missing: get it with `pip install sark-cache[otel]`"
-    raise ImportError(message) from error
+except ImportError as _error:
+    _message = "opentelemetry is missing: get it with `pip install sark-cache[otel]`"
+    raise ImportError(_message) from _error
 
 from sark_cache.instrumentation.evaluations import observe
 from sark_cache.instrumentation.measurements import (

@@ -67,9 +67,9 @@ from weakref import WeakKeyDictionary
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Metric
     from prometheus_client.registry import Collector
-except ImportError as error:
-    message = "prometheus_client is missing: get it with `pip install sark-cache[prometheus]`"
-    raise ImportError(message) from error
+except ImportError as _error:
+    _message = "prometheus_client is missing: get it with `pip install sark-cache[prometheus]`"
+    raise ImportError(_message) from _error
 
 from sark_cache.instrumentation.measurements import (
     BACKEND,
@@ -178,21 +178,25 @@ class _Exported(Collector):
         self._sources: tuple[Source, ...] = ()
 
     def add(self, measured: Source, registry: CollectorRegistry) -> None:
+        """Exports one more; the first brings this to the registry."""
         measured.refuse_alike(self._sources)
         if not self._sources:
             registry.register(self)
         self._sources = (*self._sources, measured)
 
     def remove(self, measured: Source, registry: CollectorRegistry) -> None:
+        """Exports it no longer; with the last one this leaves the registry."""
         left = tuple(other for other in self._sources if other is not measured)
         if self._sources and not left:
             registry.unregister(self)
         self._sources = left
 
     def describe(self) -> Iterable[Metric]:
+        """The names it takes, so that another collector with the same ones is refused."""
         return _families(self._namespace, ())
 
     def collect(self) -> Iterable[Metric]:
+        """The numbers of now."""
         return _families(self._namespace, self._sources)
 
 

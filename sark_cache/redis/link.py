@@ -15,11 +15,11 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib import import_module
 from logging import getLogger
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from sark_cache.plain import type_name
 
-logger = getLogger("sark_cache")
+logger: Final = getLogger("sark_cache")
 
 Command: TypeAlias = tuple[Any, ...]
 
@@ -68,7 +68,7 @@ class Link:
         self._client = client
         self._close = close
         self._barred = barred
-        self.is_cluster = hasattr(client, "get_primaries")
+        self.is_cluster: Final[bool] = hasattr(client, "get_primaries")
         self.command_timeout = command_timeout
         self._report = report
         self.replicas_seen: tuple[int, float] = (0, 0.0)
@@ -79,7 +79,7 @@ class Link:
         self._turns = asyncio.Semaphore(min(MOST_AT_ONCE, _pool_size(client)))
         self._open: dict[str, asyncio.Task[None]] = {}
         errors = import_module(f"{check_client(client)}.exceptions")
-        self.no_answer = tuple(_known(errors, _NOBODY_ANSWERS))
+        self.no_answer: Final = tuple(_known(errors, _NOBODY_ANSWERS))
         """The errors that say that nobody answers; what else is raised, a server said."""
 
     @property

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from enum import Enum
 from secrets import token_hex
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from sark_cache.keys import RequestKey, Scope
 from sark_cache.redis import scripts
@@ -79,7 +79,7 @@ class Store:
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
-        self.log = f"{prefix}.invalidations"
+        self.log: Final = f"{prefix}.invalidations"
 
     async def look_up(self, link: Link, key: RequestKey) -> Found:
         """What is there for a request and, unless that is fresh, the log's position.
