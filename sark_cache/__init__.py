@@ -28,22 +28,32 @@ from sark_cache.redis import PolicyCache
 from sark_cache.routing import SelectedPolicyCache
 from sark_cache.selection import create_policy_cache
 from sark_cache.types import (
+    LATENCY_BOUNDS_SECONDS,
+    BatchEntry,
+    BatchRequest,
     CacheMetrics,
+    Context,
     JSONObject,
     LatencyHistogram,
     Loaded,
+    Loader,
     PolicyCacheProtocol,
+    RevalidateCallback,
 )
 
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
 
 __all__ = [
+    "LATENCY_BOUNDS_SECONDS",
     "AsyncCache",
+    "BatchEntry",
+    "BatchRequest",
     "CacheCleanupTask",
     "CacheMetrics",
     "CacheSettings",
     "CleanupMetrics",
+    "Context",
     "Decision",
     "FeatureFlagManager",
     "FlagError",
@@ -51,9 +61,11 @@ __all__ = [
     "JSONObject",
     "LatencyHistogram",
     "Loaded",
+    "Loader",
     "NullPolicyCache",
     "PolicyCache",
     "PolicyCacheProtocol",
+    "RevalidateCallback",
     "RustPolicyCache",
     "SarkCacheError",
     "SelectedPolicyCache",
@@ -70,12 +82,13 @@ __all__ = [
     "stop_cache_cleanup",
 ]
 
+if not TYPE_CHECKING:  # which would take any name for one that is here
 
-def __getattr__(name: str) -> object:
-    """`CacheSettings`, which takes pydantic-settings: imported where it is first named."""
-    if name == "CacheSettings":
-        from sark_cache.settings import CacheSettings  # noqa: PLC0415 - an extra
+    def __getattr__(name: str) -> object:
+        """`CacheSettings`, which takes pydantic-settings: imported where it is first named."""
+        if name == "CacheSettings":
+            from sark_cache.settings import CacheSettings  # noqa: PLC0415 - an extra
 
-        return CacheSettings
-    message = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(message)
+            return CacheSettings
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)

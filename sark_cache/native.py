@@ -1,7 +1,7 @@
 """`RustPolicyCache`: authorization decisions cached in this process, in Rust."""
 
 import asyncio
-from collections.abc import Collection, Coroutine, Iterable, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Literal
 
 from sark_cache.closing import Closing
@@ -56,7 +56,7 @@ class RustPolicyCache(Closing, PolicyStore):
     DEFAULT_TTL_SECONDS: ClassVar[int] = 300
     DEFAULT_MAX_SIZE: ClassVar[int] = 10_000
     STALE_THRESHOLD_RATIO: ClassVar[float] = 0.3
-    OPTIMIZED_TTL: ClassVar[dict[str, int]] = {
+    OPTIMIZED_TTL: ClassVar[Mapping[str, float]] = {
         "critical": 60,
         "confidential": 120,
         "internal": 180,

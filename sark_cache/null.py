@@ -29,12 +29,16 @@ class NullPolicyCache(Closing):
     """
 
     backend: ClassVar[str] = "none"
-    max_size: ClassVar[int] = 0
 
     def __init__(self) -> None:
         self.enabled = True
         self._closed = False
         self._record = Record(self.backend)
+
+    @property
+    def max_size(self) -> int:
+        """0: it holds nothing."""
+        return 0
 
     @property
     def closed(self) -> bool:

@@ -53,7 +53,6 @@ class SelectedPolicyCache(Closing):
     """
 
     backend: ClassVar[str] = "selected"
-    max_size: ClassVar[int] = 0
 
     def __init__(self, selection: Selection | None = None) -> None:
         self._selection: Final = selection or get_selection()
@@ -77,6 +76,11 @@ class SelectedPolicyCache(Closing):
         self._enabled = arguments.check_boolean("enabled", enabled)
         for cache in caches():
             cache.enabled = enabled
+
+    @property
+    def max_size(self) -> int:
+        """0: each backend has a bound of its own."""
+        return 0
 
     @property
     def closed(self) -> bool:

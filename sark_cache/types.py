@@ -10,7 +10,8 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from types import TracebackType
+from typing import Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
 from sark_cache.decision import Decision
 
@@ -169,6 +170,16 @@ class PolicyCacheProtocol(Protocol):
 
     @enabled.setter
     def enabled(self, enabled: bool) -> None: ...
+
+    @property
+    def max_size(self) -> int:
+        """The most entries; 0 where no number of them is the bound."""
+        ...
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        ...
 
     @property
     def metrics(self) -> CacheMetrics:
@@ -334,3 +345,14 @@ class PolicyCacheProtocol(Protocol):
     def close(self) -> Coroutine[Any, Any, None]:
         """Ends the cache."""
         ...
+
+    async def __aenter__(self) -> Self:
+        """The cache, which is closed at the end of the block."""
+        ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...

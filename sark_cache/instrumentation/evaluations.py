@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
+__all__ = ["Evaluation", "Observer", "observe"]
+
 
 class Evaluation(Protocol):
     """One evaluation, as those are told who observe it."""

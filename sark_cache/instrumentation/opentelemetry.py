@@ -73,6 +73,8 @@ from sark_cache.instrumentation.measurements import (
 from sark_cache.instrumentation.spans import Spans
 from sark_cache.types import LATENCY_BOUNDS_SECONDS, PolicyCacheProtocol
 
+__all__ = ["Instrumentation", "Rollouts", "instrument"]
+
 SCOPE = "sark_cache"
 """The instrumentation scope, and what the names of all metrics, spans and attributes begin with."""
 

@@ -84,6 +84,8 @@ from sark_cache.instrumentation.measurements import (
 )
 from sark_cache.types import LATENCY_BOUNDS_SECONDS, LatencyHistogram, PolicyCacheProtocol
 
+__all__ = ["PolicyCacheCollector", "Registration", "Rollouts", "register"]
+
 
 class PolicyCacheCollector(Collector):
     """Exports a cache; for several on one registry use `register`, which merges them.

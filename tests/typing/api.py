@@ -128,7 +128,7 @@ async def running(cache: RustPolicyCache) -> None:
     async with cache as entered:
         assert_type(entered, RustPolicyCache)
     await cache.close()
-    assert_type(RustPolicyCache.OPTIMIZED_TTL, dict[str, int])
+    assert_type(RustPolicyCache.OPTIMIZED_TTL, Mapping[str, float])
 
 
 def constructors() -> None:
