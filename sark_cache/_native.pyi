@@ -2,6 +2,9 @@
 
 Every method acts when it is called and returns an awaitable that Python takes for a coroutine:
 `await` it once, or give it to `create_task`, `gather`, `wait_for`.
+
+It yields `object`, not `Any`: with an `Any` in it mypy would find the overloads of `asyncio.gather`
+ambiguous, and forget the types of what they return.
 """
 
 from asyncio import Future
@@ -107,11 +110,11 @@ class AsyncCache:
         max_bytes: int | None = None,
         eviction: Literal["lru", "tiny_lfu"] = "lru",
     ) -> Self: ...
-    def get(self, key: _Key) -> Coroutine[Any, Any, _JSON]:
+    def get(self, key: _Key) -> Coroutine[object, None, _JSON]:
         """The value under `key`, a new object; None if there is none. About a microsecond."""
     def set(
         self, key: _Key, value: _AnyJSON, ttl_seconds: float | None = None
-    ) -> Coroutine[Any, Any, None]:
+    ) -> Coroutine[object, None, None]:
         """Stores a snapshot of `value`; some microseconds.
 
         Args:
@@ -125,7 +128,7 @@ class AsyncCache:
         """
     def get_or_load(
         self, key: _Key, loader: Callable[[], Awaitable[_AnyJSON]], ttl_seconds: float | None = None
-    ) -> Coroutine[Any, Any, _JSON]:
+    ) -> Coroutine[object, None, _JSON]:
         """The value under `key`, or what `loader()` brings, which is then stored.
 
         One loader runs for all who ask meanwhile, in any task, thread and event loop; what it
@@ -135,13 +138,13 @@ class AsyncCache:
             ValueError: The loader brought something that is not JSON or, with its key, over 64 KiB.
             RuntimeError: A loader asks for its own key.
         """
-    def delete(self, key: _Key) -> Coroutine[Any, Any, bool]:
+    def delete(self, key: _Key) -> Coroutine[object, None, bool]:
         """Removes the entry under `key`; True if it was there."""
-    def clear(self) -> Coroutine[Any, Any, int]:
+    def clear(self) -> Coroutine[object, None, int]:
         """Removes all entries; returns how many there were."""
-    def size(self) -> Coroutine[Any, Any, int]:
+    def size(self) -> Coroutine[object, None, int]:
         """The number of live entries. Visits them all, off the event loop if they are many."""
-    def cleanup_expired(self) -> Coroutine[Any, Any, int]:
+    def cleanup_expired(self) -> Coroutine[object, None, int]:
         """Removes the expired entries; returns how many there were. Visits all."""
 
 @final
@@ -218,7 +221,7 @@ class PolicyStore:
         resource: str,
         context: Context | None = None,
         sensitivity: str | None = None,
-    ) -> Coroutine[Any, Any, JSONObject | None]:
+    ) -> Coroutine[object, None, JSONObject | None]:
         """The cached decision for a request, a new dict, or None.
 
         Decided when called; ready at once. A context that is not JSON is a miss, counted in
@@ -234,7 +237,7 @@ class PolicyStore:
         resource: str,
         context: Context | None = None,
         sensitivity: str | None = None,
-    ) -> Coroutine[Any, Any, Decision | None]:
+    ) -> Coroutine[object, None, Decision | None]:
         """The cached decision for a request, one that all callers share, or None.
 
         As `get`, with nothing rebuilt: the fastest hit. The first one makes the `Decision`, which
@@ -255,7 +258,7 @@ class PolicyStore:
         *,
         tags: Collection[str] = (),
         stamp: Stamp | None = None,
-    ) -> Coroutine[Any, Any, bool]:
+    ) -> Coroutine[object, None, bool]:
         """Stores a snapshot of a decision; True if it was stored.
 
         A decision that cannot be stored (not JSON, too large, no time to live) drops the one that
@@ -290,7 +293,7 @@ class PolicyStore:
         ttl_seconds: float | None = None,
         sensitivity: str | None = None,
         tags: Collection[str] = (),
-    ) -> Coroutine[Any, Any, JSONObject]:
+    ) -> Coroutine[object, None, JSONObject]:
         """The cached decision or, if there is none, what `loader()` brings, which is then stored.
 
         One loader runs for all who ask for the same decision meanwhile, in any task, thread and
@@ -343,7 +346,7 @@ class PolicyStore:
         """The stamp of now: take it before evaluating a decision that `set` is to store."""
     def delete(
         self, user_id: str, action: str, resource: str, context: Context | None = None
-    ) -> Coroutine[Any, Any, bool]:
+    ) -> Coroutine[object, None, bool]:
         """Revokes and removes one decision; True if it was there.
 
         Takes effect when called. A context that is not JSON was never stored with: False.
@@ -360,7 +363,7 @@ class PolicyStore:
         """
     def get_batch(
         self, requests: Iterable[BatchRequest]
-    ) -> Coroutine[Any, Any, list[JSONObject | None]]:
+    ) -> Coroutine[object, None, list[JSONObject | None]]:
         """The decisions for many requests, in their order; each costs less than a `get`.
 
         Args:
@@ -375,7 +378,7 @@ class PolicyStore:
         *,
         tags: Collection[str] = (),
         stamp: Stamp | None = None,
-    ) -> Coroutine[Any, Any, int]:
+    ) -> Coroutine[object, None, int]:
         """Stores many decisions; returns how many were stored.
 
         All of them are stored at the call, on the calling thread, 2–3 µs each.
@@ -398,7 +401,7 @@ class PolicyStore:
         resource: str | None = None,
         *,
         tags: Collection[str] = (),
-    ) -> Coroutine[Any, Any, int]:
+    ) -> Coroutine[object, None, int]:
         """Revokes every decision that matches all given fields; none given: all decisions.
 
         Takes effect when called, in constant time. The count is exact and comes from a visit to
@@ -416,7 +419,7 @@ class PolicyStore:
         Raises:
             TypeError: An argument of the wrong type; the message names it.
         """
-    def invalidate_pattern(self, pattern: str) -> Coroutine[Any, Any, int]:
+    def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
         r"""Revokes every decision whose text key matches a Redis glob; returns how many died.
 
         The text key is `policy:decision:{user}:{action}:{resource}:{context}`, each part
@@ -426,13 +429,13 @@ class PolicyStore:
         Raises:
             ValueError: A pattern of more than 1,024 bytes.
         """
-    def clear(self) -> Coroutine[Any, Any, bool]:
+    def clear(self) -> Coroutine[object, None, bool]:
         """Revokes and removes all decisions. Always True."""
-    def size(self) -> Coroutine[Any, Any, int]:
+    def size(self) -> Coroutine[object, None, int]:
         """The number of live entries. Visits them all, off the event loop if they are many."""
-    def cleanup_expired(self) -> Coroutine[Any, Any, int]:
+    def cleanup_expired(self) -> Coroutine[object, None, int]:
         """Removes the expired entries; returns how many there were. Visits all."""
-    def close(self) -> Coroutine[Any, Any, None]:
+    def close(self) -> Coroutine[object, None, None]:
         """Stops serving and drops all entries."""
     def record_opa_latency(self, latency_ms: float) -> None:
         """Adds the duration of one evaluation, in milliseconds.

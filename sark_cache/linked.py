@@ -27,7 +27,7 @@ class Linked:
 
     def delete(
         self, user_id: str, action: str, resource: str, context: Context | None = None
-    ) -> Coroutine[Any, Any, bool]:
+    ) -> Coroutine[object, None, bool]:
         """Revokes one decision in every cache; True if one of them had it."""
         return _told(any, self._everywhere("delete", user_id, action, resource, context))
 
@@ -38,20 +38,20 @@ class Linked:
         resource: str | None = None,
         *,
         tags: Collection[str] = (),
-    ) -> Coroutine[Any, Any, int]:
+    ) -> Coroutine[object, None, int]:
         """Revokes what matches in every cache; how many entries died in all of them."""
         revoked = self._everywhere("invalidate", user_id, action, resource, tags=tags)
         return _told(sum, revoked)
 
-    def invalidate_pattern(self, pattern: str) -> Coroutine[Any, Any, int]:
+    def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
         """Revokes what matches a glob in every cache; how many entries died in all of them."""
         return _told(sum, self._everywhere("invalidate_pattern", pattern))
 
-    def clear(self) -> Coroutine[Any, Any, bool]:
+    def clear(self) -> Coroutine[object, None, bool]:
         """Revokes everything in every cache. Always True."""
         return _told(bool, self._everywhere("invalidate"))
 
-    def clear_all(self) -> Coroutine[Any, Any, bool]:
+    def clear_all(self) -> Coroutine[object, None, bool]:
         """The same as `clear`."""
         return self.clear()
 
@@ -60,10 +60,10 @@ class Linked:
         operation: str,
         *args: Any,  # noqa: ANN401 - those of the operation
         **kwargs: Any,  # noqa: ANN401
-    ) -> list[Coroutine[Any, Any, Any]]:
+    ) -> list[Coroutine[object, None, Any]]:
         """Revokes here, and where it is in force at the call already; the rest is to be awaited."""
         caches = [self, *(peer for peer in self._peers() if peer is not self)]
-        begun: list[Coroutine[Any, Any, Any]] = []
+        begun: list[Coroutine[object, None, Any]] = []
         try:
             for cache in caches:
                 revoke = getattr(super(Linked, cache), operation)
@@ -92,7 +92,9 @@ ProcessCache: TypeAlias = LinkedRustPolicyCache | LinkedPolicyCache | LinkedNull
 """One of the caches of a process."""
 
 
-async def _told(total: Callable[[list[Any]], Any], revoked: list[Coroutine[Any, Any, Any]]) -> Any:  # noqa: ANN401
+async def _told(
+    total: Callable[[list[Any]], Any], revoked: list[Coroutine[object, None, Any]]
+) -> Any:  # noqa: ANN401
     """What all of them say together, once each has ended; raises what one of them raises."""
     answers = await asyncio.gather(*revoked, return_exceptions=True)
     for answer in answers:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal
 
 from sark_cache.closing import Closing
 from sark_cache.compiled import PolicyStore, Stamp
@@ -118,11 +118,11 @@ class RustPolicyCache(Closing, PolicyStore):
         below, seconds, count = self._evaluation_distribution(whole_nanoseconds(bounds))
         return LatencyHistogram(tuple(bounds), tuple(below), seconds, count)
 
-    def clear_all(self) -> Coroutine[Any, Any, bool]:
+    def clear_all(self) -> Coroutine[object, None, bool]:
         """The same as `clear`."""
         return self.clear()
 
-    def get_cache_size(self) -> Coroutine[Any, Any, int]:
+    def get_cache_size(self) -> Coroutine[object, None, int]:
         """The same as `size`."""
         return self.size()
 
@@ -132,7 +132,7 @@ class RustPolicyCache(Closing, PolicyStore):
         *,
         tags: Collection[str] = (),
         stamp: Stamp | None = None,
-    ) -> Coroutine[Any, Any, int]:
+    ) -> Coroutine[object, None, int]:
         """Stores many decisions, as `set_batch` does; returns how many were stored."""
         return self.set_batch(preload_data, tags=tags, stamp=stamp)
 
@@ -149,7 +149,7 @@ class RustPolicyCache(Closing, PolicyStore):
         """
         self.revalidate_callback = callback
 
-    def close(self) -> Coroutine[Any, Any, None]:
+    def close(self) -> Coroutine[object, None, None]:
         """Stops serving, drops all entries and ends what runs in the background."""
         closed = super().close()
         refreshes = self._refreshes.stop()
@@ -187,7 +187,7 @@ class RustPolicyCache(Closing, PolicyStore):
 
 
 async def _all_done(
-    closed: Coroutine[Any, Any, None], refreshes: Iterable[asyncio.Task[None]]
+    closed: Coroutine[object, None, None], refreshes: Iterable[asyncio.Task[None]]
 ) -> None:
     await asyncio.wait(refreshes)
     await closed

@@ -94,7 +94,7 @@ class SelectedPolicyCache(Closing):
         resource: str,
         context: Context | None = None,
         sensitivity: str | None = None,
-    ) -> Coroutine[Any, Any, JSONObject | None]:
+    ) -> Coroutine[object, None, JSONObject | None]:
         """The cached decision for a request, or None."""
         return self._for(user_id).get(user_id, action, resource, context, sensitivity)
 
@@ -105,7 +105,7 @@ class SelectedPolicyCache(Closing):
         resource: str,
         context: Context | None = None,
         sensitivity: str | None = None,
-    ) -> Coroutine[Any, Any, Decision | None]:
+    ) -> Coroutine[object, None, Decision | None]:
         """The cached decision for a request as one that cannot be changed, or None."""
         return self._for(user_id).get_decision(user_id, action, resource, context, sensitivity)
 
@@ -150,7 +150,7 @@ class SelectedPolicyCache(Closing):
         ttl_seconds: float | None = None,
         sensitivity: str | None = None,
         tags: Collection[str] = (),
-    ) -> Coroutine[Any, Any, JSONObject]:
+    ) -> Coroutine[object, None, JSONObject]:
         """The cached decision, or what the loader brings, which is then stored."""
         return self._for(user_id).get_or_load(
             user_id,

@@ -158,7 +158,10 @@ class CacheMetrics:
 
 @runtime_checkable
 class PolicyCacheProtocol(Protocol):
-    """The one interface of all policy caches; `RustPolicyCache` says what each method does."""
+    """The one interface of all policy caches; `RustPolicyCache` says what each method does.
+
+    What returns a coroutine here may be an `async def`, or a function that returns one.
+    """
 
     backend: ClassVar[str]
     """What holds the decisions: "native", "redis", or "none" for a cache that never hits."""
@@ -193,7 +196,7 @@ class PolicyCacheProtocol(Protocol):
         resource: str,
         context: Context | None = None,
         sensitivity: str | None = None,
-    ) -> Coroutine[Any, Any, JSONObject | None]:
+    ) -> Coroutine[object, None, JSONObject | None]:
         """The cached decision for a request, or None."""
         ...
 
@@ -204,7 +207,7 @@ class PolicyCacheProtocol(Protocol):
         resource: str,
         context: Context | None = None,
         sensitivity: str | None = None,
-    ) -> Coroutine[Any, Any, Decision | None]:
+    ) -> Coroutine[object, None, Decision | None]:
         """The cached decision for a request as one that cannot be changed, or None."""
         ...
 
@@ -220,7 +223,7 @@ class PolicyCacheProtocol(Protocol):
         *,
         tags: Collection[str] = (),
         stamp: Any | None = None,  # noqa: ANN401 - every backend has its own
-    ) -> Coroutine[Any, Any, bool]:
+    ) -> Coroutine[object, None, bool]:
         """Stores a decision; True if it was stored."""
         ...
 
@@ -230,7 +233,7 @@ class PolicyCacheProtocol(Protocol):
 
     def delete(
         self, user_id: str, action: str, resource: str, context: Context | None = None
-    ) -> Coroutine[Any, Any, bool]:
+    ) -> Coroutine[object, None, bool]:
         """Revokes one decision; True if it was there."""
         ...
 
@@ -245,13 +248,13 @@ class PolicyCacheProtocol(Protocol):
         ttl_seconds: float | None = None,
         sensitivity: str | None = None,
         tags: Collection[str] = (),
-    ) -> Coroutine[Any, Any, JSONObject]:
+    ) -> Coroutine[object, None, JSONObject]:
         """The cached decision, or what the loader brings, which is then stored."""
         ...
 
     def get_batch(
         self, requests: Iterable[BatchRequest]
-    ) -> Coroutine[Any, Any, list[JSONObject | None]]:
+    ) -> Coroutine[object, None, list[JSONObject | None]]:
         """The decisions for many requests, in their order."""
         ...
 
@@ -261,7 +264,7 @@ class PolicyCacheProtocol(Protocol):
         *,
         tags: Collection[str] = (),
         stamp: Any | None = None,  # noqa: ANN401 - as in set
-    ) -> Coroutine[Any, Any, int]:
+    ) -> Coroutine[object, None, int]:
         """Stores many decisions; returns how many were stored."""
         ...
 
@@ -272,31 +275,31 @@ class PolicyCacheProtocol(Protocol):
         resource: str | None = None,
         *,
         tags: Collection[str] = (),
-    ) -> Coroutine[Any, Any, int]:
+    ) -> Coroutine[object, None, int]:
         """Revokes what matches all given fields; returns how many entries died."""
         ...
 
-    def invalidate_pattern(self, pattern: str) -> Coroutine[Any, Any, int]:
+    def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
         """Revokes what matches a Redis glob over the text form of the key."""
         ...
 
-    def clear(self) -> Coroutine[Any, Any, bool]:
+    def clear(self) -> Coroutine[object, None, bool]:
         """Revokes everything."""
         ...
 
-    def clear_all(self) -> Coroutine[Any, Any, bool]:
+    def clear_all(self) -> Coroutine[object, None, bool]:
         """The same as `clear`."""
         ...
 
-    def size(self) -> Coroutine[Any, Any, int]:
+    def size(self) -> Coroutine[object, None, int]:
         """The number of live entries."""
         ...
 
-    def get_cache_size(self) -> Coroutine[Any, Any, int]:
+    def get_cache_size(self) -> Coroutine[object, None, int]:
         """The same as `size`."""
         ...
 
-    def cleanup_expired(self) -> Coroutine[Any, Any, int]:
+    def cleanup_expired(self) -> Coroutine[object, None, int]:
         """Removes expired entries; returns how many."""
         ...
 
@@ -306,7 +309,7 @@ class PolicyCacheProtocol(Protocol):
         *,
         tags: Collection[str] = (),
         stamp: Any | None = None,  # noqa: ANN401 - as in set
-    ) -> Coroutine[Any, Any, int]:
+    ) -> Coroutine[object, None, int]:
         """Stores many decisions before the first request; returns how many were stored."""
         ...
 
@@ -338,11 +341,11 @@ class PolicyCacheProtocol(Protocol):
         """Sets every counter and histogram to zero."""
         ...
 
-    def health_check(self) -> Coroutine[Any, Any, bool]:
+    def health_check(self) -> Coroutine[object, None, bool]:
         """Whether the cache can answer."""
         ...
 
-    def close(self) -> Coroutine[Any, Any, None]:
+    def close(self) -> Coroutine[object, None, None]:
         """Ends the cache."""
         ...
 

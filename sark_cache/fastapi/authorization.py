@@ -64,7 +64,7 @@ def authorize(
     sensitivity: str | Dependency | FromRequest | None = None,
     ttl_seconds: float | None = None,
     tags: Collection[str] | Dependency | FromRequest = (),
-) -> Callable[..., Coroutine[Any, Any, JSONObject]]:
+) -> Callable[..., Coroutine[object, None, JSONObject]]:
     """A dependency that lets a request pass if the policy allows it, and brings its decision.
 
     >>> may_read = authorize(ask_policy_engine, user=current_user, action="read", resource=document)
@@ -108,7 +108,7 @@ def authorize(
     Raises:
         TypeError, ValueError: An argument that cannot be used; the message names it.
     """
-    if not callable(evaluate):  # pyright: ignore[reportUnnecessaryComparison]
+    if not callable(evaluate):
         takes = "an async function (user_id, action, resource, context)"
         arguments.refuse("evaluate", takes, evaluate)
     arguments.read_ttl(ttl_seconds)

@@ -66,7 +66,7 @@ def policy_cache_router(
 
         router.add_api_route("/metrics/prometheus", exposition, response_class=Response)
     if admin is not None:
-        if not callable(admin):  # pyright: ignore[reportUnnecessaryComparison]
+        if not callable(admin):
             arguments.refuse("admin", "a dependency (a function, not Depends(...)) or None", admin)
         router.include_router(admin_router, dependencies=[Depends(admin)])
     return router

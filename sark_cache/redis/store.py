@@ -392,7 +392,7 @@ def _found(
     at = None if position is None else text(position)
     if isinstance(value, Exception):
         return Found(fault=str(value) if isinstance(value, UnavailableError) else "no answer")
-    if value is None or value.startswith(_RESERVATION[type(value)]):  # type: ignore[arg-type]
+    if value is None or value.startswith(_RESERVATION[type(value)]):  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         return Found(position=at)
     try:
         entry = decode(value, key)

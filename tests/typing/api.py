@@ -1,6 +1,5 @@
 """Every public name as a type checker sees it. Checked by `nox -s typing`, never run."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any, assert_type
 
@@ -93,13 +92,6 @@ async def revocations(cache: RustPolicyCache) -> None:
     assert_type(await cache.invalidate_pattern("policy:decision:alice:*"), int)
     assert_type(await cache.clear(), bool)
     assert_type(await cache.clear_all(), bool)
-
-
-async def tasks(cache: RustPolicyCache) -> None:
-    assert_type(await asyncio.create_task(cache.get("alice", "read", "doc")), JSONObject | None)
-    assert_type(await asyncio.wait_for(cache.size(), 1), int)
-    sizes = await asyncio.gather(cache.size(), cache.get_cache_size())
-    assert_type(sizes, tuple[int, int])
 
 
 async def running(cache: RustPolicyCache) -> None:

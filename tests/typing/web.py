@@ -42,7 +42,7 @@ async def circumstances() -> Mapping[str, Any]:
 
 def authorizations() -> None:
     may = authorize(evaluate, user=current_user)
-    assert_type(may, Callable[..., Coroutine[Any, Any, JSONObject]])
+    assert_type(may, Callable[..., Coroutine[object, None, JSONObject]])
     authorize(
         decide_late,
         user=HTTPBearer(),

@@ -1,0 +1,148 @@
+"""The policy caches as a type checker sees them: the interface that all have, and what each adds.
+
+Checked by `nox -s typing`, never run.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from typing import Any, ClassVar, assert_type
+
+from sark_cache import (
+    LATENCY_BOUNDS_SECONDS,
+    BatchEntry,
+    BatchRequest,
+    CacheMetrics,
+    Context,
+    Decision,
+    JSONObject,
+    LatencyHistogram,
+    Loaded,
+    Loader,
+    NullPolicyCache,
+    PolicyCache,
+    PolicyCacheProtocol,
+    RevalidateCallback,
+    RustPolicyCache,
+    SelectedPolicyCache,
+    create_policy_cache,
+    redis,
+)
+
+
+def all_of_them() -> None:
+    native: PolicyCacheProtocol = RustPolicyCache()
+    shared: PolicyCacheProtocol = PolicyCache()
+    null: PolicyCacheProtocol = NullPolicyCache()
+    selected: PolicyCacheProtocol = SelectedPolicyCache()
+    chosen: PolicyCacheProtocol = create_policy_cache("alice")
+    del native, shared, null, selected, chosen
+
+
+async def interface(
+    cache: PolicyCacheProtocol,
+    context: Context,
+    loader: Loader,
+    callback: RevalidateCallback,
+    requests: Iterable[BatchRequest],
+    entries: Iterable[BatchEntry],
+) -> None:
+    request = ("alice", "read", "doc")
+    assert_type(await cache.get(*request, context, "critical"), JSONObject | None)
+    assert_type(await cache.get_decision(*request, context, "critical"), Decision | None)
+    stamp = cache.stamp()
+    assert_type(stamp, Any)
+    stored = await cache.set(
+        *request, {"allow": True}, context, 1.5, "public", tags=["a"], stamp=stamp
+    )
+    assert_type(stored, bool)
+    assert_type(await cache.delete(*request, context), bool)
+    loaded = await cache.get_or_load(
+        *request, loader, context, ttl_seconds=1.5, sensitivity="internal", tags={"a"}
+    )
+    assert_type(loaded, JSONObject)
+    assert_type(await cache.get_batch(requests), list[JSONObject | None])
+    assert_type(await cache.set_batch(entries, tags=("a",), stamp=stamp), int)
+    assert_type(await cache.preload_cache(entries, tags=("a",), stamp=stamp), int)
+    assert_type(await cache.invalidate("alice", "read", "doc", tags=["a"]), int)
+    assert_type(await cache.invalidate_pattern("policy:decision:alice:*"), int)
+    assert_type(await cache.clear(), bool)
+    assert_type(await cache.clear_all(), bool)
+    assert_type(await cache.size(), int)
+    assert_type(await cache.get_cache_size(), int)
+    assert_type(await cache.cleanup_expired(), int)
+    cache.set_revalidate_callback(callback)
+    cache.record_opa_latency(1.5)
+    assert_type(cache.get_metrics(), dict[str, int | float])
+    assert_type(cache.metrics, CacheMetrics)
+    assert_type(cache.latency_histogram(LATENCY_BOUNDS_SECONDS), LatencyHistogram)
+    assert_type(cache.evaluation_histogram([0.001, 1]), LatencyHistogram)
+    cache.reset_metrics()
+    assert_type(await cache.health_check(), bool)
+    assert_type(cache.backend, str)
+    assert_type(cache.max_size, int)
+    assert_type(cache.enabled, bool)
+    cache.enabled = False
+    async with cache as entered:
+        assert_type(entered, PolicyCacheProtocol)
+    await cache.close()
+    assert_type(cache.closed, bool)
+
+
+def native(cache: RustPolicyCache) -> None:
+    assert_type(RustPolicyCache.KEY_PREFIX, str)
+    assert_type(RustPolicyCache.DEFAULT_TTL_SECONDS, int)
+    assert_type(RustPolicyCache.DEFAULT_MAX_SIZE, int)
+    assert_type(RustPolicyCache.STALE_THRESHOLD_RATIO, float)
+    assert_type(RustPolicyCache.OPTIMIZED_TTL, Mapping[str, float])
+    assert_type(cache.ttl_seconds, float)
+    cache.ttl_seconds = 0.5
+    assert_type(cache.use_optimized_ttl, bool)
+    cache.use_optimized_ttl = False
+    assert_type(cache.stale_while_revalidate, bool)
+    cache.stale_while_revalidate = False
+    assert_type(cache.revalidate_callback, RevalidateCallback | None)
+
+
+def shared(cache: PolicyCache) -> None:
+    assert_type(PolicyCache.KEY_PREFIX, str)
+    assert_type(PolicyCache.DEFAULT_TTL_SECONDS, int)
+    assert_type(PolicyCache.DEFAULT_MAX_SIZE, int)
+    assert_type(PolicyCache.STALE_THRESHOLD_RATIO, float)
+    assert_type(PolicyCache.OPTIMIZED_TTL, Mapping[str, float])
+    assert_type(PolicyCache.from_url("redis://localhost", 60, connect_timeout=0.05), PolicyCache)
+    assert_type(cache.ttl_seconds, float)
+    cache.ttl_seconds = 0.5
+    assert_type(cache.use_optimized_ttl, bool)
+    cache.use_optimized_ttl = False
+    assert_type(cache.stale_while_revalidate, bool)
+    cache.stale_while_revalidate = False
+    assert_type(cache.revalidate_callback, RevalidateCallback | None)
+    assert_type(cache.circuit_open, bool)
+    stamp = cache.stamp()
+    assert_type(stamp, redis.Stamp)
+    assert_type(stamp.log, str)
+    assert_type(stamp.position, str | None)
+
+
+def selected(cache: SelectedPolicyCache) -> None:
+    for backend in cache.backends():
+        one: PolicyCacheProtocol = backend
+        del one
+
+
+class Brief(RustPolicyCache):
+    """One's own times to live: fractions, and a mapping of any kind."""
+
+    OPTIMIZED_TTL: ClassVar[Mapping[str, float]] = {"critical": 0.5}
+
+
+def loaders(evaluate: Callable[[], Awaitable[dict[str, bool]]], tags: Collection[str]) -> None:
+    """What a loader may be: anything without arguments that brings a mapping or a `Loaded`."""
+
+    async def late() -> Loaded:
+        return Loaded({"allow": True}, ttl_seconds=1.5, tags=tags)
+
+    async def immutable() -> Decision:
+        return Decision({"allow": True})
+
+    several: list[Loader] = [evaluate, late, immutable]
+    del several
