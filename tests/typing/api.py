@@ -1,9 +1,11 @@
 """Every public name as a type checker sees it. Checked by `nox -s typing`, never run."""
 
-from collections.abc import Mapping
-from typing import Any, assert_type
+from collections.abc import Collection, ItemsView, KeysView, Mapping, ValuesView
+from copy import copy
+from typing import Any, Literal, assert_type
 
 import redis.asyncio
+from pydantic import SecretStr
 
 from sark_cache import (
     AsyncCache,
@@ -149,8 +151,68 @@ async def general(cache: AsyncCache) -> None:
     AsyncCache(10, 1.5, max_bytes=None, eviction="lru")
 
 
-def errors() -> SarkCacheError:
+def errors(error: Exception) -> SarkCacheError:
+    if isinstance(error, InvalidationError | FlagError | SettingsError):
+        return assert_type(error, InvalidationError | FlagError | SettingsError)
     return InvalidationError("the backend is gone")
+
+
+def decisions(decision: Decision) -> None:
+    assert_type(decision.allow, bool)
+    assert_type(decision.reason, Any)
+    assert_type(decision["reason"], Any)
+    assert_type(decision.get("reason"), Any)
+    assert_type(decision.get("reason", "none"), Any)
+    assert_type(decision.keys(), KeysView[str])
+    assert_type(decision.values(), ValuesView[Any])
+    assert_type(decision.items(), ItemsView[str, Any])
+    assert_type(decision.to_dict(), JSONObject)
+    assert_type(copy(decision), Decision)
+    assert_type({decision: 1}, dict[Decision, int])
+    mapping: Mapping[str, Any] = decision
+    assert len(mapping) == len(list(decision)) or decision == {"allow": True}
+
+
+def loaded(late: Loaded) -> None:
+    assert_type(late.decision, Mapping[str, Any])
+    assert_type(late.ttl_seconds, float | None)
+    assert_type(late.tags, Collection[str])
+
+
+def counted(metrics: CacheMetrics) -> None:
+    whole = (
+        *(metrics.hits, metrics.misses, metrics.stale_hits, metrics.revalidations),
+        *(metrics.batch_operations, metrics.evictions, metrics.expirations, metrics.invalidations),
+        *(metrics.loads, metrics.load_errors, metrics.coalesced, metrics.errors),
+        *(metrics.size, metrics.max_size, metrics.total_requests),
+    )
+    assert_type(sum(whole), int)
+    fractions = (
+        *(metrics.hit_rate, metrics.effective_hit_rate, metrics.miss_rate),
+        *(metrics.avg_cache_latency_ms, metrics.avg_opa_latency_ms),
+        *(metrics.cache_latency_p50_us, metrics.cache_latency_p95_us),
+        metrics.cache_latency_p99_us,
+    )
+    assert_type(max(fractions), float)
+    assert_type(metrics.to_dict(), dict[str, int | float])
+
+
+def settings(given: CacheSettings) -> None:
+    assert_type(CacheSettings.from_environment(), CacheSettings)
+    switches = (given.use_rust_cache, given.enabled, given.use_optimized_ttl)
+    more_switches = (given.stale_while_revalidate, given.cleanup_enabled, given.log_user_ids)
+    assert_type((*switches, *more_switches), tuple[bool, bool, bool, bool, bool, bool])
+    assert_type(given.cache_max_size, int)
+    assert_type(given.cache_max_bytes, int | None)
+    assert_type(given.cache_eviction, Literal["lru", "tiny_lfu"])
+    assert_type(given.cache_ttl, float)
+    assert_type(given.redis_url, SecretStr | None)
+    assert_type(given.redis_address, str | None)
+    assert_type(given.redis_connect_timeout, float)
+    assert_type(given.redis_command_timeout, float)
+    assert_type(given.cleanup_interval, float)
+    assert_type(given.rust_cache_rollout_pct, int)
+    assert_type(given.rust_opa_rollout_pct, int)
 
 
 async def redis_cache() -> None:
@@ -213,6 +275,43 @@ def feature_flags() -> None:
         assert unconfirmed
     rollouts: dict[str, int] = flags.get_all_rollouts()
     assert alice_is_in or rollouts
+
+
+def flags_of_ones_own(client: redis.Redis) -> None:
+    flags = FeatureFlagManager(client, initial={"rust_cache": 10})
+    assert_type(flags, FeatureFlagManager)
+    assert_type(flags.should_use_rust("rust_cache", "alice"), bool)
+    assert_type(flags.get_rollout_pct("rust_cache"), int)
+    assert_type(flags.includes("alice", "rust_cache", 25), bool)
+    assert_type(flags.get_all_rollouts(), dict[str, int])
+    flags.set_rollout_pct("rust_cache", 25)
+    flags.rollback("rust_cache")
+    flags.rollback_all()
+    flags.complete(client, initial={})
+    flags.close()
+    assert_type(flags.closed, bool)
+
+
+async def cleanup_of_ones_own(cache: PolicyCacheProtocol) -> None:
+    task = CacheCleanupTask(cache, 0.5, enabled=True)
+    assert_type(task, CacheCleanupTask)
+    await task.start()
+    assert_type(await task.trigger_cleanup(), int)
+    assert_type(await task.health_check(), bool)
+    await task.stop()
+    assert_type(task.running, bool)
+    assert_type(task.enabled, bool)
+    assert_type(task.interval, float)
+    assert_type(await task.cache.cleanup_expired(), int)
+    assert_type(task.get_metrics(), dict[str, int | float])
+    task.reset_metrics()
+    metrics = task.metrics
+    assert_type(metrics, CleanupMetrics)
+    whole = (metrics.cleanups_run, metrics.total_entries_removed, metrics.last_cleanup_removed)
+    assert_type((*whole, metrics.errors), tuple[int, int, int, int])
+    assert_type(metrics.last_cleanup_duration_ms, float)
+    assert_type(metrics.avg_entries_per_cleanup, float)
+    assert_type(metrics.to_dict(), dict[str, int | float])
 
 
 async def cleanup(cache: RustPolicyCache) -> None:

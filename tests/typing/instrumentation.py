@@ -1,11 +1,12 @@
 """The names of the instrumentation as a type checker sees them. Checked by `nox -s typing`."""
 
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import assert_type
 
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
 
 from sark_cache import (
     PolicyCacheProtocol,
@@ -13,10 +14,14 @@ from sark_cache import (
     SelectedPolicyCache,
     get_feature_flag_manager,
 )
-from sark_cache.instrumentation.evaluations import Evaluation, observe
-from sark_cache.instrumentation.measurements import Rollouts  # noqa: TC001 - never run
+from sark_cache.instrumentation.evaluations import Evaluation, Observer, observe
 from sark_cache.instrumentation.opentelemetry import Instrumentation, instrument
-from sark_cache.instrumentation.prometheus import PolicyCacheCollector, Registration, register
+from sark_cache.instrumentation.prometheus import (
+    PolicyCacheCollector,
+    Registration,
+    Rollouts,
+    register,
+)
 from sark_cache.latency import Latency
 from sark_cache.types import LATENCY_BOUNDS_SECONDS, LatencyHistogram
 
@@ -24,6 +29,10 @@ from sark_cache.types import LATENCY_BOUNDS_SECONDS, LatencyHistogram
 class Percentages:
     def get_all_rollouts(self) -> dict[str, int]:
         return {"rust_cache": 25}
+
+
+def rollouts(flags: Rollouts) -> None:
+    assert_type(flags.get_all_rollouts(), Mapping[str, float])
 
 
 def histograms(cache: PolicyCacheProtocol) -> None:
@@ -54,10 +63,13 @@ def prometheus(cache: PolicyCacheProtocol, registry: CollectorRegistry) -> None:
     registration = register(
         cache, registry, backend="redis", name="gateway", flags=flags, namespace="authorization"
     )
+    assert_type(registration, Registration)
     registration.unregister()
     register(SelectedPolicyCache(), flags=get_feature_flag_manager())
     collector = PolicyCacheCollector(cache, flags=Percentages(), bounds=(0.001, 0.01))
-    registry.register(collector)
+    registry.register(assert_type(collector, PolicyCacheCollector))
+    assert_type(collector.describe(), Iterable[Metric])
+    assert_type(collector.collect(), Iterable[Metric])
 
 
 def opentelemetry(
@@ -71,6 +83,7 @@ def opentelemetry(
         name="gateway",
         flags=Percentages(),
     )
+    assert_type(instrumentation, Instrumentation)
     instrumentation.uninstrument()
 
 
@@ -81,5 +94,6 @@ def evaluations(cache: PolicyCacheProtocol) -> None:
         assert_type(evaluation.waiting(), int)
         return nullcontext()
 
-    end = observe(cache, observer)
+    same: Observer = observer
+    end = observe(cache, same)
     end()

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, assert_type
 
 from fastapi import APIRouter, Depends, FastAPI
+from fastapi.requests import HTTPConnection
 from fastapi.security import HTTPBearer
 
 from sark_cache import CacheSettings, JSONObject, Loaded, SelectedPolicyCache
@@ -60,6 +61,10 @@ def authorizations() -> None:
         resource=FromRequest(lambda request: request.path_params["document"]),
         context=FromRequest(lambda request: {"mfa": "x-mfa" in request.headers}),
     )
+
+
+def from_requests(source: FromRequest) -> None:
+    assert_type(source.read, Callable[[HTTPConnection], Any])
 
 
 def apps() -> FastAPI:
