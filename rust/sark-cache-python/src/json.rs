@@ -48,6 +48,9 @@ impl<'a, 'py> Json<'a, 'py> {
             Ok(Self::Map(fields_of_dict(dict)?))
         } else if let Ok(list) = object.cast_exact::<PyList>() {
             fits(list.len())?;
+            // Without a GIL another thread may write meanwhile; a copy is made in one step.
+            #[cfg(Py_GIL_DISABLED)]
+            let list = &list.to_tuple();
             Ok(Self::List(list.iter().collect()))
         } else if let Ok(tuple) = object.cast_exact::<PyTuple>() {
             fits(tuple.len())?;
@@ -89,7 +92,7 @@ pub fn fields<'py>(object: &Bound<'py, PyAny>) -> Result<Option<Fields<'py>>, Fa
 #[inline]
 fn fields_of_dict<'py>(dict: &Bound<'py, PyDict>) -> Result<Fields<'py>, Fault> {
     fits(dict.len())?;
-    // Without a GIL another thread may write while this one reads; a copy is made in one step.
+    // As with a list.
     #[cfg(Py_GIL_DISABLED)]
     let dict = &dict.copy()?;
     dict.iter().map(|(name, value)| field(name, value)).collect()

@@ -42,14 +42,15 @@ pub fn known(name: &str) -> Option<u16> {
     let place = name.as_ptr() as usize;
     // Strings are 16 bytes or more apart; those of one page would otherwise fall on few places.
     let near = &NEAR[(place >> 4 ^ place >> 15) % NEAR.len()];
-    let id = near.load(Ordering::Relaxed);
+    // Whoever sees the number sees the string that has it, too.
+    let id = near.load(Ordering::Acquire);
     // Its text stays where it is as long as the string is kept, which is forever.
     if id != 0 && PLACES[usize::from(id - 1)].load(Ordering::Relaxed) == place {
         return Some(id - 1);
     }
     let id = IDS.read().unwrap_or_else(PoisonError::into_inner).get(name).copied()?;
     if PLACES[usize::from(id)].load(Ordering::Relaxed) == place {
-        near.store(id + 1, Ordering::Relaxed);
+        near.store(id + 1, Ordering::Release);
     }
     Some(id)
 }
@@ -61,14 +62,16 @@ pub fn string(id: u16) -> Option<&'static Py<PyString>> {
 }
 
 fn add(py: Python<'_>, name: &str) -> Option<u16> {
-    // Made before the lock is taken: making it may run the garbage collector, and so anything.
-    let string = PyString::intern(py, name).unbind();
+    // Made before the lock is taken: making it may run the garbage collector, and so anything, or
+    // wait until all threads have stopped. So may a look at its text.
+    let string = PyString::intern(py, name);
+    let place = string.to_str().map_or(0, |text| text.as_ptr() as usize);
+    let string = string.unbind();
     let mut ids = IDS.write().unwrap_or_else(PoisonError::into_inner);
     if let Some(id) = ids.get(name) {
         return Some(*id);
     }
     let id = u16::try_from(ids.len()).ok().filter(|id| usize::from(*id) < CAPACITY)?;
-    let place = string.bind(py).to_str().map_or(0, |text| text.as_ptr() as usize);
     STRINGS[usize::from(id)].set(string).ok()?;
     PLACES[usize::from(id)].store(place, Ordering::Relaxed);
     ids.insert(name.into(), id);
