@@ -126,6 +126,18 @@ async def test_awaiting_twice_is_an_error(ask):
         awaitable.throw(ValueError("late"))
 
 
+async def test_who_awaits_what_is_being_awaited_is_refused_and_disturbs_nobody(cache):
+    await cache.set_batch([("alice", "read", str(i), ALLOW) for i in range(MANY)])
+    awaitable = cache.size()
+    future = awaitable.send(None)
+    with pytest.raises(RuntimeError, match="being awaited already"):
+        await awaitable
+    await asyncio.wait([future])
+    with pytest.raises(StopIteration) as stopped:
+        awaitable.send(None)
+    assert stopped.value.value == MANY
+
+
 @pytest.mark.parametrize("spend", ["close", "throw"])
 async def test_what_was_closed_or_thrown_into_is_spent(ask, spend):
     call, _ = ask

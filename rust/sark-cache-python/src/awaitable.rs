@@ -257,10 +257,11 @@ unsafe extern "C" fn ready_throw(
     // SAFETY: the thread is attached and `args` is a borrowed tuple.
     unsafe {
         let py = Python::assume_attached();
-        if ready_is_spent(object) {
+        let value = take(object);
+        if value.is_null() {
             raise_awaited_twice();
         } else {
-            ffi::Py_XDECREF(take(object));
+            ffi::Py_DECREF(value);
             let args = Bound::from_borrowed_ptr(py, args).cast_into_unchecked::<PyTuple>();
             thrown(&args).restore(py);
         }
@@ -278,13 +279,6 @@ unsafe extern "C" fn ready_close(
         ffi::Py_XDECREF(take(object));
         ffi::Py_NewRef(ffi::Py_None())
     }
-}
-
-/// # Safety
-/// As for [`take`].
-unsafe fn ready_is_spent(object: *mut ffi::PyObject) -> bool {
-    // SAFETY: the caller says it is a `Ready`.
-    unsafe { (*object.cast::<Ready>()).value.load(Ordering::Acquire).is_null() }
 }
 
 #[cold]

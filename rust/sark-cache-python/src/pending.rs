@@ -17,8 +17,8 @@ type Begin =
 enum State {
     /// Not awaited yet: how to make the asyncio future, once an event loop runs.
     New(Begin),
-    /// The iterator of the asyncio future.
-    Awaited(Py<PyAny>),
+    /// The asyncio future, and its iterator.
+    Awaited(Py<PyAny>, Py<PyAny>),
     Done,
 }
 
@@ -57,6 +57,15 @@ impl Pending {
         std::mem::replace(&mut *self.lock(), State::Done)
     }
 
+    /// Whether somebody awaits it and has not been woken yet.
+    fn is_waiting(&self, py: Python<'_>) -> PyResult<bool> {
+        let future = match &*self.lock() {
+            State::Awaited(future, _) => future.clone_ref(py),
+            State::New(_) | State::Done => return Ok(false),
+        };
+        Ok(!future.bind(py).call_method0(name!(py, "done"))?.is_truthy()?)
+    }
+
     /// Takes one step of the asyncio future. The state is out of its lock meanwhile, so a step that
     /// runs other code cannot lock it twice.
     fn step<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -65,7 +74,11 @@ impl Pending {
                 "sark_cache: begun before a fork, and so finished in the parent alone",
             ));
         }
-        let iterator = match self.take() {
+        if self.is_waiting(py)? {
+            // Of another task, perhaps of another loop, which goes on undisturbed.
+            return Err(PyRuntimeError::new_err("coroutine is being awaited already"));
+        }
+        let (future, iterator) = match self.take() {
             State::New(begin) => {
                 let locals =
                     TaskLocals::with_running_loop(py).and_then(|locals| locals.copy_context(py));
@@ -78,14 +91,15 @@ impl Pending {
                     }
                 };
                 let future = undivided(py, || begin(py, locals))?;
-                future.call_method0(name!(py, "__await__"))?
+                let iterator = future.call_method0(name!(py, "__await__"))?;
+                (future, iterator)
             }
-            State::Awaited(iterator) => iterator.into_bound(py),
+            State::Awaited(future, iterator) => (future.into_bound(py), iterator.into_bound(py)),
             State::Done => return Err(PyRuntimeError::new_err(AWAITED_TWICE)),
         };
         let stepped = iterator.call_method0(name!(py, "__next__"));
         if stepped.is_ok() {
-            *self.lock() = State::Awaited(iterator.unbind());
+            *self.lock() = State::Awaited(future.unbind(), iterator.unbind());
         }
         stepped
     }
@@ -120,7 +134,7 @@ impl Pending {
         args: &Bound<'py, PyTuple>,
     ) -> PyResult<Bound<'py, PyAny>> {
         match self.take() {
-            State::Awaited(iterator) => {
+            State::Awaited(_, iterator) => {
                 iterator.bind(py).call_method1(name!(py, "throw"), (thrown(args),))
             }
             State::New(_) => Err(thrown(args)),
@@ -129,7 +143,7 @@ impl Pending {
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        if let State::Awaited(iterator) = self.take() {
+        if let State::Awaited(_, iterator) = self.take() {
             iterator.bind(py).call_method0(name!(py, "close"))?;
         }
         Ok(())
@@ -138,8 +152,9 @@ impl Pending {
     fn __traverse__(&self, visit: pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
         // A lock that is held is held by a thread that is running, so nothing here is garbage.
         if let Ok(state) = self.state.try_lock()
-            && let State::Awaited(iterator) = &*state
+            && let State::Awaited(future, iterator) = &*state
         {
+            visit.call(future)?;
             visit.call(iterator)?;
         }
         Ok(())
