@@ -3,25 +3,13 @@
 import asyncio
 import random
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
 
 from awaiting import ready
 from sark_cache import RustPolicyCache
-
-
-def in_threads(count, work):
-    """Runs `work(number)` in that many threads at once; raises what any of them raised."""
-    start = threading.Barrier(count)
-
-    def begin(number):
-        start.wait()
-        return work(number)
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(begin, range(count)))
+from threads import in_threads
 
 
 def decision_for(user, resource):
