@@ -45,8 +45,9 @@ mod wake;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The compiled core of sark-cache.
-// Until it is tested without one, an interpreter that can do without a GIL turns it on for us.
-#[pymodule(gil_used = true)]
+// Where Python code may run, or a thread may have to stop for all of them to stop, no lock is held
+// that a thread waits for; what is shared is atomic, or never changes.
+#[pymodule(gil_used = false)]
 mod _native {
     use super::{PyResult, runtime};
     #[pymodule_export]
