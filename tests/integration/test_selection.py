@@ -130,6 +130,19 @@ def settled(fresh_process):
     return settle
 
 
+def test_the_first_choice_of_a_process_knows_the_rollout_that_redis_has(fresh_redis):
+    fresh_redis.command("SET", "feature_flag:rust_cache", "100")
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", CHOOSE],
+        env={**os.environ, "SARK_CACHE_REDIS_URL": fresh_redis.url},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    backend, _, _ = json.loads(run.stdout)
+    assert backend == "native"
+
+
 async def test_the_caches_are_those_of_the_process(settled, fresh_redis, monkeypatch):
     monkeypatch.setenv("SARK_CACHE_REDIS_URL", fresh_redis.url)
     settled(redis_url=fresh_redis.url, rust_cache_rollout_pct=100)
