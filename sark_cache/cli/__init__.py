@@ -1,6 +1,7 @@
 """The command `sark-cache`: looks at what is installed, moves rollouts, revokes, and shows itself.
 
-Takes typer and rich (`pip install "sark-cache[cli]"`), which are imported when it runs.
+Takes typer and rich (`pip install "sark-cache[cli]"`), which are imported when it runs; `--check`,
+which tries the package itself, takes nothing.
 """
 
 import sys
@@ -13,6 +14,10 @@ INSTALL = "pip install 'sark-cache[cli]'"
 def main() -> None:
     """Runs the command that the arguments of this process name, and ends the process."""
     try:
+        if sys.argv[1:] == ["--check"]:
+            from sark_cache.cli.checking import check  # noqa: PLC0415 - brings asyncio
+
+            sys.exit(check())
         from sark_cache.cli.application import run  # noqa: PLC0415 - takes the extra
 
         run()

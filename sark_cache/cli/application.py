@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from sark_cache.cli import demo, doctor, invalidate
+from sark_cache.cli import checking, demo, doctor, invalidate
 from sark_cache.cli.flags import flags
 from sark_cache.cli.installed import own_version
 from sark_cache.cli.options import taught
@@ -47,6 +47,11 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer gives the optio
         raise typer.Exit
 
 
+def _check(wanted: bool) -> None:  # noqa: FBT001 - likewise
+    if wanted:
+        raise typer.Exit(checking.check())
+
+
 @application.callback()
 def _all_commands(
     *,
@@ -56,9 +61,19 @@ def _all_commands(
             "--version", is_eager=True, callback=_show_version, help="The version, and no more."
         ),
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            is_eager=True,
+            callback=_check,
+            help="Tries what is installed: the compiled module, and what a cache promises. Takes "
+            "no extra.",
+        ),
+    ] = False,
 ) -> None:
     """What stands before the command."""
-    del version
+    del version, check
 
 
 def run() -> None:

@@ -74,6 +74,13 @@ def test_help_names_each_command_and_each_exit_code():
         assert f" {code}  " in ended.out
 
 
+def test_check_tries_the_package_and_help_says_so():
+    assert "--check" in sark_cache("--help").out
+    ended, again = sark_cache("--check"), in_process("--check")
+    assert (ended.code, ended.err, ended.out) == (0, "", again.out)
+    assert "revokes by user and by tag" in ended.out
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each_command_has_an_example(command):
     ended = sark_cache(*command.split(), "--help")
