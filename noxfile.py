@@ -152,3 +152,20 @@ def report(session: nox.Session) -> None:
     """The page, the charts and the README's tables, from the report that is saved."""
     install_groups(session, "report")
     session.run("python", "-m", "report", "--render", env=REPORT)
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Wheels for each CPython here and an sdist, checked, and tried from an index on loopback.
+
+    They end in dist/. `-- 3.12 3.13` builds for these versions only, `-- --no-pgo` without a
+    profile, `-- --no-cross` not for the other processor. Some minutes for each version.
+    """
+    if shutil.which("cargo") is None:
+        session.error("cargo is not on PATH: install a Rust toolchain (https://rustup.rs)")
+    install_groups(session, "wheels")
+    options = list(session.posargs)
+    if "--no-pgo" not in options and not has_profiler(session):
+        session.warn("building without a profile, unlike CI: rustup component add llvm-tools")
+        options.append("--no-pgo")
+    session.run("python", "-m", "shipping", *options, env={"PYTHONPATH": "tests"})
