@@ -1,9 +1,7 @@
 """URLs of servers, and the clients that are made from them."""
 
-import asyncio
 import subprocess
 import sys
-import threading
 
 import pytest
 import redis.asyncio
@@ -140,35 +138,3 @@ def test_time_outs_are_more_than_nothing(seconds):
 def test_no_client_library_is_imported_before_a_cache_is_used():
     code = "import sark_cache.redis, sys; sys.exit('redis' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-async def test_a_socket_is_as_good_as_a_port(own_redis, tmp_path):
-    path = tmp_path / "redis.sock"
-    own_redis(unixsocket=str(path))
-    async with PolicyCache.from_url(f"unix://{path}?db=1") as cache:
-        assert await cache.set("alice", "read", "doc", {"allow": True})
-        assert await cache.get("alice", "read", "doc") == {"allow": True}
-
-
-async def test_one_cache_serves_many_event_loops_and_closes_what_each_has_opened(fresh_redis):
-    cache = PolicyCache.from_url(fresh_redis.url)
-    closed = threading.Event()
-
-    async def elsewhere():
-        assert await cache.get("alice", "read", "doc") == {"allow": True}
-        answered.set()
-        await asyncio.to_thread(closed.wait)
-        await asyncio.sleep(0.1)  # in which the connection of this loop is closed
-
-    answered = threading.Event()
-    assert await cache.set("alice", "read", "doc", {"allow": True})
-    thread = threading.Thread(target=asyncio.run, args=[elsewhere()])
-    thread.start()
-    await asyncio.to_thread(answered.wait)
-    assert int(fresh_redis.info("clients")["connected_clients"]) >= 3
-    await cache.close()
-    closed.set()
-    await asyncio.to_thread(thread.join)
-    async with asyncio.timeout(5):
-        while int(fresh_redis.info("clients")["connected_clients"]) > 1:  # the one that asks
-            await asyncio.sleep(0.01)
