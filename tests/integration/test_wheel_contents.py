@@ -1,0 +1,114 @@
+"""The check that each wheel has what belongs there and nothing else finds what is wrong."""
+
+import base64
+import hashlib
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from shipping.contents import METADATA, MOST_BYTES, PACKAGE, faults
+
+NAME = "sark_cache-1.0-cp312-cp312-manylinux_2_28_x86_64.whl"
+INFORMATION = "sark_cache-1.0.dist-info"
+MODULE = "sark_cache/_native.cpython-312-x86_64-linux-gnu.so"
+ELF = b"\x7fELF".ljust(18, b"\0") + (62).to_bytes(2, "little")
+HEADERS = b"Name: sark-cache\nVersion: 1.0\nRequires-Dist: redis ; extra == 'redis'\n\n"
+
+
+@pytest.fixture
+def files():
+    """What a wheel should have, by path."""
+    patterns = ("*.py", "*.pyi", "py.typed")
+    source = [path for pattern in patterns for path in PACKAGE.rglob(pattern)]
+    return {
+        **{f"sark_cache/{path.relative_to(PACKAGE).as_posix()}": b"" for path in source},
+        **{f"{INFORMATION}/{name}": b"" for name in METADATA if name != "RECORD"},
+        f"{INFORMATION}/METADATA": HEADERS,
+        f"{INFORMATION}/sboms/sark-cache-python.cyclonedx.json": b"{}",
+        MODULE: ELF,
+    }
+
+
+@pytest.fixture
+def wheel(tmp_path):
+    """Makes a wheel of files, and another one's record if it is given."""
+
+    def make(files, *, recorded=None, name=NAME):
+        path = tmp_path / name
+        with ZipFile(path, "w") as archive:
+            for file, content in files.items():
+                archive.writestr(file, content)
+            lines = [f"{file},{digest(content)}," for file, content in (recorded or files).items()]
+            archive.writestr(f"{INFORMATION}/RECORD", "\n".join(lines))
+        return path
+
+    return make
+
+
+def digest(content):
+    return f"sha256={base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode()[:-1]}"
+
+
+def test_nothing_is_wrong_with_a_wheel_as_it_should_be(wheel, files):
+    assert faults(wheel(files)) == []
+
+
+@pytest.mark.parametrize("file", ["py.typed", "_native.pyi", "redis/cache.py"])
+def test_each_file_of_the_package_must_be_there(wheel, files, file):
+    del files[f"sark_cache/{file}"]
+    assert faults(wheel(files)) == [f"sark_cache/{file} is missing"]
+
+
+@pytest.mark.parametrize(
+    "file", ["tests/conftest.py", "sark_cache/.env", "sark_cache/old.py", "secrets.txt"]
+)
+def test_what_does_not_belong_there_is_stray(wheel, files, file):
+    files[file] = b""
+    assert faults(wheel(files)) == [f"{file} is stray"]
+
+
+@pytest.mark.parametrize(
+    "file", ["sark_cache/_native.cpython-311-x86_64-linux-gnu.so", "sark_cache.libs/libssl.so.3"]
+)
+def test_one_library_is_enough(wheel, files, file):
+    files[file] = ELF
+    assert any("the compiled modules are" in fault for fault in faults(wheel(files)))
+
+
+def test_the_compiled_module_is_for_the_python_and_the_processor_that_the_name_says(wheel, files):
+    [fault] = faults(wheel(files, name=NAME.replace("cp312", "cp313")))
+    assert "not one _native for CPython 313" in fault
+    [fault] = faults(wheel(files, name=NAME.replace("cp312-manylinux", "cp312t-manylinux")))
+    assert "not one _native for CPython 312t" in fault
+    [fault] = faults(wheel(files, name=NAME.replace("x86_64", "aarch64")))
+    assert "is for machine 62" in fault
+
+
+def test_a_wheel_for_musl_brings_the_library_that_musl_lacks(wheel, files):
+    library = "sark_cache.libs/libgcc_s-1a2b3c4d.so.1"
+    files[library] = ELF
+    assert faults(wheel(files, name=NAME.replace("manylinux_2_28", "musllinux_1_2"))) == []
+    assert faults(wheel(files)) == [f"{library} is stray"]
+
+
+def test_what_was_changed_after_it_was_recorded_is_found(wheel, files):
+    changed = files | {"sark_cache/native.py": b"import os"}
+    wrong = faults(wheel(changed, recorded=files))
+    assert wrong == ["sark_cache/native.py is not what was recorded"]
+
+
+def test_nothing_is_needed_that_no_extra_asks_for(wheel, files):
+    files[f"{INFORMATION}/METADATA"] = HEADERS.replace(b" ; extra == 'redis'", b"")
+    assert faults(wheel(files)) == ["Requires-Dist: redis is needed without an extra"]
+
+
+def test_it_is_of_the_version_that_its_name_says(wheel, files):
+    files[f"{INFORMATION}/METADATA"] = HEADERS.replace(b"1.0", b"2.0")
+    assert faults(wheel(files)) == ["another version"]
+
+
+def test_it_is_small_and_for_one_python(wheel, files):
+    files[MODULE] += bytes(MOST_BYTES)
+    assert "are more than" in faults(wheel(files))[0]
+    assert "not the name" in faults(Path("sark_cache-1.0-cp311-abi3-win_amd64.whl"))[0]
