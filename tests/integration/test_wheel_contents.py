@@ -52,6 +52,7 @@ def digest(content):
 
 def test_nothing_is_wrong_with_a_wheel_as_it_should_be(wheel, files):
     assert faults(wheel(files)) == []
+    assert faults(wheel(files | {"sark_cache/": b""}, recorded=files)) == []
 
 
 @pytest.mark.parametrize("file", ["py.typed", "_native.pyi", "redis/cache.py"])

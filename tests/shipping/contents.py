@@ -103,7 +103,9 @@ def _of_record(archive: ZipFile, version: str) -> list[str]:
     wrong = [
         f"{path} is not what was recorded"
         for path in archive.namelist()
-        if path != f"{information}/RECORD" and recorded.get(path) != _digest(archive.read(path))
+        if path != f"{information}/RECORD"
+        and not path.endswith("/")  # auditwheel writes folders, too
+        and recorded.get(path) != _digest(archive.read(path))
     ]
     metadata = archive.read(f"{information}/METADATA").decode().partition("\n\n")[0].splitlines()
     needed = [
