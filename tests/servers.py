@@ -4,6 +4,9 @@ They listen on 127.0.0.1 alone, each keeps its files in a directory of its own, 
 the interpreter that started it, however that ends. Redis 6.2 is enough. A server is up in 15 ms, a
 pair with its sentinels in 0.5 s (Valkey 9: 1.2 s), a cluster in 2.3 s: a node waits 2 s before it
 calls the cluster sound. A failover takes 2.5 s until all is settled again, with Redis 6.2 over 20.
+
+`SARK_CACHE_TEST_SERVER=redis://HOST:PORT/0`: tests that want one server use the one that runs there
+and empty it; those that would end or pause it are skipped.
 """
 
 import importlib.util
@@ -22,12 +25,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 
 HOST = "127.0.0.1"
 SLOTS = 16_384
+ELSEWHERE = "SARK_CACHE_TEST_SERVER"
 COMMAND_SECONDS = 2.0
 """How long a command, or the connection for it, may take."""
 
@@ -230,7 +234,7 @@ class Server:
 
         connect: Any = redis.Connection
         connection = connect(
-            host=HOST,
+            host=self.host,
             port=self.port,
             password=self.password,
             socket_timeout=COMMAND_SECONDS,
@@ -321,6 +325,33 @@ class Server:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.url}>"
+
+
+class Elsewhere(Server):
+    """A server that somebody else started, by its URL: a service of CI, another version.
+
+    It is not ours to end or pause: tests that would are skipped.
+    """
+
+    def __init__(self, url: str) -> None:
+        address = urlsplit(url)
+        self.host = address.hostname or HOST
+        self.port = address.port or 6379
+        self.password = unquote(address.password) if address.password else None
+        self.url = url
+        self.unix_url = None
+        wait_until(lambda: self.command("PING") == "PONG", f"{ELSEWHERE} answers")
+
+    def revive(self) -> None:
+        """Nothing was done to it."""
+
+    def stop(self) -> None:
+        """It goes on."""
+
+    def _not_ours(self) -> Any:
+        pytest.skip(f"the server of {ELSEWHERE} is not ours to end or pause")
+
+    start = kill = terminate = pause = resume = _not_ours
 
 
 def _configuration(config: dict[str, Setting]) -> str:
@@ -768,9 +799,12 @@ def server_available() -> None:
 
 
 @pytest.fixture(scope="session")
-def redis_server(server_available: None) -> Iterator[Server]:
+def redis_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """One server for all tests, as the one before left it: most want `fresh_redis`."""
-    with Server() as server:
+    url = os.environ.get(ELSEWHERE)
+    if not url:
+        request.getfixturevalue("server_available")
+    with Elsewhere(url) if url else Server() as server:
         yield server
 
 

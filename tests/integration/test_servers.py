@@ -40,6 +40,19 @@ def test_a_fresh_server_runs_and_is_empty_whatever_was_done_to_it(redis_server, 
     assert fresh.command("SCRIPT", "EXISTS", script) == [0]
 
 
+def test_a_server_elsewhere_is_emptied_but_neither_ended_nor_paused(own_redis):
+    server = own_redis(requirepass="a/b c")
+    elsewhere = servers.Elsewhere(server.url)
+    elsewhere.command("SET", "key", "value")
+    elsewhere.flush()
+    assert server.command("DBSIZE") == 0
+    for hurt in (elsewhere.kill, elsewhere.terminate, elsewhere.pause):
+        with pytest.raises(pytest.skip.Exception):
+            hurt()
+    elsewhere.stop()
+    assert server.command("PING") == "PONG"
+
+
 @pytest.mark.parametrize("end", ["kill", "terminate"])
 def test_an_ended_server_starts_again_on_the_same_port_with_nothing_in_it(own_redis, end):
     server = own_redis()
