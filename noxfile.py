@@ -7,17 +7,32 @@ What stands after `--` goes to the tool that the session runs.
 from __future__ import annotations
 
 import shutil
+import socket
+import sys
 from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["tests", "lint", "typing"]
+nox.options.sessions = ["tests", "lint", "typing", "workflows"]
 nox.options.reuse_existing_virtualenvs = True
 
 PYTHON_CODE = ("sark_cache", "tests", "examples", "rust", "noxfile.py")
 REPORT = {"PYTHONPATH": "tests/benchmarks"}
 """Where `python -m report` is found."""
+
+LINTS = (
+    ("cargo", "fmt", "--check"),
+    (
+        *("cargo", "clippy", "--locked", "--workspace", "--all-targets", "--quiet"),
+        *("--", "--deny", "warnings"),
+    ),
+    ("ruff", "format", "--check", *PYTHON_CODE),
+    ("ruff", "check", *PYTHON_CODE),
+    ("yamllint", "--strict", "."),
+    ("python", "-m", "report", "--check"),
+)
+"""What `nox -s lint` runs; .pre-commit-config.yaml has the same, and a test sees to that."""
 
 
 def install(
@@ -96,17 +111,10 @@ def model(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Formatting and lints: rustfmt, clippy with warnings as errors, ruff; the README's numbers."""
+    """Formatting and lints: rustfmt, clippy with warnings as errors, ruff, yamllint, figures."""
     install_groups(session, "lint")
-    session.run("cargo", "fmt", "--check", external=True)
-    session.run(
-        *("cargo", "clippy", "--locked", "--workspace", "--all-targets", "--quiet"),
-        *("--", "--deny", "warnings"),
-        external=True,
-    )
-    session.run("ruff", "format", "--check", *PYTHON_CODE)
-    session.run("ruff", "check", *PYTHON_CODE)
-    session.run("python", "-m", "report", "--check", env=REPORT)
+    for command in LINTS:
+        session.run(*command, env=REPORT, external=command[0] == "cargo")
 
 
 @nox.session
@@ -169,3 +177,47 @@ def wheels(session: nox.Session) -> None:
         session.warn("building without a profile, unlike CI: rustup component add llvm-tools")
         options.append("--no-pgo")
     session.run("python", "-m", "shipping", *options, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+def workflows(session: nox.Session) -> None:
+    """What CI does elsewhere: its form, what it calls, and that it builds the README's wheels."""
+    install_groups(session, "workflows")
+    # Not tests/conftest.py, which needs the package.
+    here = ("tests/shipping", "--confcutdir=tests/shipping")
+    session.run("python", "-m", "pytest", *here, *session.posargs)
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """What is known of the dependencies: licences, sources, advisories. Takes the network."""
+    tools = ("cargo-deny@0.20.2", "cargo-audit@0.22.2")
+    session.log("building cargo-deny and cargo-audit: some minutes the first time")
+    root = str(Path(session.bin).parent)
+    session.run("cargo", "install", "--locked", "--quiet", "--root", root, *tools, external=True)
+    session.run("cargo", "deny", "--locked", "check", "bans", "licenses", "sources", external=True)
+    for host in ("github.com", "pypi.org"):
+        try:
+            socket.create_connection((host, 443), timeout=10).close()
+        except OSError as error:
+            session.error(f"NOT checked: advisories. They are kept on {host}: {error}")
+    session.run("cargo", "deny", "--locked", "check", "advisories", external=True)
+    session.run("cargo", "audit", "--deny", "warnings", external=True)
+    install_groups(session, "audit")
+    extras = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
+    wanted = {it for extra in extras.values() for it in extra if not it.startswith("sark-cache")}
+    requirements = Path(session.create_tmp()) / "requirements.txt"
+    requirements.write_text("\n".join(sorted(wanted)), encoding="utf-8")
+    session.run("pip-audit", "--strict", "--requirement", str(requirements))
+
+
+@nox.session(venv_backend="none")
+def dev(session: nox.Session) -> None:
+    """Set up to work on this: `.venv` with the package and all tools; `nox -s lint` at a commit."""
+    session.run(sys.executable, "-m", "venv", ".venv")
+    scripts = Path(".venv", "Scripts" if sys.platform == "win32" else "bin")
+    pip = (str(scripts / "python"), "-m", "pip", "install", "--quiet")
+    session.run(*pip, "--upgrade", "pip>=25.1")
+    session.run(*pip, "--editable", ".[demo,cli,openfeature]", "--group=dev")
+    if Path(".git").exists():
+        session.run(str(scripts / "prek"), "install")
