@@ -14,7 +14,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["tests", "lint", "typing", "workflows"]
+nox.options.sessions = ["tests", "lint", "typing", "workflows", "docs"]
 nox.options.reuse_existing_virtualenvs = True
 
 PYTHON_CODE = ("sark_cache", "tests", "examples", "rust", "noxfile.py")
