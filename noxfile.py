@@ -17,7 +17,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["tests", "lint", "typing", "workflows", "docs"]
 nox.options.reuse_existing_virtualenvs = True
 
-PYTHON_CODE = ("sark_cache", "tests", "examples", "rust", "noxfile.py")
+PYTHON_CODE = ("sark_cache", "tests", "examples", "docs", "rust", "noxfile.py")
 REPORT = {"PYTHONPATH": "tests/benchmarks"}
 """Where `python -m report` is found."""
 
@@ -221,3 +221,18 @@ def dev(session: nox.Session) -> None:
     session.run(*pip, "--editable", ".[demo,cli,openfeature]", "--group=dev")
     if Path(".git").exists():
         session.run(str(scripts / "prek"), "install")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site: built strictly, every link followed, every block of code run. `-- --serve`: served.
+
+    Links to other sites are not fetched. What else stands after `--` goes to pytest.
+    """
+    session.env["NO_MKDOCS_2_WARNING"] = "1"
+    install(session, "demo", "cli", "otel", "prometheus", groups=("docs",))
+    if "--serve" in session.posargs:
+        session.run("mkdocs", "serve")
+        return
+    session.run("mkdocs", "build", "--clean", "--quiet")
+    session.run("python", "-m", "pytest", "tests/docs", *session.posargs)

@@ -1,0 +1,109 @@
+"""Tables that are made from the code when the site is built, so that they cannot be out of date.
+
+`<!-- table: settings -->` is replaced by one of all settings, `<!-- table: metrics -->` by one of
+all that the exporters export: what a real cache brings in a real scrape and a real collection.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import Metric as Exported
+from prometheus_client import CollectorRegistry, Metric
+
+from sark_cache import CacheSettings, FeatureFlagManager, RustPolicyCache
+from sark_cache.instrumentation.opentelemetry import instrument
+from sark_cache.instrumentation.prometheus import register
+from sark_cache.settings import Takes, variables_of
+
+TABLE = re.compile(r"^<!-- table: (\w+) -->$", re.MULTILINE)
+
+
+def on_page_markdown(markdown: str, **_context: object) -> str:
+    """The page with its tables."""
+    return TABLE.sub(lambda match: "\n".join(TABLES[match[1]]()), markdown)
+
+
+def settings() -> Iterator[str]:
+    """Each setting: its variable, its default, what it takes and what it is for."""
+    yield "| Variable | Default | Takes | Meaning |"
+    yield "|---|---|---|---|"
+    for name, field in CacheSettings.model_fields.items():
+        takes = next(each for each in field.metadata if isinstance(each, Takes))
+        variables = " or ".join(f"`{variable}`" for variable in variables_of(name))
+        default = "none" if field.default is None else f"`{str(field.default).lower()}`"
+        yield row(variables, default, briefly(takes.words), field.description)
+
+
+def metrics() -> Iterator[str]:
+    """Each metric: its name in Prometheus and in OpenTelemetry, and what it means.
+
+    Raises:
+        ValueError: One of the two exports what the other does not.
+    """
+    yield "| Prometheus | Kind | OpenTelemetry | Meaning |"
+    yield "|---|---|---|---|"
+    telemetry: dict[str, list[str]] = {}
+    for metric in collected():
+        telemetry.setdefault(stem_of_telemetry(metric.name), []).append(metric.name)
+    for family in scraped():
+        names = telemetry.pop(stem_of_prometheus(family))
+        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+        yield row(
+            f"`{family.name}{suffix}`",
+            family.type,
+            ", ".join(f"`{name}`" for name in names),
+            family.documentation,
+        )
+    if telemetry:
+        message = f"OpenTelemetry exports what Prometheus does not: {', '.join(telemetry)}"
+        raise ValueError(message)
+
+
+def scraped() -> list[Metric]:
+    """What a scrape of a cache brings."""
+    registry = CollectorRegistry()
+    register(RustPolicyCache(), registry, flags=FeatureFlagManager())
+    return list(registry.collect())
+
+
+def collected() -> list[Exported]:
+    """What a collection by OpenTelemetry brings."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    instrumentation = instrument(
+        RustPolicyCache(), meter_provider=provider, flags=FeatureFlagManager()
+    )
+    found = reader.get_metrics_data()
+    instrumentation.uninstrument()
+    provider.shutdown()
+    if found is None:
+        message = "OpenTelemetry collected nothing"
+        raise ValueError(message)
+    scopes = [scope for resource in found.resource_metrics for scope in resource.scope_metrics]
+    return [metric for scope in scopes for metric in scope.metrics]
+
+
+def stem_of_prometheus(family: Metric) -> str:
+    """The name without what Prometheus wants of names: the package and the unit."""
+    stem = family.name.removeprefix("sark_cache_")
+    return stem.removesuffix(f"_{family.unit}") if family.unit else stem
+
+
+def stem_of_telemetry(name: str) -> str:
+    """The name without the package; a histogram's without its part."""
+    return name.removeprefix("sark_cache.").partition(".")[0]
+
+
+def briefly(words: str) -> str:
+    """What a setting takes, without the examples: the page has them."""
+    return "[a URL](servers.md#addresses)" if words.startswith("a URL") else words
+
+
+def row(*cells: str | None) -> str:
+    """A row of a table."""
+    return f"| {' | '.join((cell or '').replace('|', '&#124;') for cell in cells)} |"
+
+
+TABLES: dict[str, Callable[[], Iterator[str]]] = {"settings": settings, "metrics": metrics}
