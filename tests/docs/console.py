@@ -1,0 +1,54 @@
+"""Runs blocks of Python one after the other, as one who types them does: `python -m asyncio`.
+
+Reads a JSON object in each line, `{"code": …, "file": …, "line": …}`, and answers each with
+`{"out": what it printed, "error": its traceback or null}`. What a block defines, the next one has;
+`await` may stand outside of functions.
+"""
+
+import ast
+import asyncio
+import inspect
+import io
+import json
+import sys
+import traceback
+from contextlib import redirect_stdout
+
+
+async def nothing():
+    """Starts the loop."""
+
+
+def main():
+    answers = sys.stdout
+    names = {"__name__": "__main__"}
+    with asyncio.Runner() as runner:
+        runner.run(nothing())
+        for line in sys.stdin:
+            block = json.loads(line)
+            error = None
+            with redirect_stdout(io.StringIO()) as printed:
+                try:
+                    run(block, names, runner)
+                except BaseException:  # noqa: BLE001 - whatever it is, it is told
+                    error = traceback.format_exc()
+            answers.write(json.dumps({"out": printed.getvalue(), "error": error}) + "\n")
+            answers.flush()
+
+
+def run(block, names, runner):
+    source = "\n" * block["line"] + block["code"]  # so that a traceback names the page's lines
+    code = compile(source, block["file"], "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    if not code.co_flags & inspect.CO_COROUTINE:
+        asyncio.set_event_loop(None)  # a block may have an asyncio.run of its own
+        exec(code, names)  # noqa: S102 - that is what this is for
+        return
+
+    async def awaited():
+        await eval(code, names)  # noqa: S307
+
+    runner.run(awaited())
+
+
+if __name__ == "__main__":
+    main()

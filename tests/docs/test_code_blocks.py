@@ -1,0 +1,126 @@
+"""What the pages say works: every block of code on them is run, in its order, as a reader would."""
+
+import re
+import tomllib
+
+import pytest
+
+from pages import PAGES, ROOT, Reader, blocks
+from sark_cache.settings import SETTINGS, variables_of
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+README = ROOT / "README.md"
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+
+README_NAMES = """
+evaluations = 0
+
+
+async def ask_policy_engine(*request):
+    global evaluations
+    evaluations += 1
+    return {"allow": True, "reason": "owner"}
+
+
+async def current_user():
+    return "alice"
+
+
+Document = None
+"""
+README_USES = [
+    """
+for _ in range(2):
+    assert (await authorize("alice", "read", "doc:1"))["allow"]
+assert evaluations == 1
+await revoke("alice")
+await authorize("alice", "read", "doc:1")
+await new_bundle()
+await authorize("alice", "read", "doc:1")
+assert evaluations == 3
+""",
+    """
+for _ in range(2):
+    assert (await authorize("bob", "read", "doc:1"))["allow"]
+assert evaluations == 4
+""",
+    """
+from fastapi.testclient import TestClient
+
+with TestClient(app) as client:
+    assert client.get("/documents/1").status_code == 200
+assert evaluations == 5
+""",
+]
+"""What the README leaves to its reader, first and after each block of Python."""
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory):
+    """One reader for each page, who goes on where the last block ended."""
+    found = {}
+
+    def reader_of(page):
+        if page not in found:
+            found[page] = Reader(page, tmp_path_factory.mktemp(page.stem))
+        return found[page]
+
+    yield reader_of
+    for reader in found.values():
+        reader.close()
+
+
+@pytest.mark.parametrize(
+    "block", [one for one in BLOCKS if one.page != README], ids=lambda block: block.name
+)
+def test_a_block_works(block, readers):
+    readers(block.page).follow(block)
+
+
+def test_the_readme_does_what_it_says(tmp_path):
+    reader = Reader(README, tmp_path)
+    reader.know(README_NAMES)
+    written = [block for block in blocks(README) if block.language == "python"]
+    for block, use in zip(written, README_USES, strict=True):
+        reader.follow(block)
+        reader.know(use)
+    reader.close()
+
+
+def test_every_file_that_a_page_has_written_is_used():
+    for block in BLOCKS:
+        if block.title and block.language == "python":
+            module = re.escape(block.title.removesuffix(".py"))
+            used = re.compile(
+                rf"(python {module}\.py|from {module} import|(uvicorn|gunicorn) .*\b{module}:)"
+            )
+            later = [one for one in BLOCKS if one.page == block.page and one.line > block.line]
+            assert any(used.search(one.text) for one in later), block.name
+
+
+def test_extras_that_are_installed_are_there():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {
+        extra
+        for text in TEXTS.values()
+        for extras in re.findall(r"install '?(?:sark-cache|\.)\[([\w,]+)\]", text)
+        for extra in extras.split(",")
+    }
+    assert named
+    assert named <= project["optional-dependencies"].keys()
+
+
+def test_sessions_of_nox_that_are_named_are_there():
+    there = set(
+        re.findall(r"^@nox\.session.*\ndef (\w+)", (ROOT / "noxfile.py").read_text(), re.MULTILINE)
+    )
+    for page, text in TEXTS.items():
+        named = set(re.findall(r"nox -s (\w+)", text))
+        assert named <= there, page
+
+
+def test_variables_that_are_named_are_settings():
+    there = {variable for setting in SETTINGS for variable in variables_of(setting)}
+    for page, text in TEXTS.items():
+        named = set(re.findall(r"\bSARK_CACHE_[A-Z_]*[A-Z]\b", text))
+        assert named <= there, page
