@@ -227,12 +227,13 @@ def dev(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The site: built strictly, every link followed, every block of code run. `-- --serve`: served.
 
-    Links to other sites are not fetched. What else stands after `--` goes to pytest.
+    Links to other sites are not fetched. It takes bash and curl, as the pages do. What else stands
+    after `--` goes to pytest.
     """
     session.env["NO_MKDOCS_2_WARNING"] = "1"
     install(session, "demo", "cli", "otel", "prometheus", groups=("docs",))
     if "--serve" in session.posargs:
         session.run("mkdocs", "serve")
         return
-    session.run("mkdocs", "build", "--clean", "--quiet")
+    session.run("mkdocs", "build", "--clean")  # --quiet would drop warnings, and strictness
     session.run("python", "-m", "pytest", "tests/docs", *session.posargs)
