@@ -5,7 +5,7 @@
 //! may outlive the entry. A field is decoded when it is read, in 50–100 ns.
 
 use crate::error::{Fault, wrong_type};
-use crate::store::{is_mapping, not_an_object};
+use crate::json::{is_mapping, not_an_object};
 use crate::value::{Reader, Stored};
 use pyo3::ffi;
 use pyo3::prelude::*;

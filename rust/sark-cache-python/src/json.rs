@@ -134,3 +134,13 @@ pub fn context<'py>(context: &Bound<'py, PyAny>) -> Result<Fields<'py>, Fault> {
     fields(context)?
         .ok_or_else(|| Fault::WrongType(wrong_type("context", "a mapping or None", context)))
 }
+
+/// What calls itself a mapping and is read as something else.
+pub fn not_an_object() -> Fault {
+    Fault::NotJson("a decision that is a mapping and another JSON value as well".to_owned())
+}
+
+/// Whether an object is a dict or another mapping.
+pub fn is_mapping(object: &Bound<'_, PyAny>) -> bool {
+    object.is_instance_of::<PyDict>() || object.cast::<PyMapping>().is_ok()
+}

@@ -5,21 +5,11 @@
 use error::InvalidationError;
 use pyo3::PyTypeInfo;
 use pyo3::prelude::*;
-use pyo3::types::{PyMapping, PyString};
+use pyo3::types::PyMapping;
 use pyo3_async_runtimes::TaskLocals;
-use std::sync::OnceLock;
 
-/// A string constant for Python, made once.
-///
-/// As `pyo3::intern!`, but that lets go of the interpreter while it makes one, and a fork that comes
-/// in between leaves a child in which it is never made.
-macro_rules! name {
-    ($py:expr, $text:literal) => {{
-        static NAME: std::sync::OnceLock<pyo3::Py<pyo3::types::PyString>> =
-            std::sync::OnceLock::new();
-        NAME.get().unwrap_or_else(|| crate::intern($py, &NAME, $text)).bind($py)
-    }};
-}
+#[macro_use]
+mod constant;
 
 mod arguments;
 mod atoms;
@@ -64,18 +54,6 @@ mod _native {
         PyMapping::register::<Decision>(module.py())?;
         runtime::register_hooks(module)
     }
-}
-
-/// Makes a string constant. Not while others wait for it: without a GIL, to make it may be to wait
-/// until all threads have stopped, and one that waits for a lock of ours does not stop.
-#[cold]
-fn intern<'name>(
-    py: Python<'_>,
-    name: &'name OnceLock<Py<PyString>>,
-    text: &str,
-) -> &'name Py<PyString> {
-    let made = PyString::intern(py, text).unbind();
-    name.get_or_init(|| made)
 }
 
 /// Does now what pyo3 would else do at first use, without holding the interpreter all the time. A

@@ -2,13 +2,14 @@
 
 use crate::awaitable::settled;
 use crate::error::{Fault, wrong_type};
+use crate::json::{is_mapping, not_an_object};
 use crate::key::request;
 use crate::load::Loads;
 use crate::runtime::complete;
 use crate::value::Stored;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyMapping, PyString};
+use pyo3::types::PyString;
 use sark_cache_core::{Cache, Entry, Key, KeyWriter, Tags, poll_once};
 use std::pin::pin;
 use std::sync::Arc;
@@ -123,14 +124,4 @@ impl Store {
         let insert = pin!(self.cache.insert(key, value, ttl, tags, stamp));
         settled(py, insert, || _ = self.cache.maintain()).is_ok()
     }
-}
-
-/// What calls itself a mapping and is read as something else.
-pub fn not_an_object() -> Fault {
-    Fault::NotJson("a decision that is a mapping and another JSON value as well".to_owned())
-}
-
-/// Whether an object is a dict or another mapping.
-pub fn is_mapping(object: &Bound<'_, PyAny>) -> bool {
-    object.is_instance_of::<PyDict>() || object.cast::<PyMapping>().is_ok()
 }
