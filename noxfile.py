@@ -23,6 +23,7 @@ REPORT = {"PYTHONPATH": "tests/benchmarks"}
 
 LINTS = (
     ("cargo", "fmt", "--check"),
+    ("cargo", "fmt", "--check", "--manifest-path", "rust/fuzz/Cargo.toml"),
     (
         *("cargo", "clippy", "--locked", "--workspace", "--all-targets", "--quiet"),
         *("--", "--deny", "warnings"),
@@ -237,3 +238,12 @@ def docs(session: nox.Session) -> None:
         return
     session.run("mkdocs", "build", "--clean")  # --quiet would drop warnings, and strictness
     session.run("python", "-m", "pytest", "tests/docs", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Keys and stored values under a fuzzer that checks all memory. `-- 600`: so many seconds each.
+
+    Takes Rust's nightly toolchain and a Python with a shared library. `-- 600 values`: that target.
+    """
+    session.run("python", "rust/fuzz/run.py", *session.posargs)

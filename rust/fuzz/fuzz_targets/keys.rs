@@ -1,0 +1,39 @@
+//! Two subjects have equal keys exactly when they are equal, and each can be read back.
+#![no_main]
+
+use libfuzzer_sys::{Corpus, fuzz_target};
+use sark_cache_core::key::Parts;
+use sark_cache_fuzz::model::{LARGEST, Subject};
+use sark_cache_fuzz::reference;
+
+fuzz_target!(|subjects: (Subject, Subject)| -> Corpus {
+    let (a, b) = &subjects;
+    if a.size().max(b.size()) > LARGEST {
+        return Corpus::Reject;
+    }
+    let keys = [a, b].map(|subject| {
+        let key = subject.key();
+        assert_eq!(key.is_ok(), subject.is_json());
+        if let Ok(key) = &key {
+            assert_eq!(reference::subject(key).as_ref(), Some(&subject.sorted()));
+            parts_are_those_of(subject, key);
+        }
+        key
+    });
+    if let [Ok(one), Ok(other)] = &keys {
+        assert_eq!(one == other, a.sorted() == b.sorted());
+    }
+    Corpus::Keep
+});
+
+fn parts_are_those_of(subject: &Subject, key: &[u8]) {
+    let parts = Parts::of(key);
+    match subject {
+        Subject::Request(fields, context) => {
+            let parts = parts.expect("a request has parts");
+            assert_eq!(parts.fields, fields.each_ref().map(String::as_str));
+            assert_eq!(parts.context.is_empty(), context.is_empty());
+        }
+        Subject::General(_) => assert_eq!(parts, None),
+    }
+}

@@ -1,0 +1,151 @@
+//! What is stored comes back, type by type, however it is asked for; its key is that of the model;
+//! what is no JSON is refused, and nothing that a caller does changes what the next one gets.
+#![no_main]
+
+use arbitrary::Unstructured;
+use libfuzzer_sys::{Corpus, fuzz_target};
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+use sark_cache_core::KeyWriter;
+use sark_cache_fuzz::error::Fault;
+use sark_cache_fuzz::json::is_mapping;
+use sark_cache_fuzz::key;
+use sark_cache_fuzz::model::{LARGEST, Subject, Value, text};
+use sark_cache_fuzz::objects::{Maker, read, spoil, with_python};
+use sark_cache_fuzz::value::Stored;
+
+/// So often, and a template takes the place of another one.
+const OFTEN: usize = 66;
+
+fuzz_target!(|bytes: &[u8]| -> Corpus {
+    match with_python(|py| try_out(py, &mut Unstructured::new(bytes))) {
+        Ok(()) => Corpus::Keep,
+        Err(_) => Corpus::Reject,
+    }
+});
+
+fn try_out(py: Python<'_>, u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
+    let user = text(u)?;
+    let value: Value = u.arbitrary()?;
+    if value.size() > LARGEST {
+        return Err(arbitrary::Error::IncorrectFormat);
+    }
+    let mut maker = Maker::new(py, u);
+    let object = maker.object(&value)?;
+    let is_json = value.is_json() && !maker.spoiled;
+    let likeness = likeness(u, &value)?;
+
+    if is_mapping(&object)
+        && let Value::Map(fields) = &value
+    {
+        let subject = Subject::Request([user, "read".into(), "doc".into()], fields.clone());
+        same_key(py, &object, &subject, is_json);
+    }
+    let stored = match Stored::from_python(&object) {
+        Ok(stored) => stored,
+        Err(Fault::NotJson(_)) => {
+            assert!(!is_json, "{value:?} was refused");
+            return Ok(());
+        }
+        Err(Fault::WrongType(error) | Fault::Raised(error)) => panic!("{value:?}: {error}"),
+    };
+    assert!(is_json, "{value:?} was stored");
+
+    comes_back(py, &stored, &value);
+    // Whatever is kept of what was asked for last is not mixed up with what is much like it.
+    if likeness.is_json() && likeness.size() <= LARGEST {
+        let object = Maker::new(py, &mut Unstructured::new(&[])).object(&likeness)?;
+        let like = Stored::from_python(&object).map_err(PyErr::from).expect("it is JSON");
+        assert_eq!(like.bytes() == stored.bytes(), likeness == value);
+        for _ in 0..2 {
+            asked_for(py, &like, &likeness);
+            asked_for(py, &stored, &value);
+        }
+    }
+    spoil(&object);
+    assert_eq!(stored.is_object(), matches!(value, Value::Map(_)));
+    if let Value::Map(fields) = &value {
+        let decision = stored.decision(py).expect("it is a mapping");
+        assert!(decision.is(&stored.decision(py).expect("it is a mapping")), "shared by all");
+        agrees(decision.as_any(), fields, &stored).expect("nothing of it raises");
+    }
+    Ok(())
+}
+
+/// A mapping with the same names and some of the values, or with other names as well.
+fn likeness(u: &mut Unstructured<'_>, value: &Value) -> arbitrary::Result<Value> {
+    let Value::Map(mut fields) = value.clone() else { return Ok(Value::Null) };
+    for (name, value) in &mut fields {
+        match u.arbitrary::<u8>()? % 4 {
+            1 => *value = u.arbitrary()?,
+            2 => *name = text(u)?,
+            _ => {}
+        }
+    }
+    if u.arbitrary()? {
+        fields.pop();
+    }
+    Ok(Value::Map(fields))
+}
+
+/// Asked for so often that it is surely copied from what is kept in the end.
+fn comes_back(py: Python<'_>, stored: &Stored, value: &Value) {
+    asked_for(py, stored, value);
+    for _ in 0..OFTEN {
+        stored.to_python(py).expect("it was stored");
+    }
+    asked_for(py, stored, value);
+    let served = stored.to_python(py).expect("it was stored");
+    let again = Stored::from_python(&served).map_err(PyErr::from).expect("it is JSON");
+    assert_eq!(again.bytes(), stored.bytes());
+}
+
+fn asked_for(py: Python<'_>, stored: &Stored, value: &Value) {
+    let served = stored.to_python(py).expect("it was stored");
+    assert_eq!(read(&served, false).as_ref(), Some(value));
+    spoil(&served);
+}
+
+/// The key that is written from the object is that of the model, or there is none.
+fn same_key(py: Python<'_>, context: &Bound<'_, PyAny>, subject: &Subject, is_json: bool) {
+    let Subject::Request(fields, _) = subject else { return };
+    let [user, action, resource] = fields.each_ref().map(|field| PyString::new(py, field));
+    let key = key::request([&user, &action, &resource], Some(context), KeyWriter::to_key);
+    match key {
+        Ok(key) => {
+            assert!(is_json, "{subject:?} has a key");
+            assert_eq!(Ok(key.as_bytes()), subject.key().as_deref());
+        }
+        Err(Fault::NotJson(_)) => assert!(!is_json, "{subject:?} has no key"),
+        Err(Fault::WrongType(error) | Fault::Raised(error)) => panic!("{subject:?}: {error}"),
+    }
+}
+
+/// A decision reads as the model does, field by field and as a whole.
+fn agrees(
+    decision: &Bound<'_, PyAny>,
+    fields: &[(String, Value)],
+    stored: &Stored,
+) -> PyResult<()> {
+    let py = decision.py();
+    let value = Value::Map(fields.to_vec());
+    let dict = decision.call_method0("to_dict")?;
+    assert_eq!(read(&dict, false).as_ref(), Some(&value));
+    assert!(decision.eq(&dict)?);
+    spoil(&dict);
+    assert_eq!(read(decision, true).as_ref(), Some(&value));
+    assert_eq!(decision.len()?, fields.len());
+    for (name, value) in fields {
+        assert_eq!(read(&decision.get_item(name)?, true).as_ref(), Some(value));
+    }
+    assert_eq!(decision.contains("no such")?, fields.iter().any(|(name, _)| name == "no such"));
+    let allows = fields.iter().any(|it| *it == ("allow".to_owned(), Value::Bool(true)));
+    assert_eq!(decision.getattr("allow")?.extract::<bool>()?, allows);
+
+    let copied = decision.get_type().call1((stored.to_python(py)?,))?;
+    assert!(copied.eq(decision)?);
+    assert_eq!(copied.hash()?, decision.hash()?);
+    let same = Stored::from_python(decision).map_err(PyErr::from)?;
+    assert_eq!(same.bytes(), stored.bytes());
+    Ok(())
+}

@@ -1,0 +1,240 @@
+//! JSON values and requests as plain Rust data: what keys and stored values are compared with.
+//!
+//! Equality is that of the structure, with floats by their bits and fields in their order. It owes
+//! nothing to any encoding.
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use sark_cache_core::cache::MAX_ENTRY_BYTES;
+use sark_cache_core::key::MAX_DEPTH;
+use sark_cache_core::{KeyWriter, NotJson};
+
+/// What takes more bytes than this is not tried out, so that nothing is refused for its size.
+pub const LARGEST: usize = MAX_ENTRY_BYTES / 2;
+/// Values are not made deeper than this; far enough beyond what is allowed to be refused.
+const DEEPEST: usize = MAX_DEPTH + 8;
+
+/// A JSON value, or one that only looks like it; see [`Value::is_json`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// `null`.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// An integer that fits in 64 bits.
+    Int(i64),
+    /// Any other, in hexadecimal.
+    BigInt(String),
+    /// The bits of a float, be it a number or not.
+    Float(u64),
+    /// Text.
+    String(String),
+    /// Items.
+    List(Vec<Value>),
+    /// Fields in their order, of which two may have the same name.
+    Map(Vec<(String, Value)>),
+}
+
+impl Value {
+    /// Whether it can be part of a key or stored.
+    pub fn is_json(&self) -> bool {
+        self.fits(MAX_DEPTH)
+    }
+
+    fn fits(&self, depth: usize) -> bool {
+        match self {
+            Self::Null | Self::Bool(_) | Self::Int(_) | Self::BigInt(_) | Self::String(_) => true,
+            Self::Float(bits) => f64::from_bits(*bits).is_finite(),
+            Self::List(items) => depth > 0 && items.iter().all(|item| item.fits(depth - 1)),
+            Self::Map(fields) => {
+                let names = || fields.iter().map(|(name, _)| name);
+                depth > 0
+                    && names().enumerate().all(|(at, name)| !names().take(at).any(|it| it == name))
+                    && fields.iter().all(|(_, value)| value.fits(depth - 1))
+            }
+        }
+    }
+
+    /// How many bytes it takes in a key; stored it takes no more.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Null | Self::Bool(_) => 1,
+            Self::Int(_) | Self::Float(_) => 9,
+            Self::BigInt(text) | Self::String(text) => 5 + text.len(),
+            Self::List(items) => 5 + items.iter().map(Self::size).sum::<usize>(),
+            Self::Map(fields) => {
+                5 + fields.iter().map(|(name, it)| 4 + name.len() + it.size()).sum::<usize>()
+            }
+        }
+    }
+
+    /// The same value with the fields of all its mappings in the order of their names.
+    #[must_use]
+    pub fn sorted(&self) -> Self {
+        match self {
+            Self::List(items) => Self::List(items.iter().map(Self::sorted).collect()),
+            Self::Map(fields) => {
+                let sorted = |(name, value): &(String, Self)| (name.clone(), value.sorted());
+                let mut fields: Vec<_> = fields.iter().map(sorted).collect();
+                fields.sort_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
+                Self::Map(fields)
+            }
+            _ => self.clone(),
+        }
+    }
+
+    /// Writes it as (part of) a key.
+    ///
+    /// # Errors
+    /// Why it is not JSON.
+    pub fn write(&self, writer: &mut KeyWriter) -> std::result::Result<(), NotJson> {
+        match self {
+            Self::Null => writer.null(),
+            Self::Bool(value) => writer.bool(*value),
+            Self::Int(value) => writer.int(*value),
+            Self::BigInt(digits) => writer.big_int(digits)?,
+            Self::Float(bits) => writer.float(f64::from_bits(*bits))?,
+            Self::String(text) => writer.string(text)?,
+            Self::List(items) => writer.list(items.iter(), |writer, item| item.write(writer))?,
+            Self::Map(fields) => {
+                let mut entries: Vec<_> =
+                    fields.iter().map(|(name, value)| (name.as_str(), value)).collect();
+                writer.map(&mut entries, |writer, value| value.write(writer))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn made(u: &mut Unstructured<'_>, depth: usize) -> Result<Self> {
+        Ok(match u.arbitrary::<u8>()? % 12 {
+            0 => Self::Null,
+            1 => Self::Bool(u.arbitrary()?),
+            2 => Self::Int(i64::from(u.arbitrary::<i8>()?)),
+            3 => Self::Float(f64::from(u.arbitrary::<i8>()?).to_bits()),
+            4 => Self::String(u.arbitrary::<i8>()?.to_string()),
+            5 => Self::String(text(u)?),
+            6 => Self::Float(u.arbitrary()?),
+            7 => integer(u.arbitrary()?, 0),
+            8 => integer(i128::from(u.arbitrary::<i64>()?), u.arbitrary()?),
+            9 if depth < DEEPEST => {
+                let levels = usize::from(u.arbitrary::<u8>()?) % (DEEPEST - depth);
+                let innermost = Self::made(u, depth + levels)?;
+                (0..levels).fold(innermost, |inner, _| Self::List(vec![inner]))
+            }
+            10 if depth < DEEPEST => {
+                let count = u.arbitrary::<u8>()? % 16;
+                let item = |_| Self::made(u, depth + 1);
+                Self::List((0..count).map(item).collect::<Result<_>>()?)
+            }
+            11 if depth < DEEPEST => Self::Map(fields(u, depth)?),
+            _ => Self::Null,
+        })
+    }
+}
+
+impl<'a> Arbitrary<'a> for Value {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        Self::made(u, 0)
+    }
+}
+
+/// An authorization request, or the key of a general cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// User, action and resource; the context's fields, of which there may be none.
+    Request([String; 3], Vec<(String, Value)>),
+    /// Any value.
+    General(Value),
+}
+
+impl Subject {
+    /// About how many bytes its key takes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Request(fields, context) => {
+                let context = context.iter().map(|(name, it)| 4 + name.len() + it.size());
+                fields.iter().map(|field| 4 + field.len()).chain(context).sum::<usize>() + 6
+            }
+            Self::General(value) => 1 + value.size(),
+        }
+    }
+
+    /// Whether it can have a key.
+    pub fn is_json(&self) -> bool {
+        match self {
+            Self::Request(_, context) => Value::Map(context.clone()).is_json(),
+            Self::General(value) => value.is_json(),
+        }
+    }
+
+    /// The same subject with all fields in the order of their names.
+    #[must_use]
+    pub fn sorted(&self) -> Self {
+        match self {
+            Self::Request(fields, context) => match Value::Map(context.clone()).sorted() {
+                Value::Map(context) => Self::Request(fields.clone(), context),
+                _ => unreachable!("a mapping stays one"),
+            },
+            Self::General(value) => Self::General(value.sorted()),
+        }
+    }
+
+    /// Its key.
+    ///
+    /// # Errors
+    /// Why it has none.
+    pub fn key(&self) -> std::result::Result<Vec<u8>, NotJson> {
+        let mut writer = KeyWriter::new();
+        match self {
+            Self::Request([user, action, resource], context) => {
+                writer.request(user, action, resource)?;
+                if !context.is_empty() {
+                    Value::Map(context.clone()).write(&mut writer)?;
+                }
+            }
+            Self::General(value) => {
+                writer.general();
+                value.write(&mut writer)?;
+            }
+        }
+        Ok(writer.into_buffer())
+    }
+}
+
+impl<'a> Arbitrary<'a> for Subject {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        Ok(if u.arbitrary()? {
+            Self::General(u.arbitrary()?)
+        } else {
+            Self::Request([text(u)?, text(u)?, text(u)?], fields(u, 0)?)
+        })
+    }
+}
+
+fn fields(u: &mut Unstructured<'_>, depth: usize) -> Result<Vec<(String, Value)>> {
+    let count = u.arbitrary::<u8>()? % 16;
+    (0..count).map(|_| Ok((text(u)?, Value::made(u, depth + 1)?))).collect()
+}
+
+/// Text of up to 71 bytes, so that names are of lengths that are kept and of others.
+pub fn text(u: &mut Unstructured<'_>) -> Result<String> {
+    let length = usize::from(u.arbitrary::<u8>()? % 72).min(u.len());
+    Ok(String::from_utf8_lossy(u.bytes(length)?).into_owned())
+}
+
+/// The integer with so many zeros, in hexadecimal, after it.
+pub fn integer(value: i128, zeros: u8) -> Value {
+    match i64::try_from(value) {
+        Ok(small) if zeros == 0 || small == 0 => Value::Int(small),
+        _ => {
+            let sign = if value < 0 { "-" } else { "" };
+            let digits = format!("{:x}{}", value.unsigned_abs(), "0".repeat(zeros.into()));
+            hexadecimal(sign, &digits)
+        }
+    }
+}
+
+/// The integer of that sign, `-` or nothing, and these digits without zeros in front.
+pub fn hexadecimal(sign: &str, digits: &str) -> Value {
+    let written = format!("{sign}{digits}");
+    i64::from_str_radix(&written, 16).map_or(Value::BigInt(written), Value::Int)
+}
