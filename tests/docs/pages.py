@@ -54,6 +54,7 @@ RUN_ELSEWHERE = {
     r"cargo .*": "likewise: `nox -s rust` and its sisters run it",
     r"git clone .*": "what is tested is this tree",
     r"rustup .*": "changes the toolchain of whoever runs this",
+    r"sid=.*|debootstrap .*|(mkdir|for|mount|cp|chroot) .*\$sid.*": "takes root, and a while",
     r"(valkey|redis)-server": "one is started for each page that asks for it",
 }
 """Commands that are not run with the others, each with the reason."""

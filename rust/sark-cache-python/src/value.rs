@@ -246,7 +246,8 @@ fn write_length(bytes: &mut Vec<u8>, mut length: usize) {
     bytes.push(length as u8);
 }
 
-/// Reads what [`write`] wrote. Bytes that it cannot have written are an error, never a panic.
+/// Reads what [`write`] wrote. Bytes that it cannot have written are an error, never a panic, if they
+/// are nested no deeper than the stack is.
 pub struct Reader<'b> {
     rest: &'b [u8],
 }
