@@ -79,8 +79,7 @@ class Link:
         self._turns = asyncio.Semaphore(min(MOST_AT_ONCE, _pool_size(client)))
         self._open: dict[str, asyncio.Task[None]] = {}
         errors = import_module(f"{check_client(client)}.exceptions")
-        self.no_answer: Final = tuple(_known(errors, _NOBODY_ANSWERS))
-        """The errors that say that nobody answers; what else is raised, a server said."""
+        self._no_answer: Final = tuple(_known(errors, _NOBODY_ANSWERS))
 
     @property
     def client(self) -> Any:  # noqa: ANN401 - of redis-py or of valkey-py
@@ -95,6 +94,16 @@ class Link:
             message = "this cache is closed"
             raise UnavailableError(message)
         return self._client
+
+    def is_no_answer(self, error: object) -> bool:
+        """Whether an error says that nobody answers who may; what else is raised, a server said.
+
+        A server that may not be written to is no primary any more. Of a script Redis 6.2 says that
+        in the middle of a message that the clients take for any error.
+        """
+        return isinstance(error, self._no_answer) or (
+            isinstance(error, Exception) and "-READONLY" in str(error)
+        )
 
     @property
     def is_cut(self) -> bool:
@@ -174,7 +183,7 @@ class Link:
                 pipeline.execute_command(*command)
             replies: list[Any] = await pipeline.execute(raise_on_error=False)
         for key, reply in zip(keys, replies, strict=True):
-            if isinstance(reply, self.no_answer):
+            if self.is_no_answer(reply):
                 self._trip(self._server_of(key), key, reply)
         return replies
 
@@ -244,7 +253,7 @@ class Link:
         """
         if isinstance(error, UnavailableError):
             return error
-        if isinstance(error, self.no_answer) and type(error).__name__ != "MaxConnectionsError":
+        if self.is_no_answer(error) and type(error).__name__ != "MaxConnectionsError":
             took = 0.0 if began is None else asyncio.get_running_loop().time() - began
             waited = type(error).__name__ != "TimeoutError" or (
                 self.command_timeout / 2 <= took <= self.command_timeout + LATE_SECONDS
@@ -271,10 +280,11 @@ class Link:
 
     async def _probe(self, server: str, key: str) -> None:
         try:
-            with suppress(Exception):
-                await self._drop_idle_connections(server)
             delay = FIRST_PROBE_SECONDS
             while True:
+                # Each time: what was under way, on connections to the same server, has ended since.
+                with suppress(Exception):
+                    await self.drop_idle_connections(server)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LAST_PROBE_SECONDS)
                 with suppress(Exception):
@@ -288,7 +298,12 @@ class Link:
         finally:
             self._open.pop(server, None)
 
-    async def _drop_idle_connections(self, server: str) -> None:
+    async def drop_idle_connections(self, server: str = "") -> None:
+        """Has the next command find out anew who the primary is; on a cluster, who `server` is.
+
+        Raises:
+            Exception: What the client raises, or that it takes too long.
+        """
         async with asyncio.timeout(self.command_timeout):
             if not self.is_cluster:
                 await self.client.connection_pool.disconnect(inuse_connections=False)

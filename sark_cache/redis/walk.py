@@ -11,6 +11,7 @@ tried again, then told.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeAlias
@@ -70,7 +71,7 @@ class Primary:
             replies: list[Any] = await pipeline.execute(raise_on_error=False)
             return replies
         replies = await self._sent_to_node(commands)
-        if any(isinstance(reply, self._link.no_answer) for reply in replies):
+        if any(self._link.is_no_answer(reply) for reply in replies):
             # A connection that the server closed while it was idle is made again, once.
             replies = await self._sent_to_node(commands)
         return replies
@@ -95,6 +96,8 @@ class Primary:
         """
         info, role = await self.run(("INFO", "server"), ("ROLE",))
         if text(role[0]) != "master":
+            with suppress(Exception):  # connections to it, which would be asked again and again
+                await self._link.drop_idle_connections()
             message = "the server is not the primary any more"
             raise UnconfirmedError(message)
         return str(info["run_id"]), len(role[2])
@@ -196,7 +199,7 @@ async def confirmed(link: Link, revoke: Callable[[Servers], Awaitable[int]]) -> 
             if (await current_servers(link)).known == before.known:
                 return total
         except Exception as error:
-            again = isinstance(error, (UnconfirmedError, *link.no_answer))
+            again = isinstance(error, UnconfirmedError) or link.is_no_answer(error)
             if not again or attempt == ATTEMPTS - 1:
                 raise
         await asyncio.sleep(PAUSE_SECONDS)

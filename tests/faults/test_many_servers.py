@@ -38,8 +38,12 @@ def slot_of(key):
 
 
 async def confirmed(cache, **scope):
-    """Revokes until it is confirmed, as one who is told that it was not does."""
-    async with asyncio.timeout(10):
+    """Revokes until it is confirmed, as one who is told that it was not does.
+
+    That takes until Sentinel has made a replica of the old primary: some seconds, or half a minute
+    with older servers on a busy machine.
+    """
+    async with asyncio.timeout(90):
         while True:
             try:
                 return await cache.invalidate(**scope)
