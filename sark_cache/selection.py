@@ -77,9 +77,7 @@ class Selection:
         Raises:
             TypeError: `user_id` is no str.
         """
-        if self._watch is not None:
-            self._watch.ensure()  # before the percentage: its first look finds that in Redis
-        percentage = self.flags.get_rollout_pct(FEATURE)
+        percentage = self._percentage()
         return self._explained(self._backend(user_id, percentage), percentage)
 
     def cache_for(self, user_id: str, *, fallback_on_error: bool = True) -> ProcessCache:
@@ -88,10 +86,8 @@ class Selection:
         Raises:
             Exception: What making the chosen cache raises, unless another may stand in for it.
         """
-        if self._watch is not None:
-            self._watch.ensure()  # likewise
         # Read once for all that it decides, and few calls: 0.8 µs a choice instead of 1.4.
-        percentage = self.flags.get_rollout_pct(FEATURE)
+        percentage = self._percentage()
         backend = self._backend(user_id, percentage)
         # Backend and percentage say whether the choice was logged, before any text is made of it.
         if (backend, percentage) not in self._told or self.settings.log_user_ids:
@@ -119,6 +115,12 @@ class Selection:
         self.flags.close()
         if self._watch is not None:
             self._watch.close()
+
+    def _percentage(self) -> int:
+        """How many users are in, by the last look into Redis, which is begun if there was none."""
+        if self._watch is not None:
+            self._watch.ensure()
+        return self.flags.get_rollout_pct(FEATURE)
 
     def _backend(self, user_id: str, percentage: int) -> str:
         if not isinstance(user_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
