@@ -1,12 +1,18 @@
 """What the methods take: checked as by the compiled module, with errors that name the argument."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NoReturn, TypeAlias
 
 from sark_cache.plain import type_name
 
 MAX_PATTERN_BYTES = 1024
+MAX_FIELD_BYTES = 8 * 1024
+"""The longest user id, action or resource that a decision is stored for, in bytes of UTF-8."""
+MAX_POLICY_BYTES = 256
+MAX_TAGS = 64
+"""The most tags that a decision can have."""
+MAX_TAG_BYTES = 256
 LONGEST_TTL = 100 * 365 * 24 * 60 * 60
 """A hundred years, in seconds: the longest time to live that is told apart from an endless one."""
 
@@ -66,6 +72,50 @@ def check_optional(argument: str, given: object) -> None:
     """Raises unless it is a str or None."""
     if given is not None and not isinstance(given, str):
         refuse(argument, "a str or None", given)
+
+
+def read_policy(policy: object) -> str:
+    """Returns the name of a policy.
+
+    Raises:
+        TypeError: It is not a str.
+    """
+    if not isinstance(policy, str):
+        refuse("policy", "a str", policy)
+    return policy
+
+
+def excess(text: str, limit: int) -> int | None:
+    """Returns the size of `text` in bytes of UTF-8 if it is more than `limit`, else None.
+
+    Costs nothing for text that is surely within or beyond the limit: no UTF-8 is made of it.
+    """
+    if len(text) > limit:
+        return len(text)
+    if 4 * len(text) <= limit or text.isascii():
+        return None
+    size = len(text.encode(errors="surrogatepass"))
+    return size if size > limit else None
+
+
+def beyond_limits(
+    user_id: str, action: str, resource: str, policy: str = "", tags: Collection[str] = ()
+) -> str | None:
+    """Returns what is beyond a limit of the caches, as a reason for the log, or None.
+
+    The reason names the argument and the limit, never what was given.
+    """
+    fields = (("user_id", user_id), ("action", action), ("resource", resource))
+    for name, field in fields:
+        if excess(field, MAX_FIELD_BYTES) is not None:
+            return f"{name} is longer than {MAX_FIELD_BYTES} bytes"
+    if excess(policy, MAX_POLICY_BYTES) is not None:
+        return f"policy is longer than {MAX_POLICY_BYTES} bytes"
+    if len(tags) > MAX_TAGS:
+        return f"more than {MAX_TAGS} tags"
+    if any(excess(tag, MAX_TAG_BYTES) is not None for tag in tags):
+        return f"a tag is longer than {MAX_TAG_BYTES} bytes"
+    return None
 
 
 def check_decision(decision: object) -> None:

@@ -196,6 +196,8 @@ class PolicyCacheProtocol(Protocol):
         resource: str,
         context: Context | None = None,
         sensitivity: str | None = None,
+        *,
+        policy: str = "",
     ) -> Coroutine[object, None, JSONObject | None]:
         """The cached decision for a request, or None."""
         ...
@@ -207,6 +209,8 @@ class PolicyCacheProtocol(Protocol):
         resource: str,
         context: Context | None = None,
         sensitivity: str | None = None,
+        *,
+        policy: str = "",
     ) -> Coroutine[object, None, Decision | None]:
         """The cached decision for a request as one that cannot be changed, or None."""
         ...
@@ -223,6 +227,7 @@ class PolicyCacheProtocol(Protocol):
         *,
         tags: Collection[str] = (),
         stamp: Any | None = None,  # noqa: ANN401 - every backend has its own
+        policy: str = "",
     ) -> Coroutine[object, None, bool]:
         """Stores a decision; True if it was stored."""
         ...
@@ -232,7 +237,13 @@ class PolicyCacheProtocol(Protocol):
         ...
 
     def delete(
-        self, user_id: str, action: str, resource: str, context: Context | None = None
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        *,
+        policy: str | None = None,
     ) -> Coroutine[object, None, bool]:
         """Revokes one decision; True if it was there."""
         ...
@@ -248,12 +259,13 @@ class PolicyCacheProtocol(Protocol):
         ttl_seconds: float | None = None,
         sensitivity: str | None = None,
         tags: Collection[str] = (),
+        policy: str = "",
     ) -> Coroutine[object, None, JSONObject]:
         """The cached decision, or what the loader brings, which is then stored."""
         ...
 
     def get_batch(
-        self, requests: Iterable[BatchRequest]
+        self, requests: Iterable[BatchRequest], *, policy: str = ""
     ) -> Coroutine[object, None, list[JSONObject | None]]:
         """The decisions for many requests, in their order."""
         ...
@@ -264,6 +276,7 @@ class PolicyCacheProtocol(Protocol):
         *,
         tags: Collection[str] = (),
         stamp: Any | None = None,  # noqa: ANN401 - as in set
+        policy: str = "",
     ) -> Coroutine[object, None, int]:
         """Stores many decisions; returns how many were stored."""
         ...
@@ -275,6 +288,7 @@ class PolicyCacheProtocol(Protocol):
         resource: str | None = None,
         *,
         tags: Collection[str] = (),
+        policy: str | None = None,
     ) -> Coroutine[object, None, int]:
         """Revokes what matches all given fields; returns how many entries died."""
         ...
@@ -309,6 +323,7 @@ class PolicyCacheProtocol(Protocol):
         *,
         tags: Collection[str] = (),
         stamp: Any | None = None,  # noqa: ANN401 - as in set
+        policy: str = "",
     ) -> Coroutine[object, None, int]:
         """Stores many decisions before the first request; returns how many were stored."""
         ...
