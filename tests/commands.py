@@ -3,8 +3,10 @@
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from typer.testing import CliRunner
@@ -69,16 +71,37 @@ def in_process(*arguments, **variables):
     return Ended(ended.exit_code, ended.stdout, ended.stderr)
 
 
+@contextmanager
 def started(*arguments, stdin=subprocess.DEVNULL, **variables):
-    """A command that runs."""
-    return subprocess.Popen(
-        [*COMMAND, *arguments],
-        env=environment(**variables),
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    )
+    """A command that runs; killed in the end, should it still run."""
+    with heeding_ctrl_c():
+        process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            env=environment(**variables),
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def heeding_ctrl_c():
+    """A process that is started in this block can be interrupted.
+
+    Otherwise it could not where these tests cannot: a shell lets what runs in the background ignore
+    SIGINT, and a process inherits that.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def url_without(server, *commands):
@@ -99,14 +122,15 @@ class Terminal:
         import pty
 
         self._ours, theirs = pty.openpty()
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", TAKE_TERMINAL, *COMMAND, *arguments],
-            env=environment(**{"TERM": "xterm-256color", **variables}),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
+        with heeding_ctrl_c():
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", TAKE_TERMINAL, *COMMAND, *arguments],
+                env=environment(**{"TERM": "xterm-256color", **variables}),
+                stdin=theirs,
+                stdout=theirs,
+                stderr=theirs,
+                start_new_session=True,
+            )
         os.close(theirs)
         self.said = ""
 

@@ -5,7 +5,7 @@ from hypothesis import settings
 
 from sark_cache import RustPolicyCache
 
-pytest_plugins = ["servers"]
+pytest_plugins = ["limits", "servers"]
 
 # A run on a busy machine is not a failure, and a failure must be reproducible from its log.
 settings.register_profile("sark", deadline=None, max_examples=300, print_blob=True)

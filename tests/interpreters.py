@@ -12,7 +12,10 @@ import pytest
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 
 
-OPTIONS = ("-P", "-W", "error", "-W", "ignore:This process:DeprecationWarning")
+OPTIONS = (
+    *("-P", "-X", "faulthandler"),
+    *("-W", "error", "-W", "ignore:This process:DeprecationWarning"),
+)
 """Warnings are failures, but for the one that CPython 3.12 has about forks with threads."""
 
 
@@ -39,10 +42,13 @@ def started(code, *arguments, path=None):
                 end(process)
 
 
-def end(process):
-    """Ends a process and, where there are process groups, its children."""
+def end(process, *, aborted=False):
+    """Ends a process and, where there are process groups, its children.
+
+    If they are `aborted`, each shows the stacks of its threads first.
+    """
     if hasattr(os, "killpg"):
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGABRT if aborted else signal.SIGKILL)
     else:
         process.kill()
 
@@ -50,7 +56,11 @@ def end(process):
 def run(code, *arguments, path=None, seconds=60):
     """Runs `code` to its end; the lines it prints, or a failure that shows what went wrong."""
     with started(code, *arguments, path=path) as process:
-        out, err = process.communicate(timeout=seconds)
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            end(process, aborted=True)
+            out, err = process.communicate(timeout=seconds)
     assert process.returncode == 0, f"ended with {process.returncode}: {err}"
     assert not err, err
     return out.splitlines()

@@ -226,8 +226,18 @@ def test_a_terminal_has_colours_unless_they_are_not_wanted():
 # Ctrl-C
 
 
+@pytest.fixture(params=["heeds", "ignores"])
+def parent(request):
+    """Whether the process that starts commands can be interrupted, which a child inherits."""
+    before = signal.getsignal(signal.SIGINT)
+    if request.param == "ignores":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @on_posix
-def test_ctrl_c_while_a_server_does_not_answer_exits_with_130():
+def test_ctrl_c_while_a_server_does_not_answer_exits_with_130(parent):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
         with started("flags", "get", **{URL: url}) as process:
@@ -241,7 +251,7 @@ def test_ctrl_c_while_a_server_does_not_answer_exits_with_130():
 
 
 @on_posix
-def test_ctrl_c_in_the_demo_exits_with_130():
+def test_ctrl_c_in_the_demo_exits_with_130(parent):
     with Terminal("demo") as terminal:
         terminal.wait_for("evaluating")
         terminal.type("\x03")
