@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, NoReturn, TypeAlias
+from itertools import islice
+from typing import Any, Final, NoReturn, TypeAlias
 
 from sark_cache.plain import type_name
 
@@ -13,8 +14,20 @@ MAX_POLICY_BYTES = 256
 MAX_TAGS = 64
 """The most tags that a decision can have."""
 MAX_TAG_BYTES = 256
+MAX_REVOKED_TAGS = 10_000
+"""The most tags that one revocation can name."""
 LONGEST_TTL = 100 * 365 * 24 * 60 * 60
 """A hundred years, in seconds: the longest time to live that is told apart from an endless one."""
+
+
+class _NotGiven(tuple[str, ...]):
+    """An empty default, told apart from an empty tuple that a caller gave. Shown as `()`."""
+
+    __slots__ = ()
+
+
+NOT_GIVEN: Final[tuple[str, ...]] = _NotGiven()
+"""The default of `tags` in revocations: tags that were given must name something."""
 
 
 def refuse(argument: str, takes: str, given: object) -> NoReturn:
@@ -137,13 +150,44 @@ def check_loader(loader: object) -> None:
         refuse("loader", "an async function without arguments", loader)
 
 
-def read_tags(tags: Any) -> tuple[str, ...]:  # noqa: ANN401 - any iterable is looked at
-    """The names in a `tags` argument; any iterable but a bare str, which is taken for letters."""
-    if tags is None:
+def read_tags(tags: object) -> tuple[str, ...]:
+    """Returns the tags of a decision, read once; any iterable but a bare str, which has letters.
+
+    Reads one more than a decision can have, and no further: `beyond_limits` says that they are too
+    many, and an endless iterable ends here.
+
+    Raises:
+        TypeError: It is no such iterable, or one of the tags is not a str.
+    """
+    return () if tags is None else _read_names(tags, MAX_TAGS + 1)
+
+
+def read_revoked_tags(tags: object) -> tuple[str, ...]:
+    """Returns the tags that a revocation names, read once; none if they are `NOT_GIVEN` or None.
+
+    Raises:
+        TypeError: As `read_tags`.
+        ValueError: Tags were given, and there are none, or more than a revocation can name.
+    """
+    if tags is None or tags is NOT_GIVEN:
         return ()
+    names = _read_names(tags, MAX_REVOKED_TAGS + 1)
+    if not names:
+        message = (
+            "tags must name at least one tag: leave them out to revoke whatever the tags, and use "
+            "clear() to revoke everything"
+        )
+        raise ValueError(message)
+    if len(names) > MAX_REVOKED_TAGS:
+        message = f"tags must be at most {MAX_REVOKED_TAGS:,} in one revocation: use several"
+        raise ValueError(message)
+    return names
+
+
+def _read_names(tags: Any, most: int) -> tuple[str, ...]:  # noqa: ANN401 - any iterable is read
     if not _is_collection(tags):
         refuse("tags", "a list, tuple or set of str", tags)
-    names: tuple[Any, ...] = tuple(tags)
+    names: tuple[Any, ...] = tuple(islice(tags, most))
     for name in names:
         if not isinstance(name, str):
             refuse("a tag", "a str", name)

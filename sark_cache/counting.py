@@ -60,6 +60,15 @@ class Record:
         """Logs, once per burst, what is no request's fault."""
         self._faults.report(operation, reason)
 
+    def unconfirmed(self, operation: str, reason: str) -> None:
+        """Counts a revocation that nobody awaits and that failed, and logs it once per burst."""
+        self._counters.add("unconfirmed_revocations")
+        self._faults.unconfirmed(operation, reason)
+
+    def revokes_everything(self) -> None:
+        """Logs, once per burst, that a revocation without arguments revokes everything."""
+        self._faults.revokes_everything()
+
     def metrics(self, *, size: int = 0, max_size: int = 0) -> CacheMetrics:
         """What was counted: a snapshot."""
         return CacheMetrics(

@@ -66,12 +66,13 @@ class Latency:
         Raises:
             ValueError: Bounds that do not rise.
         """
-        limits = whole_nanoseconds(bounds)
+        rising = tuple(bounds)
+        limits = whole_nanoseconds(rising)
         seconds, buckets = self._seconds, self._buckets.copy()
         ends, counts = _cumulative(buckets)
         up_to = (0, *counts)
         return LatencyHistogram(
-            bounds=tuple(bounds),
+            bounds=rising,
             counts=tuple(up_to[bisect_right(ends, limit)] for limit in limits),
             sum_seconds=seconds,
             count=up_to[-1],
@@ -88,10 +89,11 @@ def whole_nanoseconds(bounds: Sequence[float]) -> list[int]:
     Raises:
         ValueError: They do not rise, or one is not finite or below a nanosecond.
     """
-    if not all(map(isfinite, bounds)):
+    seconds = tuple(bounds)
+    if not all(map(isfinite, seconds)):
         message = "bounds must be finite; whatever lies above the last one is in `count`"
         raise ValueError(message)
-    limits = [round(bound * _PER_SECOND) for bound in bounds]
+    limits = [round(bound * _PER_SECOND) for bound in seconds]
     if any(later <= earlier for earlier, later in pairwise((0, *limits))):
         message = "bounds must rise, each by at least a nanosecond (0.000000001), from above 0"
         raise ValueError(message)

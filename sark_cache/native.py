@@ -105,8 +105,9 @@ class RustPolicyCache(Closing, PolicyStore):
         Raises:
             ValueError: Bounds that do not rise.
         """
-        below, seconds, count = self._request_distribution(whole_nanoseconds(bounds))
-        return LatencyHistogram(tuple(bounds), tuple(below), seconds, count)
+        rising = tuple(bounds)
+        below, seconds, count = self._request_distribution(whole_nanoseconds(rising))
+        return LatencyHistogram(rising, tuple(below), seconds, count)
 
     def evaluation_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
@@ -115,8 +116,9 @@ class RustPolicyCache(Closing, PolicyStore):
 
         Its mean is `avg_opa_latency_ms`; otherwise as `latency_histogram`.
         """
-        below, seconds, count = self._evaluation_distribution(whole_nanoseconds(bounds))
-        return LatencyHistogram(tuple(bounds), tuple(below), seconds, count)
+        rising = tuple(bounds)
+        below, seconds, count = self._evaluation_distribution(whole_nanoseconds(rising))
+        return LatencyHistogram(rising, tuple(below), seconds, count)
 
     def clear_all(self) -> Coroutine[object, None, bool]:
         """The same as `clear`."""

@@ -1,10 +1,12 @@
 """`NullPolicyCache`: the interface without a memory, where no backend is to be had."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from sark_cache import arguments
+from sark_cache.arguments import NOT_GIVEN
 from sark_cache.closing import Closing
+from sark_cache.coroutines import Deferred, returns_awaitable
 from sark_cache.counting import Record
 from sark_cache.decision import Decision
 from sark_cache.loading import evaluate
@@ -52,9 +54,12 @@ class NullPolicyCache(Closing):
         resource: str,
         context: Context | None = None,
         sensitivity: str | None = None,
+        *,
+        policy: str = "",
     ) -> JSONObject | None:
         """None, counted as a miss."""
         arguments.check_request(user_id, action, resource, context, sensitivity)
+        arguments.read_policy(policy)
         self._count("misses")
         return None
 
@@ -65,9 +70,12 @@ class NullPolicyCache(Closing):
         resource: str,
         context: Context | None = None,
         sensitivity: str | None = None,
+        *,
+        policy: str = "",
     ) -> Decision | None:
         """None, counted as a miss."""
         arguments.check_request(user_id, action, resource, context, sensitivity)
+        arguments.read_policy(policy)
         self._count("misses")
         return None
 
@@ -83,6 +91,7 @@ class NullPolicyCache(Closing):
         *,
         tags: Collection[str] = (),
         stamp: object = None,
+        policy: str = "",
     ) -> bool:
         """False: it is not stored."""
         del stamp
@@ -90,17 +99,26 @@ class NullPolicyCache(Closing):
         arguments.check_decision(decision)
         arguments.read_ttl(ttl_seconds)
         arguments.read_tags(tags)
+        arguments.read_policy(policy)
         return False
 
     def stamp(self) -> None:
         """Nothing, which `set` takes."""
 
-    async def delete(
-        self, user_id: str, action: str, resource: str, context: Context | None = None
-    ) -> bool:
+    @returns_awaitable
+    def delete(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        *,
+        policy: str | None = None,
+    ) -> Coroutine[object, None, bool]:
         """False: it was not there."""
         arguments.check_request(user_id, action, resource, context, None)
-        return False
+        arguments.check_optional("policy", policy)
+        return Deferred(_no)
 
     async def get_or_load(
         self,
@@ -113,30 +131,41 @@ class NullPolicyCache(Closing):
         ttl_seconds: float | None = None,
         sensitivity: str | None = None,
         tags: Collection[str] = (),
+        policy: str = "",
     ) -> JSONObject:
         """What the loader brings."""
         arguments.check_request(user_id, action, resource, context, sensitivity)
         arguments.check_loader(loader)
         arguments.read_ttl(ttl_seconds)
         arguments.read_tags(tags)
+        arguments.read_policy(policy)
         self._count("misses")
         self._count("loads")
         return await evaluate(loader, lambda: self._count("load_errors"), self)
 
-    async def get_batch(self, requests: Iterable[BatchRequest]) -> list[JSONObject | None]:
+    async def get_batch(
+        self, requests: Iterable[BatchRequest], *, policy: str = ""
+    ) -> list[JSONObject | None]:
         """None for each, counted as misses."""
         rows = arguments.read_requests(requests)
+        arguments.read_policy(policy)
         self._count("batch_operations")
         self._count("misses", len(rows))
         return [None] * len(rows)
 
     async def set_batch(
-        self, entries: Iterable[BatchEntry], *, tags: Collection[str] = (), stamp: object = None
+        self,
+        entries: Iterable[BatchEntry],
+        *,
+        tags: Collection[str] = (),
+        stamp: object = None,
+        policy: str = "",
     ) -> int:
         """0: none is stored."""
         del stamp
         arguments.read_entries(entries)
         arguments.read_tags(tags)
+        arguments.read_policy(policy)
         self._count("batch_operations")
         return 0
 
@@ -146,37 +175,45 @@ class NullPolicyCache(Closing):
         *,
         tags: Collection[str] = (),
         stamp: object = None,
+        policy: str = "",
     ) -> int:
         """0: none is stored."""
-        return await self.set_batch(preload_data, tags=tags, stamp=stamp)
+        return await self.set_batch(preload_data, tags=tags, stamp=stamp, policy=policy)
 
-    async def invalidate(
+    @returns_awaitable
+    def invalidate(
         self,
         user_id: str | None = None,
         action: str | None = None,
         resource: str | None = None,
         *,
-        tags: Collection[str] = (),
-    ) -> int:
+        tags: Collection[str] = NOT_GIVEN,
+        policy: str | None = None,
+    ) -> Coroutine[object, None, int]:
         """0: nothing died."""
-        arguments.check_optional("user_id", user_id)
-        arguments.check_optional("action", action)
-        arguments.check_optional("resource", resource)
-        arguments.read_tags(tags)
-        return 0
+        given = {"user_id": user_id, "action": action, "resource": resource, "policy": policy}
+        for name, value in given.items():
+            arguments.check_optional(name, value)
+        names = arguments.read_revoked_tags(tags)
+        if not names and all(value is None for value in given.values()):
+            self._record.revokes_everything()
+        return Deferred(_none)
 
-    async def invalidate_pattern(self, pattern: str) -> int:
+    @returns_awaitable
+    def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
         """0: nothing died."""
         arguments.check_pattern(pattern)
-        return 0
+        return Deferred(_none)
 
-    async def clear(self) -> bool:
+    @returns_awaitable
+    def clear(self) -> Coroutine[object, None, bool]:
         """True: nothing is left."""
-        return True
+        return Deferred(_yes)
 
-    async def clear_all(self) -> bool:
+    @returns_awaitable
+    def clear_all(self) -> Coroutine[object, None, bool]:
         """The same as `clear`."""
-        return await self.clear()
+        return self.clear()
 
     async def size(self) -> int:
         """0."""
@@ -236,3 +273,15 @@ class NullPolicyCache(Closing):
     def _count(self, name: str, count: int = 1) -> None:
         if self.enabled and not self._closed:
             self._record.count(name, count)
+
+
+async def _no() -> bool:
+    return False
+
+
+async def _yes() -> bool:
+    return True
+
+
+async def _none() -> int:
+    return 0

@@ -6,13 +6,16 @@ from collections.abc import (
     Collection,
     Coroutine,
     Iterable,
+    Iterator,
     Mapping,
     Sequence,
 )
 from dataclasses import asdict, dataclass
+from itertools import islice
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
+from sark_cache.arguments import MAX_TAGS, NOT_GIVEN
 from sark_cache.decision import Decision
 
 JSONObject: TypeAlias = dict[str, Any]
@@ -46,6 +49,12 @@ class Loaded:
     decision: Mapping[str, Any]
     ttl_seconds: float | None = None
     tags: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        # An iterator is read here: it would be empty when it is read again. What its tags are is
+        # checked where they are stored.
+        if isinstance(self.tags, Iterator):
+            object.__setattr__(self, "tags", tuple(islice(self.tags, MAX_TAGS + 1)))
 
 
 Loader: TypeAlias = Callable[[], Awaitable[Mapping[str, Any] | Loaded]]
@@ -97,6 +106,8 @@ class CacheMetrics:
     revalidations: int = 0
     """Refreshes begun in the background."""
     batch_operations: int = 0
+    total_requests: int = 0
+    """Look-ups: hits, stale hits and misses, unless it is given."""
     evictions: int = 0
     """Entries dropped because the cache was full."""
     expirations: int = 0
@@ -110,6 +121,8 @@ class CacheMetrics:
     errors: int = 0
     """Requests answered with a miss or not stored because of bad input or a fault, and refreshes
     that failed."""
+    unconfirmed_revocations: int = 0
+    """Revocations that nobody awaited and that could not be confirmed."""
     size: int = 0
     """Entries held; those that expired count until they are cleaned up."""
     max_size: int = 0
@@ -120,10 +133,19 @@ class CacheMetrics:
     cache_latency_p95_us: float = 0.0
     cache_latency_p99_us: float = 0.0
 
+    def __post_init__(self) -> None:
+        total = self.total_requests or self.hits + self.stale_hits + self.misses
+        object.__setattr__(self, "total_requests", total)
+
     @property
-    def total_requests(self) -> int:
-        """Look-ups: hits, stale hits and misses."""
-        return self.hits + self.stale_hits + self.misses
+    def cache_latency_ms(self) -> float:
+        """`avg_cache_latency_ms`, under the name that SARK has for it."""
+        return self.avg_cache_latency_ms
+
+    @property
+    def opa_latency_ms(self) -> float:
+        """`avg_opa_latency_ms`, under the name that SARK has for it."""
+        return self.avg_opa_latency_ms
 
     @property
     def hit_rate(self) -> float:
@@ -149,7 +171,6 @@ class CacheMetrics:
             name: round(value, 6) if isinstance(value, float) else value
             for name, value in asdict(self).items()
         }
-        numbers["total_requests"] = self.total_requests
         numbers["hit_rate"] = round(self.hit_rate, 2)
         numbers["effective_hit_rate"] = round(self.effective_hit_rate, 2)
         numbers["miss_rate"] = round(self.miss_rate, 2)
@@ -287,7 +308,7 @@ class PolicyCacheProtocol(Protocol):
         action: str | None = None,
         resource: str | None = None,
         *,
-        tags: Collection[str] = (),
+        tags: Collection[str] = NOT_GIVEN,
         policy: str | None = None,
     ) -> Coroutine[object, None, int]:
         """Revokes what matches all given fields; returns how many entries died."""

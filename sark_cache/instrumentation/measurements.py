@@ -75,6 +75,11 @@ COUNTERS = (
         "Requests that could not be served or stored (bad input, a fault of the backend), and "
         "refreshes that failed.",
     ),
+    Measurement(
+        "unconfirmed_revocations",
+        "{revocation}",
+        "Revocations that nobody awaited and that could not be confirmed.",
+    ),
 )
 """Named as in `get_metrics()`. They only grow, until `reset_metrics()`."""
 

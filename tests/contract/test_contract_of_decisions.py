@@ -241,6 +241,7 @@ KEYS = {
     *("avg_opa_latency_ms", "expirations", "invalidations", "loads", "load_errors", "coalesced"),
     *("errors", "size", "max_size", "cache_latency_p50_us", "cache_latency_p95_us"),
     "cache_latency_p99_us",
+    "unconfirmed_revocations",
 }
 
 

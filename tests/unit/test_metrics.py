@@ -23,6 +23,7 @@ KEYS = {
     "load_errors",
     "coalesced",
     "errors",
+    "unconfirmed_revocations",
     "size",
     "max_size",
     "cache_latency_p50_us",
