@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Final, Protocol
 
 from sark_cache.faults import FaultLog
+from sark_cache.tasks import end
 
 logger: Final = logging.getLogger("sark_cache")
 
@@ -245,13 +246,12 @@ def _check_interval(interval: object) -> None:
 
 
 async def _end(task: asyncio.Task[None]) -> None:
-    """Waits for a task's end, not for ever."""
+    """Waits for a task's end; cancels a task that takes too long, and waits a little more."""
     try:
         done, _ = await asyncio.wait({task}, timeout=STOP_SECONDS)
-    except asyncio.CancelledError:  # who wanted it to stop does not wait any longer
+    except asyncio.CancelledError:  # the caller does not wait any longer
         task.cancel()
         raise
     if not done:
         logger.warning("a cleanup took more than %g s to stop: it is cancelled", STOP_SECONDS)
-        task.cancel()
-        await asyncio.wait({task})
+        await end([task], "cleanups")

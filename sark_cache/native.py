@@ -189,7 +189,7 @@ class RustPolicyCache(Closing, PolicyStore):
 
 
 async def _all_done(
-    closed: Coroutine[object, None, None], refreshes: Iterable[asyncio.Task[None]]
+    closed: Coroutine[object, None, None], refreshes: set[asyncio.Task[None]]
 ) -> None:
-    await asyncio.wait(refreshes)
+    await Refreshes.ended(refreshes)
     await closed

@@ -5,6 +5,8 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+from sark_cache.tasks import end
+
 
 class Refreshes:
     """The refreshes of one cache, in whatever event loops they run.
@@ -41,9 +43,8 @@ class Refreshes:
 
     @staticmethod
     async def ended(tasks: set[asyncio.Task[None]]) -> None:
-        """Returns when tasks that were stopped have ended."""
-        if tasks:
-            await asyncio.wait(tasks)
+        """Returns when tasks that were stopped have ended, or after a bounded wait."""
+        await end(tasks, "refreshes")
 
     async def _run(self, refresh: Coroutine[Any, Any, object]) -> None:
         try:

@@ -10,14 +10,15 @@ that was the primary before, paused and unaware that it no longer is.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from logging import getLogger
 from types import ModuleType
 from typing import Any, Final, TypeAlias
 
 from sark_cache.plain import type_name
+from sark_cache.tasks import cancellation_kept, end
 
 logger: Final = getLogger("sark_cache")
 
@@ -141,7 +142,7 @@ class Link:
         """
         began = asyncio.get_running_loop().time()
         try:
-            with self.cancellation_kept():
+            with cancellation_kept():
                 async with asyncio.timeout(self.command_timeout):
                     return await self.client.execute_command(*command)
         except Exception as error:
@@ -190,43 +191,33 @@ class Link:
     async def answers(self) -> bool:
         """Whether the servers answer now, whatever was known."""
         try:
-            async with asyncio.timeout(self.command_timeout):
-                if self.is_cluster:
-                    await self.client.initialize()
-                    for primary in self.client.get_primaries():
-                        await primary.execute_command("PING")
-                else:
-                    await self.client.execute_command("PING")
+            with cancellation_kept():
+                async with asyncio.timeout(self.command_timeout):
+                    await self._ping()
         except Exception:  # noqa: BLE001 - whatever it is, it is no answer
             return False
         return True
 
+    async def _ping(self) -> None:
+        if not self.is_cluster:
+            await self.client.execute_command("PING")
+            return
+        with cancellation_kept():
+            await self.client.initialize()
+        for primary in self.client.get_primaries():
+            with cancellation_kept():
+                await primary.execute_command("PING")
+
     async def close(self) -> None:
         """Ends what looks for the servers in the background, and closes a client made here."""
         self._closed = True
-        probes = list(self._open.values())
         if asked := [question for question in self.questions.values() if not question.done()]:
             await asyncio.wait(asked, timeout=self.command_timeout)
-        for probe in probes:
-            probe.cancel()
-        if probes:
-            await asyncio.wait(probes)
-        with suppress(Exception):  # whatever it is, the client is not used any more
+        await end([*asked, *self._open.values()], "probes")
+        # The client is not used any more, whatever it raises.
+        with suppress(Exception), cancellation_kept():
             async with asyncio.timeout(self.command_timeout):
                 await self._close()
-
-    @contextmanager
-    def cancellation_kept(self) -> Generator[None]:
-        """Raises again the cancellation of the task that was lost within.
-
-        On CPython 3.11 `asyncio.wait_for`, through which the clients send, drops one that comes
-        when what it waits for has just ended.
-        """
-        task = asyncio.current_task()
-        before = task.cancelling() if task else 0
-        yield
-        if task and task.cancelling() > before:
-            raise asyncio.CancelledError
 
     @asynccontextmanager
     async def _until(self, deadline: float, key: str) -> AsyncGenerator[None]:
@@ -238,7 +229,7 @@ class Link:
         try:
             async with asyncio.timeout_at(deadline), self._turns:
                 began = asyncio.get_running_loop().time()
-                with self.cancellation_kept():
+                with cancellation_kept():
                     yield
         except Exception as error:
             raise self._failed(error, server, key, began) from error
@@ -281,22 +272,32 @@ class Link:
     async def _probe(self, server: str, key: str) -> None:
         try:
             delay = FIRST_PROBE_SECONDS
-            while True:
-                # Each time: what was under way, on connections to the same server, has ended since.
+            while not self._closed:
                 with suppress(Exception):
+                    # Each time: a connection to the same server may have become idle since.
                     await self.drop_idle_connections(server)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LAST_PROBE_SECONDS)
                 with suppress(Exception):
-                    if self.is_cluster:  # another one may own the key by now
-                        async with asyncio.timeout(TOPOLOGY_SECONDS):
-                            await self.client.nodes_manager.initialize()
-                    async with asyncio.timeout(self.command_timeout):
-                        await self.client.execute_command("EXISTS", key)
+                    await self._try(key)
                     logger.info("redis cache: the server answers again")
                     return
         finally:
             self._open.pop(server, None)
+
+    async def _try(self, key: str) -> None:
+        """Returns if the server that keeps a key answers now.
+
+        Raises:
+            Exception: What the client raises, or that it takes too long.
+        """
+        if self.is_cluster:  # another server may own the key by now
+            with cancellation_kept():
+                async with asyncio.timeout(TOPOLOGY_SECONDS):
+                    await self.client.nodes_manager.initialize()
+        with cancellation_kept():
+            async with asyncio.timeout(self.command_timeout):
+                await self.client.execute_command("EXISTS", key)
 
     async def drop_idle_connections(self, server: str = "") -> None:
         """Has the next command find out anew who the primary is; on a cluster, who `server` is.
@@ -304,11 +305,12 @@ class Link:
         Raises:
             Exception: What the client raises, or that it takes too long.
         """
-        async with asyncio.timeout(self.command_timeout):
-            if not self.is_cluster:
-                await self.client.connection_pool.disconnect(inuse_connections=False)
-            elif server and (node := self.client.get_node(node_name=server)) is not None:
-                await node.disconnect()
+        with cancellation_kept():
+            async with asyncio.timeout(self.command_timeout):
+                if not self.is_cluster:
+                    await self.client.connection_pool.disconnect(inuse_connections=False)
+                elif server and (node := self.client.get_node(node_name=server)) is not None:
+                    await node.disconnect()
 
 
 def told(error: BaseException) -> str:

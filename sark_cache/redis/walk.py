@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import Any, TypeAlias
 
 from sark_cache.redis.link import Command, Link, check_client
+from sark_cache.tasks import cancellation_kept
 
 KEYS_AT_ONCE = 1_000
 SLOTS = 16_384
@@ -55,7 +56,7 @@ class Primary:
         Raises:
             Exception: What the client raises, for any of them.
         """
-        with self._link.cancellation_kept():
+        with cancellation_kept():
             async with asyncio.timeout_at(self._link.deadline() + waits):
                 replies = await self._sent(commands)
         for reply in replies:
@@ -216,9 +217,10 @@ async def current_servers(link: Link) -> Servers:
     """
     if not link.is_cluster:
         return await _one_server(link)
-    async with asyncio.timeout_at(link.deadline()):
-        await link.client.initialize()
-        await link.client.nodes_manager.initialize()
+    with cancellation_kept():
+        async with asyncio.timeout_at(link.deadline()):
+            await link.client.initialize()
+            await link.client.nodes_manager.initialize()
     nodes = sorted(link.client.get_primaries(), key=lambda node: str(node.name))
     primaries: list[Primary] = []
     known: list[tuple[Any, ...]] = []
@@ -242,10 +244,11 @@ async def _one_server(link: Link) -> Servers:
     sentinels = getattr(pool, "sentinel_manager", None)
     wanted = 0
     if sentinels is not None:
-        async with asyncio.timeout_at(link.deadline()):
-            # Drops idle connections to another primary than the present one.
-            await pool.get_master_address()
-            wanted = len(await sentinels.discover_slaves(pool.service_name))
+        with cancellation_kept():
+            async with asyncio.timeout_at(link.deadline()):
+                # Drops idle connections to another primary than the present one.
+                await pool.get_master_address()
+                wanted = len(await sentinels.discover_slaves(pool.service_name))
     primary = Primary(link)
     run, connected = await primary.state()
     if sentinels is None:

@@ -4,9 +4,9 @@ import gc
 
 import pytest
 
-from conftest_faults import open_cache, open_patiently, recovered, watch
+from conftest_faults import open_cache, open_patiently, own_cluster, recovered, watch
 
-__all__ = ["open_cache", "open_patiently", "recovered", "watch"]
+__all__ = ["open_cache", "open_patiently", "own_cluster", "recovered", "watch"]
 
 
 @pytest.fixture(autouse=True)

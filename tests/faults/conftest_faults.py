@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from sark_cache.redis import PolicyCache
+from servers import Cluster
 
 ALLOW = {"allow": True, "reason": "owner"}
 COMMAND_SECONDS = 0.25
@@ -76,6 +77,17 @@ async def watch():
     heart.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await heart
+
+
+@pytest.fixture
+def own_cluster():
+    """Starts clusters of this test's own."""
+    with contextlib.ExitStack() as clusters:
+
+        def start(**options):
+            return clusters.enter_context(Cluster(**options))
+
+        yield start
 
 
 @pytest.fixture

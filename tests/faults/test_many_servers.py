@@ -7,7 +7,6 @@ from redis.crc import key_slot
 
 from conftest_faults import ALLOW
 from sark_cache import InvalidationError
-from servers import Cluster
 
 # asyncio leaves the transport of a connection open whose making is cut short.
 pytestmark = [
@@ -17,20 +16,6 @@ pytestmark = [
 
 ALICE = ("alice", "read", "doc")
 KEY = "policy:decision:alice:read:doc:none"
-
-
-@pytest.fixture
-def own_cluster():
-    """Starts clusters of this test's own."""
-    clusters = []
-
-    def start(**options):
-        clusters.append(Cluster(**options))
-        return clusters[-1]
-
-    yield start
-    for cluster in clusters:
-        cluster.stop()
 
 
 def slot_of(key):

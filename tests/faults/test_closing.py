@@ -1,0 +1,42 @@
+"""Caches that are closed while a server is dead: close() always ends."""
+
+import asyncio
+import random
+
+import pytest
+
+from sark_cache.redis import PolicyCache
+
+# asyncio leaves the transport of a connection open whose making is cut short.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+CLOSES = 156
+AT_ONCE = 12
+BOUND_SECONDS = 10
+
+
+async def closed_in_time(url):
+    """Whether a cache that has met the dead server closes; and whether its circuit was open."""
+    cache = PolicyCache(url)
+    for number in range(8):
+        await cache.get(f"user-{number}", "read", "doc")
+    was_open = cache.circuit_open
+    await asyncio.sleep(random.uniform(0.0, 0.8))
+    closing = asyncio.create_task(cache.close())
+    done, _ = await asyncio.wait([closing], timeout=BOUND_SECONDS)
+    return bool(done), was_open
+
+
+async def test_a_cache_closes_whatever_a_dead_node_does_to_its_probe(own_cluster):
+    """A probe of a cluster sends through `asyncio.wait_for`, which loses cancellations."""
+    cluster = own_cluster()
+    cluster.servers[0].kill()
+    ended = []
+    for _ in range(CLOSES // AT_ONCE):
+        ended += await asyncio.gather(*(closed_in_time(cluster.url) for _ in range(AT_ONCE)))
+    assert all(in_time for in_time, _ in ended)
+    assert sum(was_open for _, was_open in ended) > CLOSES / 2, "most had a probe to end"
+    assert [task for task in asyncio.all_tasks() if task.get_name() == "sark-cache probe"] == []
