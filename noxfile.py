@@ -36,6 +36,12 @@ LINTS = (
 """What `nox -s lint` runs; .pre-commit-config.yaml has the same, and a test sees to that."""
 
 
+def need_cargo(session: nox.Session) -> None:
+    """Ends a session that could not build the package."""
+    if shutil.which("cargo") is None:
+        session.error("cargo is not on PATH: install a Rust toolchain (https://rustup.rs)")
+
+
 def install(
     session: nox.Session, *extras: str, groups: tuple[str, ...] = (), editable: bool = True
 ) -> None:
@@ -43,8 +49,7 @@ def install(
 
     What is not editable is a wheel that was unpacked, as a user has it.
     """
-    if shutil.which("cargo") is None:
-        session.error("cargo is not on PATH: install a Rust toolchain (https://rustup.rs)")
+    need_cargo(session)
     wanted = f".[{','.join(extras)}]" if extras else "."
     session.log("building the package: some minutes the first time, seconds afterwards")
     install_groups(session, *groups, more=("-e", wanted) if editable else (wanted,))
@@ -170,8 +175,7 @@ def wheels(session: nox.Session) -> None:
     They end in dist/. `-- 3.12 3.13` builds for these versions only, `-- --no-pgo` without a
     profile, `-- --no-cross` not for the other processor. Some minutes for each version.
     """
-    if shutil.which("cargo") is None:
-        session.error("cargo is not on PATH: install a Rust toolchain (https://rustup.rs)")
+    need_cargo(session)
     install_groups(session, "wheels")
     options = list(session.posargs)
     if "--no-pgo" not in options and not has_profiler(session):
@@ -182,7 +186,11 @@ def wheels(session: nox.Session) -> None:
 
 @nox.session
 def workflows(session: nox.Session) -> None:
-    """What CI does elsewhere: its form, what it calls, and that it builds the README's wheels."""
+    """CI as far as one machine can check it: its form, what it calls, its wheels and their tests.
+
+    Builds a wheel of the tree and tests it as the release does. `-- -k zizmor`: that check alone.
+    """
+    need_cargo(session)
     install_groups(session, "workflows")
     # Not tests/conftest.py, which needs the package.
     here = ("tests/shipping", "--confcutdir=tests/shipping")

@@ -29,7 +29,7 @@ MOST_STACKS = 30
 """Different stacks that are shown of the tasks of one loop."""
 
 HAS_SIGNALS = hasattr(signal, "setitimer")
-LIMIT = pytest.StashKey[float]()
+LIMIT, RUNS = pytest.StashKey[float](), pytest.StashKey[bool]()
 STDERR = pytest.StashKey[int]()
 
 
@@ -49,7 +49,7 @@ def pytest_unconfigure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_timeout_set_timer(item, settings):
-    item.stash[LIMIT] = settings.timeout
+    item.stash[LIMIT], item.stash[RUNS] = settings.timeout, False
     _start(item)
     return True
 
@@ -63,11 +63,30 @@ def pytest_timeout_cancel_timer(item):
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item):
+    return (yield from _interruptible(item))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item):
+    return (yield from _interruptible(item))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item):
     """The clean-up has the same limit: after a failure, no timer runs any more."""
     if LIMIT in item.stash:
         _start(item)
-    return (yield)
+    return (yield from _interruptible(item))
+
+
+def _interruptible(item):
+    """Notes that the test's own code runs: pytest's own must not be interrupted."""
+    item.stash[RUNS] = True
+    try:
+        return (yield)
+    finally:
+        item.stash[RUNS] = False
 
 
 def _start(item):
@@ -78,7 +97,7 @@ def _start(item):
 
     def interrupt(_number, _frame):
         __tracebackhide__ = True
-        if not is_debugging():
+        if item.stash[RUNS] and not is_debugging():
             pytest.fail(f"it took longer than {limit:g} s\n\n{stacks()}")
 
     signal.signal(signal.SIGALRM, interrupt)

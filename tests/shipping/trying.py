@@ -29,7 +29,10 @@ FIRST_EXAMPLE = Path(__file__).with_name("first_example.py")
 
 with (ROOT / "pyproject.toml").open("rb") as file:
     TESTED = tomllib.load(file)["tool"]["cibuildwheel"]
-"""The files and commands that cibuildwheel tests wheels with: the same are used here."""
+"""How cibuildwheel tests wheels: the same is done here."""
+
+DONE_HERE = {"test-command", "test-extras", "test-groups", "test-requires", "test-sources"}
+"""Its settings for that which are understood here."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def needed(wheel: Path, python: Python, to: Path) -> list[Path]:
     """What a wheel, its extra, its tests and a build take besides, fetched from where pip looks."""
     with fresh(python) as environment, tempfile.TemporaryDirectory() as folder:
         executable = environment.scripts / "python"
-        what = (f"{wheel}[{EXTRAS}]", BUILDING, f"--group={ROOT / 'pyproject.toml'}:unit")
+        what = (f"{wheel}[{EXTRAS}]", BUILDING, *to_test(str(wheel)))
         run(executable, "-m", "pip", "download", "--only-binary=:all:", "--dest", folder, *what)
         return [
             Path(shutil.copy(path, to))
@@ -94,8 +97,20 @@ def needed(wheel: Path, python: Python, to: Path) -> list[Path]:
         ]
 
 
+def to_test(wheel: str) -> tuple[str, ...]:
+    """What is installed to test a wheel: nothing else is there then, the package's extras neither.
+
+    It says how pip is given it, for a file or for the name of a project.
+    """
+    unknown = {name for name in TESTED if name.startswith("test-")} - DONE_HERE
+    assert not unknown, f"what are {unknown} for?"
+    extras = ",".join(TESTED.get("test-extras", ()))
+    groups = (f"--group={ROOT / 'pyproject.toml'}:{name}" for name in TESTED["test-groups"])
+    return (f"{wheel}[{extras}]" if extras else wheel, *TESTED.get("test-requires", ()), *groups)
+
+
 def from_wheel(url: str, python: Python) -> None:
-    """Installs, checks, runs the README's example and the unit tests."""
+    """Installs, checks, runs the README's example, and tests it as cibuildwheel does."""
     with fresh(python) as environment:
         began = time.monotonic()
         environment.install(url, "sark-cache")
@@ -108,8 +123,9 @@ def from_wheel(url: str, python: Python) -> None:
         say(f"CPython {python}: the README's first example runs")
         environment.install(url, f"sark-cache[{EXTRAS}]")
         environment.python("-c", "import sark_cache.fastapi")
-        environment.install(url, f"--group={ROOT / 'pyproject.toml'}:unit")
-        _tested(environment, python)
+    with fresh(python) as environment:
+        environment.install(url, *to_test("sark-cache"))
+        tested(environment, python)
 
 
 def from_sdist(url: str, python: Python) -> None:
@@ -144,8 +160,11 @@ def _works(environment: Environment, python: Python) -> None:
         say(f"CPython {python}: {line}")
 
 
-def _tested(environment: Environment, python: Python) -> None:
-    """Runs what cibuildwheel tests wheels with, where it would: beside copies of the tests."""
+def tested(environment: Environment, python: Python) -> None:
+    """Runs what cibuildwheel tests wheels with, where it would: beside copies of the tests.
+
+    `to_test` was installed there.
+    """
     for name in TESTED["test-sources"]:
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
