@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any, TypeAlias
 
+from sark_cache.arguments import NOT_GIVEN, read_revoked_tags
 from sark_cache.native import RustPolicyCache
 from sark_cache.null import NullPolicyCache
 from sark_cache.redis import PolicyCache
@@ -37,10 +38,12 @@ class Linked:
         action: str | None = None,
         resource: str | None = None,
         *,
-        tags: Collection[str] = (),
+        tags: Collection[str] | None = NOT_GIVEN,
     ) -> Coroutine[object, None, int]:
         """Revokes what matches in every cache; how many entries died in all of them."""
-        revoked = self._everywhere("invalidate", user_id, action, resource, tags=tags)
+        names = read_revoked_tags(tags)
+        given = {"tags": names} if names else {}
+        revoked = self._everywhere("invalidate", user_id, action, resource, **given)
         return _told(sum, revoked)
 
     def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:

@@ -187,7 +187,7 @@ class NullPolicyCache(Closing):
         action: str | None = None,
         resource: str | None = None,
         *,
-        tags: Collection[str] = NOT_GIVEN,
+        tags: Collection[str] | None = NOT_GIVEN,
         policy: str | None = None,
     ) -> Coroutine[object, None, int]:
         """0: nothing died."""

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any, ClassVar, Final, NamedTuple
 
 from sark_cache import arguments
+from sark_cache.arguments import NOT_GIVEN
 from sark_cache.closing import Closing
 from sark_cache.decision import Decision
 from sark_cache.errors import InvalidationError
@@ -205,7 +206,7 @@ class SelectedPolicyCache(Closing):
         action: str | None = None,
         resource: str | None = None,
         *,
-        tags: Collection[str] = (),
+        tags: Collection[str] | None = NOT_GIVEN,
     ) -> int:
         """Revokes what matches all given fields in every cache; how many entries died.
 

@@ -308,7 +308,7 @@ class PolicyCacheProtocol(Protocol):
         action: str | None = None,
         resource: str | None = None,
         *,
-        tags: Collection[str] = NOT_GIVEN,
+        tags: Collection[str] | None = NOT_GIVEN,
         policy: str | None = None,
     ) -> Coroutine[object, None, int]:
         """Revokes what matches all given fields; returns how many entries died."""

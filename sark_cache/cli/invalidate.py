@@ -191,7 +191,8 @@ async def _revoke_with(cache: PolicyCache, what: Revoked) -> int:
     async with cache:
         if what.pattern is not None:
             return await cache.invalidate_pattern(what.pattern)
-        return await cache.invalidate(what.user_id, what.action, what.resource, tags=what.tags)
+        tags = what.tags or None
+        return await cache.invalidate(what.user_id, what.action, what.resource, tags=tags)
 
 
 def _tell(settings: "CacheSettings", what: Revoked, entries: int) -> None:

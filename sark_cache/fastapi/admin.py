@@ -40,7 +40,7 @@ async def invalidate(cache: PolicyCacheDep, invalidation: Invalidation) -> Inval
         else:
             died = await cache.invalidate(
                 *(invalidation.user_id, invalidation.action, invalidation.resource),
-                tags=invalidation.tags,
+                tags=invalidation.tags or None,
             )
     return Invalidated(invalidated=died)
 
