@@ -1,19 +1,22 @@
 """Where an app keeps its policy cache, and how its routes find it: one attribute of the app.
 
-Of the app, not of `app.state`, in which Starlette takes 0.6 µs to find something, as long as a hit.
+It is an attribute of the app, not of `app.state`: Starlette takes 0.6 µs to find something in that,
+as long as a hit. Starlette notes in each request the router of the outermost app. It stays there
+through every mount, `Host` and middleware, so the same attribute of that router serves them all.
 """
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import isawaitable
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import Depends
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import Router
 
+from sark_cache import arguments
 from sark_cache.cleanup import CacheCleanupTask
 from sark_cache.flags import FeatureFlagManager
 from sark_cache.plain import type_name
@@ -32,21 +35,27 @@ class Installation:
 
 
 @contextmanager
-def installed(app: Starlette, installation: Installation) -> Generator[None]:
-    """Gives it to an app and the apps mounted in it, unless they have one, and takes it back."""
-    served = [one for one in (app, *_mounted(app.routes)) if not hasattr(one, ATTRIBUTE)]
-    for one in served:
-        setattr(one, ATTRIBUTE, installation)
+def installed(app: Starlette | Router, installation: Installation) -> Generator[None]:
+    """Gives it to an app and to all that is served within it, and takes it back.
+
+    An app that runs twice at once, as it may in tests, has the one that came last.
+
+    Raises:
+        TypeError: `app` is no app of Starlette or FastAPI.
+    """
+    places = _places(app)
+    for place in places:
+        vars(place).setdefault(ATTRIBUTE, []).append(installation)
     try:
         yield
     finally:
-        for one in served:
-            delattr(one, ATTRIBUTE)
+        for place in places:
+            getattr(place, ATTRIBUTE).remove(installation)
 
 
 async def installation(connection: HTTPConnection) -> Installation:
     """What the app has that serves this request."""
-    return _installation_in(connection.app)
+    return _installation_for(connection)
 
 
 InstallationDep = Annotated[Installation, Depends(installation)]
@@ -58,7 +67,7 @@ async def policy_cache(connection: HTTPConnection) -> SelectedPolicyCache:
     Raises:
         RuntimeError: The app has none; the message says how to give it one.
     """
-    return _installation_in(connection.app).cache
+    return _installation_for(connection).cache
 
 
 PolicyCacheDep = Annotated[SelectedPolicyCache, Depends(policy_cache)]
@@ -71,11 +80,10 @@ since `authorize` asks it, too.
 
 def policy_cache_of(connection: HTTPConnection) -> SelectedPolicyCache | None:
     """What `PolicyCacheDep` brings, without what FastAPI takes for a dependency; None: replaced."""
-    app = connection.scope["app"]
-    overrides = getattr(app, "dependency_overrides", None)
+    overrides = getattr(connection.scope.get("app"), "dependency_overrides", None)
     if overrides and policy_cache in overrides:
         return None
-    return _installation_in(app).cache
+    return _installation_for(connection).cache
 
 
 async def replaced_policy_cache(connection: HTTPConnection) -> SelectedPolicyCache:
@@ -91,20 +99,27 @@ async def replaced_policy_cache(connection: HTTPConnection) -> SelectedPolicyCac
     return cache
 
 
-def _installation_in(app: Starlette) -> Installation:
-    found: Installation | None = getattr(app, ATTRIBUTE, None)
-    if found is None:
-        message = (
-            "this app has no policy cache, or is not running: make it with "
-            "FastAPI(lifespan=policy_cache_lifespan()), or enter policy_cache_lifespan()(app) in a "
-            "lifespan of your own; for an app inside another one, in that of the outermost"
-        )
-        raise RuntimeError(message)
-    return found
+def _installation_for(connection: HTTPConnection) -> Installation:
+    """Returns what the app has that serves a request, else what the outermost app has."""
+    scope = connection.scope
+    for place in (scope.get("app"), scope.get("router")):
+        installations: list[Installation] | None = getattr(place, ATTRIBUTE, None)
+        if installations:
+            return installations[-1]
+    message = (
+        "this app has no policy cache, or is not running: make it with "
+        "FastAPI(lifespan=policy_cache_lifespan()), or enter policy_cache_lifespan()(app) in a "
+        "lifespan of your own; for an app inside another one, in that of the outermost"
+    )
+    raise RuntimeError(message)
 
 
-def _mounted(routes: Iterable[BaseRoute]) -> Iterator[Starlette]:
-    for route in routes:
-        if isinstance(route, Mount) and isinstance(route.app, Starlette):
-            yield route.app
-            yield from _mounted(route.app.routes)
+def _places(app: Any) -> list[Starlette | Router]:  # noqa: ANN401 - whatever runs a lifespan
+    if isinstance(app, Starlette):
+        return [app, app.router]
+    if isinstance(app, Router):
+        return [app]
+    takes = (
+        "the app that runs, a FastAPI, Starlette or Router (a Router outside of an app: name it)"
+    )
+    return arguments.refuse("app", takes, app)
