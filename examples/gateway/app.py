@@ -67,6 +67,9 @@ def circumstances(request: HTTPConnection) -> dict[str, Any]:
     return {"hour": time.localtime().tm_hour, "mfa": mfa.lower() == "true"}
 
 
+POLICY = "tools"
+"""The name of the policy: its decisions are cached under it, and can be revoked by it."""
+
 HEADERS: list[dict[str, Any]] = [
     {"in": "header", "name": "X-User", "required": True, "schema": {"type": "string"}},
     {"in": "header", "name": "X-Mfa", "schema": {"type": "boolean", "default": False}},
@@ -95,6 +98,7 @@ def create_app() -> FastAPI:
         action="invoke",
         resource=FromRequest(tool_in_path),
         context=FromRequest(circumstances),
+        policy=POLICY,
     )
 
     @app.post("/tools/{tool}/call", responses=FORBIDDEN, openapi_extra={"parameters": HEADERS})

@@ -16,24 +16,26 @@ are made at the start, never at import, so an app may be loaded before its worke
 `gunicorn --preload` does: each worker has a policy cache of its own, and they share what is in
 Redis. Apps of one process that use Redis belong into one event loop.
 
-**Sub-applications.** Starlette runs the lifespan of the outermost app alone. It serves each app
-that is mounted in it at its start, and those mounted in these: `PolicyCacheDep`, `authorize` and
-the router work there without a lifespan of their own. An app that it cannot see (wrapped in other
-middleware, mounted through an included router or later) is entered by name, in the lifespan of the
-outermost app: `async with policy_cache_lifespan()(app), policy_cache_lifespan()(other): yield`.
+**Sub-applications.** Starlette runs the lifespan of the outermost app alone. Its policy cache
+serves everything within it: `PolicyCacheDep`, `authorize` and the router work in mounted apps and
+routers, at any depth, behind `Host` and middleware, and in what is mounted after the start. Only an
+app that is called by something else than a router of Starlette is entered by name, in the lifespan
+of the app that runs: `async with with_policy_cache(app), with_policy_cache(other): yield`, where
+`with_policy_cache` is `policy_cache_lifespan()`.
 
 **Tests** replace what they like with `app.dependency_overrides`, as FastAPI has it of the app that
 serves the route: `policy_cache` (what `PolicyCacheDep` asks), what `authorize` returned, or what it
-was given as `user`, `action`, `resource` and so on.
+was given as `evaluate`, `user`, `action`, `resource` and so on.
 
 Extra `[fastapi]`: FastAPI and pydantic-settings.
 """
 
 try:
-    from sark_cache.fastapi.authorization import FORBIDDEN, FromRequest, authorize
+    from sark_cache.fastapi.authorization import FORBIDDEN, authorize
     from sark_cache.fastapi.installation import PolicyCacheDep, policy_cache
     from sark_cache.fastapi.lifespan import policy_cache_lifespan
     from sark_cache.fastapi.router import policy_cache_router
+    from sark_cache.fastapi.sources import FromRequest
 except ModuleNotFoundError as _error:
     if _error.name not in {"fastapi", "pydantic_settings"}:
         raise

@@ -4,41 +4,27 @@ It costs what FastAPI takes for one dependency, and for each one that it is give
 apiece; the hit is the least of it. What `FromRequest` reads costs next to nothing.
 """
 
-from collections.abc import Callable, Collection, Coroutine, Mapping
-from dataclasses import dataclass
-from inspect import Parameter, Signature
-from time import perf_counter
-from typing import Annotated, Any, Final, TypeAlias
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, Final
 
-from fastapi import Depends, HTTPException
+from fastapi import HTTPException
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 
 from sark_cache import arguments
+from sark_cache.fastapi.evaluators import (
+    Engine,
+    Evaluator,
+    callable_evaluator,
+    policy_of,
+    read_evaluator_source,
+    timed,
+)
 from sark_cache.fastapi.installation import policy_cache_of, replaced_policy_cache
-from sark_cache.routing import SelectedPolicyCache
-from sark_cache.types import Context, JSONObject, Loaded, RevalidateCallback
-
-Dependency: TypeAlias = Callable[..., Any]
-"""What `Depends` takes."""
+from sark_cache.fastapi.sources import Dependency, FromRequest, read_sources
+from sark_cache.types import JSONObject, RevalidateCallback
 
 NO_REASON: Final = "denied by policy"
-
-
-@dataclass(frozen=True, slots=True)
-class FromRequest:
-    """What a plain function reads from the request: no dependency, so nothing of what one costs.
-
-    >>> resource = FromRequest(lambda request: request.path_params["document"])
-
-    It has no dependencies, adds nothing to the OpenAPI schema, and cannot be overridden by itself.
-
-    Args:
-        read: Takes the request, or the WebSocket, and returns what was found. What it raises ends
-            the request, as what a dependency raises does.
-    """
-
-    read: Callable[[HTTPConnection], Any]
 
 
 class Denial(BaseModel):
@@ -55,7 +41,7 @@ FORBIDDEN: Final[dict[int | str, dict[str, Any]]] = {
 
 
 def authorize(
-    evaluate: RevalidateCallback,
+    evaluate: Evaluator | Engine | FromRequest,
     *,
     user: str | Dependency | FromRequest,
     action: str | Dependency | FromRequest | None = None,
@@ -63,32 +49,36 @@ def authorize(
     context: Dependency | FromRequest | None = None,
     sensitivity: str | Dependency | FromRequest | None = None,
     ttl_seconds: float | None = None,
-    tags: Collection[str] | Dependency | FromRequest = (),
+    tags: Iterable[str] | Dependency | FromRequest = (),
+    policy: str | None = None,
 ) -> Callable[..., Coroutine[object, None, JSONObject]]:
-    """A dependency that lets a request pass if the policy allows it, and brings its decision.
+    """Returns a dependency that lets a request pass if the policy allows it, with its decision.
 
     >>> may_read = authorize(ask_policy_engine, user=current_user, action="read", resource=document)
     >>> @app.get("/documents/{document}", responses=FORBIDDEN)
     ... async def read(decision: Annotated[dict, Depends(may_read)]) -> Document: ...
 
     What the arguments say is either given as it is or as a dependency that finds it out from the
-    request: it may have dependencies itself, and what it takes is part of the OpenAPI schema. One
+    request: a function, `Depends(function)` or `Annotated[str, Depends(function)]`. A dependency
+    may have dependencies itself, and what it takes is part of the OpenAPI schema. One
     that raises ends the request, as that of `user` does with a 401 where nobody is signed in. What
     is quickly read, a part of the path or who a middleware says it is, a `FromRequest` reads for a
-    small part of that cost.
+    small part of that cost. Functions that are not async run in the threadpool, as FastAPI has it.
 
     Only a decision whose `allow` is `True` passes. No `allow`, `"yes"`, `1`: all of them are denied
     with a 403, whose detail is the decision's `reason` if that is text. When the evaluator raises,
     nobody passes: an `HTTPException` is answered as it says, anything else by an exception handler
     of the app, else with a 500.
 
-    A decision is known by user, action, resource and context, whoever evaluated it: where two
-    evaluators are in use, what they are asked has to differ.
+    A decision belongs to its policy. Two evaluators never share one, though they are asked the
+    same, unless they are given the same `policy`.
 
     Args:
-        evaluate: Asks the policy: `async (user_id, action, resource, context)`, which returns the
-            decision, a JSON object, or a `Loaded` with one, its time to live and its tags. Its
-            duration goes to `record_opa_latency`.
+        evaluate: Asks the policy: `(user_id, action, resource, context)`, async or not, which
+            returns the decision, a JSON object, or a `Loaded` with one, its time to live and its
+            tags. Or an object with such a method, `evaluate` or `__call__`. Or a dependency,
+            `Depends(...)`, or a `FromRequest`, that brings one of these: so it can use a client of
+            the app, and a test can replace it. Its duration goes to `record_opa_latency`.
         user: Who asks: a str. There is no default.
         action: To do what: a str. None: the request's method, `GET`; of a WebSocket `WEBSOCKET`.
         resource: To what: a str. None: the request's path, `/documents/7`, decoded and whole, with
@@ -99,6 +89,9 @@ def authorize(
         ttl_seconds: How long a decision lives, in seconds; 0 stores none. None: by its sensitivity,
             else as the settings say.
         tags: Names to revoke decisions by.
+        policy: The name of the policy, at most 256 bytes, the same in every process. None: the
+            evaluator's, `module:qualified name`, if it can be imported by that: a function of a
+            module, a static or a class method. Anything else has to be named here.
 
     The dependency raises:
         HTTPException: 403, the policy denies it.
@@ -108,26 +101,22 @@ def authorize(
     Raises:
         TypeError, ValueError: An argument that cannot be used; the message names it.
     """
-    if not callable(evaluate):
-        takes = "an async function (user_id, action, resource, context)"
-        arguments.refuse("evaluate", takes, evaluate)
+    evaluator = read_evaluator_source(evaluate)
     arguments.read_ttl(ttl_seconds)
-    sources: dict[str, Any] = {
-        "user": user,
-        "action": FromRequest(_method) if action is None else action,
-        "resource": FromRequest(_path) if resource is None else resource,
-        "context": context,
-        "sensitivity": sensitivity,
-        "tags": tags,
-    }
-    dependencies = {name: source for name, source in sources.items() if callable(source)}
-    readers = [(name, each.read) for name, each in sources.items() if isinstance(each, FromRequest)]
-    constants = {
-        name: source
-        for name, source in sources.items()
-        if not callable(source) and not isinstance(source, FromRequest)
-    }
-    _check(constants)
+    sources = read_sources(
+        {
+            "user": user,
+            "action": FromRequest(_method) if action is None else action,
+            "resource": FromRequest(_path) if resource is None else resource,
+            "context": context,
+            "sensitivity": sensitivity,
+            "tags": tags,
+        },
+        evaluate=evaluator,
+    )
+    policy_of(evaluate, policy)
+    constants, readers, dependencies = sources.constants, sources.readers, sources.dependencies
+    prepare = _as_it_is if "evaluate" in constants else callable_evaluator
 
     async def authorized(
         connection: HTTPConnection,
@@ -154,7 +143,7 @@ def authorize(
             user,
             action,
             resource,
-            lambda: timed(evaluate, cache)(user, action, resource, context),
+            lambda: timed(prepare(asked["evaluate"]), cache)(user, action, resource, context),
             context,
             ttl_seconds=ttl_seconds,
             sensitivity=asked["sensitivity"],
@@ -164,22 +153,12 @@ def authorize(
             raise HTTPException(403, _reason(decision))
         return decision
 
-    authorized.__signature__ = _signature(dependencies)  # type: ignore[attr-defined]
+    authorized.__signature__ = sources.signature()  # type: ignore[attr-defined]
     return authorized
 
 
-def timed(evaluate: RevalidateCallback, cache: SelectedPolicyCache) -> RevalidateCallback:
-    """The evaluator, with the time of each decision that it brings recorded in the cache."""
-
-    async def evaluated(
-        user_id: str, action: str, resource: str, context: Context | None
-    ) -> Mapping[str, Any] | Loaded:
-        begun = perf_counter()
-        loaded = await evaluate(user_id, action, resource, context)
-        cache.record_opa_latency((perf_counter() - begun) * 1e3)
-        return loaded
-
-    return evaluated
+def _as_it_is(evaluate: RevalidateCallback) -> RevalidateCallback:
+    return evaluate
 
 
 def _reason(decision: Mapping[str, Any]) -> str:
@@ -195,28 +174,3 @@ def _method(connection: HTTPConnection) -> str:
 def _path(connection: HTTPConnection) -> str:
     path: str = connection.scope["path"]
     return path
-
-
-def _check(constants: Mapping[str, object]) -> None:
-    for name in ("user", "action", "resource"):
-        if not isinstance(constants.get(name, ""), str):
-            takes = "a str, a dependency (a function, not Depends(...)) or a FromRequest"
-            arguments.refuse(name, takes, constants[name])
-    if constants.get("context") is not None:
-        takes = "a dependency (a function, not Depends(...)), a FromRequest or None"
-        arguments.refuse("context", takes, constants["context"])
-    arguments.check_optional("sensitivity", constants.get("sensitivity"))
-    arguments.read_tags(constants.get("tags"))
-
-
-def _signature(dependencies: Mapping[str, Dependency]) -> Signature:
-    """What FastAPI reads from a function: a constant takes no parameter, and so no time."""
-    annotations: dict[str, Any] = {"connection": HTTPConnection}
-    for name, dependency in dependencies.items():
-        annotations[name] = Annotated[Any, Depends(dependency)]
-    return Signature(
-        [
-            Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation)
-            for name, annotation in annotations.items()
-        ]
-    )

@@ -10,7 +10,7 @@ from typing import Final
 from starlette.applications import Starlette
 
 from sark_cache.cleanup import CacheCleanupTask
-from sark_cache.fastapi.authorization import timed
+from sark_cache.fastapi.evaluators import callable_evaluator, timed
 from sark_cache.fastapi.installation import Installation, installed
 from sark_cache.routing import SelectedPolicyCache
 from sark_cache.selection import Selection, use_settings
@@ -54,7 +54,7 @@ def policy_cache_lifespan(
         async with _policy_cache_of_process(chosen) as shared:
             cache = shared.cache
             if revalidate is not None:
-                cache.set_revalidate_callback(timed(revalidate, cache))
+                cache.set_revalidate_callback(timed(callable_evaluator(revalidate), cache))
             cleanup = CacheCleanupTask(cache, chosen.cleanup_interval, chosen.cleanup_enabled)
             await cleanup.start()
             try:

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends, Response
 
 from sark_cache import arguments
 from sark_cache.fastapi.admin import admin_router
-from sark_cache.fastapi.authorization import Dependency
 from sark_cache.fastapi.installation import InstallationDep, PolicyCacheDep
 from sark_cache.fastapi.models import Health, Metrics, State
+from sark_cache.fastapi.sources import Dependency
 
 UNAVAILABLE: Final = 503
 

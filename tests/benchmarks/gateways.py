@@ -81,6 +81,7 @@ with_dependencies = authorize(
     action="invoke",
     resource=as_dependency(tool_in_path),
     context=as_dependency(circumstances),
+    policy="tools",
 )
 as_in_the_example = authorize(
     engine.evaluate,
@@ -88,6 +89,7 @@ as_in_the_example = authorize(
     action="invoke",
     resource=FromRequest(tool_in_path),
     context=FromRequest(circumstances),
+    policy="tools",
 )
 
 

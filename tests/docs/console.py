@@ -13,6 +13,7 @@ import json
 import sys
 import traceback
 from contextlib import redirect_stdout
+from types import ModuleType
 
 
 async def nothing():
@@ -21,7 +22,9 @@ async def nothing():
 
 def main():
     answers = sys.stdout
-    names = {"__name__": "__main__"}
+    typed = sys.modules["__main__"] = ModuleType("__main__")  # what is defined is found there
+    typed.__file__ = "page.py"
+    names = vars(typed)
     with asyncio.Runner() as runner:
         runner.run(nothing())
         for line in sys.stdin:

@@ -41,7 +41,26 @@ async def circumstances() -> Mapping[str, Any]:
     return {"mfa": True}
 
 
+class Engine:
+    def evaluate(
+        self, user_id: str, action: str, resource: str, context: Mapping[str, Any] | None
+    ) -> JSONObject:
+        return {"allow": user_id == action == resource, "context": context}
+
+
+User = Annotated[str, Depends(current_user)]
+
+
+def evaluators() -> None:
+    authorize(Engine().evaluate, user="cron", policy="documents")  # not async
+    authorize(Engine(), user="cron", policy="documents")
+    authorize(Depends(Engine), user="cron", policy="documents")
+    authorize(FromRequest(lambda request: request.app.state.engine), user="cron", policy="docs")
+
+
 def authorizations() -> None:
+    authorize(evaluate, user=Depends(current_user), tags=(tag for tag in ["bundle:42"]))
+    authorize(evaluate, user=User)  # pyright: ignore[reportArgumentType] - it has no type for this
     may = authorize(evaluate, user=current_user)
     assert_type(may, Callable[..., Coroutine[object, None, JSONObject]])
     authorize(

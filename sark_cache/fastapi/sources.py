@@ -1,0 +1,216 @@
+"""The sources of what `authorize` asks: constants, dependencies of FastAPI, and `FromRequest`.
+
+Everything is read once, when `authorize` is called. What cannot work is refused there, with an
+error that names the argument: no request has to fail for it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, Final, NoReturn, TypeAlias, get_args, get_origin
+
+from fastapi import Depends, params
+from starlette.requests import HTTPConnection
+
+from sark_cache import arguments
+from sark_cache.fastapi.calling import is_async
+from sark_cache.native import RustPolicyCache
+from sark_cache.plain import type_name
+
+Dependency: TypeAlias = Callable[..., Any]
+"""What `Depends` takes."""
+
+DEPENDENCY: Final = "a dependency (a function or Depends(...))"
+VARIADIC: Final = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+
+
+@dataclass(frozen=True, slots=True)
+class FromRequest:
+    """What a plain function reads from the request: no dependency, so nothing of what one costs.
+
+    >>> resource = FromRequest(lambda request: request.path_params["document"])
+
+    It has no dependencies, adds nothing to the OpenAPI schema, and cannot be overridden by itself.
+
+    Args:
+        read: Takes the request, or the WebSocket, and returns what was found. What it raises ends
+            the request, as what a dependency raises does.
+
+    Raises:
+        TypeError: `read` is no plain function.
+    """
+
+    read: Callable[[HTTPConnection], Any]
+
+    def __post_init__(self) -> None:
+        if not callable(self.read):
+            arguments.refuse("read", "a function of the request", self.read)
+        if is_async(self.read):
+            message = "read must be a plain function; give an async one as a dependency instead"
+            raise TypeError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the arguments of a request come from, by their names."""
+
+    constants: dict[str, Any]
+    readers: tuple[tuple[str, Callable[[HTTPConnection], Any]], ...]
+    dependencies: Mapping[str, Any]
+    """The annotations that FastAPI reads."""
+
+    def signature(self) -> Signature:
+        """Returns what FastAPI reads of a function: a constant is no parameter, and is free."""
+        annotations = {"connection": HTTPConnection, **self.dependencies}
+        return Signature(
+            [
+                Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation)
+                for name, annotation in annotations.items()
+            ]
+        )
+
+
+def read_sources(given: Mapping[str, Any], **read: Any) -> Sources:  # noqa: ANN401
+    """Returns the sources that the arguments of `authorize` name, with those that were read before.
+
+    Raises:
+        TypeError, ValueError: An argument that cannot be used; the message names it.
+    """
+    sources = read | {name: read_source(name, source) for name, source in given.items()}
+    dependencies = {name: each for name, each in sources.items() if get_origin(each) is Annotated}
+    readers = {name: each.read for name, each in sources.items() if isinstance(each, FromRequest)}
+    constants = {
+        name: _READ[name](each) if name in given else each
+        for name, each in sources.items()
+        if name not in dependencies and name not in readers
+    }
+    return Sources(constants, tuple(readers.items()), dependencies)
+
+
+def read_source(argument: str, given: Any) -> Any:  # noqa: ANN401 - a constant is any value
+    """Returns a `FromRequest`, a dependency as `Annotated[..., Depends(...)]`, or a constant.
+
+    Raises:
+        TypeError: A dependency that FastAPI could not call; the message names the argument.
+    """
+    if get_origin(given) is Annotated:
+        return _unwrapped(argument, given)
+    if isinstance(given, FromRequest):
+        return given
+    if isinstance(given, params.Depends) or callable(given):
+        return read_dependency(argument, given)
+    return given
+
+
+def read_dependency(argument: str, given: Any) -> Any:  # noqa: ANN401 - whatever was given
+    """Returns a function or `Depends(...)` as the annotation that FastAPI reads.
+
+    Raises:
+        TypeError: FastAPI could not call it; the message names the argument.
+    """
+    depends = given if isinstance(given, params.Depends) else Depends(given)
+    _check_dependency(argument, depends.dependency)
+    return Annotated[Any, depends]
+
+
+def _unwrapped(argument: str, annotation: Any) -> Any:  # noqa: ANN401 - `Annotated[...]`
+    kind, *metadata = get_args(annotation)
+    sources = [each for each in metadata if isinstance(each, params.Depends | FromRequest)]
+    if not sources:
+        message = (
+            f"{argument} must be Annotated with Depends(...) or a FromRequest; read a header, the "
+            "path or the query in a dependency, a function that has it as a parameter"
+        )
+        raise TypeError(message)
+    source = sources[-1]
+    if isinstance(source, FromRequest):
+        return source
+    if source.dependency is None:
+        _check_dependency(argument, kind)
+        return annotation
+    return read_dependency(argument, source)
+
+
+def _check_dependency(argument: str, dependency: Any) -> None:  # noqa: ANN401 - whatever was given
+    """Raises unless FastAPI can call it for a request."""
+    if not callable(dependency) or get_origin(dependency) is not None:
+        arguments.refuse(argument, DEPENDENCY, dependency)
+    try:
+        parameters = signature(dependency).parameters.values()
+    except (TypeError, ValueError):
+        _refuse_dependency(argument, dependency, "has no signature: wrap it in a function")
+    for parameter in parameters:
+        if parameter.kind in VARIADIC:
+            stars = "*" if parameter.kind is Parameter.VAR_POSITIONAL else "**"
+            why = (
+                f"takes {stars}{parameter.name}, which FastAPI would look for in the query string: "
+                "name its parameters, and give a decorator functools.wraps"
+            )
+            _refuse_dependency(argument, dependency, why)
+
+
+def _refuse_dependency(argument: str, dependency: object, why: str) -> NoReturn:
+    name = getattr(dependency, "__qualname__", None) or type_name(dependency)
+    message = f"{argument} must be a dependency that FastAPI can call; {name} {why}"
+    raise TypeError(message)
+
+
+def _read_field(argument: str) -> Callable[[Any], str]:
+    def read(given: Any) -> str:  # noqa: ANN401 - checked here
+        if not isinstance(given, str):
+            takes = "a str, a dependency (a function or Depends(...)) or a FromRequest"
+            arguments.refuse(argument, takes, given)
+        return _within(argument, given, arguments.MAX_FIELD_BYTES)
+
+    return read
+
+
+def _read_context(given: object) -> None:
+    if given is not None:
+        arguments.refuse("context", f"{DEPENDENCY}, a FromRequest or None", given)
+
+
+def _read_sensitivity(given: object) -> str | None:
+    arguments.check_optional("sensitivity", given)
+    known = RustPolicyCache.OPTIMIZED_TTL
+    if isinstance(given, str) and given not in known:
+        message = f"sensitivity must be one of {', '.join(known)}, not {given!r}"
+        raise ValueError(message)
+    return given if isinstance(given, str) else None
+
+
+def _read_tags(given: object) -> tuple[str, ...]:
+    tags = arguments.read_tags(given)
+    if len(tags) > arguments.MAX_TAGS:
+        message = f"tags must be at most {arguments.MAX_TAGS}: a decision has no more"
+        raise ValueError(message)
+    return tuple(_within("a tag", tag, arguments.MAX_TAG_BYTES) for tag in tags)
+
+
+def read_policy(given: object) -> str:
+    """Returns the name of a policy that is constant in code.
+
+    Raises:
+        TypeError, ValueError: It is no str, or too long.
+    """
+    return _within("policy", arguments.read_policy(given), arguments.MAX_POLICY_BYTES)
+
+
+def _within(argument: str, text: str, limit: int) -> str:
+    """Returns a constant, unless nothing could ever be stored with it."""
+    size = arguments.excess(text, limit)
+    if size is not None:
+        message = f"{argument} must be at most {limit} bytes, not {size}: it is never stored"
+        raise ValueError(message)
+    return text
+
+
+_READ: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "user": _read_field("user"),
+    "action": _read_field("action"),
+    "resource": _read_field("resource"),
+    "context": _read_context,
+    "sensitivity": _read_sensitivity,
+    "tags": _read_tags,
+}
+"""How each constant is read."""
