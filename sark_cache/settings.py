@@ -150,11 +150,8 @@ class CacheSettings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _names_a_server(cls, url: SecretStr | None) -> SecretStr | None:
-        try:
-            urls.parse(url.get_secret_value() if url else "redis://")
-        except ValueError:  # whose message may show a part of what is wrong, such as the password
-            message = "no URL of a server"
-            raise ValueError(message) from None
+        if url is not None:
+            urls.check(url.get_secret_value())
         return url
 
     @property
@@ -210,8 +207,10 @@ def _wrong_line(detail: Mapping[str, Any]) -> str:
     present = _environment()
     variable = next(name for name in variables_of(setting) if name in present)
     takes = next(each for each in SETTINGS[setting].metadata if isinstance(each, Takes))
-    value = "" if setting == "redis_url" else f"={str(detail['input'])[:50]!r}"
-    return f"{variable}{value} must be {takes.words}"
+    if setting == "redis_url":  # the value may hold a password; the reason shows no part of it
+        reason = str(detail["msg"]).removeprefix("Value error, ")
+        return f"{variable} must be {takes.words} ({reason})"
+    return f"{variable}={str(detail['input'])[:50]!r} must be {takes.words}"
 
 
 KUBERNETES = re.compile(

@@ -65,10 +65,10 @@ def _check(url: str) -> None:
     from sark_cache.settings import SETTINGS, Takes  # noqa: PLC0415 - an extra
 
     try:
-        urls.parse(url or "nothing")
-    except ValueError:  # whose message may show a part of what is wrong, such as the password
+        urls.check(url or "nothing")
+    except ValueError as error:
         takes = next(each for each in SETTINGS["redis_url"].metadata if isinstance(each, Takes))
-        message = f"it must be {takes.words}"
+        message = f"it must be {takes.words} ({error})"
         raise typer.BadParameter(message, param_hint="--redis-url") from None
 
 

@@ -114,9 +114,7 @@ def asking(settings: "CacheSettings") -> Generator[None]:
 def why(error: Exception, settings: "CacheSettings") -> str:
     """What an error says, without the passwords."""
     said = f"{type(error).__name__}: {error}"
-    address = urls.parse(url_of(settings))
-    secrets = [address.password, address.options.get("sentinel_password")]
-    for secret in filter(None, secrets):
+    for secret in urls.parse(url_of(settings)).secrets:
         said = said.replace(secret, "***").replace(quote(secret, safe=""), "***")
     return said
 

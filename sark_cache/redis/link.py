@@ -338,16 +338,23 @@ def check_client(client: object) -> str:
     """The package of an asyncio client.
 
     Raises:
-        TypeError: It is no asyncio client of either.
+        TypeError: It is not an asyncio client of either; the message says what to pass.
     """
     library = library_of(client)
-    if library is None:
+    # A pipeline is a client by its class, but queues what it is asked.
+    if library is not None and hasattr(client, "pipeline") and not hasattr(client, "command_stack"):
+        return library
+    if hasattr(client, "connection_class") and hasattr(client, "connection_kwargs"):
         message = (
-            "redis_client must be a URL or a client of redis.asyncio or valkey.asyncio, not "
-            f"{type_name(client)}"
+            f"redis_client is a connection pool ({type_name(client)}): pass a client that uses it, "
+            "redis.asyncio.Redis(connection_pool=pool), or valkey.asyncio.Valkey for one of valkey"
         )
         raise TypeError(message)
-    return library
+    message = (
+        "redis_client must be a URL or a client of redis.asyncio or valkey.asyncio, not "
+        f"{type_name(client)}: pass redis.asyncio.Redis.from_url(url), for example"
+    )
+    raise TypeError(message)
 
 
 def _pool_size(client: Any) -> int:  # noqa: ANN401

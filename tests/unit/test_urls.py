@@ -1,14 +1,22 @@
 """URLs of servers, and the clients that are made from them."""
 
+import contextlib
 import subprocess
 import sys
+import traceback
 
 import pytest
 import redis.asyncio
 import valkey.asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from sark_cache.errors import SettingsError
+from sark_cache.flags import FeatureFlagManager
 from sark_cache.redis import PolicyCache
-from sark_cache.redis.urls import connect, parse
+from sark_cache.redis.urls import connect, connect_blocking, parse
+from sark_cache.settings import CacheSettings
 
 
 def options(url):
@@ -85,12 +93,20 @@ def test_the_other_client_will_do(monkeypatch):
     [
         ("http://host", "must begin with redis://"),
         ("host:6379", "must begin with redis://"),
-        ("", "not nothing://"),
+        ("", "must begin with redis://"),
         ("redis+ring://host", "must begin with redis://"),
         ("redis://:12#34@host", "written %23"),
-        ("redis://host:port", "port between 1 and 65535 after 'host'"),
+        ("redis://host:port", "port between 1 and 65535 after the host"),
         ("redis://host:0", "port between 1 and 65535"),
         ("redis://host:70000", "port between 1 and 65535"),
+        ("redis://host:99999999999999", "port between 1 and 65535"),
+        ("redis://host:٦٣٧٩", "port between 1 and 65535"),
+        ("redis://:secret:6379", "must name a host as host:port"),
+        ("redis://::1/0", "must name a host as host:port"),
+        ("redis://:a[b]c@host", "must have a host; in a password"),
+        ("redis://:sec/ret@host", "must not have an @ after the host"),
+        ("redis://:12?34@host", "must not have an @ after the host"),
+        ("redis://host/" + "9" * 5000, "number of a database"),
         ("redis+sentinel://host", "must name the service"),
         ("redis+sentinel:///main", "must name a host"),
         ("redis+cluster://", "must name a host"),
@@ -123,6 +139,178 @@ def test_a_cache_is_made_from_a_url_or_a_client():
     for wrong in (object(), redis.Redis(), 1):
         with pytest.raises(TypeError, match=r"client of redis.asyncio or valkey.asyncio, not "):
             PolicyCache(wrong)
+
+
+A_CLIENT = r"pass a client that uses it, redis.asyncio.Redis\(connection_pool=pool\)"
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (redis.asyncio.ConnectionPool, A_CLIENT),
+        (redis.asyncio.BlockingConnectionPool, A_CLIENT),
+        (valkey.asyncio.ConnectionPool, A_CLIENT),
+        (redis.ConnectionPool, A_CLIENT),
+        (
+            lambda: redis.asyncio.Sentinel([("host", 26379)]),
+            r"pass redis.asyncio.Redis.from_url\(url\)",
+        ),
+        (lambda: redis.asyncio.Redis().pipeline(), r"pass redis.asyncio.Redis.from_url\(url\)"),
+        (lambda: redis.asyncio.Redis().pubsub(), r"pass redis.asyncio.Redis.from_url\(url\)"),
+        (lambda: redis.asyncio, r"pass redis.asyncio.Redis.from_url\(url\)"),
+    ],
+)
+def test_what_is_no_client_is_refused_at_once_and_the_error_says_what_to_pass(made, message):
+    with pytest.raises(TypeError, match=message):
+        PolicyCache(made())
+
+
+def test_a_pool_for_the_flags_is_refused_at_once():
+    with pytest.raises(TypeError, match="must be a synchronous client, such as"):
+        FeatureFlagManager(redis.ConnectionPool())
+
+
+# Options
+
+OPTIONS = {
+    "health_check_interval=30": 30,
+    "socket_connect_timeout=2": 2.0,
+    "socket_timeout=1.5": 1.5,
+    "socket_keepalive=no": False,
+    "socket_keepalive=1": True,
+    "client_name=a%20b": "a b",
+    "db=1": 1,
+}
+TOPOLOGIES = ["redis://host", "redis+sentinel://host/main", "valkey://host"]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("url", TOPOLOGIES)
+@pytest.mark.parametrize("connected", [lambda *args: connect(*args).client, connect_blocking])
+def test_an_option_means_what_it_means_to_the_client(connected, url, option):
+    client = connected(f"{url}?{option}", 0.05, 0.25)
+    name, _, _ = option.partition("=")
+    value = client.connection_pool.connection_kwargs[name]
+    assert (value, type(value)) == (OPTIONS[option], type(OPTIONS[option]))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_means_what_from_url_makes_of_it(option):
+    ours = connect(f"redis://host?{option}", 0.05, 0.25).client
+    theirs = redis.asyncio.Redis.from_url(f"redis://host?{option}")
+    name, _, _ = option.partition("=")
+    kwargs = [client.connection_pool.connection_kwargs[name] for client in (ours, theirs)]
+    assert kwargs[0] == kwargs[1]
+
+
+def test_the_number_of_connections_is_that_of_the_pool():
+    for url in TOPOLOGIES:
+        pool = connect(f"{url}?max_connections=20", 0.05, 0.25).client.connection_pool
+        assert pool.max_connections == 20
+
+
+async def test_the_options_of_a_cluster_are_read_alike():
+    url = "redis+cluster://127.0.0.1:7001?health_check_interval=30&max_connections=20"
+    connected = connect(url, 0.05, 0.25)
+    [node] = connected.client.nodes_manager.startup_nodes.values()
+    assert node.max_connections == 20
+    assert connected.client.connection_kwargs["health_check_interval"] == 30
+    await connected.close()
+
+
+def test_the_database_of_an_option_goes_before_that_of_the_path_as_in_the_client():
+    _, kwargs = options("redis://host/2?db=1")
+    assert kwargs["db"] == 1
+
+
+def test_a_login_may_be_an_option_and_that_of_the_host_goes_before_it():
+    _, kwargs = options("redis://host?username=me&password=secret")
+    assert (kwargs["username"], kwargs["password"]) == ("me", "secret")
+    _, kwargs = options("redis://you:other@host?username=me&password=secret")
+    assert (kwargs["username"], kwargs["password"]) == ("you", "other")
+
+
+def test_sentinels_are_asked_over_the_same_tls():
+    connected, _ = options("rediss+sentinel://a/main?ssl_ca_certs=/ca.pem")
+    [sentinel] = connected.client.connection_pool.sentinel_manager.sentinels
+    assert sentinel.connection_pool.connection_kwargs["ssl_ca_certs"] == "/ca.pem"
+
+
+WRONG_OPTIONS = [
+    ("health_check_interval=often", "health_check_interval"),
+    ("max_connections=many", "max_connections"),
+    ("colour=red", "colour"),
+    ("db=one", "number of a database"),
+    ("ssl_cert_reqs=perhaps", None),
+]
+
+
+@pytest.mark.parametrize(("option", "named"), WRONG_OPTIONS)
+@pytest.mark.parametrize("url", ["redis://host", "rediss://host", "rediss+sentinel://host/main"])
+def test_a_wrong_option_ends_the_start_and_names_the_variable(monkeypatch, url, option, named):
+    if named is None and not url.startswith("rediss"):
+        pytest.skip("it counts for TLS alone")
+    monkeypatch.setenv("SARK_CACHE_REDIS_URL", f"{url}?{option}")
+    with pytest.raises(SettingsError, match=rf"SARK_CACHE_REDIS_URL must be .*{named or 'option'}"):
+        CacheSettings.from_environment()
+    with pytest.raises(ValueError, match=f"{named or 'option'}"):
+        PolicyCache(f"{url}?{option}")
+
+
+# Passwords
+
+TOKENS = [f"tok{sign}en{number}" for number, sign in enumerate("qxzj")]
+SEPARATORS = [*":/?#[]@%&=, \\", "%2F", "://", "?a=", "&db=", "\u2100", "\n", "::1", "]:", ""]
+
+
+@st.composite
+def passwords(draw):
+    """Passwords that nobody quoted, made of parts that can be found again."""
+    parts = draw(st.lists(st.sampled_from(TOKENS), min_size=1, max_size=4))
+    return "".join(part + draw(st.sampled_from(SEPARATORS)) for part in parts)
+
+
+URLS = [
+    *("redis://:{}@host", "redis://:{}@host:6379/0", "rediss://me:{}@host/1", "redis://:{}"),
+    *("redis+sentinel://:{}@a,b:1/main/0", "redis+cluster://:{}@a,b:70000", "{}@host:6379", "{}"),
+    *(
+        "unix://:{}@/path",
+        "redis://host?password={}",
+        "redis+ring://:{}@host",
+        "redis://:{}@host/x",
+    ),
+    *("redis+sentinel://host/main?sentinel_password={}", "redis://:{}@host?colour=red"),
+]
+
+
+@given(url=st.sampled_from(URLS), password=passwords())
+def test_no_part_of_a_password_is_in_any_message(url, password):
+    url = url.format(password)
+    said = []
+    with contextlib.suppress(ValueError):
+        said.append(repr(parse(url)))
+    for make in (
+        parse,
+        PolicyCache,
+        PolicyCache.from_url,
+        lambda url: CacheSettings(redis_url=url),
+    ):
+        try:
+            made = make(url)
+        except (ValueError, ValidationError) as error:
+            said += [str(error), repr(error), *traceback.format_exception(error)]
+        else:
+            said.append(repr(made))
+            if isinstance(made, CacheSettings) and "@" in url.replace(password, ""):
+                said.append(str(made.redis_address))
+    assert [text for text in said for token in TOKENS if token in text] == []
+
+
+def test_a_password_with_a_slash_is_not_taken_for_a_host():
+    url = "redis://:sec:ret/x@host"
+    with pytest.raises(ValueError, match="%2F") as raised:
+        PolicyCache(url)
+    assert "sec" not in str(raised.value)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
