@@ -8,9 +8,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, HTTPException, Path
+from fastapi import APIRouter, Depends, HTTPException, Path
 
 from sark_cache.errors import FlagError, InvalidationError
+from sark_cache.fastapi.admission import not_forged
 from sark_cache.fastapi.installation import InstallationDep, PolicyCacheDep
 from sark_cache.fastapi.models import (
     Failure,
@@ -28,20 +29,20 @@ UNCONFIRMED: Final[dict[int | str, dict[str, Any]]] = {
     503: {"model": Failure, "description": "Redis does not confirm it; `detail` says what holds."}
 }
 
+CHANGES: Final = [Depends(not_forged)]
+"""What each route needs that changes something."""
+
 admin_router: Final = APIRouter()
 
 
-@admin_router.post("/invalidate", responses=UNCONFIRMED)
+@admin_router.post("/invalidate", dependencies=CHANGES, responses=UNCONFIRMED)
 async def invalidate(cache: PolicyCacheDep, invalidation: Invalidation) -> Invalidated:
     """Revokes the decisions that match all that is given, in every backend."""
     with _confirmed():
         if invalidation.pattern is not None:
             died = await cache.invalidate_pattern(invalidation.pattern)
         else:
-            died = await cache.invalidate(
-                *(invalidation.user_id, invalidation.action, invalidation.resource),
-                tags=invalidation.tags or None,
-            )
+            died = await cache.invalidate(**invalidation.matching())
     return Invalidated(invalidated=died)
 
 
@@ -58,7 +59,7 @@ def rollout(feature: NamedFeature, installation: InstallationDep) -> Rollout:
     return Rollout(feature=feature, percentage=percentage)
 
 
-@admin_router.put("/rollouts/{feature}", responses=UNCONFIRMED)
+@admin_router.put("/rollouts/{feature}", dependencies=CHANGES, responses=UNCONFIRMED)
 def roll_out(feature: NamedFeature, wanted: Percentage, installation: InstallationDep) -> Rollout:
     """Rolls a feature out so far: at once in this process, within a second in all others."""
     with _confirmed():
@@ -66,7 +67,7 @@ def roll_out(feature: NamedFeature, wanted: Percentage, installation: Installati
     return Rollout(feature=feature, percentage=wanted.percentage)
 
 
-@admin_router.post("/rollback", responses=UNCONFIRMED)
+@admin_router.post("/rollback", dependencies=CHANGES, responses=UNCONFIRMED)
 def roll_all_back(installation: InstallationDep) -> Rollouts:
     """Sets every feature that was rolled out to 0 %."""
     with _confirmed():
@@ -74,7 +75,7 @@ def roll_all_back(installation: InstallationDep) -> Rollouts:
     return rollouts(installation)
 
 
-@admin_router.post("/rollback/{feature}", responses=UNCONFIRMED)
+@admin_router.post("/rollback/{feature}", dependencies=CHANGES, responses=UNCONFIRMED)
 def roll_back(feature: NamedFeature, installation: InstallationDep) -> Rollout:
     """Sets a feature to 0 %."""
     with _confirmed():

@@ -1,6 +1,6 @@
 """What the routes of the policy cache take and answer."""
 
-from typing import Annotated, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -56,7 +56,13 @@ class Invalidation(BaseModel):
     user_id: str | None = None
     action: str | None = None
     resource: str | None = None
-    tags: Annotated[list[str], Field(description="One of them is enough to match.")] = []
+    tags: Annotated[
+        list[str] | None,
+        Field(min_length=1, description="One of them is enough to match."),
+    ] = None
+    policy: Annotated[
+        str | None, Field(description="The policy that decided, such as `app:may_read`.")
+    ] = None
     pattern: Annotated[
         Pattern | None,
         Field(description="A Redis glob over `policy:decision:user:action:resource:context`."),
@@ -65,15 +71,17 @@ class Invalidation(BaseModel):
 
     @model_validator(mode="after")
     def _says_what(self) -> Self:
-        fields = [self.user_id, self.action, self.resource, self.tags or None]
-        by_fields = any(field is not None for field in fields)
-        if [by_fields, self.pattern is not None, self.everything].count(True) != 1:
+        if [bool(self.matching()), self.pattern is not None, self.everything].count(True) != 1:
             message = (
-                "give some of user_id, action, resource and tags; or pattern alone; "
+                "give some of user_id, action, resource, tags and policy; or pattern alone; "
                 "or everything: true alone"
             )
             raise ValueError(message)
         return self
+
+    def matching(self) -> dict[str, Any]:
+        """Returns what is given to match decisions by."""
+        return self.model_dump(exclude={"pattern", "everything"}, exclude_none=True)
 
 
 class Invalidated(BaseModel):

@@ -6,8 +6,8 @@ from typing import Final
 
 from fastapi import APIRouter, Depends, Response
 
-from sark_cache import arguments
 from sark_cache.fastapi.admin import admin_router
+from sark_cache.fastapi.admission import only_admins
 from sark_cache.fastapi.installation import InstallationDep, PolicyCacheDep
 from sark_cache.fastapi.models import Health, Metrics, State
 from sark_cache.fastapi.sources import Dependency
@@ -36,7 +36,9 @@ def policy_cache_router(
     | `PUT /rollouts/{feature}` | rolls one out so far |
     | `POST /rollback`, `POST /rollback/{feature}` | sets all of them, or one, to 0 % |
 
-    From `POST /invalidate` on they are there only if `admin` is given, and then behind it.
+    From `POST /invalidate` on they are there only if `admin` is given, and then behind it. Those
+    that change something need a JSON body or the header `X-Requested-With`, with any value: a page
+    of another site cannot have an admin's browser send either.
 
     Health is for dashboards and alerts. Redis counts from the start if it is configured, since
     revocations have to reach it; a cache that never hits can always answer. An app whose Redis is
@@ -49,7 +51,8 @@ def policy_cache_router(
     Args:
         prefix: What the paths begin with.
         admin: A dependency that lets admins pass and raises, a 401 or 403 say, for anybody else.
-            None: there are no admin routes.
+            What it returns is refused with a 403 if it is falsy, such as `False`, but not None: a
+            dependency that only raises returns that. None: there are no admin routes.
         prometheus: Whether there is a route for Prometheus; takes the extra `[prometheus]`. Under
             several workers, see `sark_cache.instrumentation.prometheus`.
         tags: Those of the routes in the OpenAPI schema.
@@ -66,9 +69,7 @@ def policy_cache_router(
 
         router.add_api_route("/metrics/prometheus", exposition, response_class=Response)
     if admin is not None:
-        if not callable(admin):
-            arguments.refuse("admin", "a dependency (a function, not Depends(...)) or None", admin)
-        router.include_router(admin_router, dependencies=[Depends(admin)])
+        router.include_router(admin_router, dependencies=[Depends(only_admins(admin))])
     return router
 
 

@@ -260,16 +260,16 @@ async def test_what_is_no_name_of_a_feature_is_refused(client):
 
 
 async def test_an_admin_rolls_back_one_feature_or_all(client):
-    answer = await client.post(f"{ROUTES}/rollback/rust_cache", headers=ADMIN)
+    answer = await client.post(f"{ROUTES}/rollback/rust_cache", json={}, headers=ADMIN)
     assert answer.json() == {"feature": "rust_cache", "percentage": 0}
     await client.put(f"{ROUTES}/rollouts/rust_opa", json={"percentage": 7}, headers=ADMIN)
-    answer = await client.post(f"{ROUTES}/rollback", headers=ADMIN)
+    answer = await client.post(f"{ROUTES}/rollback", json={}, headers=ADMIN)
     assert answer.json() == {"rollouts": {"rust_cache": 0, "rust_opa": 0}}
 
 
 async def test_a_rollback_moves_requests_to_the_next_backend_at_once(client):
     first = (await read(client, "alice")).json()
-    await client.post(f"{ROUTES}/rollback", headers=ADMIN)
+    await client.post(f"{ROUTES}/rollback", json={}, headers=ADMIN)
     evaluated = [(await read(client, "alice")).json()["evaluation"] for _ in range(2)]
     assert evaluated == [first["evaluation"] + 1, first["evaluation"] + 2], "nothing is cached"
     backends = (await client.get(f"{ROUTES}/health")).json()["backends"]
@@ -558,7 +558,7 @@ def test_there_is_no_default_user():
 
 def test_an_admin_s_dependency_that_is_none_is_refused():
     with pytest.raises(TypeError, match=r"^admin must be a dependency \(a function"):
-        policy_cache_router(admin=Depends(current_user))
+        policy_cache_router(admin=Depends())
 
 
 # Lifespans, apps and sub-applications
@@ -849,7 +849,7 @@ async def test_what_redis_does_not_confirm_is_answered_with_503_and_what_holds(i
         assert "Redis did not confirm" in answer.json()["detail"]
         assert (await client.get(path, headers=ADMIN)).json()["percentage"] == 10, "holds here"
         for path in ("/rollback", "/rollback/rust_cache"):
-            assert (await client.post(ROUTES + path, headers=ADMIN)).status_code == 503
+            assert (await client.post(ROUTES + path, json={}, headers=ADMIN)).status_code == 503
         server.start()
         async with asyncio.timeout(10):
             while (await client.get(f"{ROUTES}/health")).status_code != 200:

@@ -120,7 +120,7 @@ def test_a_rollout_and_its_rollback_move_the_requests_of_both_workers(workers):
     becomes(there, 100)
     natively = [read(each).json() for each in (here, there, here, there)]
     assert [each["by"] for each in natively] == [here.pid, there.pid] * 2, "each has its own"
-    there.post(f"{ROUTES}/rollback", headers=ADMIN)
+    there.post(f"{ROUTES}/rollback", json={}, headers=ADMIN)
     becomes(here, 0)
     first = read(here).json()
     assert read(there).json() == first

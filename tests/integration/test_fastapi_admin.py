@@ -1,0 +1,189 @@
+"""The admin routes: for admins alone, whatever their dependency brings, and for no other site."""
+
+import json
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+import httpx
+import pytest
+from documents_app import ADMIN, admin, create_app
+from fastapi import Depends, FastAPI, Header, Security
+
+from sark_cache.fastapi import FromRequest, policy_cache_lifespan, policy_cache_router
+from sark_cache.settings import CacheSettings
+
+NATIVE = CacheSettings(rust_cache_rollout_pct=100)
+ROUTES = "/policy-cache"
+CHANGING = [
+    ("POST", "/invalidate", {"everything": True}),
+    ("PUT", "/rollouts/rust_cache", {"percentage": 7}),
+    ("POST", "/rollback", {}),
+    ("POST", "/rollback/rust_cache", {}),
+]
+
+
+@asynccontextmanager
+async def running(app):
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://app") as client,
+    ):
+        yield client
+
+
+def behind(dependency):
+    """An app whose admins are told by a dependency."""
+    app = FastAPI(lifespan=policy_cache_lifespan(NATIVE))
+    app.include_router(policy_cache_router(admin=dependency))
+    return app
+
+
+async def answers(app):
+    """What each admin route answers."""
+    asked = [*CHANGING, ("GET", "/rollouts", None), ("GET", "/rollouts/rust_cache", None)]
+    async with running(app) as client:
+        return {
+            (await client.request(method, ROUTES + path, json=body)).status_code
+            for method, path, body in asked
+        }
+
+
+# Who is an admin
+
+
+@pytest.mark.parametrize("brought", [False, 0, "", [], {}, 0.0, ()])
+async def test_an_admin_s_dependency_that_brings_something_falsy_refuses(brought):
+    assert await answers(behind(lambda: brought)) == {403}
+
+
+@pytest.mark.parametrize("brought", [None, True, "root", {"name": "root"}])
+async def test_one_that_brings_nothing_or_somebody_lets_pass(brought):
+    assert await answers(behind(lambda: brought)) == {200}
+
+
+async def test_one_that_brings_what_was_not_awaited_lets_nobody_pass():
+    async def is_admin():
+        return False
+
+    app = behind(lambda: is_admin())  # noqa: PLW0108 - a mistake that is easily made
+    with pytest.warns(RuntimeWarning, match="never awaited"):
+        assert await answers(app) == {500}
+
+
+async def is_signed_in(x_admin: Annotated[bool, Header()] = False) -> bool:  # noqa: FBT002
+    return x_admin
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        Depends(is_signed_in),
+        Security(is_signed_in, scopes=["admin"]),
+        Annotated[bool, Depends(is_signed_in)],
+    ],
+)
+async def test_it_may_be_given_as_fastapi_writes_it(given):
+    async with running(behind(given)) as client:
+        for says, status in (("true", 200), ("false", 403)):
+            answer = await client.get(f"{ROUTES}/rollouts", headers={"x-admin": says})
+            assert answer.status_code == status
+
+
+async def test_tests_may_replace_it():
+    app = behind(is_signed_in)
+    app.dependency_overrides[is_signed_in] = lambda: True
+    assert await answers(app) == {200}
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["root", True, FromRequest(lambda _request: True), Annotated[bool, Header()], Depends()],
+)
+def test_what_is_no_dependency_is_refused_when_the_router_is_made(given):
+    with pytest.raises(TypeError, match=r"^admin must be "):
+        policy_cache_router(admin=given)
+
+
+# What another site can have an admin's browser send
+
+
+FORMS = {
+    "urlencoded": "application/x-www-form-urlencoded",
+    "multipart": "multipart/form-data; boundary=x",
+    "plain text": "text/plain",
+    "plain text that names JSON": "text/plain; application/json",
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("method", "path", "body"), CHANGING)
+async def test_a_form_of_another_site_changes_nothing(form, method, path, body):
+    headers = dict(ADMIN)  # cookies would come with it just so
+    if FORMS[form]:
+        headers["content-type"] = FORMS[form]
+    async with running(create_app(NATIVE)) as client:
+        await client.get("/documents/1", headers={"x-user": "alice"})
+        content = json.dumps(body)
+        answer = await client.request(method, ROUTES + path, content=content, headers=headers)
+        assert answer.status_code in {403, 422}
+        rollouts = (await client.get(f"{ROUTES}/rollouts", headers=ADMIN)).json()
+        assert rollouts == {"rollouts": {"rust_cache": 100, "rust_opa": 0}}
+        assert (await client.get(f"{ROUTES}/metrics")).json()["cache"]["size"] == 1
+
+
+@pytest.mark.parametrize("path", ["/rollback", "/rollback/rust_cache"])
+async def test_a_rollback_without_a_body_says_what_it_needs(path):
+    async with running(create_app(NATIVE)) as client:
+        answer = await client.post(ROUTES + path, headers=ADMIN)
+        assert answer.status_code == 403
+        assert "Content-Type: application/json or the header X-Requested" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "needed",
+    [
+        {"content-type": "application/json"},
+        {"content-type": "Application/JSON; charset=utf-8"},
+        {"content-type": "application/problem+json"},
+        {"x-requested-with": "curl"},
+        {"x-requested-with": ""},
+    ],
+)
+async def test_a_rollback_needs_a_json_body_or_a_header_that_no_form_sends(needed):
+    async with running(create_app(NATIVE)) as client:
+        answer = await client.post(f"{ROUTES}/rollback", headers={**ADMIN, **needed})
+        assert (answer.status_code, answer.json()["rollouts"]["rust_cache"]) == (200, 0)
+
+
+async def test_who_is_no_admin_is_refused_before_anything_is_said_of_forms():
+    async with running(create_app(NATIVE)) as client:
+        for headers, status in (({}, 401), ({"authorization": "Bearer guess"}, 403)):
+            answer = await client.post(f"{ROUTES}/rollback", headers=headers)
+            assert answer.status_code == status
+            assert "X-Requested-With" not in answer.text
+
+
+def test_the_schema_says_what_a_change_needs():
+    app = behind(admin)
+    for method, path, _ in CHANGING:
+        named = path.replace("rust_cache", "{feature}")
+        operation = app.openapi()["paths"][ROUTES + named][method.lower()]
+        assert "X-Requested-With" in {
+            each["name"].title() for each in operation.get("parameters", ())
+        }
+
+
+# What is revoked
+
+
+@pytest.mark.parametrize("unclear", [{}, {"policy": None}, {"tags": []}, {"everything": False}])
+async def test_everything_is_revoked_only_by_that_name(unclear):
+    async with running(create_app(NATIVE)) as client:
+        await client.get("/documents/1", headers={"x-user": "alice"})
+        answer = await client.post(f"{ROUTES}/invalidate", json=unclear, headers=ADMIN)
+        assert answer.status_code == 422
+        everything = {"everything": True}
+        answer = await client.post(f"{ROUTES}/invalidate", json=everything, headers=ADMIN)
+        assert answer.json() == {"invalidated": 1}
