@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, final
 
 from sark_cache.plain import JSON, NotJSONError, plain_mapping, type_name
+from sark_cache.pydantic_schema import make_known
 
 __all__ = ["Decision", "PlainDecision"]
 
@@ -105,3 +106,6 @@ else:
         from sark_cache._native import Decision
     except ImportError:
         Decision: Final = PlainDecision
+
+for _kind in (Decision, PlainDecision):
+    make_known(_kind)

@@ -1,0 +1,85 @@
+"""`Decision` in pydantic: the type of a field, and a value wherever it stands in one."""
+
+import json
+import sys
+
+import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from interpreters import run
+from sark_cache import Decision
+from sark_cache.decision import PlainDecision
+
+FIELDS = {
+    "allow": True,
+    "reason": "größer",
+    "obligations": ["log", {"mask": ["ssn", {"deep": [None, 1.5]}]}],
+    "subject": {"roles": ["analyst"], "teams": {"a": {}, "b": []}},
+    "expires": 1 << 70,
+}
+
+
+@pytest.fixture(params=[Decision, PlainDecision], ids=["compiled", "plain"])
+def kind(request):
+    return request.param
+
+
+def test_it_is_written_as_the_json_that_it_was_made_of(kind):
+    written = TypeAdapter(kind).dump_json(kind(FIELDS))
+    assert json.loads(written) == FIELDS
+
+
+@pytest.mark.parametrize("value", ["obligations", "subject"])
+def test_so_is_each_of_its_values_wherever_it_stands(kind, value):
+    decision = kind(FIELDS)
+    for anything in (TypeAdapter(object), TypeAdapter(dict), TypeAdapter(dict[str, object])):
+        assert json.loads(anything.dump_json({"value": decision[value]})) == {
+            "value": FIELDS[value]
+        }
+        assert json.loads(anything.dump_json(anything.validate_python({"of": decision}))) == {
+            "of": FIELDS
+        }
+
+
+def test_it_may_be_a_field_of_a_model(kind):
+    class Answer(BaseModel):
+        decision: kind
+        earlier: list[kind] = []
+        other: kind | None = None
+
+    given = kind(FIELDS)
+    answer = Answer(decision=given, earlier=[given])
+    assert answer.decision is given, "it is not copied"
+    assert answer.model_dump() == {"decision": FIELDS, "earlier": [FIELDS], "other": None}
+    assert Answer.model_validate_json(answer.model_dump_json()) == answer
+    read = Answer(decision=FIELDS)
+    assert isinstance(read.decision, kind)
+    assert read.decision == FIELDS
+
+
+@pytest.mark.parametrize("wrong", ["allow", 7, None, ["allow"], {1: True}, {"allow": object()}])
+def test_what_is_no_decision_is_no_valid_one(kind, wrong):
+    with pytest.raises(ValidationError):
+        TypeAdapter(kind).validate_python(wrong)
+
+
+def test_its_schema_is_that_of_a_json_object(kind):
+    for mode in ("validation", "serialization"):
+        schema = TypeAdapter(kind).json_schema(mode=mode)
+        assert (schema["type"], schema["title"]) == ("object", "Decision")
+        assert schema.get("additionalProperties", True) is True
+
+
+def test_pydantic_is_not_imported_before_it_asks():
+    assert run(
+        """
+        import sys
+        import sark_cache
+        print(sorted(name for name in sys.modules if name.startswith("pydantic")))
+        """
+    ) == ["[]"]
+
+
+def test_where_there_is_no_pydantic_nothing_is_missing(monkeypatch, kind):
+    monkeypatch.setitem(sys.modules, "pydantic_core", None)
+    assert kind(FIELDS) == FIELDS
