@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, NoReturn
 
 from sark_cache.errors import FlagError
@@ -94,6 +95,7 @@ class FeatureFlagManager:
         self._asked_for: Final[set[str]] = set()
         self._faults: Final = FaultLog("flag")
         self._watch: Watch[FeatureFlagManager] | None = None
+        self._client: SynchronousClient | None = None
         self._provider: Provider | None = None
         self._closed = False
         self.complete(redis_client, initial=initial, openfeature_client=openfeature_client)
@@ -139,6 +141,29 @@ class FeatureFlagManager:
         if percentage is None:
             percentage = self._initial.get(feature)
         return self._ask_for(feature) if percentage is None else percentage
+
+    def was_set(self, feature: str) -> bool:
+        """Returns whether a percentage was ever set, here or in Redis as far as this process knows.
+
+        Distinguishes a feature that was set to 0 from one that nobody has touched. What `initial`
+        says counts for nothing.
+        """
+        return feature in self._known
+
+    @property
+    def has_provider(self) -> bool:
+        """Whether an OpenFeature client decides."""
+        return self._provider is not None
+
+    @property
+    def redis(self) -> SynchronousClient | None:
+        """The client that it was given, as in SARK."""
+        return self._client
+
+    @property
+    def rollout_pct(self) -> Mapping[str, int]:
+        """What `get_all_rollouts` returns, read-only, under the name that SARK has for it."""
+        return MappingProxyType(self.get_all_rollouts())
 
     def get_all_rollouts(self) -> dict[str, int]:
         """The percentage of every feature that was set, here or where this process looked."""
@@ -196,6 +221,7 @@ class FeatureFlagManager:
             self._initial.update(initial or {})
         if redis_client is not None and self._watch is None:
             store = FlagStore(redis_client)
+            self._client = redis_client
             self._watch = Watch(
                 self,
                 lambda flags: FeatureFlagManager._look(flags, store),

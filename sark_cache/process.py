@@ -1,9 +1,9 @@
 """The caches of this process: one of each kind, made when first asked for, and linked."""
 
-import os
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
+from sark_cache.defaults import settings_in_force
 from sark_cache.linked import (
     LinkedNullPolicyCache,
     LinkedPolicyCache,
@@ -14,7 +14,8 @@ from sark_cache.native import RustPolicyCache
 from sark_cache.redis import PolicyCache
 from sark_cache.watch import lock_across_forks
 
-URL_VARIABLE = "SARK_CACHE_REDIS_URL"
+if TYPE_CHECKING:
+    from sark_cache.settings import CacheSettings
 
 Cache = TypeVar("Cache", LinkedRustPolicyCache, LinkedPolicyCache, LinkedNullPolicyCache)
 
@@ -29,42 +30,95 @@ def get_rust_policy_cache(
     ttl_seconds: float | None = None,
     enabled: bool = True,  # noqa: FBT001, FBT002 - the signature is SARK's
 ) -> RustPolicyCache:
-    """The native cache of this process, made at the first call, and anew once it was closed.
+    """The native cache of this process, made at the first call from the settings in force.
+
+    To close it leaves it usable, as SARK's callers expect; `close_policy_caches` ends it.
 
     Args:
-        max_size: The most entries; None: 10,000.
-        ttl_seconds: How long an entry lives by default, in seconds; None: 300.
-        enabled: Whether it serves.
+        max_size: The most entries; None: as the settings say, 10,000 at first.
+        ttl_seconds: How long an entry lives by default, in seconds; None: as the settings say, 300
+            at first.
+        enabled: Whether it serves, if the settings say so, too.
 
     The arguments count when the cache is made; later calls return it as it is.
 
     Raises:
         RuntimeError: The compiled module is not available.
+        SettingsError: The environment holds wrong settings; the message names the variables.
     """
-    return one(LinkedRustPolicyCache, lambda: LinkedRustPolicyCache(max_size, ttl_seconds, enabled))
+
+    def make() -> LinkedRustPolicyCache:
+        settings = settings_in_force()
+        if settings is None:
+            return LinkedRustPolicyCache(max_size, ttl_seconds, enabled)
+        return native_of(settings, max_size, ttl_seconds, enabled=enabled)
+
+    return one(LinkedRustPolicyCache, make)
 
 
 def get_policy_cache(
     ttl_seconds: float | None = None,
     enabled: bool = True,  # noqa: FBT001, FBT002 - the signature is SARK's
 ) -> PolicyCache:
-    """The Redis cache of this process, made at the first call, and anew once it was closed.
+    """The Redis cache of this process, made at the first call from the settings in force.
 
-    It is on the server that the environment variable `SARK_CACHE_REDIS_URL` names, or else on
-    `redis://localhost:6379/0`.
+    It is on the server that the settings name (`SARK_CACHE_REDIS_URL`), or else on
+    `redis://localhost:6379/0`. To close it leaves it usable, as SARK's callers expect;
+    `close_policy_caches` ends it.
 
     Args:
-        ttl_seconds: How long an entry lives by default, in seconds; None: 300.
-        enabled: Whether it serves.
+        ttl_seconds: How long an entry lives by default, in seconds; None: as the settings say, 300
+            at first.
+        enabled: Whether it serves, if the settings say so, too.
 
     The arguments count when the cache is made; later calls return it as it is.
 
     Raises:
         ImportError: Neither redis-py nor valkey-py is installed.
-        ValueError: The variable holds no URL of a server.
+        SettingsError: The environment holds wrong settings; the message names the variables.
     """
-    url = os.environ.get(URL_VARIABLE)
-    return one(LinkedPolicyCache, lambda: LinkedPolicyCache(url, ttl_seconds, enabled))
+
+    def make() -> LinkedPolicyCache:
+        settings = settings_in_force()
+        if settings is None:
+            return LinkedPolicyCache(None, ttl_seconds, enabled)
+        return redis_of(settings, ttl_seconds, enabled=enabled)
+
+    return one(LinkedPolicyCache, make)
+
+
+def native_of(
+    settings: "CacheSettings",
+    max_size: int | None = None,
+    ttl_seconds: float | None = None,
+    *,
+    enabled: bool = True,
+) -> LinkedRustPolicyCache:
+    """Makes a native cache from settings, but for what is given."""
+    return LinkedRustPolicyCache(
+        settings.cache_max_size if max_size is None else max_size,
+        settings.cache_ttl if ttl_seconds is None else ttl_seconds,
+        settings.enabled and enabled,
+        settings.use_optimized_ttl,
+        stale_while_revalidate=settings.stale_while_revalidate,
+        max_bytes=settings.cache_max_bytes,
+        eviction=settings.cache_eviction,
+    )
+
+
+def redis_of(
+    settings: "CacheSettings", ttl_seconds: float | None = None, *, enabled: bool = True
+) -> LinkedPolicyCache:
+    """Makes a Redis cache from settings, but for what is given."""
+    return LinkedPolicyCache(
+        settings.redis_url.get_secret_value() if settings.redis_url else None,
+        settings.cache_ttl if ttl_seconds is None else ttl_seconds,
+        settings.enabled and enabled,
+        settings.stale_while_revalidate,
+        settings.use_optimized_ttl,
+        connect_timeout=settings.redis_connect_timeout,
+        command_timeout=settings.redis_command_timeout,
+    )
 
 
 def one(kind: type[Cache], make: Callable[[], Cache]) -> Cache:

@@ -1,5 +1,8 @@
 """Which cache answers for a user: the native one, else Redis, else one that never hits.
 
+Where no rollout was ever set everybody is served alike: by Redis if there is one, else by the
+native cache.
+
 The caches are those of this process, made from `CacheSettings` and linked: a revocation through one
 of them reaches all. To choose costs about a microsecond and no round trip: rollout percentages and
 whether Redis can be reached are looked at in the background, twice and once a second.
@@ -9,20 +12,21 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sark_cache import arguments
+from sark_cache import arguments, defaults
 from sark_cache.compiled import is_rust_cache_available
 from sark_cache.faults import FaultLog
-from sark_cache.flags import FeatureFlagManager, get_feature_flag_manager
+from sark_cache.flags import EVERYBODY, FeatureFlagManager, get_feature_flag_manager
 from sark_cache.linked import (
     LinkedNullPolicyCache,
     LinkedPolicyCache,
     LinkedRustPolicyCache,
     ProcessCache,
 )
-from sark_cache.process import caches, one
+from sark_cache.process import caches, native_of, one, redis_of
 from sark_cache.redis.link import told
 from sark_cache.redis.urls import connect_blocking
 from sark_cache.watch import Watch, lock_across_forks
+from sark_cache.workers import several_workers
 
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
@@ -52,6 +56,7 @@ class Selection:
     def __init__(self, settings: "CacheSettings") -> None:
         self.settings: Final = settings
         self._may_be_native: Final = settings.use_rust_cache and is_rust_cache_available()
+        self._is_rollout_given: Final = settings.rust_cache_rollout_pct is not None
         self._faults: Final = FaultLog("redis")
         self._logged: Final[set[Choice]] = set()
         self._told: Final[set[tuple[str, int]]] = set()
@@ -60,7 +65,7 @@ class Selection:
         self._server: Final = _Server(settings)
         self.flags: Final[FeatureFlagManager] = get_feature_flag_manager(
             initial={
-                FEATURE: settings.rust_cache_rollout_pct,
+                FEATURE: EVERYBODY if (given := settings.rust_cache_rollout_pct) is None else given,
                 "rust_opa": settings.rust_opa_rollout_pct,
             }
         )
@@ -112,6 +117,7 @@ class Selection:
     def close(self) -> None:
         """Ends the looks in the background, those for percentages as well."""
         self.closed = True
+        defaults.take_out_of_force(self.settings)
         self.flags.close()
         if self._watch is not None:
             self._watch.close()
@@ -125,17 +131,28 @@ class Selection:
     def _backend(self, user_id: str, percentage: int) -> str:
         if not isinstance(user_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             arguments.refuse("user_id", "a str", user_id)
-        if self._may_be_native and self.flags.includes(user_id, FEATURE, percentage):
+        if self._may_be_native and self._is_in(user_id, percentage):
             return "native"
         return "redis" if self._is_redis_there() else "none"
 
+    def _is_in(self, user_id: str, percentage: int) -> bool:
+        if self._watch is not None and self._is_untouched():
+            return self.flags.has_provider and self.flags.includes(user_id, FEATURE, 0)
+        return self.flags.includes(user_id, FEATURE, percentage)
+
+    def _is_untouched(self) -> bool:
+        """Whether no percentage was ever set, by a setting or a flag: everybody is served alike."""
+        return not (self._is_rollout_given or self.flags.was_set(FEATURE))
+
     def _explained(self, backend: str, percentage: int) -> Choice:
+        untouched = self._is_untouched()
         if backend == "native":
-            return Choice(backend, f"{percentage} % of users are in")
-        if not self.settings.use_rust_cache:
-            without_native = "the native cache is switched off (SARK_CACHE_USE_RUST_CACHE)"
-        elif not is_rust_cache_available():
-            without_native = "the compiled module is not available"
+            all_in = "no rollout was ever set, so everybody is in"
+            return Choice(backend, all_in if untouched else f"{percentage} % of users are in")
+        if not self._may_be_native:
+            without_native = _why_not_native(self.settings)
+        elif untouched:
+            without_native = "no rollout was ever set, so Redis serves everybody"
         else:
             without_native = f"the user is not among the {percentage} % that are in"
         if backend == "redis":
@@ -148,31 +165,10 @@ class Selection:
         return self._watch is not None and self._reached
 
     def _make_native(self) -> LinkedRustPolicyCache:
-        settings = self.settings
-        return LinkedRustPolicyCache(
-            settings.cache_max_size,
-            settings.cache_ttl,
-            settings.enabled,
-            settings.use_optimized_ttl,
-            stale_while_revalidate=settings.stale_while_revalidate,
-            max_bytes=settings.cache_max_bytes,
-            eviction=settings.cache_eviction,
-        )
+        return native_of(self.settings)
 
     def _redis(self) -> LinkedPolicyCache:
-        settings = self.settings
-        return one(
-            LinkedPolicyCache,
-            lambda: LinkedPolicyCache(
-                settings.redis_url.get_secret_value() if settings.redis_url else None,
-                settings.cache_ttl,
-                settings.enabled,
-                settings.stale_while_revalidate,
-                settings.use_optimized_ttl,
-                connect_timeout=settings.redis_connect_timeout,
-                command_timeout=settings.redis_command_timeout,
-            ),
-        )
+        return one(LinkedPolicyCache, lambda: redis_of(self.settings))
 
     @staticmethod
     def _null() -> LinkedNullPolicyCache:
@@ -247,7 +243,7 @@ def get_selection() -> Selection:
         if _selection is None or _selection.closed:
             from sark_cache.settings import CacheSettings  # noqa: PLC0415 - an extra
 
-            _selection = Selection(CacheSettings.from_environment())
+            _selection = _begun(CacheSettings.from_environment())
         return _selection
 
 
@@ -255,10 +251,67 @@ def use_settings(settings: "CacheSettings") -> Selection:
     """Makes the selection of this process anew, from these settings."""
     global _selection  # noqa: PLW0603
     with _lock:
-        if _selection is not None:
-            _selection.close()
-        _selection = Selection(settings)
+        before, _selection = _selection, None
+        if before is not None:
+            before.close()
+        _selection = _begun(settings, None if before is None else before.settings)
         return _selection
+
+
+def _begun(settings: "CacheSettings", before: "CacheSettings | None" = None) -> Selection:
+    """Begins a selection, and logs where its settings fall short, unless they are as before."""
+    defaults.put_in_force(settings)
+    falls_short = shortcoming(settings, settings.rust_cache_rollout_pct)
+    if falls_short is not None and settings != before:
+        logger.warning("sark-cache: %s", falls_short)
+    return Selection(settings)
+
+
+def shortcoming(settings: "CacheSettings", rollout: int | None) -> str | None:
+    """Returns what a service with these settings does not do and may be expected to, or None.
+
+    It caches nothing; or native caches of several processes do not know of each other.
+
+    Args:
+        settings: The settings.
+        rollout: The percentage of users that were given the native cache; None: never set.
+    """
+    if not settings.enabled:
+        return "nothing is cached: caches are switched off (SARK_CACHE_ENABLED)"
+    has_redis = settings.redis_url is not None
+    has_native = settings.use_rust_cache and is_rust_cache_available()
+    if not has_redis and not has_native:
+        return (
+            f"nothing is cached: {_why_not_native(settings)}, and no Redis is configured "
+            "(SARK_CACHE_REDIS_URL)"
+        )
+    if not has_redis and rollout == 0 and not get_feature_flag_manager().has_provider:
+        return (
+            f"nothing is cached: {FEATURE} is rolled out to nobody and no Redis is configured. "
+            "Leave SARK_CACHE_RUST_CACHE_ROLLOUT_PCT out, or set SARK_CACHE_REDIS_URL"
+        )
+    is_native_used = has_native and (bool(rollout) or (rollout is None and not has_redis))
+    several = several_workers() if is_native_used and settings.tiered is not False else None
+    return None if several is None else _apart(settings, several)
+
+
+def _why_not_native(settings: "CacheSettings") -> str:
+    if not settings.use_rust_cache:
+        return "the native cache is switched off (SARK_CACHE_USE_RUST_CACHE)"
+    return "the compiled module is not available"
+
+
+def _apart(settings: "CacheSettings", several: str) -> str:
+    """What native caches of several processes do to revocations, and what to do about it."""
+    if settings.redis_url is None:
+        cure = "set SARK_CACHE_REDIS_URL for a cache that they share"
+    else:
+        cure = "leave SARK_CACHE_RUST_CACHE_ROLLOUT_PCT out for Redis to serve everybody"
+    return (
+        f"this service runs as several processes ({several}), each with a native cache of its own: "
+        "what is revoked in one is served by the others until its time to live is over, "
+        f"{settings.cache_ttl:g} s by default; {cure}, or SARK_CACHE_TIERED=false if that is meant"
+    )
 
 
 def create_policy_cache(
@@ -269,9 +322,12 @@ def create_policy_cache(
 
     Native if settings switch it on (`SARK_CACHE_USE_RUST_CACHE`), the compiled module is there and
     the user is in the rollout of `rust_cache`; Redis if `SARK_CACHE_REDIS_URL` is set and it can be
-    reached. Ask for each request: a rollout moves while the service runs. The caches are those of
-    `get_rust_policy_cache` and `get_policy_cache`, so nothing is made after the first call; which
-    was chosen and why is logged at INFO, once for each reason.
+    reached. Where no rollout was ever set, Redis serves everybody if it is configured, else the
+    native cache does. Ask for each request: a rollout moves while the service runs.
+
+    The caches are those of `get_rust_policy_cache` and `get_policy_cache`, so nothing is made after
+    the first call. Which was chosen and why is logged at INFO, once for each reason. Where nothing
+    is cached, or native caches of several processes are apart, that is logged at WARNING, once.
 
     A revocation through any of them reaches all of them.
 

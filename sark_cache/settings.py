@@ -121,10 +121,18 @@ class CacheSettings(BaseSettings):
     cleanup_interval: Seconds = Field(
         default=60.0, description="The pause between two cleanups, in seconds."
     )
-    rust_cache_rollout_pct: Percentage = Field(
-        default=0,
+    tiered: Annotated[bool | None, Takes("true or false")] = Field(
+        default=None,
+        description="`false` says that native caches may serve what another process revoked until "
+        "its time to live is over, or that there is no other process: no warning is logged then.",
+    )
+    rust_cache_rollout_pct: Annotated[
+        int | None, Field(ge=0, le=100), Takes("an integer from 0 to 100")
+    ] = Field(
+        default=None,
         description="The percentage of users that get the native cache until one is set with a "
-        "feature flag, here or in Redis.",
+        "feature flag, here or in Redis. None: everybody is served by Redis if there is one, else "
+        "by the native cache.",
     )
     rust_opa_rollout_pct: Percentage = Field(
         default=0, description="The same for the feature rust_opa."

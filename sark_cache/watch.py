@@ -39,6 +39,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_count_fork)
 
 
+def forks() -> int:
+    """Returns how many forks lie between this process and the first one that imported this."""
+    return _forks
+
+
 def lock_across_forks() -> threading.Lock:
     """A lock that a forked child never inherits taken by a thread that is gone.
 

@@ -10,8 +10,8 @@ import typer
 
 from sark_cache.cli.outcomes import ExitCode, FailureError
 from sark_cache.cli.output import complain
+from sark_cache.defaults import URL_VARIABLE
 from sark_cache.errors import SettingsError
-from sark_cache.process import URL_VARIABLE
 
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings

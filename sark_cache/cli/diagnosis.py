@@ -10,7 +10,7 @@ from sark_cache.cli.installed import Native, check_native, extras, versions
 from sark_cache.cli.outcomes import FailureError
 from sark_cache.cli.rollouts import Rollout, initial
 from sark_cache.flags import INITIAL
-from sark_cache.selection import FEATURE, Choice
+from sark_cache.selection import FEATURE, Choice, shortcoming
 
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
@@ -93,16 +93,13 @@ def _look(found: Diagnosis, settings: "CacheSettings") -> None:
         found.warnings += found.redis.warnings
     if found.user is not None:
         found.choice = choose(settings, found.user, found.redis)
-    percentage = found.rollouts[FEATURE].percentage
-    if not settings.enabled:
-        found.warnings.append("every request misses: caches are switched off (SARK_CACHE_ENABLED)")
-    elif percentage and not settings.use_rust_cache:
+    rollout = found.rollouts[FEATURE]
+    percentage = None if rollout.source == "never set" else rollout.percentage
+    if settings.enabled and percentage and not settings.use_rust_cache:
         found.warnings.append(
             f"{FEATURE} is rolled out to {percentage} % of users, none of whom gets it: it is "
             "switched off (SARK_CACHE_USE_RUST_CACHE)"
         )
-    elif not percentage and settings.redis_url is None:
-        found.warnings.append(
-            f"nothing is cached: {FEATURE} is rolled out to nobody and no Redis is configured. Set "
-            "SARK_CACHE_RUST_CACHE_ROLLOUT_PCT or SARK_CACHE_REDIS_URL"
-        )
+    falls_short = shortcoming(settings, percentage)
+    if falls_short is not None:
+        found.warnings.append(falls_short)

@@ -170,8 +170,12 @@ def _move(
     title(out, f"Set in Redis at {settings.redis_address}; processes see it within a second")
     rows(
         out,
-        {name: f"{percentage} % of users, before that {before.get(name, '?')} %" for name in named},
+        {name: f"{percentage} % of users, {_told(before.get(name, '?'))}" for name in named},
     )
+
+
+def _told(before: int | str | None) -> str:
+    return "never set before" if before is None else f"before that {before} %"
 
 
 def _every(client: Any, settings: "CacheSettings", faults: list[str]) -> list[str]:  # noqa: ANN401
@@ -186,13 +190,18 @@ def _every(client: Any, settings: "CacheSettings", faults: list[str]) -> list[st
         return list(INITIAL)
 
 
-def _before(client: Any, features: list[str], settings: "CacheSettings") -> dict[str, int]:  # noqa: ANN401
-    """The percentages that features had, if they can be read: to set them is what matters."""
+def _before(client: Any, features: list[str], settings: "CacheSettings") -> dict[str, int | None]:  # noqa: ANN401
+    """The percentages that features had, None: never set. To set them is what matters.
+
+    Empty if they cannot be read.
+    """
     try:
         found = rollouts.read(client, features, settings)
     except Exception:  # noqa: BLE001 - whatever the client raises
         return {}
-    return {name: one.percentage for name, one in found.items()}
+    return {
+        name: None if one.source == "never set" else one.percentage for name, one in found.items()
+    }
 
 
 def _check(feature: str) -> None:

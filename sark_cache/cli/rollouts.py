@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sark_cache.cli.servers import why
 from sark_cache.errors import FlagError
 from sark_cache.flag_store import KEY_PREFIX, percentage_in
-from sark_cache.flags import INITIAL
+from sark_cache.flags import EVERYBODY, INITIAL
 
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
@@ -23,7 +23,7 @@ class Rollout:
 
     percentage: int
     source: str
-    """`redis`, where it was set; or what holds until then: `settings` or `default`."""
+    """`redis`, where it was set; or what holds until then: `settings`, `default` or `never set`."""
     problem: str | None = None
     """Why what Redis holds is no percentage."""
 
@@ -34,6 +34,7 @@ class Rollout:
             "redis": "set in Redis",
             "settings": "from the settings, until it is set in Redis",
             "default": "the default, until it is set in Redis",
+            "never set": "no percentage was ever set: Redis serves everybody",
         }[self.source]
         return f"{self.percentage} % of users ({source})"
 
@@ -41,8 +42,10 @@ class Rollout:
 def initial(feature: str, settings: "CacheSettings") -> Rollout:
     """What holds until a percentage is set in Redis."""
     setting = SETTING_OF.get(feature, "")
-    source = "settings" if setting in settings.model_fields_set else "default"
-    return Rollout(int(getattr(settings, setting, 0)), source)
+    given = getattr(settings, setting, 0)
+    if given is None:
+        return Rollout(EVERYBODY, "never set")
+    return Rollout(given, "settings" if setting in settings.model_fields_set else "default")
 
 
 def read(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from sark_cache.cli.outcomes import ExitCode, FailureError
-from sark_cache.process import URL_VARIABLE
+from sark_cache.defaults import URL_VARIABLE
 from sark_cache.redis import urls
 
 if TYPE_CHECKING:

@@ -42,8 +42,9 @@ def test_it_finds_what_is_installed():
 
 
 def test_where_nothing_is_cached_it_warns():
-    [warning] = doctor()["warnings"]
+    [warning] = doctor(SARK_CACHE_RUST_CACHE_ROLLOUT_PCT="0")["warnings"]
     assert "nothing is cached" in warning
+    assert doctor()["warnings"] == []
     assert doctor(SARK_CACHE_RUST_CACHE_ROLLOUT_PCT="5")["warnings"] == []
 
 
@@ -281,7 +282,7 @@ def test_a_rollout_that_is_no_percentage_is_a_problem(fresh_redis):
     fresh_redis.command("SET", "feature_flag:rust_cache", "many")
     found = doctor(**{URL: fresh_redis.url})
     assert len(found["problems"]) == 2
-    assert found["rollouts"]["rust_cache"]["percentage"] == 0
+    assert found["rollouts"]["rust_cache"]["percentage"] == 100  # as if it was never set
 
 
 BACKENDS = [
@@ -302,7 +303,7 @@ def test_it_says_which_backend_answers_for_a_user_and_why(
 
 
 def test_without_redis_who_is_not_in_has_no_cache():
-    told = sark_cache("doctor", "--user", "alice").out
+    told = sark_cache("doctor", "--user", "alice", SARK_CACHE_RUST_CACHE_ROLLOUT_PCT="0").out
     assert "Backend for alice\n  none  the user is not among the 0 % that are in; no Redis" in told
 
 

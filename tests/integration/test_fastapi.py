@@ -674,7 +674,7 @@ def test_a_forked_child_of_a_running_app_has_a_policy_cache_of_its_own():
         from sark_cache.settings import CacheSettings
 
         async def live(ttl, meanwhile):
-            settings = CacheSettings(rust_cache_rollout_pct=100, cache_ttl=ttl)
+            settings = CacheSettings(tiered=False, cache_ttl=ttl)
             app = FastAPI(lifespan=policy_cache_lifespan(settings))
             async with app.router.lifespan_context(app):
                 cache = app._sark_cache[-1].cache

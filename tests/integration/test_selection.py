@@ -60,41 +60,120 @@ def without_compiled_module(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    ("available", "enabled", "flagged", "redis"),
-    list(itertools.product([True, False], [True, False], [True, False], ["up", "down", "not set"])),
-)
-def test_every_combination_has_its_backend(
-    fresh_redis, without_compiled_module, available, enabled, flagged, redis
-):
-    settings = {
-        "SARK_CACHE_USE_RUST_CACHE": str(enabled),
-        "SARK_CACHE_RUST_CACHE_ROLLOUT_PCT": "100" if flagged else "0",
+def chosen_by(settings, path=None):
+    """What a process of its own chooses for alice, whether it could be native, and what it logs."""
+    variables = {
+        name: value for name, value in os.environ.items() if not name.startswith("SARK_CACHE_")
     }
-    if redis != "not set":
-        settings["SARK_CACHE_REDIS_URL"] = fresh_redis.url if redis == "up" else NOBODY
-    if not available:
-        settings["PYTHONPATH"] = str(without_compiled_module)
+    if path is not None:
+        variables["PYTHONPATH"] = str(path)
     run = subprocess.run(
         [sys.executable, "-P", "-c", CHOOSE],
-        env={**os.environ, **settings},
+        env=variables | settings,
         capture_output=True,
         text=True,
         check=True,
     )
-    backend, was_available, logged = json.loads(run.stdout)
-    native = available and enabled and flagged
+    assert run.stderr == ""
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize(
+    ("available", "enabled", "rollout", "redis"),
+    list(
+        itertools.product(
+            [True, False], [True, False], [None, "100", "0"], ["up", "down", "not set"]
+        )
+    ),
+)
+def test_every_combination_has_its_backend(
+    fresh_redis, without_compiled_module, available, enabled, rollout, redis
+):
+    settings = {"SARK_CACHE_USE_RUST_CACHE": str(enabled)}
+    if rollout is not None:
+        settings["SARK_CACHE_RUST_CACHE_ROLLOUT_PCT"] = rollout
+    if redis != "not set":
+        settings["SARK_CACHE_REDIS_URL"] = fresh_redis.url if redis == "up" else NOBODY
+    path = None if available else without_compiled_module
+    backend, was_available, logged = chosen_by(settings, path)
+    is_in = rollout == "100" or (rollout is None and redis == "not set")
+    native = available and enabled and is_in
     assert was_available is available
     assert backend == ("native" if native else "redis" if redis == "up" else "none")
     [message] = [text for level, text in logged if text.startswith("policy cache: ")]
     assert message.startswith(f"policy cache: {backend}: ")
     assert "alice" not in str(logged)
-    if not native:
+    if rollout is None and available and enabled:
+        assert "no rollout was ever set" in message
+    elif not native:
         why = "switched off" if not enabled else "compiled" if not available else "0 % that are in"
         assert why in message
     if backend == "none":
         assert ("cannot be reached" if redis == "down" else "no Redis is configured") in message
-    assert run.stderr == ""
+    caches_nothing = redis == "not set" and not native
+    warnings = [text for level, text in logged if level == "WARNING" and "sark-cache" in text]
+    assert len(warnings) == caches_nothing
+    assert all("nothing is cached" in text for text in warnings)
+
+
+@pytest.mark.parametrize("percentage", [0, 100])
+def test_a_percentage_that_was_set_in_redis_rules(fresh_redis, percentage):
+    fresh_redis.command("SET", "feature_flag:rust_cache", str(percentage))
+    backend, _, _ = chosen_by({"SARK_CACHE_REDIS_URL": fresh_redis.url})
+    assert backend == ("native" if percentage else "redis")
+
+
+def test_what_is_switched_off_is_warned_of(fresh_redis):
+    off = {"SARK_CACHE_ENABLED": "false", "SARK_CACHE_REDIS_URL": fresh_redis.url}
+    _, _, logged = chosen_by(off)
+    [warning] = [text for level, text in logged if level == "WARNING"]
+    assert "nothing is cached" in warning
+    assert "SARK_CACHE_ENABLED" in warning
+
+
+SEVERAL = {"WEB_CONCURRENCY": "4"}
+
+
+def test_native_caches_of_several_workers_are_warned_of_once(fresh_redis):
+    backend, _, logged = chosen_by(SEVERAL)
+    assert backend == "native"
+    [warning] = [text for level, text in logged if level == "WARNING"]
+    assert "WEB_CONCURRENCY=4" in warning
+    assert "SARK_CACHE_REDIS_URL" in warning
+    native_by_setting = {"SARK_CACHE_RUST_CACHE_ROLLOUT_PCT": "5"}
+    with_redis = {"SARK_CACHE_REDIS_URL": fresh_redis.url}
+    _, _, logged = chosen_by(SEVERAL | native_by_setting | with_redis)
+    assert any("WEB_CONCURRENCY=4" in text for level, text in logged if level == "WARNING")
+    for is_fine in (with_redis, {"SARK_CACHE_TIERED": "false"}, {"WEB_CONCURRENCY": "1"}):
+        _, _, logged = chosen_by(SEVERAL | is_fine)
+        assert not [text for level, text in logged if level == "WARNING"]
+
+
+async def test_a_rollout_that_is_set_while_the_service_runs_begins_to_rule(settled, fresh_redis):
+    chosen = settled(redis_url=fresh_redis.url)
+    assert chosen.choose("alice") == ("redis", "no rollout was ever set, so Redis serves everybody")
+    assert chosen.flags.get_rollout_pct("rust_cache") == 100
+    assert not chosen.flags.was_set("rust_cache")
+    chosen.flags.set_rollout_pct("rust_cache", 100)
+    assert chosen.choose("alice") == ("native", "100 % of users are in")
+    chosen.flags.rollback("rust_cache")
+    assert chosen.flags.was_set("rust_cache")
+    assert chosen.choose("alice").backend == "redis"
+
+
+async def test_a_rollback_takes_everybody_off_where_nothing_was_ever_set(settled):
+    chosen = settled()
+    assert chosen.choose("alice") == ("native", "no rollout was ever set, so everybody is in")
+    chosen.flags.rollback_all()
+    assert chosen.choose("alice").backend == "none"
+
+
+async def test_settings_that_stay_are_warned_of_once(settled, caplog):
+    for _ in range(2):
+        settled(rust_cache_rollout_pct=0)
+    assert caplog.text.count("nothing is cached") == 1
+    settled(use_rust_cache=False)
+    assert caplog.text.count("nothing is cached") == 2
 
 
 @pytest.fixture
@@ -132,14 +211,7 @@ def settled(fresh_process):
 
 def test_the_first_choice_of_a_process_knows_the_rollout_that_redis_has(fresh_redis):
     fresh_redis.command("SET", "feature_flag:rust_cache", "100")
-    run = subprocess.run(
-        [sys.executable, "-P", "-c", CHOOSE],
-        env={**os.environ, "SARK_CACHE_REDIS_URL": fresh_redis.url},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    backend, _, _ = json.loads(run.stdout)
+    backend, _, _ = chosen_by({"SARK_CACHE_REDIS_URL": fresh_redis.url})
     assert backend == "native"
 
 
@@ -175,7 +247,8 @@ def test_wrong_settings_fail_at_the_start_with_the_name_of_the_variable(fresh_pr
     with pytest.raises(SettingsError, match="SARK_CACHE_CACHE_TTL"):
         create_policy_cache("alice")
     monkeypatch.setenv("SARK_CACHE_CACHE_TTL", "60")
-    assert create_policy_cache("alice").backend == "none"
+    cache = create_policy_cache("alice")
+    assert (cache.backend, cache.ttl_seconds) == ("native", 60)
 
 
 async def test_a_revocation_through_one_cache_reaches_all(settled, fresh_redis):
@@ -294,7 +367,7 @@ def test_without_pydantic_settings_one_is_told_how_to_get_it(fresh_process, monk
 
 
 async def test_switched_off_it_serves_nothing_also_from_caches_to_come(settled):
-    chosen = settled()
+    chosen = settled(rust_cache_rollout_pct=0)
     cache = SelectedPolicyCache(chosen)
     cache.enabled = False
     chosen.flags.set_rollout_pct("rust_cache", 100)

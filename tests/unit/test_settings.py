@@ -23,7 +23,8 @@ DEFAULTS = {
     "redis_command_timeout": 0.25,
     "cleanup_enabled": True,
     "cleanup_interval": 60,
-    "rust_cache_rollout_pct": 0,
+    "tiered": None,
+    "rust_cache_rollout_pct": None,
     "rust_opa_rollout_pct": 0,
     "log_user_ids": False,
 }
