@@ -21,8 +21,7 @@ class PlainDecision(Mapping[str, Any]):
         if not _is_mapping(fields):
             message = f"fields must be a mapping, not {type_name(fields)}"
             raise TypeError(message)
-        frozen = {name: _frozen(value) for name, value in plain_mapping(fields).items()}
-        object.__setattr__(self, "_fields", frozen)
+        object.__setattr__(self, "_fields", _frozen_fields(plain_mapping(fields)))
 
     @property
     def allow(self) -> bool:
@@ -87,10 +86,24 @@ def _is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:
     return isinstance(value, tuple)
 
 
+# Only functions in Python call each other here: such a call takes nothing of the thread's stack,
+# which a generator's and a constructor's does.
+
+
+def _frozen_fields(fields: dict[str, JSON]) -> dict[str, Any]:
+    return {name: _frozen(value) for name, value in fields.items()}
+
+
 def _frozen(value: JSON) -> Any:  # noqa: ANN401 - any JSON value, lists as tuples
     if isinstance(value, list):
-        return tuple(_frozen(item) for item in value)
-    return PlainDecision(value) if isinstance(value, dict) else value
+        items = [_frozen(item) for item in value]
+        return tuple(items)
+    if not isinstance(value, dict):
+        return value
+    fields = _frozen_fields(value)
+    inner = object.__new__(PlainDecision)
+    object.__setattr__(inner, "_fields", fields)
+    return inner
 
 
 def _thawed(value: Any) -> Any:  # noqa: ANN401

@@ -196,12 +196,12 @@ impl KeyWriter {
         items: impl ExactSizeIterator<Item = T>,
         mut write: impl FnMut(&mut Self, T) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.enter(LIST, items.len())?;
+        self.enter_list(items.len())?;
         for item in items {
             write(self, item)?;
             self.room_for(0)?;
         }
-        self.depth -= 1;
+        self.leave();
         Ok(())
     }
 
@@ -218,14 +218,53 @@ impl KeyWriter {
         if entries.windows(2).any(|pair| pair[0].0 == pair[1].0) {
             return Err(NotJson::DuplicateKey.into());
         }
-        self.enter(MAP, entries.len())?;
+        self.enter_map(entries.len())?;
         for (key, value) in entries {
-            self.text(key)?;
+            self.name(key)?;
             write(self, *value)?;
             self.room_for(0)?;
         }
-        self.depth -= 1;
+        self.leave();
         Ok(())
+    }
+
+    /// Begins a list. Its items follow, and then [`leave`](Self::leave).
+    ///
+    /// # Errors
+    /// [`NotJson::TooDeep`]; [`NotJson::TooLarge`].
+    pub fn enter_list(&mut self, items: usize) -> Result<(), NotJson> {
+        self.enter(LIST, items)
+    }
+
+    /// Begins a mapping. For each key in byte order, none of them twice, its [`name`](Self::name) and
+    /// its value follow, and then [`leave`](Self::leave).
+    ///
+    /// # Errors
+    /// [`NotJson::TooDeep`]; [`NotJson::TooLarge`].
+    pub fn enter_map(&mut self, entries: usize) -> Result<(), NotJson> {
+        self.enter(MAP, entries)
+    }
+
+    /// Writes a key of a mapping.
+    ///
+    /// # Errors
+    /// [`NotJson::TooLarge`].
+    pub fn name(&mut self, name: &str) -> Result<(), NotJson> {
+        self.text(name)
+    }
+
+    /// Ends a list or mapping.
+    pub fn leave(&mut self) {
+        self.depth -= 1;
+    }
+
+    /// An error unless so many more bytes fit. Atoms of a fixed size are written without asking.
+    ///
+    /// # Errors
+    /// [`NotJson::TooLarge`].
+    #[inline]
+    pub fn room_for(&self, bytes: usize) -> Result<(), NotJson> {
+        if self.bytes.len() + bytes > MAX_KEY_BYTES { Err(NotJson::TooLarge) } else { Ok(()) }
     }
 
     /// The bytes written so far: the key to look up with.
@@ -259,11 +298,6 @@ impl KeyWriter {
         let length = u32::try_from(length).map_err(|_| NotJson::TooLarge)?;
         self.bytes.extend_from_slice(&length.to_le_bytes());
         Ok(())
-    }
-
-    #[inline]
-    fn room_for(&self, bytes: usize) -> Result<(), NotJson> {
-        if self.bytes.len() + bytes > MAX_KEY_BYTES { Err(NotJson::TooLarge) } else { Ok(()) }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::json::{is_mapping, not_an_object};
 use crate::value::{Reader, Stored};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyFrozenSet, PyIterator, PyString, PyTuple, PyType};
+use pyo3::types::{PyIterator, PyString, PyTuple, PyType};
 use pyo3::{IntoPyObjectExt, PyTypeInfo};
 use sark_cache_core::NotJson;
 use sark_cache_core::cache::MAX_ENTRY_BYTES;
@@ -159,9 +159,9 @@ impl Decision {
         }
     }
 
-    /// That of its fields, whatever their order. Decodes them all.
+    /// That of the set of its fields. Decodes them all.
     fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
-        PyFrozenSet::new(py, self.fields(py)?)?.hash()
+        Reader::new(&self.0).hash(py)
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {

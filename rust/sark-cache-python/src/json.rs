@@ -4,12 +4,15 @@
 //! are asked for their items through their own methods: what a caller sees in them is what counts.
 //! What is read is held before anything else happens, so no code that runs meanwhile changes it.
 
+use crate::atoms::Atom;
 use crate::error::{Fault, text, type_name, wrong_type};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
 use sark_cache_core::NotJson;
 use sark_cache_core::cache::MAX_ENTRY_BYTES;
+use sark_cache_core::key::MAX_DEPTH;
 use smallvec::SmallVec;
+use std::mem;
 
 /// The items of a list.
 pub type Items<'py> = SmallVec<[Bound<'py, PyAny>; 8]>;
@@ -71,6 +74,117 @@ impl<'a, 'py> Json<'a, 'py> {
             )))
         }
     }
+}
+
+/// Takes a JSON value in its parts, as [`walk`] comes by them.
+pub trait Sink {
+    /// An error once there is more than could be stored. Asked before every value, so a few objects
+    /// that hold each other many times over stop there.
+    fn room(&self) -> Result<(), NotJson>;
+
+    /// Takes a value as a whole, if that is faster than in its parts; false, and nothing is taken.
+    fn whole(&mut self, value: &Bound<'_, PyAny>) -> bool {
+        let _ = value;
+        false
+    }
+
+    fn atom(&mut self, atom: Atom<'_>) -> Result<(), NotJson>;
+
+    /// Takes an integer that 64 bits do not hold, by its [digits](hexadecimal).
+    fn big_int(&mut self, digits: &str) -> Result<(), NotJson>;
+
+    /// Begins a list; so many items follow.
+    fn enter_list(&mut self, items: usize) -> Result<(), NotJson>;
+
+    /// Begins a mapping; for each of the fields, in the order that they then have, its name and its
+    /// value follow.
+    fn enter_map(&mut self, fields: &mut Fields<'_>) -> Result<(), Fault>;
+
+    fn name(&mut self, name: &Bound<'_, PyString>) -> Result<(), Fault>;
+
+    /// Ends a list or mapping.
+    fn leave(&mut self) {}
+}
+
+/// What of a list or mapping is still to be taken.
+enum Rest<'py> {
+    Items(smallvec::IntoIter<[Bound<'py, PyAny>; 8]>),
+    Fields(smallvec::IntoIter<[(Bound<'py, PyString>, Bound<'py, PyAny>); 8]>),
+}
+
+/// Hands a JSON value to `sink`, all the way down.
+///
+/// Without recursion: the deepest value takes no more of the stack than a flat one, so that it can
+/// be read on the smallest stack that a thread may have.
+pub fn walk(value: &Bound<'_, PyAny>, sink: &mut impl Sink) -> Result<(), Fault> {
+    match begin(value, 0, sink)? {
+        Some(rest) => walk_rest(rest, sink),
+        None => Ok(()),
+    }
+}
+
+/// Hands a mapping whose fields were read to `sink`, as [`walk`] does.
+pub fn walk_fields(mut fields: Fields<'_>, sink: &mut impl Sink) -> Result<(), Fault> {
+    sink.enter_map(&mut fields)?;
+    walk_rest(Rest::Fields(fields.into_iter()), sink)
+}
+
+fn walk_rest<'py>(mut inner: Rest<'py>, sink: &mut impl Sink) -> Result<(), Fault> {
+    let mut outer: Vec<Rest<'py>> = Vec::new();
+    loop {
+        let next = match &mut inner {
+            Rest::Items(items) => items.next(),
+            Rest::Fields(fields) => match fields.next() {
+                None => None,
+                Some((name, value)) => {
+                    sink.name(&name)?;
+                    Some(value)
+                }
+            },
+        };
+        if let Some(value) = next {
+            if let Some(rest) = begin(&value, outer.len() + 1, sink)? {
+                outer.push(mem::replace(&mut inner, rest));
+            }
+            continue;
+        }
+        sink.leave();
+        match outer.pop() {
+            Some(around) => inner = around,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Hands an atom to `sink`, or the beginning of a list or mapping that so many others are around.
+#[inline]
+fn begin<'py>(
+    value: &Bound<'py, PyAny>,
+    depth: usize,
+    sink: &mut impl Sink,
+) -> Result<Option<Rest<'py>>, Fault> {
+    sink.room()?;
+    if depth < MAX_DEPTH && sink.whole(value) {
+        return Ok(None);
+    }
+    match Json::of(value)? {
+        Json::Null => sink.atom(Atom::Null)?,
+        Json::Bool(value) => sink.atom(Atom::Bool(value))?,
+        Json::Int(value) => sink.atom(Atom::Int(value))?,
+        Json::BigInt(value) => sink.big_int(&hexadecimal(value)?)?,
+        Json::Float(value) => sink.atom(Atom::Float(value))?,
+        Json::String(value) => sink.atom(Atom::String(value))?,
+        Json::List(_) | Json::Map(_) if depth == MAX_DEPTH => return Err(NotJson::TooDeep.into()),
+        Json::List(items) => {
+            sink.enter_list(items.len())?;
+            return Ok(Some(Rest::Items(items.into_iter())));
+        }
+        Json::Map(mut fields) => {
+            sink.enter_map(&mut fields)?;
+            return Ok(Some(Rest::Fields(fields.into_iter())));
+        }
+    }
+    Ok(None)
 }
 
 /// The fields of any mapping; `None` if `object` is none.

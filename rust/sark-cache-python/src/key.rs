@@ -3,11 +3,10 @@
 use crate::arguments::Row;
 use crate::atoms::{self, Atom, Atoms};
 use crate::error::{Fault, text, wrong_type};
-use crate::json::{self, Fields, Json, hexadecimal};
+use crate::json::{self, Fields, Sink, walk, walk_fields};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 use sark_cache_core::{KeyWriter, NotJson};
-use smallvec::SmallVec;
 use std::cell::Cell;
 
 thread_local! {
@@ -80,18 +79,18 @@ fn finish(
         return match unsafe { atoms::read(context, &mut atoms) } {
             Some(()) if atoms.is_empty() => Ok(()),
             Some(()) => Ok(writer.map(&mut atoms, write_atom)?),
-            None => write_context(writer, &json::context(context)?),
+            None => write_context(writer, json::context(context)?),
         };
     }
     let context = json::context(context)?;
     begun?;
     writer.resource(text(resource)?)?;
-    write_context(writer, &context)
+    write_context(writer, context)
 }
 
 /// An empty context is no context.
-fn write_context(writer: &mut KeyWriter, context: &Fields<'_>) -> Result<(), Fault> {
-    if context.is_empty() { Ok(()) } else { write_fields(writer, context) }
+fn write_context(writer: &mut KeyWriter, context: Fields<'_>) -> Result<(), Fault> {
+    if context.is_empty() { Ok(()) } else { walk_fields(context, writer) }
 }
 
 /// Writes the keys of the rows of a batch. What a row has in common with the one before it, user and
@@ -145,23 +144,52 @@ pub fn general<R>(key: &Bound<'_, PyAny>, using: impl FnOnce(&KeyWriter) -> R) -
     }
     let write_key = |writer: &mut KeyWriter| {
         writer.general();
-        write(writer, key)
+        walk(key, writer)
     };
     written(write_key, using)
 }
 
-fn write(writer: &mut KeyWriter, value: &Bound<'_, PyAny>) -> Result<(), Fault> {
-    match Json::of(value)? {
-        Json::Null => writer.null(),
-        Json::Bool(value) => writer.bool(value),
-        Json::Int(value) => writer.int(value),
-        Json::BigInt(value) => writer.big_int(&hexadecimal(value)?)?,
-        Json::Float(value) => writer.float(value)?,
-        Json::String(value) => writer.string(value)?,
-        Json::List(items) => writer.list(items.iter(), write)?,
-        Json::Map(fields) => write_fields(writer, &fields)?,
+impl Sink for KeyWriter {
+    fn room(&self) -> Result<(), NotJson> {
+        self.room_for(0)
     }
-    Ok(())
+
+    fn atom(&mut self, atom: Atom<'_>) -> Result<(), NotJson> {
+        write_atom(self, atom)
+    }
+
+    fn big_int(&mut self, digits: &str) -> Result<(), NotJson> {
+        self.big_int(digits)
+    }
+
+    fn enter_list(&mut self, items: usize) -> Result<(), NotJson> {
+        self.enter_list(items)
+    }
+
+    /// Sorts the fields by their names.
+    fn enter_map(&mut self, fields: &mut Fields<'_>) -> Result<(), Fault> {
+        for (name, _) in &*fields {
+            text(name)?;
+        }
+        fields.sort_unstable_by(|one, other| name_of(one).cmp(name_of(other)));
+        if fields.windows(2).any(|pair| name_of(&pair[0]) == name_of(&pair[1])) {
+            return Err(NotJson::DuplicateKey.into());
+        }
+        Ok(KeyWriter::enter_map(self, fields.len())?)
+    }
+
+    fn name(&mut self, name: &Bound<'_, PyString>) -> Result<(), Fault> {
+        Ok(self.name(text(name)?)?)
+    }
+
+    fn leave(&mut self) {
+        self.leave();
+    }
+}
+
+/// The name of a field whose text was read, so that it cannot fail any more.
+fn name_of<'a>((name, _): &'a (Bound<'_, PyString>, Bound<'_, PyAny>)) -> &'a str {
+    name.to_str().unwrap_or_default()
 }
 
 fn write_atom(writer: &mut KeyWriter, atom: Atom<'_>) -> Result<(), NotJson> {
@@ -173,12 +201,4 @@ fn write_atom(writer: &mut KeyWriter, atom: Atom<'_>) -> Result<(), NotJson> {
         Atom::String(value) => return writer.string(value),
     }
     Ok(())
-}
-
-fn write_fields(writer: &mut KeyWriter, fields: &Fields<'_>) -> Result<(), Fault> {
-    let mut entries: SmallVec<[(&str, &Bound<'_, PyAny>); 8]> = SmallVec::new();
-    for (name, value) in fields {
-        entries.push((text(name)?, value));
-    }
-    writer.map(&mut entries, write)
 }

@@ -44,6 +44,14 @@ enum Pattern {
     List(Py<PyList>, Vec<(usize, Pattern)>),
 }
 
+/// A value that holds too many lists and dicts to be kept as a template.
+struct TooMany;
+
+fn one_more(containers: &mut usize) -> Result<(), TooMany> {
+    *containers += 1;
+    if *containers > MOST { Err(TooMany) } else { Ok(()) }
+}
+
 /// What is asked for once leaves no trace: the second makes a template.
 static TEMPLATES: [Mutex<Slot>; SLOTS] =
     [const { Mutex::new(Slot { template: None, unlike: PATIENCE - 2 }) }; SLOTS];
@@ -93,10 +101,7 @@ fn slot(bytes: &[u8]) -> Option<&'static Mutex<Slot>> {
 impl Template {
     /// Takes a value that nobody else has, and the bytes it was built from.
     fn of(value: &Bound<'_, PyAny>, bytes: &Arc<[u8]>) -> PyResult<Option<Self>> {
-        let Some(pattern) = Pattern::of(value).filter(|pattern| pattern.containers() <= MOST)
-        else {
-            return Ok(None);
-        };
+        let Ok(Some(pattern)) = Pattern::of(value, &mut 0) else { return Ok(None) };
         let extents = match &pattern {
             Pattern::Dict(..) => Reader::new(bytes).extents()?,
             Pattern::List(..) => Vec::new(),
@@ -132,25 +137,26 @@ impl Template {
 }
 
 impl Pattern {
-    /// Takes a dict or list that nobody else has; `None` of anything else, which needs no copy.
-    fn of(value: &Bound<'_, PyAny>) -> Option<Self> {
+    /// Takes a dict or list that nobody else has; `None` of anything else, which needs no copy. With
+    /// more than [`MOST`] lists and dicts in it, counted in `containers`, it is an error: so a
+    /// pattern is never nested deeper than that.
+    fn of(value: &Bound<'_, PyAny>, containers: &mut usize) -> Result<Option<Self>, TooMany> {
         if let Ok(dict) = value.cast_exact::<PyDict>() {
-            let fields = dict.iter().map(|(name, value)| (name.unbind(), Self::of(&value)));
-            return Some(Self::Dict(dict.clone().unbind(), fields.collect()));
+            one_more(containers)?;
+            let fields = dict.iter().map(|(name, value)| {
+                let inner = Self::of(&value, containers)?;
+                Ok((name.unbind(), inner))
+            });
+            let fields = fields.collect::<Result<_, _>>()?;
+            return Ok(Some(Self::Dict(dict.clone().unbind(), fields)));
         }
-        let list = value.cast_exact::<PyList>().ok()?;
-        let inner = |(at, item)| Some((at, Self::of(&item)?));
-        Some(Self::List(list.clone().unbind(), list.iter().enumerate().filter_map(inner).collect()))
-    }
-
-    /// How many lists and dicts it copies.
-    fn containers(&self) -> usize {
-        1 + match self {
-            Self::Dict(_, fields) => {
-                fields.iter().filter_map(|(_, inner)| inner.as_ref()).map(Self::containers).sum()
-            }
-            Self::List(_, inner) => inner.iter().map(|(_, it)| it.containers()).sum::<usize>(),
-        }
+        let Ok(list) = value.cast_exact::<PyList>() else { return Ok(None) };
+        one_more(containers)?;
+        let inner = list.iter().enumerate().filter_map(|(at, item)| {
+            Some(Self::of(&item, containers).transpose()?.map(|inner| (at, inner)))
+        });
+        let inner = inner.collect::<Result<_, _>>()?;
+        Ok(Some(Self::List(list.clone().unbind(), inner)))
     }
 
     /// A copy, all the way down.

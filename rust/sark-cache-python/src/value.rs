@@ -20,19 +20,20 @@
 use crate::atoms::{self, Atom, Atoms};
 use crate::decision::Decision;
 use crate::error::{Fault, text};
-use crate::json::{Fields, Json, hexadecimal};
+use crate::json::{Fields, Sink, walk};
 use crate::released::Shared;
 use crate::{names, template};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyInt, PyList, PyString, PyTuple};
+use pyo3::types::{PyDict, PyFrozenSet, PyInt, PyList, PyString, PyTuple};
 use sark_cache_core::NotJson;
 use sark_cache_core::cache::MAX_ENTRY_BYTES;
 use sark_cache_core::key::MAX_DEPTH;
 use smallvec::SmallVec;
 use std::cell::Cell;
+use std::mem;
 use std::sync::{Arc, OnceLock};
 
 const NONE: u8 = 0;
@@ -85,7 +86,7 @@ impl Stored {
         // Taken, not borrowed: what is called below may run Python code that stores another one.
         let mut bytes = BUFFER.take();
         bytes.clear();
-        let written = write(&mut bytes, value, 0);
+        let written = walk(value, &mut Writer { bytes: &mut bytes });
         let stored = written.map(|()| Self::new(bytes.as_slice().into()));
         if bytes.capacity() <= LARGEST_KEPT {
             BUFFER.set(bytes);
@@ -127,61 +128,62 @@ impl Stored {
     }
 }
 
-fn write(bytes: &mut Vec<u8>, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Fault> {
-    // Checked at every value, so a few objects that hold each other many times over stop here.
-    if bytes.len() > MAX_ENTRY_BYTES {
-        return Err(NotJson::TooLarge.into());
-    }
-    if depth < MAX_DEPTH && write_flat(bytes, value) {
-        return Ok(());
-    }
-    match Json::of(value)? {
-        Json::Null => write_atom(bytes, Atom::Null),
-        Json::Bool(value) => write_atom(bytes, Atom::Bool(value)),
-        Json::Int(value) => write_atom(bytes, Atom::Int(value)),
-        Json::BigInt(value) => {
-            bytes.push(BIG_INT);
-            write_text(bytes, &hexadecimal(value)?);
-        }
-        Json::Float(value) => write_atom(bytes, Atom::Float(value)),
-        Json::String(value) => write_atom(bytes, Atom::String(value)),
-        Json::List(_) | Json::Map(_) if depth == MAX_DEPTH => return Err(NotJson::TooDeep.into()),
-        Json::List(items) => {
-            bytes.push(LIST);
-            write_length(bytes, items.len());
-            for item in &items {
-                write(bytes, item, depth + 1)?;
-            }
-        }
-        Json::Map(fields) => write_fields(bytes, &fields, depth)?,
-    }
-    Ok(())
+/// Writes values into a buffer.
+struct Writer<'b> {
+    bytes: &'b mut Vec<u8>,
 }
 
-fn write_fields(bytes: &mut Vec<u8>, fields: &Fields<'_>, depth: usize) -> Result<(), Fault> {
-    let mut names = SmallVec::<[&str; 8]>::new();
-    for (name, _) in fields {
-        names.push(text(name)?);
+impl Sink for Writer<'_> {
+    fn room(&self) -> Result<(), NotJson> {
+        if self.bytes.len() > MAX_ENTRY_BYTES { Err(NotJson::TooLarge) } else { Ok(()) }
     }
-    names.sort_unstable();
-    if names.windows(2).any(|pair| pair[0] == pair[1]) {
-        // Which of the two counts, every reader would have to guess.
-        return Err(NotJson::DuplicateKey.into());
+
+    fn whole(&mut self, value: &Bound<'_, PyAny>) -> bool {
+        write_flat(self.bytes, value)
     }
-    bytes.push(DICT);
-    write_length(bytes, fields.len());
-    for (name, value) in fields {
-        let py = name.py();
-        let name = text(name)?;
-        if let Some(id) = names::id(py, name) {
-            bytes.extend_from_slice(&id.to_le_bytes());
-        } else {
-            bytes.extend_from_slice(&SPELLED.to_le_bytes());
-            write_text(bytes, name);
+
+    fn atom(&mut self, atom: Atom<'_>) -> Result<(), NotJson> {
+        write_atom(self.bytes, atom);
+        Ok(())
+    }
+
+    fn big_int(&mut self, digits: &str) -> Result<(), NotJson> {
+        self.bytes.push(BIG_INT);
+        write_text(self.bytes, digits);
+        Ok(())
+    }
+
+    fn enter_list(&mut self, items: usize) -> Result<(), NotJson> {
+        self.bytes.push(LIST);
+        write_length(self.bytes, items);
+        Ok(())
+    }
+
+    fn enter_map(&mut self, fields: &mut Fields<'_>) -> Result<(), Fault> {
+        let mut names = SmallVec::<[&str; 8]>::new();
+        for (name, _) in &*fields {
+            names.push(text(name)?);
         }
-        write(bytes, value, depth + 1)?;
+        names.sort_unstable();
+        if names.windows(2).any(|pair| pair[0] == pair[1]) {
+            // Which of the two counts, every reader would have to guess.
+            return Err(NotJson::DuplicateKey.into());
+        }
+        self.bytes.push(DICT);
+        write_length(self.bytes, fields.len());
+        Ok(())
     }
-    Ok(())
+
+    fn name(&mut self, name: &Bound<'_, PyString>) -> Result<(), Fault> {
+        let (py, name) = (name.py(), text(name)?);
+        if let Some(id) = names::id(py, name) {
+            self.bytes.extend_from_slice(&id.to_le_bytes());
+        } else {
+            self.bytes.extend_from_slice(&SPELLED.to_le_bytes());
+            write_text(self.bytes, name);
+        }
+        Ok(())
+    }
 }
 
 /// Writes a flat dict; false, with nothing written, if it is none, a name is new or it is too large.
@@ -246,10 +248,83 @@ fn write_length(bytes: &mut Vec<u8>, mut length: usize) {
     bytes.push(length as u8);
 }
 
-/// Reads what [`write`] wrote. Bytes that it cannot have written are an error, never a panic, if they
-/// are nested no deeper than the stack is.
+/// Reads what a [`Writer`] wrote. Bytes that it cannot have written are an error, never a panic.
+///
+/// Without recursion, as all that goes through nested values here: 64 levels take no more of the
+/// stack than one.
 pub struct Reader<'b> {
     rest: &'b [u8],
+}
+
+/// A list or dict that is being filled from outside in.
+struct Open<'py> {
+    container: Bound<'py, PyAny>,
+    is_dict: bool,
+    /// How many items or fields are still to come.
+    left: usize,
+}
+
+impl Open<'_> {
+    #[inline]
+    fn put(&self, name: Option<Name<'_>>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        // SAFETY: each was made as that in `Reader::open`.
+        unsafe {
+            match name {
+                None => self.container.cast_unchecked::<PyList>().append(value),
+                Some(Name::Known(name)) => {
+                    self.container.cast_unchecked::<PyDict>().set_item(name, value)
+                }
+                Some(name) => {
+                    let name = name.to_python(value.py())?;
+                    self.container.cast_unchecked::<PyDict>().set_item(name, value)
+                }
+            }
+        }
+    }
+}
+
+/// What is in a list or dict that is made from inside out: items, or pairs of names and values.
+struct Begun<'py> {
+    py: Python<'py>,
+    items: Vec<Bound<'py, PyAny>>,
+    is_dict: bool,
+    /// How many items or fields are still to be begun.
+    left: usize,
+    /// The name of the field whose value comes next.
+    name: Option<Bound<'py, PyString>>,
+}
+
+impl<'py> Begun<'py> {
+    fn put(&mut self, value: Bound<'py, PyAny>) -> PyResult<()> {
+        let item = match self.name.take() {
+            None => value,
+            Some(name) => (name, value).into_bound_py_any(self.py)?,
+        };
+        self.items.push(item);
+        Ok(())
+    }
+}
+
+/// Stands for a value whose hash is known.
+#[pyclass(frozen, module = "sark_cache._native")]
+struct Hashed(isize);
+
+impl Hashed {
+    fn of(Begun { py, items, is_dict, .. }: Begun<'_>) -> PyResult<Bound<'_, PyAny>> {
+        let hash = if is_dict {
+            PyFrozenSet::new(py, items)?.hash()?
+        } else {
+            PyTuple::new(py, items)?.hash()?
+        };
+        Self(hash).into_bound_py_any(py)
+    }
+}
+
+#[pymethods]
+impl Hashed {
+    fn __hash__(&self) -> isize {
+        self.0
+    }
 }
 
 /// The name of a field.
@@ -284,45 +359,112 @@ impl<'b> Reader<'b> {
 
     /// Builds the value: a new object, all the way down.
     pub fn value<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        match self.byte()? {
-            LIST => {
-                let list = PyList::empty(py);
-                for _ in 0..self.length()? {
-                    list.append(self.value(py)?)?;
+        let tag = self.byte()?;
+        let Some(mut inner) = self.open(py, tag)? else { return self.atom(py, tag) };
+        let mut outer = SmallVec::<[Open<'py>; 4]>::new();
+        loop {
+            if inner.left == 0 {
+                match outer.pop() {
+                    Some(around) => inner = around,
+                    None => return Ok(inner.container),
                 }
-                Ok(list.into_any())
+                continue;
             }
-            DICT => {
-                let dict = PyDict::new(py);
-                for _ in 0..self.length()? {
-                    match self.name()? {
-                        Name::Known(name) => dict.set_item(name.bind(py), self.value(py)?)?,
-                        name @ Name::Spelled(_) => {
-                            dict.set_item(name.to_python(py)?, self.value(py)?)?;
-                        }
-                    }
+            inner.left -= 1;
+            let name = if inner.is_dict { Some(self.name()?) } else { None };
+            let tag = self.byte()?;
+            if let Some(opened) = self.open(py, tag)? {
+                if outer.len() + 1 == MAX_DEPTH {
+                    return Err(corrupt());
                 }
-                Ok(dict.into_any())
+                // Filled where it stands: nobody else has it yet.
+                inner.put(name, &opened.container)?;
+                outer.push(mem::replace(&mut inner, opened));
+            } else {
+                inner.put(name, &self.atom(py, tag)?)?;
             }
-            tag => self.atom(py, tag),
         }
+    }
+
+    /// The list or dict that begins behind `tag`, empty; `None` if it is the tag of an atom.
+    #[inline]
+    fn open<'py>(&mut self, py: Python<'py>, tag: u8) -> PyResult<Option<Open<'py>>> {
+        let container = match tag {
+            LIST => PyList::empty(py).into_any(),
+            DICT => PyDict::new(py).into_any(),
+            _ => return Ok(None),
+        };
+        Ok(Some(Open { container, is_dict: tag == DICT, left: self.length()? }))
     }
 
     /// The value as an object that cannot be changed: lists as tuples, dicts as [`Decision`]s.
     fn frozen<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.inside_out(
+            py,
+            Self::decision,
+            |list| Ok(PyTuple::new(list.py, list.items)?.into_any()),
+        )
+    }
+
+    /// The hash of the frozen value.
+    pub fn hash(&mut self, py: Python<'_>) -> PyResult<isize> {
+        self.inside_out(py, |_, _| Ok(None), Hashed::of)?.hash()
+    }
+
+    /// The dict that comes next as a [`Decision`].
+    fn decision<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let begun = self.rest;
-        match self.byte()? {
-            LIST => {
-                let length = self.length()?;
-                let items: PyResult<Vec<_>> = (0..length).map(|_| self.frozen(py)).collect();
-                Ok(PyTuple::new(py, items?)?.into_any())
+        self.skip()?;
+        let bytes = &begun[..begun.len() - self.rest.len()];
+        Ok(Some(Decision::new(py, bytes.into())?.into_any()))
+    }
+
+    /// Builds the value from the inside out: `finish` makes one of what is in a list or a dict, but
+    /// for the dicts that `whole` reads.
+    fn inside_out<'py>(
+        &mut self,
+        py: Python<'py>,
+        whole: impl Fn(&mut Self, Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>>,
+        finish: impl Fn(Begun<'py>) -> PyResult<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mut outer = SmallVec::<[Begun<'py>; 2]>::new();
+        loop {
+            let mut value = match self.rest.first() {
+                Some(&DICT) => whole(self, py)?,
+                Some(&LIST) => None,
+                _ => {
+                    let tag = self.byte()?;
+                    Some(self.atom(py, tag)?)
+                }
+            };
+            if value.is_none() {
+                if outer.len() == MAX_DEPTH {
+                    return Err(corrupt());
+                }
+                let is_dict = self.byte()? == DICT;
+                outer.push(Begun {
+                    py,
+                    items: Vec::new(),
+                    left: self.length()?,
+                    is_dict,
+                    name: None,
+                });
             }
-            DICT => {
-                self.skip_fields()?;
-                let bytes = &begun[..begun.len() - self.rest.len()];
-                Ok(Decision::new(py, bytes.into())?.into_any())
+            // What it completes is a value as well.
+            loop {
+                let Some(around) = outer.last_mut() else { return value.ok_or_else(corrupt) };
+                if let Some(value) = value.take() {
+                    around.put(value)?;
+                }
+                if around.left > 0 {
+                    around.left -= 1;
+                    if around.is_dict {
+                        around.name = Some(self.name()?.to_python(py)?);
+                    }
+                    break;
+                }
+                value = outer.pop().map(&finish).transpose()?;
             }
-            tag => self.atom(py, tag),
         }
     }
 
@@ -387,26 +529,30 @@ impl<'b> Reader<'b> {
     }
 
     fn skip(&mut self) -> PyResult<()> {
-        match self.byte()? {
-            NONE | FALSE | TRUE => Ok(()),
-            SMALL_INT => self.array::<1>().map(drop),
-            INT | FLOAT => self.array::<8>().map(drop),
-            BIG_INT | STRING => self.text().map(drop),
-            LIST => {
-                let length = self.length()?;
-                (0..length).try_for_each(|_| self.skip())
+        let mut outer = SmallVec::<[(usize, bool); 4]>::new();
+        loop {
+            match self.byte()? {
+                NONE | FALSE | TRUE => {}
+                SMALL_INT => self.array::<1>().map(drop)?,
+                INT | FLOAT => self.array::<8>().map(drop)?,
+                BIG_INT | STRING => self.text().map(drop)?,
+                tag @ (LIST | DICT) if outer.len() < MAX_DEPTH => {
+                    outer.push((self.length()?, tag == DICT));
+                }
+                _ => return Err(corrupt()),
             }
-            DICT => self.skip_fields(),
-            _ => Err(corrupt()),
+            loop {
+                let Some((left, is_dict)) = outer.last_mut() else { return Ok(()) };
+                if *left > 0 {
+                    *left -= 1;
+                    if *is_dict {
+                        self.name()?;
+                    }
+                    break;
+                }
+                outer.pop();
+            }
         }
-    }
-
-    fn skip_fields(&mut self) -> PyResult<()> {
-        let count = self.length()?;
-        (0..count).try_for_each(|_| {
-            self.name()?;
-            self.skip()
-        })
     }
 
     /// A value that is no list and no dict.
