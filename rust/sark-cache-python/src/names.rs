@@ -20,6 +20,9 @@ static PLACES: [AtomicUsize; CAPACITY] = [const { AtomicUsize::new(0) }; CAPACIT
 /// Numbers, and one, of names that were found by [`known`], by where their text is.
 static NEAR: [AtomicU16; 1024] = [const { AtomicU16::new(0) }; 1024];
 
+/// How many places of the table are taken, or are about to be.
+static TAKEN: AtomicUsize = AtomicUsize::new(0);
+
 type Ids = AHashMap<Box<str>, u16>;
 
 static IDS: LazyLock<RwLock<Ids>> = LazyLock::new(RwLock::default);
@@ -62,6 +65,12 @@ pub fn string(id: u16) -> Option<&'static Py<PyString>> {
 }
 
 fn add(py: Python<'_>, name: &str) -> Option<u16> {
+    // From CPython 3.12 on what is interned stays forever: nothing is that has no place in the table.
+    TAKEN
+        .fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| {
+            (taken < CAPACITY).then_some(taken + 1)
+        })
+        .ok()?;
     // Made before the lock is taken: making it may run the garbage collector, and so anything, or
     // wait until all threads have stopped. So may a look at its text.
     let string = PyString::intern(py, name);
@@ -69,6 +78,8 @@ fn add(py: Python<'_>, name: &str) -> Option<u16> {
     let string = string.unbind();
     let mut ids = IDS.write().unwrap_or_else(PoisonError::into_inner);
     if let Some(id) = ids.get(name) {
+        // Another thread was faster.
+        TAKEN.fetch_sub(1, Ordering::AcqRel);
         return Some(*id);
     }
     let id = u16::try_from(ids.len()).ok().filter(|id| usize::from(*id) < CAPACITY)?;
