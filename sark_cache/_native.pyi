@@ -221,6 +221,8 @@ class PolicyStore:
         resource: str,
         context: Context | None = None,
         sensitivity: str | None = None,
+        *,
+        policy: str = "",
     ) -> Coroutine[object, None, JSONObject | None]:
         """The cached decision for a request, a new dict, or None.
 
@@ -237,6 +239,8 @@ class PolicyStore:
         resource: str,
         context: Context | None = None,
         sensitivity: str | None = None,
+        *,
+        policy: str = "",
     ) -> Coroutine[object, None, Decision | None]:
         """The cached decision for a request, one that all callers share, or None.
 
@@ -258,6 +262,7 @@ class PolicyStore:
         *,
         tags: Collection[str] = (),
         stamp: Stamp | None = None,
+        policy: str = "",
     ) -> Coroutine[object, None, bool]:
         """Stores a snapshot of a decision; True if it was stored.
 
@@ -277,6 +282,7 @@ class PolicyStore:
             tags: Names to revoke it by later.
             stamp: What `stamp()` returned before the decision was evaluated. If something that
                 revokes it came in between, it is not stored. None: the moment of this call.
+            policy: The policy that decided. Requests under another one do not see the decision.
 
         Raises:
             TypeError: An argument of the wrong type; the message names it.
@@ -293,6 +299,7 @@ class PolicyStore:
         ttl_seconds: float | None = None,
         sensitivity: str | None = None,
         tags: Collection[str] = (),
+        policy: str = "",
     ) -> Coroutine[object, None, JSONObject]:
         """The cached decision or, if there is none, what `loader()` brings, which is then stored.
 
@@ -321,6 +328,8 @@ class PolicyStore:
                 sensitivity, else as the cache says.
             sensitivity: A name in `OPTIMIZED_TTL`; others count for nothing.
             tags: Names to revoke it by. All who ask for the same decision should name the same.
+            policy: The policy that the loader evaluates. Loads under different policies share
+                nothing.
 
         Returns:
             A new dict. A decision that cannot be stored is returned as it is, counted in `errors`
@@ -341,33 +350,44 @@ class PolicyStore:
         resource: str,
         context: Context | None,
         sensitivity: str,
+        policy: str,
     ) -> Load | None: ...
     def stamp(self) -> Stamp:
         """The stamp of now: take it before evaluating a decision that `set` is to store."""
     def delete(
-        self, user_id: str, action: str, resource: str, context: Context | None = None
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        *,
+        policy: str | None = None,
     ) -> Coroutine[object, None, bool]:
-        """Revokes and removes one decision; True if it was there.
+        """Revokes and removes the decision for a request; True if it was there.
 
-        Takes effect when called. A context that is not JSON was never stored with: False.
+        Takes effect when called. A context that is not JSON was never stored with: False. Under all
+        policies it costs one look-up for each policy that something was stored under; from 256
+        policies on it visits every entry.
 
         Args:
             user_id: Who asks.
             action: To do what.
             resource: To what.
             context: What it was stored with: a JSON object.
+            policy: The policy that decided. None: whatever the policy.
 
         Raises:
             TypeError: An argument of the wrong type; the message names it.
             InvalidationError: The context's own code raised, so its key is unknown.
         """
     def get_batch(
-        self, requests: Iterable[BatchRequest]
+        self, requests: Iterable[BatchRequest], *, policy: str = ""
     ) -> Coroutine[object, None, list[JSONObject | None]]:
         """The decisions for many requests, in their order; each costs less than a `get`.
 
         Args:
             requests: `(user_id, action, resource)` or `(user_id, action, resource, context)`.
+            policy: The policy that decided, the same for all of them.
 
         Raises:
             TypeError: A request of another shape, or with a part of the wrong type.
@@ -378,6 +398,7 @@ class PolicyStore:
         *,
         tags: Collection[str] = (),
         stamp: Stamp | None = None,
+        policy: str = "",
     ) -> Coroutine[object, None, int]:
         """Stores many decisions; returns how many were stored.
 
@@ -388,6 +409,7 @@ class PolicyStore:
                 may be left out.
             tags: Names to revoke them by later, all of them.
             stamp: As in `set`, of all of them.
+            policy: The policy that decided, the same for all of them.
 
         Raises:
             TypeError: An entry of another shape, or with a part of the wrong type; those before it
@@ -401,6 +423,7 @@ class PolicyStore:
         resource: str | None = None,
         *,
         tags: Collection[str] = (),
+        policy: str | None = None,
     ) -> Coroutine[object, None, int]:
         """Revokes every decision that matches all given fields; none given: all decisions.
 
@@ -412,6 +435,8 @@ class PolicyStore:
             action: Those of this action.
             resource: Those of this resource.
             tags: Those that have one of these tags.
+            policy: Those that this policy decided; `""` are those of requests that name none. None:
+                whatever the policy.
 
         Returns:
             How many entries died.

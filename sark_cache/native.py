@@ -10,6 +10,7 @@ from sark_cache.faults import FaultLog
 from sark_cache.latency import whole_nanoseconds
 from sark_cache.loading import refresh
 from sark_cache.refreshing import Refreshes, running_loop
+from sark_cache.revalidation import Revalidation
 from sark_cache.types import (
     LATENCY_BOUNDS_SECONDS,
     BatchEntry,
@@ -77,7 +78,7 @@ class RustPolicyCache(Closing, PolicyStore):
     ) -> None:
         self._configure(max_size, ttl_seconds, enabled, use_optimized_ttl, max_bytes, eviction)
         self.stale_while_revalidate = stale_while_revalidate
-        self.revalidate_callback: RevalidateCallback | None = None
+        self._revalidation = Revalidation(None)
         self._faults: Final = FaultLog("native")
         self._refreshes: Final = Refreshes(self._faults.report)
 
@@ -134,9 +135,10 @@ class RustPolicyCache(Closing, PolicyStore):
         *,
         tags: Collection[str] = (),
         stamp: Stamp | None = None,
+        policy: str = "",
     ) -> Coroutine[object, None, int]:
         """Stores many decisions, as `set_batch` does; returns how many were stored."""
-        return self.set_batch(preload_data, tags=tags, stamp=stamp)
+        return self.set_batch(preload_data, tags=tags, stamp=stamp, policy=policy)
 
     def set_revalidate_callback(self, callback: RevalidateCallback) -> None:
         """Sets what evaluates a request anew when its entry nears its end.
@@ -145,11 +147,22 @@ class RustPolicyCache(Closing, PolicyStore):
         (`STALE_THRESHOLD_RATIO`) is served and, once, refreshed in the background: what
         `callback(user_id, action, resource, context)` returns, a decision or a `Loaded`, is stored
         for the time to live of that sensitivity, with the tags of what it replaces. An invalidation
-        meanwhile ends it as it ends any load. A callback that raises is counted in `errors` and
+        meanwhile ends it as it ends any load. A decision under a policy is refreshed only if the
+        callback takes the keyword `policy`: it is called with the name of the policy, and what it
+        returns is stored under that policy. A callback that raises is counted in `errors` and
         logged, and the entry lives out its time; one that returns what cannot be stored ends it.
         No request waits for a refresh: what expires meanwhile is loaded by who asks for it.
         """
         self.revalidate_callback = callback
+
+    @property
+    def revalidate_callback(self) -> RevalidateCallback | None:
+        """What `set_revalidate_callback` set; settable."""
+        return self._revalidation.callback
+
+    @revalidate_callback.setter
+    def revalidate_callback(self, callback: RevalidateCallback | None) -> None:
+        self._revalidation = Revalidation(callback)
 
     def close(self) -> Coroutine[object, None, None]:
         """Stops serving, drops all entries and ends what runs in the background."""
@@ -174,12 +187,15 @@ class RustPolicyCache(Closing, PolicyStore):
         resource: str,
         context: Context | None,
         sensitivity: str,
+        policy: str,
     ) -> bool:
         """Begins to refresh an entry near its end, unless that is under way; False: not wanted."""
-        callback = self.revalidate_callback
-        if callback is None or running_loop() is None or not self.stale_while_revalidate:
+        if running_loop() is None or not self.stale_while_revalidate:
             return False
-        load = self._lead_refresh(callback, user_id, action, resource, context, sensitivity)
+        callback = self._revalidation.under(policy)
+        if callback is None:
+            return False
+        load = self._lead_refresh(callback, user_id, action, resource, context, sensitivity, policy)
         if load is not None:
             self._refreshes.begin(refresh(load))
         return True

@@ -65,6 +65,28 @@ async def requests(cache: RustPolicyCache, context: Mapping[str, Any]) -> None:
     assert_type(await cache.preload_cache([("alice", "read", "doc", decision, None)]), int)
 
 
+async def policies(cache: RustPolicyCache) -> None:
+    async def evaluate() -> JSONObject:
+        return {"allow": True}
+
+    request, decision = ("alice", "read", "doc"), {"allow": True}
+    assert_type(await cache.get(*request, policy="admins"), JSONObject | None)
+    assert_type(await cache.get_decision(*request, policy="admins"), Decision | None)
+    assert_type(await cache.set(*request, decision, policy="admins"), bool)
+    assert_type(await cache.get_or_load(*request, evaluate, policy="admins"), JSONObject)
+    assert_type(await cache.get_batch([request], policy="admins"), list[JSONObject | None])
+    assert_type(await cache.set_batch([(*request, decision)], policy="admins"), int)
+    assert_type(await cache.preload_cache([(*request, decision)], policy="admins"), int)
+    assert_type(await cache.delete(*request, policy="admins"), bool)
+    assert_type(await cache.delete(*request, policy=None), bool)
+    assert_type(await cache.invalidate(policy="admins"), int)
+
+    async def evaluate_again(*request: object, policy: str = "") -> JSONObject:
+        return {"allow": bool(request), "policy": policy}
+
+    cache.set_revalidate_callback(evaluate_again)
+
+
 async def loads(cache: RustPolicyCache, context: Mapping[str, Any]) -> None:
     async def evaluate() -> dict[str, bool]:
         return {"allow": True}

@@ -14,6 +14,7 @@ from sark_cache import Loaded, RustPolicyCache
 
 USERS, ACTIONS, RESOURCES, TAGS = ("u1", "u2"), ("read", "write"), ("r1", "r2"), ("t1", "t2")
 CONTEXTS = (None, {"mfa": True})
+POLICIES = ("", "p1", "p2")
 LEAST_STEPS = 10_000
 BRIEF = 0.002
 ITERATIONS = 8
@@ -24,6 +25,7 @@ requests = st.tuples(
     st.sampled_from(ACTIONS),
     st.sampled_from(RESOURCES),
     st.sampled_from(CONTEXTS),
+    st.sampled_from(POLICIES),
 )
 tags = st.sets(st.sampled_from(TAGS)).map(frozenset)
 fields = st.tuples(*(st.none() | st.sampled_from(names) for names in (USERS, ACTIONS, RESOURCES)))
@@ -31,8 +33,8 @@ positions = st.integers(0, 1_000)
 
 
 def key_of(request):
-    *names, context = request
-    return (*names, repr(context))
+    *names, context, policy = request
+    return (*names, repr(context), policy)
 
 
 @dataclass
@@ -161,15 +163,17 @@ class CacheAgainstDict(RuleBasedStateMachine):
     def get(self, request):
         found = self.stored.get(key_of(request))
         self.counts["hits" if found else "misses"] += 1
-        assert self.run(self.cache.get(*request)) == (found and found[0])
+        *asked, policy = request
+        assert self.run(self.cache.get(*asked, policy=policy)) == (found and found[0])
 
-    @rule(batch=st.lists(requests, max_size=4))
-    def get_batch(self, batch):
-        found = [self.stored.get(key_of(request)) for request in batch]
+    @rule(batch=st.lists(requests, max_size=4), policy=st.sampled_from(POLICIES))
+    def get_batch(self, batch, policy):
+        asked = [request[:-1] for request in batch]
+        found = [self.stored.get(key_of((*request, policy))) for request in asked]
         self.counts["hits"] += sum(map(bool, found))
         self.counts["misses"] += found.count(None)
         expected = [decision and decision[0] for decision in found]
-        assert self.run(self.cache.get_batch(batch)) == expected
+        assert self.run(self.cache.get_batch(asked, policy=policy)) == expected
 
     @rule()
     def take_a_stamp(self):
@@ -177,28 +181,31 @@ class CacheAgainstDict(RuleBasedStateMachine):
 
     @rule(request=requests, carried=tags, position=positions, stamped=st.booleans())
     def set(self, request, carried, position, stamped):
-        *names, context = request
+        *names, context, policy = request
         stamp, began = self.stamps[position % len(self.stamps)]
         if not stamped:
             stamp, began = None, len(self.revocations)
         decision = self.decision()
         self.current.pop(key_of(request), None)
-        stored = self.cache.set(*names, decision, context, tags=carried, stamp=stamp)
+        stored = self.cache.set(*names, decision, context, tags=carried, stamp=stamp, policy=policy)
         assert self.run(stored) == self.store(key_of(request), decision, carried, began)
 
-    @rule(batch=st.lists(requests, max_size=4), carried=tags)
-    def set_batch(self, batch, carried):
-        entries = [(*names, self.decision(), context) for *names, context in batch]
-        assert self.run(self.cache.set_batch(entries, tags=carried)) == len(batch)
+    @rule(batch=st.lists(requests, max_size=4), carried=tags, policy=st.sampled_from(POLICIES))
+    def set_batch(self, batch, carried, policy):
+        entries = [(*names, self.decision(), context) for *names, context, _ in batch]
+        stored = self.cache.set_batch(entries, tags=carried, policy=policy)
+        assert self.run(stored) == len(batch)
         for request, entry in zip(batch, entries, strict=True):
-            self.current.pop(key_of(request), None)
-            self.store(key_of(request), entry[3], carried, len(self.revocations))
+            key = key_of((*request[:-1], policy))
+            self.current.pop(key, None)
+            self.store(key, entry[3], carried, len(self.revocations))
 
     @rule(request=requests)
     def set_what_expires(self, request):
-        *names, context = request
+        *names, context, policy = request
         self.current.pop(key_of(request), None)
-        assert self.run(self.cache.set(*names, self.decision(), context, ttl_seconds=BRIEF))
+        stored = self.cache.set(*names, self.decision(), context, ttl_seconds=BRIEF, policy=policy)
+        assert self.run(stored)
         self.stored.pop(key_of(request), None)
         time.sleep(2 * BRIEF)
 
@@ -206,13 +213,13 @@ class CacheAgainstDict(RuleBasedStateMachine):
 
     @rule(request=requests, carried=tags)
     def begin_a_load(self, request, carried):
-        *names, context = request
+        *names, context, policy = request
         asker = Asker(request, carried, brings=self.loop.create_future())
         self.askers.append(asker)
 
         async def begin():
             asker.task = asyncio.ensure_future(
-                self.cache.get_or_load(*names, asker.loader, context, tags=carried)
+                self.cache.get_or_load(*names, asker.loader, context, tags=carried, policy=policy)
             )
 
         found = self.stored.get(key_of(request))
@@ -292,14 +299,16 @@ class CacheAgainstDict(RuleBasedStateMachine):
 
     # Revocations
 
-    @rule(named=fields, carried=tags)
-    def invalidate(self, named, carried):
+    @rule(named=fields, carried=tags, policy=st.none() | st.sampled_from(POLICIES))
+    def invalidate(self, named, carried, policy):
         def matches(key, entry_tags):
-            return all(
-                name is None or name == part for name, part in zip(named, key[:3], strict=True)
-            ) and (not carried or bool(carried & entry_tags))
+            wanted = zip((*named, policy), (*key[:3], key[-1]), strict=True)
+            return all(name is None or name == part for name, part in wanted) and (
+                not carried or bool(carried & entry_tags)
+            )
 
-        assert self.run(self.cache.invalidate(*named, tags=carried)) == self.revoke(matches)
+        died = self.run(self.cache.invalidate(*named, tags=carried, policy=policy))
+        assert died == self.revoke(matches)
 
     @rule(user=st.sampled_from(USERS))
     def invalidate_a_pattern(self, user):
@@ -308,10 +317,17 @@ class CacheAgainstDict(RuleBasedStateMachine):
 
     @rule(request=requests)
     def delete(self, request):
-        *names, context = request
+        *names, context, policy = request
+        key = key_of(request)
+        deleted = self.run(self.cache.delete(*names, context, policy=policy))
+        assert deleted == bool(self.revoke(lambda other, _: other == key))
+
+    @rule(request=requests)
+    def delete_whatever_the_policy(self, request):
+        *names, context, _ = request
         key = key_of(request)
         deleted = self.run(self.cache.delete(*names, context))
-        assert deleted == bool(self.revoke(lambda other, _: other == key))
+        assert deleted == bool(self.revoke(lambda other, _: other[:-1] == key[:-1]))
 
     @rule()
     def clear(self):

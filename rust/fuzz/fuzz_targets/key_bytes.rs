@@ -12,6 +12,7 @@ fuzz_target!(|bytes: &[u8]| {
     if let Some(parts) = Parts::of(bytes) {
         let [user, action, resource] = parts.fields;
         let mut written = KeyWriter::new();
+        written.policy(parts.policy).expect("it was short enough");
         written.request(user, action, resource).expect("it was short enough");
         assert_eq!([written.as_bytes(), parts.context].concat(), bytes);
         let _ = key_text(&parts);

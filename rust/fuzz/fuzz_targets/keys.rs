@@ -31,7 +31,9 @@ fn parts_are_those_of(subject: &Subject, key: &[u8]) {
     match subject {
         Subject::Request(fields, context) => {
             let parts = parts.expect("a request has parts");
-            assert_eq!(parts.fields, fields.each_ref().map(String::as_str));
+            let [user, action, resource] = parts.fields;
+            let read = [parts.policy, user, action, resource];
+            assert_eq!(read, fields.each_ref().map(String::as_str));
             assert_eq!(parts.context.is_empty(), context.is_empty());
         }
         Subject::General(_) => assert_eq!(parts, None),

@@ -25,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
 });
 
 fn try_out(py: Python<'_>, u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
-    let user = text(u)?;
+    let (policy, user) = (text(u)?, text(u)?);
     let value: Value = u.arbitrary()?;
     if value.size() > LARGEST {
         return Err(arbitrary::Error::IncorrectFormat);
@@ -38,7 +38,7 @@ fn try_out(py: Python<'_>, u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     if is_mapping(&object)
         && let Value::Map(fields) = &value
     {
-        let subject = Subject::Request([user, "read".into(), "doc".into()], fields.clone());
+        let subject = Subject::Request([policy, user, "read".into(), "doc".into()], fields.clone());
         same_key(py, &object, &subject, is_json);
     }
     let stored = match Stored::from_python(&object) {
@@ -109,8 +109,10 @@ fn asked_for(py: Python<'_>, stored: &Stored, value: &Value) {
 /// The key that is written from the object is that of the model, or there is none.
 fn same_key(py: Python<'_>, context: &Bound<'_, PyAny>, subject: &Subject, is_json: bool) {
     let Subject::Request(fields, _) = subject else { return };
-    let [user, action, resource] = fields.each_ref().map(|field| PyString::new(py, field));
-    let key = key::request([&user, &action, &resource], Some(context), KeyWriter::to_key);
+    let [policy, user, action, resource] = fields.each_ref().map(|field| PyString::new(py, field));
+    let (policy, fields) = (Some(policy.as_borrowed()), [&user, &action, &resource]);
+    let asked = key::Request { policy, fields, context: Some(context) };
+    let key = key::request(asked, KeyWriter::to_key);
     match key {
         Ok(key) => {
             assert!(is_json, "{subject:?} has a key");

@@ -140,8 +140,8 @@ impl<'a> Arbitrary<'a> for Value {
 /// An authorization request, or the key of a general cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
-    /// User, action and resource; the context's fields, of which there may be none.
-    Request([String; 3], Vec<(String, Value)>),
+    /// Policy, user, action and resource; the context's fields, of which there may be none.
+    Request([String; 4], Vec<(String, Value)>),
     /// Any value.
     General(Value),
 }
@@ -152,7 +152,7 @@ impl Subject {
         match self {
             Self::Request(fields, context) => {
                 let context = context.iter().map(|(name, it)| 4 + name.len() + it.size());
-                fields.iter().map(|field| 4 + field.len()).chain(context).sum::<usize>() + 6
+                fields.iter().map(|field| 4 + field.len()).chain(context).sum::<usize>() + 7
             }
             Self::General(value) => 1 + value.size(),
         }
@@ -185,7 +185,8 @@ impl Subject {
     pub fn key(&self) -> std::result::Result<Vec<u8>, NotJson> {
         let mut writer = KeyWriter::new();
         match self {
-            Self::Request([user, action, resource], context) => {
+            Self::Request([policy, user, action, resource], context) => {
+                writer.policy(policy)?;
                 writer.request(user, action, resource)?;
                 if !context.is_empty() {
                     Value::Map(context.clone()).write(&mut writer)?;
@@ -205,7 +206,7 @@ impl<'a> Arbitrary<'a> for Subject {
         Ok(if u.arbitrary()? {
             Self::General(u.arbitrary()?)
         } else {
-            Self::Request([text(u)?, text(u)?, text(u)?], fields(u, 0)?)
+            Self::Request([text(u)?, text(u)?, text(u)?, text(u)?], fields(u, 0)?)
         })
     }
 }

@@ -9,9 +9,14 @@ use sark_cache_core::key::MAX_DEPTH;
 /// The subject whose key this is; `None` if it is that of none.
 pub fn subject(key: &[u8]) -> Option<Subject> {
     let mut rest = key;
-    let subject = match byte(&mut rest)? {
+    let (mut first, mut policy) = (byte(&mut rest)?, String::new());
+    if first == 3 {
+        policy = text(&mut rest)?;
+        first = byte(&mut rest).filter(|first| *first == 1 && !policy.is_empty())?;
+    }
+    let subject = match first {
         1 => {
-            let fields = [text(&mut rest)?, text(&mut rest)?, text(&mut rest)?];
+            let fields = [policy, text(&mut rest)?, text(&mut rest)?, text(&mut rest)?];
             let context = if rest.is_empty() {
                 Vec::new()
             } else {

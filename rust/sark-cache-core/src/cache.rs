@@ -20,6 +20,7 @@ use crate::clock::{Clock, nanos};
 use crate::error::Refused;
 use crate::key::Key;
 use crate::log::{Log, Recorded, Scope, Stamp, Subject, Tags, Verdict};
+use crate::policies::Policies;
 use crate::ready::{poll_once, yield_once};
 use crate::stats::{Snapshot, Stats};
 use crate::sweep::{Sweep, Sweepers, Sweeps};
@@ -112,6 +113,7 @@ pub struct Cache<V> {
     clock: Clock,
     stats: Stats,
     census: Census,
+    policies: Policies,
     sweeps: Sweeps,
     weights: Weights,
     inserts: AtomicU64,
@@ -140,6 +142,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             clock: Clock::new(),
             stats: Stats::default(),
             census: Census::default(),
+            policies: Policies::default(),
             sweeps: Sweeps::default(),
             weights,
             inserts: AtomicU64::new(0),
@@ -233,6 +236,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             tags,
             ttl,
         };
+        self.policies.note(key.as_bytes());
         self.put(key, Arc::new(entry)).await;
         if self.inserts.fetch_add(1, Ordering::Relaxed) % self.maintain_every
             == self.maintain_every - 1
@@ -261,20 +265,45 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     /// Takes effect when called. The future removes the entry and says whether it was there and
     /// would have been served.
     pub fn remove(self: &Arc<Self>, key: &[u8]) -> impl Future<Output = bool> + Send + use<V> {
+        self.remove_each(Scope::Key(key.into()), Some(vec![key.into()]))
+    }
+
+    /// Revokes what is stored for a request under whatever policy, and whatever is being evaluated
+    /// for it, and removes it. `key` is its key under none.
+    ///
+    /// As [`remove`](Self::remove), with one look-up for each policy that something was stored
+    /// under. With more than 256 of them it visits every entry.
+    pub fn remove_request(
+        self: &Arc<Self>,
+        key: &[u8],
+    ) -> impl Future<Output = bool> + Send + use<V> {
+        self.remove_each(Scope::Request(key.into()), self.policies.keys(key))
+    }
+
+    /// Revokes what `scope` covers and removes what is under these keys, which are all of its keys;
+    /// if they are not known, every entry is visited.
+    fn remove_each(
+        self: &Arc<Self>,
+        scope: Scope,
+        keys: Option<Vec<Box<[u8]>>>,
+    ) -> impl Future<Output = bool> + Send + use<V> {
         let cache = Arc::clone(self);
-        let served =
-            poll_once(self.store.get(key)).flatten().is_some_and(|entry| self.serves(key, &entry));
-        let key: Box<[u8]> = key.into();
-        let scope = Scope::Key(key.clone());
+        let is_served = |key: &[u8]| {
+            poll_once(self.store.get(key)).flatten().is_some_and(|entry| self.serves(key, &entry))
+        };
+        let served = keys.iter().flatten().filter(|key| is_served(key)).count() as u64;
         let recorded = self.log.record(&scope, self.clock.now());
         async move {
+            let Some(keys) = keys else { return cache.sweep(scope, recorded).await > 0 };
             if recorded.everything {
                 cache.sweep(scope, recorded).await;
-                return served;
+                return served > 0;
             }
-            cache.take_out(&key).await;
-            cache.stats.counters.invalidations.add(u64::from(served));
-            served
+            for key in keys {
+                cache.take_out(&key).await;
+            }
+            cache.stats.counters.invalidations.add(served);
+            served > 0
         }
     }
 

@@ -17,7 +17,9 @@
 //!
 //! Lengths and counts are 32-bit little-endian. A request is `01`, then user, action and resource
 //! (length and UTF-8 each), then the context's mapping if it has entries. A general key is `02` and
-//! one value. Cost: one pass; no allocation when the writer's buffer is used again.
+//! one value. A request under a policy is `03`, the policy (length and UTF-8) and the key of the
+//! request without it; the empty policy is written as none, so every request has one key.
+//! Cost: one pass; no allocation when the writer's buffer is used again.
 
 use std::borrow::Borrow;
 use thiserror::Error;
@@ -30,6 +32,7 @@ pub const MAX_KEY_BYTES: usize = crate::cache::MAX_ENTRY_BYTES;
 
 const REQUEST: u8 = 1;
 const GENERAL: u8 = 2;
+const POLICY: u8 = 3;
 
 const NULL: u8 = 0;
 const FALSE: u8 = 1;
@@ -99,8 +102,29 @@ impl KeyWriter {
         self.bytes
     }
 
-    /// Starts the key of an authorization request; a context, if any, follows as one
-    /// [`map`](Self::map).
+    /// Starts the key of a request under this policy, unless it is empty; the request follows.
+    ///
+    /// # Errors
+    /// [`NotJson::TooLarge`].
+    #[inline]
+    pub fn policy(&mut self, policy: &str) -> Result<(), NotJson> {
+        if policy.is_empty() {
+            return Ok(());
+        }
+        self.bytes.push(POLICY);
+        self.text(policy)
+    }
+
+    /// The key of a request under a policy, which is short enough, made of its key under none.
+    pub(crate) fn under(policy: &str, request: &[u8]) -> Box<[u8]> {
+        let mut writer = Self::new();
+        // What was a key's policy before is not too long.
+        _ = writer.policy(policy);
+        writer.bytes.extend_from_slice(request);
+        writer.bytes.into()
+    }
+
+    /// Writes an authorization request; a context, if any, follows as one [`map`](Self::map).
     ///
     /// # Errors
     /// [`NotJson::TooLarge`].
@@ -304,6 +328,8 @@ impl KeyWriter {
 /// The parts of a request that an invalidation can name, read back from its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parts<'k> {
+    /// The policy that decides; empty when none is named.
+    pub policy: &'k str,
     /// User, action and resource, in this order.
     pub fields: [&'k str; 3],
     /// The canonical bytes of the context; empty when there is none.
@@ -313,17 +339,40 @@ pub struct Parts<'k> {
 impl<'k> Parts<'k> {
     /// Reads the parts of a request's key; `None` for a general key, which has none.
     pub fn of(key: &'k [u8]) -> Option<Self> {
-        let (&REQUEST, mut rest) = key.split_first()? else {
+        let (policy, request) = split_policy(key)?;
+        let (&REQUEST, mut rest) = request.split_first()? else {
             return None;
         };
         let mut fields = [""; 3];
         for field in &mut fields {
-            let (length, after) = rest.split_first_chunk::<4>()?;
-            let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
-            let (text, after) = after.split_at_checked(length)?;
-            *field = std::str::from_utf8(text).ok()?;
-            rest = after;
+            (*field, rest) = split_text(rest)?;
         }
-        Some(Self { fields, context: rest })
+        Some(Self { policy, fields, context: rest })
     }
+}
+
+/// The key of the same request under no policy; other keys as they are.
+pub fn without_policy(key: &[u8]) -> &[u8] {
+    split_policy(key).map_or(key, |(_, request)| request)
+}
+
+/// The policy of a key; empty if it names none.
+pub(crate) fn policy_of(key: &[u8]) -> &str {
+    split_policy(key).map_or("", |(policy, _)| policy)
+}
+
+/// The policy that a key begins with, and what follows it; `None` if it is cut short, or written
+/// although it is empty.
+fn split_policy(key: &[u8]) -> Option<(&str, &[u8])> {
+    match key.split_first() {
+        Some((&POLICY, rest)) => split_text(rest).filter(|(policy, _)| !policy.is_empty()),
+        _ => Some(("", key)),
+    }
+}
+
+fn split_text(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+    let (text, rest) = rest.split_at_checked(length)?;
+    Some((std::str::from_utf8(text).ok()?, rest))
 }

@@ -8,7 +8,7 @@
 //! # Cost
 //! A decision stamped at or after the newest record costs one atomic load ([`Log::newest`]). An
 //! older one is checked once: one look-up (a hash and a probe) for each combination of
-//! fields that was ever invalidated; then its owner stamps it anew. Reading takes no lock and never
+//! fields and policy that was ever invalidated; then its owner stamps it anew. Reading takes no lock and never
 //! waits. Recording takes one mutex and constant time, amortized.
 //!
 //! # Memory
@@ -25,8 +25,8 @@
 //! dropped that could have been kept.
 
 use crate::glob::{Glob, key_text};
-use crate::key::Parts;
-use crate::shim::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::key::{Parts, without_policy};
+use crate::shim::atomic::{AtomicU64, Ordering};
 use crate::shim::{Mutex, MutexGuard, Swap};
 use crate::table::Table;
 use ahash::RandomState;
@@ -47,13 +47,19 @@ const MAX_PERIODS: usize = 256;
 /// the time to live of what they return.
 const LEAST_RETENTION: u64 = 60_000_000_000;
 
-const TAGGED: u8 = 0b1000;
-/// The bit in [`Kinds`] of records that name one whole key.
-const KEY_KIND: u32 = 16;
+/// The bits of a kind that names user, action, resource, policy and a tag.
+const FIELDS: [u32; 3] = [1, 2, 4];
+const POLICY: u32 = 8;
+const TAGGED: u32 = 16;
+/// The kind of records that name one whole key.
+const KEY_KIND: u32 = 32;
+/// The kind of records that name one request under every policy.
+const REQUEST_KIND: u32 = 33;
 
-/// Kinds of scopes: bits 0–15 by the mask of fields and tag that one names, bit 16 for whole keys.
+/// Kinds of scopes: bits 0–31 by the mask of fields, policy and tag that one names, two more for
+/// whole keys and whole requests.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Kinds(u32);
+pub(crate) struct Kinds(u64);
 
 impl Kinds {
     fn of(kind: u32) -> Self {
@@ -62,6 +68,11 @@ impl Kinds {
 
     fn has(self, kind: u32) -> bool {
         self.0 & (1 << kind) != 0
+    }
+
+    /// Those that name parts of a request or tags, in rising order.
+    fn masks(self) -> impl Iterator<Item = u32> {
+        (1..KEY_KIND).filter(move |mask| self.has(*mask))
     }
 
     pub(crate) fn and(self, more: Self) -> Self {
@@ -90,11 +101,15 @@ pub enum Scope {
     Everything,
     /// The one under this key.
     Key(Box<[u8]>),
-    /// Those whose user, action and resource equal the given ones, and, if there are tags, that
-    /// carry at least one of them. Fields that are `None` match anything.
+    /// Those for one request under whatever policy, given by its key under none.
+    Request(Box<[u8]>),
+    /// Those whose user, action, resource and policy equal the given ones, and, if there are tags,
+    /// that carry at least one of them. What is `None` matches anything.
     Fields {
         /// User, action and resource, in this order.
         fields: [Option<Box<str>>; 3],
+        /// The policy that decides; the empty one is that of requests that name none.
+        policy: Option<Box<str>>,
         /// Tags; empty: tags do not matter.
         tags: Vec<Box<str>>,
     },
@@ -103,13 +118,20 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// The scope of these fields and tags; [`Scope::Everything`] when none is given.
+    /// The scope of these fields and tags under whatever policy; [`Scope::Everything`] when none is
+    /// given.
     pub fn of(fields: [Option<&str>; 3], tags: &[&str]) -> Self {
-        if fields.iter().all(Option::is_none) && tags.is_empty() {
+        Self::under(None, fields, tags)
+    }
+
+    /// The scope of this policy, these fields and tags; [`Scope::Everything`] when none is given.
+    pub fn under(policy: Option<&str>, fields: [Option<&str>; 3], tags: &[&str]) -> Self {
+        if policy.is_none() && fields.iter().all(Option::is_none) && tags.is_empty() {
             return Self::Everything;
         }
         Self::Fields {
             fields: fields.map(|field| field.map(Box::from)),
+            policy: policy.map(Box::from),
             tags: tags.iter().map(|tag| Box::from(*tag)).collect(),
         }
     }
@@ -175,7 +197,7 @@ pub struct Log {
     newest: AtomicU64,
     floor: AtomicU64,
     /// The [`Kinds`] of records ever made. Only these are looked up.
-    kinds: AtomicU32,
+    kinds: AtomicU64,
     records: Swap<Table>,
     globs: Swap<Vec<(u64, Glob)>>,
     longest_ttl: AtomicU64,
@@ -227,7 +249,7 @@ impl Log {
         Self {
             newest: AtomicU64::new(0),
             floor: AtomicU64::new(0),
-            kinds: AtomicU32::new(0),
+            kinds: AtomicU64::new(0),
             records: Swap::from_pointee(Table::new(0)),
             globs: Swap::default(),
             longest_ttl: AtomicU64::new(LEAST_RETENTION),
@@ -305,22 +327,26 @@ impl Log {
         subject: Subject<'_>,
         mut found: impl FnMut(u64) -> bool,
     ) -> bool {
-        if kinds.has(KEY_KIND) && found(self.hash_key(subject.key)) {
+        if kinds.has(KEY_KIND) && found(self.hash_whole(KEY_KIND, subject.key)) {
             return true;
         }
-        let fields = Parts::of(subject.key).map(|parts| parts.fields.map(Some));
-        for mask in (1..16).filter(|mask| kinds.has(*mask)) {
-            let mut named = [None; 3];
-            if mask & !u32::from(TAGGED) != 0 {
-                // A key without fields is matched by no record that names some.
-                let Some(fields) = fields else { continue };
-                named =
-                    std::array::from_fn(|i| if mask & (1 << i) == 0 { None } else { fields[i] });
-            }
-            let covers = if mask & u32::from(TAGGED) == 0 {
-                found(self.hash_fields(named, None))
+        if kinds.has(REQUEST_KIND)
+            && found(self.hash_whole(REQUEST_KIND, without_policy(subject.key)))
+        {
+            return true;
+        }
+        let parts = Parts::of(subject.key).map(Named::from);
+        for mask in kinds.masks() {
+            let named = match parts {
+                Some(parts) => parts.only(mask),
+                // A key without parts is matched by no record that names some.
+                None if mask & !TAGGED != 0 => continue,
+                None => Named::default(),
+            };
+            let covers = if mask & TAGGED == 0 {
+                found(self.hash_named(named, None))
             } else {
-                subject.tags.iter().any(|tag| found(self.hash_fields(named, Some(*tag))))
+                subject.tags.iter().any(|tag| found(self.hash_named(named, Some(*tag))))
             };
             if covers {
                 return true;
@@ -332,18 +358,20 @@ impl Log {
     /// The hashes under which [`any_scope`](Self::any_scope) finds this scope, and their kind; none
     /// for everything and for patterns.
     pub(crate) fn scope_hashes(&self, scope: &Scope) -> (Kinds, Vec<u64>) {
+        let whole = |kind, key| (Kinds::of(kind), vec![self.hash_whole(kind, key)]);
         match scope {
             Scope::Everything | Scope::Glob(_) => (Kinds::default(), Vec::new()),
-            Scope::Key(key) => (Kinds::of(KEY_KIND), vec![self.hash_key(key)]),
-            Scope::Fields { fields, tags } => {
-                let named = fields.each_ref().map(Option::as_deref);
-                let kind = mask(named) | if tags.is_empty() { 0 } else { TAGGED };
-                let hashes = if tags.is_empty() {
-                    vec![self.hash_fields(named, None)]
-                } else {
-                    tags.iter().map(|tag| self.hash_fields(named, Some(self.tag(tag)))).collect()
-                };
-                (Kinds::of(kind.into()), hashes)
+            Scope::Key(key) => whole(KEY_KIND, key),
+            Scope::Request(key) => whole(REQUEST_KIND, key),
+            Scope::Fields { fields, policy, tags } => {
+                let fields = fields.each_ref().map(Option::as_deref);
+                let named = Named { fields, policy: policy.as_deref() };
+                if tags.is_empty() {
+                    return (Kinds::of(named.mask()), vec![self.hash_named(named, None)]);
+                }
+                let numbers = tags.iter().map(|tag| self.tag(tag));
+                let hashes = numbers.map(|tag| self.hash_named(named, Some(tag))).collect();
+                (Kinds::of(named.mask() | TAGGED), hashes)
             }
         }
     }
@@ -358,7 +386,7 @@ impl Log {
         let everything = match scope {
             Scope::Everything => true,
             Scope::Glob(glob) => !self.write_glob(&mut writer, glob, stamp, now),
-            Scope::Key(_) | Scope::Fields { .. } => {
+            Scope::Key(_) | Scope::Request(_) | Scope::Fields { .. } => {
                 let (kinds, hashes) = self.scope_hashes(scope);
                 self.kinds.fetch_or(kinds.0, Ordering::Release);
                 !hashes.into_iter().all(|hash| self.write(&mut writer, hash, stamp, now))
@@ -444,17 +472,43 @@ impl Log {
             .store(Arc::new(globs.iter().filter(|(record, _)| *record > stamp).cloned().collect()));
     }
 
-    fn hash_key(&self, key: &[u8]) -> u64 {
-        not_empty(self.hasher.hash_one((KEY_KIND, key)))
+    fn hash_whole(&self, kind: u32, key: &[u8]) -> u64 {
+        not_empty(self.hasher.hash_one((kind, key)))
     }
 
-    fn hash_fields(&self, named: [Option<&str>; 3], tag: Option<u64>) -> u64 {
-        not_empty(self.hasher.hash_one((mask(named), named, tag)))
+    fn hash_named(&self, named: Named<'_>, tag: Option<u64>) -> u64 {
+        not_empty(self.hasher.hash_one((named.mask(), named.fields, named.policy, tag)))
     }
 }
 
-fn mask(named: [Option<&str>; 3]) -> u8 {
-    named.iter().enumerate().map(|(i, field)| u8::from(field.is_some()) << i).sum()
+/// The parts of a request that a record names.
+#[derive(Clone, Copy, Default)]
+struct Named<'a> {
+    fields: [Option<&'a str>; 3],
+    policy: Option<&'a str>,
+}
+
+impl<'a> From<Parts<'a>> for Named<'a> {
+    fn from(parts: Parts<'a>) -> Self {
+        Self { fields: parts.fields.map(Some), policy: Some(parts.policy) }
+    }
+}
+
+impl Named<'_> {
+    /// Those of them that a kind names.
+    fn only(mut self, mask: u32) -> Self {
+        for (field, bit) in self.fields.iter_mut().zip(FIELDS) {
+            *field = field.filter(|_| mask & bit != 0);
+        }
+        self.policy = self.policy.filter(|_| mask & POLICY != 0);
+        self
+    }
+
+    fn mask(&self) -> u32 {
+        let fields = self.fields.iter().zip(FIELDS);
+        let named = fields.map(|(field, bit)| if field.is_some() { bit } else { 0 });
+        named.sum::<u32>() | if self.policy.is_some() { POLICY } else { 0 }
+    }
 }
 
 /// Zero marks an empty slot, so no hash may be zero.

@@ -10,7 +10,7 @@
 //! pattern that waits. For each invalidation that waits some 200 bytes.
 
 use crate::glob::key_text;
-use crate::key::Parts;
+use crate::key::{Parts, without_policy};
 use crate::log::{Kinds, Log, Recorded, Scope, Stamp, Subject, Tags};
 use ahash::RandomState;
 use std::collections::HashMap;
@@ -54,14 +54,16 @@ impl Sweep {
         match &self.scope {
             Scope::Everything => true,
             Scope::Key(key) => **key == *subject.key,
-            Scope::Fields { fields, .. } => {
+            Scope::Request(key) => **key == *without_policy(subject.key),
+            Scope::Fields { fields, policy, .. } => {
                 let parts = Parts::of(subject.key);
-                let named = fields.iter().enumerate().all(|(i, field)| {
-                    field
-                        .as_deref()
-                        .is_none_or(|field| parts.is_some_and(|parts| parts.fields[i] == field))
-                });
-                named
+                let equals = |wanted: &Option<Box<str>>, part: fn(Parts<'_>) -> &str| {
+                    wanted.as_deref().is_none_or(|wanted| parts.map(part) == Some(wanted))
+                };
+                equals(policy, |parts| parts.policy)
+                    && equals(&fields[0], |parts| parts.fields[0])
+                    && equals(&fields[1], |parts| parts.fields[1])
+                    && equals(&fields[2], |parts| parts.fields[2])
                     && (self.tags.is_empty()
                         || self.tags.iter().any(|tag| subject.tags.contains(tag)))
             }

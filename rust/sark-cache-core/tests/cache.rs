@@ -261,6 +261,48 @@ fn removing_what_was_revoked_before_says_that_it_was_not_there() {
     drop(count);
 }
 
+fn key_under(policy: &str, user: &str) -> Key {
+    let mut writer = KeyWriter::new();
+    writer.policy(policy).unwrap();
+    writer.request(user, "read", "doc").unwrap();
+    writer.to_key()
+}
+
+#[test]
+fn a_request_is_removed_under_every_policy_that_something_was_stored_under() {
+    for policies in [2, 2_000] {
+        let cache = cache(10_000);
+        let alice = key("alice", "read", "doc");
+        assert!(!wait(cache.remove_request(alice.as_bytes())));
+        for policy in 0..policies {
+            put(&cache, key_under(&policy.to_string(), "alice"), b"allow").unwrap();
+            put(&cache, key_under(&policy.to_string(), "bob"), b"allow").unwrap();
+        }
+        let stamp = cache.stamp();
+        assert!(wait(cache.remove_request(alice.as_bytes())));
+        assert!(!wait(cache.remove_request(alice.as_bytes())));
+        assert_eq!(wait(cache.live()), policies);
+        assert_eq!(cache.held(), policies);
+        assert_eq!(cache.snapshot().counts.invalidations, policies);
+        let late = cache.insert(key_under("1", "alice"), vec![], MINUTE, Tags::default(), stamp);
+        assert_eq!(wait(late), Err(Refused::Overtaken));
+    }
+}
+
+#[test]
+fn removing_under_one_policy_leaves_the_others() {
+    let cache = cache(10);
+    for policy in ["", "admins", "members"] {
+        put(&cache, key_under(policy, "alice"), b"allow").unwrap();
+    }
+    assert!(wait(cache.remove(key_under("admins", "alice").as_bytes())));
+    let is_there =
+        ["", "admins", "members"].map(|it| get(&cache, &key_under(it, "alice")).is_some());
+    assert_eq!(is_there, [true, false, true]);
+    assert_eq!(wait(cache.invalidate(Scope::under(Some("members"), [None; 3], &[]))), 1);
+    assert_eq!(wait(cache.invalidate(Scope::under(Some(""), [None; 3], &[]))), 1);
+}
+
 #[test]
 fn a_full_log_says_how_many_entries_it_ended() {
     use sark_cache_core::log::MAX_RECORDS;

@@ -1,7 +1,7 @@
 //! Two requests have equal keys exactly when they are equal.
 
 use proptest::prelude::*;
-use sark_cache_core::key::{MAX_DEPTH, MAX_KEY_BYTES, Parts};
+use sark_cache_core::key::{MAX_DEPTH, MAX_KEY_BYTES, Parts, without_policy};
 use sark_cache_core::{KeyWriter, NotJson};
 use std::collections::BTreeMap;
 
@@ -72,7 +72,12 @@ fn json() -> impl Strategy<Value = Json> {
 }
 
 fn request(parts: &[String; 3], context: Option<&Json>) -> Vec<u8> {
+    request_under("", parts, context)
+}
+
+fn request_under(policy: &str, parts: &[String; 3], context: Option<&Json>) -> Vec<u8> {
     let mut writer = KeyWriter::new();
+    writer.policy(policy).unwrap();
     writer.request(&parts[0], &parts[1], &parts[2]).unwrap();
     if let Some(context) = context {
         context.write(&mut writer).unwrap();
@@ -97,23 +102,33 @@ proptest! {
 
     #[test]
     fn different_requests_have_different_keys(
+        policy in "[:a\u{1}\u{3}]{0,2}",
+        other_policy in "[:a\u{1}\u{3}]{0,2}",
         a in prop::array::uniform3("[:/_*a]{0,3}"),
         b in prop::array::uniform3("[:/_*a]{0,3}"),
         context in prop::option::of(json()),
         other in prop::option::of(json()),
     ) {
-        let same = a == b && match (&context, &other) {
+        let same = policy == other_policy && a == b && match (&context, &other) {
             (None, None) => true,
             (Some(a), Some(b)) => a.same(b),
             _ => false,
         };
-        prop_assert_eq!(request(&a, context.as_ref()) == request(&b, other.as_ref()), same);
+        let key = request_under(&policy, &a, context.as_ref());
+        let other = request_under(&other_policy, &b, other.as_ref());
+        prop_assert_eq!(key == other, same);
     }
 
     #[test]
-    fn the_parts_of_a_request_are_read_back(parts in prop::array::uniform3(".{0,8}"), context in json()) {
-        let key = request(&parts, Some(&context));
+    fn the_parts_of_a_request_are_read_back(
+        policy in ".{0,8}",
+        parts in prop::array::uniform3(".{0,8}"),
+        context in json(),
+    ) {
+        let key = request_under(&policy, &parts, Some(&context));
         let read = Parts::of(&key).unwrap();
+        prop_assert_eq!(read.policy, policy);
+        prop_assert_eq!(without_policy(&key), request(&parts, Some(&context)));
         prop_assert_eq!(read.fields.map(str::to_owned), parts);
         prop_assert_eq!(read.context, &general(&context)[1..]);
     }
@@ -121,7 +136,17 @@ proptest! {
     #[test]
     fn no_bytes_make_reading_parts_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
         let _ = Parts::of(&bytes);
+        let _ = without_policy(&bytes);
     }
+}
+
+#[test]
+fn the_empty_policy_is_no_policy() {
+    let parts = ["alice", "read", "doc"].map(str::to_owned);
+    let mut written_out = vec![3, 0, 0, 0, 0];
+    written_out.extend(request(&parts, None));
+    assert_eq!(Parts::of(&written_out), None);
+    assert_eq!(request_under("", &parts, None)[0], 1);
 }
 
 #[test]

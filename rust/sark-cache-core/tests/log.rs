@@ -13,6 +13,13 @@ fn key(user: &str, action: &str, resource: &str) -> Vec<u8> {
     writer.as_bytes().to_vec()
 }
 
+fn key_under(policy: &str, [user, action, resource]: [&str; 3]) -> Vec<u8> {
+    let mut writer = KeyWriter::new();
+    writer.policy(policy).unwrap();
+    writer.request(user, action, resource).unwrap();
+    writer.as_bytes().to_vec()
+}
+
 fn glob(pattern: &str) -> Scope {
     Scope::Glob(Glob::new(pattern).expect("short enough"))
 }
@@ -23,28 +30,35 @@ fn holds(log: &Log, stamp: Stamp, key: &[u8], tags: &[u64]) -> bool {
 
 #[derive(Debug, Clone)]
 struct Record {
+    policy: Option<String>,
     fields: [Option<String>; 3],
     tags: Vec<String>,
 }
 
 impl Record {
-    fn matches(&self, decision: &[String; 3], tags: &[String]) -> bool {
-        self.fields
-            .iter()
-            .zip(decision)
-            .all(|(field, part)| field.as_ref().is_none_or(|f| f == part))
+    fn matches(&self, policy: &String, decision: &[String; 3], tags: &[String]) -> bool {
+        self.policy.as_ref().is_none_or(|wanted| wanted == policy)
+            && self
+                .fields
+                .iter()
+                .zip(decision)
+                .all(|(field, part)| field.as_ref().is_none_or(|f| f == part))
             && (self.tags.is_empty() || self.tags.iter().any(|tag| tags.contains(tag)))
     }
 
     fn scope(&self) -> Scope {
         let tags: Vec<&str> = self.tags.iter().map(String::as_str).collect();
-        Scope::of(self.fields.each_ref().map(Option::as_deref), &tags)
+        Scope::under(self.policy.as_deref(), self.fields.each_ref().map(Option::as_deref), &tags)
     }
 }
 
 fn record() -> impl Strategy<Value = Record> {
-    (prop::array::uniform3(prop::option::of("[ab]")), prop::collection::vec("[xy]", 0..2))
-        .prop_map(|(fields, tags)| Record { fields, tags })
+    (
+        prop::option::of("[p]?"),
+        prop::array::uniform3(prop::option::of("[ab]")),
+        prop::collection::vec("[xy]", 0..2),
+    )
+        .prop_map(|(policy, fields, tags)| Record { policy, fields, tags })
 }
 
 proptest! {
@@ -54,6 +68,7 @@ proptest! {
     fn a_decision_holds_exactly_until_a_newer_record_matches(
         before in prop::collection::vec(record(), 0..6),
         after in prop::collection::vec(record(), 0..6),
+        policy in "[p]?",
         decision in prop::array::uniform3("[ab]"),
         tags in prop::collection::vec("[xy]", 0..2),
     ) {
@@ -66,8 +81,8 @@ proptest! {
             log.record(&record.scope(), 0);
         }
         let numbers = log.tags(&tags);
-        let subject = key(&decision[0], &decision[1], &decision[2]);
-        let expected = !after.iter().any(|record| record.matches(&decision, &tags));
+        let subject = key_under(&policy, decision.each_ref().map(String::as_str));
+        let expected = !after.iter().any(|record| record.matches(&policy, &decision, &tags));
         prop_assert_eq!(holds(&log, stamp, &subject, &numbers), expected);
     }
 }
@@ -88,6 +103,28 @@ fn a_whole_key_is_revoked_alone() {
     log.record(&Scope::Key(key("alice", "read", "doc").into()), 0);
     assert!(!holds(&log, stamp, &key("alice", "read", "doc"), &[]));
     assert!(holds(&log, stamp, &key("alice", "read", "doc2"), &[]));
+}
+
+#[test]
+fn a_request_is_revoked_under_every_policy() {
+    let log = Log::new();
+    let stamp = log.newest();
+    log.record(&Scope::Request(key("alice", "read", "doc").into()), 0);
+    for policy in ["", "admins", "members"] {
+        assert!(!holds(&log, stamp, &key_under(policy, ["alice", "read", "doc"]), &[]));
+        assert!(holds(&log, stamp, &key_under(policy, ["alice", "read", "doc2"]), &[]));
+    }
+    assert!(holds(&log, log.newest(), &key("alice", "read", "doc"), &[]));
+}
+
+#[test]
+fn a_key_under_one_policy_is_revoked_alone() {
+    let log = Log::new();
+    let stamp = log.newest();
+    log.record(&Scope::Key(key_under("admins", ["alice", "read", "doc"]).into()), 0);
+    assert!(!holds(&log, stamp, &key_under("admins", ["alice", "read", "doc"]), &[]));
+    assert!(holds(&log, stamp, &key_under("members", ["alice", "read", "doc"]), &[]));
+    assert!(holds(&log, stamp, &key("alice", "read", "doc"), &[]));
 }
 
 #[test]

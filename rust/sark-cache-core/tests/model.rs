@@ -6,6 +6,7 @@
 //! without a number it is 10,000. Variants that are broken on purpose show that the
 //! checker would notice.
 
+use sark_cache_core::key::without_policy;
 use sark_cache_core::load::{Flights, Joined, Leader, Turn};
 use sark_cache_core::log::{Log, Subject, Verdict};
 use sark_cache_core::{KeyWriter, Scope, Stamp, Tags};
@@ -25,8 +26,11 @@ fn explore(property: fn()) {
     shuttle::check_pct(property, schedules, PCT_DEPTH);
 }
 
+const POLICY: &str = "admins";
+
 fn key(user: &str) -> Vec<u8> {
     let mut writer = KeyWriter::new();
+    writer.policy(POLICY).unwrap();
     writer.request(user, "read", "doc").unwrap();
     writer.as_bytes().to_vec()
 }
@@ -226,7 +230,9 @@ fn decisions_change(broken: Broken) {
             user("alice"),
             Scope::of([None; 3], &["role:admin"]),
             Scope::of([None, Some("read"), None], &["role:admin"]),
+            Scope::under(Some(POLICY), [None; 3], &[]),
             Scope::Key(alice.clone().into()),
+            Scope::Request(without_policy(&alice).into()),
             Scope::Everything,
         ]));
     }

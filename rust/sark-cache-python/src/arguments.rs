@@ -2,10 +2,12 @@
 //! names it.
 
 use crate::error::{Fault, text, wrong_type};
+use crate::key::Policy;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyInt, PyList, PyString, PyTuple};
 use sark_cache_core::{Eviction, Options};
+use std::convert::Infallible;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -93,6 +95,25 @@ pub fn ttl(given: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
     let ttl = Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST_TTL).min(LONGEST_TTL);
     // Less than a nanosecond is still not nothing.
     Ok(Some(if seconds > 0.0 { ttl.max(Duration::from_nanos(1)) } else { ttl }))
+}
+
+/// What a keyword was given, `None` included, or nothing.
+#[derive(Clone, Copy, Default)]
+pub struct Given<'a, 'py>(Option<Borrowed<'a, 'py, PyAny>>);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Given<'a, 'py> {
+    type Error = Infallible;
+
+    #[inline]
+    fn extract(given: Borrowed<'a, 'py, PyAny>) -> Result<Self, Infallible> {
+        Ok(Self(Some(given)))
+    }
+}
+
+/// The policy of a request: the empty one unless another is given.
+#[inline]
+pub fn policy<'a, 'py>(Given(given): Given<'a, 'py>) -> PyResult<Policy<'a, 'py>> {
+    given.map(|given| given.cast().map_err(|_| wrong_type("policy", "a str", &given))).transpose()
 }
 
 /// User, action and resource of a request.

@@ -6,17 +6,18 @@
 
 use crate::arguments::rows;
 use crate::awaitable::NOTHING;
-use crate::key::Keys;
+use crate::key::{Keys, Policy};
 use crate::policy::PolicyStore;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use std::iter::repeat_n;
 use std::time::Instant;
 
-/// The decisions for many requests, in their order.
+/// The decisions for many requests under one policy, in their order.
 pub fn get<'py>(
     slf: &Bound<'py, PolicyStore>,
     requests: &Bound<'py, PyAny>,
+    policy: Policy<'_, 'py>,
 ) -> PyResult<Bound<'py, PyList>> {
     let (py, store) = (slf.py(), slf.get().store()?);
     let started = Instant::now();
@@ -30,7 +31,7 @@ pub fn get<'py>(
     }
     let about = requests.cast_exact::<PyList>().map_or(0, PyListMethods::len);
     let mut look_ups = store.cache.look_ups(about);
-    let mut keys = Keys::default();
+    let mut keys = Keys::of(policy);
     rows(argument, requests, &(3..=4), shape, |row| match keys.next(row) {
         Ok(key) => {
             look_ups.look_up(key);

@@ -33,15 +33,26 @@ fn written<R>(
     result
 }
 
+/// The name of a policy; `None` is the empty one.
+pub type Policy<'a, 'py> = Option<Borrowed<'a, 'py, PyString>>;
+
+/// What is decided: may this user do this to that, in this context, as this policy says?
+#[derive(Clone, Copy)]
+pub struct Request<'a, 'py> {
+    pub policy: Policy<'a, 'py>,
+    /// User, action and resource.
+    pub fields: [&'a Bound<'py, PyString>; 3],
+    pub context: Option<&'a Bound<'py, PyAny>>,
+}
+
 /// Hands the key of a request to `using`.
 #[inline]
 pub fn request<R>(
-    [user_id, action, resource]: [&Bound<'_, PyString>; 3],
-    context: Option<&Bound<'_, PyAny>>,
+    Request { policy, fields: [user_id, action, resource], context }: Request<'_, '_>,
     using: impl FnOnce(&KeyWriter) -> R,
 ) -> Result<R, Fault> {
     let write_request = |writer: &mut KeyWriter| {
-        let begun = begin(writer, user_id, action);
+        let begun = begin(writer, policy, user_id, action);
         finish(writer, begun, resource, context)
     };
     written(write_request, using)
@@ -50,9 +61,13 @@ pub fn request<R>(
 #[inline]
 fn begin(
     writer: &mut KeyWriter,
+    policy: Policy<'_, '_>,
     user_id: &Bound<'_, PyString>,
     action: &Bound<'_, PyString>,
 ) -> Result<(), Fault> {
+    if let Some(policy) = policy {
+        writer.policy(text(&policy)?)?;
+    }
     Ok(writer.begin_request(text(user_id)?, text(action)?)?)
 }
 
@@ -93,10 +108,10 @@ fn write_context(writer: &mut KeyWriter, context: Fields<'_>) -> Result<(), Faul
     if context.is_empty() { Ok(()) } else { walk_fields(context, writer) }
 }
 
-/// Writes the keys of the rows of a batch. What a row has in common with the one before it, user and
-/// action if they are the same objects, is neither checked nor written again.
-#[derive(Default)]
-pub struct Keys<'py> {
+/// Writes the keys of the rows of a batch, all of one policy. What a row has in common with the one
+/// before it, user and action if they are the same objects, is neither checked nor written again.
+pub struct Keys<'a, 'py> {
+    policy: Policy<'a, 'py>,
     writer: KeyWriter,
     begun: Option<Begun<'py>>,
 }
@@ -107,7 +122,11 @@ struct Begun<'py> {
     bytes: usize,
 }
 
-impl<'py> Keys<'py> {
+impl<'a, 'py> Keys<'a, 'py> {
+    pub fn of(policy: Policy<'a, 'py>) -> Self {
+        Self { policy, writer: KeyWriter::new(), begun: None }
+    }
+
     /// The key of the next row.
     #[inline]
     pub fn next(&mut self, row: Row<'_, 'py>) -> Result<&[u8], Fault> {
@@ -127,7 +146,7 @@ impl<'py> Keys<'py> {
     fn begin(&mut self, row: Row<'_, 'py>) -> Result<(), Fault> {
         let [user_id, action, resource] = row.fields()?;
         self.writer.back_to(0);
-        let begun = begin(&mut self.writer, user_id, action);
+        let begun = begin(&mut self.writer, self.policy, user_id, action);
         self.begun = begun.is_ok().then(|| Begun {
             user_id: user_id.clone().into_any(),
             action: action.clone().into_any(),

@@ -5,12 +5,13 @@
 //! bugs of the caller and raise.
 
 use crate::arguments::{
-    self, Tags, boolean, default_ttl, fields, optional, options, rows, string, ttl,
+    self, Given, Tags, boolean, default_ttl, fields, optional, options, policy as read_policy,
+    rows, string, ttl,
 };
 use crate::awaitable::{NOTHING, awaitable, ready};
 use crate::batch;
 use crate::error::{Fault, InvalidationError, text};
-use crate::key::request;
+use crate::key::{Request, request};
 use crate::load::{Load, Loads, Owner, Wanted, evaluate};
 use crate::store::{CACHES, Stamp, Store};
 use crate::value::Stored;
@@ -69,7 +70,12 @@ impl PolicyStore {
     }
 
     /// The decision for a request, a new dict, or None. Decided when called; ready at once.
-    #[pyo3(signature = (user_id, action, resource, context = None, sensitivity = None))]
+    #[pyo3(
+        signature = (user_id, action, resource, context = None, sensitivity = None, *,
+                     policy = Given::default()),
+        text_signature = "($self, user_id, action, resource, context=None, sensitivity=None, *, \
+                          policy='')"
+    )]
     fn get<'py>(
         slf: &Bound<'py, Self>,
         user_id: &Bound<'py, PyAny>,
@@ -77,14 +83,21 @@ impl PolicyStore {
         resource: &Bound<'py, PyAny>,
         context: Option<&Bound<'py, PyAny>>,
         sensitivity: Option<&Bound<'py, PyAny>>,
+        policy: Given<'_, 'py>,
     ) -> PyAwaitable<'py> {
-        Self::look_up(slf, "get", [user_id, action, resource], context, sensitivity, |entry| {
+        let fields = [user_id, action, resource];
+        Self::look_up(slf, "get", fields, context, sensitivity, policy, |entry| {
             entry.value().to_python(slf.py())
         })
     }
 
     /// The decision for a request as an object that everybody shares, or None.
-    #[pyo3(signature = (user_id, action, resource, context = None, sensitivity = None))]
+    #[pyo3(
+        signature = (user_id, action, resource, context = None, sensitivity = None, *,
+                     policy = Given::default()),
+        text_signature = "($self, user_id, action, resource, context=None, sensitivity=None, *, \
+                          policy='')"
+    )]
     fn get_decision<'py>(
         slf: &Bound<'py, Self>,
         user_id: &Bound<'py, PyAny>,
@@ -92,9 +105,10 @@ impl PolicyStore {
         resource: &Bound<'py, PyAny>,
         context: Option<&Bound<'py, PyAny>>,
         sensitivity: Option<&Bound<'py, PyAny>>,
+        policy: Given<'_, 'py>,
     ) -> PyAwaitable<'py> {
-        let request = [user_id, action, resource];
-        Self::look_up(slf, "get_decision", request, context, sensitivity, |entry| {
+        let fields = [user_id, action, resource];
+        Self::look_up(slf, "get_decision", fields, context, sensitivity, policy, |entry| {
             entry.value().decision(slf.py()).map(Bound::into_any)
         })
     }
@@ -102,9 +116,9 @@ impl PolicyStore {
     /// Stores a snapshot of a decision. True if it was stored.
     #[pyo3(
         signature = (user_id, action, resource, decision, context = None, ttl_seconds = None,
-                     sensitivity = None, *, tags = None, stamp = None),
+                     sensitivity = None, *, tags = None, stamp = None, policy = Given::default()),
         text_signature = "($self, user_id, action, resource, decision, context=None, \
-                          ttl_seconds=None, sensitivity=None, *, tags=(), stamp=None)"
+                          ttl_seconds=None, sensitivity=None, *, tags=(), stamp=None, policy='')"
     )]
     #[expect(clippy::too_many_arguments, reason = "the public interface")]
     fn set<'py>(
@@ -118,13 +132,15 @@ impl PolicyStore {
         sensitivity: Option<&Bound<'py, PyAny>>,
         tags: Option<&Bound<'py, PyAny>>,
         stamp: Option<&Bound<'py, PyAny>>,
+        policy: Given<'_, 'py>,
     ) -> PyAwaitable<'py> {
         let (py, store) = (slf.py(), slf.get().store()?);
         let stamp = store.stamp_or_now(stamp)?;
-        let request = fields(user_id, action, resource)?;
+        let fields = fields(user_id, action, resource)?;
+        let asked = Request { policy: read_policy(policy)?, fields, context };
         let ttl = Self::ttl_for(slf, ttl(ttl_seconds)?, optional("sensitivity", sensitivity)?)?;
         let tags = Tags::new(tags)?;
-        let incoming = tags.all().and_then(|()| store.incoming(request, decision, context, ttl));
+        let incoming = tags.all().and_then(|()| store.incoming(asked, decision, ttl));
         if !store.serves() {
             // What is a bug of the caller is one while the cache is off, too.
             return incoming
@@ -146,9 +162,9 @@ impl PolicyStore {
     /// The decision for a request: the cached one, or what `loader()` brings, which is then stored.
     #[pyo3(
         signature = (user_id, action, resource, loader, context = None, *, ttl_seconds = None,
-                     sensitivity = None, tags = None),
+                     sensitivity = None, tags = None, policy = Given::default()),
         text_signature = "($self, user_id, action, resource, loader, context=None, *, \
-                          ttl_seconds=None, sensitivity=None, tags=())"
+                          ttl_seconds=None, sensitivity=None, tags=(), policy='')"
     )]
     #[expect(clippy::too_many_arguments, reason = "the public interface")]
     fn get_or_load<'py>(
@@ -161,9 +177,11 @@ impl PolicyStore {
         ttl_seconds: Option<&Bound<'py, PyAny>>,
         sensitivity: Option<&Bound<'py, PyAny>>,
         tags: Option<&Bound<'py, PyAny>>,
+        policy: Given<'_, 'py>,
     ) -> PyAwaitable<'py> {
         let (py, store) = (slf.py(), slf.get().store()?);
-        let request = fields(user_id, action, resource)?;
+        let fields = fields(user_id, action, resource)?;
+        let asked = Request { policy: read_policy(policy)?, fields, context };
         let loader = arguments::loader(loader)?;
         let sensitivity = optional("sensitivity", sensitivity)?;
         let given = ttl(ttl_seconds)?;
@@ -176,7 +194,7 @@ impl PolicyStore {
         let served = match tags.all() {
             Ok(()) => {
                 let found = |entry: &Entry<Stored>| entry.value().to_python(py);
-                Self::serve(slf, request, context, sensitivity, found, KeyWriter::to_key)
+                Self::serve(slf, asked, sensitivity, found, KeyWriter::to_key)
             }
             Err(fault) => {
                 stats.counters.misses.increment();
@@ -206,6 +224,7 @@ impl PolicyStore {
 
     /// The load that refreshes an entry, led by whoever asked for it; None if the entry is gone or
     /// another load of it is under way.
+    #[expect(clippy::too_many_arguments, reason = "a request in its parts")]
     fn _lead_refresh<'py>(
         slf: &Bound<'py, Self>,
         callback: &Bound<'py, PyAny>,
@@ -214,12 +233,15 @@ impl PolicyStore {
         resource: &Bound<'py, PyString>,
         context: Option<&Bound<'py, PyAny>>,
         sensitivity: &Bound<'py, PyString>,
+        policy: &Bound<'py, PyString>,
     ) -> PyResult<Option<Load>> {
         let (py, store) = (slf.py(), slf.get().store()?);
         // What the callback is told is what the key says, whatever becomes of the caller's object.
         let context = context.map(|context| Stored::from_python(context)?.to_python(py));
         let context = context.transpose()?;
-        let key = request([user_id, action, resource], context.as_ref(), KeyWriter::to_key)?;
+        let fields = [user_id, action, resource];
+        let (policy, context) = (Some(policy.as_borrowed()), context.as_ref());
+        let key = request(Request { policy, fields, context }, KeyWriter::to_key)?;
         let Some(entry) = poll_once(store.cache.find(key.as_bytes())).flatten() else {
             return Ok(None);
         };
@@ -238,19 +260,30 @@ impl PolicyStore {
         Ok(Stamp { cache: store.identity, at: store.cache.stamp() })
     }
 
-    /// Revokes and removes one decision. True if it was there.
-    #[pyo3(signature = (user_id, action, resource, context = None))]
+    /// Revokes and removes the decision for a request, under one policy or under all. True if there
+    /// was one.
+    #[pyo3(signature = (user_id, action, resource, context = None, *, policy = None))]
     fn delete<'py>(
         slf: &Bound<'py, Self>,
         user_id: &Bound<'py, PyAny>,
         action: &Bound<'py, PyAny>,
         resource: &Bound<'py, PyAny>,
         context: Option<&Bound<'py, PyAny>>,
+        policy: Option<&Bound<'py, PyAny>>,
     ) -> PyAwaitable<'py> {
         let (py, store) = (slf.py(), slf.get().store()?);
         let fields = fields(user_id, action, resource)?;
-        match request(fields, context, |key| store.cache.remove(key.as_bytes())) {
-            Ok(removed) => awaitable(py, async move { Ok(removed.await) }),
+        let policy = optional("policy", policy)?.map(Bound::as_borrowed);
+        let key = request(Request { policy, fields, context }, KeyWriter::to_key);
+        match key {
+            Ok(key) if policy.is_some() => {
+                let removed = store.cache.remove(key.as_bytes());
+                awaitable(py, async move { Ok(removed.await) })
+            }
+            Ok(key) => {
+                let removed = store.cache.remove_request(key.as_bytes());
+                awaitable(py, async move { Ok(removed.await) })
+            }
             Err(Fault::Raised(error)) if error.is_instance_of::<PyException>(py) => {
                 // What its key is cannot be told, so nobody can say that it is gone.
                 let unconfirmed = InvalidationError::new_err(
@@ -268,23 +301,33 @@ impl PolicyStore {
     }
 
     /// The decisions for many requests, in their order.
-    fn get_batch<'py>(slf: &Bound<'py, Self>, requests: &Bound<'py, PyAny>) -> PyAwaitable<'py> {
-        ready(slf.py(), batch::get(slf, requests)?)
+    #[pyo3(
+        signature = (requests, *, policy = Given::default()),
+        text_signature = "($self, requests, *, policy='')"
+    )]
+    fn get_batch<'py>(
+        slf: &Bound<'py, Self>,
+        requests: &Bound<'py, PyAny>,
+        policy: Given<'_, 'py>,
+    ) -> PyAwaitable<'py> {
+        ready(slf.py(), batch::get(slf, requests, read_policy(policy)?)?)
     }
 
     /// Stores many decisions at the call, 2–3 µs each; returns how many were stored.
     #[pyo3(
-        signature = (entries, *, tags = None, stamp = None),
-        text_signature = "($self, entries, *, tags=(), stamp=None)"
+        signature = (entries, *, tags = None, stamp = None, policy = Given::default()),
+        text_signature = "($self, entries, *, tags=(), stamp=None, policy='')"
     )]
     fn set_batch<'py>(
         slf: &Bound<'py, Self>,
         entries: &Bound<'py, PyAny>,
         tags: Option<&Bound<'py, PyAny>>,
         stamp: Option<&Bound<'py, PyAny>>,
+        policy: Given<'_, 'py>,
     ) -> PyAwaitable<'py> {
         let (py, store) = (slf.py(), slf.get().store()?);
         let stamp = store.stamp_or_now(stamp)?;
+        let policy = read_policy(policy)?;
         let tags = Tags::new(tags)?;
         let numbers = store.cache.log().tags(&tags.names);
         let serves = store.serves();
@@ -295,9 +338,8 @@ impl PolicyStore {
         let shape = "(user_id, action, resource, decision, context, ttl_seconds)";
         rows("entries", entries, &(4..=6), shape, |row| {
             let ttl = Self::ttl_for(slf, ttl(row.get(5))?, None)?;
-            let fields = row.fields()?;
-            let incoming =
-                tags.all().and_then(|()| store.incoming(fields, &row.items[3], row.get(4), ttl));
+            let asked = Request { policy, fields: row.fields()?, context: row.get(4) };
+            let incoming = tags.all().and_then(|()| store.incoming(asked, &row.items[3], ttl));
             match incoming {
                 Ok(incoming) if serves => {
                     let was_stored = store.insert(py, incoming, numbers.clone(), stamp);
@@ -314,8 +356,9 @@ impl PolicyStore {
 
     /// Revokes every decision that matches all given fields; returns how many entries died.
     #[pyo3(
-        signature = (user_id = None, action = None, resource = None, *, tags = None),
-        text_signature = "($self, user_id=None, action=None, resource=None, *, tags=())"
+        signature = (user_id = None, action = None, resource = None, *, tags = None, policy = None),
+        text_signature = "($self, user_id=None, action=None, resource=None, *, tags=(), \
+                          policy=None)"
     )]
     fn invalidate<'py>(
         slf: &Bound<'py, Self>,
@@ -323,18 +366,20 @@ impl PolicyStore {
         action: Option<&Bound<'py, PyAny>>,
         resource: Option<&Bound<'py, PyAny>>,
         tags: Option<&Bound<'py, PyAny>>,
+        policy: Option<&Bound<'py, PyAny>>,
     ) -> PyAwaitable<'py> {
         let (py, store) = (slf.py(), slf.get().store()?);
         let named = [
             optional("user_id", user_id)?,
             optional("action", action)?,
             optional("resource", resource)?,
+            optional("policy", policy)?,
         ];
         let tags = Tags::new(tags)?;
-        let mut fields = [None; 3];
-        for (field, named) in fields.iter_mut().zip(named) {
+        let mut parts = [None; 4];
+        for (part, named) in parts.iter_mut().zip(named) {
             match named.map(text).transpose() {
-                Ok(name) => *field = name,
+                Ok(name) => *part = name,
                 // No decision was ever stored under it, so there is none to revoke.
                 Err(fault) => {
                     Self::report(slf, "invalidate", fault)?;
@@ -346,7 +391,9 @@ impl PolicyStore {
             return ready(py, 0);
         }
         let tags: Vec<&str> = tags.names.iter().map(String::as_str).collect();
-        let died = store.cache.invalidate(Scope::of(fields, &tags));
+        let [user_id, action, resource, policy] = parts;
+        let fields = [user_id, action, resource];
+        let died = store.cache.invalidate(Scope::under(policy, fields, &tags));
         awaitable(py, async move { Ok(died.await) })
     }
 
@@ -516,16 +563,18 @@ impl PolicyStore {
         [user_id, action, resource]: [&Bound<'py, PyAny>; 3],
         context: Option<&Bound<'py, PyAny>>,
         sensitivity: Option<&Bound<'py, PyAny>>,
+        policy: Given<'_, 'py>,
         found: impl FnOnce(&Entry<Stored>) -> PyAwaitable<'py>,
     ) -> PyAwaitable<'py> {
         let (py, store) = (slf.py(), slf.get().store()?);
-        let request = fields(user_id, action, resource)?;
+        let fields = fields(user_id, action, resource)?;
+        let asked = Request { policy: read_policy(policy)?, fields, context };
         let sensitivity = optional("sensitivity", sensitivity)?;
         if !store.serves() {
             return ready(py, py.None());
         }
         let started = store.cache.stats().start();
-        let served = Self::serve(slf, request, context, sensitivity, found, |_| ());
+        let served = Self::serve(slf, asked, sensitivity, found, |_| ());
         store.cache.stats().stop(started);
         match served {
             Ok(decision) => ready(py, decision.ok()),
@@ -541,15 +590,14 @@ impl PolicyStore {
     #[inline]
     fn serve<'py, K>(
         slf: &Bound<'py, Self>,
-        request: [&Bound<'py, PyString>; 3],
-        context: Option<&Bound<'py, PyAny>>,
+        asked: Request<'_, 'py>,
         sensitivity: Option<&Bound<'py, PyString>>,
         found: impl FnOnce(&Entry<Stored>) -> PyAwaitable<'py>,
         missed: impl FnOnce(&KeyWriter) -> K,
     ) -> Result<Result<Bound<'py, PyAny>, K>, Fault> {
         let store = slf.get().store()?;
         let counters = &store.cache.stats().counters;
-        let entry = match store.look_up(request, context, missed) {
+        let entry = match store.look_up(asked, missed) {
             Ok(Ok(entry)) => entry,
             Ok(Err(missed)) => {
                 counters.misses.increment();
@@ -563,7 +611,7 @@ impl PolicyStore {
             }
         };
         let stale = match sensitivity {
-            Some(sensitivity) => Self::refresh_ahead(slf, &entry, request, context, sensitivity)?,
+            Some(sensitivity) => Self::refresh_ahead(slf, &entry, asked, sensitivity)?,
             None => false,
         };
         if stale { &counters.stale_hits } else { &counters.hits }.increment();
@@ -574,8 +622,7 @@ impl PolicyStore {
     fn refresh_ahead(
         slf: &Bound<'_, Self>,
         entry: &Entry<Stored>,
-        [user_id, action, resource]: [&Bound<'_, PyString>; 3],
-        context: Option<&Bound<'_, PyAny>>,
+        asked: Request<'_, '_>,
         sensitivity: &Bound<'_, PyString>,
     ) -> PyResult<bool> {
         if !matches!(sensitivity.to_str(), Ok("critical" | "confidential")) {
@@ -588,12 +635,13 @@ impl PolicyStore {
             if !store.cache.ends_soon(entry, part) {
                 return Ok(false);
             }
-            let fields = [user_id, action, resource];
-            if request(fields, context, |key| store.loads.refreshes(key.as_bytes()))? {
+            if request(asked, |key| store.loads.refreshes(key.as_bytes()))? {
                 return Ok(true);
             }
-            let asked = (user_id, action, resource, context, sensitivity);
-            Ok(slf.call_method1(name!(py, "_refresh_ahead"), asked)?.is_truthy()?)
+            let Request { policy, fields: [user_id, action, resource], context } = asked;
+            let policy = policy.map_or_else(|| PyString::new(py, ""), Borrowed::to_owned);
+            let wanted = (user_id, action, resource, context, sensitivity, policy);
+            Ok(slf.call_method1(name!(py, "_refresh_ahead"), wanted)?.is_truthy()?)
         };
         refresh().or_else(|fault| {
             // The hit is a hit all the same.

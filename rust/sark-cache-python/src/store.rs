@@ -3,13 +3,12 @@
 use crate::awaitable::settled;
 use crate::error::{Fault, wrong_type};
 use crate::json::{is_mapping, not_an_object};
-use crate::key::request;
+use crate::key::{Request, request};
 use crate::load::Loads;
 use crate::runtime::complete;
 use crate::value::Stored;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyString;
 use sark_cache_core::{Cache, Entry, Key, KeyWriter, Tags, poll_once};
 use std::pin::pin;
 use std::sync::Arc;
@@ -59,11 +58,10 @@ impl Store {
     #[inline]
     pub fn look_up<K>(
         &self,
-        fields: [&Bound<'_, PyString>; 3],
-        context: Option<&Bound<'_, PyAny>>,
+        asked: Request<'_, '_>,
         missed: impl FnOnce(&KeyWriter) -> K,
     ) -> Result<Result<Arc<Entry<Stored>>, K>, Fault> {
-        request(fields, context, |key| {
+        request(asked, |key| {
             // Never pending; should moka change that, a miss is the safe answer.
             poll_once(self.cache.find(key.as_bytes())).flatten().ok_or_else(|| missed(key))
         })
@@ -88,15 +86,14 @@ impl Store {
     /// what is stored for the request, so that is dropped.
     pub fn incoming(
         &self,
-        fields: [&Bound<'_, PyString>; 3],
+        asked: Request<'_, '_>,
         decision: &Bound<'_, PyAny>,
-        context: Option<&Bound<'_, PyAny>>,
         ttl: Duration,
     ) -> Result<Incoming, Fault> {
         if !is_mapping(decision) {
             return Err(Fault::WrongType(wrong_type("decision", "a dict", decision)));
         }
-        let key = request(fields, context, KeyWriter::to_key)?;
+        let key = request(asked, KeyWriter::to_key)?;
         self.loads.supersede(key.as_bytes());
         let value = Stored::from_python(decision).and_then(|value| {
             self.cache.weigh(&key, &value)?;
