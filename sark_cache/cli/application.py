@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from io import TextIOWrapper
 from typing import Annotated, Final
 
@@ -10,10 +11,11 @@ import typer
 from sark_cache.cli import checking, demo, doctor, invalidate
 from sark_cache.cli.flags import flags
 from sark_cache.cli.installed import own_version
-from sark_cache.cli.options import taught
+from sark_cache.cli.options import Command, Group, taught
 from sark_cache.cli.outcomes import MEANINGS
 
 application: Final = typer.Typer(
+    cls=Group,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -33,12 +35,18 @@ application: Final = typer.Typer(
         ),
     ),
 )
-application.command(help=taught(*doctor.HELP, examples=doctor.EXAMPLES))(doctor.doctor)
 application.add_typer(flags, name="flags")
-application.command(help=taught(*invalidate.HELP, examples=invalidate.EXAMPLES))(
-    invalidate.invalidate
-)
-application.command(help=taught(*demo.HELP, examples=demo.EXAMPLES))(demo.demo)
+
+
+def _add(
+    command: Callable[..., None], help_text: tuple[str, ...], examples: tuple[str, ...]
+) -> None:
+    application.command(cls=Command, help=taught(*help_text, examples=examples))(command)
+
+
+_add(doctor.doctor, doctor.HELP, doctor.EXAMPLES)
+_add(invalidate.invalidate, invalidate.HELP, invalidate.EXAMPLES)
+_add(demo.demo, demo.HELP, demo.EXAMPLES)
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer gives the option's value

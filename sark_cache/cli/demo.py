@@ -66,11 +66,11 @@ def _redis_hit_us(settings: "CacheSettings") -> tuple[float | None, FailureError
 
 def _tell(shown: Shown, settings: "CacheSettings", redis_us: float | None) -> None:
     out = console()
-    title(out, f"A policy engine that takes {_told(1e6 * EVALUATION_SECONDS)}, and a cache")
+    title(out, f"A policy engine that takes {_told(1e6 * EVALUATION_SECONDS)}, behind a cache")
     faster = f"{shown.evaluation_us / shown.hit_us:,.0f} times as fast"
     facts = {
         "evaluated": (shown.evaluation_us, f"{shown.evaluations} requests, the median"),
-        "hit": (shown.hit_us, f"one of them again, {shown.hits:,} times: {faster}"),
+        "hit": (shown.hit_us, f"one of these requests again, {shown.hits:,} times: {faster}"),
     }
     if redis_us is not None:
         longer = f"{redis_us / shown.hit_us:,.0f} times as long"
@@ -79,19 +79,21 @@ def _tell(shown: Shown, settings: "CacheSettings", redis_us: float | None) -> No
     evaluations = counted(shown.evaluations_for_callers, "evaluation", "evaluations")
     facts["single flight"] = (shown.callers_answered_after_us, f"{together}: {evaluations}")
     entries = counted(shown.entries_revoked, "entry", "entries")
-    facts["revocation"] = (shown.revocation_us, f"a user was suspended: {entries} died")
+    facts["revocation"] = (shown.revocation_us, f"of a user who was suspended: {entries} removed")
     rows(out, {name: f"{_told(took):>8}  {what}" for name, (took, what) in facts.items()})
     title(out, "That user is")
     rows(
         out,
         {
             "at first": _answer(shown.allowed_at_first),
-            "once suspended": f"still {_answer(shown.allowed_until_revoked)}, out of the cache",
+            "once suspended": f"still {_answer(shown.allowed_until_revoked)}, by the cache",
             "once revoked": _answer(shown.allowed_after_revocation),
         },
     )
-    title(out, "Of decisions that were revoked while they were being evaluated")
-    rows(out, {"stored": counted(int(shown.overtaken_was_stored), "entry", "entries")})
+    title(out, "A revocation that arrives while the engine is still evaluating")
+    stored = "stored, which is wrong: the next request gets what was revoked"
+    refused = "not stored: the next request is evaluated again"
+    rows(out, {"the decision is": stored if shown.overtaken_was_stored else refused})
 
 
 def _answer(allowed: bool) -> str:  # noqa: FBT001 - a decision

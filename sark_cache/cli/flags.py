@@ -7,7 +7,8 @@ import typer
 
 from sark_cache.cli import rollouts
 from sark_cache.cli.configuration import settings_with_redis
-from sark_cache.cli.options import AsJSON, RedisURL, taught
+from sark_cache.cli.features import require_known
+from sark_cache.cli.options import AsJSON, Command, Group, RedisURL, taught
 from sark_cache.cli.outcomes import ExitCode, FailureError, ending
 from sark_cache.cli.output import complain, console, rows, title, working, write_json
 from sark_cache.cli.servers import asking, connected, of_commands, why
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
 
 flags: Final = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     help=taught(
         "Shows and moves rollouts: the percentage of users that get a feature.",
         "They are kept in Redis, where every process of a service sees them change within a "
         "second. The feature rust_cache gives users the native cache.",
         examples=(
-            "sark-cache flags get",
+            "sark-cache flags list",
             "sark-cache flags set rust_cache 25",
             "sark-cache flags rollback rust_cache",
         ),
@@ -43,19 +45,42 @@ Percent: TypeAlias = Annotated[
     ),
 ]
 Every: TypeAlias = Annotated[bool, typer.Option("--all", help="Every feature that was ever set.")]
+Force: TypeAlias = Annotated[
+    bool, typer.Option("--force", help="Also a feature that was never set before.")
+]
 
 
 @flags.command(
+    "list",
+    cls=Command,
+    help=taught(
+        "Lists every feature with its rollout.",
+        "These are the features of this package, and those that were ever set in Redis. Exits with "
+        "1 if Redis holds a value that is no percentage.",
+        examples=(
+            "sark-cache flags list",
+            "sark-cache flags list --json | jq '.features | keys'",
+        ),
+    ),
+)
+def list_all(redis_url: RedisURL = None, *, as_json: AsJSON = False) -> None:
+    """Lists rollouts."""
+    with ending(as_json=as_json):
+        _show(settings_with_redis(redis_url), None, as_json=as_json)
+
+
+@flags.command(
+    cls=Command,
     help=taught(
         "Shows the rollout of one feature, or of all of them.",
-        "It is what a process has that starts now. Exits with 1 if Redis holds what is no "
-        "percentage.",
+        "It is the one of a process that starts now. Exits with 1 if Redis holds a value that is "
+        "no percentage.",
         examples=(
             "sark-cache flags get",
             "sark-cache flags get rust_cache",
             "sark-cache flags get rust_cache --json | jq .features.rust_cache.percentage",
         ),
-    )
+    ),
 )
 def get(
     feature: FeatureIfAny = None, redis_url: RedisURL = None, *, as_json: AsJSON = False
@@ -64,56 +89,40 @@ def get(
     if feature is not None:
         _check(feature)
     with ending(as_json=as_json):
-        settings = settings_with_redis(redis_url)
-        with (
-            working("reading rollouts"),
-            connected(settings, of_commands(settings)) as client,
-            asking(settings),
-        ):
-            features = [feature] if feature is not None else rollouts.everywhere(client)
-            found = rollouts.read(client, features, settings)
-        problems = [one.problem for one in found.values() if one.problem is not None]
-        if as_json:
-            features_found = {name: asdict(one) for name, one in found.items()}
-            write_json(
-                {
-                    "ok": not problems,
-                    "redis": settings.redis_address,
-                    "features": features_found,
-                }
-            )
-        else:
-            out = console()
-            title(out, f"Rollouts in Redis at {settings.redis_address}")
-            rows(out, {name: one.told for name, one in found.items()})
-        for problem in problems:
-            complain("problem", f"{problem}: processes that run keep what they last knew")
-        if problems:
-            raise typer.Exit(ExitCode.WRONG)
+        _show(settings_with_redis(redis_url), feature, as_json=as_json)
 
 
 @flags.command(
     "set",
+    cls=Command,
     help=taught(
         "Sets the percentage of users that get a feature.",
-        "Who is in stays in while it grows. Exits with 1 if Redis did not confirm it.",
+        "As it grows, users that are in stay in. A feature that was never set before takes "
+        "--force, so that a misspelt name sets nothing. Exits with 1 if Redis did not confirm it.",
         examples=(
             "sark-cache flags set rust_cache 5",
             "sark-cache flags set rust_cache 100 --redis-url redis://localhost:6379/0",
+            "sark-cache flags set new_report 10 --force",
         ),
     ),
 )
 def set_percentage(
-    feature: Feature, percent: Percent, redis_url: RedisURL = None, *, as_json: AsJSON = False
+    feature: Feature,
+    percent: Percent,
+    redis_url: RedisURL = None,
+    *,
+    force: Force = False,
+    as_json: AsJSON = False,
 ) -> None:
     """Sets one percentage."""
     _check(feature)
     with ending(as_json=as_json):
         settings = settings_with_redis(redis_url)
-        _move(settings, [feature], percent, as_json=as_json)
+        _move(settings, feature, percent, force=force, as_json=as_json)
 
 
 @flags.command(
+    cls=Command,
     help=taught(
         "Sets the percentage of a feature, or of every one, to 0.",
         "Within a second nobody gets it, whatever a provider of OpenFeature says. Exits with 1 if "
@@ -122,13 +131,14 @@ def set_percentage(
             "sark-cache flags rollback rust_cache",
             "sark-cache flags rollback --all",
         ),
-    )
+    ),
 )
 def rollback(
     feature: FeatureIfAny = None,
     *,
     every: Every = False,
     redis_url: RedisURL = None,
+    force: Force = False,
     as_json: AsJSON = False,
 ) -> None:
     """Sets percentages to 0."""
@@ -139,22 +149,90 @@ def rollback(
         _check(feature)
     with ending(as_json=as_json):
         settings = settings_with_redis(redis_url)
-        _move(settings, None if feature is None else [feature], 0, as_json=as_json)
+        _move(settings, feature, 0, force=force, as_json=as_json)
+
+
+@flags.command(
+    cls=Command,
+    help=taught(
+        "Removes the percentage of a feature from Redis.",
+        "A process that starts afterwards uses the percentage of its settings. A process that "
+        "runs keeps the last one that it saw: to take a feature back at once, use rollback. Exits "
+        "with 1 if Redis did not confirm it.",
+        examples=(
+            "sark-cache flags remove new_report",
+            "sark-cache flags remove rust_cache --json | jq .features.rust_cache.removed",
+        ),
+    ),
+)
+def remove(feature: Feature, redis_url: RedisURL = None, *, as_json: AsJSON = False) -> None:
+    """Removes one percentage."""
+    _check(feature)
+    with ending(as_json=as_json):
+        settings = settings_with_redis(redis_url)
+        with (
+            working("removing a rollout"),
+            connected(settings, of_commands(settings)) as client,
+        ):
+            require_known(client, feature, settings)
+            with asking(settings):
+                removed = rollouts.remove(client, feature)
+        now = rollouts.initial(feature, settings)
+        if as_json:
+            fact = {"removed": removed, **asdict(now)}
+            write_json({"ok": True, "redis": settings.redis_address, "features": {feature: fact}})
+            return
+        out = console()
+        title(out, f"Removed from Redis at {settings.redis_address}")
+        done = "removed" if removed else "was not set"
+        rows(out, {feature: f"{done}; a process that starts now has {now.told}"})
+
+
+def _show(settings: "CacheSettings", feature: str | None, *, as_json: bool) -> None:
+    """Shows the rollout of one feature, or of every one.
+
+    Raises:
+        FailureError: The server does not do its part.
+        typer.Exit: It holds values that are no percentages.
+    """
+    with (
+        working("reading rollouts"),
+        connected(settings, of_commands(settings)) as client,
+        asking(settings),
+    ):
+        features = [feature] if feature is not None else rollouts.everywhere(client)
+        found = rollouts.read(client, features, settings)
+    problems = [one.problem for one in found.values() if one.problem is not None]
+    if as_json:
+        features_found = {name: asdict(one) for name, one in found.items()}
+        write_json(
+            {"ok": not problems, "redis": settings.redis_address, "features": features_found}
+        )
+    else:
+        out = console()
+        title(out, f"Rollouts in Redis at {settings.redis_address}")
+        rows(out, {name: one.told for name, one in found.items()})
+    for problem in problems:
+        complain("problem", f"{problem}: running processes keep the last percentage that they saw")
+    if problems:
+        raise typer.Exit(ExitCode.WRONG)
 
 
 def _move(
-    settings: "CacheSettings", features: list[str] | None, percentage: int, *, as_json: bool
+    settings: "CacheSettings", feature: str | None, percentage: int, *, force: bool, as_json: bool
 ) -> None:
-    """Sets the percentage of some features, or of every one, and says from where it moved.
+    """Sets the percentage of one feature, or of every one, and says from where it moved.
 
-    What can be set is set, whatever becomes of the rest.
+    Of several, each is set, whatever becomes of the others.
 
     Raises:
-        FailureError: Something could not be confirmed.
+        FailureError: Something could not be confirmed, or nobody knows the feature.
     """
     faults: list[str] = []
     with working("setting rollouts"), connected(settings, of_commands(settings)) as client:
-        named = features or _every(client, settings, faults)
+        if feature is not None and not force:
+            require_known(client, feature, settings, unless="--force")
+        named = [feature] if feature is not None else _every(client, settings, faults)
         before = _before(client, named, settings)
         try:
             rollouts.write(client, dict.fromkeys(named, percentage), settings)

@@ -93,6 +93,15 @@ def write(
         raise FlagError(message)
 
 
+def remove(client: Any, feature: str) -> bool:  # noqa: ANN401 - of either library
+    """Removes what Redis holds for a feature; returns whether it held something.
+
+    Raises:
+        Exception: What the client raises when the server does not answer.
+    """
+    return bool(client.delete(KEY_PREFIX + feature))
+
+
 def everywhere(client: Any) -> list[str]:  # noqa: ANN401 - of either library
     """The features of this package, and those that were ever set in Redis: walks over all keys.
 

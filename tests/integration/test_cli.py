@@ -20,7 +20,10 @@ from sark_cache.cli.output import duration
 
 PACKAGE = Path(package.__file__).parent
 
-COMMANDS = ["doctor", "flags", "flags get", "flags set", "flags rollback", "invalidate", "demo"]
+COMMANDS = [
+    *("doctor", "flags", "flags list", "flags get", "flags set", "flags rollback", "flags remove"),
+    *("invalidate", "demo"),
+]
 
 on_posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals and terminals")
 
@@ -89,7 +92,15 @@ def test_help_of_each_command_has_an_example(command):
     assert "\\[" not in ended.out
 
 
-@pytest.mark.parametrize("command", ["doctor", "flags get", "flags set", "invalidate", "demo"])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_options_without_a_value_show_none(command):
+    ended = sark_cache(*command.split(), "--help")
+    assert ended.code == 0
+    assert "--help" in ended.out
+    assert "bool" not in ended.out
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "flags"])
 def test_each_command_takes_json_and_a_server(command):
     ended = sark_cache(*command.split(), "--help")
     assert "--json" in ended.out
@@ -296,6 +307,10 @@ def test_the_demo_tells_what_it_measured():
         assert fact(ended.out, measured)
     assert fact(ended.out, "once revoked") == "denied"
     assert "1,000 callers of one request at once, all answered: 1 evaluation" in ended.out
+    assert ended.out.splitlines()[-2:] == [
+        "A revocation that arrives while the engine is still evaluating",
+        "  the decision is  not stored: the next request is evaluated again",
+    ]
 
 
 def test_the_demo_measures_redis_too_and_leaves_no_decision_there(fresh_redis):
@@ -326,10 +341,13 @@ def test_the_demo_in_front_of_a_server_that_keeps_nothing_says_so(own_redis):
 
 def test_a_demo_that_does_not_go_as_it_should_exits_with_1(monkeypatch):
     async def show():
-        return replace(await showing.show(), entries_revoked=2)
+        return replace(await showing.show(), entries_revoked=2, overtaken_was_stored=True)
 
     monkeypatch.setattr("sark_cache.cli.demo.show", show)
     ended = in_process("demo", "--json")
     assert (ended.code, ended.document["ok"]) == (1, False)
     assert ended.document["entries_revoked"] == 2
     assert "did not go as it should" in ended.err
+    told = in_process("demo")
+    assert told.code == 1
+    assert "stored, which is wrong" in told.out

@@ -56,6 +56,15 @@ def test_one_feature_is_shown_whether_or_not_it_was_ever_set(fresh_redis):
     assert (unheard_of["percentage"], unheard_of["source"]) == (0, "default")
 
 
+def test_all_that_there_are_are_listed(fresh_redis):
+    fresh_redis.command("SET", "feature_flag:new", "7")
+    assert flags(fresh_redis, "list") == flags(fresh_redis, "get")
+    told = sark_cache("flags", "list", **{URL: fresh_redis.url})
+    assert [line.split()[0] for line in told.out.splitlines()[1:]] == [
+        *("new", "rust_cache", "rust_opa")
+    ]
+
+
 def test_what_is_no_percentage_exits_with_1(fresh_redis):
     fresh_redis.command("SET", KEY, "101")
     fresh_redis.command("LPUSH", "feature_flag:rust_opa", "5")
@@ -122,9 +131,74 @@ def test_every_feature_is_rolled_back_also_those_that_only_others_know(fresh_red
     )
 
 
+# Which there are
+
+
+@pytest.mark.parametrize("command", [["set", "{}", "5"], ["rollback", "{}"], ["remove", "{}"]])
+@pytest.mark.parametrize("name", ["rust_cahce", "RUST-CACHE"])
+def test_a_misspelt_name_is_refused_and_the_right_one_suggested(fresh_redis, command, name):
+    ended = sark_cache(
+        *("flags", *(word.format(name) for word in command), "--json"), **{URL: fresh_redis.url}
+    )
+    assert ended.code == ended.document["exit_code"] == 2
+    assert f"no feature is called {name}. Did you mean rust_cache?" in ended.err
+    assert ended.document["did_you_mean"] == "rust_cache"
+    assert fresh_redis.command("KEYS", "*") == []
+
+
+def test_a_name_like_no_other_is_refused_too_and_the_features_are_named(fresh_redis):
+    many = [f"feature-{number:02}" for number in range(20)]
+    for name in many:
+        fresh_redis.command("SET", f"feature_flag:{name}", "5")
+    ended = sark_cache("flags", "set", "xyz", "5", **{URL: fresh_redis.url})
+    assert (ended.code, ended.out) == (2, "")
+    assert f"There are: {', '.join(many[:10])}, ..." in ended.err
+    assert "Did you mean" not in ended.err
+    assert "--force" in ended.err
+
+
+def test_a_new_feature_is_set_by_force_and_known_from_then_on(fresh_redis):
+    assert flags(fresh_redis, "set", "new", "5", "--force")["features"] == {
+        "new": {"before": 0, "percentage": 5}
+    }
+    assert flags(fresh_redis, "set", "new", "10")["features"]["new"]["before"] == 5
+    assert flags(fresh_redis, "rollback", "new")["features"]["new"]["before"] == 10
+    flags(fresh_redis, "rollback", "newer", "--force")
+    assert fresh_redis.command("MGET", "feature_flag:new", "feature_flag:newer") == ["0", "0"]
+
+
+def test_a_feature_with_a_value_that_is_no_percentage_is_known(fresh_redis):
+    fresh_redis.command("SET", "feature_flag:new", "many")
+    flags(fresh_redis, "set", "new", "5")
+    assert fresh_redis.command("GET", "feature_flag:new") == "5"
+
+
+def test_a_feature_is_removed(fresh_redis):
+    fresh_redis.command("SET", "feature_flag:new", "25")
+    fresh_redis.command("SET", KEY, "25")
+    removed = flags(fresh_redis, "remove", "new")["features"]["new"]
+    assert removed == {"removed": True, "percentage": 0, "source": "default", "problem": None}
+    assert "new" not in flags(fresh_redis, "list")["features"]
+    told = sark_cache(
+        *("flags", "remove", "rust_cache"),
+        **{URL: fresh_redis.url, "SARK_CACHE_RUST_CACHE_ROLLOUT_PCT": "3"},
+    )
+    assert told.out.splitlines() == [
+        f"Removed from Redis at {fresh_redis.url}",
+        (
+            "  rust_cache  removed; a process that starts now has 3 % of users "
+            "(from the settings, until it is set in Redis)"
+        ),
+    ]
+    assert not flags(fresh_redis, "remove", "rust_cache")["features"]["rust_cache"]["removed"]
+    assert fresh_redis.command("KEYS", "*") == []
+
+
 @pytest.mark.parametrize("servers", ["fresh_cluster", "fresh_sentinels"])
 def test_a_cluster_and_sentinels_will_do(request, servers):
     server = request.getfixturevalue(servers)
+    flags(server, "set", "new", "1", "--force")
+    flags(server, "remove", "new")
     flags(server, "set", "rust_cache", "25")
     flags(server, "set", "rust_opa", "30")
     found = flags(server, "get")["features"]
@@ -142,6 +216,8 @@ WRONG = [
     ["rollback"],
     ["rollback", "rust_cache", "--all"],
     ["rollback", ""],
+    ["remove"],
+    ["remove", ""],
 ]
 
 
@@ -156,7 +232,7 @@ def test_wrong_usage_sets_nothing(fresh_redis, arguments):
 
 
 def test_without_redis_it_exits_with_4():
-    for arguments in (["get"], ["set", "rust_cache", "5"], ["rollback", "--all"]):
+    for arguments in (["list"], ["get"], ["set", "rust_cache", "5"], ["rollback", "--all"]):
         ended = sark_cache("flags", *arguments)
         assert (ended.code, ended.out) == (4, "")
         assert "no Redis is configured: set SARK_CACHE_REDIS_URL" in ended.err
@@ -215,6 +291,25 @@ def test_what_the_server_does_not_show_exits_with_1(own_redis):
         ended = sark_cache("flags", *arguments, **{URL: url})
         assert (ended.code, ended.out) == (1, "")
         assert "NoPermissionError" in ended.err
+
+
+def test_where_it_is_not_shown_whether_a_feature_is_known_it_takes_force(own_redis):
+    server = own_redis()
+    url = url_without(server, "get", "scan")
+    ended = sark_cache("flags", "set", "new", "5", **{URL: url})
+    assert (ended.code, ended.out) == (1, "")
+    assert "Redis does not say whether new was ever set: NoPermissionError" in ended.err
+    assert "--force sets it all the same" in ended.err
+    assert sark_cache("flags", "set", "new", "5", "--force", **{URL: url}).code == 0
+    assert server.command("GET", "feature_flag:new") == "5"
+    url = url_without(server, "scan")
+    ended = sark_cache("flags", "set", "rust-cache", "5", **{URL: url})
+    assert ended.code == 2
+    assert "Did you mean rust_cache?" in ended.err
+    url = url_without(server, "del")
+    ended = sark_cache("flags", "remove", "new", **{URL: url})
+    assert ended.code == 1
+    assert "NoPermissionError" in ended.err
 
 
 def test_in_an_emergency_what_can_be_rolled_back_is(own_redis):
