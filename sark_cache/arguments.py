@@ -1,6 +1,7 @@
 """What the methods take: checked as by the compiled module, with errors that name the argument."""
 
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from typing import Any, Final, NoReturn, TypeAlias
@@ -16,6 +17,8 @@ MAX_TAGS = 64
 MAX_TAG_BYTES = 256
 MAX_REVOKED_TAGS = 10_000
 """The most tags that one revocation can name."""
+NAMESPACE = re.compile(r"[A-Za-z0-9._:/-]{0,64}")
+NAMESPACE_WORDS = "at most 64 letters, digits and characters of ._:/-"
 LONGEST_TTL = 100 * 365 * 24 * 60 * 60
 """A hundred years, in seconds: the longest time to live that is told apart from an endless one."""
 
@@ -96,6 +99,21 @@ def read_policy(policy: object) -> str:
     if not isinstance(policy, str):
         refuse("policy", "a str", policy)
     return policy
+
+
+def read_namespace(namespace: object) -> str:
+    """Returns what stands before every key of a cache in Redis.
+
+    Raises:
+        TypeError: It is not a str.
+        ValueError: It is too long, or has a character that a key or a pattern treats specially.
+    """
+    if not isinstance(namespace, str):
+        refuse("namespace", "a str", namespace)
+    if not NAMESPACE.fullmatch(namespace):
+        message = f"namespace must be {NAMESPACE_WORDS}"
+        raise ValueError(message)
+    return namespace
 
 
 def excess(text: str, limit: int) -> int | None:

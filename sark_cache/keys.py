@@ -1,10 +1,14 @@
 r"""The text of a decision's key in Redis, the same from every process, compiled module or not.
 
-`policy:decision:{user}:{action}:{resource}:{context}`: each part percent-encoded for
-`% : * ? [ ] \` and control characters, so that no user id can act as a pattern or as another
-part; the context `none`, or the first 32 hexadecimal digits of the SHA-256 over its canonical
-bytes. Those are the compiled module's (`key.rs` says how they are made): `1`, `1.0`, `True` and
-`"1"` differ, the order of keys does not matter, and an empty context is none.
+`{namespace}sark-cache:1:{policy}:{user}:{action}:{resource}:{context}`: each part percent-encoded
+for `% : * ? [ ] \ { }` and control characters, so that no user id can act as a pattern, as another
+part, or as a hash tag of a cluster. The context is `none`, or the first 32 hexadecimal digits of
+the SHA-256 over its canonical bytes. Those are the compiled module's (`key.rs` says how they are
+made): `1`, `1.0`, `True` and `"1"` differ, the order of keys does not matter, and an empty context
+is none.
+
+A namespace may end in anything, also in the text of another one's key: the parts of a key hold no
+colon, so a key of exactly five parts after its prefix belongs to no other namespace.
 """
 
 import re
@@ -15,7 +19,15 @@ from typing import NamedTuple
 
 from sark_cache.plain import JSON
 
-_ENCODED = re.compile(r"[%:*?\[\]\\\x00-\x1f\x7f-\x9f]")
+FORMAT = "sark-cache:1"
+"""What every key begins with, after the namespace: a text that no key of another cache has."""
+
+_ENCODED = re.compile(r"[%:*?\[\]\\{}\x00-\x1f\x7f-\x9f]")
+_PERCENT = {
+    code: "".join(f"%{byte:02X}" for byte in chr(code).encode())
+    for code in range(0xA0)
+    if _ENCODED.match(chr(code))
+}
 _INT_64 = range(-(2**63), 2**63)
 _length = struct.Struct("<I").pack
 _integer = struct.Struct("<bq").pack
@@ -33,47 +45,84 @@ class RequestKey(NamedTuple):
     """All 64 digits of the context's hash, of which the text has half; `none` without one."""
 
 
+def prefix_of(namespace: str) -> str:
+    """Returns the text that the keys of a namespace begin with, but for the colon after it."""
+    return f"{namespace}{FORMAT}"
+
+
 def request_key(
-    prefix: str, user_id: str, action: str, resource: str, context: dict[str, JSON] | None
+    prefix: str,
+    policy: str,
+    user_id: str,
+    action: str,
+    resource: str,
+    context: dict[str, JSON] | None,
 ) -> RequestKey:
-    """The key of a request whose context is plain JSON.
+    """Returns the key of a request whose context is plain JSON.
 
     Raises:
         UnicodeEncodeError: A part with a lone surrogate, which UTF-8 cannot hold.
     """
     digits = sha256(canonical(context)).hexdigest() if context else NO_CONTEXT
-    parts = f"{_part(user_id)}:{_part(action)}:{_part(resource)}"
+    parts = f"{_part(policy)}:{_part(user_id)}:{_part(action)}:{_part(resource)}"
     return RequestKey(f"{prefix}:{parts}:{digits[:CONTEXT_DIGITS]}", digits)
 
 
 class Scope(NamedTuple):
-    """Which keys an invalidation is about: those that have every part that is given."""
+    """The decisions that a revocation names: those that have every part that is given."""
 
-    user_id: str | None
-    action: str | None
-    resource: str | None
+    user_id: str | None = None
+    action: str | None = None
+    resource: str | None = None
+    policy: str | None = None
+    context: str | None = None
+    """All digits of a context's hash, or `none`."""
 
     def pattern(self, prefix: str) -> str:
-        """A Redis glob that every key of the scope matches, and perhaps some others."""
-        parts = [_part(part) if part is not None else "*" for part in self]
+        """Returns a Redis glob that every key of the scope matches, and perhaps some others."""
+        parts = ["*" if part is None else part for part in self._parts()]
         while parts and parts[-1] == "*":
             parts.pop()
-        return ":".join((_literal(prefix), *parts, "*"))
+        rest = () if len(parts) == PARTS else ("*",)
+        return ":".join((literal(prefix), *parts, *rest))
 
     def filter(self, prefix: str, keys: Iterable[str]) -> list[str]:
-        """Those of `keys` that are in the scope."""
-        start = len(prefix) + 1
-        wanted = [(at, _part(part)) for at, part in enumerate(self) if part is not None]
+        """Returns those of `keys` that are in the scope."""
+        wanted = [(at, part) for at, part in enumerate(self._parts()) if part is not None]
         found: list[str] = []
         for key in keys:
-            parts = key[start:].split(":")
-            if len(parts) == PARTS and all(parts[at] == part for at, part in wanted):
+            parts = parts_of(prefix, key)
+            if parts is not None and all(parts[at] == part for at, part in wanted):
                 found.append(key)
         return found
 
+    def _parts(self) -> list[str | None]:
+        """The parts as they stand in a key, in their order."""
+        fields = (self.policy, self.user_id, self.action, self.resource)
+        digits = self.context and self.context[:CONTEXT_DIGITS]
+        return [*(None if part is None else _part(part) for part in fields), digits]
 
-PARTS = 4
-"""User, action, resource and context."""
+
+PARTS = 5
+"""Policy, user, action, resource and context."""
+
+
+def parts_of(prefix: str, key: str) -> list[str] | None:
+    """Returns the parts of a key as they are written in it; None if it is not under the prefix."""
+    if not key.startswith(prefix) or key[len(prefix) : len(prefix) + 1] != ":":
+        return None
+    parts = key[len(prefix) + 1 :].split(":")
+    return parts if len(parts) == PARTS else None
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text stands in a key as it is."""
+    return _ENCODED.search(text) is None
+
+
+def literal(text: str) -> str:
+    r"""Returns a glob that matches just `text`."""
+    return re.sub(r"([*?\[\]\\])", r"\\\1", text)
 
 
 def canonical(value: JSON) -> bytes:
@@ -120,13 +169,5 @@ def _text(to: bytearray, text: str) -> None:
 
 
 def _part(part: str) -> str:
-    return _ENCODED.sub(_percent, part)
-
-
-def _percent(found: re.Match[str]) -> str:
-    return "".join(f"%{byte:02X}" for byte in found[0].encode())
-
-
-def _literal(text: str) -> str:
-    r"""A glob that matches just `text`."""
-    return re.sub(r"([*?\[\]\\])", r"\\\1", text)
+    text = str.__str__(part)  # a subclass may write itself in another way
+    return text if is_plain(text) else text.translate(_PERCENT)

@@ -118,6 +118,7 @@ def redis_of(
         settings.use_optimized_ttl,
         connect_timeout=settings.redis_connect_timeout,
         command_timeout=settings.redis_command_timeout,
+        namespace=settings.namespace,
     )
 
 

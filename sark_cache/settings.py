@@ -24,6 +24,7 @@ except ModuleNotFoundError as _error:
     _message = f"{_error.name} is missing: get it with `pip install 'sark-cache[settings]'`"
     raise ModuleNotFoundError(_message, name=_error.name) from _error
 
+from sark_cache.arguments import NAMESPACE, NAMESPACE_WORDS
 from sark_cache.errors import SettingsError
 from sark_cache.redis import urls
 
@@ -48,6 +49,9 @@ Seconds: TypeAlias = Annotated[
     float, Field(gt=0, allow_inf_nan=False), Takes("a number of seconds, more than 0 and finite")
 ]
 
+Namespace: TypeAlias = Annotated[
+    str, Field(pattern=f"^{NAMESPACE.pattern}$"), Takes(NAMESPACE_WORDS)
+]
 ServerURL: TypeAlias = Annotated[
     SecretStr | None,
     Takes(
@@ -114,6 +118,11 @@ class CacheSettings(BaseSettings):
     )
     redis_command_timeout: Seconds = Field(
         default=0.25, description="How long a command may take in Redis, in seconds."
+    )
+    namespace: Namespace = Field(
+        default="",
+        description="Stands before every key of this service in Redis. Services with different "
+        "namespaces on one server share no decision and no revocation.",
     )
     cleanup_enabled: Switch = Field(
         default=True, description="Whether expired entries are removed in the background."

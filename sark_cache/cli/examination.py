@@ -22,7 +22,8 @@ from sark_cache.cli.servers import (
     why,
 )
 from sark_cache.flags import INITIAL
-from sark_cache.redis import PolicyCache, urls
+from sark_cache.keys import FORMAT
+from sark_cache.redis import urls
 from sark_cache.redis.link import told
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 PINGS = 20
 
-KEY = f"{PolicyCache.KEY_PREFIX}.doctor"
+KEY = f"{FORMAT}.doctor"
 """A key that nobody has."""
 
 TRIED: dict[str, tuple[str | int, ...]] = {

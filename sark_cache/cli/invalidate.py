@@ -175,7 +175,10 @@ def _revoke(settings: "CacheSettings", what: Revoked) -> int:
     """
     connect, command = of_commands(settings)
     cache = PolicyCache.from_url(
-        url_of(settings), connect_timeout=connect, command_timeout=max(command, WALK_SECONDS)
+        url_of(settings),
+        connect_timeout=connect,
+        command_timeout=max(command, WALK_SECONDS),
+        namespace=settings.namespace,
     )
     try:
         # The client of a cluster does for long what asyncio's debug mode would complain of.

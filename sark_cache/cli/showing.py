@@ -124,7 +124,12 @@ async def measure_redis(settings: "CacheSettings") -> float:
     """
     connect, command = of_commands(settings)
     request = _request(f"sark-cache demo {token_hex(8)}")
-    cache = PolicyCache.from_url(url_of(settings), connect_timeout=connect, command_timeout=command)
+    cache = PolicyCache.from_url(
+        url_of(settings),
+        connect_timeout=connect,
+        command_timeout=command,
+        namespace=settings.namespace,
+    )
     async with cache:
         stored = await cache.set(*request, {"allow": True}, ttl_seconds=REDIS_ENTRY_SECONDS)
         if not stored or await cache.get(*request) is None:

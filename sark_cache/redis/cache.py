@@ -6,6 +6,7 @@ from time import perf_counter
 from typing import Any, ClassVar, Final, Self
 
 from sark_cache import arguments
+from sark_cache.arguments import NOT_GIVEN
 from sark_cache.closing import Closing
 from sark_cache.counting import Record
 from sark_cache.decision import Decision
@@ -17,7 +18,7 @@ from sark_cache.redis.deposits import Deposits
 from sark_cache.redis.link import Link, UnavailableError, told
 from sark_cache.redis.links import Links
 from sark_cache.redis.loads import Loads
-from sark_cache.redis.requests import Request, is_utf8
+from sark_cache.redis.requests import Request, can_be_fields, can_be_tag
 from sark_cache.redis.store import Found, Store
 from sark_cache.types import (
     LATENCY_BOUNDS_SECONDS,
@@ -67,6 +68,8 @@ class PolicyCache(Closing):
         use_optimized_ttl: Whether a `sensitivity` chooses the time to live from `OPTIMIZED_TTL`.
         connect_timeout: The longest to wait for a connection, in seconds; of a client made here.
         command_timeout: The longest that a request waits for the server, in seconds.
+        namespace: Stands before every key, so that services that share a server share no decision
+            and no revocation: at most 64 letters, digits and characters of `._:/-`.
 
     Raises:
         ImportError: Neither redis-py nor valkey-py is installed; the message says how to get it.
@@ -96,6 +99,7 @@ class PolicyCache(Closing):
         *,
         connect_timeout: float = 0.05,
         command_timeout: float = 0.25,
+        namespace: str = "",
     ) -> None:
         self.ttl_seconds = ttl_seconds
         self.enabled = enabled
@@ -110,7 +114,7 @@ class PolicyCache(Closing):
             arguments.read_timeout("command_timeout", command_timeout),
             self._record.report,
         )
-        self._store: Final = Store(self.KEY_PREFIX)
+        self._store: Final = Store(arguments.read_namespace(namespace))
         self._deposits: Final = Deposits(
             self._store, self._links, self._record, lambda: self._serves
         )
@@ -129,6 +133,7 @@ class PolicyCache(Closing):
         use_optimized_ttl: bool = True,
         connect_timeout: float = 0.05,
         command_timeout: float = 0.25,
+        namespace: str = "",
     ) -> Self:
         """A cache on the server that a URL names: see `sark_cache.redis.urls` for what it may say.
 
@@ -144,6 +149,7 @@ class PolicyCache(Closing):
             use_optimized_ttl,
             connect_timeout=connect_timeout,
             command_timeout=command_timeout,
+            namespace=namespace,
         )
 
     # Settings
@@ -194,6 +200,8 @@ class PolicyCache(Closing):
         resource: str,
         context: Context | None = None,
         sensitivity: str | None = None,
+        *,
+        policy: str = "",
     ) -> JSONObject | None:
         """The cached decision for a request, a new dict, or None. One round trip.
 
@@ -201,9 +209,10 @@ class PolicyCache(Closing):
             TypeError: An argument of the wrong type; the message names it.
         """
         arguments.check_request(user_id, action, resource, context, sensitivity)
+        arguments.read_policy(policy)
         if not self._serves:
             return None
-        request, found = await self._look_up("get", user_id, action, resource, context)
+        request, found = await self._look_up("get", policy, user_id, action, resource, context)
         if request is None or found.entry is None:
             return None
         self._hit(request, found, sensitivity)
@@ -216,6 +225,8 @@ class PolicyCache(Closing):
         resource: str,
         context: Context | None = None,
         sensitivity: str | None = None,
+        *,
+        policy: str = "",
     ) -> Decision | None:
         """The cached decision for a request as one that cannot be changed, or None.
 
@@ -224,7 +235,7 @@ class PolicyCache(Closing):
         Raises:
             TypeError: An argument of the wrong type; the message names it.
         """
-        decision = await self.get(user_id, action, resource, context, sensitivity)
+        decision = await self.get(user_id, action, resource, context, sensitivity, policy=policy)
         try:
             return None if decision is None else Decision(decision)
         except ValueError as error:
@@ -244,6 +255,7 @@ class PolicyCache(Closing):
         *,
         tags: Collection[str] = (),
         stamp: Stamp | None = None,
+        policy: str = "",
     ) -> bool:
         """Stores a decision; True if it was stored. One round trip with a stamp, two without.
 
@@ -263,6 +275,7 @@ class PolicyCache(Closing):
             stamp: What `stamp()` returned before the decision was evaluated. If something that
                 revokes it came in between, by any process, it is not stored: the server looks, in
                 the same step. None: the moment of this call.
+            policy: The name of the policy that decided. Policies share no decision.
 
         Raises:
             TypeError: An argument of the wrong type; the message names it.
@@ -273,10 +286,11 @@ class PolicyCache(Closing):
         self._check_stamp(stamp)
         names = arguments.read_tags(tags)
         ttl = self._ttl(arguments.read_ttl(ttl_seconds), sensitivity)
+        arguments.read_policy(policy)
         if not self._serves:
             return False
         row = (user_id, action, resource, decision, context, ttl)
-        return await self._put("set", [row], names, stamp) == 1
+        return await self._put("set", policy, [row], names, stamp) == 1
 
     async def get_or_load(
         self,
@@ -289,6 +303,7 @@ class PolicyCache(Closing):
         ttl_seconds: float | None = None,
         sensitivity: str | None = None,
         tags: Collection[str] = (),
+        policy: str = "",
     ) -> JSONObject:
         """The cached decision or, if there is none, what `loader()` brings, which is then stored.
 
@@ -310,6 +325,7 @@ class PolicyCache(Closing):
                 sensitivity, else as the cache says.
             sensitivity: A name in `OPTIMIZED_TTL`; others count for nothing.
             tags: Names to revoke it by. Who names others runs a loader of their own.
+            policy: The name of the policy that the loader asks. Policies share no decision.
 
         Raises:
             TypeError: An argument of the wrong type, or a loader that brings no decision.
@@ -320,9 +336,12 @@ class PolicyCache(Closing):
         arguments.check_loader(loader)
         names = arguments.read_tags(tags)
         ttl = self._ttl(arguments.read_ttl(ttl_seconds), sensitivity)
+        arguments.read_policy(policy)
         if not self._serves:
             return await evaluate(loader, cache=self)
-        request, found = await self._look_up("get_or_load", user_id, action, resource, context)
+        request, found = await self._look_up(
+            "get_or_load", policy, user_id, action, resource, context
+        )
         if request is not None and found.entry is not None:
             self._hit(request, found, sensitivity)
             return found.entry.decision
@@ -330,7 +349,9 @@ class PolicyCache(Closing):
             return await self._loads.alone(loader)
         return await self._loads.shared(request, found, loader, ttl, names)
 
-    async def get_batch(self, requests: Iterable[BatchRequest]) -> list[JSONObject | None]:
+    async def get_batch(
+        self, requests: Iterable[BatchRequest], *, policy: str = ""
+    ) -> list[JSONObject | None]:
         """The decisions for many requests, in their order. One round trip for 500 of them.
 
         On a cluster one to each primary, at the same time.
@@ -339,6 +360,7 @@ class PolicyCache(Closing):
             TypeError: Requests of the wrong shape; the message names the row.
         """
         rows = arguments.read_requests(requests)
+        arguments.read_policy(policy)
         if not self._serves:
             return [None] * len(rows)
         self._record.count("batch_operations")
@@ -346,7 +368,7 @@ class PolicyCache(Closing):
         decisions: list[JSONObject | None] = [None] * len(rows)
         asked: dict[int, RequestKey] = {}
         for at, row in enumerate(rows):
-            request = self._deposits.request("get_batch", *row)
+            request = self._deposits.request("get_batch", policy, *row)
             if request is not None:
                 asked[at] = request.key
         if asked:
@@ -369,13 +391,14 @@ class PolicyCache(Closing):
         *,
         tags: Collection[str] = (),
         stamp: Stamp | None = None,
+        policy: str = "",
     ) -> int:
         """Stores many decisions; returns how many were stored. One round trip for 100 of them.
 
         Without a stamp one more, before them. Many take as long as the server takes; where it does
         not answer, the rest is not tried.
 
-        `tags` and `stamp` are those of every entry, as in `set`.
+        `tags`, `stamp` and `policy` are those of every entry, as in `set`.
 
         Raises:
             TypeError: Entries of the wrong shape; the message names the row.
@@ -384,11 +407,12 @@ class PolicyCache(Closing):
         rows = arguments.read_entries(entries)
         self._check_stamp(stamp)
         names = arguments.read_tags(tags)
+        arguments.read_policy(policy)
         if not self._serves:
             return 0
         self._record.count("batch_operations")
         timed = [(*row[:5], self._ttl(arguments.read_ttl(row[5]), None)) for row in rows]
-        return await self._put("set_batch", timed, names, stamp)
+        return await self._put("set_batch", policy, timed, names, stamp)
 
     async def preload_cache(
         self,
@@ -396,9 +420,10 @@ class PolicyCache(Closing):
         *,
         tags: Collection[str] = (),
         stamp: Stamp | None = None,
+        policy: str = "",
     ) -> int:
         """Stores many decisions, as `set_batch` does; returns how many were stored."""
-        return await self.set_batch(preload_data, tags=tags, stamp=stamp)
+        return await self.set_batch(preload_data, tags=tags, stamp=stamp, policy=policy)
 
     def stamp(self) -> Stamp:
         """The stamp of now: take it before evaluating a decision that `set` is to store.
@@ -412,27 +437,46 @@ class PolicyCache(Closing):
     # Revocations
 
     async def delete(
-        self, user_id: str, action: str, resource: str, context: Context | None = None
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        *,
+        policy: str | None = None,
     ) -> bool:
-        """Revokes and removes one decision; True if it was there.
+        """Revokes and removes the decisions for one request; True if there was one.
+
+        With a policy two round trips. Without one the request is revoked under every policy, which
+        walks over all keys, as `invalidate` does: name the policy where it is known (`""` for
+        decisions that were stored without one).
 
         Raises:
             TypeError: An argument of the wrong type; the message names it.
             InvalidationError: The server cannot confirm it.
         """
         arguments.check_request(user_id, action, resource, context, None)
+        arguments.check_optional("policy", policy)
         try:
-            request = Request.read(self.KEY_PREFIX, user_id, action, resource, context)
+            request = Request.read(
+                self._store.prefix, policy or "", user_id, action, resource, context
+            )
         except NotJSONError as error:
             self._record.fault("delete", str(error))
             if error.__cause__ is not None:
                 unconfirmed = _unconfirmed("delete", str(error))
                 raise unconfirmed from error.__cause__
             return False  # nothing was ever stored under it
-        key = request.key
-        removed = await self._confirmed("delete", lambda link: self._store.remove(link, key))
+
+        async def revoke(link: Link) -> int:
+            if policy is None:
+                scope = request.scope._replace(policy=None)
+                return await self._store.invalidate(link, scope, ())
+            return await self._store.remove(link, request.key)
+
+        removed = await self._confirmed("delete", revoke)
         self._record.count("invalidations", removed)
-        return bool(removed)
+        return removed > 0
 
     async def invalidate(
         self,
@@ -440,7 +484,8 @@ class PolicyCache(Closing):
         action: str | None = None,
         resource: str | None = None,
         *,
-        tags: Collection[str] = (),
+        tags: Collection[str] | None = NOT_GIVEN,
+        policy: str | None = None,
     ) -> int:
         """Revokes every decision that matches all given fields; none given: all decisions.
 
@@ -453,16 +498,18 @@ class PolicyCache(Closing):
 
         Raises:
             TypeError: An argument of the wrong type; the message names it.
+            ValueError: Tags were given, and there are none, or too many.
             InvalidationError: The server cannot confirm it, or slots of a cluster are moving.
         """
-        arguments.check_optional("user_id", user_id)
-        arguments.check_optional("action", action)
-        arguments.check_optional("resource", resource)
-        named = arguments.read_tags(tags)
-        names = tuple(tag for tag in named if is_utf8(tag))
-        scope = Scope(user_id, action, resource)
-        if not all(part is None or is_utf8(part) for part in scope) or (named and not names):
-            return 0  # nothing was ever stored under what is no UTF-8
+        scope = Scope(user_id, action, resource, policy)
+        for name, part in scope._asdict().items():
+            arguments.check_optional(name, part)
+        named = arguments.read_revoked_tags(tags)
+        if not named and not any(part is not None for part in scope):
+            self._record.revokes_everything()
+        names = tuple(tag for tag in named if can_be_tag(tag))
+        if not can_be_fields(scope) or (named and not names):
+            return 0  # nothing was ever stored under it
         died = await self._confirmed(
             "invalidate", lambda link: self._store.invalidate(link, scope, names)
         )
@@ -491,7 +538,10 @@ class PolicyCache(Closing):
         Raises:
             InvalidationError: As `invalidate`.
         """
-        await self.invalidate()
+        died = await self._confirmed(
+            "clear", lambda link: self._store.invalidate(link, Scope(), ())
+        )
+        self._record.count("invalidations", died)
         return True
 
     async def clear_all(self) -> bool:
@@ -617,7 +667,13 @@ class PolicyCache(Closing):
             raise ValueError(message)
 
     async def _look_up(
-        self, operation: str, user_id: str, action: str, resource: str, context: Context | None
+        self,
+        operation: str,
+        policy: str,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None,
     ) -> tuple[Request | None, Found]:
         """What is there for a request; counted if it is a miss."""
         started = perf_counter()
@@ -627,7 +683,7 @@ class PolicyCache(Closing):
         if link.is_cut:
             self._record.fault(operation, "the circuit is open")
         elif (
-            request := self._deposits.request(operation, user_id, action, resource, context)
+            request := self._deposits.request(operation, policy, user_id, action, resource, context)
         ) is not None:
             try:
                 found = await self._store.look_up(link, request.key)
@@ -664,14 +720,15 @@ class PolicyCache(Closing):
     async def _put(
         self,
         operation: str,
+        policy: str,
         rows: Sequence[arguments.Row],
         tags: tuple[str, ...],
         stamp: Stamp | None,
     ) -> int:
         """Stores what callers bring; how many of them were stored."""
         if stamp is None:
-            return await self._deposits.brought(operation, rows, tags, None)
-        stored = await self._deposits.brought(operation, rows, tags, stamp.position or "")
+            return await self._deposits.brought(operation, policy, rows, tags, None)
+        stored = await self._deposits.brought(operation, policy, rows, tags, stamp.position or "")
         if stamp.position is None and self._position is None:
             await self.health_check()  # so that the next stamp knows where the log is
         return stored

@@ -33,22 +33,34 @@ class Deposits:
         self._serves: Final = serves
 
     def request(
-        self, operation: str, user_id: str, action: str, resource: str, context: Context | None
+        self,
+        operation: str,
+        policy: str,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None,
     ) -> Request | None:
-        """A request; None, counted, if it cannot be one."""
+        """Returns a request; None, counted, if it cannot be one."""
         try:
-            return Request.read(self._store.prefix, user_id, action, resource, context)
+            return Request.read(self._store.prefix, policy, user_id, action, resource, context)
         except NotJSONError as error:
             self._record.fault(operation, str(error))
             return None
 
     async def brought(
-        self, operation: str, rows: Sequence[Row], tags: tuple[str, ...], position: str | None
+        self,
+        operation: str,
+        policy: str,
+        rows: Sequence[Row],
+        tags: tuple[str, ...],
+        position: str | None,
     ) -> int:
         """Stores what callers bring; how many of them were stored.
 
         Args:
             operation: What they called.
+            policy: Whose decisions they are.
             rows: User, action, resource, decision, context and time to live of each.
             tags: Those of all.
             position: That of the log when they were evaluated; None: now. It is asked for first,
@@ -57,7 +69,7 @@ class Deposits:
         writes: list[Write] = []
         dropped: list[RequestKey] = []
         for user_id, action, resource, decision, context, ttl in rows:
-            request = self.request(operation, user_id, action, resource, context)
+            request = self.request(operation, policy, user_id, action, resource, context)
             if request is None:
                 continue
             try:

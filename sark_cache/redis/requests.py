@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sark_cache.keys import RequestKey, request_key
+from sark_cache.arguments import MAX_TAG_BYTES, beyond_limits, excess
+from sark_cache.keys import RequestKey, Scope, request_key
 from sark_cache.plain import JSON, NotJSONError, plain_mapping
 from sark_cache.redis.entry import encode, written
 from sark_cache.redis.store import Write, subject
@@ -13,6 +14,7 @@ from sark_cache.types import Context
 class Request(NamedTuple):
     """A request whose context is plain JSON."""
 
+    policy: str
     user_id: str
     action: str
     resource: str
@@ -21,19 +23,33 @@ class Request(NamedTuple):
 
     @classmethod
     def read(
-        cls, prefix: str, user_id: str, action: str, resource: str, context: Context | None
+        cls,
+        prefix: str,
+        policy: str,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None,
     ) -> "Request":
         """Reads a request.
 
         Raises:
             NotJSONError: It cannot be a key; the cause is what the context's own code raised.
         """
+        beyond = beyond_limits(user_id, action, resource, policy)
+        if beyond is not None:
+            raise NotJSONError(beyond)
         copied = plain_mapping(context) if context is not None else None
-        if not (is_utf8(user_id) and is_utf8(action) and is_utf8(resource)):
+        if not all(map(is_utf8, (policy, user_id, action, resource))):
             message = "a string with a lone surrogate, which UTF-8 cannot hold"
             raise NotJSONError(message)
-        key = request_key(prefix, user_id, action, resource, copied)
-        return cls(user_id, action, resource, copied, key)
+        key = request_key(prefix, policy, user_id, action, resource, copied)
+        return cls(policy, user_id, action, resource, copied, key)
+
+    @property
+    def scope(self) -> Scope:
+        """This request alone, under its policy."""
+        return Scope(self.user_id, self.action, self.resource, self.policy, self.key.context)
 
     def write(self, decision: str, ttl_seconds: float, tags: tuple[str, ...]) -> Write:
         """What stores a decision, whose text is given, for this request.
@@ -46,7 +62,7 @@ class Request(NamedTuple):
             self.key,
             encode(self.key, decision, ttl_seconds, tags),
             max(1, int(ttl_seconds * 1e3)),
-            subject(self.key, self.user_id, self.action, self.resource, tags),
+            subject(self.key, self.scope, tags),
         )
 
 
@@ -60,6 +76,17 @@ def decision_text(decision: Mapping[str, Any], tags: tuple[str, ...]) -> str:
         message = "a tag with a lone surrogate, which UTF-8 cannot hold"
         raise NotJSONError(message)
     return written(plain_mapping(decision))
+
+
+def can_be_fields(scope: Scope) -> bool:
+    """Returns whether a decision can have the fields that a scope names."""
+    named = {name: part or "" for name, part in scope._asdict().items() if name != "context"}
+    return beyond_limits(**named) is None and all(map(is_utf8, named.values()))
+
+
+def can_be_tag(tag: str) -> bool:
+    """Returns whether a decision can have a tag."""
+    return excess(tag, MAX_TAG_BYTES) is None and is_utf8(tag)
 
 
 def is_utf8(text: str) -> bool:

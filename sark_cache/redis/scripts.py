@@ -1,7 +1,7 @@
 """What runs on the server, in one step each: scripts, and the form of the invalidation log.
 
 The log is a list, newest record first: `{id} {record}`, the id 24 random hexadecimal digits, the
-record a JSON object with the fields and tags that were named, or `keys`, or a `pattern`. A
+record a JSON object with what was named: fields, tags, `keys` or a `pattern`. A
 *position* is the id of the record that was newest when an evaluation began. Whatever stands above
 it is newer, so a decision may be stored if none of that matches it. A position that is not in the
 log is unknown: the log was cut (at `MAX_RECORDS`), flushed, evicted, or lost by a failover. Nothing
@@ -39,7 +39,7 @@ local function matches(record, decision)
   if record.begun then return false end
   if record.keys then return record.keys[decision.key] ~= nil end
   if record.pattern then return true end
-  for _, field in ipairs({{'user_id', 'action', 'resource'}}) do
+  for _, field in ipairs({{'policy', 'user_id', 'action', 'resource', 'context'}}) do
     if record[field] and record[field] ~= decision[field] then return false end
   end
   return not record.tags or is_any_of(record.tags, decision.tags)

@@ -9,10 +9,12 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from enum import Enum
+from hashlib import sha256
 from secrets import token_hex
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from sark_cache.keys import RequestKey, Scope
+from sark_cache.keys import RequestKey, Scope, prefix_of
+from sark_cache.patterns import candidates, matcher
 from sark_cache.redis import scripts
 from sark_cache.redis.entry import CorruptEntryError, Entry, decode
 from sark_cache.redis.link import Command, Link, UnavailableError, told
@@ -20,6 +22,9 @@ from sark_cache.redis.walk import Primary, Servers, confirmed, current_servers, 
 
 Record: TypeAlias = dict[str, Any]
 """What was revoked: the fields and tags that were named, or `keys`, or a `pattern`."""
+
+LONGEST_LOGGED = 64
+"""The most characters of a field or key that stand in the log; of a longer one it has a digest."""
 
 _RESERVATION = {str: scripts.RESERVATION, bytes: scripts.RESERVATION.encode()}
 
@@ -68,18 +73,24 @@ class Outcome(Enum):
     SUPERSEDED = scripts.SUPERSEDED
 
 
-def subject(key: RequestKey, user_id: str, action: str, resource: str, tags: Sequence[str]) -> str:
-    """What an invalidation is matched against."""
-    fields = {"user_id": user_id, "action": action, "resource": resource}
-    return json.dumps({"key": key.text, **fields, "tags": tags})
+def subject(key: RequestKey, scope: Scope, tags: Sequence[str]) -> str:
+    """Returns the text that the log's records are matched against."""
+    return json.dumps({"key": logged(key.text), **_fields(scope), "tags": tags})
+
+
+def logged(text: str) -> str:
+    """Returns a text as the log has it: itself, or a digest where it is long."""
+    if len(text) <= LONGEST_LOGGED:
+        return text
+    return f"#{sha256(text.encode()).hexdigest()[:32]}"
 
 
 class Store:
-    """The decisions under one prefix, and their invalidation log."""
+    """The decisions of one namespace, and their invalidation log."""
 
-    def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
-        self.log: Final = f"{prefix}.invalidations"
+    def __init__(self, namespace: str) -> None:
+        self.prefix: Final = prefix_of(namespace)
+        self.log: Final = f"{self.prefix}.invalidations"
 
     async def look_up(self, link: Link, key: RequestKey) -> Found:
         """What is there for a request and, unless that is fresh, the log's position.
@@ -230,14 +241,14 @@ class Store:
         return outcomes
 
     async def remove(self, link: Link, key: RequestKey) -> bool:
-        """Revokes one decision: what is stored, and what is being evaluated. Whether it was there.
+        """Revokes one decision, stored or being evaluated; returns whether it was there.
 
         Raises:
             Exception: It could not be confirmed.
         """
 
         async def revoke(_: Servers) -> int:
-            await self._record(link, {"keys": [key.text]})
+            await self._record(link, {"keys": [logged(key.text)]})
             removed: int = await link.urgent(key.text, "EVAL", scripts.REMOVE, 1, key.text)
             return removed
 
@@ -252,7 +263,7 @@ class Store:
         texts = [key.text for key in keys]
         for start in range(0, len(texts), CHUNK):
             part = texts[start : start + CHUNK]
-            record = json.dumps({"keys": part})
+            record = json.dumps({"keys": [logged(key) for key in part]})
             append = ("EVAL", scripts.APPEND, 1, self.log, token_hex(12), record)
             remove: list[Command] = [("EVAL", scripts.REMOVE, 1, key) for key in part]
             replies = await link.commands(deadline, part, remove)
@@ -272,7 +283,7 @@ class Store:
         Raises:
             Exception: It could not be confirmed.
         """
-        record: Record = {name: part for name, part in scope._asdict().items() if part is not None}
+        record: Record = _fields(scope)
         if tags:
             record["tags"] = list(tags)
         return await self._revoke(
@@ -289,13 +300,9 @@ class Store:
         Raises:
             Exception: It could not be confirmed.
         """
-        start = f"{self.prefix}:"
+        matching = matcher(self.prefix, pattern)
         return await self._revoke(
-            link,
-            {"pattern": pattern},
-            pattern,
-            lambda keys: [key for key in keys if key.startswith(start)],
-            (),
+            link, {"pattern": pattern}, candidates(self.prefix, pattern), matching, ()
         )
 
     async def size(self, link: Link) -> int:
@@ -304,7 +311,7 @@ class Store:
         Raises:
             Exception: There is no answer.
         """
-        everything = Scope(None, None, None)
+        everything = Scope()
 
         async def count(_: Primary, keys: list[str]) -> int:
             return len(everything.filter(self.prefix, keys))
@@ -339,6 +346,11 @@ class Store:
                 raise
             # Without a log no evaluation that is under way can be stored, which is enough.
             await link.urgent(self.log, "UNLINK", self.log)
+
+
+def _fields(scope: Scope) -> dict[str, str]:
+    """Returns the named parts of a scope, as the log has them."""
+    return {name: logged(part) for name, part in scope._asdict().items() if part is not None}
 
 
 def _looked_at(asked: asyncio.Task[Any]) -> None:

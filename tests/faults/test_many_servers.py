@@ -15,7 +15,7 @@ pytestmark = [
 ]
 
 ALICE = ("alice", "read", "doc")
-KEY = "policy:decision:alice:read:doc:none"
+KEY = "sark-cache:1::alice:read:doc:none"
 
 
 def slot_of(key):
@@ -204,7 +204,7 @@ async def test_a_node_that_dies_takes_only_its_own_keys_with_it(own_cluster, ope
     lost = {
         user
         for user in users
-        if cluster.owner_of(slot_of(f"policy:decision:{user}:read:doc:none")) is dead
+        if cluster.owner_of(slot_of(f"sark-cache:1::{user}:read:doc:none")) is dead
     }
     assert 0 < len(lost) < 60
     dead.kill()

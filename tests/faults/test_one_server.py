@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 ALICE = ("alice", "read", "doc")
-KEY = "policy:decision:alice:read:doc:none"
+KEY = "sark-cache:1::alice:read:doc:none"
 
 
 async def cannot_revoke(cache):

@@ -320,7 +320,7 @@ def test_the_demo_measures_redis_too_and_leaves_no_decision_there(fresh_redis):
     shown = sark_cache("demo", "--json", "--redis-url", fresh_redis.url).document
     assert shown["redis"] == fresh_redis.url
     assert shown["redis_hit_us"] > shown["hit_us"]
-    assert fresh_redis.command("KEYS", "policy:decision:*") == []
+    assert fresh_redis.command("KEYS", "sark-cache:1:*") == []
 
 
 def test_the_demo_without_the_server_that_it_should_measure_exits_with_3(own_redis):

@@ -798,8 +798,8 @@ async def test_decisions_are_in_redis_if_that_is_configured(in_redis):
     server, settings = in_redis
     async with running(create_app(settings)) as client:
         await read(client, "alice")
-        [key] = server.command("KEYS", "policy:decision:*")
-        assert key.startswith("policy:decision:alice:read:document%3A1:")
+        [key] = server.command("KEYS", "sark-cache:1:*")
+        assert ":alice:read:document%3A1:" in key
         answer = await client.get(f"{ROUTES}/health")
         assert answer.json()["backends"] == {"redis": "ok"}
 

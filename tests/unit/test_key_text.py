@@ -1,4 +1,4 @@
-"""The text of a key, made in Python, is the one that the compiled module makes."""
+"""The text of a key, made in Python; and that what patterns match is the compiled module's."""
 
 import asyncio
 import re
@@ -9,21 +9,18 @@ from hypothesis import strategies as st
 
 from json_values import AWKWARD, OBJECTS, TEXT
 from sark_cache import RustPolicyCache
-from sark_cache.keys import Scope, request_key
+from sark_cache.keys import Scope, literal, parts_of, prefix_of, request_key
 from sark_cache.plain import plain_mapping
 
-PREFIX = "policy:decision"
-NAMES = TEXT | AWKWARD | st.sampled_from(["", "*", "a:b", "%2A", "[a]", "a\\b", "\x7f", "é\x85"])
+PREFIX = "sark-cache:1"
+NAMES = (
+    TEXT | AWKWARD | st.sampled_from(["", "*", "a:b", "%2A", "[a]", "{a}", "a\\b", "\x7f", "é\x85"])
+)
 
 
-def text(user_id, action, resource, context=None):
+def text(user_id, action, resource, context=None, policy="", prefix=PREFIX):
     context = plain_mapping(context) if context is not None else None
-    return request_key(PREFIX, user_id, action, resource, context).text
-
-
-def exactly(key):
-    """A glob that matches just this key."""
-    return re.sub(r"([*?\[\]\\])", r"\\\1", key)
+    return request_key(prefix, policy, user_id, action, resource, context).text
 
 
 @given(NAMES, NAMES, NAMES, OBJECTS)
@@ -33,32 +30,66 @@ def test_the_compiled_module_knows_a_decision_by_the_same_text(user_id, action, 
         assert await cache.set(user_id, action, resource, {"allow": True}, context)
         await cache.set(f"{user_id}x", action, resource, {"allow": True}, context)
         key = text(user_id, action, resource, context)
-        assert await cache.invalidate_pattern(exactly(key)) == 1
+        of_patterns = ":".join(("policy:decision", *parts_of(PREFIX, key)[1:]))
+        assert await cache.invalidate_pattern(literal(of_patterns)) == 1
 
     asyncio.run(check())
 
 
 def test_a_key_reads_as_documented():
-    assert text("alice", "read", "doc") == "policy:decision:alice:read:doc:none"
+    assert text("alice", "read", "doc") == "sark-cache:1::alice:read:doc:none"
     assert text("alice", "read", "doc", {}) == text("alice", "read", "doc")
-    assert text("a:b", "*?", "[%\\]\n") == "policy:decision:a%3Ab:%2A%3F:%5B%25%5C%5D%0A:none"
-    assert re.fullmatch(f"{PREFIX}:u:a:r:[0-9a-f]{{32}}", text("u", "a", "r", {"ip": "::1"}))
+    assert text("a:b", "*?", "[%\\]\n") == "sark-cache:1::a%3Ab:%2A%3F:%5B%25%5C%5D%0A:none"
+    assert text("{a}", "é\x85", "/", policy="m:f") == "sark-cache:1:m%3Af:%7Ba%7D:é%C2%85:/:none"
+    assert text("a", "b", "c", prefix=prefix_of("shop:")) == "shop:sark-cache:1::a:b:c:none"
+    assert re.fullmatch(f"{PREFIX}::u:a:r:[0-9a-f]{{32}}", text("u", "a", "r", {"ip": "::1"}))
 
 
-@given(st.tuples(NAMES, NAMES, NAMES), st.tuples(NAMES, NAMES, NAMES))
+def test_a_subclass_of_str_is_known_by_its_text():
+    class Role(str):
+        __slots__ = ()
+
+        def __str__(self):
+            return "another"
+
+        __repr__ = __str__
+
+        def __format__(self, _):
+            return "another"
+
+    assert text(Role("admin"), Role("re:ad"), "doc") == text("admin", "re:ad", "doc")
+
+
+REQUESTS = st.tuples(NAMES, NAMES, NAMES, st.none(), NAMES)
+
+
+@given(REQUESTS, REQUESTS)
 def test_equal_texts_are_equal_requests(one, other):
     assert (text(*one) == text(*other)) == (one == other)
+
+
+@given(REQUESTS)
+def test_a_key_has_its_parts_under_its_own_prefix_alone(request):
+    key = text(*request, prefix=prefix_of("shop:"))
+    assert len(parts_of(prefix_of("shop:"), key)) == 5
+    for namespace in ("", "shop", "shop:s", f"shop:{PREFIX}:", f"shop:{PREFIX}:p:u:"):
+        assert parts_of(prefix_of(namespace), key) is None
+    for namespace in (f"shop:{PREFIX}", f"shop:{PREFIX}:", f"shop:{PREFIX}:p:u:a:r:"):
+        assert parts_of(prefix_of("shop:"), text(*request, prefix=prefix_of(namespace))) is None
 
 
 @pytest.mark.parametrize(
     ("scope", "pattern"),
     [
-        (Scope(None, None, None), "policy:decision:*"),
-        (Scope("al*ce", None, None), "policy:decision:al%2Ace:*"),
-        (Scope("alice", "read", None), "policy:decision:alice:read:*"),
-        (Scope(None, "read", None), "policy:decision:*:read:*"),
-        (Scope(None, None, "doc"), "policy:decision:*:*:doc:*"),
-        (Scope("", "", ""), "policy:decision::::*"),
+        (Scope(), "sark-cache:1:*"),
+        (Scope("al*ce"), "sark-cache:1:*:al%2Ace:*"),
+        (Scope("alice", "read"), "sark-cache:1:*:alice:read:*"),
+        (Scope(action="read"), "sark-cache:1:*:*:read:*"),
+        (Scope(resource="doc"), "sark-cache:1:*:*:*:doc:*"),
+        (Scope(policy="app:f"), "sark-cache:1:app%3Af:*"),
+        (Scope(policy="", user_id="alice"), "sark-cache:1::alice:*"),
+        (Scope("", "", ""), "sark-cache:1:*::::*"),
+        (Scope("alice", "read", "doc", None, "none"), "sark-cache:1:*:alice:read:doc:none"),
     ],
 )
 def test_a_scope_has_a_pattern_that_all_its_keys_match(scope, pattern):
@@ -66,10 +97,17 @@ def test_a_scope_has_a_pattern_that_all_its_keys_match(scope, pattern):
 
 
 def test_a_scope_takes_only_what_has_all_its_parts():
-    keys = [text("alice", "read", "read"), text("alice", "read:read", "x"), "policy:decision:alice"]
-    assert Scope(None, None, "read").filter(PREFIX, keys) == keys[:1]
-    assert Scope("alice", None, None).filter(PREFIX, keys) == keys[:2]
+    keys = [
+        text("alice", "read", "read"),
+        text("alice", "read:read", "x", policy="read"),
+        "sark-cache:1:alice",
+        "sark-cache:1.invalidations",
+    ]
+    assert Scope(resource="read").filter(PREFIX, keys) == keys[:1]
+    assert Scope("alice").filter(PREFIX, keys) == keys[:2]
+    assert Scope("alice", policy="read").filter(PREFIX, keys) == keys[1:2]
+    assert Scope().filter(PREFIX, keys) == keys[:2]
 
 
 def test_a_prefix_that_looks_like_a_pattern_is_none():
-    assert Scope(None, None, None).pattern("a[b]*") == r"a\[b\]\*:*"
+    assert Scope().pattern("a[b]*") == r"a\[b\]\*:*"

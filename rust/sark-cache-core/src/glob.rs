@@ -1,7 +1,7 @@
 //! Redis glob patterns over the text form of a request's key, as `invalidate_pattern` takes them.
 //!
 //! The text form is `policy:decision:{user}:{action}:{resource}:{context}`, the key the same
-//! decision has in Redis: each part percent-encoded for `% : * ? [ ] \` and control characters, so
+//! decision has in Redis: each part percent-encoded for `% : * ? [ ] \ { }` and control characters, so
 //! that no user id can act as a pattern, and the context `none` or the first 32 hexadecimal digits
 //! of the SHA-256 over its canonical bytes. Making it costs about a microsecond; it is never made
 //! on the path of a hit that no pattern is newer than.
@@ -166,7 +166,7 @@ pub fn key_text(parts: &Parts<'_>) -> String {
     for field in parts.fields {
         text.push(':');
         for character in field.chars() {
-            if matches!(character, '%' | ':' | '*' | '?' | '[' | ']' | '\\')
+            if matches!(character, '%' | ':' | '*' | '?' | '[' | ']' | '\\' | '{' | '}')
                 || character.is_control()
             {
                 for byte in character.encode_utf8(&mut [0; 4]).bytes() {

@@ -1,0 +1,93 @@
+"""Patterns are globs as Redis has them, over each spelling of a decision's text."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from json_values import AWKWARD, TEXT
+from sark_cache.keys import literal, prefix_of, request_key
+from sark_cache.patterns import candidates, compiled, matcher
+
+PREFIX = prefix_of("shop:")
+GLOBS = st.text("ab:*?[]^-\\é", max_size=12)
+
+
+def key(user_id="alice", action="read", resource="doc", policy=""):
+    return request_key(PREFIX, policy, user_id, action, resource, None).text
+
+
+def matches(pattern, **request):
+    return bool(matcher(PREFIX, pattern)([key(**request)]))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matched"),
+    [
+        ("policy:decision:user-1:tool:invoke:*", True),
+        ("policy:decision:user-1:tool%3Ainvoke:*", True),
+        ("policy:decision:user-1:tool:invoke:a/b:c d:none", True),
+        ("policy:decision:user-1:tool:invoke:a_b_c d:none", True),
+        ("policy:decision:user-1:tool%3Ainvoke:a/b%3Ac d:none", True),
+        ("policy:decision:user-1:tool_invoke:*", False),
+        ("policy:decision:user-1:tool%3Ainvoke:a_b_c d:none", False),
+        ("policy:decision:user-1:*:a?b?c d:*", True),
+        ("*:none", True),
+        ("shop:sark-cache:1:*", False),
+        ("", False),
+    ],
+)
+def test_a_pattern_matches_the_encoded_the_raw_and_sarks_spelling(pattern, matched):
+    request = {"user_id": "user-1", "action": "tool:invoke", "resource": "a/b:c d"}
+    assert matches(pattern, **request, policy="app:f") is matched
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "matched"),
+    [
+        ("a?c", "abc", True),
+        ("a?", "aé", False),  # two bytes
+        ("[a-c]", "b", True),
+        ("[c-a]", "b", True),
+        ("[^a-c]", "b", False),
+        ("[^a-c]", "d", True),
+        (r"[\]]", "]", True),
+        (r"\*", "*", True),
+        (r"\*", "a", False),
+        ("a\\", "a\\", True),
+        ("[abc", "b", True),
+        ("[", "", False),
+        ("[]", "a", False),
+        ("[^]", "a", True),
+        ("[a-]", "_", True),  # a range up to the bracket
+        ("**a**", "bab", True),
+        ("*a\nb", "x\na\nb", True),
+    ],
+)
+def test_a_glob_is_that_of_redis(pattern, text, matched):
+    assert bool(compiled(pattern).fullmatch(text.encode())) is matched
+
+
+@given(TEXT | AWKWARD, TEXT | AWKWARD, GLOBS | TEXT)
+def test_what_matches_is_among_the_candidates(user_id, resource, pattern):
+    for wanted in (f"policy:decision:{pattern}", f"policy:decision:{literal(user_id)}*", pattern):
+        try:
+            wanted.encode()
+        except UnicodeEncodeError:
+            continue
+        if matches(wanted, user_id=user_id, resource=resource, policy="p"):
+            one = key(user_id=user_id, resource=resource, policy="p")
+            assert compiled(candidates(PREFIX, wanted)).fullmatch(one.encode())
+
+
+def test_the_server_looks_only_at_users_that_begin_as_the_pattern_says():
+    assert candidates(PREFIX, "policy:decision:user-1:*") == "shop:sark-cache:1:*:user-1*"
+    assert candidates(PREFIX, "policy:decision:us*") == "shop:sark-cache:1:*:us*"
+    assert candidates(PREFIX, "policy:decision:a%3A*") == "shop:sark-cache:1:*:a*"
+    assert candidates(PREFIX, "policy*") == "shop:sark-cache:1:*:*"
+    assert candidates(PREFIX, "policy:decision:[ab]*") == "shop:sark-cache:1:*:*"
+
+
+def test_many_runs_cost_no_backtracking():
+    pattern = compiled("*" + "a*" * 300 + "b")
+    assert not pattern.fullmatch(b"a" * 60_000)
+    assert compiled("*" + "?a*" * 200 + "b").fullmatch(b"a" * 60_000 + b"b")
