@@ -233,6 +233,22 @@ def read_default_ttl(ttl_seconds: object, default: float) -> float:
     return default if seconds is None else seconds
 
 
+def read_replicas(replicas: object) -> int | None:
+    """Returns a number of replicas, or None.
+
+    Raises:
+        TypeError, ValueError: It is not a number, or a negative one.
+    """
+    if replicas is None:
+        return None
+    if not isinstance(replicas, int) or isinstance(replicas, bool):
+        refuse("replicas", "an integer, or None", replicas)
+    if replicas < 0:
+        message = f"replicas must be 0 or more, not {replicas}"
+        raise ValueError(message)
+    return replicas
+
+
 def read_timeout(argument: str, seconds: object) -> float:
     """A time-out in seconds, more than 0 and finite."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):

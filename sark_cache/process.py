@@ -119,6 +119,7 @@ def redis_of(
         connect_timeout=settings.redis_connect_timeout,
         command_timeout=settings.redis_command_timeout,
         namespace=settings.namespace,
+        replicas=settings.redis_replicas,
     )
 
 

@@ -124,6 +124,11 @@ class CacheSettings(BaseSettings):
         description="Stands before every key of this service in Redis. Services with different "
         "namespaces on one server share no decision and no revocation.",
     )
+    redis_replicas: Annotated[int | None, Field(ge=0), Takes("an integer, 0 or more")] = Field(
+        default=None,
+        description="How many replicas have to confirm a revocation at least, on a cluster of each "
+        "primary; none: those that the primary counts. Some servers do not let them be counted.",
+    )
     cleanup_enabled: Switch = Field(
         default=True, description="Whether expired entries are removed in the background."
     )

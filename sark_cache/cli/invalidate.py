@@ -179,6 +179,7 @@ def _revoke(settings: "CacheSettings", what: Revoked) -> int:
         connect_timeout=connect,
         command_timeout=max(command, WALK_SECONDS),
         namespace=settings.namespace,
+        replicas=settings.redis_replicas,
     )
     try:
         # The client of a cluster does for long what asyncio's debug mode would complain of.

@@ -129,6 +129,7 @@ async def measure_redis(settings: "CacheSettings") -> float:
         connect_timeout=connect,
         command_timeout=command,
         namespace=settings.namespace,
+        replicas=settings.redis_replicas,
     )
     async with cache:
         stored = await cache.set(*request, {"allow": True}, ttl_seconds=REDIS_ENTRY_SECONDS)

@@ -70,6 +70,9 @@ class PolicyCache(Closing):
         command_timeout: The longest that a request waits for the server, in seconds.
         namespace: Stands before every key, so that services that share a server share no decision
             and no revocation: at most 64 letters, digits and characters of `._:/-`.
+        replicas: The number of replicas that have to confirm a revocation at least, on a cluster
+            of each primary. None: those that the primary counts; where the server does not let
+            them be counted, none, which is logged once.
 
     Raises:
         ImportError: Neither redis-py nor valkey-py is installed; the message says how to get it.
@@ -100,6 +103,7 @@ class PolicyCache(Closing):
         connect_timeout: float = 0.05,
         command_timeout: float = 0.25,
         namespace: str = "",
+        replicas: int | None = None,
     ) -> None:
         self.ttl_seconds = ttl_seconds
         self.enabled = enabled
@@ -108,13 +112,15 @@ class PolicyCache(Closing):
         self.revalidate_callback: RevalidateCallback | None = None
         self._closed = False
         self._record: Final = Record(self.backend)
+        self._store: Final = Store(arguments.read_namespace(namespace))
         self._links: Final = Links(
             DEFAULT_URL if redis_client is None else redis_client,
             arguments.read_timeout("connect_timeout", connect_timeout),
             arguments.read_timeout("command_timeout", command_timeout),
             self._record.report,
+            log=self._store.log,
+            replicas=arguments.read_replicas(replicas),
         )
-        self._store: Final = Store(arguments.read_namespace(namespace))
         self._deposits: Final = Deposits(
             self._store, self._links, self._record, lambda: self._serves
         )
@@ -134,6 +140,7 @@ class PolicyCache(Closing):
         connect_timeout: float = 0.05,
         command_timeout: float = 0.25,
         namespace: str = "",
+        replicas: int | None = None,
     ) -> Self:
         """A cache on the server that a URL names: see `sark_cache.redis.urls` for what it may say.
 
@@ -150,6 +157,7 @@ class PolicyCache(Closing):
             connect_timeout=connect_timeout,
             command_timeout=command_timeout,
             namespace=namespace,
+            replicas=replicas,
         )
 
     # Settings

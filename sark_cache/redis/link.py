@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, Final, TypeAlias
 
 from sark_cache.plain import type_name
+from sark_cache.redis.permissions import Examine, Findings, named, refusal
 from sark_cache.tasks import cancellation_kept, end
 
 logger: Final = getLogger("sark_cache")
@@ -65,7 +66,22 @@ class Link:
         command_timeout: float,
         report: Callable[[str, str], None],
         barred: str | None = None,
+        *,
+        log: str,
+        examine: Examine,
+        found: Callable[[Findings], None],
+        replicas: int | None = None,
     ) -> None:
+        self.log: Final = log
+        """The key of the invalidation log."""
+        self.replicas: Final = replicas
+        """How many replicas have to confirm a revocation at least; None: nobody said."""
+        self._examine = examine
+        self._found = found
+        self._is_examined = False
+        self._examination: asyncio.Task[None] | None = None
+        self._refusal: str | None = None
+        """Why nothing may be served though the servers answer."""
         self._client = client
         self._close = close
         self._barred = barred
@@ -109,7 +125,7 @@ class Link:
     @property
     def is_cut(self) -> bool:
         """Whether nobody can be asked: there is but one server, and its circuit is open."""
-        return (bool(self._open) and not self.is_cluster) or self._barred is not None
+        return (bool(self._open) and not self.is_cluster) or bool(self._barred or self._refusal)
 
     @property
     def has_open_circuit(self) -> bool:
@@ -118,7 +134,9 @@ class Link:
 
     def is_open(self, key: str) -> bool:
         """Whether the circuit of the server that keeps a key is open."""
-        return bool(self._open) and self._server_of(key) in self._open
+        return self._refusal is not None or (
+            bool(self._open) and self._server_of(key) in self._open
+        )
 
     def deadline(self) -> float:
         """When what begins now must have been answered, in the event loop's time."""
@@ -131,7 +149,7 @@ class Link:
             UnavailableError: There is none: the circuit is open, nobody answered in time, or the
                 server refused the command.
         """
-        async with self._until(deadline, key):
+        async with self._until(deadline, key, str(command[0])):
             return await self.client.execute_command(*command)
 
     async def urgent(self, key: str, *command: Any) -> Any:  # noqa: ANN401
@@ -146,7 +164,8 @@ class Link:
                 async with asyncio.timeout(self.command_timeout):
                     return await self.client.execute_command(*command)
         except Exception as error:
-            raise self._failed(error, self._server_of(key), key, began) from error
+            server = self._server_of(key)
+            raise self._failed(error, server, key, began, str(command[0])) from error
 
     async def commands(
         self, deadline: float, keys: Sequence[str], commands: Sequence[Command]
@@ -174,7 +193,7 @@ class Link:
     ) -> list[Any]:
         if len(commands) == 1:
             return [await self.command(deadline, keys[0], *commands[0])]
-        async with self._until(deadline, keys[0]):
+        async with self._until(deadline, keys[0], str(commands[0][0])):
             pipeline = (
                 self.client.pipeline()
                 if self.is_cluster
@@ -194,9 +213,10 @@ class Link:
             with cancellation_kept():
                 async with asyncio.timeout(self.command_timeout):
                     await self._ping()
+                    await self._ready()
         except Exception:  # noqa: BLE001 - whatever it is, it is no answer
             return False
-        return True
+        return self._refusal is None
 
     async def _ping(self) -> None:
         if not self.is_cluster:
@@ -211,7 +231,10 @@ class Link:
     async def close(self) -> None:
         """Ends what looks for the servers in the background, and closes a client made here."""
         self._closed = True
-        if asked := [question for question in self.questions.values() if not question.done()]:
+        asked = [question for question in self.questions.values() if not question.done()]
+        if self._examination is not None and not self._examination.done():
+            asked.append(self._examination)
+        if asked:
             await asyncio.wait(asked, timeout=self.command_timeout)
         await end([*asked, *self._open.values()], "probes")
         # The client is not used any more, whatever it raises.
@@ -220,22 +243,65 @@ class Link:
                 await self._close()
 
     @asynccontextmanager
-    async def _until(self, deadline: float, key: str) -> AsyncGenerator[None]:
+    async def _until(self, deadline: float, key: str, name: str) -> AsyncGenerator[None]:
         server = self._server_of(key)
-        if server in self._open:
-            message = "the circuit is open"
-            raise UnavailableError(message)
+        self._check_circuit(server)
         began: float | None = None
         try:
             async with asyncio.timeout_at(deadline), self._turns:
                 began = asyncio.get_running_loop().time()
+                if not self._is_examined:
+                    await self._ready()
+                    self._check_circuit(server)
                 with cancellation_kept():
                     yield
         except Exception as error:
-            raise self._failed(error, server, key, began) from error
+            raise self._failed(error, server, key, began, name) from error
+
+    def _check_circuit(self, server: str) -> None:
+        """Refuses a command that would be of no use.
+
+        Raises:
+            UnavailableError: The circuit of its server is open, or nothing may be served.
+        """
+        if self._refusal is not None:
+            raise UnavailableError(self._refusal)
+        if server in self._open:
+            message = "the circuit is open"
+            raise UnavailableError(message)
+
+    async def _ready(self) -> None:
+        """Returns when the servers were examined: once for all requests that wait for it.
+
+        Raises:
+            Exception: What the client raises.
+        """
+        if self._is_examined:
+            return
+        if self._examination is None or self._examination.done():
+            self._examination = asyncio.create_task(self._examined(), name="sark-cache examination")
+            self._examination.add_done_callback(_looked_at)
+        await asyncio.shield(self._examination)
+
+    async def _examined(self) -> None:
+        """Finds out whether what is stored could be revoked; if not, nothing is served."""
+        findings = await self._examine(self)
+        self._found(findings)
+        needed = findings.needed(is_cluster=self.is_cluster)
+        self._is_examined = True
+        if not needed:
+            self._refusal = None
+            return
+        refused = ", ".join(f"{name} ({said})" for name, said in sorted(needed.items()))
+        self._refusal = f"the server refuses {refused}: what is stored could not be revoked"
+        self._trip("", self.log, UnavailableError(self._refusal))
+
+    def suspect(self) -> None:
+        """Has the servers examined again before the next request: one refused a command."""
+        self._is_examined = False
 
     def _failed(
-        self, error: Exception, server: str, key: str, began: float | None
+        self, error: Exception, server: str, key: str, began: float | None, name: str
     ) -> UnavailableError:
         """What a failed command is told as; opens the circuit if the server is to blame.
 
@@ -244,6 +310,9 @@ class Link:
         """
         if isinstance(error, UnavailableError):
             return error
+        if (said := refusal(error)) is not None:
+            self.suspect()
+            return UnavailableError(f"the server refuses {named(error, name)} ({said})")
         if self.is_no_answer(error) and type(error).__name__ != "MaxConnectionsError":
             took = 0.0 if began is None else asyncio.get_running_loop().time() - began
             waited = type(error).__name__ != "TimeoutError" or (
@@ -297,7 +366,10 @@ class Link:
                     await self.client.nodes_manager.initialize()
         with cancellation_kept():
             async with asyncio.timeout(self.command_timeout):
-                await self.client.execute_command("EXISTS", key)
+                await self.client.execute_command("PTTL", key)
+        await self._examined()
+        if self._refusal is not None:
+            raise UnavailableError(self._refusal)
 
     async def drop_idle_connections(self, server: str = "") -> None:
         """Has the next command find out anew who the primary is; on a cluster, who `server` is.
@@ -311,6 +383,12 @@ class Link:
                     await self.client.connection_pool.disconnect(inuse_connections=False)
                 elif server and (node := self.client.get_node(node_name=server)) is not None:
                     await node.disconnect()
+
+
+def _looked_at(task: asyncio.Task[Any]) -> None:
+    """Keeps asyncio from logging an error that every waiter is raised."""
+    if not task.cancelled():
+        task.exception()
 
 
 def told(error: BaseException) -> str:

@@ -9,10 +9,15 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from logging import getLogger
+from typing import Any, Final
 
+from sark_cache.redis.examining import examine
 from sark_cache.redis.link import Link, check_client
+from sark_cache.redis.permissions import Findings
 from sark_cache.redis.urls import connect
+
+logger: Final = getLogger("sark_cache")
 
 ANOTHER_LOOPS = (
     "the client that the cache was given belongs to the event loop and process that used it "
@@ -29,6 +34,9 @@ class Links:
         connect_timeout: float,
         command_timeout: float,
         report: Callable[[str, str], None],
+        *,
+        log: str,
+        replicas: int | None = None,
     ) -> None:
         if isinstance(servers, str):
             connect(servers, connect_timeout, command_timeout)  # a wrong one is to fail now
@@ -38,6 +46,9 @@ class Links:
         self._connect_timeout = connect_timeout
         self._command_timeout = command_timeout
         self._report = report
+        self._log = log
+        self._replicas = replicas
+        self._has_warned = False
         self._process = os.getpid()
         self._links: dict[asyncio.AbstractEventLoop, Link] = {}
 
@@ -78,9 +89,32 @@ class Links:
             client, close = connect(client, self._connect_timeout, self._command_timeout)
         elif self._links or inherited:
             barred = ANOTHER_LOOPS
-        link = Link(client, close, self._command_timeout, self._report, barred)
+        link = Link(
+            client,
+            close,
+            self._command_timeout,
+            self._report,
+            barred,
+            log=self._log,
+            examine=examine,
+            found=self._warn,
+            replicas=self._replicas,
+        )
         self._links[event_loop] = link
         return link
+
+    def _warn(self, findings: Findings) -> None:
+        """Says once what is not guaranteed because of what the server refuses."""
+        if self._has_warned or self._replicas is not None or not findings.uncounted:
+            return
+        self._has_warned = True
+        logger.warning(
+            "redis cache: the server refuses %s, so its replicas cannot be counted: a revocation "
+            "is confirmed by the primary alone, and a failover may undo it. Set "
+            "SARK_CACHE_REDIS_REPLICAS to the number of replicas that must confirm it (0: there "
+            "are none)",
+            findings.uncounted,
+        )
 
 
 def _leave_open() -> Awaitable[None]:

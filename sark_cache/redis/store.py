@@ -316,8 +316,13 @@ class Store:
         async def count(_: Primary, keys: list[str]) -> int:
             return len(everything.filter(self.prefix, keys))
 
-        servers = await current_servers(link)
-        return await walk(servers, everything.pattern(self.prefix), count)
+        held: list[Primary] = []
+        try:
+            servers = await current_servers(link, held)
+            return await walk(servers, everything.pattern(self.prefix), count)
+        finally:
+            for primary in held:
+                await primary.release()
 
     async def _revoke(
         self,
@@ -379,9 +384,7 @@ async def _sent(
 
 
 async def _removed(primary: Primary, keys: list[str], tags: Sequence[str]) -> int:
-    removed = 0
-    for start in range(0, len(keys), CHUNK):
-        part = keys[start : start + CHUNK]
+    async def remove(part: Sequence[str]) -> int:
         if not tags and primary.takes_many_keys:
             replies = await primary.run(("UNLINK", *part))
         elif not tags:
@@ -391,8 +394,9 @@ async def _removed(primary: Primary, keys: list[str], tags: Sequence[str]) -> in
         else:
             one = scripts.REMOVE_TAGGED
             replies = await primary.run(*(("EVAL", one, 1, key, *tags) for key in part))
-        removed += sum(replies)
-    return removed
+        return sum(replies)
+
+    return await primary.in_parts(keys, remove)
 
 
 def _found(

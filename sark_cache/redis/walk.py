@@ -6,6 +6,14 @@ beginning to its end: a primary that was replaced goes on with another's cursor,
 was told, and a slot of a cluster that moves takes its keys past the walk. Nor is anything certain
 that a replica has not got yet, which may be the primary a moment later. What is not certain is
 tried again, then told.
+
+Keys may be long, and the way to the server slow, so the steps of a walk are as long as the last
+ones allow: each has the time of a command, and a walk takes as long as the server answers.
+
+A server that refuses INFO does not say which run of which server it is. There the whole revocation
+uses one connection: as long as that holds, the same server answers. One that refuses ROLE and INFO
+does not say how many replicas it has: there the primary confirms, and as many replicas as the
+configuration names.
 """
 
 import asyncio
@@ -14,12 +22,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from sark_cache.redis.link import Command, Link, check_client
+from sark_cache.redis.permissions import named, refusal
 from sark_cache.tasks import cancellation_kept
 
 KEYS_AT_ONCE = 1_000
+FIRST_KEYS = 50
+STEP_BYTES = 128 * 1024
+"""The size of a reply or command that the next step should not exceed."""
+STEP_SHARE = 0.1
+"""The share of a command's time that the next step should not exceed."""
 SLOTS = 16_384
 ATTEMPTS = 3
 PAUSE_SECONDS = 0.1
@@ -34,6 +48,36 @@ class UnconfirmedError(Exception):
     """A revocation that is not certain; says why."""
 
 
+class RefusedError(UnconfirmedError):
+    """A revocation that the server does not carry out for this user; names the command."""
+
+
+class Pace:
+    """The number of keys that one step takes: adapted to the bytes and time of the last ones.
+
+    Args:
+        seconds: The time that a step should not exceed.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.keys = FIRST_KEYS
+        self._seconds: Final = seconds
+
+    def took(self, size: int, seconds: float) -> None:
+        """Adapts to a step that was answered."""
+        share = max(size / STEP_BYTES, seconds / self._seconds)
+        if share > 1:
+            self.keys = max(1, int(self.keys / min(share, 8)))
+        elif share < 0.5:  # noqa: PLR2004 - twice as many should still do
+            self.keys = min(KEYS_AT_ONCE, 2 * self.keys)
+
+    def failed(self) -> bool:
+        """Adapts to a step that was not answered in time; False: a shorter one is not possible."""
+        could_be_shorter = self.keys > 1
+        self.keys = max(1, self.keys // 8)
+        return could_be_shorter
+
+
 class Primary:
     """One server that keeps keys of its own.
 
@@ -45,26 +89,40 @@ class Primary:
     def __init__(self, link: Link, node: Any = None) -> None:  # noqa: ANN401 - of either library
         self._link = link
         self._node = node
+        self._held: Any = None
+        """The connection that all commands use; None: any of the pool."""
+        self.pace: Final = Pace(STEP_SHARE * link.command_timeout)
 
-    async def run(self, *commands: Command, waits: float = 0.0) -> list[Any]:
+    async def run(self, *commands: Command, waits: float = 0.0, raises: bool = True) -> list[Any]:
         """The replies to commands, in one round trip over one connection.
 
         Args:
             commands: The commands.
             waits: How long the server may take over them on purpose, in seconds.
+            raises: If False, an error that the server replies stands in the place of its reply.
 
         Raises:
-            Exception: What the client raises, for any of them.
+            RefusedError: The server refuses one of them.
+            Exception: What the client raises.
         """
         with cancellation_kept():
             async with asyncio.timeout_at(self._link.deadline() + waits):
                 replies = await self._sent(commands)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
+        for command, reply in zip(commands, replies, strict=True):
+            if isinstance(reply, Exception) and (raises or self._link.is_no_answer(reply)):
+                raise self._refused(command, reply) or reply
         return replies
 
+    def _refused(self, command: Command, error: Exception) -> RefusedError | None:
+        said = refusal(error)
+        if said is None:
+            return None
+        self._link.suspect()
+        return RefusedError(f"the server refuses {named(error, str(command[0]))} ({said})")
+
     async def _sent(self, commands: Sequence[Command]) -> list[Any]:
+        if self._held is not None:
+            return await self._sent_over(self._held, commands)
         if self._node is None:
             pipeline = self._link.client.pipeline(transaction=False)
             for command in commands:
@@ -77,6 +135,29 @@ class Primary:
             replies = await self._sent_to_node(commands)
         return replies
 
+    async def _sent_over(self, connection: Any, commands: Sequence[Command]) -> list[Any]:  # noqa: ANN401
+        if not connection.is_connected:  # it would connect again, maybe to another server
+            message = "the connection was lost, and the server does not say whether it is the same"
+            raise UnconfirmedError(message)
+        try:
+            packed = connection.pack_commands(commands)
+            await connection.send_packed_command(packed, check_health=False)
+            return [await self._read(connection) for _ in commands]
+        except BaseException:
+            # A reply that nobody read must not be taken for an answer.
+            await connection.disconnect(nowait=True)
+            raise
+
+    @staticmethod
+    async def _read(connection: Any) -> Any:  # noqa: ANN401
+        """A reply, or the error of a command that is refused."""
+        try:
+            return await connection.read_response()
+        except Exception as error:
+            if refusal(error) is None:
+                raise
+            return error
+
     async def _sent_to_node(self, commands: Sequence[Command]) -> list[Any]:
         """Past the client's own pipeline, which would follow a key to wherever it has moved."""
         pipelined = import_module(f"{check_client(self._link.client)}.asyncio.cluster")
@@ -84,24 +165,63 @@ class Primary:
         await self._node.execute_pipeline(sent)
         return [command.result for command in sent]
 
+    async def hold(self) -> int:
+        """Uses one connection from here on, until `release`; returns its number."""
+        if self._held is None:
+            pool = self._link.client.connection_pool
+            with cancellation_kept():
+                async with asyncio.timeout_at(self._link.deadline()):
+                    self._held = await pool.get_connection("_")
+        return id(self._held)
+
+    async def release(self) -> None:
+        """Gives a connection back that was held."""
+        held, self._held = self._held, None
+        if held is not None:
+            await self._link.client.connection_pool.release(held)
+
     @property
     def takes_many_keys(self) -> bool:
         """Whether one command may have keys of several slots."""
         return self._node is None
 
-    async def state(self) -> tuple[str, int]:
+    async def state(self) -> tuple[Any, int | None]:
         """Which run of which server this is, and how many replicas are connected to it.
+
+        Without INFO the run is that of a connection, which is held from here on. None: the server
+        does not say how many replicas there are.
 
         Raises:
             UnconfirmedError: It is no primary.
         """
-        info, role = await self.run(("INFO", "server"), ("ROLE",))
-        if text(role[0]) != "master":
+        info, role = await self.run(("INFO", "server"), ("ROLE",), raises=False)
+        if not isinstance(role, Exception):
+            is_primary, replicas = text(role[0]) == "master", len(role[2])
+        elif not isinstance(info, Exception) and refusal(role) == "NOPERM":
+            [told] = await self.run(("INFO", "replication"))
+            is_primary, replicas = told["role"] == "master", int(told["connected_slaves"])
+        else:
+            is_primary, replicas = await self._takes_writes(), None
+        if not is_primary:
             with suppress(Exception):  # connections to it, which would be asked again and again
                 await self._link.drop_idle_connections()
             message = "the server is not the primary any more"
             raise UnconfirmedError(message)
-        return str(info["run_id"]), len(role[2])
+        if not isinstance(info, Exception):
+            return str(info["run_id"]), replicas
+        if self._node is not None:
+            raise self._refused(("INFO",), info) or info
+        return await self.hold(), replicas
+
+    async def _takes_writes(self) -> bool:
+        """Whether it is a primary, where it does not say so: a replica refuses to write."""
+        try:
+            await self.run(("UNLINK", f"{self._link.log}.check"))
+        except Exception as error:
+            if "READONLY" in str(error) or type(error).__name__ == "ReadOnlyError":
+                return False
+            raise
+        return True
 
     async def slots(self) -> tuple[str, ...]:
         """The ranges of slots that a node of a cluster owns, by its own account.
@@ -132,9 +252,8 @@ class Primary:
         """
         total, cursor, first = 0, 0, None
         while True:
-            scan = ("SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_AT_ONCE)
-            info, reply = await self.run(("INFO", "server"), scan)
-            if info["run_id"] != (first := first or info["run_id"]):
+            run, reply = await self._scan(cursor, pattern)
+            if run != (first := first or run):
                 message = "another server has become the primary"
                 raise UnconfirmedError(message)
             cursor = int(reply[0])
@@ -142,6 +261,52 @@ class Primary:
                 total += await visit(self, [text(key) for key in reply[1]])
             if cursor == 0:
                 return total
+
+    async def _scan(self, cursor: int, pattern: str) -> tuple[str, Any]:
+        """One step of a walk, as long as the pace allows; and which run of a server took it."""
+        while True:
+            scan = ("SCAN", cursor, "MATCH", pattern, "COUNT", self.pace.keys)
+            commands = (scan,) if self._held is not None else (("INFO", "server"), scan)
+            began = time.monotonic()
+            try:
+                *info, reply = await self.run(*commands)
+            except Exception as error:
+                if self._held is not None or not self._is_late(error) or not self.pace.failed():
+                    raise
+                continue  # the cursor is good for steps of any length
+            self.pace.took(sum(map(len, reply[1])), time.monotonic() - began)
+            return (info[0]["run_id"] if info else "held"), reply
+
+    async def in_parts(
+        self, keys: Sequence[str], visit: Callable[[Sequence[str]], Awaitable[int]]
+    ) -> int:
+        """The sum of what `visit` says of keys, in parts as long as the pace allows.
+
+        A part that was not answered in time is visited again, in shorter ones: what it had done by
+        then is not counted.
+
+        Raises:
+            Exception: What `visit` raises.
+        """
+        total, at = 0, 0
+        pace = Pace(STEP_SHARE * self._link.command_timeout)
+        while at < len(keys):
+            part = keys[at : at + pace.keys]
+            began = time.monotonic()
+            try:
+                total += await visit(part)
+            except Exception as error:
+                if self._held is not None or not self._is_late(error) or not pace.failed():
+                    raise
+                continue
+            pace.took(sum(map(len, part)), time.monotonic() - began)
+            at += len(part)
+        return total
+
+    @staticmethod
+    def _is_late(error: Exception) -> bool:
+        """Whether an error says that there was no answer in time, from Python or the client."""
+        return type(error).__name__ == "TimeoutError"
 
     async def replicated(self, replicas: int) -> None:
         """Returns when so many replicas have all that was written until now.
@@ -153,7 +318,7 @@ class Primary:
         waits = 0.8 * self._link.command_timeout
         # WAIT waits for what was written before the last command of its connection, by anybody.
         _, reached = await self.run(
-            ("ROLE",), ("WAIT", replicas, max(1, int(1e3 * waits))), waits=waits
+            ("SCAN", 0, "COUNT", 1), ("WAIT", replicas, max(1, int(1e3 * waits))), waits=waits
         )
         if reached < replicas:
             message = f"{replicas - reached} of {replicas} replicas have not confirmed it"
@@ -191,32 +356,43 @@ async def confirmed(link: Link, revoke: Callable[[Servers], Awaitable[int]]) -> 
     """
     total = 0
     for attempt in range(ATTEMPTS):
+        held: list[Primary] = []
         try:
-            before = await current_servers(link)
+            before = await current_servers(link, held)
             total += await revoke(before)
             for primary, replicas in zip(before.primaries, before.replicas, strict=True):
                 if replicas:
                     await primary.replicated(replicas)
-            if (await current_servers(link)).known == before.known:
+            if (await current_servers(link, held)).known == before.known:
                 return total
+        except RefusedError:
+            raise
         except Exception as error:
             again = isinstance(error, UnconfirmedError) or link.is_no_answer(error)
             if not again or attempt == ATTEMPTS - 1:
                 raise
+        finally:
+            for primary in held:
+                await primary.release()
         await asyncio.sleep(PAUSE_SECONDS)
     message = "the servers changed meanwhile"
     raise UnconfirmedError(message)
 
 
-async def current_servers(link: Link) -> Servers:
+async def current_servers(link: Link, held: list[Primary]) -> Servers:
     """The primaries, by their own account.
+
+    Args:
+        link: The way to them.
+        held: The primary that was found before, if it has no more than a connection to be known
+            by; it is added here. The caller releases it.
 
     Raises:
         UnconfirmedError: They are changing: a slot is being moved, a part of a cluster is down, or
             a replica is gone, which may be the primary by now.
     """
     if not link.is_cluster:
-        return await _one_server(link)
+        return await _one_server(link, held)
     with cancellation_kept():
         async with asyncio.timeout_at(link.deadline()):
             await link.client.initialize()
@@ -232,14 +408,14 @@ async def current_servers(link: Link) -> Servers:
             run, connected = await primary.state()
             primaries.append(primary)
             known.append((run, slots))
-            replicas.append(connected)
+            replicas.append(_wanted(link, connected, 0))
     if sum(_size(one) for _, slots in known for one in slots) != SLOTS:
         message = "a part of the cluster is down"
         raise UnconfirmedError(message)
     return Servers(tuple(primaries), tuple(known), tuple(replicas))
 
 
-async def _one_server(link: Link) -> Servers:
+async def _one_server(link: Link, held: list[Primary]) -> Servers:
     pool = link.client.connection_pool
     sentinels = getattr(pool, "sentinel_manager", None)
     wanted = 0
@@ -249,21 +425,39 @@ async def _one_server(link: Link) -> Servers:
                 # Drops idle connections to another primary than the present one.
                 await pool.get_master_address()
                 wanted = len(await sentinels.discover_slaves(pool.service_name))
-    primary = Primary(link)
+    primary = held[0] if held else Primary(link)
+    held[:] = [primary]
     run, connected = await primary.state()
-    if sentinels is None:
+    if sentinels is None and connected is not None:
         # Who promotes a replica here is not known; that one is gone may mean it was promoted.
         seen, when = link.replicas_seen
         wanted = seen if time.monotonic() - when < REPLICA_SECONDS else 0
         if connected >= wanted:
             link.replicas_seen = (connected, time.monotonic())
-    if connected < wanted:
+    return Servers((primary,), ((run,),), (_wanted(link, connected, wanted),))
+
+
+def _wanted(link: Link, connected: int | None, expected: int) -> int:
+    """The number of replicas that have to have what is written.
+
+    Args:
+        link: Says how many the configuration names.
+        connected: How many the primary counts; None: it does not say.
+        expected: How many are known of from elsewhere.
+
+    Raises:
+        UnconfirmedError: Fewer are connected than there are.
+    """
+    expected = max(expected, link.replicas or 0)
+    if connected is None:
+        return expected
+    if connected < expected:
         message = (
-            f"{wanted - connected} of {wanted} replicas are not connected to the primary: "
+            f"{expected - connected} of {expected} replicas are not connected to the primary: "
             "a failover may be under way"
         )
         raise UnconfirmedError(message)
-    return Servers((primary,), ((run,),), (connected,))
+    return connected
 
 
 def _size(slots: str) -> int:

@@ -233,6 +233,7 @@ def settings(given: CacheSettings) -> None:
     assert_type(given.redis_connect_timeout, float)
     assert_type(given.redis_command_timeout, float)
     assert_type(given.namespace, str)
+    assert_type(given.redis_replicas, int | None)
     assert_type(given.cleanup_interval, float)
     assert_type(given.rust_cache_rollout_pct, int | None)
     assert_type(given.rust_opa_rollout_pct, int)
