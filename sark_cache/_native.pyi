@@ -445,11 +445,13 @@ class PolicyStore:
             TypeError: An argument of the wrong type; the message names it.
         """
     def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
-        r"""Revokes every decision whose text key matches a Redis glob; returns how many died.
+        r"""Revokes every decision with a text key that matches a Redis glob; returns how many died.
 
-        The text key is `policy:decision:{user}:{action}:{resource}:{context}`, each part
-        percent-encoded for `% : * ? [ ] \` and control characters, the context `none` or the
-        first 32 hexadecimal digits of the SHA-256 over its canonical bytes.
+        A text key is `policy:decision:{user}:{action}:{resource}:{context}`, whatever the policy;
+        the context is `none` or the first 32 hexadecimal digits of the SHA-256 over its canonical
+        bytes. The other parts have three spellings, and a pattern that matches one of them matches:
+        percent-encoded for `% : * ? [ ] { } \` and control characters; raw; and SARK's, which is
+        raw with `_` for each `:` and `/` of the resource.
 
         Raises:
             ValueError: A pattern of more than 1,024 bytes.

@@ -1,11 +1,13 @@
 """Callbacks that evaluate a decision again: which policies they may decide for."""
 
-from collections.abc import Callable
 from functools import partial
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sark_cache.types import RevalidateCallback
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Revalidation:

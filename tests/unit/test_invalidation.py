@@ -113,7 +113,7 @@ PATTERNS = {
     "policy:decision:b?b:*": {"bob"},
     "policy:decision:[ab]*:none": {"alice", "bob"},
     "*": {"alice", "bob", "*"},
-    "policy:decision:\\*:*": set(),
+    "policy:decision:\\*:*": {"*"},
     "policy:decision:%2A:*": {"*"},
     "alice": set(),
     "": set(),

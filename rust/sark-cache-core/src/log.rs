@@ -24,7 +24,7 @@
 //! Scopes are kept as 64-bit hashes under a random seed. Should two collide, a decision is
 //! dropped that could have been kept.
 
-use crate::glob::{Glob, key_text};
+use crate::glob::{Glob, Texts};
 use crate::key::{Parts, without_policy};
 use crate::shim::atomic::{AtomicU64, Ordering};
 use crate::shim::{Mutex, MutexGuard, Swap};
@@ -113,7 +113,7 @@ pub enum Scope {
         /// Tags; empty: tags do not matter.
         tags: Vec<Box<str>>,
     },
-    /// Those whose text key matches a pattern.
+    /// Those with a text key that matches a pattern.
     Glob(Glob),
 }
 
@@ -314,8 +314,8 @@ impl Log {
             && *latest > stamp.0
             && let Some(parts) = Parts::of(subject.key)
         {
-            let text = key_text(&parts);
-            return globs.iter().any(|(record, glob)| *record > stamp.0 && glob.matches(&text));
+            let texts = Texts::of(&parts);
+            return globs.iter().any(|(record, glob)| *record > stamp.0 && texts.match_any(glob));
         }
         false
     }

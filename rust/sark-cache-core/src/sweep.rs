@@ -9,7 +9,7 @@
 //! For each entry a look-up per kind of scope that waits, as in the log, and one match for each
 //! pattern that waits. For each invalidation that waits some 200 bytes.
 
-use crate::glob::key_text;
+use crate::glob::Texts;
 use crate::key::{Parts, without_policy};
 use crate::log::{Kinds, Log, Recorded, Scope, Stamp, Subject, Tags};
 use ahash::RandomState;
@@ -68,7 +68,7 @@ impl Sweep {
                         || self.tags.iter().any(|tag| subject.tags.contains(tag)))
             }
             Scope::Glob(glob) => {
-                Parts::of(subject.key).is_some_and(|parts| glob.matches(&key_text(&parts)))
+                Parts::of(subject.key).is_some_and(|parts| Texts::of(&parts).match_any(glob))
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use sark_cache_core::KeyWriter;
-use sark_cache_core::glob::{Glob, MAX_PATTERN_BYTES, key_text};
+use sark_cache_core::glob::{Glob, MAX_PATTERN_BYTES, Texts, key_text};
 use sark_cache_core::key::Parts;
 
 fn text(user: &str, action: &str, resource: &str) -> String {
@@ -74,16 +74,56 @@ fn matching_is_not_exponential() {
 fn the_text_key_is_the_documented_one() {
     assert_eq!(text("alice", "read", "doc/1"), "policy:decision:alice:read:doc/1:none");
     assert_eq!(
-        text("a:b*", "c?", "[d]\\%\n"),
-        "policy:decision:a%3Ab%2A:c%3F:%5Bd%5D%5C%25%0A:none"
+        text("a:b*", "c?", "[d]\\%\n{}"),
+        "policy:decision:a%3Ab%2A:c%3F:%5Bd%5D%5C%25%0A%7B%7D:none"
     );
+}
+
+fn matches(pattern: &str, [user, action, resource]: [&str; 3]) -> bool {
+    let mut writer = KeyWriter::new();
+    writer.request(user, action, resource).unwrap();
+    Texts::of(&Parts::of(writer.as_bytes()).unwrap()).match_any(&glob(pattern))
+}
+
+#[test]
+fn a_pattern_matches_a_request_in_each_of_three_spellings() {
+    let request = ["user:1", "tool:invoke", "jira:a/b*"];
+    for pattern in [
+        "policy:decision:user%3A1:tool%3Ainvoke:jira%3Aa/b%2A:none",
+        "policy:decision:user:1:tool:invoke:jira:a/b\\*:none",
+        "policy:decision:user:1:tool:invoke:jira_a_b\\*:none",
+        "policy:decision:user:1:tool:invoke:*",
+        "*:jira_*",
+        "*:jira:*",
+        "*:jira%3A*",
+    ] {
+        assert!(matches(pattern, request), "{pattern}");
+    }
+    for pattern in [
+        "policy:decision:user_1:*",
+        "policy:decision:user:1:tool_invoke:*",
+        "policy:decision:user:1:tool:invoke:jira_a/b*:none",
+        "policy:decision:user%3A1:tool:invoke:*",
+        "user:1:*",
+    ] {
+        assert!(!matches(pattern, request), "{pattern}");
+    }
+}
+
+#[test]
+fn nothing_but_a_resource_is_spelled_with_underscores() {
+    assert!(!matches("*:a_b:*", ["a:b", "a/b", "doc"]));
+    assert!(matches("*:a_b:*", ["user", "read", "a/b"]));
 }
 
 proptest! {
     #[test]
     fn a_field_matches_only_itself_as_a_pattern(a in "[:*?a\\[\\]\\\\^%-]{0,6}", b in "[:*?a\\[\\]\\\\^%-]{0,6}") {
-        let pattern = glob(&text(&a, "read", "doc"));
-        prop_assert_eq!(pattern.matches(&text(&b, "read", "doc")), a == b);
+        let pattern = text(&a, "read", "doc");
+        prop_assert_eq!(glob(&pattern).matches(&text(&b, "read", "doc")), a == b);
+        if a == b {
+            prop_assert!(matches(&pattern, [&b, "read", "doc"]));
+        }
     }
 
     #[test]
