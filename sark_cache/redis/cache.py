@@ -20,6 +20,7 @@ from sark_cache.redis.links import Links
 from sark_cache.redis.loads import Loads
 from sark_cache.redis.requests import Request, can_be_fields, can_be_tag
 from sark_cache.redis.store import Found, Store
+from sark_cache.revalidation import Revalidation
 from sark_cache.types import (
     LATENCY_BOUNDS_SECONDS,
     BatchEntry,
@@ -608,7 +609,9 @@ class PolicyCache(Closing):
         (`STALE_THRESHOLD_RATIO`) is served and, once in this process, refreshed in the background:
         what `callback(user_id, action, resource, context)` returns, a decision or a `Loaded`, is
         stored for the time to live of that sensitivity, with the tags of what it replaces. An
-        invalidation meanwhile ends it as it ends any load.
+        invalidation meanwhile ends it as it ends any load. A decision under a policy is refreshed
+        only if the callback takes the keyword `policy`: it is called with the name of the policy,
+        and what it returns is stored under that policy.
         """
         self.revalidate_callback = callback
 
@@ -707,14 +710,15 @@ class PolicyCache(Closing):
 
     def _hit(self, request: Request, found: Found, sensitivity: str | None) -> None:
         """Counts a hit, and begins to refresh what nears its end."""
-        callback = self.revalidate_callback
+        callback = None
         if (
-            callback is None
-            or not self.stale_while_revalidate
-            or sensitivity not in REFRESHED_SENSITIVITIES
-            or found.entry is None
-            or found.left_seconds >= found.entry.ttl_seconds * self.STALE_THRESHOLD_RATIO
+            self.stale_while_revalidate
+            and sensitivity in REFRESHED_SENSITIVITIES
+            and found.entry is not None
+            and found.left_seconds < found.entry.ttl_seconds * self.STALE_THRESHOLD_RATIO
         ):
+            callback = Revalidation(self.revalidate_callback).under(request.policy)
+        if callback is None:
             self._record.count("hits")
             return
         self._record.count("stale_hits")

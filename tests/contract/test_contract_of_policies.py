@@ -180,7 +180,8 @@ async def test_what_was_evaluated_by_a_policy_is_not_overtaken_by_others(cache, 
 async def test_a_refresh_stays_with_its_policy(cache):
     refreshed = asyncio.Event()
 
-    async def evaluate(*_):
+    async def evaluate(*_, policy):
+        assert policy == MEMBER
         refreshed.set()
         return DENY
 
@@ -195,6 +196,17 @@ async def test_a_refresh_stays_with_its_policy(cache):
             await asyncio.sleep(0.005)
     assert await served(cache, ADMIN) == ALLOW
     assert await served(cache, "") is None
+
+
+async def test_a_callback_that_knows_of_no_policy_replaces_no_decision_of_one(cache):
+    async def evaluate(*_):
+        pytest.fail("it cannot know what the policy says")
+
+    cache.set_revalidate_callback(evaluate)
+    await cache.set(*ALICE, ALLOW, ttl_seconds=2, policy=MEMBER)
+    await asyncio.sleep(1.6)
+    assert await cache.get(*ALICE, None, "critical", policy=MEMBER) == ALLOW
+    assert (cache.metrics.revalidations, cache.metrics.errors) == (0, 0)
 
 
 # What cannot be
