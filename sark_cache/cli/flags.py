@@ -185,7 +185,7 @@ def remove(feature: Feature, redis_url: RedisURL = None, *, as_json: AsJSON = Fa
         out = console()
         title(out, f"Removed from Redis at {settings.redis_address}")
         done = "removed" if removed else "was not set"
-        rows(out, {feature: f"{done}; a process that starts now has {now.told}"})
+        rows(out, {feature: f"{done}; in a process that starts now: {now.told}"})
 
 
 def _show(settings: "CacheSettings", feature: str | None, *, as_json: bool) -> None:

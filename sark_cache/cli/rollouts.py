@@ -30,11 +30,12 @@ class Rollout:
     @property
     def told(self) -> str:
         """The percentage and its source, for people."""
+        if self.source == "never set":
+            return "never set: Redis serves everybody"
         source = {
             "redis": "set in Redis",
             "settings": "from the settings, until it is set in Redis",
             "default": "the default, until it is set in Redis",
-            "never set": "no percentage was ever set: Redis serves everybody",
         }[self.source]
         return f"{self.percentage} % of users ({source})"
 

@@ -50,6 +50,11 @@ def test_they_are_told_for_people_to_read(fresh_redis):
     ]
 
 
+def test_where_none_was_ever_set_redis_serves_everybody(fresh_redis):
+    told = sark_cache("flags", "get", "rust_cache", **{URL: fresh_redis.url}).out
+    assert told.splitlines()[1:] == ["  rust_cache  never set: Redis serves everybody"]
+
+
 def test_one_feature_is_shown_whether_or_not_it_was_ever_set(fresh_redis):
     assert list(flags(fresh_redis, "get", "rust_cache")["features"]) == ["rust_cache"]
     [unheard_of] = flags(fresh_redis, "get", "unheard of")["features"].values()
@@ -186,7 +191,7 @@ def test_a_feature_is_removed(fresh_redis):
     assert told.out.splitlines() == [
         f"Removed from Redis at {fresh_redis.url}",
         (
-            "  rust_cache  removed; a process that starts now has 3 % of users "
+            "  rust_cache  removed; in a process that starts now: 3 % of users "
             "(from the settings, until it is set in Redis)"
         ),
     ]
