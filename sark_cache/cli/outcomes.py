@@ -21,10 +21,10 @@ class ExitCode(IntEnum):
 MEANINGS = {
     ExitCode.FINE: "done, and all is well",
     ExitCode.WRONG: "something is wrong, or could not be confirmed",
-    ExitCode.USAGE: "the command was used in a wrong way; nothing was done",
-    ExitCode.UNREACHABLE: "Redis cannot be reached, or lets nobody in; nothing was done",
+    ExitCode.USAGE: "the command was used wrongly; nothing was done",
+    ExitCode.UNREACHABLE: "Redis cannot be reached, or refuses the login; nothing was done",
     ExitCode.SETTINGS: "the settings are wrong, or name no Redis where one is needed",
-    ExitCode.MISSING: "a package is not installed that this takes",
+    ExitCode.MISSING: "a required package is not installed",
     ExitCode.INTERRUPTED: "interrupted with Ctrl-C",
 }
 

@@ -31,7 +31,7 @@ class Rollout:
     def told(self) -> str:
         """The percentage and its source, for people."""
         if self.source == "never set":
-            return "never set: Redis serves everybody"
+            return "never set: everybody is served alike"
         source = {
             "redis": "set in Redis",
             "settings": "from the settings, until it is set in Redis",

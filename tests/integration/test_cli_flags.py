@@ -50,9 +50,9 @@ def test_they_are_told_for_people_to_read(fresh_redis):
     ]
 
 
-def test_where_none_was_ever_set_redis_serves_everybody(fresh_redis):
+def test_where_none_was_ever_set_everybody_is_served_alike(fresh_redis):
     told = sark_cache("flags", "get", "rust_cache", **{URL: fresh_redis.url}).out
-    assert told.splitlines()[1:] == ["  rust_cache  never set: Redis serves everybody"]
+    assert told.splitlines()[1:] == ["  rust_cache  never set: everybody is served alike"]
 
 
 def test_one_feature_is_shown_whether_or_not_it_was_ever_set(fresh_redis):
