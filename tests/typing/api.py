@@ -207,11 +207,13 @@ def counted(metrics: CacheMetrics) -> None:
         *(metrics.batch_operations, metrics.evictions, metrics.expirations, metrics.invalidations),
         *(metrics.loads, metrics.load_errors, metrics.coalesced, metrics.errors),
         *(metrics.size, metrics.max_size, metrics.total_requests),
+        metrics.unconfirmed_revocations,
     )
     assert_type(sum(whole), int)
     fractions = (
         *(metrics.hit_rate, metrics.effective_hit_rate, metrics.miss_rate),
         *(metrics.avg_cache_latency_ms, metrics.avg_opa_latency_ms),
+        *(metrics.cache_latency_ms, metrics.opa_latency_ms),
         *(metrics.cache_latency_p50_us, metrics.cache_latency_p95_us),
         metrics.cache_latency_p99_us,
     )
@@ -235,6 +237,7 @@ def settings(given: CacheSettings) -> None:
     assert_type(given.namespace, str)
     assert_type(given.redis_replicas, int | None)
     assert_type(given.cleanup_interval, float)
+    assert_type(given.tiered, bool | None)
     assert_type(given.rust_cache_rollout_pct, int | None)
     assert_type(given.rust_opa_rollout_pct, int)
 
@@ -308,6 +311,10 @@ def flags_of_ones_own(client: redis.Redis) -> None:
     assert_type(flags.get_rollout_pct("rust_cache"), int)
     assert_type(flags.includes("alice", "rust_cache", 25), bool)
     assert_type(flags.get_all_rollouts(), dict[str, int])
+    assert_type(flags.rollout_pct, Mapping[str, int])
+    assert_type((flags.was_set("rust_cache"), flags.has_provider), tuple[bool, bool])
+    if flags.redis is not None:
+        flags.redis.close()
     flags.set_rollout_pct("rust_cache", 25)
     flags.rollback("rust_cache")
     flags.rollback_all()
