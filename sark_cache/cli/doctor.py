@@ -84,7 +84,10 @@ def _tell(found: Diagnosis) -> None:
         remark(out, "problem", problem)
     for warning in found.warnings:
         remark(out, "warning", warning)
-    if not found.problems:
+    if found.warnings and not found.problems:
+        above = counted(len(found.warnings), "warning stands", "warnings stand")
+        remark(out, "warning", f"all that is configured works, but {above} above")
+    elif not found.problems:
         remark(out, "ok", "all that is configured works")
 
 

@@ -3,6 +3,7 @@
 Nothing is changed on them: what is tried would change a key that nobody has, if it were there.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sark_cache.cli import rollouts
 from sark_cache.cli.outcomes import FailureError
-from sark_cache.cli.output import milliseconds
+from sark_cache.cli.output import counted, milliseconds
 from sark_cache.cli.rollouts import Rollout
 from sark_cache.cli.servers import (
     connected,
@@ -22,27 +23,38 @@ from sark_cache.cli.servers import (
     why,
 )
 from sark_cache.flags import INITIAL
-from sark_cache.keys import FORMAT
+from sark_cache.keys import prefix_of
 from sark_cache.redis import urls
 from sark_cache.redis.link import told
+from sark_cache.redis.permissions import CHECK, Findings, in_scripts, refusal
 
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
 
 PINGS = 20
 
-KEY = f"{FORMAT}.doctor"
-"""A key that nobody has."""
 
-TRIED: dict[str, tuple[str | int, ...]] = {
-    "GET": ("GET", KEY),
-    "SET": ("SET", KEY, "", "XX", "PX", 1),
-    "UNLINK": ("UNLINK", KEY),
-    "SCAN": ("SCAN", 0, "MATCH", KEY, "COUNT", 1),
-    "ROLE": ("ROLE",),
-    "EVAL": ("EVAL", "return redis.call('EXISTS', KEYS[1])", 1, KEY),
-}
-"""What the caches ask of a server, in a form that changes nothing."""
+def tried(key: str) -> dict[str, tuple[str | int, ...]]:
+    """Returns what the caches ask of a server, in a form that changes nothing.
+
+    Args:
+        key: One that nobody has.
+    """
+    return {
+        "GET": ("GET", key),
+        "PTTL": ("PTTL", key),
+        "SET": ("SET", key, "", "XX", "PX", 1),
+        "UNLINK": ("UNLINK", key),
+        "LINDEX": ("LINDEX", key, 0),
+        "LRANGE": ("LRANGE", key, 0, 0),
+        "LTRIM": ("LTRIM", key, 0, 0),
+        "SCAN": ("SCAN", 0, "MATCH", key, "COUNT", 1),
+        "WAIT": ("WAIT", 0, 1),
+        "ROLE": ("ROLE",),
+        "INFO": ("INFO", "server"),
+        "EVAL": ("EVAL", CHECK, 1, key),
+    }
+
 
 TOPOLOGIES = {"": "server", "unix": "server", "sentinel": "sentinel", "cluster": "cluster"}
 
@@ -61,6 +73,12 @@ class Server:
     runs_scripts: bool | None = None
     refused: dict[str, str] = field(default_factory=dict[str, str])
     """What it does not do that the caches ask for, and why."""
+    counts_replicas: bool | None = None
+    """Whether it lets its replicas be counted."""
+    snapshots: str | None = None
+    """When it saves a snapshot of its memory, as its configuration has it; empty: never."""
+    appends: bool | None = None
+    """Whether it keeps an append-only file."""
     maxmemory_bytes: int | None = None
     """0: as much as there is."""
     maxmemory_policy: str | None = None
@@ -117,7 +135,7 @@ def _look(found: Examination, client: Any, settings: "CacheSettings") -> None:  
         server = Server(primary.address)
         found.servers.append(server)
         try:
-            _examine(server, primary.client)
+            _examine(server, primary.client, f"{prefix_of(settings.namespace)}.doctor")
             if is_cluster(client):
                 state: dict[str, str] = primary.client.execute_command("CLUSTER INFO")
                 server.cluster_state = state.get("cluster_state")
@@ -129,7 +147,7 @@ def _look(found: Examination, client: Any, settings: "CacheSettings") -> None:  
         found.problems.append(f"rollouts cannot be read: {why(error, settings)}")
 
 
-def _examine(server: Server, client: Any) -> None:  # noqa: ANN401 - of either library
+def _examine(server: Server, client: Any, key: str) -> None:  # noqa: ANN401 - of either library
     """Asks one server.
 
     Raises:
@@ -141,13 +159,16 @@ def _examine(server: Server, client: Any) -> None:  # noqa: ANN401 - of either l
         client.ping()
         times.append(perf_counter() - started)
     server.round_trip_ms = milliseconds(median(times))
-    server.refused = _refused(client)
+    refusals = _try(server, client, key)
     server.runs_scripts = "EVAL" not in server.refused
-    try:
-        info: dict[str, Any] = client.info()
-    except Exception as error:  # noqa: BLE001 - it need not be allowed
-        server.refused["INFO"] = told(error)
-        return
+    server.counts_replicas = Findings(refusals).uncounted is None
+    if "INFO" not in server.refused:
+        _read(server, client.info())
+    with suppress(Exception):  # many servers keep their configuration to themselves
+        server.snapshots = str(client.config_get("save")["save"])
+
+
+def _read(server: Server, info: dict[str, Any]) -> None:
     name = "Valkey" if "valkey_version" in info else "Redis"
     version = info.get("valkey_version") or info.get("redis_version")
     server.version = f"{name} {version}"
@@ -155,19 +176,26 @@ def _examine(server: Server, client: Any) -> None:  # noqa: ANN401 - of either l
     server.replicas = info.get("connected_slaves")
     server.maxmemory_bytes = info.get("maxmemory")
     server.maxmemory_policy = info.get("maxmemory_policy")
+    if "aof_enabled" in info:
+        server.appends = bool(info["aof_enabled"])
 
 
-def _refused(client: Any) -> dict[str, str]:  # noqa: ANN401 - of either library
-    refused: dict[str, str] = {}
-    for name, command in TRIED.items():
+def _try(server: Server, client: Any, key: str) -> dict[str, str]:  # noqa: ANN401 - of either library
+    """Tries every command, and notes what is not done; returns what the user may not do."""
+    refusals: dict[str, str] = {}
+    for name, command in tried(key).items():
         try:
-            client.execute_command(*command)
+            reply = client.execute_command(*command)
+            if name == "EVAL":
+                # A command that is refused by itself was noted already.
+                server.refused = in_scripts(reply) | server.refused
         except Exception as error:  # noqa: BLE001 - whatever the client raises
-            if (
-                "moved" not in told(error).lower()
-            ):  # the key is another server's, which will be asked
-                refused[name] = told(error)
-    return refused
+            if "moved" in told(error).lower():
+                continue  # the key is another server's, which will be asked
+            server.refused[name] = told(error)
+            if (said := refusal(error)) is not None:
+                refusals[name] = said
+    return refusals
 
 
 def _judge(found: Examination, settings: "CacheSettings") -> None:
@@ -181,7 +209,7 @@ def _judge(found: Examination, settings: "CacheSettings") -> None:
             f"SARK_CACHE_REDIS_COMMAND_TIMEOUT {settings.redis_command_timeout:g} s"
         )
     for server in found.servers:
-        _judge_server(found, server)
+        _judge_server(found, server, settings)
     found.problems += [
         f"{rollout.problem}: processes that run keep what they last knew"
         for rollout in found.rollouts.values()
@@ -189,21 +217,58 @@ def _judge(found: Examination, settings: "CacheSettings") -> None:
     ]
 
 
-def _judge_server(found: Examination, server: Server) -> None:
+def _judge_server(found: Examination, server: Server, settings: "CacheSettings") -> None:
     if server.cluster_state not in {None, "ok"}:
         found.problems.append(f"{server.address} says of its cluster: {server.cluster_state}")
     if server.role == "replica":
         found.problems.append(f"{server.address} is a replica, which stores and revokes nothing")
-    needed = {name: reason for name, reason in server.refused.items() if name in TRIED}
+    _judge_permissions(found, server, settings)
+    _judge_storage(found, server)
+
+
+def _judge_permissions(found: Examination, server: Server, settings: "CacheSettings") -> None:
+    """Says what is not possible, and what is not guaranteed, for what a server refuses."""
+    replicas = max(server.replicas or 0, settings.redis_replicas or 0)
+    needed = Findings(server.refused, replicas).needed(is_cluster=found.topology == "cluster")
     if needed:
         told_of = ", ".join(f"{name} ({reason})" for name, reason in needed.items())
-        found.problems.append(f"{server.address} does not do what the cache asks for: {told_of}")
+        found.problems.append(
+            f"{server.address} does not do what the cache asks for: {told_of}. Nothing is served "
+            "from a server on which it could not be revoked"
+        )
     if "INFO" in server.refused:
         found.warnings.append(
             f"{server.address} does not answer INFO ({server.refused['INFO']}): "
-            "its version, role, replicas and memory are unknown"
+            "its version, role, replicas and memory are unknown. A revocation is confirmed only "
+            "where one connection lasts from its beginning to its end"
         )
-    if server.maxmemory_bytes and str(server.maxmemory_policy).startswith("allkeys"):
+    if server.counts_replicas is False:
+        confirm = "the primary alone"
+        if settings.redis_replicas:
+            confirm = f"the primary and {counted(settings.redis_replicas, 'replica', 'replicas')}"
+        found.warnings.append(
+            f"{server.address} does not let its replicas be counted "
+            f"(ROLE: {server.refused['ROLE']}): a revocation is confirmed by {confirm}, and it is "
+            "not guaranteed that it survives a failover to any other. SARK_CACHE_REDIS_REPLICAS "
+            "says how many have to confirm it"
+        )
+
+
+def _judge_storage(found: Examination, server: Server) -> None:
+    """Says what a restart or a full memory does to what is stored."""
+    if server.snapshots:
+        found.warnings.append(
+            f"{server.address} saves snapshots (save {server.snapshots}): if it starts again from "
+            "one, decisions that were revoked after it was saved are back, and are served until "
+            'their time to live is over. Switch them off: save ""'
+        )
+    if server.appends is False:
+        found.warnings.append(
+            f"{server.address} keeps no append-only file (appendonly no): a restart loses what no "
+            "snapshot has, revocations and rollouts (feature_flag:*) included. Switch it on: "
+            "appendonly yes"
+        )
+    if str(server.maxmemory_policy).startswith("allkeys"):
         found.warnings.append(
             f"{server.address} evicts any key when its memory is full "
             f"({server.maxmemory_policy}), rollouts (feature_flag:*) included: a process that "

@@ -169,9 +169,11 @@ class Primary:
         """Uses one connection from here on, until `release`; returns its number."""
         if self._held is None:
             pool = self._link.client.connection_pool
+            # valkey-py wants the name of a command, which redis-py deprecates.
+            names = ("_",) if check_client(self._link.client) == "valkey" else ()
             with cancellation_kept():
                 async with asyncio.timeout_at(self._link.deadline()):
-                    self._held = await pool.get_connection("_")
+                    self._held = await pool.get_connection(*names)
         return id(self._held)
 
     async def release(self) -> None:

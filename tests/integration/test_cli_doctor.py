@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import re
 import socket
 import socketserver
 import time
@@ -116,7 +117,7 @@ def test_it_changes_nothing_there(fresh_redis):
 
 
 def test_it_tells_of_redis_for_people_to_read(own_redis):
-    server = own_redis(maxmemory="64mb", maxmemory_policy="volatile-lru")
+    server = own_redis(maxmemory="64mb", maxmemory_policy="volatile-lru", appendonly=True)
     told = sark_cache("doctor", **{URL: server.url}).out
     assert f"Redis at {server.url}\n" in told
     assert "; primary; 0 replicas connected; answers in " in told
@@ -198,11 +199,56 @@ def test_a_server_that_is_too_slow_for_requests_is_a_problem(fresh_redis):
     assert "SARK_CACHE_REDIS_COMMAND_TIMEOUT 1e-06 s" in found["problems"][0]
 
 
-def test_a_server_that_evicts_rollouts_is_warned_of(own_redis):
-    server = own_redis(maxmemory="64mb", maxmemory_policy="allkeys-lru")
+WELL = {"save": "", "appendonly": True}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"maxmemory": "64mb", "maxmemory_policy": "allkeys-lru"}, "evicts any key .*allkeys-lru"),
+        ({"maxmemory_policy": "allkeys-random"}, "evicts any key .*allkeys-random"),
+        ({"save": "3600 1"}, r"saves snapshots \(save 3600 1\)"),
+        ({"appendonly": False}, r"keeps no append-only file \(appendonly no\)"),
+    ],
+)
+def test_a_server_that_may_lose_or_bring_back_something_is_warned_of(own_redis, config, words):
+    server = own_redis(**(WELL | config))
     found = doctor(**{URL: server.url})
     assert found["ok"]
-    assert any("allkeys-lru" in warning for warning in found["warnings"])
+    [warning] = found["warnings"]
+    assert re.search(words, warning)
+    told = sark_cache("doctor", **{URL: server.url})
+    *_, last = told.out.splitlines()
+    assert last == "warning: all that is configured works, but 1 warning stands above"
+    assert told.code == 0
+
+
+def test_a_server_that_is_set_up_well_is_not_warned_of(own_redis):
+    server = own_redis(**WELL)
+    found = doctor(**{URL: server.url})
+    assert found["warnings"] == []
+    [examined] = found["redis"]["servers"]
+    assert (examined["snapshots"], examined["appends"]) == ("", True)
+    assert examined["counts_replicas"] is True
+
+
+def test_what_is_not_guaranteed_without_role_and_info_is_warned_of(own_redis):
+    server = own_redis(**WELL)
+    url = url_without(server, "role", "info")
+    found = doctor(**{URL: url})
+    [about_info, about_role] = found["warnings"]
+    assert "does not answer INFO" in about_info
+    assert "confirmed by the primary alone" in about_role
+    assert "SARK_CACHE_REDIS_REPLICAS" in about_role
+    [_, about_role] = doctor(**{URL: url, "SARK_CACHE_REDIS_REPLICAS": "2"})["warnings"]
+    assert "confirmed by the primary and 2 replicas" in about_role
+
+
+@pytest.mark.parametrize("command", ["pttl", "lpush", "ltrim", "lrange", "lindex", "unlink"])
+def test_each_command_that_is_missing_is_a_problem(own_redis, command):
+    server = own_redis(**WELL)
+    [problem] = doctor(**{URL: url_without(server, command)})["problems"]
+    assert f"does not do what the cache asks for: {command.upper()} (" in problem
 
 
 def test_a_server_without_memory_is_a_problem(own_redis):

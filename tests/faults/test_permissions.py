@@ -1,0 +1,324 @@
+"""What the page about servers says of permissions, tried with each command taken away."""
+
+import asyncio
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import redis
+
+from conftest_faults import ALLOW, load
+from sark_cache import FeatureFlagManager, InvalidationError
+from sark_cache.redis import PolicyCache, urls
+from servers import wait_until
+
+# asyncio leaves the transport of a connection open whose making is cut short.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+PAGE = Path(__file__).parents[2].joinpath("docs/servers.md").read_text(encoding="utf-8")
+LINE = re.search(r"^ACL SETUSER sark-cache .*$", PAGE, re.MULTILINE)[0].split()
+ON_CLUSTERS = re.search(r"what the client asks besides: `([^`]*)`", PAGE)[1].split()
+ON_SENTINELS = re.search(r"there `([^`]*)` is enough", PAGE)[1].split()
+WITHOUT = dict(re.findall(r"^\| `([A-Z]+)` \| [^|]* \| ([^|]*) \|$", PAGE, re.MULTILINE))
+NOTHING_IS_SERVED = [name for name, what in WITHOUT.items() if what == "nothing is served"]
+
+ALICE = ("alice", "read", "doc")
+PATIENT = {"connect_timeout": 5, "command_timeout": 5}
+
+
+def allow(server, *besides, without=()):
+    """Makes the page's user, with more or less than the page says; returns their URL."""
+    line = [word for word in LINE if word.lstrip("+").upper() not in without]
+    server.command(*line, *besides)
+    return server.url.replace("redis://", "redis://sark-cache:password@")
+
+
+@pytest.fixture
+async def open_as(open_cache):
+    """Makes caches that wait for long, for the page's user."""
+
+    async def new(server, *besides, without=(), database=0, library="redis", **settings):
+        url = allow(server, *besides, without=without).replace("redis", library, 1)
+        return await open_cache(url.replace("/0", f"/{database}"), **(PATIENT | settings))
+
+    return new
+
+
+async def serves(cache):
+    """Whether it stores and finds a decision, and says that all is well."""
+    stored = await cache.set(*ALICE, ALLOW)
+    found = [await cache.get(*ALICE), *await cache.get_batch([ALICE])]
+    healthy = await cache.health_check()
+    assert stored is healthy is (found == [ALLOW] * 2)
+    assert await cache.get_or_load(*ALICE, load) == ALLOW
+    return stored
+
+
+async def revokes(cache):
+    """Whether it revokes in all ways."""
+    for revoke in (
+        lambda: cache.delete(*ALICE),
+        lambda: cache.invalidate(user_id="alice"),
+        lambda: cache.invalidate(tags=["any"]),
+        lambda: cache.invalidate_pattern("*"),
+        cache.clear,
+    ):
+        try:
+            await revoke()
+        except InvalidationError:
+            return False
+    return await cache.size() == 0
+
+
+async def test_the_page_names_each_command_once():
+    named = {word[1:].upper() for word in [*LINE, *ON_CLUSTERS] if word.startswith("+")}
+    assert named == set(WITHOUT)
+    assert len(NOTHING_IS_SERVED) == 10
+
+
+async def test_the_line_of_the_page_is_enough(own_redis, open_as, caplog):
+    server = own_redis()
+    cache = await open_as(server)
+    assert await serves(cache)
+    assert await revokes(cache)
+    client = urls.connect_blocking(allow(server), 5, 5)
+    flags = FeatureFlagManager(client)
+    flags.set_rollout_pct("rust_cache", 25)
+    assert server.command("GET", "feature_flag:rust_cache") == "25"
+    flags.close()
+    client.close()
+    assert caplog.records == []
+
+
+async def test_the_line_keeps_the_user_from_anything_else(own_redis):
+    server = own_redis()
+    with redis.Redis.from_url(allow(server)) as client:
+        for other in (("SET", "other", "1"), ("FLUSHALL",), ("KEYS", "*"), ("CONFIG", "GET", "*")):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*other)
+
+
+@pytest.mark.parametrize("command", NOTHING_IS_SERVED)
+async def test_without_this_command_nothing_is_served(own_redis, open_as, caplog, command):
+    server = own_redis()
+    assert await serves(await open_as(server))
+    cache = await open_as(server, without=[command])
+    assert not await serves(cache)
+    assert f"refuses {command} (NOPERM)" in caplog.text
+    allow(server)
+    async with asyncio.timeout(10):
+        while not await serves(cache):
+            await asyncio.sleep(0.01)
+    assert await revokes(cache)
+
+
+async def test_with_other_keys_nothing_is_served(own_redis, open_as, caplog):
+    cache = await open_as(own_redis(), "resetkeys", "~other:*")
+    assert not await serves(cache)
+    assert "refuses EVAL with the cache's keys (NOPERM)" in caplog.text
+
+
+@pytest.mark.parametrize("command", NOTHING_IS_SERVED)
+async def test_a_revocation_that_is_refused_names_the_command(own_redis, open_as, command):
+    server = own_redis()
+    cache = await open_as(server)
+    assert await serves(cache)
+    allow(server, f"-{command}")
+    refused = []
+    for revoke in (
+        lambda: cache.invalidate(user_id="alice"),
+        lambda: cache.delete(*ALICE),
+        lambda: cache.invalidate(tags=["any"]),
+    ):
+        try:
+            await revoke()
+        except InvalidationError as error:
+            refused.append(str(error))
+    # Older servers do not say which one it was that a script was refused.
+    words = rf"refuses ({command}|a command of a script) \(NOPERM\)"
+    assert [error for error in refused if not re.search(words, error)] == []
+    assert not refused or not await serves(cache), "it is looked at again"
+
+
+# What may be missing
+
+
+@pytest.mark.parametrize("library", ["redis", "valkey"])
+async def test_without_role_and_info_the_primary_confirms_and_it_is_said_once(
+    own_redis, open_as, caplog, library
+):
+    server = own_redis()
+    cache = await open_as(server, "+@all", "-@dangerous", library=library)
+    for _ in range(3):
+        assert await serves(cache)
+        assert await revokes(cache)
+    [record] = caplog.records
+    assert "refuses ROLE (NOPERM), so its replicas cannot be counted" in record.message
+    assert "SARK_CACHE_REDIS_REPLICAS" in record.message
+
+
+@pytest.mark.parametrize("command", ["ROLE", "INFO", "WAIT"])
+async def test_without_one_of_these_all_is_confirmed_as_before(own_redis, open_as, caplog, command):
+    cache = await open_as(own_redis(), without=[command])
+    assert await serves(cache)
+    assert await revokes(cache)
+    assert caplog.records == []
+
+
+async def test_a_server_that_knows_no_role_is_confirmed_by_the_primary(own_redis, open_as, caplog):
+    cache = await open_as(own_redis(rename_command=("ROLE", "")))
+    assert await serves(cache)
+    assert await revokes(cache)
+    assert "refuses ROLE (unknown command)" in caplog.text
+
+
+@pytest.mark.parametrize("refused", [("-role",), ("-role", "-info")])
+async def test_a_replica_is_waited_for_where_it_is_counted_or_said_to_be_there(
+    own_redis, open_as, refused
+):
+    server = own_redis()
+    replica = own_redis(replicaof=(server.host, server.port))
+    wait_until(lambda: server.info("replication")["connected_slaves"] == "1", "it is connected")
+    wait_until(lambda: server.command("WAIT", 1, 100) == 1, "it follows")
+    said = {} if "-info" not in refused else {"replicas": 1}
+    cache = await open_as(server, *refused, command_timeout=1, **said)
+    assert await serves(cache)
+    assert await revokes(cache)
+    await cache.set(*ALICE, ALLOW)
+    replica.pause()
+    with pytest.raises(InvalidationError, match="1 of 1 replicas have not confirmed it"):
+        await cache.invalidate(user_id="alice")
+    replica.resume()
+
+
+async def test_replicas_that_are_said_to_be_there_and_are_not_confirm_nothing(own_redis, open_as):
+    cache = await open_as(own_redis(), replicas=1)
+    with pytest.raises(InvalidationError, match="1 of 1 replicas are not connected"):
+        await cache.invalidate(user_id="alice")
+
+
+@pytest.mark.parametrize("replicas", [0, 1])
+async def test_who_says_how_many_replicas_there_are_is_not_warned(
+    own_redis, open_as, caplog, replicas
+):
+    cache = await open_as(own_redis(), without=["ROLE", "INFO"], replicas=replicas)
+    assert await serves(cache)
+    assert caplog.records == []
+
+
+async def test_without_wait_nothing_is_served_where_there_are_replicas(own_redis, open_as, caplog):
+    server = own_redis()
+    own_redis(replicaof=(server.host, server.port))
+    wait_until(lambda: server.command("ROLE")[2] != [], "it is connected")
+    cache = await open_as(server, without=["WAIT"])
+    assert not await serves(cache)
+    assert "refuses WAIT (NOPERM)" in caplog.text
+
+
+async def test_without_info_a_revocation_whose_connection_breaks_is_not_confirmed(
+    own_redis, open_as
+):
+    """Another server may have taken over, with another table of keys."""
+    server = own_redis()
+    cache = await open_as(server, without=["INFO"])
+    rows = [("alice", "read", f"doc-{number}", ALLOW) for number in range(50_000)]
+    assert await cache.set_batch(rows) == len(rows)
+    breaks = 0
+    revoking = asyncio.create_task(cache.invalidate(user_id="alice"))
+    while not revoking.done():
+        breaks += server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await asyncio.sleep(0.005)
+    assert breaks
+    with pytest.raises(InvalidationError):
+        await revoking
+    assert await cache.invalidate(user_id="alice") >= 0
+    assert await cache.size() == 0
+
+
+async def test_without_ping_health_checks_fail_and_all_else_works(own_redis, open_as):
+    cache = await open_as(own_redis(), without=["PING"])
+    assert await cache.health_check() is False
+    assert await cache.set(*ALICE, ALLOW)
+    assert await revokes(cache)
+
+
+async def test_another_database_takes_a_command_of_its_own(own_redis, open_as):
+    server = own_redis()
+    assert await serves(await open_as(server, database=1))
+    assert not await serves(await open_as(server, without=["SELECT"], database=1))
+
+
+# Several servers
+
+
+@pytest.fixture
+def users_of(request):
+    """Makes the page's user on several servers; they are gone at the end."""
+    made = []
+
+    def make(servers, *line):
+        made.extend(servers)
+        for server in servers:
+            server.command(*line)
+
+    yield make
+    for server in made:
+        server.revive()
+        server.command("ACL", "DELUSER", "sark-cache")
+
+
+def for_user(url):
+    return url.replace("://", "://sark-cache:password@", 1)
+
+
+@pytest.mark.parametrize("library", ["redis", "valkey"])
+async def test_on_a_cluster_the_line_and_four_commands_are_enough(
+    fresh_cluster, users_of, open_cache, caplog, library
+):
+    users_of(fresh_cluster.servers, *LINE, *ON_CLUSTERS)
+    url = for_user(fresh_cluster.url).replace("redis", library, 1)
+    cache = await open_cache(url, **PATIENT)
+    assert await serves(cache)
+    assert await revokes(cache)
+    assert caplog.records == []
+
+
+ON_CLUSTERS_NEEDED = [*NOTHING_IS_SERVED, "CLUSTER", "COMMAND", "INFO"]
+
+
+@pytest.mark.parametrize("command", ON_CLUSTERS_NEEDED)
+async def test_on_a_cluster_nothing_is_served_without_this_command_on_one_of_its_nodes(
+    fresh_cluster, users_of, open_cache, command
+):
+    """Whichever node keeps the decision: a revocation walks over all of them."""
+    users_of(fresh_cluster.servers, *LINE, *ON_CLUSTERS)
+    refusing = fresh_cluster.servers if command == "COMMAND" else fresh_cluster.servers[:1]
+    users_of(refusing, "ACL", "SETUSER", "sark-cache", f"-{command}")
+    cache = await open_cache(for_user(fresh_cluster.url), **PATIENT)
+    for number in range(9):
+        row = (f"user-{number}", "read", "doc")
+        assert await cache.set(*row, ALLOW) is False
+        assert await cache.get(*row) is None
+
+
+async def test_sentinels_have_a_line_of_their_own(fresh_sentinels, users_of, open_cache, caplog):
+    users_of([fresh_sentinels.primary()], *LINE)
+    user = ["ACL", "SETUSER", "sark-cache", "on", ">" + "pass/word", *ON_SENTINELS]
+    users_of(fresh_sentinels.sentinels, *user)
+    login = f"?sentinel_username=sark-cache&sentinel_password={quote('pass/word', safe='')}"
+    cache = await open_cache(for_user(fresh_sentinels.url) + login, **PATIENT)
+    assert await serves(cache)
+    assert await revokes(cache)
+    assert caplog.records == []
+
+
+async def test_a_refusal_is_told_to_each_way_of_use(own_redis, open_as):
+    cache = await open_as(own_redis(), without=["SCAN"])
+    assert not await serves(cache)
+    assert cache.circuit_open is True
+    assert await cache.size() == 0
+    assert isinstance(cache, PolicyCache)
