@@ -414,7 +414,7 @@ def _found(
         entry = decode(value, key)
     except CorruptEntryError as error:
         return Found(position=at, held=value, fault=str(error))
-    if left_ms <= 0:  # about to expire, or told never to, which no entry of ours is
+    if left_ms < 0:  # told never to expire, which no entry of ours is; 0: in its last millisecond
         return Found(position=at, held=value)
     return Found(entry, left_ms / 1e3, at, value)
 

@@ -287,6 +287,14 @@ async def test_a_histogram_agrees_with_the_metrics(cache):
     assert mean_ms == pytest.approx(cache.get_metrics()["avg_cache_latency_ms"], rel=0.01)
 
 
+async def test_an_entry_counts_as_long_as_it_is_served_and_no_longer(cache):
+    for _ in range(20):
+        await cache.set(*ALICE, ALLOW, ttl_seconds=0.02)
+        while await cache.get(*ALICE) is not None:
+            pass
+        assert await cache.size() == 0
+
+
 async def test_expired_entries_can_be_cleaned_up(cache):
     await cache.set(*ALICE, ALLOW, ttl_seconds=0.2)
     await cache.set("bob", "read", "doc", ALLOW)
