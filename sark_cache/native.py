@@ -6,6 +6,7 @@ from typing import ClassVar, Final, Literal
 
 from sark_cache.closing import Closing
 from sark_cache.compiled import PolicyStore, Stamp
+from sark_cache.coroutines import Deferred, returns_awaitable
 from sark_cache.faults import FaultLog
 from sark_cache.latency import whole_nanoseconds
 from sark_cache.loading import refresh
@@ -29,10 +30,10 @@ class RustPolicyCache(Closing, PolicyStore):
     used from any number of threads, tasks and event loops at once. After `os.fork()` parent and
     child each have their own copy, and revocations in one are unknown to the other.
 
-    Every method acts when it is called, not when it is awaited: `get` looks up at the call,
-    `invalidate` has taken effect when it returns its awaitable. So they are functions that return
-    awaitables, not coroutine functions: wrap one in an `async def` where a framework asks
-    `inspect.iscoroutinefunction`, and mock one with `new_callable=AsyncMock`.
+    Every method acts when it is called, not when it is awaited: `get` looks up at the call, and
+    `invalidate` has taken effect when it returns its awaitable, even if nobody awaits that.
+    Frameworks take the methods for coroutine functions: `asyncio.iscoroutinefunction` says so, and
+    `inspect.iscoroutinefunction` from CPython 3.12 on.
 
     Args:
         max_size: The most entries, at least 1.
@@ -121,14 +122,17 @@ class RustPolicyCache(Closing, PolicyStore):
         below, seconds, count = self._evaluation_distribution(whole_nanoseconds(rising))
         return LatencyHistogram(rising, tuple(below), seconds, count)
 
+    @returns_awaitable
     def clear_all(self) -> Coroutine[object, None, bool]:
         """The same as `clear`."""
         return self.clear()
 
+    @returns_awaitable
     def get_cache_size(self) -> Coroutine[object, None, int]:
         """The same as `size`."""
         return self.size()
 
+    @returns_awaitable
     def preload_cache(
         self,
         preload_data: Iterable[BatchEntry],
@@ -164,11 +168,12 @@ class RustPolicyCache(Closing, PolicyStore):
     def revalidate_callback(self, callback: RevalidateCallback | None) -> None:
         self._revalidation = Revalidation(callback)
 
+    @returns_awaitable
     def close(self) -> Coroutine[object, None, None]:
         """Stops serving, drops all entries and ends what runs in the background."""
         closed = super().close()
         refreshes = self._refreshes.stop()
-        return _all_done(closed, refreshes) if refreshes else closed
+        return Deferred(lambda: _all_done(closed, refreshes)) if refreshes else closed
 
     async def health_check(self) -> bool:
         """Whether the cache can answer: in one process that is until it is closed."""

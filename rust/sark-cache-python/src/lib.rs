@@ -16,6 +16,7 @@ mod atoms;
 mod awaitable;
 mod batch;
 mod cache;
+mod coroutine_method;
 mod decision;
 mod error;
 mod json;
@@ -52,8 +53,31 @@ mod _native {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         super::import_now(module.py())?;
         PyMapping::register::<Decision>(module.py())?;
+        super::mark_methods(module.py())?;
         runtime::register_hooks(module)
     }
+}
+
+/// Lets frameworks know the methods that return awaitables.
+fn mark_methods(py: Python<'_>) -> PyResult<()> {
+    let general = ["get", "set", "get_or_load", "delete", "clear", "size", "cleanup_expired"];
+    coroutine_method::mark(&py.get_type::<cache::AsyncCache>(), &general)?;
+    let policy = [
+        "get",
+        "get_decision",
+        "get_batch",
+        "set",
+        "get_or_load",
+        "delete",
+        "set_batch",
+        "invalidate",
+        "invalidate_pattern",
+        "clear",
+        "size",
+        "cleanup_expired",
+        "close",
+    ];
+    coroutine_method::mark(&py.get_type::<policy::PolicyStore>(), &policy)
 }
 
 /// Does now what pyo3 would else do at first use, without holding the interpreter all the time. A
