@@ -171,10 +171,11 @@ class Load:
         """The next step, or a future to be awaited before it.
 
         Args:
-            within: The loads that the task which asks is part of.
+            within: Empty unless the request comes from a loader, or from a task that one made.
 
         Raises:
-            RuntimeError: It would wait for one of these, or for one that waits for them.
+            RuntimeError: It would wait for a load that waits for it, or too many evaluations of
+                its key have not ended.
         """
     def answer(self) -> Any:  # noqa: ANN401 - any JSON value
         """What somebody else's load came to: a new object, or the exception that it raised."""

@@ -1,11 +1,26 @@
-"""What a request of `get_or_load` does after a miss: leads the load, or waits for who does.
+"""What a request of `get_or_load` does after a miss: leads the load, or waits for its leader.
 
-The one who leads awaits its loader right here, in its own task and context: cancellation, context
-variables and tracebacks are those of a direct call. Who leads, and what the others are told, is
-decided in Rust.
+The leader awaits its loader right here, in its own task and context: cancellation, context
+variables and tracebacks are those of a direct call. Which request leads, and what the others get,
+is decided in Rust.
+
+# Loaders that ask for other decisions
+
+A loader may ask any cache for other decisions, in its own task and in others. If it would have to
+wait for itself in that way, the request that closes the circle raises a RuntimeError.
+
+A load waits for another one while its leader's task waits for it, or waits for a task that does.
+Tasks are seen at what they wait for at that moment, so a task that a loader started and that
+nobody waits for is in no circle, and a task that outlived its loader is in the circle of the task
+that awaits it now. The search is made when a request that comes from inside a loader is about to
+wait, and again every half second, since a loader may await a task long after it made it.
+
+Some waits cannot be seen: those of threads, of executors, of `asyncio.shield`, and of tasks of
+other event loops. For their sake a request waits for another's load for five seconds at most. Then
+it evaluates for itself, in the place of the load that it waited for: what that one brings is not
+stored any more. The metric `overdue` counts it.
 """
 
-from asyncio import Future
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import ExitStack, suppress
 from contextvars import ContextVar
@@ -23,7 +38,10 @@ Brought: TypeAlias = tuple[Any, float | None, Any]
 """What a loader brought: the value, its time to live and its tags."""
 
 within: ContextVar[tuple[int, ...]] = ContextVar("sark_cache_within", default=())
-"""The loads that the current task is part of, outermost first, so that none waits for itself."""
+"""The innermost load whose loader this is, or made this task; empty outside of loaders.
+
+It says only that a circle is possible: a task keeps it, though nobody waits for that task.
+"""
 
 
 def load_decision(load: "Load") -> Coroutine[Any, Any, JSONObject]:
@@ -75,18 +93,11 @@ async def evaluated(evaluation: Evaluation) -> Brought:
 
 async def refresh(load: "Load") -> None:
     """Leads a load in the background, for nobody; raises what it raises."""
-    within.set(())  # of this task, which is part of no load
+    within.set(())  # of this task, which no loader waits for
     try:
         await _lead(load, _decision)
     finally:
         load.leave()
-
-
-def resume(futures: list[Future[None]]) -> None:
-    """Ends the waits of tasks of this event loop, unless they gave up."""
-    for future in futures:
-        if not future.done():
-            future.set_result(None)
 
 
 async def _answer(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # noqa: ANN401
@@ -112,7 +123,7 @@ async def _answer(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # no
 
 
 async def _lead(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # noqa: ANN401
-    outside = within.set((*within.get(), load.flight))
+    outside = within.set((load.flight,))
     try:
         return load.finish(*brought(await _begun(load.loader, load, brought)))
     except Exception as error:

@@ -118,6 +118,8 @@ class CacheMetrics:
     load_errors: int = 0
     coalesced: int = 0
     """Requests that missed and were answered by what another one loaded or stored."""
+    overdue: int = 0
+    """Requests that waited too long for another one's load, and evaluated for themselves."""
     errors: int = 0
     """Requests answered with a miss or not stored because of bad input or a fault, and refreshes
     that failed."""

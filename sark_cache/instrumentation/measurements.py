@@ -70,6 +70,11 @@ COUNTERS = (
         "Requests that missed and were answered by what another one evaluated or stored.",
     ),
     Measurement(
+        "overdue",
+        "{request}",
+        "Requests that waited too long for another one's evaluation, and evaluated for themselves.",
+    ),
+    Measurement(
         "errors",
         "{error}",
         "Requests that could not be served or stored (bad input, a fault of the backend), and "

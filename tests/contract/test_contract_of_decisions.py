@@ -239,6 +239,7 @@ KEYS = {
     *("hits", "misses", "stale_hits", "revalidations", "batch_operations", "total_requests"),
     *("evictions", "hit_rate", "effective_hit_rate", "miss_rate", "avg_cache_latency_ms"),
     *("avg_opa_latency_ms", "expirations", "invalidations", "loads", "load_errors", "coalesced"),
+    "overdue",
     *("errors", "size", "max_size", "cache_latency_p50_us", "cache_latency_p95_us"),
     "cache_latency_p99_us",
     "unconfirmed_revocations",

@@ -205,7 +205,7 @@ def counted(metrics: CacheMetrics) -> None:
     whole = (
         *(metrics.hits, metrics.misses, metrics.stale_hits, metrics.revalidations),
         *(metrics.batch_operations, metrics.evictions, metrics.expirations, metrics.invalidations),
-        *(metrics.loads, metrics.load_errors, metrics.coalesced, metrics.errors),
+        *(metrics.loads, metrics.load_errors, metrics.coalesced, metrics.overdue, metrics.errors),
         *(metrics.size, metrics.max_size, metrics.total_requests),
         metrics.unconfirmed_revocations,
     )

@@ -22,6 +22,7 @@ KEYS = {
     "loads",
     "load_errors",
     "coalesced",
+    "overdue",
     "errors",
     "unconfirmed_revocations",
     "size",

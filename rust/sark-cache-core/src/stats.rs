@@ -59,6 +59,8 @@ counters! {
     load_errors,
     /// Requests answered by a load that another request had begun.
     coalesced,
+    /// Requests that waited too long for another's load, and evaluated for themselves.
+    overdue,
     /// Requests that could not be served or stored: bad input or a fault in the backend.
     errors,
 }

@@ -7,15 +7,17 @@
 //! checker would notice.
 
 use sark_cache_core::key::without_policy;
-use sark_cache_core::load::{Flights, Joined, Leader, Turn};
+use sark_cache_core::load::{Asker, Flights, Joined, Leader, MOMENT, Turn, WaitGraph};
 use sark_cache_core::log::{Log, Subject, Verdict};
 use sark_cache_core::{KeyWriter, Scope, Stamp, Tags};
 use shuttle::future::{block_on, yield_now};
 use shuttle::sync::Mutex;
 use shuttle::sync::atomic::{AtomicU64, Ordering};
 use shuttle::{future, rand, thread};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 
 const PCT_DEPTH: usize = 3;
 
@@ -59,19 +61,42 @@ enum Broken {
     Order,
     /// The tags that a loader names are not held against those who joined late.
     LateTags,
+    /// Nobody looks after those who wait for a task that does not go on.
+    LookAfter,
+    /// A leader that was deposed and comes back stores what it brings.
+    Fence,
+}
+
+/// A task, by its number.
+#[derive(Clone, Copy)]
+struct Task(u64);
+
+impl Asker for Task {
+    fn id(&self) -> Option<u64> {
+        Some(self.0)
+    }
 }
 
 /// A policy, a store with the cache's two rules, and the flights between them.
 struct World {
     broken: Broken,
     log: Arc<Log>,
-    flights: Arc<Flights<u64>>,
+    flights: Arc<Flights<u64, Task>>,
+    /// The tasks that do not go on, perhaps for a time.
+    stopped: Mutex<HashSet<u64>>,
     store: Mutex<HashMap<Vec<u8>, Entry>>,
     /// What evaluating brings.
     policy: AtomicU64,
     /// Whoever asks from now on must not be told less.
     revoked: AtomicU64,
     loads: AtomicU64,
+    /// How many tasks have asked; 0 is one that refreshes.
+    tasks: AtomicU64,
+    /// One sets a decision at a time.
+    setting: Mutex<()>,
+    /// How many have been answered, where that matters.
+    answered: AtomicU64,
+    over: AtomicU64,
 }
 
 struct Entry {
@@ -86,12 +111,17 @@ impl World {
         let asked = if broken == Broken::Join { Arc::new(Log::new()) } else { Arc::clone(&log) };
         Arc::new(Self {
             broken,
-            flights: Arc::new(Flights::new(asked)),
+            flights: Arc::new(Flights::new(asked, Arc::default())),
+            stopped: Mutex::default(),
             log,
             store: Mutex::default(),
             policy: AtomicU64::new(1),
             revoked: AtomicU64::new(1),
             loads: AtomicU64::new(0),
+            tasks: AtomicU64::new(1),
+            setting: Mutex::default(),
+            answered: AtomicU64::new(0),
+            over: AtomicU64::new(0),
         })
     }
 
@@ -121,46 +151,71 @@ impl World {
         self.revoked.fetch_max(policy, Ordering::SeqCst);
     }
 
+    /// Stores what the policy says now, in the place of whatever is being evaluated.
+    fn set(&self, key: &[u8]) {
+        let _alone = self.setting.lock().unwrap();
+        let stamp = self.log.newest();
+        let policy = self.policy.fetch_add(1, Ordering::SeqCst) + 1;
+        self.flights.supersede(key);
+        self.commit(key, policy, stamp, &Tags::default());
+        self.revoked.fetch_max(policy, Ordering::SeqCst);
+    }
+
     /// Asks for what depends on `known` tags, and on `late` ones, which only the loader names.
     async fn ask(&self, key: &[u8], known: &Tags, late: &Tags) -> u64 {
+        self.ask_as(Task(self.tasks.fetch_add(1, Ordering::SeqCst)), key, known, late).await
+    }
+
+    async fn ask_as(&self, task: Task, key: &[u8], known: &Tags, late: &Tags) -> u64 {
         let must = self.revoked.load(Ordering::SeqCst);
-        let told = self.answer(key, known, late).await;
+        let told = self.answer(task, key, known, late).await;
         assert!(told >= must, "stale: told {told} after {must}");
         told
     }
 
-    async fn answer(&self, key: &[u8], known: &Tags, late: &Tags) -> u64 {
+    async fn answer(&self, task: Task, key: &[u8], known: &Tags, late: &Tags) -> u64 {
         if let Some(decision) = self.look_up(key) {
             return decision;
         }
         let tags = &known.with(late);
+        let mut in_vain = None;
         loop {
-            match self.flights.join(key, known, &[], || self.look_up(key)) {
+            let overtakes = |flight| in_vain == Some(flight);
+            match self.flights.join(key, known, &task, overtakes, || self.look_up(key)) {
                 Joined::Found(decision) => return decision,
                 Joined::Lead(leader) => return self.lead(leader, key, tags).await,
-                Joined::Circular => unreachable!("nothing here asks from inside a load"),
+                Joined::Crowded => unreachable!("nobody waits in vain so often"),
+                Joined::Wait(waiter) if self.has_stopped(*waiter.joined()) => {
+                    self.flights.depose(waiter.flight(), waiter.joined());
+                }
                 Joined::Wait(waiter) => match waiter.await {
                     Turn::Outcome(decision) => return decision,
                     Turn::Lead(leader) => return self.lead(leader, key, tags).await,
                     Turn::Retry => {}
+                    Turn::Late(flight) => in_vain = Some(flight),
                 },
             }
         }
     }
 
+    fn has_stopped(&self, task: Task) -> bool {
+        self.stopped.lock().unwrap().contains(&task.0)
+    }
+
     /// Refreshes what is stored, unless that is under way.
     async fn refresh(&self, key: &[u8], tags: &Tags) {
         if self.look_up(key).is_some()
-            && let Some(leader) = self.flights.lead_ahead(key, tags)
+            && let Some(leader) = self.flights.lead_ahead(key, tags, &Task(0))
         {
             self.lead(leader, key, tags).await;
         }
     }
 
     /// Evaluates; may be cancelled at any `await`.
-    async fn lead(&self, leader: Leader<u64>, key: &[u8], tags: &Tags) -> u64 {
+    async fn lead(&self, leader: Leader<u64, Task>, key: &[u8], tags: &Tags) -> u64 {
         let leader = HandsOver { leader: Some(leader), never: self.broken == Broken::HandOver };
         self.loads.fetch_add(1, Ordering::SeqCst);
+        let began = self.log.newest();
         yield_now().await;
         let decision = self.policy.load(Ordering::SeqCst);
         yield_now().await;
@@ -175,6 +230,8 @@ impl World {
         });
         if let Some((stamp, all)) = stored {
             self.commit(key, decision, stamp, &all);
+        } else if self.broken == Broken::Fence {
+            self.commit(key, decision, began, tags);
         }
         decision
     }
@@ -186,12 +243,12 @@ impl World {
 
 /// A leader, or one that gets lost with its task.
 struct HandsOver {
-    leader: Option<Leader<u64>>,
+    leader: Option<Leader<u64, Task>>,
     never: bool,
 }
 
 impl HandsOver {
-    fn into_inner(mut self) -> Leader<u64> {
+    fn into_inner(mut self) -> Leader<u64, Task> {
         self.leader.take().expect("taken once")
     }
 }
@@ -341,40 +398,137 @@ fn a_leader_that_hands_over_to_nobody_is_noticed() {
     explore(|| some_are_cancelled(Broken::HandOver));
 }
 
-/// The loader of each of two keys asks for the other.
-fn loaders_ask_for_each_other() {
-    async fn ask(flights: &Arc<Flights<u64>>, names: [&str; 2], within: &[u64]) -> u64 {
-        let none = Tags::default();
-        let leader = match flights.join(&key(names[0]), &none, within, || None::<u64>) {
+/// Three ask. One of them stops wherever it may be, as the tasks of an event loop do that is
+/// stopped; perhaps the loop is run again later. The others change the policy in between. Somebody
+/// looks after those who wait, as long as anybody does.
+fn one_stops(broken: Broken) {
+    let world = World::new(broken);
+    let none = Tags::default();
+    let stops = thread::spawn({
+        let (world, none) = (Arc::clone(&world), none.clone());
+        move || {
+            let task = Task(world.tasks.fetch_add(1, Ordering::SeqCst));
+            let mut context = Context::from_waker(Waker::noop());
+            let alice = key("alice");
+            let mut asks = Box::pin(world.ask_as(task, &alice, &none, &none));
+            for _ in 0..one_of(0..4) {
+                if asks.as_mut().poll(&mut context).is_ready() {
+                    return;
+                }
+                thread::yield_now();
+            }
+            world.stopped.lock().unwrap().insert(task.0);
+            if broken == Broken::LookAfter || one_of([true, false]) {
+                std::mem::forget(asks);
+                return;
+            }
+            while world.answered.load(Ordering::SeqCst) == 0 {
+                thread::yield_now();
+            }
+            world.stopped.lock().unwrap().remove(&task.0);
+            block_on(asks);
+        }
+    });
+    let asking = [(); 2].map(|()| {
+        let (world, none) = (Arc::clone(&world), none.clone());
+        thread::spawn(move || {
+            block_on(world.ask(&key("alice"), &none, &none));
+            if one_of([true, false]) {
+                world.set(&key("alice"));
+            } else {
+                world.revoke(&user("alice"));
+            }
+            world.answered.fetch_add(1, Ordering::SeqCst);
+            block_on(world.ask(&key("alice"), &none, &none));
+        })
+    });
+    let looks_after = (broken != Broken::LookAfter).then(|| {
+        let world = Arc::clone(&world);
+        thread::spawn(move || {
+            let moment = u64::try_from(MOMENT.as_nanos()).unwrap();
+            for now in 1.. {
+                let look = world.flights.look_after(now * moment);
+                for (flight, leader) in look.slow {
+                    if world.has_stopped(leader) {
+                        world.flights.depose(flight, &leader);
+                    }
+                }
+                if world.over.load(Ordering::SeqCst) == 1 {
+                    break;
+                }
+                thread::yield_now();
+            }
+        })
+    });
+    for asks in asking {
+        asks.join().unwrap();
+    }
+    stops.join().unwrap();
+    world.over.store(1, Ordering::SeqCst);
+    if let Some(looks_after) = looks_after {
+        looks_after.join().unwrap();
+    }
+}
+
+#[test]
+fn nobody_waits_for_ever_for_a_task_that_stopped() {
+    explore(|| one_stops(Broken::Nothing));
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn that_nobody_looks_after_those_who_wait_is_noticed() {
+    explore(|| one_stops(Broken::LookAfter));
+}
+
+#[test]
+#[should_panic(expected = "stale")]
+fn a_leader_that_comes_back_and_stores_is_noticed() {
+    explore(|| one_stops(Broken::Fence));
+}
+
+/// The loader of each of two keys asks for the other; in two caches as well as in one.
+fn loaders_ask_for_each_other(caches: usize) {
+    type Caches = Vec<Arc<Flights<u64, Task>>>;
+    async fn ask(caches: &Caches, task: Task, keys: [usize; 2]) -> u64 {
+        let (none, name) = (Tags::default(), ["alice", "bob"][keys[0]]);
+        let flights = &caches[keys[0] % caches.len()];
+        let leader = match flights.join(&key(name), &none, &task, |_| false, || None::<u64>) {
             Joined::Lead(leader) => leader,
+            Joined::Wait(waiter) if waiter.is_circular(|_| Vec::new()) => return 0,
             Joined::Wait(waiter) => match waiter.await {
                 Turn::Outcome(depth) => return depth,
                 Turn::Lead(leader) => leader,
-                Turn::Retry => unreachable!("nothing is revoked"),
+                Turn::Retry | Turn::Late(_) => unreachable!("nobody revokes or looks"),
             },
-            Joined::Circular => return 0,
-            Joined::Found(_) => unreachable!("nothing is stored"),
+            Joined::Crowded | Joined::Found(_) => unreachable!("nothing is stored"),
         };
         yield_now().await;
-        let within = [within, &[leader.flight()]].concat();
-        let depth = Box::pin(ask(flights, [names[1], names[0]], &within)).await + 1;
+        let depth = Box::pin(ask(caches, task, [keys[1], keys[0]])).await + 1;
         leader.finish(&depth, &none, |_, _| {});
         depth
     }
-    let flights = Arc::new(Flights::new(Arc::new(Log::new())));
-    let asking = [["alice", "bob"], ["bob", "alice"]].map(|names| {
-        let flights = Arc::clone(&flights);
-        thread::spawn(move || block_on(ask(&flights, names, &[])))
+    let graph: Arc<WaitGraph<Task>> = Arc::default();
+    let new = |_| Arc::new(Flights::new(Arc::new(Log::new()), Arc::clone(&graph)));
+    let flights: Caches = (0..caches).map(new).collect();
+    let asking = [(1, [0, 1]), (2, [1, 0])].map(|(task, keys)| {
+        let flights = flights.clone();
+        thread::spawn(move || block_on(ask(&flights, Task(task), keys)))
     });
     for asks in asking {
         assert!((1..=3).contains(&asks.join().unwrap()));
     }
-    assert!(flights.is_empty());
+    assert!(flights.iter().all(|flights| flights.is_empty()));
 }
 
 #[test]
 fn loaders_that_wait_for_each_other_are_told() {
-    explore(loaders_ask_for_each_other);
+    explore(|| loaders_ask_for_each_other(1));
+}
+
+#[test]
+fn loaders_of_two_caches_that_wait_for_each_other_are_told() {
+    explore(|| loaders_ask_for_each_other(2));
 }
 
 /// One records while two check decisions and stamp them anew, as look-ups do. The log

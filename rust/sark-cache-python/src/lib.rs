@@ -28,6 +28,7 @@ mod policy;
 mod released;
 mod runtime;
 mod store;
+mod task;
 mod template;
 mod value;
 mod wake;
@@ -90,6 +91,7 @@ fn import_now(py: Python<'_>) -> PyResult<()> {
     error::type_name(py.None().bind(py));
     py.get_type::<pending::Pending>();
     load::loading(py)?;
+    task::waiting(py)?;
     awaitable::ready(py, py.None())?;
     // No loop runs yet, which is an error, and then pyo3-async-runtimes has asked asyncio.
     let _ = pyo3_async_runtimes::get_running_loop(py);

@@ -3,6 +3,11 @@
 //! A [`Load`] is driven by a coroutine of `sark_cache.loading`, because the one who leads awaits
 //! its loader in its own task and context, with its own traceback. Which of those who ask leads,
 //! and what the others are told, is the core's business ([`Flights`]).
+//!
+//! The core cannot know whether a leader's task still runs, nor for which other tasks a task waits.
+//! That is asked here: when a request joins a load whose leader belongs to another event loop, when
+//! one joins from inside a loader, and once a [`MOMENT`] by an [`Alarm`] that each event loop has
+//! while requests of it wait.
 
 use crate::arguments::{Tags, ttl};
 use crate::cache::AsyncCache;
@@ -10,23 +15,26 @@ use crate::error::Fault;
 use crate::policy::PolicyStore;
 use crate::runtime::{complete, generation};
 use crate::store::Store;
+use crate::task::{Task, running_loop};
 use crate::value::Stored;
-use crate::wake::{Sleeper, together};
+use crate::wake::{CutOff, Sleeper, call_later, together};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyModule, PyTraceback};
+use pyo3::types::{PyModule, PyTraceback, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
-use sark_cache_core::load::{FlightId, Joined, Leader, Turn, Waiter};
+use sark_cache_core::load::{
+    FlightId, Joined, Leader, MAX_OVERTAKEN, MOMENT, Turn, WaitGraph, Waiter,
+};
 use sark_cache_core::ready::poll_once;
 use sark_cache_core::{Cache, Entry, Flights, Key};
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a load came to, for everybody who waited for it.
 enum Outcome {
@@ -39,16 +47,25 @@ enum Outcome {
 
 type Shared = Arc<Outcome>;
 
-/// The loads under way for one cache.
+/// Who waits for whom, in all caches of this process.
+static GRAPH: LazyLock<Arc<WaitGraph<Task>>> = LazyLock::new(Arc::default);
+
+/// The most slow loads that are looked at in one go.
+const MAX_LOOKED_AT: usize = 256;
+
+/// The loads of one cache that are running.
 pub struct Loads {
-    flights: Arc<Flights<Shared>>,
+    flights: Arc<Flights<Shared, Task>>,
     generation: AtomicU64,
+    /// The event loops that have an [`Alarm`], by their addresses, and whether it is alive.
+    watched: Mutex<Vec<(usize, Weak<()>)>>,
 }
 
 impl Loads {
     pub fn new(cache: &Cache<Stored>) -> Arc<Self> {
-        let flights = Arc::new(Flights::new(Arc::clone(cache.log())));
-        Arc::new(Self { flights, generation: AtomicU64::new(generation()) })
+        let flights = Arc::new(Flights::new(Arc::clone(cache.log()), Arc::clone(&GRAPH)));
+        let (generation, watched) = (AtomicU64::new(generation()), Mutex::default());
+        Arc::new(Self { flights, generation, watched })
     }
 
     /// Keeps what a load brings from overwriting what is about to be stored.
@@ -56,20 +73,84 @@ impl Loads {
         self.flights().supersede(key);
     }
 
-    /// Whether what is stored is being refreshed.
-    pub fn refreshes(&self, key: &[u8]) -> bool {
-        self.flights().is_led_ahead(key)
+    /// The load that refreshes what is stored, and its leader.
+    pub fn refreshes(&self, key: &[u8]) -> Option<(FlightId, Task)> {
+        self.flights().led_ahead(key)
     }
 
-    fn flights(&self) -> &Arc<Flights<Shared>> {
+    /// Whether a refresh goes on. If its task does not, it is given up: nobody waits for it.
+    pub fn goes_on(&self, py: Python<'_>, (flight, leader): (FlightId, Task)) -> PyResult<bool> {
+        let goes_on = leader.goes_on(py)?;
+        if !goes_on {
+            self.flights().depose(flight, &leader);
+        }
+        Ok(goes_on)
+    }
+
+    fn flights(&self) -> &Arc<Flights<Shared, Task>> {
         // The tasks that led before a fork do not go on in the child.
         let now = generation();
         if self.generation.load(Ordering::Acquire) != now
             && self.generation.swap(now, Ordering::AcqRel) != now
         {
             self.flights.forget();
+            lock(&self.watched).clear();
         }
         &self.flights
+    }
+
+    /// Sees to it that the running event loop looks after those who wait.
+    fn watch(self: &Arc<Self>, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
+        let address = event_loop.as_ptr() as usize;
+        let alive = Arc::new(());
+        let mut watched = lock(&self.watched);
+        let lives = |alive: &Weak<()>| alive.strong_count() > 0;
+        if watched.iter().any(|(watched, alive)| *watched == address && lives(alive)) {
+            return Ok(());
+        }
+        watched.retain(|(_, alive)| lives(alive));
+        watched.push((address, Arc::downgrade(&alive)));
+        drop(watched);
+        let alarm = Alarm { loads: Arc::downgrade(self), _alive: alive };
+        call_later(event_loop, MOMENT, Bound::new(event_loop.py(), alarm)?.as_any())
+    }
+
+    /// Looks after those who wait; whether anybody does.
+    fn look_after(&self, py: Python<'_>) -> PyResult<bool> {
+        static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        let now = u64::try_from(ORIGIN.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let flights = self.flights();
+        let look = flights.look_after(now);
+        for (flight, leader) in look.slow.into_iter().take(MAX_LOOKED_AT) {
+            if !leader.goes_on(py)? {
+                flights.depose(flight, &leader);
+            } else if GRAPH.is_circular(&leader, |task| task.waits_for(py)) {
+                flights.reconsider(flight);
+            }
+        }
+        Ok(look.anybody)
+    }
+}
+
+/// What an event loop calls once a [`MOMENT`] while requests wait.
+#[pyclass(frozen, module = "sark_cache._native")]
+struct Alarm {
+    loads: Weak<Loads>,
+    /// As long as the event loop has the alarm.
+    _alive: Arc<()>,
+}
+
+#[pymethods]
+impl Alarm {
+    fn __call__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let Some(loads) = slf.get().loads.upgrade() else { return Ok(()) };
+        let mut anybody = Ok(true);
+        together(py, || anybody = loads.look_after(py))?;
+        if anybody? {
+            call_later(&running_loop(py)?, MOMENT, slf.as_any())?;
+        }
+        Ok(())
     }
 }
 
@@ -107,6 +188,10 @@ pub struct Load {
     /// Begun in the background, before anybody misses it.
     ahead: bool,
     state: Arc<Mutex<State>>,
+    /// Whether it waited before, and was asked to join again.
+    again: AtomicBool,
+    /// The load that it waited for in vain last, and how often it did.
+    in_vain: Mutex<Option<(FlightId, u32)>>,
 }
 
 /// Where a request stands.
@@ -115,8 +200,8 @@ enum State {
     /// It takes no part in any load: not yet, or no longer.
     #[default]
     Apart,
-    Leads(Leader<Shared>),
-    Waits(Waiter<Shared>),
+    Leads(Leader<Shared, Task>),
+    Waits(Waiter<Shared, Task>),
     Answered(Answer),
 }
 
@@ -166,17 +251,20 @@ impl Load {
         }
     }
 
-    /// The next step: "answered", "lead", "alone", "off", or an asyncio future to be awaited before
-    /// it.
-    #[expect(clippy::needless_pass_by_value, reason = "made from a tuple")]
-    fn turn<'py>(&self, py: Python<'py>, within: Vec<FlightId>) -> PyResult<Bound<'py, PyAny>> {
+    /// The next step: "answered", "lead", "alone", "off", or a future to be awaited before it.
+    /// `within` is empty unless the request comes from a loader, or from a task that one made.
+    fn turn<'py>(
+        &self,
+        py: Python<'py>,
+        within: &Bound<'py, PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let counters = &self.wanted.cache.stats().counters;
         loop {
             let state = mem::take(&mut *self.lock());
             let (state, step) = match state {
                 // Since it was called.
                 State::Apart if !self.wanted.owner.stores() => (state, Some(name!(py, "off"))),
-                State::Apart => (self.join(&within)?, None),
+                State::Apart => (self.join(py, !within.is_empty())?, None),
                 State::Waits(waiter) => match self.wait(py, waiter)? {
                     (state, Some(future)) => {
                         *self.lock() = state;
@@ -292,57 +380,122 @@ impl Load {
             Owner::Policy(_) => name!(py, "load_decision"),
             Owner::General(_) => name!(py, "load_value"),
         };
-        let load = Self { wanted, ahead: false, state: Arc::default() };
+        let load = Self::new(wanted, false, State::Apart);
         loading(py)?.call_method1(answers, (load,))
     }
 
     /// The lead of a load for what is stored, so that its successor is there in time; `None` if a
     /// load is under way.
-    pub fn refresh(wanted: Wanted) -> Option<Self> {
+    pub fn refresh(py: Python<'_>, wanted: Wanted) -> PyResult<Option<Self>> {
         let Wanted { cache, loads, key, tags, .. } = &wanted;
-        let leader = loads.flights().lead_ahead(key.as_bytes(), tags)?;
+        let asker = Task::to_be_made(py)?;
+        let Some(leader) = loads.flights().lead_ahead(key.as_bytes(), tags, &asker) else {
+            return Ok(None);
+        };
         cache.stats().counters.revalidations.increment();
-        Some(Self { wanted, ahead: true, state: Arc::new(Mutex::new(State::Leads(leader))) })
+        Ok(Some(Self::new(wanted, true, State::Leads(leader))))
+    }
+
+    fn new(wanted: Wanted, ahead: bool, state: State) -> Self {
+        let (state, again, in_vain) = (Arc::new(Mutex::new(state)), false.into(), Mutex::default());
+        Self { wanted, ahead, state, again, in_vain }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
 
-    fn join(&self, within: &[FlightId]) -> PyResult<State> {
-        let key = self.wanted.key.as_bytes();
-        let found = || poll_once(self.wanted.cache.find(key)).flatten();
-        match self.wanted.loads.flights().join(key, &self.wanted.tags, within, found) {
+    fn join(&self, py: Python<'_>, inside: bool) -> PyResult<State> {
+        let asker = Task::current(py)?;
+        let Wanted { cache, loads, key, tags, .. } = &self.wanted;
+        let key = key.as_bytes();
+        let in_vain = *lock(&self.in_vain);
+        let overtakes = |flight| in_vain.is_some_and(|(last, times)| times > 1 || last == flight);
+        let found = || poll_once(cache.find(key)).flatten();
+        match loads.flights().join(key, tags, &asker, overtakes, found) {
             Joined::Found(entry) => Ok(State::Answered(Answer::Found(entry))),
-            Joined::Lead(leader) => Ok(State::Leads(leader)),
-            Joined::Wait(waiter) => Ok(State::Waits(waiter)),
-            Joined::Circular => Err(PyRuntimeError::new_err(
+            Joined::Lead(leader) => {
+                if leader.overtook() {
+                    cache.stats().counters.overdue.increment();
+                }
+                Ok(State::Leads(leader))
+            }
+            Joined::Wait(waiter) => self.may_wait(py, waiter, &asker, inside),
+            Joined::Crowded => Err(PyRuntimeError::new_err(format!(
+                "get_or_load: {MAX_OVERTAKEN} evaluations of this decision have not ended; does \
+                 its loader wait for itself?"
+            ))),
+        }
+    }
+
+    /// One who is about to wait: not for a leader that does not go on, nor in a circle.
+    fn may_wait(
+        &self,
+        py: Python<'_>,
+        waiter: Waiter<Shared, Task>,
+        asker: &Task,
+        inside: bool,
+    ) -> PyResult<State> {
+        let leader = waiter.joined();
+        let careful = inside || self.again.load(Ordering::Relaxed);
+        if (careful || !leader.is_neighbour(asker)) && !leader.goes_on(py)? {
+            let depose = || self.wanted.loads.flights().depose(waiter.flight(), leader);
+            together(py, depose)?;
+        } else if careful && waiter.is_circular(|task| task.waits_for(py)) {
+            return Err(PyRuntimeError::new_err(
                 "get_or_load: this request comes from a loader that it would have to wait for; \
                  a loader must not ask for its own key, nor two for each other's",
-            )),
+            ));
         }
+        Ok(State::Waits(waiter))
     }
 
     /// One who waits: turned to something else, or with the future to be awaited.
     fn wait<'py>(
         &self,
         py: Python<'py>,
-        mut waiter: Waiter<Shared>,
+        mut waiter: Waiter<Shared, Task>,
     ) -> PyResult<(State, Option<Bound<'py, PyAny>>)> {
         // Woken, it turns without another future.
-        if let Some(turned) = poll(&mut waiter, Waker::noop()) {
+        if let Some(turned) = self.poll(&mut waiter, Waker::noop()) {
             return Ok((turned, None));
         }
         let state = Arc::downgrade(&self.state);
-        let lost = move || {
-            if let Some(state) = state.upgrade() {
-                leave(&state);
+        let cut_off = move |why| match (state.upgrade(), why) {
+            (Some(state), CutOff::Closed) => leave(&state),
+            (Some(state), CutOff::Stopped) => {
+                if let State::Waits(waiter) = &*lock(&state) {
+                    waiter.decline();
+                }
             }
+            (None, _) => {}
         };
-        let sleeper = Sleeper::new(py, lost)?;
-        Ok(match poll(&mut waiter, &Waker::from(Arc::clone(&sleeper))) {
+        let event_loop = running_loop(py)?;
+        self.wanted.loads.watch(&event_loop)?;
+        let sleeper = Sleeper::new(event_loop, cut_off);
+        Ok(match self.poll(&mut waiter, &Waker::from(Arc::clone(&sleeper))) {
             Some(turned) => (turned, None),
-            None => (State::Waits(waiter), Some(sleeper.future(py))),
+            None => (State::Waits(waiter), Some(sleeper.wait(py)?)),
+        })
+    }
+
+    fn poll(&self, waiter: &mut Waiter<Shared, Task>, waker: &Waker) -> Option<State> {
+        let Poll::Ready(turn) = Pin::new(waiter).poll(&mut Context::from_waker(waker)) else {
+            return None;
+        };
+        Some(match turn {
+            Turn::Outcome(outcome) => State::Answered(Answer::Loaded(outcome)),
+            Turn::Lead(leader) => State::Leads(leader),
+            Turn::Retry => {
+                self.again.store(true, Ordering::Relaxed);
+                State::Apart
+            }
+            Turn::Late(flight) => {
+                self.again.store(true, Ordering::Relaxed);
+                let mut in_vain = lock(&self.in_vain);
+                *in_vain = Some((flight, in_vain.map_or(1, |(_, times)| times + 1)));
+                State::Apart
+            }
         })
     }
 
@@ -383,8 +536,8 @@ impl Load {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn leave(state: &Mutex<State>) {
@@ -409,15 +562,6 @@ pub fn loading(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static LOADING: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     let import = || py.import("sark_cache.loading").map(Bound::unbind);
     Ok(LOADING.get_or_try_init(py, import)?.bind(py))
-}
-
-fn poll(waiter: &mut Waiter<Shared>, waker: &Waker) -> Option<State> {
-    match Pin::new(waiter).poll(&mut Context::from_waker(waker)) {
-        Poll::Pending => None,
-        Poll::Ready(Turn::Outcome(outcome)) => Some(State::Answered(Answer::Loaded(outcome))),
-        Poll::Ready(Turn::Lead(leader)) => Some(State::Leads(leader)),
-        Poll::Ready(Turn::Retry) => Some(State::Apart),
-    }
 }
 
 #[cold]

@@ -251,7 +251,7 @@ impl PolicyStore {
         let ttl = Self::ttl_for(slf, None, Some(sensitivity))?;
         // What could revoke the entry can revoke its successor.
         let tags = entry.tags().clone();
-        Ok(Load::refresh(Self::wanted(slf, key, ttl, tags, &evaluate)?))
+        Load::refresh(py, Self::wanted(slf, key, ttl, tags, &evaluate)?)
     }
 
     /// The stamp of now: take it before evaluating a decision that `set` is to store.
@@ -635,7 +635,10 @@ impl PolicyStore {
             if !store.cache.ends_soon(entry, part) {
                 return Ok(false);
             }
-            if request(asked, |key| store.loads.refreshes(key.as_bytes()))? {
+            let refresh = request(asked, |key| store.loads.refreshes(key.as_bytes()))?;
+            if let Some(refresh) = refresh
+                && store.loads.goes_on(py, refresh)?
+            {
                 return Ok(true);
             }
             let Request { policy, fields: [user_id, action, resource], context } = asked;

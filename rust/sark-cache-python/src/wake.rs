@@ -1,26 +1,66 @@
 //! Waking asyncio tasks from Rust: all that one event wakes with one call for each event loop.
 //!
-//! A task waits for an asyncio future that its loop made; a [`Sleeper`] is the waker that ends the
-//! wait, from any thread. `call_soon_threadsafe` for a thousand of them costs what it costs for one,
-//! and little beside it; a future of pyo3-async-runtimes for each costs 127 µs apiece.
+//! A task awaits a [`Wait`], a future in asyncio's sense; a [`Sleeper`] is the waker that ends it,
+//! from any thread. The sleepers of one loop are handed to it together, as one callback: so to wake
+//! a thousand costs one `call_soon_threadsafe`, and none of them an asyncio future or a handle.
+//!
+//! # Interrupts
+//! A `KeyboardInterrupt` comes out of whatever Python code happens to run, that of the event loop
+//! included, and the loop may be run again afterwards, as notebooks do. So between the sleepers of a
+//! callback no Python code runs but the tasks' own, and what one of them raises is passed on after
+//! the last one was resumed. A callback that is lost before it begins is called again: see
+//! [`look_after`](sark_cache_core::load::Flights::look_after).
 
-use crate::load::loading;
 use crate::runtime::complete;
-use pyo3::exceptions::PyException;
+use crate::task::runs;
+use pyo3::exceptions::asyncio::{CancelledError, InvalidStateError};
+use pyo3::exceptions::{PyException, PyStopIteration};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyList, PyModule};
+use pyo3::types::{PyDict, PyModule};
+use pyo3::{PyTraverseError, PyVisit};
 use sark_cache_core::ready::yield_once;
+use smallvec::SmallVec;
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
+use std::time::Duration;
 
-/// A task of an event loop that waits for a future.
+/// A task of an event loop that waits for something of ours.
 pub struct Sleeper {
     event_loop: Py<PyAny>,
-    future: Py<PyAny>,
-    /// What to do when it cannot be woken any more, because its loop was closed.
-    lost: Box<dyn Fn() + Send + Sync>,
+    sleep: Mutex<Sleep>,
+    /// What to do when it is woken and does not run.
+    cut_off: Box<dyn Fn(CutOff) + Send + Sync>,
+}
+
+/// Why a task does not run though it was woken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum CutOff {
+    /// Its event loop was closed: it never runs.
+    Closed,
+    /// Its event loop does not run now: it runs if the loop is run again.
+    Stopped,
+}
+
+#[derive(Default)]
+struct Sleep {
+    end: Option<End>,
+    callbacks: Callbacks,
+}
+
+type Callbacks = SmallVec<[Callback; 1]>;
+
+enum End {
+    Woken,
+    Cancelled(Option<Py<PyAny>>),
+}
+
+struct Callback {
+    function: Py<PyAny>,
+    context: Option<Py<PyAny>>,
 }
 
 thread_local! {
@@ -29,17 +69,52 @@ thread_local! {
 }
 
 impl Sleeper {
-    /// A new future of the running loop, and its waker.
-    pub fn new(py: Python<'_>, lost: impl Fn() + Send + Sync + 'static) -> PyResult<Arc<Self>> {
-        let event_loop = asyncio(py)?.call_method0(name!(py, "get_running_loop"))?;
-        let future = event_loop.call_method0(name!(py, "create_future"))?;
-        let (event_loop, future) = (event_loop.unbind(), future.unbind());
-        Ok(Arc::new(Self { event_loop, future, lost: Box::new(lost) }))
+    /// The waker of a task of `event_loop`.
+    pub fn new(
+        event_loop: Bound<'_, PyAny>,
+        cut_off: impl Fn(CutOff) + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let (event_loop, cut_off) = (event_loop.unbind(), Box::new(cut_off));
+        Arc::new(Self { event_loop, sleep: Mutex::default(), cut_off })
     }
 
-    /// What the task awaits.
-    pub fn future<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
-        self.future.bind(py).clone()
+    /// A future for the task to await.
+    pub fn wait<'py>(self: &Arc<Self>, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let wait = Wait { sleeper: Arc::clone(self), blocking: AtomicBool::new(false) };
+        Ok(Bound::new(py, wait)?.into_any())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sleep> {
+        // Nothing of Python's runs under the lock.
+        self.sleep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ended(&self) -> bool {
+        self.lock().end.is_some()
+    }
+
+    /// Ends the wait, unless it ended, and calls back who awaits it. In the thread of its loop.
+    fn resume(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
+        let mut sleep = self.lock();
+        sleep.end.get_or_insert(End::Woken);
+        let callbacks = mem::take(&mut sleep.callbacks);
+        drop(sleep);
+        let mut interrupted = Ok(());
+        for Callback { function, context } in callbacks {
+            let wait = self.wait(py)?;
+            let called = match context {
+                Some(context) => context.bind(py).call_method1(name!(py, "run"), (function, wait)),
+                None => function.bind(py).call1((wait,)),
+            };
+            match called {
+                Ok(_) => {}
+                Err(error) if error.is_instance_of::<PyException>(py) => {
+                    error.write_unraisable(py, None);
+                }
+                Err(error) => interrupted = Err(error),
+            }
+        }
+        interrupted
     }
 }
 
@@ -68,6 +143,154 @@ impl Wake for Sleeper {
     }
 }
 
+/// A wait that a task awaits: a future, as far as asyncio's tasks use one.
+#[pyclass(frozen, module = "sark_cache._native")]
+pub struct Wait {
+    sleeper: Arc<Sleeper>,
+    blocking: AtomicBool,
+}
+
+#[pymethods]
+impl Wait {
+    #[getter(_asyncio_future_blocking)]
+    fn blocking(&self) -> bool {
+        self.blocking.load(Ordering::Relaxed)
+    }
+
+    #[setter(_asyncio_future_blocking)]
+    fn set_blocking(&self, blocking: bool) {
+        self.blocking.store(blocking, Ordering::Relaxed);
+    }
+
+    #[getter(_loop)]
+    fn event_loop(&self, py: Python<'_>) -> Py<PyAny> {
+        self.sleeper.event_loop.clone_ref(py)
+    }
+
+    fn get_loop(&self, py: Python<'_>) -> Py<PyAny> {
+        self.event_loop(py)
+    }
+
+    fn done(&self) -> bool {
+        self.sleeper.ended()
+    }
+
+    fn cancelled(&self) -> bool {
+        matches!(self.sleeper.lock().end, Some(End::Cancelled(_)))
+    }
+
+    fn result(&self, py: Python<'_>) -> PyResult<()> {
+        let message = match &self.sleeper.lock().end {
+            Some(End::Woken) => return Ok(()),
+            Some(End::Cancelled(message)) => message.as_ref().map(|message| message.clone_ref(py)),
+            None => return Err(InvalidStateError::new_err("the wait has not ended")),
+        };
+        Err(match message {
+            Some(message) => CancelledError::new_err((message,)),
+            None => CancelledError::new_err(()),
+        })
+    }
+
+    fn exception(&self, py: Python<'_>) -> PyResult<()> {
+        self.result(py)
+    }
+
+    #[pyo3(signature = (function, *, context = None))]
+    fn add_done_callback(
+        &self,
+        py: Python<'_>,
+        function: Py<PyAny>,
+        context: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let mut sleep = self.sleeper.lock();
+        sleep.callbacks.push(Callback { function, context });
+        let ended = sleep.end.is_some();
+        drop(sleep);
+        if ended { call_soon(py, &self.sleeper) } else { Ok(()) }
+    }
+
+    fn remove_done_callback(&self, py: Python<'_>, function: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let callbacks = mem::take(&mut self.sleeper.lock().callbacks);
+        let (mut kept, mut removed) = (Callbacks::new(), Vec::new());
+        for callback in callbacks {
+            if callback.function.bind(py).eq(function)? {
+                removed.push(callback);
+            } else {
+                kept.push(callback);
+            }
+        }
+        self.sleeper.lock().callbacks.append(&mut kept);
+        Ok(removed.len())
+    }
+
+    #[pyo3(signature = (msg = None))]
+    fn cancel(&self, py: Python<'_>, msg: Option<Py<PyAny>>) -> PyResult<bool> {
+        let mut sleep = self.sleeper.lock();
+        if sleep.end.is_some() {
+            return Ok(false);
+        }
+        sleep.end = Some(End::Cancelled(msg));
+        drop(sleep);
+        call_soon(py, &self.sleeper)?;
+        Ok(true)
+    }
+
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(slf: &Bound<'_, Self>) -> PyResult<Py<Self>> {
+        let this = slf.get();
+        if this.done() {
+            this.result(slf.py())?;
+            return Err(PyStopIteration::new_err(()));
+        }
+        this.set_blocking(true);
+        Ok(slf.clone().unbind())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // What a load holds, too, is no garbage. A lock that is held is held by a running thread.
+        if Arc::strong_count(&self.sleeper) == 1
+            && let Ok(sleep) = self.sleeper.sleep.try_lock()
+        {
+            for Callback { function, context } in &sleep.callbacks {
+                visit.call(function)?;
+                visit.call(context)?;
+            }
+            visit.call(&self.sleeper.event_loop)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        let callbacks = mem::take(&mut self.sleeper.lock().callbacks);
+        drop(callbacks);
+    }
+}
+
+/// What an event loop calls to resume tasks of its own.
+#[pyclass(frozen, module = "sark_cache._native")]
+struct Resume(Mutex<Vec<Arc<Sleeper>>>);
+
+#[pymethods]
+impl Resume {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        let sleepers = mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut interrupted = Ok(());
+        for sleeper in sleepers {
+            if let Err(error) = sleeper.resume(py) {
+                interrupted = Err(error);
+            }
+        }
+        interrupted
+    }
+}
+
 /// Does something that may wake many, and wakes them afterwards, together. An error is no error of
 /// theirs: an interrupt, a request to exit.
 pub fn together(py: Python<'_>, wakes: impl FnOnce()) -> PyResult<()> {
@@ -93,11 +316,11 @@ fn resume(py: Python<'_>, mut woken: Vec<Arc<Sleeper>>) -> PyResult<()> {
         let event_loop = first.event_loop.clone_ref(py);
         let same;
         (same, woken) = woken.into_iter().partition(|sleeper| sleeper.event_loop.is(&event_loop));
-        match resume_all(py, &same) {
-            Ok(()) => {}
+        match resume_all(py, same.clone()) {
+            Ok(()) if runs(event_loop.bind(py)).unwrap_or(true) => {}
+            Ok(()) => woken.extend(cut_off(&same, CutOff::Stopped)),
             Err(_) if is_closed(event_loop.bind(py)) => {
-                // What one of them was woken for, another one may have to be.
-                woken.extend(woken_by(|| same.iter().for_each(|sleeper| (sleeper.lost)())));
+                woken.extend(cut_off(&same, CutOff::Closed));
             }
             Err(error) => {
                 // No room left on the stack, or interrupted: they must be woken all the same.
@@ -111,26 +334,56 @@ fn resume(py: Python<'_>, mut woken: Vec<Arc<Sleeper>>) -> PyResult<()> {
     interrupted
 }
 
+/// What one of them was woken for, another one may have to be.
+fn cut_off(sleepers: &[Arc<Sleeper>], why: CutOff) -> Vec<Arc<Sleeper>> {
+    woken_by(|| sleepers.iter().for_each(|sleeper| (sleeper.cut_off)(why)))
+}
+
 /// Resumes tasks of one event loop. Always at a later turn of the loop: nothing of theirs runs on
 /// the stack of who wakes them.
-fn resume_all(py: Python<'_>, sleepers: &[Arc<Sleeper>]) -> PyResult<()> {
+fn resume_all(py: Python<'_>, sleepers: Vec<Arc<Sleeper>>) -> PyResult<()> {
     let Some(first) = sleepers.first() else { return Ok(()) };
-    let futures = PyList::new(py, sleepers.iter().map(|sleeper| &sleeper.future))?;
-    let resume = loading(py)?.getattr(name!(py, "resume"))?;
-    let event_loop = first.event_loop.bind(py);
-    event_loop.call_method1(name!(py, "call_soon_threadsafe"), (resume, futures))?;
+    let event_loop = first.event_loop.clone_ref(py);
+    let resume = Bound::new(py, Resume(Mutex::new(sleepers)))?;
+    event_loop.bind(py).call_method1(name!(py, "call_soon_threadsafe"), (resume,))?;
     Ok(())
+}
+
+/// Resumes a task of the running event loop at a later turn of it.
+fn call_soon(py: Python<'_>, sleeper: &Arc<Sleeper>) -> PyResult<()> {
+    let resume = Bound::new(py, Resume(Mutex::new(vec![Arc::clone(sleeper)])))?;
+    let called = sleeper.event_loop.bind(py).call_method1(name!(py, "call_soon"), (resume,));
+    called.map(drop).inspect_err(|_| wake_elsewhere(vec![Arc::clone(sleeper)]))
 }
 
 fn wake_elsewhere(sleepers: Vec<Arc<Sleeper>>) {
     complete(async move {
         yield_once().await; // to a thread of the runtime's
         Python::attach(|py| {
-            if let Err(error) = resume_all(py, &sleepers) {
+            if let Err(error) = resume_all(py, sleepers) {
                 error.write_unraisable(py, None);
             }
         });
     });
+}
+
+/// Lets the running event loop call `function` after a delay.
+pub fn call_later(
+    event_loop: &Bound<'_, PyAny>,
+    delay: Duration,
+    function: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    // In a context of its own: that of the caller would be kept until then.
+    let py = event_loop.py();
+    let options = PyDict::new(py);
+    let empty = py.import(name!(py, "contextvars"))?.call_method0(name!(py, "Context"))?;
+    options.set_item(name!(py, "context"), empty)?;
+    event_loop.call_method(
+        name!(py, "call_later"),
+        (delay.as_secs_f64(), function),
+        Some(&options),
+    )?;
+    Ok(())
 }
 
 fn is_closed(event_loop: &Bound<'_, PyAny>) -> bool {

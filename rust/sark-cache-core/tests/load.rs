@@ -1,0 +1,213 @@
+//! How long a request waits for a load: an heir's moment, a waiter's patience, and what piles up.
+
+use sark_cache_core::load::{
+    Asker, Joined, Leader, MAX_OVERTAKEN, MOMENT, PATIENCE, Turn, WaitGraph, Waiter,
+};
+use sark_cache_core::log::Log;
+use sark_cache_core::{Flights, Tags};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Task(u64);
+
+impl Asker for Task {
+    fn id(&self) -> Option<u64> {
+        Some(self.0)
+    }
+}
+
+type Loads = Arc<Flights<u64, Task>>;
+
+fn loads() -> Loads {
+    Arc::new(Flights::new(Arc::new(Log::new()), Arc::<WaitGraph<Task>>::default()))
+}
+
+fn join(loads: &Loads, task: u64, in_vain: Option<u64>) -> Joined<u64, Task, ()> {
+    loads.join(b"key", &Tags::default(), &Task(task), |flight| in_vain == Some(flight), || None)
+}
+
+fn lead(loads: &Loads, task: u64) -> Leader<u64, Task> {
+    match join(loads, task, None) {
+        Joined::Lead(leader) => leader,
+        _ => panic!("{task} does not lead"),
+    }
+}
+
+fn wait(loads: &Loads, task: u64) -> Waiter<u64, Task> {
+    match join(loads, task, None) {
+        Joined::Wait(waiter) => waiter,
+        _ => panic!("{task} does not wait"),
+    }
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn poll(waiter: &mut Waiter<u64, Task>, woken: &Arc<Woken>) -> Poll<Turn<u64, Task>> {
+    let waker = Waker::from(Arc::clone(woken));
+    Pin::new(waiter).poll(&mut Context::from_waker(&waker))
+}
+
+fn turn(waiter: &mut Waiter<u64, Task>) -> Turn<u64, Task> {
+    match poll(waiter, &Arc::default()) {
+        Poll::Ready(turn) => turn,
+        Poll::Pending => panic!("nothing was given to this waiter"),
+    }
+}
+
+fn after(moments: u32) -> u64 {
+    u64::try_from((MOMENT * moments).as_nanos()).unwrap()
+}
+
+fn finish(leader: Leader<u64, Task>, outcome: u64) -> bool {
+    let mut stored = false;
+    leader.finish(&outcome, &Tags::default(), |_, _| stored = true);
+    stored
+}
+
+#[test]
+fn an_heir_that_does_not_come_is_passed_over() {
+    let loads = loads();
+    let leader = lead(&loads, 1);
+    let (mut late, mut next) = (wait(&loads, 2), wait(&loads, 3));
+    drop(leader);
+    loads.look_after(after(1)); // sees the heir for the first time
+    assert!(poll(&mut next, &Arc::default()).is_pending());
+    loads.look_after(after(2));
+    let Turn::Lead(leader) = turn(&mut next) else { panic!("the next one leads") };
+    assert!(matches!(turn(&mut late), Turn::Retry), "it joins again");
+    assert!(finish(leader, 7));
+    assert!(loads.is_empty());
+}
+
+#[test]
+fn a_flight_whose_only_heir_does_not_come_ends() {
+    let loads = loads();
+    let leader = lead(&loads, 1);
+    let mut late = wait(&loads, 2);
+    drop(leader);
+    loads.look_after(after(1));
+    loads.look_after(after(2));
+    assert!(loads.is_empty());
+    let leader = lead(&loads, 3);
+    assert!(matches!(turn(&mut late), Turn::Retry));
+    assert!(finish(leader, 7));
+}
+
+#[test]
+fn a_waiter_that_declines_passes_the_lead_on() {
+    let loads = loads();
+    let leader = lead(&loads, 1);
+    let (mut first, mut second) = (wait(&loads, 2), wait(&loads, 3));
+    first.decline(); // it was not called: nothing happens
+    drop(leader);
+    first.decline();
+    assert!(matches!(turn(&mut second), Turn::Lead(_)));
+    assert!(matches!(turn(&mut first), Turn::Retry));
+}
+
+#[test]
+fn a_wake_up_that_was_lost_is_made_again() {
+    let loads = loads();
+    let leader = lead(&loads, 1);
+    let (mut waiter, woken) = (wait(&loads, 2), Arc::new(Woken::default()));
+    assert!(poll(&mut waiter, &woken).is_pending());
+    assert!(finish(leader, 7));
+    assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+    assert!(loads.look_after(after(1)).anybody);
+    assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+    loads.look_after(after(2));
+    assert_eq!(woken.0.load(Ordering::SeqCst), 2);
+    assert!(matches!(poll(&mut waiter, &woken), Poll::Ready(Turn::Outcome(7))));
+    assert!(!loads.look_after(after(3)).anybody);
+}
+
+#[test]
+fn a_leader_that_was_deposed_stores_nothing_and_answers_nobody() {
+    let loads = loads();
+    let old = lead(&loads, 1);
+    let mut waiter = wait(&loads, 2);
+    loads.depose(waiter.flight(), &Task(9)); // not the leader
+    assert!(poll(&mut waiter, &Arc::default()).is_pending());
+    loads.depose(waiter.flight(), &Task(1));
+    assert!(matches!(turn(&mut waiter), Turn::Retry));
+    let new = lead(&loads, 2);
+    assert!(!finish(old, 1));
+    assert_eq!(loads.len(), 1);
+    assert!(finish(new, 2));
+}
+
+#[test]
+fn a_waiter_whose_patience_ended_takes_the_place() {
+    let loads = loads();
+    let slow = lead(&loads, 1);
+    let mut early = wait(&loads, 2);
+    loads.look_after(after(1));
+    let mut later = wait(&loads, 3);
+    let patience = u64::try_from(PATIENCE.as_nanos()).unwrap();
+    let look = loads.look_after(after(1) + patience);
+    assert_eq!(look.slow, [(early.flight(), Task(1))]);
+    let Turn::Late(flight) = turn(&mut early) else { panic!("it waited long enough") };
+    assert!(poll(&mut later, &Arc::default()).is_pending(), "this one did not");
+    let Joined::Lead(new) = join(&loads, 2, Some(flight)) else { panic!("it leads") };
+    assert!(new.overtook());
+    assert!(!finish(slow, 1), "it lost its place");
+    assert!(matches!(turn(&mut later), Turn::Outcome(1)), "and is finished for who waited");
+    assert!(finish(new, 2));
+}
+
+#[test]
+fn evaluations_that_never_end_do_not_pile_up_for_ever() {
+    let loads = loads();
+    let mut leaders = vec![lead(&loads, 0)];
+    for task in 1.. {
+        let flight = leaders.last().unwrap().flight();
+        match join(&loads, task, Some(flight)) {
+            Joined::Lead(leader) => leaders.push(leader),
+            Joined::Crowded => break,
+            _ => panic!("it takes the place of the last one"),
+        }
+        assert!(task <= u64::from(MAX_OVERTAKEN));
+    }
+    assert_eq!(leaders.len(), 1 + MAX_OVERTAKEN as usize);
+    assert!(finish(leaders.pop().unwrap(), 1));
+    assert!(finish(lead(&loads, 99), 2), "where one ended, the next may begin");
+}
+
+#[test]
+fn a_refresh_that_was_cut_off_can_be_given_up() {
+    let loads = loads();
+    let none = Tags::default();
+    let cut_off = loads.lead_ahead(b"key", &none, &Task(1)).unwrap();
+    assert!(loads.lead_ahead(b"key", &none, &Task(2)).is_none());
+    let (flight, leader) = loads.led_ahead(b"key").unwrap();
+    loads.depose(flight, &leader);
+    let again = loads.lead_ahead(b"key", &none, &Task(2)).unwrap();
+    assert!(!finish(cut_off, 1));
+    assert!(loads.led_ahead(b"key").is_some());
+    assert!(finish(again, 2));
+    assert!(loads.led_ahead(b"key").is_none());
+}
+
+#[test]
+fn a_circle_through_what_only_the_caller_knows_is_seen() {
+    let graph = WaitGraph::<Task>::default();
+    let others = |task: &Task| if task.0 < 5 { vec![Task(task.0 + 1)] } else { vec![] };
+    assert!(graph.leads_to(Task(1), 5, others));
+    assert!(!graph.leads_to(Task(2), 1, others));
+    assert!(!graph.is_circular(&Task(1), others));
+    assert!(graph.is_circular(&Task(1), |task: &Task| vec![Task(task.0 % 3 + 1)]));
+    let endless = |task: &Task| vec![Task(task.0 + 1)];
+    assert!(!graph.leads_to(Task(1), 1_000_000, endless), "it is looked for within a bound");
+}

@@ -1,0 +1,120 @@
+//! asyncio's tasks, as the loads know them: which one asks, which one leads, and whether it still
+//! runs.
+//!
+//! References to tasks and event loops are weak: a task holds its request, which holds its place in
+//! a load, and an abandoned task must be free to go.
+
+use crate::wake::asyncio;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyList, PyModule, PyWeakrefMethods, PyWeakrefReference};
+use sark_cache_core::load::Asker;
+use std::sync::Arc;
+
+/// A task of an event loop that asks for something, or leads its load.
+#[derive(Clone)]
+pub struct Task(Arc<Known>);
+
+struct Known {
+    /// The address of the task; none where no task runs, as in a coroutine that is driven by hand.
+    id: Option<u64>,
+    /// The address of its event loop, 0 if none runs.
+    event_loop: usize,
+    /// A weak reference to the task or, of one that is still to be made, to its event loop.
+    reference: Option<Py<PyWeakrefReference>>,
+}
+
+impl Asker for Task {
+    fn id(&self) -> Option<u64> {
+        self.0.id
+    }
+}
+
+impl Task {
+    /// The task that runs.
+    pub fn current(py: Python<'_>) -> PyResult<Self> {
+        let Ok(event_loop) = running_loop(py) else { return Ok(Self::unknown()) };
+        let current = asyncio(py)?.call_method1(name!(py, "current_task"), (&event_loop,))?;
+        let task = (!current.is_none()).then_some(&current);
+        Self::new(&event_loop, task)
+    }
+
+    /// A task that the running event loop is going to make.
+    pub fn to_be_made(py: Python<'_>) -> PyResult<Self> {
+        running_loop(py).map_or_else(|_| Ok(Self::unknown()), |running| Self::new(&running, None))
+    }
+
+    fn unknown() -> Self {
+        Self(Arc::new(Known { id: None, event_loop: 0, reference: None }))
+    }
+
+    fn new(event_loop: &Bound<'_, PyAny>, task: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        // A loop that nobody can refer to weakly is taken for one that runs.
+        let reference = PyWeakrefReference::new(task.unwrap_or(event_loop));
+        let reference = if task.is_some() { Some(reference?) } else { reference.ok() };
+        Ok(Self(Arc::new(Known {
+            id: task.map(address),
+            event_loop: event_loop.as_ptr() as usize,
+            reference: reference.map(Bound::unbind),
+        })))
+    }
+
+    /// Whether both belong to the same event loop.
+    pub fn is_neighbour(&self, other: &Self) -> bool {
+        self.0.event_loop == other.0.event_loop
+    }
+
+    /// Whether it goes on: not if its event loop was closed or does not run now.
+    pub fn goes_on(&self, py: Python<'_>) -> PyResult<bool> {
+        let Some(reference) = &self.0.reference else { return Ok(true) };
+        let Some(referent) = reference.bind(py).upgrade() else { return Ok(false) };
+        if self.0.id.is_none() {
+            return runs(&referent);
+        }
+        if referent.call_method0(name!(py, "done"))?.is_truthy()? {
+            return Ok(false);
+        }
+        runs(&referent.call_method0(name!(py, "get_loop"))?)
+    }
+
+    /// The tasks that it waits for, where asyncio shows it. Of the running event loop alone: those
+    /// of others may change while they are looked at.
+    pub fn waits_for(&self, py: Python<'_>) -> Vec<Self> {
+        self.look(py).unwrap_or_default()
+    }
+
+    fn look(&self, py: Python<'_>) -> PyResult<Vec<Self>> {
+        let Some(reference) = self.0.reference.as_ref().filter(|_| self.0.id.is_some()) else {
+            return Ok(Vec::new());
+        };
+        let Some(task) = reference.bind(py).upgrade() else { return Ok(Vec::new()) };
+        let event_loop = running_loop(py)?;
+        if event_loop.as_ptr() as usize != self.0.event_loop {
+            return Ok(Vec::new());
+        }
+        let awaited = waiting(py)?.call_method1(name!(py, "awaited_by"), (task,))?;
+        let awaited = awaited.cast::<PyList>()?;
+        awaited.iter().map(|task| Self::new(&event_loop, Some(&task))).collect()
+    }
+}
+
+/// Whether an event loop runs: one that does not may be closed, or be run again some time.
+pub fn runs(event_loop: &Bound<'_, PyAny>) -> PyResult<bool> {
+    event_loop.call_method0(name!(event_loop.py(), "is_running"))?.is_truthy()
+}
+
+/// The event loop that runs in this thread; an error if none does.
+pub fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    asyncio(py)?.call_method0(name!(py, "get_running_loop"))
+}
+
+fn address(task: &Bound<'_, PyAny>) -> u64 {
+    task.as_ptr() as usize as u64
+}
+
+/// `sark_cache.waiting`, which asks asyncio.
+pub fn waiting(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static WAITING: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    let import = || py.import("sark_cache.waiting").map(Bound::unbind);
+    Ok(WAITING.get_or_try_init(py, import)?.bind(py))
+}
