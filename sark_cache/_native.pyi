@@ -423,7 +423,7 @@ class PolicyStore:
         action: str | None = None,
         resource: str | None = None,
         *,
-        tags: Collection[str] = (),
+        tags: Collection[str] | None = (),
         policy: str | None = None,
     ) -> Coroutine[object, None, int]:
         """Revokes every decision that matches all given fields; none given: all decisions.

@@ -8,7 +8,9 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any, TypeAlias
 
-from sark_cache.arguments import NOT_GIVEN, read_revoked_tags
+from sark_cache import arguments
+from sark_cache.arguments import NOT_GIVEN
+from sark_cache.coroutines import Deferred, returns_awaitable
 from sark_cache.native import RustPolicyCache
 from sark_cache.null import NullPolicyCache
 from sark_cache.redis import PolicyCache
@@ -18,20 +20,48 @@ Peers: TypeAlias = Callable[[], Iterable["Linked"]]
 
 
 class Linked:
-    """What a policy cache becomes by being one of several; comes before its class."""
+    """What a policy cache becomes by being one of several; comes before its class.
+
+    A revocation is in force in the native cache, and on its way to Redis, when it is called.
+    """
 
     _peers: Peers = tuple
+
+    @returns_awaitable
+    def close(self) -> Coroutine[object, None, None]:
+        """Drops what is idle, such as connections, and leaves it usable: others use it, too.
+
+        `close_policy_caches` ends it.
+        """
+        return Deferred(self._drop_idle)
+
+    async def end(self) -> None:
+        """Closes it for good."""
+        backend: Any = super()
+        await backend.close()
+
+    async def _drop_idle(self) -> None:
+        """Drops what is idle: here nothing."""
 
     def link(self, peers: Peers) -> None:
         """Takes what tells all caches of the process, at any time."""
         self._peers = peers
 
+    @returns_awaitable
     def delete(
-        self, user_id: str, action: str, resource: str, context: Context | None = None
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        *,
+        policy: str | None = None,
     ) -> Coroutine[object, None, bool]:
         """Revokes one decision in every cache; True if one of them had it."""
-        return _told(any, self._everywhere("delete", user_id, action, resource, context))
+        given = _given(policy=policy)
+        return self._everywhere(any, "delete", user_id, action, resource, context, **given)
 
+    @returns_awaitable
     def invalidate(
         self,
         user_id: str | None = None,
@@ -39,43 +69,50 @@ class Linked:
         resource: str | None = None,
         *,
         tags: Collection[str] | None = NOT_GIVEN,
+        policy: str | None = None,
     ) -> Coroutine[object, None, int]:
         """Revokes what matches in every cache; how many entries died in all of them."""
-        names = read_revoked_tags(tags)
-        given = {"tags": names} if names else {}
-        revoked = self._everywhere("invalidate", user_id, action, resource, **given)
-        return _told(sum, revoked)
+        names = arguments.read_revoked_tags(tags) or None
+        given = _given(tags=names, policy=policy)
+        return self._everywhere(sum, "invalidate", user_id, action, resource, **given)
 
+    @returns_awaitable
     def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
         """Revokes what matches a glob in every cache; how many entries died in all of them."""
-        return _told(sum, self._everywhere("invalidate_pattern", pattern))
+        return self._everywhere(sum, "invalidate_pattern", pattern)
 
+    @returns_awaitable
     def clear(self) -> Coroutine[object, None, bool]:
         """Revokes everything in every cache. Always True."""
-        return _told(bool, self._everywhere("invalidate"))
+        return self._everywhere(bool, "clear")
 
+    @returns_awaitable
     def clear_all(self) -> Coroutine[object, None, bool]:
         """The same as `clear`."""
         return self.clear()
 
     def _everywhere(
         self,
+        total: Callable[[list[Any]], Any],
         operation: str,
         *args: Any,  # noqa: ANN401 - those of the operation
         **kwargs: Any,  # noqa: ANN401
-    ) -> list[Coroutine[object, None, Any]]:
-        """Revokes here, and where it is in force at the call already; the rest is to be awaited."""
-        caches = [self, *(peer for peer in self._peers() if peer is not self)]
+    ) -> Coroutine[object, None, Any]:
+        """Revokes here and everywhere else; what it returns says how that ended.
+
+        Raises:
+            Exception: What one of them raises when it is called, once all of them were.
+        """
         begun: list[Coroutine[object, None, Any]] = []
-        try:
-            for cache in caches:
-                revoke = getattr(super(Linked, cache), operation)
-                begun.append(revoke(*args, **kwargs))
-        except BaseException:
-            for revocation in begun:
-                revocation.close()
-            raise
-        return begun
+        fault: Exception | None = None
+        for cache in (self, *(peer for peer in self._peers() if peer is not self)):
+            try:
+                begun.append(getattr(super(Linked, cache), operation)(*args, **kwargs))
+            except Exception as error:  # noqa: BLE001 - it keeps no other cache from revoking
+                fault = fault or error
+        if fault is not None:
+            raise fault
+        return Deferred(lambda: _told(total, begun))
 
 
 class LinkedRustPolicyCache(Linked, RustPolicyCache):
@@ -86,6 +123,9 @@ class LinkedRustPolicyCache(Linked, RustPolicyCache):
 class LinkedPolicyCache(Linked, PolicyCache):  # pyright: ignore[reportIncompatibleMethodOverride]
     """The Redis cache of this process."""
 
+    async def _drop_idle(self) -> None:
+        await self._links.drop_idle()
+
 
 class LinkedNullPolicyCache(Linked, NullPolicyCache):  # pyright: ignore[reportIncompatibleMethodOverride]
     """The cache that never hits, of this process."""
@@ -93,6 +133,11 @@ class LinkedNullPolicyCache(Linked, NullPolicyCache):  # pyright: ignore[reportI
 
 ProcessCache: TypeAlias = LinkedRustPolicyCache | LinkedPolicyCache | LinkedNullPolicyCache
 """One of the caches of a process."""
+
+
+def _given(**named: object) -> dict[str, object]:
+    """Those that were given: a backend tells what was left out from what is empty."""
+    return {name: value for name, value in named.items() if value is not None}
 
 
 async def _told(

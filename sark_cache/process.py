@@ -1,7 +1,8 @@
 """The caches of this process: one of each kind, made when first asked for, and linked."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar, cast
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sark_cache.defaults import settings_in_force
 from sark_cache.linked import (
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 Cache = TypeVar("Cache", LinkedRustPolicyCache, LinkedPolicyCache, LinkedNullPolicyCache)
 
 _caches: dict[type, ProcessCache] = {}
-_makers: dict[type, Callable[[], ProcessCache]] = {}
-"""How each of them was made."""
 _lock = lock_across_forks()
 
 
@@ -125,6 +124,9 @@ def redis_of(
 
 def one(kind: type[Cache], make: Callable[[], Cache]) -> Cache:
     """The cache of this kind, made if there is none that is open."""
+    if _stand_ins:
+        stand_in: Cache = _stand_ins[-1]
+        return stand_in
     cache = _caches.get(kind)
     if isinstance(cache, kind) and not cache.closed:
         return cache
@@ -132,32 +134,40 @@ def one(kind: type[Cache], make: Callable[[], Cache]) -> Cache:
         cache = _caches.get(kind)
         if not isinstance(cache, kind) or cache.closed:
             cache = _caches[kind] = make()
-            _makers[kind] = make
-            cache.link(reached)
+            cache.link(caches)
         return cache
 
 
 def caches() -> list[ProcessCache]:
     """The caches of this process that are open."""
+    if _stand_ins:
+        return _stand_ins[-1:]
     return [cache for cache in tuple(_caches.values()) if not cache.closed]
 
 
-def reached() -> list[ProcessCache]:
-    """The caches that a revocation has to reach: those that are open, and Redis in any case.
+_stand_ins: list[Any] = []
+"""Caches that a test puts in the place of all others; the last one counts."""
 
-    A native cache that was closed holds nothing any more. What was stored in Redis is still there,
-    so a Redis cache that was closed is made again.
-    """
-    if LinkedPolicyCache in _makers:
-        one(LinkedPolicyCache, cast("Callable[[], LinkedPolicyCache]", _makers[LinkedPolicyCache]))
-    return caches()
+
+def has_stand_in() -> bool:
+    """Returns whether another cache stands in the place of those of the process."""
+    return bool(_stand_ins)
+
+
+@contextmanager
+def standing_in(cache: object) -> Generator[None]:
+    """Puts a cache in the place of all caches of the process: for tests of services."""
+    _stand_ins.append(cache)
+    try:
+        yield
+    finally:
+        _stand_ins.remove(cache)
 
 
 async def close_policy_caches() -> None:
-    """Closes the caches of this process; the next to ask makes new ones."""
-    closing = caches()
+    """Ends the caches of this process, which nothing else does; the next to ask makes new ones."""
     with _lock:
+        closing = [cache for cache in _caches.values() if not cache.closed]
         _caches.clear()
-        _makers.clear()
     for cache in closing:
-        await cache.close()
+        await cache.end()

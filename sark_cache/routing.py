@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Final, NamedTuple
 from sark_cache import arguments
 from sark_cache.arguments import NOT_GIVEN
 from sark_cache.closing import Closing
+from sark_cache.coroutines import returns_awaitable
 from sark_cache.decision import Decision
 from sark_cache.errors import InvalidationError
 from sark_cache.linked import LinkedNullPolicyCache, ProcessCache
-from sark_cache.process import caches, close_policy_caches
+from sark_cache.process import caches
 from sark_cache.selection import Selection, get_selection
 from sark_cache.types import (
     LATENCY_BOUNDS_SECONDS,
@@ -44,7 +45,7 @@ class SelectedPolicyCache(Closing):
     Requests go where `create_policy_cache(user_id)` says at that moment, batches in parts. That
     adds about a microsecond. Revocations reach every cache that this process uses; metrics are
     those of all of them together. What reads one decision returns the awaitable of the chosen
-    cache; all else acts when it is awaited.
+    cache. A revocation is on its way when it is called; all else acts when it is awaited.
 
     Args:
         selection: Whose choice to follow; None: the one that the environment settles.
@@ -95,9 +96,12 @@ class SelectedPolicyCache(Closing):
         resource: str,
         context: Context | None = None,
         sensitivity: str | None = None,
+        *,
+        policy: str = "",
     ) -> Coroutine[object, None, JSONObject | None]:
         """The cached decision for a request, or None."""
-        return self._for(user_id).get(user_id, action, resource, context, sensitivity)
+        cache = self._for(user_id)
+        return cache.get(user_id, action, resource, context, sensitivity, policy=policy)
 
     def get_decision(
         self,
@@ -106,9 +110,12 @@ class SelectedPolicyCache(Closing):
         resource: str,
         context: Context | None = None,
         sensitivity: str | None = None,
+        *,
+        policy: str = "",
     ) -> Coroutine[object, None, Decision | None]:
         """The cached decision for a request as one that cannot be changed, or None."""
-        return self._for(user_id).get_decision(user_id, action, resource, context, sensitivity)
+        cache = self._for(user_id)
+        return cache.get_decision(user_id, action, resource, context, sensitivity, policy=policy)
 
     async def set(
         self,
@@ -122,24 +129,34 @@ class SelectedPolicyCache(Closing):
         *,
         tags: Collection[str] = (),
         stamp: Stamps | None = None,
+        policy: str = "",
     ) -> bool:
         """Stores a decision; True if it was stored."""
         cache = self._for(user_id)
         request = (user_id, action, resource, decision, context, ttl_seconds, sensitivity)
         if not _knows(stamp, cache):
             return False
-        return await cache.set(*request, tags=tags, stamp=_of(stamp, cache))
+        names = arguments.read_tags(tags)
+        return await cache.set(*request, tags=names, stamp=_of(stamp, cache), policy=policy)
 
     def stamp(self) -> Stamps:
         """The moment before an evaluation, for `set(..., stamp=...)`."""
         return Stamps({cache.backend: (cache, cache.stamp()) for cache in caches()})
 
-    async def delete(
-        self, user_id: str, action: str, resource: str, context: Context | None = None
-    ) -> bool:
+    @returns_awaitable
+    def delete(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        *,
+        policy: str | None = None,
+    ) -> Coroutine[object, None, bool]:
         """Revokes one decision in every cache; True if one of them had it."""
-        return await self._any().delete(user_id, action, resource, context)
+        return self._any().delete(user_id, action, resource, context, policy=policy)
 
+    @returns_awaitable
     def get_or_load(
         self,
         user_id: str,
@@ -151,6 +168,7 @@ class SelectedPolicyCache(Closing):
         ttl_seconds: float | None = None,
         sensitivity: str | None = None,
         tags: Collection[str] = (),
+        policy: str = "",
     ) -> Coroutine[object, None, JSONObject]:
         """The cached decision, or what the loader brings, which is then stored."""
         return self._for(user_id).get_or_load(
@@ -162,14 +180,17 @@ class SelectedPolicyCache(Closing):
             ttl_seconds=ttl_seconds,
             sensitivity=sensitivity,
             tags=tags,
+            policy=policy,
         )
 
-    async def get_batch(self, requests: Iterable[BatchRequest]) -> list[JSONObject | None]:
+    async def get_batch(
+        self, requests: Iterable[BatchRequest], *, policy: str = ""
+    ) -> list[JSONObject | None]:
         """The decisions for many requests, in their order."""
         rows = arguments.read_requests(requests)
         decisions: list[JSONObject | None] = [None] * len(rows)
         for cache, places in self._parts(rows):
-            found = await cache.get_batch([rows[place] for place in places])
+            found = await cache.get_batch([rows[place] for place in places], policy=policy)
             for place, decision in zip(places, found, strict=True):
                 decisions[place] = decision
         return decisions
@@ -180,14 +201,17 @@ class SelectedPolicyCache(Closing):
         *,
         tags: Collection[str] = (),
         stamp: Stamps | None = None,
+        policy: str = "",
     ) -> int:
         """Stores many decisions; returns how many were stored."""
         rows = arguments.read_entries(entries)
+        names = arguments.read_tags(tags)
         stored = 0
         for cache, places in self._parts(rows):
             if _knows(stamp, cache):
                 part = [rows[place] for place in places]
-                stored += await cache.set_batch(part, tags=tags, stamp=_of(stamp, cache))
+                its = _of(stamp, cache)
+                stored += await cache.set_batch(part, tags=names, stamp=its, policy=policy)
         return stored
 
     async def preload_cache(
@@ -196,36 +220,42 @@ class SelectedPolicyCache(Closing):
         *,
         tags: Collection[str] = (),
         stamp: Stamps | None = None,
+        policy: str = "",
     ) -> int:
         """Stores many decisions, as `set_batch` does; returns how many were stored."""
-        return await self.set_batch(preload_data, tags=tags, stamp=stamp)
+        return await self.set_batch(preload_data, tags=tags, stamp=stamp, policy=policy)
 
-    async def invalidate(
+    @returns_awaitable
+    def invalidate(
         self,
         user_id: str | None = None,
         action: str | None = None,
         resource: str | None = None,
         *,
         tags: Collection[str] | None = NOT_GIVEN,
-    ) -> int:
+        policy: str | None = None,
+    ) -> Coroutine[object, None, int]:
         """Revokes what matches all given fields in every cache; how many entries died.
 
         Raises:
             InvalidationError: Redis cannot confirm it.
         """
-        return await self._any().invalidate(user_id, action, resource, tags=tags)
+        return self._any().invalidate(user_id, action, resource, tags=tags, policy=policy)
 
-    async def invalidate_pattern(self, pattern: str) -> int:
+    @returns_awaitable
+    def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
         """Revokes what matches a Redis glob over the text of the key, in every cache."""
-        return await self._any().invalidate_pattern(pattern)
+        return self._any().invalidate_pattern(pattern)
 
-    async def clear(self) -> bool:
+    @returns_awaitable
+    def clear(self) -> Coroutine[object, None, bool]:
         """Revokes everything in every cache."""
-        return await self._any().clear()
+        return self._any().clear()
 
-    async def clear_all(self) -> bool:
+    @returns_awaitable
+    def clear_all(self) -> Coroutine[object, None, bool]:
         """The same as `clear`."""
-        return await self.clear()
+        return self.clear()
 
     async def size(self) -> int:
         """The number of live entries in all caches."""
@@ -280,13 +310,15 @@ class SelectedPolicyCache(Closing):
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
         """How long requests to the caches took; those that were measured."""
-        return _sum([cache.latency_histogram(bounds) for cache in caches()], bounds)
+        rising = tuple(bounds)
+        return _sum([cache.latency_histogram(rising) for cache in caches()], rising)
 
     def evaluation_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
         """How long evaluations took, as `record_opa_latency` was told."""
-        return _sum([cache.evaluation_histogram(bounds) for cache in caches()], bounds)
+        rising = tuple(bounds)
+        return _sum([cache.evaluation_histogram(rising) for cache in caches()], rising)
 
     async def health_check(self) -> bool:
         """Whether every cache that this process uses can answer."""
@@ -295,10 +327,13 @@ class SelectedPolicyCache(Closing):
         return all([await cache.health_check() for cache in caches()])
 
     async def close(self) -> None:
-        """Closes the caches of this process, and ends what looks for Redis in the background."""
+        """Ends this object alone: the caches of the process live on, for others who use them.
+
+        What is idle in them is dropped. `close_policy_caches` ends them.
+        """
         self._closed = True
-        self._selection.close()
-        await close_policy_caches()
+        for cache in caches():
+            await cache.close()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(cache.backend for cache in caches())})"

@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from sark_cache.cleanup import CacheCleanupTask
 from sark_cache.fastapi.evaluators import callable_evaluator, timed
 from sark_cache.fastapi.installation import Installation, installed
+from sark_cache.process import close_policy_caches
 from sark_cache.routing import SelectedPolicyCache
 from sark_cache.selection import Selection, use_settings
 from sark_cache.settings import CacheSettings
@@ -92,6 +93,8 @@ async def _policy_cache_of_process(settings: CacheSettings) -> AsyncGenerator[_S
     finally:
         if _give_back(shared):
             await shared.cache.close()
+            shared.selection.close()
+            await close_policy_caches()
 
 
 def _take(settings: CacheSettings) -> _Shared:

@@ -1,6 +1,14 @@
 """`PolicyCache`: authorization decisions in Redis or Valkey, shared by all processes."""
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, ClassVar, Final, Self
@@ -8,8 +16,10 @@ from typing import Any, ClassVar, Final, Self
 from sark_cache import arguments
 from sark_cache.arguments import NOT_GIVEN
 from sark_cache.closing import Closing
+from sark_cache.coroutines import Deferred, returns_awaitable
 from sark_cache.counting import Record
 from sark_cache.decision import Decision
+from sark_cache.defaults import settings_in_force, url_in_environment
 from sark_cache.errors import InvalidationError
 from sark_cache.keys import RequestKey, Scope
 from sark_cache.loading import evaluate
@@ -21,6 +31,7 @@ from sark_cache.redis.loads import Loads
 from sark_cache.redis.requests import Request, can_be_fields, can_be_tag
 from sark_cache.redis.store import Found, Store
 from sark_cache.revalidation import Revalidation
+from sark_cache.revocations import Revocations
 from sark_cache.types import (
     LATENCY_BOUNDS_SECONDS,
     BatchEntry,
@@ -34,6 +45,10 @@ from sark_cache.types import (
 )
 
 DEFAULT_URL = "redis://localhost:6379/0"
+CONNECT_SECONDS = 0.05
+COMMAND_SECONDS = 0.25
+CLOSE_SECONDS = 1.0
+"""How long a cache that is closed waits for the revocations that are under way."""
 REFRESHED_SENSITIVITIES = frozenset({"critical", "confidential"})
 
 
@@ -61,14 +76,17 @@ class PolicyCache(Closing):
 
     Args:
         redis_client: A URL (see `sark_cache.redis.urls`), or a client of `redis.asyncio` or
-            `valkey.asyncio`, which is yours to close. None: `redis://localhost:6379/0`.
+            `valkey.asyncio`, which is yours to close. None: the server, namespace, time to live and
+            time-outs of the settings in force, unless given; `redis://localhost:6379/0` if they
+            name no server.
         ttl_seconds: How long an entry lives unless `set` says otherwise, in seconds; None: 300.
         enabled: If False, `get` returns None, `set` returns False and no metric moves.
         stale_while_revalidate: Whether hits near their end are refreshed in the background by
             the callback, if one is set.
         use_optimized_ttl: Whether a `sensitivity` chooses the time to live from `OPTIMIZED_TTL`.
         connect_timeout: The longest to wait for a connection, in seconds; of a client made here.
-        command_timeout: The longest that a request waits for the server, in seconds.
+            None: 0.05.
+        command_timeout: The longest that a request waits for the server, in seconds. None: 0.25.
         namespace: Stands before every key, so that services that share a server share no decision
             and no revocation: at most 64 letters, digits and characters of `._:/-`.
         replicas: The number of replicas that have to confirm a revocation at least, on a cluster
@@ -101,23 +119,34 @@ class PolicyCache(Closing):
         stale_while_revalidate: bool = True,  # noqa: FBT001, FBT002
         use_optimized_ttl: bool = True,  # noqa: FBT001, FBT002
         *,
-        connect_timeout: float = 0.05,
-        command_timeout: float = 0.25,
+        connect_timeout: float | None = None,
+        command_timeout: float | None = None,
         namespace: str = "",
         replicas: int | None = None,
     ) -> None:
+        settings = settings_in_force() if redis_client is None else None
+        if settings is not None:
+            url = settings.redis_url
+            redis_client = None if url is None else url.get_secret_value()
+            ttl_seconds = settings.cache_ttl if ttl_seconds is None else ttl_seconds
+            connect_timeout = _first(connect_timeout, settings.redis_connect_timeout)
+            command_timeout = _first(command_timeout, settings.redis_command_timeout)
+            namespace = namespace or settings.namespace
+        elif redis_client is None:
+            redis_client = url_in_environment()
         self.ttl_seconds = ttl_seconds
         self.enabled = enabled
         self.use_optimized_ttl = use_optimized_ttl
         self.stale_while_revalidate = stale_while_revalidate
         self.revalidate_callback: RevalidateCallback | None = None
         self._closed = False
+        self._ended = False
         self._record: Final = Record(self.backend)
         self._store: Final = Store(arguments.read_namespace(namespace))
         self._links: Final = Links(
             DEFAULT_URL if redis_client is None else redis_client,
-            arguments.read_timeout("connect_timeout", connect_timeout),
-            arguments.read_timeout("command_timeout", command_timeout),
+            arguments.read_timeout("connect_timeout", _first(connect_timeout, CONNECT_SECONDS)),
+            arguments.read_timeout("command_timeout", _first(command_timeout, COMMAND_SECONDS)),
             self._record.report,
             log=self._store.log,
             replicas=arguments.read_replicas(replicas),
@@ -126,6 +155,7 @@ class PolicyCache(Closing):
             self._store, self._links, self._record, lambda: self._serves
         )
         self._loads: Final = Loads(self, self._deposits, self._record)
+        self._revocations: Final = Revocations(self._unawaited, self._links.elsewhere)
         self._position: str | None = None
         self._size = 0
 
@@ -138,8 +168,8 @@ class PolicyCache(Closing):
         enabled: bool = True,
         stale_while_revalidate: bool = True,
         use_optimized_ttl: bool = True,
-        connect_timeout: float = 0.05,
-        command_timeout: float = 0.25,
+        connect_timeout: float | None = None,
+        command_timeout: float | None = None,
         namespace: str = "",
         replicas: int | None = None,
     ) -> Self:
@@ -194,6 +224,18 @@ class PolicyCache(Closing):
     def max_size(self) -> int:
         """0: the server's `maxmemory` bounds it, and no number of entries."""
         return 0
+
+    @property
+    def redis(self) -> Any:  # noqa: ANN401 - a client of either library
+        """The client that the running event loop uses, as in SARK.
+
+        What it writes is no decision of this cache's.
+
+        Raises:
+            RuntimeError: No event loop runs.
+            UnavailableError: The cache is closed, or was given a client of another event loop.
+        """
+        return self._links.current().client
 
     @property
     def closed(self) -> bool:
@@ -445,7 +487,8 @@ class PolicyCache(Closing):
 
     # Revocations
 
-    async def delete(
+    @returns_awaitable
+    def delete(
         self,
         user_id: str,
         action: str,
@@ -453,12 +496,14 @@ class PolicyCache(Closing):
         context: Context | None = None,
         *,
         policy: str | None = None,
-    ) -> bool:
+    ) -> Coroutine[object, None, bool]:
         """Revokes and removes the decisions for one request; True if there was one.
 
         With a policy two round trips. Without one the request is revoked under every policy, which
         walks over all keys, as `invalidate` does: name the policy where it is known (`""` for
         decisions that were stored without one).
+
+        On its way when it is called, as `invalidate` is.
 
         Raises:
             TypeError: An argument of the wrong type; the message names it.
@@ -471,11 +516,7 @@ class PolicyCache(Closing):
                 self._store.prefix, policy or "", user_id, action, resource, context
             )
         except NotJSONError as error:
-            self._record.fault("delete", str(error))
-            if error.__cause__ is not None:
-                unconfirmed = _unconfirmed("delete", str(error))
-                raise unconfirmed from error.__cause__
-            return False  # nothing was ever stored under it
+            return self._not_deleted(error)
 
         async def revoke(link: Link) -> int:
             if policy is None:
@@ -483,11 +524,13 @@ class PolicyCache(Closing):
                 return await self._store.invalidate(link, scope, ())
             return await self._store.remove(link, request.key)
 
-        removed = await self._confirmed("delete", revoke)
-        self._record.count("invalidations", removed)
-        return removed > 0
+        async def carry_out() -> bool:
+            return await self._confirmed("delete", revoke) > 0
 
-    async def invalidate(
+        return self._revocations.begin("delete", carry_out)
+
+    @returns_awaitable
+    def invalidate(
         self,
         user_id: str | None = None,
         action: str | None = None,
@@ -495,12 +538,15 @@ class PolicyCache(Closing):
         *,
         tags: Collection[str] | None = NOT_GIVEN,
         policy: str | None = None,
-    ) -> int:
+    ) -> Coroutine[object, None, int]:
         """Revokes every decision that matches all given fields; none given: all decisions.
 
-        In force for all processes when it returns; what is being evaluated anywhere is not stored.
-        Walks over all keys, on a cluster of every primary, about a second for a million, without
-        blocking the server. Replicas that are connected have it, too, before it returns.
+        On its way when it is called, and carried out even if nobody awaits it; one that nobody
+        awaits and that cannot be confirmed is logged at ERROR and counted.
+
+        In force for all processes when it was awaited; what is being evaluated anywhere is not
+        stored. Walks over all keys, on a cluster of every primary, about a second for a million,
+        without blocking the server. Replicas that are connected have it, too, before it returns.
 
         Returns:
             How many entries died.
@@ -518,44 +564,43 @@ class PolicyCache(Closing):
             self._record.revokes_everything()
         names = tuple(tag for tag in named if can_be_tag(tag))
         if not can_be_fields(scope) or (named and not names):
-            return 0  # nothing was ever stored under it
-        died = await self._confirmed(
-            "invalidate", lambda link: self._store.invalidate(link, scope, names)
-        )
-        self._record.count("invalidations", died)
-        return died
+            return Deferred(_none)  # nothing was ever stored under it
+        return self._revoked("invalidate", lambda link: self._store.invalidate(link, scope, names))
 
-    async def invalidate_pattern(self, pattern: str) -> int:
+    @returns_awaitable
+    def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
         """Revokes every decision whose key matches a Redis glob; returns how many died.
 
-        Nothing that is being evaluated anywhere is stored, whether or not it matches.
+        Nothing that is being evaluated anywhere is stored, whether or not it matches. On its way
+        when it is called, as `invalidate` is.
 
         Raises:
             TypeError, ValueError: No str, one of more than 1,024 bytes, or no UTF-8.
             InvalidationError: As `invalidate`.
         """
         arguments.check_pattern(pattern)
-        died = await self._confirmed(
+        return self._revoked(
             "invalidate_pattern", lambda link: self._store.invalidate_pattern(link, pattern)
         )
-        self._record.count("invalidations", died)
-        return died
 
-    async def clear(self) -> bool:
-        """Revokes and removes all decisions. Always True.
+    @returns_awaitable
+    def clear(self) -> Coroutine[object, None, bool]:
+        """Revokes and removes all decisions. Always True. On its way when it is called.
 
         Raises:
             InvalidationError: As `invalidate`.
         """
-        died = await self._confirmed(
-            "clear", lambda link: self._store.invalidate(link, Scope(), ())
-        )
-        self._record.count("invalidations", died)
-        return True
 
-    async def clear_all(self) -> bool:
+        async def carry_out() -> bool:
+            await self._confirmed("clear", lambda link: self._store.invalidate(link, Scope(), ()))
+            return True
+
+        return self._revocations.begin("clear", carry_out)
+
+    @returns_awaitable
+    def clear_all(self) -> Coroutine[object, None, bool]:
         """The same as `clear`."""
-        return await self.clear()
+        return self.clear()
 
     # Upkeep
 
@@ -596,6 +641,8 @@ class PolicyCache(Closing):
     async def close(self) -> None:
         """Stops serving, ends what runs in the background, closes the connections made here."""
         self._closed = True
+        await self._revocations.settled(CLOSE_SECONDS)
+        self._ended = True
         await self._loads.close()
         await self._links.close()
 
@@ -745,16 +792,43 @@ class PolicyCache(Closing):
             await self.health_check()  # so that the next stamp knows where the log is
         return stored
 
+    def _revoked(
+        self, operation: str, revoke: Callable[[Link], Awaitable[int]]
+    ) -> Coroutine[object, None, int]:
+        """Begins a revocation, which returns how many entries died."""
+        return self._revocations.begin(operation, lambda: self._confirmed(operation, revoke))
+
+    def _not_deleted(self, error: NotJSONError) -> Coroutine[object, None, bool]:
+        """Deletes nothing: nothing was ever stored under a context that cannot be read.
+
+        Fails if that was no fault of the context.
+        """
+        self._record.fault("delete", str(error))
+        if error.__cause__ is None:
+            return Deferred(_no)
+        unconfirmed, cause = _unconfirmed("delete", str(error)), error.__cause__
+
+        async def fail() -> bool:
+            raise unconfirmed from cause
+
+        return self._revocations.begin("delete", fail)
+
     async def _confirmed(self, operation: str, revoke: Callable[[Link], Awaitable[int]]) -> int:
-        if self._closed:
-            reason = "this cache is closed"
-            raise _unconfirmed(operation, reason)
         try:
-            return await revoke(self._links.current())
+            if self._ended:
+                message = "this cache is closed"
+                raise UnavailableError(message)  # noqa: TRY301 - as what a closed link raises
+            died = await revoke(self._links.current())
         except Exception as error:
-            reason = str(error) if type(error).__module__.startswith("sark_cache") else told(error)
+            reason = _reason(error)
             self._record.fault(operation, reason)
             raise _unconfirmed(operation, reason) from error
+        self._record.count("invalidations", died)
+        return died
+
+    def _unawaited(self, operation: str, error: BaseException) -> None:
+        """Notes a revocation that failed, and that nobody awaits."""
+        self._record.unconfirmed(operation, _reason(error.__cause__ or error))
 
 
 _NOTHING = Found()
@@ -765,3 +839,20 @@ def _unconfirmed(operation: str, reason: str) -> InvalidationError:
         f"{operation} could not be confirmed by the redis cache: {reason}. What was to be revoked "
         "may still be served; try again, or set enabled = False until it succeeds"
     )
+
+
+def _reason(error: BaseException) -> str:
+    """Why something failed, as it may be logged."""
+    return str(error) if type(error).__module__.startswith("sark_cache") else told(error)
+
+
+def _first(given: float | None, default: float) -> float:
+    return default if given is None else given
+
+
+async def _no() -> bool:
+    return False
+
+
+async def _none() -> int:
+    return 0

@@ -16,6 +16,7 @@ from sark_cache.redis.examining import examine
 from sark_cache.redis.link import Link, check_client
 from sark_cache.redis.permissions import Findings
 from sark_cache.redis.urls import connect
+from sark_cache.revocations import background_loop
 
 logger: Final = getLogger("sark_cache")
 
@@ -66,6 +67,23 @@ class Links:
         return self._process == os.getpid() and any(
             link.has_open_circuit for link in tuple(self._links.values())
         )
+
+    async def drop_idle(self) -> None:
+        """Drops the connections of this event loop that nobody uses just now, if it can."""
+        link = self._links.get(asyncio.get_running_loop())
+        if link is not None and self._process == os.getpid():
+            with suppress(Exception):
+                await link.drop_idle_connections()
+
+    def elsewhere(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop to use from a thread that has none; None: a given client has none either.
+
+        A cache that was made from a URL has connections in any event loop.
+        """
+        if isinstance(self._servers, str):
+            return background_loop()
+        running = [one for one in tuple(self._links) if one.is_running()]
+        return running[0] if running and self._process == os.getpid() else None
 
     async def close(self) -> None:
         """Closes every link in its own event loop, unless that is closed itself."""

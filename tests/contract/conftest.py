@@ -1,6 +1,7 @@
 """Every backend in turn: what these tests say holds for each of them, word for word."""
 
 import contextlib
+import functools
 
 import pytest
 import valkey.asyncio
@@ -12,17 +13,25 @@ from sark_cache.redis import PolicyCache
 PATIENT = {"connect_timeout": 10, "command_timeout": 10}
 
 
-@pytest.fixture(params=["native", "redis", "valkey", "cluster", "sentinel"])
-async def new_cache(request):
-    """Makes caches on one backend, which is empty at first."""
-    if request.param == "native":
+BACKENDS = ["native", "redis", "valkey", "cluster", "sentinel"]
+
+
+@pytest.fixture
+def caches_on(request):
+    """Enters what makes caches on a backend, by its name, which is empty at first."""
+    return functools.partial(_caches_on, request)
+
+
+@contextlib.asynccontextmanager
+async def _caches_on(request, backend):
+    if backend == "native":
         kind, servers = RustPolicyCache, ()
     else:
         where = {"cluster": "fresh_cluster", "sentinel": "fresh_sentinels"}
-        url = request.getfixturevalue(where.get(request.param, "fresh_redis")).url
+        url = request.getfixturevalue(where.get(backend, "fresh_redis")).url
         kind, servers = PolicyCache, (url,)
     async with contextlib.AsyncExitStack() as caches:
-        if request.param == "valkey":
+        if backend == "valkey":
             client = valkey.asyncio.Valkey.from_url(url, decode_responses=True)
             servers = (client,)
             caches.push_async_callback(client.aclose)
@@ -35,6 +44,13 @@ async def new_cache(request):
             return cache
 
         new.kind = kind
+        yield new
+
+
+@pytest.fixture(params=BACKENDS)
+async def new_cache(request, caches_on):
+    """Makes caches on one backend, which is empty at first."""
+    async with caches_on(request.param) as new:
         yield new
 
 

@@ -1,0 +1,208 @@
+"""Revocations that were called are carried out, whatever becomes of the caller."""
+
+import asyncio
+import threading
+
+import pytest
+
+from interpreters import run
+from sark_cache.revocations import Revocations, background_loop
+
+
+class Log:
+    """What was carried out, and what nobody was told."""
+
+    def __init__(self, elsewhere=background_loop):
+        self.done = []
+        self.unconfirmed = []
+        self.revocations = Revocations(
+            lambda operation, error: self.unconfirmed.append((operation, str(error))), elsewhere
+        )
+
+    def revoke(self, steps=3, error=None):
+        async def carry_out():
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            if error is not None:
+                raise error
+            self.done.append(threading.current_thread().name)
+            return 7
+
+        return self.revocations.begin("invalidate", carry_out)
+
+
+@pytest.fixture
+def log():
+    return Log()
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def test_awaited_it_returns_what_was_done(log):
+    assert await log.revoke() == 7
+    assert len(log.done) == 1
+
+
+async def test_dropped_it_is_carried_out(log):
+    log.revoke()
+    await until(lambda: log.done)
+    assert log.unconfirmed == []
+
+
+async def test_what_fails_is_raised_where_it_is_awaited_and_reported_where_it_is_not(log):
+    with pytest.raises(LookupError, match="gone"):
+        await log.revoke(error=LookupError("gone"))
+    assert log.unconfirmed == []
+    log.revoke(error=LookupError("gone"))
+    await until(lambda: log.unconfirmed)
+    assert log.unconfirmed == [("invalidate", "gone")]
+
+
+async def test_one_that_failed_before_it_was_dropped_is_reported(log):
+    kept = log.revoke(steps=0, error=LookupError("gone"))
+    await log.revocations.settled(10)
+    assert log.unconfirmed == []
+    del kept
+    assert log.unconfirmed == [("invalidate", "gone")]
+
+
+async def test_a_caller_that_is_cancelled_cancels_nothing_but_itself(log):
+    began = asyncio.Event()
+
+    async def call():
+        revocation = log.revoke(steps=50, error=LookupError("gone"))
+        began.set()
+        await revocation
+
+    caller = asyncio.create_task(call())
+    await began.wait()
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    del caller
+    await until(lambda: log.unconfirmed)
+    assert log.unconfirmed == [("invalidate", "gone")], "nobody was told"
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_an_event_loop_that_ends_waits_for_what_was_called_in_it(log, steps):
+    async def main():
+        log.revoke()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert len(log.done) == 1
+    assert log.unconfirmed == []
+
+
+def test_in_a_thread_without_an_event_loop_it_runs_in_the_background(log):
+    log.revoke()
+    assert asyncio.run(log.revoke()) == 7
+    assert asyncio.run(log.revocations.settled(10)) is None
+    assert log.done == ["sark-cache revocations"] * 2
+
+
+def test_where_there_is_no_event_loop_at_all_it_runs_where_it_is_awaited():
+    log = Log(elsewhere=lambda: None)
+    assert asyncio.run(log.revoke()) == 7
+    assert log.done == ["MainThread"]
+    log.revoke()
+    assert log.unconfirmed == [("invalidate", "no event loop carried it out")]
+
+
+def test_one_that_its_event_loop_left_behind_runs_where_it_is_awaited(log):
+    async def call():
+        return log.revoke(steps=5)
+
+    event_loop = asyncio.new_event_loop()
+    left = event_loop.run_until_complete(call())
+    assert log.done == []
+    assert asyncio.run(left) == 7
+    assert log.done == ["MainThread"]
+    event_loop.run_until_complete(asyncio.sleep(0))
+    for task in asyncio.all_tasks(event_loop):
+        event_loop.run_until_complete(task)
+    event_loop.close()
+
+
+async def test_one_that_is_cancelled_again_and_again_ends(log):
+    tries = []
+
+    async def never():
+        tries.append(asyncio.current_task())
+        await asyncio.Event().wait()
+
+    revocation = log.revocations.begin("invalidate", never)
+    for count in (1, 2, 3):
+        await until(lambda count=count: len(tries) == count)
+        tries[-1].cancel()
+    with pytest.raises(Exception, match="cancelled 3 times"):
+        await revocation
+
+
+PRELUDE = """
+import asyncio, os, sys
+from sark_cache.revocations import Revocations, background_loop
+
+def report(operation, error):
+    print("unconfirmed:", operation, error, flush=True)
+
+revocations = Revocations(report, background_loop)
+
+async def slowly():
+    await asyncio.sleep(0.05)
+    print("done", flush=True)
+
+async def never():
+    await asyncio.Event().wait()
+"""
+
+
+def test_the_interpreter_waits_at_its_exit_for_what_runs_in_the_background():
+    assert run(PRELUDE + "revocations.begin('delete', slowly)") == ["done"]
+
+
+def test_the_interpreter_carries_out_what_a_closed_event_loop_left_behind():
+    assert run(
+        PRELUDE
+        + """
+async def call():
+    revocations.begin("delete", slowly)
+
+event_loop = asyncio.new_event_loop()
+event_loop.run_until_complete(call())
+event_loop.set_exception_handler(lambda *_: None)
+event_loop.close()
+"""
+    ) == ["done"]
+
+
+def test_the_interpreter_exits_in_time_and_says_what_was_not_confirmed():
+    assert run(PRELUDE + "revocations.begin('delete', never)", seconds=30) == [
+        "unconfirmed: delete the interpreter exits"
+    ]
+
+
+def test_a_forked_child_leaves_its_parent_s_to_the_parent():
+    assert (
+        run(
+            PRELUDE
+            + """
+revocations.begin("delete", slowly)
+child = os.fork()
+if child == 0:
+    asyncio.run(revocations.settled(10))
+    print("child", flush=True)
+    asyncio.run(revocations.begin("delete", slowly))
+    sys.exit()
+assert os.waitpid(child, 0)[1] == 0
+"""
+        ).count("done")
+        == 2
+    )
