@@ -142,6 +142,11 @@ def beyond_limits(
             return f"{name} is longer than {MAX_FIELD_BYTES} bytes"
     if excess(policy, MAX_POLICY_BYTES) is not None:
         return f"policy is longer than {MAX_POLICY_BYTES} bytes"
+    return beyond_tags(tags)
+
+
+def beyond_tags(tags: Collection[str]) -> str | None:
+    """Returns what is beyond a limit of a decision's tags, as a reason for the log, or None."""
     if len(tags) > MAX_TAGS:
         return f"more than {MAX_TAGS} tags"
     if any(excess(tag, MAX_TAG_BYTES) is not None for tag in tags):

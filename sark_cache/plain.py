@@ -5,7 +5,9 @@ other mappings are asked for their items once, and what comes out holds nothing 
 pass, about 0.3 µs a value.
 """
 
+import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias, TypeGuard
 
@@ -18,6 +20,13 @@ MAX_DEPTH = 64
 """How deep lists and mappings may be nested."""
 MAX_BYTES = 65_536
 """The most bytes of an entry, and so the most values and bytes of text that one can have."""
+
+
+MAX_TEXT = 4 * MAX_BYTES
+"""The longest JSON text that is parsed."""
+MAX_PARSED_DEPTH = MAX_DEPTH + 2
+"""How deep that may be nested: a value within an entry."""
+_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)
 
 
 class NotJSONError(ValueError):
@@ -40,6 +49,38 @@ def plain_mapping(value: Fields) -> dict[str, JSON]:
         NotJSONError: As `plain`.
     """
     return _Reading().mapping(value, 0)
+
+
+def parsed(text: str | bytes) -> Any:  # noqa: ANN401 - whatever the text says
+    """Returns what JSON text from another process says.
+
+    The depth is looked at first: the parser recurses on the stack, which a thread may have little
+    of, and would crash.
+
+    Raises:
+        ValueError: It is not JSON, too deep or too long.
+    """
+    if len(text) > MAX_TEXT:
+        message = f"JSON text longer than {MAX_TEXT}"
+        raise ValueError(message)
+    if _is_too_deep(text if isinstance(text, bytes) else text.encode(errors="surrogatepass")):
+        message = f"JSON text nested deeper than {MAX_PARSED_DEPTH} levels"
+        raise ValueError(message)
+    return json.loads(text)
+
+
+def _is_too_deep(text: bytes) -> bool:
+    if text.count(b"{") + text.count(b"[") <= MAX_PARSED_DEPTH:
+        return False
+    depth = 0
+    for token in _NESTING.findall(text):
+        if token in b"{[":
+            depth += 1
+            if depth > MAX_PARSED_DEPTH:
+                return True
+        elif token in b"]}":
+            depth -= 1
+    return False
 
 
 class _Reading:
@@ -73,7 +114,10 @@ class _Reading:
 
     def text(self, text: str) -> str:
         try:
-            self._take(1 + (len(text) if text.isascii() else len(text.encode())))
+            # Long text is refused before it is encoded.
+            self._take(1 + len(text))
+            if not text.isascii():
+                self._take(len(text.encode()) - len(text))
         except UnicodeEncodeError:
             message = "a string with a lone surrogate, which UTF-8 cannot hold"
             raise NotJSONError(message) from None

@@ -1,5 +1,6 @@
 """`PolicyCache`: authorization decisions in Redis or Valkey, shared by all processes."""
 
+import time
 from collections.abc import (
     Awaitable,
     Callable,
@@ -9,7 +10,9 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from math import ceil, floor
 from time import perf_counter
 from typing import Any, ClassVar, Final, Self
 
@@ -22,14 +25,16 @@ from sark_cache.decision import Decision
 from sark_cache.defaults import settings_in_force, url_in_environment
 from sark_cache.errors import InvalidationError
 from sark_cache.keys import RequestKey, Scope
+from sark_cache.lifetimes import time_to_live
 from sark_cache.loading import evaluate
 from sark_cache.plain import NotJSONError
+from sark_cache.redis import scripts
 from sark_cache.redis.deposits import Deposits
 from sark_cache.redis.link import Link, UnavailableError, told
 from sark_cache.redis.links import Links
 from sark_cache.redis.loads import Loads
 from sark_cache.redis.requests import Request, can_be_fields, can_be_tag
-from sark_cache.redis.store import Found, Store
+from sark_cache.redis.store import Found, Store, elapsing
 from sark_cache.revalidation import Revalidation
 from sark_cache.revocations import Revocations
 from sark_cache.types import (
@@ -59,6 +64,18 @@ class Stamp:
     log: str
     position: str | None
     """The log's newest record; None: nothing was heard of it yet."""
+    taken_at: float = field(default_factory=elapsing)
+    """When it was taken, in seconds of no known beginning."""
+    taken_at_time: float = field(default_factory=time.time)
+    """The same by the clock of this process."""
+
+    def fence(self) -> str:
+        """Returns what a write may not overtake: the position, or how old the stamp is."""
+        if self.position is not None:
+            return self.position
+        age = ceil(1e3 * (elapsing() - self.taken_at)) + scripts.AGE_MARGIN_MS
+        time_ms = floor(1e3 * self.taken_at_time) - scripts.AGE_MARGIN_MS
+        return f"{max(0, age)}:{max(0, time_ms)}"
 
 
 class PolicyCache(Closing):
@@ -83,7 +100,7 @@ class PolicyCache(Closing):
         enabled: If False, `get` returns None, `set` returns False and no metric moves.
         stale_while_revalidate: Whether hits near their end are refreshed in the background by
             the callback, if one is set.
-        use_optimized_ttl: Whether a `sensitivity` chooses the time to live from `OPTIMIZED_TTL`.
+        use_optimized_ttl: Whether a `sensitivity` shortens the time to live, to `OPTIMIZED_TTL`.
         connect_timeout: The longest to wait for a connection, in seconds; of a client made here.
             None: 0.05.
         command_timeout: The longest that a request waits for the server, in seconds. None: 0.25.
@@ -156,7 +173,6 @@ class PolicyCache(Closing):
         )
         self._loads: Final = Loads(self, self._deposits, self._record)
         self._revocations: Final = Revocations(self._unawaited, self._links.elsewhere)
-        self._position: str | None = None
         self._size = 0
 
     @classmethod
@@ -319,9 +335,10 @@ class PolicyCache(Closing):
             resource: To what.
             decision: A JSON object; with its key and tags at most 64 KiB.
             context: What else the decision depends on: a JSON object.
-            ttl_seconds: How long it lives, in seconds; 0 stores nothing. None: by its
-                sensitivity, else as the cache says. At most a hundred years.
-            sensitivity: A name in `OPTIMIZED_TTL`; others count for nothing.
+            ttl_seconds: How long it lives, in seconds; 0 stores nothing. None: as the cache says.
+                At most a hundred years.
+            sensitivity: A name in `OPTIMIZED_TTL`, whose time it lives at most. Another name is
+                warned of once, and changes nothing.
             tags: Names to revoke it by later.
             stamp: What `stamp()` returned before the decision was evaluated. If something that
                 revokes it came in between, by any process, it is not stored: the server looks, in
@@ -372,9 +389,9 @@ class PolicyCache(Closing):
             loader: An async function without arguments that returns the decision, a JSON object,
                 or a `Loaded` with one, its time to live and its tags.
             context: What else the decision depends on: a JSON object.
-            ttl_seconds: How long it lives, in seconds; 0 shares it and stores nothing. None: by its
-                sensitivity, else as the cache says.
-            sensitivity: A name in `OPTIMIZED_TTL`; others count for nothing.
+            ttl_seconds: How long it lives, in seconds; 0 shares it and stores nothing. None: as the
+                cache says.
+            sensitivity: A name in `OPTIMIZED_TTL`, as in `set`.
             tags: Names to revoke it by. Who names others runs a loader of their own.
             policy: The name of the policy that the loader asks. Policies share no decision.
 
@@ -423,11 +440,13 @@ class PolicyCache(Closing):
             if request is not None:
                 asked[at] = request.key
         if asked:
+            refused = {key for key in asked.values() if self._is_superseded(key)}
             found = await self._store.look_up_many(self._links.current(), list(asked.values()))
-            for at, one in zip(asked, found, strict=True):
+            for (at, key), one in zip(asked.items(), found, strict=True):
                 if one.fault is not None:
                     self._record.fault("get_batch", one.fault)
-                if one.entry is not None:
+                is_refused = key in refused or self._is_superseded(key)
+                if one.entry is not None and not is_refused:
                     decisions[at] = one.entry.decision
         hits = sum(decision is not None for decision in decisions)
         self._record.count("hits", hits)
@@ -480,10 +499,11 @@ class PolicyCache(Closing):
         """The stamp of now: take it before evaluating a decision that `set` is to store.
 
         No round trip: it says how much of the log this process knew. So a revocation by another
-        process just before it may keep a decision from being stored that could have been; and one
-        taken before this cache was first used, by a `get` or `health_check` say, keeps any.
+        process just before it may keep a decision from being stored that could have been. One that
+        was taken before this cache was first used, by a `get` or `health_check` say, goes by its
+        age: a revocation in the five seconds before it counts, too.
         """
-        return Stamp(self._store.log, self._position)
+        return Stamp(self._store.log, self._store.news.latest)
 
     # Revocations
 
@@ -630,9 +650,9 @@ class PolicyCache(Closing):
         link = self._links.current()
         if not await link.answers():
             return False
-        if self._position is None:  # so that stamps are good from here on
+        if self._store.news.latest is None:  # so that stamps are good from here on
             try:
-                self._position = await self._store.position(link, link.deadline())
+                await self._store.position(link, link.deadline())
             except UnavailableError as error:
                 self._record.fault("health_check", str(error))
                 return False
@@ -644,6 +664,7 @@ class PolicyCache(Closing):
         await self._revocations.settled(CLOSE_SECONDS)
         self._ended = True
         await self._loads.close()
+        await self._deposits.superseded.close()
         await self._links.close()
 
     def __repr__(self) -> str:
@@ -709,13 +730,8 @@ class PolicyCache(Closing):
         return self._enabled and not self._closed
 
     def _ttl(self, explicit: float | None, sensitivity: str | None) -> float:
-        if explicit is not None:
-            return explicit
-        if sensitivity is not None and self._use_optimized_ttl:
-            ttl = self.OPTIMIZED_TTL.get(sensitivity)
-            if ttl is not None:
-                return arguments.read_ttl(ttl) or 0.0
-        return self._ttl_seconds
+        known = self.OPTIMIZED_TTL if self._use_optimized_ttl else None
+        return time_to_live(explicit, self._ttl_seconds, sensitivity, known)
 
     def _check_stamp(self, stamp: object) -> None:
         if stamp is not None and not isinstance(stamp, Stamp):
@@ -743,17 +759,29 @@ class PolicyCache(Closing):
         elif (
             request := self._deposits.request(operation, policy, user_id, action, resource, context)
         ) is not None:
+            # Asked before, too: it may be removed, and forgotten, while the older reply comes.
+            superseded = self._is_superseded(request.key)
             try:
-                found = await self._store.look_up(link, request.key)
+                found = await self._store.look_up(link, link.deadline(), request)
             except Exception as error:  # noqa: BLE001 - whatever it is, it fails no request
                 self._record.fault(operation, told(error))
             if found.fault is not None:
                 self._record.fault(operation, found.fault)
-            self._position = found.position or self._position
+            if superseded or self._is_superseded(request.key):
+                found = found._replace(entry=None)
         if found.entry is None:
             self._record.count("misses")
-        self._record.requests.record(perf_counter() - started)
-        return request, found
+        spent = perf_counter() - started
+        self._record.requests.record(spent)
+        return request, found._replace(spent=spent)
+
+    def _is_superseded(self, key: RequestKey) -> bool:
+        """Returns whether a newer decision may not have reached the server."""
+        superseded = self._deposits.superseded
+        if not superseded:
+            return False
+        superseded.settle()
+        return superseded.refuses(key)
 
     def _hit(self, request: Request, found: Found, sensitivity: str | None) -> None:
         """Counts a hit, and begins to refresh what nears its end."""
@@ -787,10 +815,16 @@ class PolicyCache(Closing):
         """Stores what callers bring; how many of them were stored."""
         if stamp is None:
             return await self._deposits.brought(operation, policy, rows, tags, None)
-        stored = await self._deposits.brought(operation, policy, rows, tags, stamp.position or "")
-        if stamp.position is None and self._position is None:
-            await self.health_check()  # so that the next stamp knows where the log is
+        stored = await self._deposits.brought(operation, policy, rows, tags, stamp.fence)
+        if stored < len(rows):
+            await self._learn_position()
         return stored
+
+    async def _learn_position(self) -> None:
+        """Asks where the log is, so that the next stamp is good."""
+        link = self._links.current()
+        with suppress(UnavailableError):  # then no stamp is
+            await self._store.position(link, link.deadline())
 
     def _revoked(
         self, operation: str, revoke: Callable[[Link], Awaitable[int]]

@@ -1,24 +1,32 @@
-"""What is stored, and what becomes of what it supersedes when it cannot be.
+"""Writes decisions to the servers.
 
-A decision that is not stored has superseded the one before all the same: that is dropped, so that
+A decision that is not stored has superseded the one before all the same: that is removed, so that
 no old allow outlives a newer deny.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from sark_cache.arguments import Row
 from sark_cache.counting import Record
-from sark_cache.keys import RequestKey
+from sark_cache.keys import RequestKey, Scope
 from sark_cache.plain import MAX_BYTES, NotJSONError
-from sark_cache.redis.link import UnavailableError, told
+from sark_cache.redis import scripts
+from sark_cache.redis.link import UnavailableError
 from sark_cache.redis.links import Links
 from sark_cache.redis.requests import Request, decision_text
-from sark_cache.redis.store import Found, Outcome, Over, Store, Write
+from sark_cache.redis.store import Fence, Found, Outcome, Over, Store, Write, elapsing
+from sark_cache.redis.superseded import Superseded
 from sark_cache.types import Context
 
 MAX_SHARED = MAX_BYTES - 4096
 """The longest entry whose decision is given to others who wait: it flies under a key of its own."""
+
+
+LONGEST_LOAD_SECONDS = 0.9e-3 * scripts.MARKER_MS
+"""An evaluation that takes longer is not stored where nothing was: a decision that was stored since
+may have expired, and its marker, too."""
 
 
 class Deposits:
@@ -31,6 +39,7 @@ class Deposits:
         self._links: Final = links
         self._record: Final = record
         self._serves: Final = serves
+        self.superseded: Final = Superseded(self._discard, self._flush, record.report)
 
     def request(
         self,
@@ -54,18 +63,19 @@ class Deposits:
         policy: str,
         rows: Sequence[Row],
         tags: tuple[str, ...],
-        position: str | None,
+        position: Callable[[], str] | None,
     ) -> int:
-        """Stores what callers bring; how many of them were stored.
+        """Stores the decisions that callers bring; returns how many of them were stored.
 
         Args:
-            operation: What they called.
-            policy: Whose decisions they are.
+            operation: The method that was called.
+            policy: The policy of all.
             rows: User, action, resource, decision, context and time to live of each.
             tags: Those of all.
-            position: That of the log when they were evaluated; None: now. It is asked for first,
-                so that what is on its way while something is revoked does not come after it.
+            position: Says the position of the log when they were evaluated; None: now. Asked first,
+                so that a decision that is on its way while something is revoked is stored before.
         """
+        deadline = self._links.current().deadline()
         writes: list[Write] = []
         dropped: list[RequestKey] = []
         for user_id, action, resource, decision, context, ttl in rows:
@@ -83,28 +93,32 @@ class Deposits:
                     writes.append(write)
                 else:
                     dropped.append(request.key)
-        outcomes = await self._put(writes, position) if writes else []
+        outcomes = await self._put(deadline, writes, position) if writes else []
         for write, outcome in zip(writes, outcomes, strict=True):
             self._count(operation, outcome)
-            if isinstance(outcome, Exception) and "OOM" in told(outcome):
+            if isinstance(outcome, UnavailableError):
                 dropped.append(write.key)
-        await self.drop(operation, dropped)
+        await self.drop(operation, deadline, dropped)
         return sum(outcome is Outcome.STORED for outcome in outcomes)
 
     async def _put(
-        self, writes: Sequence[Write], position: str | None
-    ) -> list[Outcome | Exception]:
+        self, deadline: float, writes: Sequence[Write], position: Callable[[], str] | None
+    ) -> list[Outcome | UnavailableError]:
         link = self._links.current()
         try:
             if position is None:
-                position = await self._store.position_now(link)
-                if position is None:
-                    # As if it were stored and refused: what it supersedes has to go.
+                now = await self._store.position_now(link, deadline)
+                if now is None:
                     message = "there is no invalidation log and none can be begun (OOM or READONLY)"
                     return [UnavailableError(message)] * len(writes)
-            return await self._store.put(link, writes, position or "")
+                position = now.__str__
+            return await self._store.put(link, deadline, writes, Fence(position))
         except UnavailableError as error:
             return [error] * len(writes)
+        except asyncio.CancelledError:
+            # Nobody knows which of them are stored. The older ones must not be served.
+            self.superseded.add([write.key for write in writes])
+            raise
 
     async def loaded(
         self,
@@ -117,36 +131,57 @@ class Deposits:
     ) -> str | None:
         """Stores what was evaluated, unless it was revoked or superseded since the look-up.
 
-        The decision as text that others may be given; None if it is not for others.
+        It has what the look-up left of the request's time.
+
+        Returns the decision as text that others may be given; None if it is not for others.
         """
+        link = self._links.current()
+        deadline = link.deadline() - found.spent
         try:
             text = decision_text(decision, tags)
             write = request.write(text, ttl_seconds, tags)
         except NotJSONError as error:
             self._record.fault(operation, str(error))
-            await self.drop(operation, [request.key])
+            await self.drop(operation, deadline, [request.key])
             return None
-        if ttl_seconds and self._serves():
+        if found.held is None and elapsing() - found.asked_at > LONGEST_LOAD_SECONDS:
+            message = f"an evaluation of more than {LONGEST_LOAD_SECONDS:g} s is not stored"
+            self._record.fault(operation, message)
+        elif ttl_seconds and self._serves():
             over = Over.NOTHING if found.held is None else Over.WHAT_WAS_SEEN
-            link = self._links.current()
-            [outcome] = await self._store.put(
-                link, [write], found.position or "", over, found.held or ""
-            )
+            position = (found.position or "").__str__
+            fence = Fence(position, over, found.held or "", found.marker or "")
+            [outcome] = await self._store.put(link, deadline, [write], fence)
             self._count(operation, outcome)
+            if isinstance(outcome, UnavailableError) and found.held is not None:
+                await self.drop(operation, deadline, [request.key])
         return text if len(write.text) < MAX_SHARED else None
 
-    async def drop(self, operation: str, keys: Sequence[RequestKey]) -> None:
-        """Removes what was superseded by something that is not stored."""
+    async def drop(self, operation: str, deadline: float, keys: Sequence[RequestKey]) -> None:
+        """Removes what was superseded by a decision that is not stored.
+
+        Where that cannot be confirmed, it is not served any more, and removed in the background.
+        """
         if not keys or not self._serves():
             return
         try:
-            link = self._links.current()
-            await self._store.discard(link, link.deadline(), keys)
+            await self._store.discard(self._links.current(), deadline, keys)
         except UnavailableError as error:
             self._record.fault(operation, str(error))
+            self.superseded.add(keys)
+        except asyncio.CancelledError:
+            self.superseded.add(keys)
+            raise
 
-    def _count(self, operation: str, outcome: Outcome | Exception) -> None:
-        if isinstance(outcome, Exception):
-            self._record.fault(operation, told(outcome))
+    async def _discard(self, keys: Collection[RequestKey]) -> None:
+        link = self._links.current()
+        await self._store.discard(link, link.deadline(), keys)
+
+    async def _flush(self) -> int:
+        return await self._store.invalidate(self._links.current(), Scope(), ())
+
+    def _count(self, operation: str, outcome: Outcome | UnavailableError) -> None:
+        if isinstance(outcome, UnavailableError):
+            self._record.fault(operation, str(outcome))
         elif outcome is Outcome.OVERTAKEN:
             self._record.count("invalidations")

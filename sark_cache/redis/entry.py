@@ -6,11 +6,11 @@ the time to live in seconds it was stored with; the tags; the decision.
 """
 
 import json
-from math import isfinite
 from typing import NamedTuple
 
+from sark_cache.arguments import LONGEST_TTL
 from sark_cache.keys import RequestKey
-from sark_cache.plain import JSON, MAX_BYTES, NotJSONError
+from sark_cache.plain import JSON, MAX_BYTES, NotJSONError, parsed
 from sark_cache.types import JSONObject
 
 
@@ -61,7 +61,7 @@ def decode(text: str | bytes, key: RequestKey) -> Entry:
         CorruptEntryError: It is none, or not this request's.
     """
     try:
-        entry = json.loads(text)
+        entry = parsed(text)
         found = RequestKey(entry["key"], entry["context"])
         read = Entry(entry["decision"], float(entry["ttl"]), tuple(entry["tags"]))
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
@@ -73,7 +73,7 @@ def decode(text: str | bytes, key: RequestKey) -> Entry:
     if type(read.decision) is not dict:
         message = "an entry without a decision"
         raise CorruptEntryError(message)
-    if not isfinite(read.ttl_seconds) or not all(type(tag) is str for tag in read.tags):
+    if not 0 < read.ttl_seconds <= LONGEST_TTL or not all(type(tag) is str for tag in read.tags):
         message = "an entry with a time to live or tags that are none"
         raise CorruptEntryError(message)
     return read

@@ -1,7 +1,7 @@
 """`get_or_load` after a miss, and refreshes ahead: evaluations, shared and then stored.
 
-An evaluation is known by its request *and* the log's position before it. Whoever misses after a
-revocation, by any process, has heard of another position, and so joins no evaluation that is older.
+An evaluation is known by its request *and* the newest revocation before it that may concern that. A
+request that misses after such a revocation, by any process, joins no evaluation that is older.
 """
 
 import json
@@ -64,7 +64,7 @@ class Loads:
                 "get_or_load", request, found, decision, lives, names
             )
 
-        what = (request.key, found.position, sorted(set(tags)))
+        what = (request.key, found.era, sorted(set(tags)))
         flight = sha256(json.dumps(what).encode()).hexdigest()
         evaluation = Evaluation(self._cache, loader, waiting=lambda: self._asking[flight] - 1)
         self._asking[flight] += 1

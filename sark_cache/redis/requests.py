@@ -1,13 +1,14 @@
 """Requests and decisions as they go to the servers: plain JSON under a key of text."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sark_cache.arguments import MAX_TAG_BYTES, beyond_limits, excess
+from sark_cache.arguments import MAX_TAG_BYTES, beyond_limits, beyond_tags, excess
 from sark_cache.keys import RequestKey, Scope, request_key
 from sark_cache.plain import JSON, NotJSONError, plain_mapping
 from sark_cache.redis.entry import encode, written
-from sark_cache.redis.store import Write, subject
+from sark_cache.redis.store import Write, lifetime_ms, marker_of, subject
 from sark_cache.types import Context
 
 
@@ -51,6 +52,11 @@ class Request(NamedTuple):
         """This request alone, under its policy."""
         return Scope(self.user_id, self.action, self.resource, self.policy, self.key.context)
 
+    @property
+    def subject(self) -> dict[str, Any]:
+        """What the log's records are matched against, but for tags."""
+        return subject(self.key, self.scope)
+
     def write(self, decision: str, ttl_seconds: float, tags: tuple[str, ...]) -> Write:
         """What stores a decision, whose text is given, for this request.
 
@@ -60,9 +66,10 @@ class Request(NamedTuple):
         tags = tuple(dict.fromkeys(tags))
         return Write(
             self.key,
+            marker_of(self.key),
             encode(self.key, decision, ttl_seconds, tags),
-            max(1, int(ttl_seconds * 1e3)),
-            subject(self.key, self.scope, tags),
+            lifetime_ms(ttl_seconds),
+            json.dumps({**self.subject, "tags": tags}),
         )
 
 
@@ -72,6 +79,9 @@ def decision_text(decision: Mapping[str, Any], tags: tuple[str, ...]) -> str:
     Raises:
         NotJSONError: They cannot.
     """
+    beyond = beyond_tags(tags)
+    if beyond is not None:
+        raise NotJSONError(beyond)
     if not all(map(is_utf8, tags)):
         message = "a tag with a lone surrogate, which UTF-8 cannot hold"
         raise NotJSONError(message)

@@ -1,11 +1,19 @@
 """What runs on the server, in one step each: scripts, and the form of the invalidation log.
 
-The log is a list, newest record first: `{id} {record}`, the id 24 random hexadecimal digits, the
-record a JSON object with what was named: fields, tags, `keys` or a `pattern`. A
-*position* is the id of the record that was newest when an evaluation began. Whatever stands above
-it is newer, so a decision may be stored if none of that matches it. A position that is not in the
-log is unknown: the log was cut (at `MAX_RECORDS`), flushed, evicted, or lost by a failover. Nothing
-is stored then. Ids, not numbers or times: a server that lost records cannot give one out twice.
+The log is a list, newest record first: `{id} {moment} {record}`, the id 24 random hexadecimal
+digits, the moment the server's time in 13 digits of milliseconds, the record a JSON object with
+what was named: fields, tags, `keys` or a `pattern`. A *position* is the id of the record that was
+newest when an evaluation began. Each record above it is newer, so a decision may be stored if none
+of those matches it. A position that is not in the log is unknown: the log was cut (at
+`MAX_RECORDS`), flushed, evicted, or lost by a failover. Nothing is stored then. Ids, not numbers or
+times: a server that lost records cannot give one out twice.
+
+A stamp that was taken before this process knew any position is an *age* instead: `{age}:{time}`,
+the milliseconds since then, and the time by this process's own clock, both with `AGE_MARGIN_MS` to
+spare. A record is older than it if it is older by both clocks. The log must have one that is.
+
+A decision with a short time to live could expire before an older evaluation ends, which then finds
+nothing in its place. So it leaves a *marker* beside it, for as long as an evaluation may take.
 
 Scripts are sent whole, with EVAL: the server knows them by their hash anyway, and one that was
 restarted or failed over has nothing to be told.
@@ -16,15 +24,37 @@ MAX_RECORDS = 1024
 RESERVATION = "reservation:"
 """What a key holds while a decision is on its way to it (on a cluster), followed by whose it is."""
 RESERVED_MS = 5_000
+MARKER_MS = 60_000
+"""How long a marker lives; an evaluation that takes longer is not stored."""
+AGE_MARGIN_MS = 5_000
+"""How much older than a stamp a record has to be at least, to be older than it for certain."""
+NEWS = 32
+"""The most records that a look-up brings along."""
 
-_POSITION = """
+_POSITION = f"""
+local function moment()
+  local time = redis.pcall('TIME')
+  if time.err then return '0000000000000' end
+  return string.format('%s%03d', time[1], math.floor(tonumber(time[2]) / 1000))
+end
 local function position(log, first)
   local newest = redis.call('LINDEX', log, 0)
   if newest then return string.sub(newest, 1, 24) end
   -- Memory may have run out, or this may be a replica: then there is no position.
-  local pushed = redis.pcall('LPUSH', log, first .. ' {"begun":true}')
+  local pushed = redis.pcall('LPUSH', log, first .. ' ' .. moment() .. ' {{"begun":true}}')
   if type(pushed) == 'table' then return false end
   return first
+end
+-- What was recorded since a position, newest first; false: more than is told, or it is unknown.
+local function news(log, newest, since)
+  if not newest then return false end
+  if newest == since then return {{}} end
+  for at, record in ipairs(redis.call('LRANGE', log, 0, {NEWS})) do
+    if string.sub(record, 1, 24) == since then
+      return redis.call('LRANGE', log, 0, at - 2)
+    end
+  end
+  return false
 end
 """
 
@@ -49,13 +79,24 @@ local function set_of(names)
   for _, name in ipairs(names) do set[name] = true end
   return set
 end
--- What was recorded since a position; nil: the position is not in the log.
+-- Before when, in milliseconds, a record is surely older than an age; nil: it is a position.
+local function horizon(since)
+  local age, taken = string.match(since, '^(%d+):(%d+)$')
+  if not age then return nil end
+  local time = redis.pcall('TIME')
+  if time.err then return 0 end
+  local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  return math.min(now - tonumber(age), tonumber(taken))
+end
+-- What was recorded since a position or an age; nil: it is not in the log.
 local function newer(log, since)
-  local records = {{}}
+  local records, before = {{}}, horizon(since)
   for at = 0, {MAX_RECORDS} - 1, 16 do
     for _, record in ipairs(redis.call('LRANGE', log, at, at + 15)) do
       if string.sub(record, 1, 24) == since then return records end
-      local read = cjson.decode(string.sub(record, 26))
+      local recorded = tonumber(string.sub(record, 26, 38))
+      if before and recorded > 0 and recorded < before then return records end
+      local read = cjson.decode(string.sub(record, 40))
       if read.keys then read.keys = set_of(read.keys) end
       if read.tags then read.tags = set_of(read.tags) end
       records[#records + 1] = read
@@ -73,13 +114,21 @@ end
 """
 
 _GIVES_WAY = f"""
--- 'always'; 'absent': whoever stored meanwhile knew more; 'replace': unless it is what was seen.
-local function gives_way(key, mode, seen)
+-- 'always'; 'absent': unless something was stored since; 'replace': only what was seen.
+local function gives_way(key, marker, mode, seen, seen_marker)
   if mode == 'always' then return true end
   local held = redis.pcall('GET', key)
-  if type(held) ~= 'string' then return true end
-  if string.sub(held, 1, {len(RESERVATION)}) == '{RESERVATION}' then return true end
-  return mode == 'replace' and held == seen
+  if type(held) == 'table' then held = '' end
+  if mode == 'replace' then return held == seen end
+  if held and string.sub(held, 1, {len(RESERVATION)}) ~= '{RESERVATION}' then return false end
+  local marked = redis.call('GET', marker)
+  return not marked or marked == seen_marker
+end
+-- Leaves a marker where a decision may expire before an older evaluation ends.
+local function mark(marker, mode, ttl, id)
+  if mode == 'always' and tonumber(ttl) < {MARKER_MS} then
+    redis.call('SET', marker, id, 'PX', {MARKER_MS})
+  end
 end
 """
 
@@ -89,31 +138,55 @@ GET = (
 local value = redis.pcall('GET', KEYS[1])
 if type(value) == 'table' then value = '' end
 local left = value and redis.call('PTTL', KEYS[1]) or 0
-return {value, left, KEYS[2] and position(KEYS[2], ARGV[1])}
+local marked = not value and redis.call('GET', KEYS[2])
+if not KEYS[3] then return {value, left, marked} end
+local at = position(KEYS[3], ARGV[1])
+return {value, left, marked, at, news(KEYS[3], at, ARGV[2])}
 """
 )
-"""key [log], first id -> value | nil, milliseconds left, position | nil; '' for no string"""
+"""key, marker [log], first id, position -> value | nil, milliseconds left, marker | nil
+[position | nil, records | nil]; '' for no string"""
 
-GET_MANY = """
+GET_MANY = (
+    _POSITION
+    + """
+local count = tonumber(ARGV[1])
 local values = {}
-for i, key in ipairs(KEYS) do
-  local value = redis.pcall('GET', key)
-  -- What is no text, or never expires, is no entry.
-  if type(value) == 'table' or (value and redis.call('PTTL', key) < 0) then value = '' end
-  values[i] = value
+for i = 1, count do
+  local value = redis.pcall('GET', KEYS[i])
+  if type(value) == 'table' then value = '' end
+  values[2 * i - 1] = value
+  values[2 * i] = value and redis.call('PTTL', KEYS[i]) or 0
+end
+local log = KEYS[count + 1]
+if log then
+  local at = position(log, ARGV[2])
+  values[2 * count + 1] = at
+  values[2 * count + 2] = news(log, at, ARGV[3])
 end
 return values
 """
-"""keys -> values | nil; '' for what is no entry"""
+)
+"""keys [log], their number, first id, position -> (value | nil, milliseconds left)...
+[position | nil, records | nil]; '' for no string"""
 
-POSITION = _POSITION + "return position(KEYS[1], ARGV[1])"
-"""log, first id -> position | nil"""
+POSITION = (
+    _POSITION
+    + """
+local at = position(KEYS[1], ARGV[1])
+return {at, news(KEYS[1], at, ARGV[2])}
+"""
+)
+"""log, first id, position -> position | nil, records | nil"""
 
-APPEND = f"""
-redis.call('LPUSH', KEYS[1], ARGV[1] .. ' ' .. ARGV[2])
+APPEND = (
+    _POSITION
+    + f"""
+redis.call('LPUSH', KEYS[1], ARGV[1] .. ' ' .. moment() .. ' ' .. ARGV[2])
 redis.call('LTRIM', KEYS[1], 0, {MAX_RECORDS} - 1)
 return 1
 """
+)
 """log, id, record -> 1"""
 
 STORED, OVERTAKEN, SUPERSEDED = 1, 0, -1
@@ -123,21 +196,25 @@ STORE = (
     + _GIVES_WAY
     + f"""
 local log = KEYS[#KEYS]
+local mode, id = ARGV[2], ARGV[5]
 local records = newer(log, ARGV[1])
 local outcomes = {{}}
-for i = 1, #KEYS - 1 do
-  local value, ttl, decision = ARGV[3 * i + 1], ARGV[3 * i + 2], ARGV[3 * i + 3]
+for i = 1, (#KEYS - 1) / 2 do
+  local key, marker = KEYS[2 * i - 1], KEYS[2 * i]
+  local value, ttl, decision = ARGV[3 * i + 3], ARGV[3 * i + 4], ARGV[3 * i + 5]
   if overtaken(records, cjson.decode(decision)) then outcomes[i] = {OVERTAKEN}
-  elseif not gives_way(KEYS[i], ARGV[2], ARGV[3]) then outcomes[i] = {SUPERSEDED}
+  elseif not gives_way(key, marker, mode, ARGV[3], ARGV[4]) then outcomes[i] = {SUPERSEDED}
   else
-    redis.call('SET', KEYS[i], value, 'PX', ttl)
+    redis.call('SET', key, value, 'PX', ttl)
+    mark(marker, mode, ttl, id)
     outcomes[i] = {STORED}
   end
 end
 return outcomes
 """
 )
-"""keys log, position, mode, seen, (value, milliseconds, decision)... -> outcomes"""
+"""(key, marker)... log, position, mode, seen, seen marker, id,
+(value, milliseconds, decision)... -> outcomes"""
 
 # On a cluster key and log are in different places. The key is reserved, then the log is read, then
 # the reservation becomes the decision. An invalidation appends its record and walks the keys
@@ -146,12 +223,13 @@ return outcomes
 RESERVE = (
     _GIVES_WAY
     + f"""
-if not gives_way(KEYS[1], ARGV[2], ARGV[3]) then return {SUPERSEDED} end
+if not gives_way(KEYS[1], KEYS[2], ARGV[2], ARGV[3], ARGV[4]) then return {SUPERSEDED} end
 redis.call('SET', KEYS[1], '{RESERVATION}' .. ARGV[1], 'PX', {RESERVED_MS})
+mark(KEYS[2], ARGV[2], ARGV[5], ARGV[1])
 return {STORED}
 """
 )
-"""key, id, mode, seen -> STORED | SUPERSEDED"""
+"""key, marker, id, mode, seen, seen marker, milliseconds -> STORED | SUPERSEDED"""
 
 VERIFY = (
     _OVERTAKEN

@@ -7,18 +7,22 @@ that means to a request is the cache's business.
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from enum import Enum
 from hashlib import sha256
 from secrets import token_hex
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from sark_cache.keys import RequestKey, Scope, prefix_of
+from sark_cache.keys import PARTS, RequestKey, Scope, prefix_of
 from sark_cache.patterns import candidates, matcher
-from sark_cache.redis import scripts
+from sark_cache.redis import replies, scripts
 from sark_cache.redis.entry import CorruptEntryError, Entry, decode
 from sark_cache.redis.link import Command, Link, UnavailableError, told
-from sark_cache.redis.walk import Primary, Servers, confirmed, current_servers, text, walk
+from sark_cache.redis.news import News
+from sark_cache.redis.replies import At, Held
+from sark_cache.redis.walk import Primary, Servers, confirmed, current_servers, walk
 
 Record: TypeAlias = dict[str, Any]
 """What was revoked: the fields and tags that were named, or `keys`, or a `pattern`."""
@@ -30,27 +34,40 @@ _RESERVATION = {str: scripts.RESERVATION, bytes: scripts.RESERVATION.encode()}
 
 CHUNK = 500
 """Commands, or keys of one command, that are sent at once."""
+STRETCHED = "an entry with more time left than it had: the server's clock went back"
+T = TypeVar("T")
+
 DECISIONS = 100
 """Decisions that are looked for in the log at once: a full one takes the server 10 ms then."""
 
 
 class Found(NamedTuple):
-    """What a look-up found."""
+    """The result of a look-up."""
 
     entry: Entry | None = None
     left_seconds: float = 0.0
     position: str | None = None
     """The log's, if it was asked for and could be told."""
     held: str | bytes | None = None
-    """What the key holds, to be replaced by what is evaluated now; None: nothing."""
+    """What the key holds, to be replaced by the next decision; None: nothing."""
     fault: str | None = None
-    """Why what the key holds is no entry."""
+    """Why there is no entry, if the key holds something or nobody answered."""
+    marker: str | None = None
+    """The marker of a decision that was here a moment ago."""
+    era: int = 0
+    """The number of the newest revocation that may concern the request, in this process."""
+    asked_at: float = 0.0
+    """When the look-up began, by `elapsing`."""
+    spent: float = 0.0
+    """The seconds that the look-up took of the request's time."""
 
 
 class Write(NamedTuple):
     """A decision on its way in."""
 
     key: RequestKey
+    marker: str
+    """The key of its marker."""
     text: str
     ttl_ms: int
     subject: str
@@ -65,6 +82,16 @@ class Over(Enum):
     WHAT_WAS_SEEN = "replace"
 
 
+class Fence(NamedTuple):
+    """What a write may not overtake."""
+
+    position: Callable[[], str]
+    """Says the log's when the evaluation began, or an age now (`scripts` says what that is)."""
+    over: Over = Over.ANYTHING
+    held: str | bytes = ""
+    marker: str = ""
+
+
 class Outcome(Enum):
     """What became of a write."""
 
@@ -73,9 +100,23 @@ class Outcome(Enum):
     SUPERSEDED = scripts.SUPERSEDED
 
 
-def subject(key: RequestKey, scope: Scope, tags: Sequence[str]) -> str:
-    """Returns the text that the log's records are matched against."""
-    return json.dumps({"key": logged(key.text), **_fields(scope), "tags": tags})
+class Asked(Protocol):
+    """A request, as it is looked up."""
+
+    @property
+    def key(self) -> RequestKey:
+        """Where its decision is kept."""
+        ...
+
+    @property
+    def subject(self) -> dict[str, Any]:
+        """What the log's records are matched against."""
+        ...
+
+
+def subject(key: RequestKey, scope: Scope) -> dict[str, Any]:
+    """Returns what the log's records are matched against, but for tags."""
+    return {"key": logged(key.text), **_fields(scope)}
 
 
 def logged(text: str) -> str:
@@ -85,47 +126,67 @@ def logged(text: str) -> str:
     return f"#{sha256(text.encode()).hexdigest()[:32]}"
 
 
+def elapsing() -> float:
+    """Returns a time in seconds. On Linux it goes on while the machine is suspended."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
+
+
+def marker_of(key: RequestKey) -> str:
+    """Returns the key of a decision's marker, which a cluster keeps in the same slot."""
+    prefix = key.text.rsplit(":", PARTS)[0]
+    return f"{prefix}.marker:{{{key.text}}}"
+
+
 class Store:
     """The decisions of one namespace, and their invalidation log."""
 
     def __init__(self, namespace: str) -> None:
         self.prefix: Final = prefix_of(namespace)
         self.log: Final = f"{self.prefix}.invalidations"
+        self.news: Final = News()
 
-    async def look_up(self, link: Link, key: RequestKey) -> Found:
-        """What is there for a request and, unless that is fresh, the log's position.
+    async def look_up(self, link: Link, deadline: float, request: Asked) -> Found:
+        """Looks up one request and, unless there is a fresh entry, the log's position.
 
         Raises:
             UnavailableError: There is no answer.
         """
-        deadline = link.deadline()
+        asked_at = elapsing()
+        since = self.news.position
+        key = request.key
+        keys = (key.text, marker_of(key))
+        if link.is_cluster:
+            reply = await link.command(deadline, key.text, "EVAL", scripts.GET, 2, *keys)
+        else:
+            asked = (token_hex(12), since or "")
+            command = ("EVAL", scripts.GET, 3, *keys, self.log, *asked)
+            reply = await link.command(deadline, key.text, *command)
+        held, marker, at = replies.read(replies.looked_up, reply)
+        found = _found(key, held)
         if not link.is_cluster:
-            keys = (key.text, self.log)
-            value, left, position = await link.command(
-                deadline, key.text, "EVAL", scripts.GET, 2, *keys, token_hex(12)
-            )
-            return _found(key, value, left, position)
-        value, left, *_ = await link.command(
-            deadline, key.text, "EVAL", scripts.GET, 1, key.text, ""
+            self.news.hear(at, since)
+        elif found.entry is None:
+            at = At(await self.position(link, deadline))
+        return found._replace(
+            position=at.position,
+            marker=marker,
+            era=self.news.era(request.subject) if found.entry is None else 0,
+            asked_at=asked_at,
         )
-        found = _found(key, value, left, None)
-        if found.entry is None:
-            found = found._replace(position=await self.position(link, deadline))
-        return found
 
     async def position(self, link: Link, deadline: float) -> str | None:
-        """The log's position.
+        """Asks for the log's position.
 
         Raises:
             UnavailableError: There is no answer.
         """
-        position = await link.command(
-            deadline, self.log, "EVAL", scripts.POSITION, 1, self.log, token_hex(12)
-        )
-        return None if position is None else text(position)
+        since = self.news.position
+        reply = await link.command(deadline, self.log, *self._position_since(since))
+        return self._heard(reply, since)
 
-    async def position_now(self, link: Link) -> str | None:
-        """The log's position at this moment or just before, without waiting for a turn.
+    async def position_now(self, link: Link, deadline: float) -> str | None:
+        """Asks for the log's position at this moment or just before, without waiting for a turn.
 
         One question serves all who have it at the same time.
 
@@ -137,16 +198,30 @@ class Store:
             raise UnavailableError(message)
         asked = link.questions.get(self.log)
         if asked is None or asked.done():
-            command = ("EVAL", scripts.POSITION, 1, self.log, token_hex(12))
-            asked = asyncio.create_task(link.urgent(self.log, *command))
+            asked = asyncio.create_task(self._ask_now(link))
             asked.add_done_callback(_looked_at)
             link.questions[self.log] = asked
-        position = await asyncio.shield(asked)
-        return None if position is None else text(position)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.shield(asked)
+        except TimeoutError as error:
+            raise UnavailableError(told(error)) from None
+
+    async def _ask_now(self, link: Link) -> str | None:
+        since = self.news.position
+        return self._heard(await link.urgent(self.log, *self._position_since(since)), since)
+
+    def _position_since(self, since: str | None) -> Command:
+        return ("EVAL", scripts.POSITION, 1, self.log, token_hex(12), since or "")
+
+    def _heard(self, reply: object, since: str | None) -> str | None:
+        at = replies.read(replies.at_position, reply)
+        self.news.hear(at, since)
+        return at.position
 
     async def look_up_many(self, link: Link, keys: Sequence[RequestKey]) -> list[Found]:
-        """What is there for many requests; where there is no answer, that is its fault."""
-        values: list[Any] = []
+        """Looks up many requests. An unanswered one carries its error in `fault`."""
+        values: list[Held | UnavailableError] = []
         for start in range(0, len(keys), CHUNK):
             part = [key.text for key in keys[start : start + CHUNK]]
             found = await self._values(link, part)
@@ -154,34 +229,49 @@ class Store:
             if all(isinstance(one, UnavailableError) for one in found):
                 break
         values += values[-1:] * (len(keys) - len(values))
-        return [_found(key, value, 1, None) for key, value in zip(keys, values, strict=True)]
+        return [_found(key, value) for key, value in zip(keys, values, strict=True)]
 
-    async def _values(self, link: Link, keys: Sequence[str]) -> list[Any]:
-        if not link.is_cluster:
-            command: Command = ("EVAL", scripts.GET_MANY, len(keys), *keys)
-            return await _each(link, link.deadline(), keys[0], command, len(keys))
-        commands: list[Command] = [("EVAL", scripts.GET_MANY, 1, key) for key in keys]
-        replies = await _sent(link, link.deadline(), keys, commands)
-        return [reply if isinstance(reply, Exception) else reply[0] for reply in replies]
+    async def _values(self, link: Link, keys: Sequence[str]) -> list[Held | UnavailableError]:
+        deadline = link.deadline()
+        if link.is_cluster:
+            return await self._values_of_many(link, deadline, keys)
+        since = self.news.position
+        asked = (len(keys), token_hex(12), since or "")
+        command: Command = ("EVAL", scripts.GET_MANY, len(keys) + 1, *keys, self.log, *asked)
+        try:
+            reply = await link.command(deadline, keys[0], *command)
+            self._heard(replies.read(lambda it: it[2 * len(keys) :], reply), since)
+            return [*replies.read(lambda it: replies.many(it, len(keys)), reply)]
+        except UnavailableError as error:
+            return [error] * len(keys)
+
+    async def _values_of_many(
+        self, link: Link, deadline: float, keys: Sequence[str]
+    ) -> list[Held | UnavailableError]:
+        """Asks all primaries of a cluster, and at the same time for the log's position."""
+        commands: list[Command] = [("EVAL", scripts.GET_MANY, 1, key, 1) for key in keys]
+        since = self.news.position
+        *answers, position = await _sent(
+            link, deadline, [*keys, self.log], [*commands, self._position_since(since)]
+        )
+        with suppress(UnavailableError):
+            self._heard(position, since)
+        return [_read(replies.held, answer) for answer in answers]
 
     async def put(
-        self,
-        link: Link,
-        writes: Sequence[Write],
-        position: str,
-        over: Over = Over.ANYTHING,
-        held: str | bytes = "",
-    ) -> list[Outcome | Exception]:
-        """Stores decisions that nothing newer than a position of the log revokes.
+        self, link: Link, deadline: float, writes: Sequence[Write], fence: Fence
+    ) -> list[Outcome | UnavailableError]:
+        """Stores decisions that nothing revokes that is newer than their fence.
 
-        Each one's outcome, or why there is none. Many take as long as they take while the servers
-        answer; where they do not, the rest is not tried.
+        Returns each one's outcome, or why there is none. The first part of them has the time until
+        the deadline, each other part that of a request; where nobody answers, the rest is not
+        tried.
         """
         put = self._put_in_steps if link.is_cluster else self._put_in_one
-        outcomes: list[Outcome | Exception] = []
+        outcomes: list[Outcome | UnavailableError] = []
         for start in range(0, len(writes), DECISIONS):
             part = writes[start : start + DECISIONS]
-            stored = await put(link, link.deadline(), part, position, over, held)
+            stored = await put(link, deadline if start == 0 else link.deadline(), part, fence)
             outcomes += stored
             if all(isinstance(one, UnavailableError) for one in stored):
                 break
@@ -189,55 +279,47 @@ class Store:
         return outcomes + unavailable
 
     async def _put_in_one(
-        self,
-        link: Link,
-        deadline: float,
-        writes: Sequence[Write],
-        position: str,
-        over: Over,
-        held: str | bytes,
-    ) -> list[Outcome | Exception]:
-        keys = [write.key.text for write in writes]
+        self, link: Link, deadline: float, writes: Sequence[Write], fence: Fence
+    ) -> list[Outcome | UnavailableError]:
+        keys = [key for write in writes for key in (write.key.text, write.marker)]
         values = [part for write in writes for part in (write.text, write.ttl_ms, write.subject)]
+        seen = (fence.position(), fence.over.value, fence.held, fence.marker)
         command: Command = (
             *("EVAL", scripts.STORE, len(keys) + 1, *keys, self.log),
-            *(position, over.value, held, *values),
+            *(*seen, token_hex(12), *values),
         )
-        return [_outcome(one) for one in await _each(link, deadline, keys[0], command, len(keys))]
+        return await _each(link, deadline, keys[0], command, len(writes))
 
     async def _put_in_steps(
-        self,
-        link: Link,
-        deadline: float,
-        writes: Sequence[Write],
-        position: str,
-        over: Over,
-        held: str | bytes,
-    ) -> list[Outcome | Exception]:
+        self, link: Link, deadline: float, writes: Sequence[Write], fence: Fence
+    ) -> list[Outcome | UnavailableError]:
         """Reserves the keys, reads the log, then lets the decisions take their places."""
         reservation = token_hex(12)
         keys = [write.key.text for write in writes]
+        seen = (reservation, fence.over.value, fence.held, fence.marker)
         reserve: list[Command] = [
-            ("EVAL", scripts.RESERVE, 1, key, reservation, over.value, held) for key in keys
+            ("EVAL", scripts.RESERVE, 2, write.key.text, write.marker, *seen, write.ttl_ms)
+            for write in writes
         ]
-        outcomes = [_outcome(reply) for reply in await _sent(link, deadline, keys, reserve)]
+        sent = await _sent(link, deadline, keys, reserve)
+        outcomes: list[Outcome | UnavailableError] = [_read(Outcome, reply) for reply in sent]
         reserved = [at for at, outcome in enumerate(outcomes) if outcome is Outcome.STORED]
         if not reserved:
             return outcomes
         subjects = [writes[at].subject for at in reserved]
-        verify: Command = ("EVAL", scripts.VERIFY, 1, self.log, position, *subjects)
+        verify: Command = ("EVAL", scripts.VERIFY, 1, self.log, fence.position(), *subjects)
         verified = await _each(link, deadline, self.log, verify, len(reserved))
         commit: list[Command] = []
-        for at, reply in zip(reserved, verified, strict=True):
-            outcomes[at] = _outcome(reply)
-            value = writes[at].text if outcomes[at] is Outcome.STORED else ""
+        for at, outcome in zip(reserved, verified, strict=True):
+            outcomes[at] = outcome
+            value = writes[at].text if outcome is Outcome.STORED else ""
             commit.append(
                 ("EVAL", scripts.COMMIT, 1, keys[at], reservation, value, writes[at].ttl_ms)
             )
         committed = await _sent(link, deadline, [keys[at] for at in reserved], commit)
         for at, reply in zip(reserved, committed, strict=True):
             if outcomes[at] is Outcome.STORED:
-                outcomes[at] = _outcome(reply)
+                outcomes[at] = _read(Outcome, reply)
         return outcomes
 
     async def remove(self, link: Link, key: RequestKey) -> bool:
@@ -249,33 +331,30 @@ class Store:
 
         async def revoke(_: Servers) -> int:
             await self._record(link, {"keys": [logged(key.text)]})
-            removed: int = await link.urgent(key.text, "EVAL", scripts.REMOVE, 1, key.text)
-            return removed
+            removed = await link.urgent(key.text, "EVAL", scripts.REMOVE, 1, key.text)
+            return replies.read(replies.count, removed)
 
         return bool(await confirmed(link, revoke))
 
-    async def discard(self, link: Link, deadline: float, keys: Sequence[RequestKey]) -> None:
-        """Drops what was superseded: what is stored, and what is being evaluated.
+    async def discard(self, link: Link, deadline: float, keys: Collection[RequestKey]) -> None:
+        """Removes what was superseded, stored or being evaluated.
+
+        The record comes first: a decision that is stored before it is removed after it.
 
         Raises:
             UnavailableError: It could not be confirmed.
         """
         texts = [key.text for key in keys]
+
+        async def send(*command: Any) -> object:  # noqa: ANN401 - a command's parts
+            return await link.command(deadline, self.log, *command)
+
         for start in range(0, len(texts), CHUNK):
             part = texts[start : start + CHUNK]
-            record = json.dumps({"keys": [logged(key) for key in part]})
-            append = ("EVAL", scripts.APPEND, 1, self.log, token_hex(12), record)
+            await self._append(send, {"keys": [logged(key) for key in part]})
             remove: list[Command] = [("EVAL", scripts.REMOVE, 1, key) for key in part]
-            replies = await link.commands(deadline, part, remove)
-            try:
-                await link.command(deadline, self.log, *append)
-            except UnavailableError as error:
-                if "OOM" not in str(error):
-                    raise
-                await link.command(deadline, self.log, "UNLINK", self.log)
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    raise UnavailableError(told(reply))
+            for reply in await link.commands(deadline, part, remove):
+                replies.read(replies.count, _unavailable(reply))
 
     async def invalidate(self, link: Link, scope: Scope, tags: Sequence[str]) -> int:
         """Revokes what is in a scope and has one of the tags, if any are named; how many were.
@@ -343,14 +422,28 @@ class Store:
         return await confirmed(link, revoke)
 
     async def _record(self, link: Link, record: Record) -> None:
-        append = ("EVAL", scripts.APPEND, 1, self.log, token_hex(12), json.dumps(record))
+        async def send(*command: Any) -> object:  # noqa: ANN401 - a command's parts
+            return await link.urgent(self.log, *command)
+
+        await self._append(send, record)
+
+    async def _append(self, send: Callable[..., Awaitable[object]], record: Record) -> None:
+        """Appends a record, from which on stamps may be taken.
+
+        Raises:
+            UnavailableError: That could not be confirmed.
+        """
+        position = token_hex(12)
         try:
-            await link.urgent(self.log, *append)
+            reply = await send("EVAL", scripts.APPEND, 1, self.log, position, json.dumps(record))
+            replies.read(replies.done, reply)
         except UnavailableError as error:
             if "OOM" not in str(error):
                 raise
             # Without a log no evaluation that is under way can be stored, which is enough.
-            await link.urgent(self.log, "UNLINK", self.log)
+            replies.read(replies.count, await send("UNLINK", self.log))
+        else:
+            self.news.latest = position
 
 
 def _fields(scope: Scope) -> dict[str, str]:
@@ -364,23 +457,26 @@ def _looked_at(asked: asyncio.Task[Any]) -> None:
         asked.exception()
 
 
-async def _each(link: Link, deadline: float, key: str, command: Command, count: int) -> list[Any]:
-    """The replies to one command about many things; where there is none, why."""
+async def _each(
+    link: Link, deadline: float, key: str, command: Command, count: int
+) -> list[Outcome | UnavailableError]:
+    """Sends one command about many decisions; returns each one's outcome, or why there is none."""
     try:
-        replies: list[Any] = await link.command(deadline, key, *command)
+        reply = await link.command(deadline, key, *command)
+        outcomes = replies.read(lambda it: list(map(Outcome, replies.numbers(it, count))), reply)
     except UnavailableError as error:
         return [error] * count
-    return replies
+    return [*outcomes]
 
 
 async def _sent(
     link: Link, deadline: float, keys: Sequence[str], commands: Sequence[Command]
 ) -> list[Any]:
-    replies: list[Any] = []
+    answers: list[Any] = []
     for start in range(0, len(commands), CHUNK):
         part = slice(start, start + CHUNK)
-        replies += await link.commands(deadline, keys[part], commands[part])
-    return replies
+        answers += await link.commands(deadline, keys[part], commands[part])
+    return answers
 
 
 async def _removed(primary: Primary, keys: list[str], tags: Sequence[str]) -> int:
@@ -399,25 +495,36 @@ async def _removed(primary: Primary, keys: list[str], tags: Sequence[str]) -> in
     return await primary.in_parts(keys, remove)
 
 
-def _found(
-    key: RequestKey,
-    value: str | bytes | Exception | None,
-    left_ms: int,
-    position: str | bytes | None,
-) -> Found:
-    at = None if position is None else text(position)
-    if isinstance(value, Exception):
-        return Found(fault=str(value) if isinstance(value, UnavailableError) else "no answer")
+def _read(reader: Callable[[Any], T], reply: object) -> T | UnavailableError:
+    """Reads one of many replies; returns why it is none."""
+    try:
+        return replies.read(reader, _unavailable(reply))
+    except UnavailableError as error:
+        return error
+
+
+def _unavailable(reply: object) -> object:
+    """Returns a reply, or what an error among replies is told as."""
+    return UnavailableError(told(reply)) if isinstance(reply, Exception) else reply
+
+
+def _found(key: RequestKey, held: Held | UnavailableError) -> Found:
+    if isinstance(held, UnavailableError):
+        return Found(fault=str(held))
+    value, left_ms = held
     if value is None or value.startswith(_RESERVATION[type(value)]):  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        return Found(position=at)
+        return Found()
     try:
         entry = decode(value, key)
     except CorruptEntryError as error:
-        return Found(position=at, held=value, fault=str(error))
+        return Found(held=value, fault=str(error))
     if left_ms < 0:  # told never to expire, which no entry of ours is; 0: in its last millisecond
-        return Found(position=at, held=value)
-    return Found(entry, left_ms / 1e3, at, value)
+        return Found(held=value)
+    if left_ms > lifetime_ms(entry.ttl_seconds):
+        return Found(held=value, fault=STRETCHED)
+    return Found(entry, left_ms / 1e3, held=value)
 
 
-def _outcome(reply: int | Exception) -> Outcome | Exception:
-    return reply if isinstance(reply, Exception) else Outcome(reply)
+def lifetime_ms(ttl_seconds: float) -> int:
+    """Returns a time to live as servers take it."""
+    return max(1, int(ttl_seconds * 1e3))

@@ -90,21 +90,10 @@ async def test_an_entry_lives_as_long_as_it_is_told(cache):
     assert await cache.size() == 1
 
 
-async def test_the_explicit_time_wins_then_the_sensitivity_then_the_cache(new_cache):
-    class Brief(new_cache.kind):
-        OPTIMIZED_TTL = {"critical": 0.2, "public": 60}  # noqa: RUF012
-
-    cache = await new_cache(kind=Brief, ttl_seconds=60)
-    await cache.set("1", "read", "doc", ALLOW, sensitivity="critical")
-    await cache.set("2", "read", "doc", ALLOW, ttl_seconds=60, sensitivity="critical")
-    await cache.set("3", "read", "doc", ALLOW, sensitivity="unheard of")
-    await cache.set("4", "read", "doc", ALLOW)
-    await expired(cache, "1", "read", "doc")
-    assert await cache.get_batch([(user, "read", "doc") for user in "234"]) == [ALLOW] * 3
-    cache.use_optimized_ttl = False
+async def test_the_time_to_live_can_be_changed(cache):
     cache.ttl_seconds = 0.2
     assert cache.ttl_seconds == 0.2
-    await cache.set("5", "read", "doc", ALLOW, sensitivity="public")
+    await cache.set("5", "read", "doc", ALLOW)
     await expired(cache, "5", "read", "doc")
 
 

@@ -1,0 +1,131 @@
+"""Replies of a server, read with suspicion: a proxy may answer anything, of any kind and length.
+
+A reply that cannot be read is no answer. Everything here raises `UnavailableError` for one, and
+nothing else.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from sark_cache.redis.link import UnavailableError
+
+T = TypeVar("T")
+
+POSITION = re.compile(r"[0-9a-f]{24}")
+MAX_INTEGER: Final = 2**63 - 1
+UNREADABLE = "a reply that cannot be read"
+
+
+class At(NamedTuple):
+    """The log's newest record, and what was recorded before it and after what was known."""
+
+    position: str | None = None
+    news: list[str] | None = None
+    """Records, newest first; None: too many, or what was known is not in the log."""
+
+
+class Held(NamedTuple):
+    """What a key holds."""
+
+    value: str | bytes | None
+    left_ms: int
+
+
+def read(reader: Callable[[Any], T], reply: object) -> T:
+    """Returns what a reader of this module makes of a reply.
+
+    Raises:
+        UnavailableError: The reply is none, but an error; or it cannot be read.
+    """
+    if isinstance(reply, UnavailableError):
+        raise reply
+    try:
+        return reader(reply)
+    except (TypeError, ValueError, LookupError, AttributeError, RecursionError):
+        raise UnavailableError(UNREADABLE) from None
+
+
+def integer(reply: object) -> int:
+    """Reads an integer of 64 bits."""
+    if type(reply) is not int or not -MAX_INTEGER <= reply <= MAX_INTEGER:
+        raise TypeError
+    return reply
+
+
+def count(reply: object) -> int:
+    """Reads an integer, 0 or more."""
+    number = integer(reply)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def done(reply: object) -> None:
+    """Reads the 1 of a script that did what it does."""
+    if integer(reply) != 1:
+        raise ValueError
+
+
+def text(reply: object) -> str:
+    """Reads text, from a client that decodes or one that does not."""
+    if isinstance(reply, bytes):
+        return reply.decode()
+    if not isinstance(reply, str):
+        raise TypeError
+    return reply
+
+
+def position(reply: object) -> str | None:
+    """Reads a position of the log; None if there is no log and none can be begun."""
+    if reply is None:
+        return None
+    at = text(reply)
+    if POSITION.fullmatch(at) is None:
+        raise ValueError
+    return at
+
+
+def at_position(reply: Sequence[object]) -> At:
+    """Reads a position and what is new since the one that was known."""
+    newest, news = _items(reply, 2)
+    return At(position(newest), None if news is None else [text(one) for one in _list(news)])
+
+
+def held(reply: Sequence[object]) -> Held:
+    """Reads the value of a key and the milliseconds it has left."""
+    value, left = _items(reply, 2)
+    if value is not None and not isinstance(value, str | bytes):
+        raise TypeError
+    return Held(value, integer(left))
+
+
+def looked_up(reply: Sequence[object]) -> tuple[Held, str | None, At]:
+    """Reads what a key holds, its marker and, where it was asked for, the log's position."""
+    items = _list(reply)
+    marker = None if items[2] is None else text(items[2])
+    return held(items[:2]), marker, at_position(items[3:]) if len(items) > 3 else At()  # noqa: PLR2004
+
+
+def many(reply: Sequence[object], number: int) -> list[Held]:
+    """Reads what many keys hold."""
+    items = _list(reply)
+    return [held(items[2 * at : 2 * at + 2]) for at in range(number)]
+
+
+def numbers(reply: Sequence[object], number: int) -> list[int]:
+    """Reads so many integers."""
+    return [integer(one) for one in _items(reply, number)]
+
+
+def _list(reply: object) -> list[Any]:
+    if not isinstance(reply, list):
+        raise TypeError
+    return reply
+
+
+def _items(reply: object, number: int) -> list[Any]:
+    items = _list(reply)
+    if len(items) != number:
+        raise ValueError
+    return items

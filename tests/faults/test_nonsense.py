@@ -1,0 +1,197 @@
+"""A proxy or a broken server answers nonsense: no request fails, and nothing counts as revoked."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from conftest_faults import ALLOW
+from sark_cache import InvalidationError
+from sark_cache.redis import PolicyCache
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+ALICE, BOB = ("alice", "read", "doc"), ("bob", "read", "doc")
+ENTRY = (
+    b'{"key":"sark-cache:1::alice:read:doc:none","context":"none","ttl":300,"tags":[],"decision":'
+)
+NEVER_ALLOWED = {"allow": "by nobody"}
+
+
+def bulk(text):
+    return b"$%d\r\n%b\r\n" % (len(text), text)
+
+
+NONSENSE = {
+    "a status": b"+OK\r\n",
+    "nothing": b"$-1\r\n",
+    "no list": b"*-1\r\n",
+    "an empty list": b"*0\r\n",
+    "one": b":1\r\n",
+    "a negative number": b":-5\r\n",
+    "a huge number": b":99999999999999999999999999999999\r\n",
+    "a text": bulk(b"hello"),
+    "an empty text": bulk(b""),
+    "bytes that are no UTF-8": bulk(b"\xff\xfe\xff"),
+    "a list of nothing": b"*1\r\n$-1\r\n",
+    "lists in lists": b"*1\r\n" * 200 + b":1\r\n",
+    "many lists in lists": b"*1\r\n" * 20_000 + b":1\r\n",
+    "a short look-up": b"*2\r\n$-1\r\n:0\r\n",
+    "a look-up without a position": b"*5\r\n$-1\r\n:0\r\n$-1\r\n$-1\r\n$-1\r\n",
+    "a look-up of numbers": b"*5\r\n:1\r\n:2\r\n:3\r\n:4\r\n:5\r\n",
+    "a look-up of lists": b"*5\r\n" + b"*1\r\n$1\r\na\r\n" * 5,
+    "a position that is none": b"*5\r\n$-1\r\n:0\r\n$-1\r\n" + bulk(b"x" * 24) + b"*0\r\n",
+    "a position of wrong bytes": b"*5\r\n$-1\r\n:0\r\n$-1\r\n" + bulk(b"\xff" * 24) + b"*0\r\n",
+    "news that are none": b"*5\r\n$-1\r\n:0\r\n$-1\r\n" + bulk(b"a" * 24) + b"*2\r\n:1\r\n*0\r\n",
+    "text as time left": b"*5\r\n" + bulk(ENTRY + b"{}}") + bulk(b"soon") + b"$-1\r\n" * 3,
+    "an endless time left": b"*5\r\n"
+    + bulk(ENTRY + b"{}}")
+    + b":"
+    + b"9" * 30
+    + b"\r\n"
+    + b"$-1\r\n" * 3,
+    "an entry that is too deep": b"*5\r\n"
+    + bulk(ENTRY + b'{"a":' * 9_999)
+    + b":9\r\n"
+    + b"$-1\r\n" * 3,
+    "an entry that is no object": b"*5\r\n" + bulk(b"[[]]") + b":9\r\n" + b"$-1\r\n" * 3,
+    "an error in a list": b"*1\r\n-ERR x\r\n",
+    "an error": b"-ERR unknown command\r\n",
+    "moved": b"-MOVED 1 127.0.0.1:1\r\n",
+    "no script": b"-NOSCRIPT x\r\n",
+    "no protocol": b"\x00\x01\x02\r\n",
+    "HTTP": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "a negative length": b"$-7\r\n",
+    "an end": None,
+}
+
+
+class Nonsense:
+    """A server that answers each command with the same bytes, or the connection's end."""
+
+    def __init__(self, answer, sensible=()):
+        self._answer = answer
+        self._sensible = set(sensible)
+        """Commands that are answered as a server does."""
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.close()
+
+    async def _serve(self, reader, writer):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readline()
+                if not head:
+                    break
+                words = [await self._word(reader) for _ in range(int(head[1:]))]
+                answer = b"+OK\r\n" if words[0] in self._sensible else self._answer
+                if answer is None:
+                    break
+                writer.write(answer)
+        writer.close()
+
+    @staticmethod
+    async def _word(reader):
+        size = int((await reader.readline())[1:])
+        return (await reader.readexactly(size + 2))[:-2]
+
+
+async def evaluate():
+    return dict(ALLOW)
+
+
+@pytest.fixture(params=[False, True], ids=["bytes", "text"])
+def decoded(request):
+    return request.param
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+async def test_no_request_fails_and_nothing_is_revoked(nonsense, decoded, caplog):
+    sensible = {b"CLIENT", b"HELLO", b"SELECT"}
+    async with Nonsense(NONSENSE[nonsense], sensible) as server:
+        url = f"{server.url}?decode_responses=true" if decoded else server.url
+        async with PolicyCache(url, connect_timeout=2, command_timeout=2) as cache:
+            assert await cache.get(*ALICE) is None
+            assert await cache.get_decision(*ALICE) is None
+            assert await cache.get_or_load(*ALICE, evaluate) == ALLOW
+            assert await cache.set(*ALICE, ALLOW) is False
+            assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp()) is False
+            assert await cache.set(*ALICE, {"at": object()}) is False
+            assert await cache.get_batch([ALICE, BOB]) == [None, None]
+            assert await cache.set_batch([(*ALICE, ALLOW), (*BOB, ALLOW)]) == 0
+            assert await cache.size() == 0
+            assert await cache.health_check() is False
+            for revoke in (
+                cache.delete(*ALICE),
+                cache.delete(*ALICE, policy=""),
+                cache.invalidate(user_id="alice"),
+                cache.invalidate(tags=["role:admin"]),
+                cache.invalidate_pattern("*"),
+                cache.clear(),
+            ):
+                with pytest.raises(InvalidationError):
+                    await revoke
+            assert cache.metrics.hits == 0
+            assert cache.metrics.errors > 0
+    assert len(caplog.records) < 20, "not a line for each request"
+
+
+# One reply of a real server at a time
+
+
+class Garbling:
+    """Between a cache and a server: one reply of a kind is replaced."""
+
+    def __init__(self, server):
+        self._port = server.port
+        self.garbles = None
+        """A text of the command whose reply is replaced, and by which bytes."""
+        self.garbled = 0
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.close()
+
+    async def _serve(self, reader, writer):
+        from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while data := await reader.read(2**20):
+                to_server.write(data)
+                reply = await from_server.read(2**20)
+                if self.garbles is not None and self.garbles[0] in data:
+                    self.garbled += 1
+                    reply = self.garbles[1]
+                writer.write(reply)
+        writer.close()
+        to_server.close()
+
+
+@pytest.mark.parametrize("step", [b"LPUSH", b"UNLINK', KEYS[1]"], ids=["record", "removal"])
+@pytest.mark.parametrize("nonsense", ["a status", "nothing", "a negative number", "an empty list"])
+async def test_a_revocation_whose_step_is_answered_by_nonsense_is_not_confirmed(
+    own_redis, step, nonsense
+):
+    async with (
+        Garbling(own_redis()) as proxy,
+        PolicyCache(proxy.url, connect_timeout=2, command_timeout=2) as cache,
+    ):
+        assert await cache.set(*ALICE, ALLOW)
+        proxy.garbles = (step, NONSENSE[nonsense])
+        with pytest.raises(InvalidationError, match="could not be confirmed"):
+            await cache.delete(*ALICE, policy="")
+        assert proxy.garbled
+        proxy.garbles = None
+        await cache.delete(*ALICE, policy="")
+        assert await cache.get(*ALICE) is None

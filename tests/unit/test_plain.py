@@ -1,0 +1,73 @@
+"""JSON that others wrote is parsed within bounds: of length, of depth, and of the stack."""
+
+import json
+
+import pytest
+from hypothesis import given
+
+from interpreters import run
+from json_values import OBJECTS
+from sark_cache.plain import MAX_PARSED_DEPTH, MAX_TEXT, NotJSONError, parsed, plain
+
+ON_A_SMALL_STACK = """
+import threading
+
+from sark_cache.plain import parsed, plain
+
+def deep(levels):
+    value = 1
+    for level in range(levels):
+        value = {"a": value} if level % 2 else [value]
+    return value
+
+def read():
+    assert plain(deep(64)) == deep(64)
+    for text in ('{"a":' * 990 + "1" + "}" * 990, "[" * 50_000):
+        try:
+            parsed(text)
+        except ValueError as error:
+            print(error)
+
+threading.stack_size(128 * 1024)
+thread = threading.Thread(target=read)
+thread.start()
+thread.join()
+"""
+
+
+@given(OBJECTS)
+def test_text_is_parsed_as_python_parses_it(value):
+    text = json.dumps(value, ensure_ascii=False)
+    assert parsed(text) == json.loads(text)
+    assert parsed(text.encode(errors="surrogatepass")) == json.loads(text)
+
+
+@pytest.mark.parametrize("of", ["[]", "{}"])
+def test_text_is_parsed_to_the_depth_of_an_entry(of):
+    open_, close = ("[", "]") if of == "[]" else ('{"a":', "}")
+    deepest = open_ * MAX_PARSED_DEPTH + "1" + close * MAX_PARSED_DEPTH
+    assert parsed(deepest) == json.loads(deepest)
+    with pytest.raises(ValueError, match=f"nested deeper than {MAX_PARSED_DEPTH} levels"):
+        parsed(open_ + deepest + close)
+
+
+def test_what_stands_in_strings_is_not_deep():
+    for value in ("[" * 500, '"[' * 100, "\\[" * 200, [[] for _ in range(500)], {"[{": "]" * 99}):
+        assert parsed(json.dumps(value)) == value
+
+
+def test_text_that_is_too_long_is_not_parsed():
+    with pytest.raises(ValueError, match="longer than"):
+        parsed(" " * MAX_TEXT + "1")
+    with pytest.raises(ValueError, match="delimiter"):
+        parsed('{"a": [1 2]}')
+
+
+def test_a_thread_with_a_small_stack_is_not_overrun():
+    assert len([line for line in run(ON_A_SMALL_STACK) if "nested deeper than" in line]) == 2
+
+
+@pytest.mark.parametrize("text", ["a" * 10**7, "é" * 10**7], ids=["ASCII", "not ASCII"])
+def test_long_text_is_refused_before_work_is_done_on_it(text):
+    with pytest.raises(NotJSONError, match="larger than the 65536 bytes"):
+        plain({"text": text})
