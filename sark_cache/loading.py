@@ -21,8 +21,8 @@ it evaluates for itself, in the place of the load that it waited for: what that 
 stored any more. The metric `overdue` counts it.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from inspect import isawaitable
@@ -144,6 +144,24 @@ async def _alone(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # noq
         raise
 
 
+_replacements: list[Loaded] = []
+"""What evaluations bring in place of their loaders; the last one counts."""
+
+
+@contextmanager
+def replacing(decision: Loaded) -> Generator[None]:
+    """Replaces every evaluation of a decision in this process: for tests of services."""
+    _replacements.append(decision)
+    try:
+        yield
+    finally:
+        _replacements.remove(decision)
+
+
+async def _replacement() -> Loaded:
+    return _replacements[-1]
+
+
 def _begun(
     loader: Callable[[], Awaitable[Any]],
     evaluation: "Load | Evaluation | None",
@@ -151,6 +169,8 @@ def _begun(
 ) -> Awaitable[Any]:
     if observers and evaluation is not None:
         return _observed(evaluation, brought)
+    if _replacements and brought is _decision:
+        return _replacement()
     loading = loader()
     if not isawaitable(loading):
         message = (
