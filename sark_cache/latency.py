@@ -19,10 +19,11 @@ _PER_SECOND = 1e9
 class Latency:
     """Durations as a mean, as percentiles and as a histogram. May be used from any thread.
 
-    It takes no lock, which a forked child could inherit taken. CPython lets another thread in only
-    when a call returns or a loop turns; to record ends with two additions that call nothing, and a
-    snapshot is one call, so with a global interpreter lock no duration is lost or counted by half.
-    On a free-threaded build two threads that record at once may count as one.
+    With a global interpreter lock it takes no other, so a forked child inherits none that is taken.
+    CPython lets another thread in only when a call returns or a loop turns; to record ends with two
+    additions that call nothing, and a snapshot is one call, so no duration is lost or counted by
+    half. On a free-threaded build the dict has a lock inside, which CPython takes for each operation,
+    and two threads that record at once may count as one.
     """
 
     __slots__ = ("_buckets", "_seconds")

@@ -78,7 +78,7 @@ fn new<'py>(method: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
 /// # Safety
 /// `object` must be a `CoroutineMethod`, and the thread attached.
 unsafe fn share(object: *mut ffi::PyObject) {
-    #[cfg(all(Py_GIL_DISABLED, Py_3_14))]
+    #[cfg(all(Py_GIL_DISABLED, Py_3_14, unix))]
     {
         unsafe extern "C" {
             fn PyUnstable_Object_EnableDeferredRefcount(object: *mut ffi::PyObject) -> c_int;
