@@ -183,6 +183,8 @@ class Load:
         """Stores what the loader brought, hands it to everybody who waits, and returns it."""
     def fail(self, error: Exception) -> None:
         """Counts what the loader raised, and hands it to everybody who waits."""
+    def keep(self) -> None:
+        """Leaves what is stored to its end: a refresh brought nothing new."""
     def leave(self) -> None:
         """Takes no further part: one who leads hands over, one who waits disturbs nobody."""
 

@@ -91,11 +91,27 @@ async def evaluated(evaluation: Evaluation) -> Brought:
     return _decision(await _begun(evaluation.loader, evaluation, _decision))
 
 
+async def evaluated_ahead(evaluation: Evaluation) -> Brought | None:
+    """Runs a revalidation callback; None: it brings nothing new.
+
+    Raises:
+        TypeError: It brings no decision.
+    """
+    return _renewal(await _begun(evaluation.loader, evaluation, _renewal))
+
+
 async def refresh(load: "Load") -> None:
     """Leads a load in the background, for nobody; raises what it raises."""
     within.set(())  # of this task, which no loader waits for
     try:
-        await _lead(load, _decision)
+        brought = _renewal(await _begun(load.loader, load, _renewal))
+        if brought is None:
+            load.keep()
+        else:
+            load.finish(*brought)
+    except Exception as error:
+        load.fail(error)
+        raise
     finally:
         load.leave()
 
@@ -165,7 +181,7 @@ async def _replacement() -> Loaded:
 def _begun(
     loader: Callable[[], Awaitable[Any]],
     evaluation: "Load | Evaluation | None",
-    brought: Callable[[Any], Brought],
+    brought: Callable[[Any], Brought | None],
 ) -> Awaitable[Any]:
     if observers and evaluation is not None:
         return _observed(evaluation, brought)
@@ -181,7 +197,9 @@ def _begun(
     return loading
 
 
-async def _observed(evaluation: "Load | Evaluation", brought: Callable[[Any], Brought]) -> Any:  # noqa: ANN401
+async def _observed(
+    evaluation: "Load | Evaluation", brought: Callable[[Any], Brought | None]
+) -> Any:  # noqa: ANN401
     """Evaluates in the sight of who observes it, to whom what brings no decision is an error."""
     try:
         with ExitStack() as sight:
@@ -205,6 +223,11 @@ def _decision(loaded: object) -> Brought:
         )
         raise TypeError(message)
     return brought
+
+
+def _renewal(loaded: object) -> Brought | None:
+    """Reads what a revalidation callback brings."""
+    return None if loaded is None else _decision(loaded)
 
 
 def _value(loaded: object) -> Brought:

@@ -155,6 +155,9 @@ class RustPolicyCache(Closing, PolicyStore):
         callback takes the keyword `policy`: it is called with the name of the policy, and what it
         returns is stored under that policy. A callback that raises is counted in `errors` and
         logged, and the entry lives out its time; one that returns what cannot be stored ends it.
+        A callback that returns None brings nothing new, and the entry lives out its time. After
+        that, or after one that raised, the entry is not refreshed for a quarter of a second, and
+        for twice as long each further time, up to a minute.
         No request waits for a refresh: what expires meanwhile is loaded by who asks for it.
         """
         self.revalidate_callback = callback

@@ -21,6 +21,8 @@ class Refreshes:
     def begin(self, refresh: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
         """Runs a refresh in the background of the running event loop."""
         event_loop = asyncio.get_running_loop()
+        for cut_off in tuple(task for task in self._tasks if task.get_loop().is_closed()):
+            self._tasks.discard(cut_off)  # it never ends
         task = event_loop.create_task(self._run(refresh), name="sark-cache refresh")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -52,6 +54,11 @@ class Refreshes:
         except Exception as error:  # noqa: BLE001 - whatever the callback raises
             # Its type alone: its message may hold what the request was about.
             self._report("refresh", f"the callback raised {type(error).__qualname__}")
+
+
+def goes_on(task: "asyncio.Task[None]") -> bool:
+    """Returns whether a task runs on: not if it ended, or its event loop does not run."""
+    return not task.done() and task.get_loop().is_running()
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

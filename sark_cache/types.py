@@ -61,9 +61,12 @@ Loader: TypeAlias = Callable[[], Awaitable[Mapping[str, Any] | Loaded]]
 """Evaluates one request: an async function without arguments that returns the decision."""
 
 RevalidateCallback: TypeAlias = Callable[
-    [str, str, str, Context | None], Awaitable[Mapping[str, Any] | Loaded]
+    [str, str, str, Context | None], Awaitable[Mapping[str, Any] | Loaded | None]
 ]
-"""Evaluates one request anew: `(user_id, action, resource, context) -> decision`."""
+"""Evaluates one request again: `(user_id, action, resource, context) -> decision`.
+
+None means that there is nothing new: the entry stays until its time to live is over.
+"""
 
 
 LATENCY_BOUNDS_SECONDS: tuple[float, ...] = tuple(2**power / 1e9 for power in range(8, 31))

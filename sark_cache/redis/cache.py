@@ -680,6 +680,9 @@ class PolicyCache(Closing):
         invalidation meanwhile ends it as it ends any load. A decision under a policy is refreshed
         only if the callback takes the keyword `policy`: it is called with the name of the policy,
         and what it returns is stored under that policy.
+        A callback that returns None brings nothing new, and the entry lives out its time. After
+        that, or after one that raised, the entry is not refreshed for a quarter of a second, and
+        for twice as long each further time, up to a minute.
         """
         self.revalidate_callback = callback
 

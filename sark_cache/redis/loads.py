@@ -7,18 +7,23 @@ request that misses after such a revocation, by any process, joins no evaluation
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from hashlib import sha256
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from sark_cache import arguments
 from sark_cache.counting import Record
 from sark_cache.flights import FlightKey, new_flights
-from sark_cache.loading import Evaluation, evaluate, evaluated
+from sark_cache.loading import Evaluation, evaluate, evaluated, evaluated_ahead
+from sark_cache.pauses import Pauses
 from sark_cache.redis.deposits import Deposits
 from sark_cache.redis.requests import Request
 from sark_cache.redis.store import Found
-from sark_cache.refreshing import Refreshes
+from sark_cache.refreshing import Refreshes, goes_on
 from sark_cache.types import JSONObject, Loader, RevalidateCallback
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Loads:
@@ -31,7 +36,8 @@ class Loads:
         self._flights: Final = new_flights()
         self._asking: Final[Counter[FlightKey]] = Counter()
         self._refreshes: Final = Refreshes(record.fault)
-        self._refreshed: Final[set[str]] = set()
+        self._refreshed: Final[dict[str, asyncio.Task[None]]] = {}
+        self._pauses: Final = Pauses()
 
     async def alone(self, loader: Loader) -> JSONObject:
         """What a loader brings, for one request and nobody else."""
@@ -89,7 +95,9 @@ class Loads:
         position: Callable[[], Awaitable[str | None]],
         ttl_seconds: float,
     ) -> None:
-        """Begins to refresh an entry in the background, unless that is under way.
+        """Begins to refresh an entry in the background.
+
+        Not while a refresh of it is running, nor soon after one that brought nothing.
 
         Args:
             request: The request that hit.
@@ -98,16 +106,37 @@ class Loads:
             position: The log's, before that.
             ttl_seconds: How long the new entry lives, unless the callback says otherwise.
         """
-        if request.key.text not in self._refreshed:
-            self._refreshed.add(request.key.text)
-            self._record.count("revalidations")
-            refresh = self._refresh(request, found, callback, position, ttl_seconds)
-            task = self._refreshes.begin(refresh)
-            task.add_done_callback(lambda _: self._refreshed.discard(request.key.text))
+        key = request.key.text
+        running = self._refreshed.get(key)
+        if self._pauses.has(key) or (running is not None and goes_on(running)):
+            return
+
+        def ended(task: "asyncio.Task[None]") -> None:
+            if self._refreshed.get(key) is task:
+                del self._refreshed[key]
+
+        self._record.count("revalidations")
+        refresh = self._with_pauses(
+            key, partial(self._refresh, request, found, callback, position, ttl_seconds)
+        )
+        self._refreshed[key] = task = self._refreshes.begin(refresh)
+        task.add_done_callback(ended)
 
     async def close(self) -> None:
         """Ends the refreshes."""
         await self._refreshes.ended(self._refreshes.stop())
+
+    async def _with_pauses(self, key: str, refresh: Callable[[], Awaitable[bool]]) -> None:
+        """Runs a refresh, after which there is a pause unless it brought something."""
+        try:
+            renewed = await refresh()
+        except Exception:
+            self._pauses.begin(key)
+            raise
+        if renewed:
+            self._pauses.end(key)
+        else:
+            self._pauses.begin(key)
 
     async def _refresh(
         self,
@@ -116,14 +145,20 @@ class Loads:
         callback: RevalidateCallback,
         position: Callable[[], Awaitable[str | None]],
         ttl_seconds: float,
-    ) -> None:
+    ) -> bool:
+        """Evaluates a request again and stores the decision; False if there is nothing new."""
+
         def load() -> Awaitable[Any]:
             return callback(request.user_id, request.action, request.resource, request.context)
 
         found = found._replace(position=await position())
-        decision, ttl, late = await evaluated(Evaluation(self._cache, load, ahead=True))
+        brought = await evaluated_ahead(Evaluation(self._cache, load, ahead=True))
+        if brought is None:
+            return False
+        decision, ttl, late = brought
         carried = found.entry.tags if found.entry else ()
         names = (*carried, *arguments.read_tags(late))
         lives = arguments.read_ttl(ttl)
         lives = ttl_seconds if lives is None else lives
         await self._deposits.loaded("refresh", request, found, decision, lives, names)
+        return True

@@ -1,6 +1,7 @@
 """`get_or_load`: one evaluation for all who ask meanwhile; what was overtaken is not stored."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -199,6 +200,9 @@ async def test_a_loader_that_brings_no_decision_is_an_error(cache, brought):
 
 # Refresh ahead
 
+SHORTEST_PAUSE = 0.125
+"""Seconds, at least, in which a refresh that brought nothing is not tried again."""
+
 
 class Late:
     """A cache with an entry in the last part of its life."""
@@ -277,3 +281,38 @@ async def test_a_refresh_that_fails_is_counted_and_the_entry_lives_on(cache, cap
     assert cache.metrics.errors == 1
     assert "the callback raised ConnectionError" in caplog.text
     assert "secret" not in caplog.text
+
+
+async def test_a_refresh_that_fails_is_not_tried_again_at_once(cache):
+    late = Late(cache, ConnectionError())
+    late.done.set()
+    await late.hit()
+    began = time.monotonic()
+    for _ in range(30):
+        assert await cache.get(*ALICE, {"ip": "::1"}, "critical") == ALLOW
+        await asyncio.sleep(0)
+    await late.ended()
+    assert len(late.asked) <= 1 + (time.monotonic() - began) / SHORTEST_PAUSE
+    assert cache.metrics.errors == cache.metrics.revalidations == len(late.asked)
+    asked = len(late.asked)
+    async with asyncio.timeout(5):
+        while len(late.asked) == asked:  # but later
+            if await cache.get(*ALICE, {"ip": "::1"}, "critical") is None:
+                await cache.set(*ALICE, ALLOW, {"ip": "::1"}, 0.1)
+            await asyncio.sleep(0.01)
+
+
+async def test_a_callback_that_has_nothing_new_is_no_error_and_not_asked_again_at_once(
+    cache, caplog
+):
+    late = Late(cache, None)
+    await late.hit()
+    began = time.monotonic()
+    await late.ended()
+    for _ in range(10):
+        assert await cache.get(*ALICE, {"ip": "::1"}, "critical") == ALLOW
+        await asyncio.sleep(0)
+    await late.ended()
+    assert len(late.asked) <= 1 + (time.monotonic() - began) / SHORTEST_PAUSE
+    assert (cache.metrics.errors, cache.metrics.load_errors) == (0, 0)
+    assert not caplog.records

@@ -250,7 +250,69 @@ async def test_a_refresh_that_fails_is_counted_and_logged_and_the_entry_lives_on
     assert "secret" not in caplog.text
     assert await cache.get(*REQUEST, None, "critical") == OLD
     await cache.refreshed()
-    assert len(cache.asked) == 2, "tried again at the next hit"
+    assert len(cache.asked) == 1, "not tried again at once"
+
+
+async def hits_in(cache, seconds):
+    """Hits as fast as it can for so long."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        assert await cache.get(*REQUEST, None, "critical") is not None
+        await asyncio.sleep(0)
+
+
+class LongRefreshed(Refreshed):
+    """A cache whose every sensitive entry is to be refreshed, for a minute."""
+
+    OPTIMIZED_TTL: ClassVar = {"critical": 60}
+    STALE_THRESHOLD_RATIO: ClassVar = 1.0
+
+
+async def test_a_refresh_that_fails_is_tried_again_after_ever_longer_pauses():
+    cache = LongRefreshed()
+    cache.brings = ConnectionError()
+    await cache.store()
+    await hits_in(cache, 2)
+    # After 0, 0.125 to 0.25, 0.25 to 0.5, 0.5 to 1 and 1 to 2 seconds.
+    assert 3 <= len(cache.asked) <= 5
+    assert cache.metrics.errors == cache.metrics.revalidations == len(cache.asked)
+
+
+async def test_a_refresh_that_succeeds_ends_the_pauses():
+    cache = LongRefreshed()
+    cache.brings = ConnectionError()
+    await cache.store()
+    await hits_in(cache, 1)
+    cache.brings = OLD
+    await hits_in(cache, 2)
+    cache.brings = ConnectionError()
+    asked = len(cache.asked)
+    await hits_in(cache, 0.6)
+    assert len(cache.asked) >= asked + 2, "its next pause is the first again"
+
+
+async def test_the_pause_of_one_decision_is_no_other_ones():
+    cache = LongRefreshed()
+    cache.brings = ConnectionError()
+    for number in range(20):
+        assert await cache.set(f"u{number}", "read", "doc", OLD, sensitivity="critical")
+        assert await cache.get(f"u{number}", "read", "doc", None, "critical") == OLD
+    await cache.refreshed()
+    assert len(cache.asked) == 20
+
+
+async def test_a_callback_that_has_nothing_new_leaves_the_entry_to_its_end(caplog):
+    cache = Refreshed()
+    cache.brings = None
+    await cache.store_and_hit_late()
+    await cache.refreshed()
+    assert await cache.get(*REQUEST, None, "critical") == OLD
+    await cache.refreshed()
+    assert len(cache.asked) == 1, "not asked again at once"
+    assert cache.metrics.errors == cache.metrics.load_errors == 0
+    assert not caplog.records
+    await cache.until(TTL)
+    assert await cache.get(*REQUEST) is None
 
 
 async def test_a_callback_that_is_not_async_fails_no_request(caplog):

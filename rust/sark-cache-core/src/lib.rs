@@ -20,6 +20,7 @@ pub mod key;
 pub mod latency;
 pub mod load;
 pub mod log;
+pub mod pauses;
 mod policies;
 pub mod ready;
 mod shim;

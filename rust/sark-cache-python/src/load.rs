@@ -23,9 +23,11 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyModule, PyTraceback, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
+use sark_cache_core::clock::nanos;
 use sark_cache_core::load::{
     FlightId, Joined, Leader, MAX_OVERTAKEN, MOMENT, Turn, WaitGraph, Waiter,
 };
+use sark_cache_core::pauses::Pauses;
 use sark_cache_core::ready::poll_once;
 use sark_cache_core::{Cache, Entry, Flights, Key};
 use std::future::Future;
@@ -59,13 +61,15 @@ pub struct Loads {
     generation: AtomicU64,
     /// The event loops that have an [`Alarm`], by their addresses, and whether it is alive.
     watched: Mutex<Vec<(usize, Weak<()>)>>,
+    /// Between refreshes that bring nothing.
+    pauses: Pauses,
 }
 
 impl Loads {
     pub fn new(cache: &Cache<Stored>) -> Arc<Self> {
         let flights = Arc::new(Flights::new(Arc::clone(cache.log()), Arc::clone(&GRAPH)));
         let (generation, watched) = (AtomicU64::new(generation()), Mutex::default());
-        Arc::new(Self { flights, generation, watched })
+        Arc::new(Self { flights, generation, watched, pauses: Pauses::default() })
     }
 
     /// Keeps what a load brings from overwriting what is about to be stored.
@@ -73,18 +77,27 @@ impl Loads {
         self.flights().supersede(key);
     }
 
-    /// The load that refreshes what is stored, and its leader.
-    pub fn refreshes(&self, key: &[u8]) -> Option<(FlightId, Task)> {
-        self.flights().led_ahead(key)
+    /// Whether what is stored is being refreshed, or has to wait for its next refresh.
+    pub fn refreshes(&self, key: &[u8]) -> Refreshing {
+        if self.pauses.has(key, now()) {
+            return Refreshing::Pauses;
+        }
+        let led = self.flights().led_ahead(key);
+        led.map_or(Refreshing::No, |(flight, leader)| Refreshing::Led(flight, leader))
     }
 
-    /// Whether a refresh goes on. If its task does not, it is given up: nobody waits for it.
-    pub fn goes_on(&self, py: Python<'_>, (flight, leader): (FlightId, Task)) -> PyResult<bool> {
-        let goes_on = leader.goes_on(py)?;
-        if !goes_on {
-            self.flights().depose(flight, &leader);
+    /// Whether there is nothing to begin. A refresh whose task does not go on is given up: nobody
+    /// waits for it.
+    pub fn holds(&self, py: Python<'_>, refreshing: Refreshing) -> PyResult<bool> {
+        match refreshing {
+            Refreshing::No => Ok(false),
+            Refreshing::Pauses => Ok(true),
+            Refreshing::Led(_, leader) if leader.goes_on(py)? => Ok(true),
+            Refreshing::Led(flight, leader) => {
+                self.flights().depose(flight, &leader);
+                Ok(false)
+            }
         }
-        Ok(goes_on)
     }
 
     fn flights(&self) -> &Arc<Flights<Shared, Task>> {
@@ -117,10 +130,8 @@ impl Loads {
 
     /// Looks after those who wait; whether anybody does.
     fn look_after(&self, py: Python<'_>) -> PyResult<bool> {
-        static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
-        let now = u64::try_from(ORIGIN.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let flights = self.flights();
-        let look = flights.look_after(now);
+        let look = flights.look_after(now());
         for (flight, leader) in look.slow.into_iter().take(MAX_LOOKED_AT) {
             if !leader.goes_on(py)? {
                 flights.depose(flight, &leader);
@@ -130,6 +141,21 @@ impl Loads {
         }
         Ok(look.anybody)
     }
+}
+
+/// What is known of the refresh of what is stored.
+pub enum Refreshing {
+    No,
+    /// The last one brought nothing.
+    Pauses,
+    /// It is running, led by a task.
+    Led(FlightId, Task),
+}
+
+/// Nanoseconds of a monotonic clock.
+fn now() -> u64 {
+    static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    nanos(ORIGIN.elapsed())
 }
 
 /// What an event loop calls once a [`MOMENT`] while requests wait.
@@ -328,6 +354,9 @@ impl Load {
         let tags = self.wanted.tags.with(&cache.log().tags(&late.names));
         match late.all().and_then(|()| Stored::from_python(value)) {
             Ok(stored) => {
+                if self.ahead {
+                    self.wanted.loads.pauses.end(key.as_bytes());
+                }
                 let answer = stored.to_python(py)?;
                 if let Err(refused) = cache.weigh(key, &stored) {
                     self.report(py, refused.into())?;
@@ -337,6 +366,7 @@ impl Load {
                 Ok(answer)
             }
             Err(fault) => {
+                self.pause();
                 let (discarding, key) = (Arc::clone(cache), key.clone());
                 complete(async move { discarding.discard(key.as_bytes()).await });
                 self.report(py, fault)?;
@@ -353,10 +383,17 @@ impl Load {
         let counters = &self.wanted.cache.stats().counters;
         let failures = if self.ahead { &counters.errors } else { &counters.load_errors };
         failures.increment();
+        self.pause();
         if self.flight().is_none() {
             return Ok(());
         }
         self.end(py, Outcome::Raised(error, traceback), &self.wanted.tags, |_, _| ())
+    }
+
+    /// Leaves what is stored to its end: a refresh brought nothing new.
+    fn keep(&self, py: Python<'_>) -> PyResult<()> {
+        self.pause();
+        self.leave(py)
     }
 
     /// Takes no further part: one who leads hands over, one who waits disturbs nobody.
@@ -399,6 +436,13 @@ impl Load {
     fn new(wanted: Wanted, ahead: bool, state: State) -> Self {
         let (state, again, in_vain) = (Arc::new(Mutex::new(state)), false.into(), Mutex::default());
         Self { wanted, ahead, state, again, in_vain }
+    }
+
+    /// Lets some time pass before the next refresh, if this is one.
+    fn pause(&self) {
+        if self.ahead {
+            self.wanted.loads.pauses.begin(self.wanted.key.as_bytes(), now());
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -635,10 +635,8 @@ impl PolicyStore {
             if !store.cache.ends_soon(entry, part) {
                 return Ok(false);
             }
-            let refresh = request(asked, |key| store.loads.refreshes(key.as_bytes()))?;
-            if let Some(refresh) = refresh
-                && store.loads.goes_on(py, refresh)?
-            {
+            let refreshing = request(asked, |key| store.loads.refreshes(key.as_bytes()))?;
+            if store.loads.holds(py, refreshing)? {
                 return Ok(true);
             }
             let Request { policy, fields: [user_id, action, resource], context } = asked;

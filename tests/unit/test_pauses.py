@@ -1,0 +1,67 @@
+"""Pauses between refreshes that bring nothing, as the backends in Python make them."""
+
+import pytest
+
+from sark_cache import pauses
+from sark_cache.pauses import FIRST_SECONDS, LONGEST_SECONDS, MAX_KEYS, Pauses
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time, which the test moves on."""
+    time = [1_000.0]
+    monkeypatch.setattr(pauses, "monotonic", lambda: time[0])
+    return time
+
+
+def length(kept, clock):
+    """How long the pause lasts that begins now."""
+    kept.begin("key")
+    began = clock[0]
+    while kept.has("key"):
+        clock[0] += 0.001
+    return clock[0] - began
+
+
+def test_each_pause_of_a_row_is_about_twice_as_long(clock):
+    kept = Pauses()
+    for row in range(10):
+        whole = min(FIRST_SECONDS * 2**row, LONGEST_SECONDS)
+        assert whole / 2 <= length(kept, clock) <= whole + 0.01
+
+
+def test_a_success_ends_the_row(clock):
+    kept = Pauses()
+    for _ in range(5):
+        kept.begin("key")
+    kept.end("key")
+    assert not kept.has("key")
+    assert length(kept, clock) <= FIRST_SECONDS + 0.01
+
+
+def test_a_row_that_is_long_over_begins_again(clock):
+    kept = Pauses()
+    for _ in range(10):
+        kept.begin("key")
+    clock[0] += 2 * LONGEST_SECONDS
+    assert length(kept, clock) <= FIRST_SECONDS + 0.01
+
+
+def test_pauses_of_many_keys_end_at_different_times(clock):
+    kept = Pauses()
+    keys = [f"key-{number}" for number in range(100)]
+    for key in keys:
+        kept.begin(key)
+    clock[0] += 0.75 * FIRST_SECONDS
+    assert 5 < sum(map(kept.has, keys)) < 95
+
+
+def test_the_memory_is_bounded_and_the_last_key_has_its_pause(clock):
+    kept = Pauses()
+    for number in range(MAX_KEYS + 500):
+        kept.begin(f"key-{number}")
+        assert kept.has(f"key-{number}")
+    assert len(kept) == MAX_KEYS
+    clock[0] += FIRST_SECONDS
+    kept.begin("key")
+    assert len(kept) == 1, "those that are over make room"
