@@ -205,7 +205,7 @@ class PolicyStore:
     enabled: bool
     """Whether the cache serves and stores."""
     use_optimized_ttl: bool
-    """Whether a given sensitivity decides how long an entry lives."""
+    """Whether a given sensitivity shortens how long an entry lives."""
     @property
     def ttl_seconds(self) -> float:
         """How long an entry lives unless told otherwise, in seconds; settable."""
@@ -269,9 +269,9 @@ class PolicyStore:
     ) -> Coroutine[object, None, bool]:
         """Stores a snapshot of a decision; True if it was stored.
 
-        A decision that cannot be stored (not JSON, too large, no time to live) drops the one that
-        was stored before: it has superseded it. What a `get_or_load` that is under way brings does
-        not overwrite it.
+        A decision that cannot be stored (not JSON, too large, too many tags, no time to live) drops
+        the one that was stored before: it has superseded it. What a `get_or_load` that is under way
+        brings does not overwrite it.
 
         Args:
             user_id: Who asks.
@@ -279,10 +279,11 @@ class PolicyStore:
             resource: To what.
             decision: A JSON object; with its key at most 64 KiB. Tuples come back as lists.
             context: What else the decision depends on: a JSON object.
-            ttl_seconds: How long it lives, in seconds; 0 stores nothing. None: by its
-                sensitivity, else as the cache says. At most a hundred years.
-            sensitivity: A name in `OPTIMIZED_TTL`; others count for nothing.
-            tags: Names to revoke it by later.
+            ttl_seconds: How long it lives, in seconds; 0 stores nothing. None: as the cache says.
+                At most a hundred years.
+            sensitivity: A name in `OPTIMIZED_TTL`: it lives no longer than that says. Any other
+                name changes nothing and is warned of once.
+            tags: Names to revoke it by later, at most 64 of at most 256 bytes.
             stamp: What `stamp()` returned before the decision was evaluated. If something that
                 revokes it came in between, it is not stored. None: the moment of this call.
             policy: The policy that decided. Requests under another one do not see the decision.
@@ -327,9 +328,10 @@ class PolicyStore:
                 or a `Loaded` with one, its time to live and its tags. Neither it nor a task that
                 it makes may ask for its own key, nor two loaders of one cache for each other's.
             context: What else the decision depends on: a JSON object.
-            ttl_seconds: How long it lives, in seconds; 0 shares it and stores nothing. None: by its
-                sensitivity, else as the cache says.
-            sensitivity: A name in `OPTIMIZED_TTL`; others count for nothing.
+            ttl_seconds: How long it lives, in seconds; 0 shares it and stores nothing. None: as the
+                cache says. What the loader says in a `Loaded` goes before it.
+            sensitivity: A name in `OPTIMIZED_TTL`: it lives no longer than that says, whatever the
+                loader says. Any other name changes nothing and is warned of once.
             tags: Names to revoke it by. All who ask for the same decision should name the same.
             policy: The policy that the loader evaluates. Loads under different policies share
                 nothing.
@@ -430,6 +432,8 @@ class PolicyStore:
     ) -> Coroutine[object, None, int]:
         """Revokes every decision that matches all given fields; none given: all decisions.
 
+        None given is logged as a warning: where all are meant, `clear` says so.
+
         Takes effect when called, in constant time. The count is exact and comes from a visit to
         every entry, off the event loop if they are many.
 
@@ -437,7 +441,7 @@ class PolicyStore:
             user_id: Those of this user.
             action: Those of this action.
             resource: Those of this resource.
-            tags: Those that have one of these tags.
+            tags: Those that have one of these tags. None is as if none were given.
             policy: Those that this policy decided; `""` are those of requests that name none. None:
                 whatever the policy.
 
@@ -446,6 +450,7 @@ class PolicyStore:
 
         Raises:
             TypeError: An argument of the wrong type; the message names it.
+            ValueError: Empty `tags`, or more than 10,000.
         """
     def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
         r"""Revokes every decision with a text key that matches a Redis glob; returns how many died.

@@ -12,6 +12,7 @@ from sark_cache.latency import whole_nanoseconds
 from sark_cache.loading import refresh
 from sark_cache.refreshing import Refreshes, running_loop
 from sark_cache.revalidation import Revalidation
+from sark_cache.sensitivity import warn_of_unknown
 from sark_cache.types import (
     LATENCY_BOUNDS_SECONDS,
     BatchEntry,
@@ -40,11 +41,12 @@ class RustPolicyCache(Closing, PolicyStore):
         ttl_seconds: How long an entry lives unless `set` says otherwise, in seconds; fractions
             are allowed.
         enabled: If False, `get` returns None, `set` returns False and no metric moves.
-        use_optimized_ttl: Whether a `sensitivity` given to `set` chooses the time to live from
-            `OPTIMIZED_TTL`.
+        use_optimized_ttl: Whether a `sensitivity` shortens the time to live to the one that it has
+            in `OPTIMIZED_TTL`.
         stale_while_revalidate: Whether hits near their end are refreshed in the background by
             the callback, if one is set.
-        max_bytes: The most bytes, counting keys, values and 420 bytes an entry; None: any.
+        max_bytes: The most bytes, counting keys, values, 8 bytes a tag and 420 bytes an entry;
+            None: any.
         eviction: What leaves a full cache first: `"lru"`, the least recently used, or
             `"tiny_lfu"`, the least frequently used of those that are not recent.
 
@@ -150,8 +152,9 @@ class RustPolicyCache(Closing, PolicyStore):
         A hit with `sensitivity` "critical" or "confidential" in the last 30 % of its time to live
         (`STALE_THRESHOLD_RATIO`) is served and, once, refreshed in the background: what
         `callback(user_id, action, resource, context)` returns, a decision or a `Loaded`, is stored
-        for the time to live of that sensitivity, with the tags of what it replaces. An invalidation
-        meanwhile ends it as it ends any load. A decision under a policy is refreshed only if the
+        with the time to live and the tags of what it replaces, no longer than that sensitivity
+        lets it live. An invalidation meanwhile ends it as it ends any load. A decision under a
+        policy is refreshed only if the
         callback takes the keyword `policy`: it is called with the name of the policy, and what it
         returns is stored under that policy. A callback that raises is counted in `errors` and
         logged, and the entry lives out its time; one that returns what cannot be stored ends it.
@@ -207,6 +210,12 @@ class RustPolicyCache(Closing, PolicyStore):
         if load is not None:
             self._refreshes.begin(refresh(load))
         return True
+
+    def _revokes_everything(self) -> None:
+        self._faults.revokes_everything()
+
+    def _unknown_sensitivity(self, sensitivity: str) -> None:
+        warn_of_unknown(sensitivity, self.OPTIMIZED_TTL)
 
     def _report(self, operation: str, reason: str) -> None:
         self._faults.report(operation, reason)

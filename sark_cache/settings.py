@@ -102,7 +102,7 @@ class CacheSettings(BaseSettings):
         default=300.0, description="How long an entry lives by default, in seconds."
     )
     use_optimized_ttl: Switch = Field(
-        default=True, description="Whether a request's sensitivity chooses the time to live."
+        default=True, description="Whether a request's sensitivity shortens the time to live."
     )
     stale_while_revalidate: Switch = Field(
         default=True, description="Whether hits near their end are refreshed in the background."

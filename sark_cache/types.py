@@ -42,7 +42,7 @@ class Loaded:
     Args:
         decision: The decision, as a loader could return it alone.
         ttl_seconds: How long it lives, in seconds; 0 stores nothing. None: as `get_or_load` was
-            told, or by its sensitivity, or as the cache says.
+            told, or as the cache says. A sensitivity can shorten it.
         tags: Names to revoke it by, besides those that `get_or_load` was given.
     """
 
@@ -128,6 +128,9 @@ class CacheMetrics:
     that failed."""
     unconfirmed_revocations: int = 0
     """Revocations that nobody awaited and that could not be confirmed."""
+    flushes: int = 0
+    """Revocations that revoked everything, because more of them were remembered than there is room
+    for."""
     size: int = 0
     """Entries held; those that expired count until they are cleaned up."""
     max_size: int = 0

@@ -86,8 +86,8 @@ def authorize(
             policy is to know them, say so here or in `context`.
         context: What else the decision depends on: a JSON object, or None.
         sensitivity: A name in `RustPolicyCache.OPTIMIZED_TTL`, or None.
-        ttl_seconds: How long a decision lives, in seconds; 0 stores none. None: by its sensitivity,
-            else as the settings say.
+        ttl_seconds: How long a decision lives, in seconds; 0 stores none. None: as the
+            settings say.
         tags: Names to revoke decisions by.
         policy: The name of the policy, at most 256 bytes, the same in every process. None: the
             evaluator's, `module:qualified name`, if it can be imported by that: a function of a

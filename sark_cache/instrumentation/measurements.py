@@ -81,6 +81,11 @@ COUNTERS = (
         "refreshes that failed.",
     ),
     Measurement(
+        "flushes",
+        "{revocation}",
+        "Revocations that revoked everything, because there was no room for one more record.",
+    ),
+    Measurement(
         "unconfirmed_revocations",
         "{revocation}",
         "Revocations that nobody awaited and that could not be confirmed.",

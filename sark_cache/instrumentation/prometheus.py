@@ -18,7 +18,9 @@ follows from what is:
 | hits, misses, stale_hits, revalidations,| `sark_cache_hits_total` and so on: counters with the  |
 | batch_operations, evictions,            | same name                                             |
 | expirations, invalidations, loads,      |                                                       |
-| load_errors, coalesced, overdue, errors |                                                       |
+| load_errors, coalesced, overdue,        |                                                       |
+| errors, flushes,                        |                                                       |
+| unconfirmed_revocations                 |                                                       |
 | total_requests                          | hits + stale_hits + misses                            |
 | hit_rate                                | 100 × `sark_cache_hit_ratio`                          |
 | effective_hit_rate                      | 100 × `sark_cache_effective_hit_ratio`                |

@@ -207,7 +207,7 @@ def counted(metrics: CacheMetrics) -> None:
         *(metrics.batch_operations, metrics.evictions, metrics.expirations, metrics.invalidations),
         *(metrics.loads, metrics.load_errors, metrics.coalesced, metrics.overdue, metrics.errors),
         *(metrics.size, metrics.max_size, metrics.total_requests),
-        metrics.unconfirmed_revocations,
+        *(metrics.flushes, metrics.unconfirmed_revocations),
     )
     assert_type(sum(whole), int)
     fractions = (

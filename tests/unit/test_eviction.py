@@ -67,7 +67,11 @@ async def test_bytes_are_bounded_as_well_as_entries():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"max_size": 0}, ValueError, "max_size must be at least 1"),
+        (
+            {"max_size": 0},
+            ValueError,
+            "max_size must be at least 1 .*, not 0; to store nothing use enabled=False",
+        ),
         ({"max_size": -5}, ValueError, "max_size must be at least 1"),
         ({"max_size": 2**64}, ValueError, r"max_size must be .* at most 2\*\*62 entries"),
         ({"max_size": 2**200}, ValueError, r"max_size must be .* at most 2\*\*62 entries"),
@@ -105,3 +109,12 @@ def test_evictions_are_not_made_up_while_other_threads_are_at_it():
     for reader in readers:
         reader.join()
     assert cache.metrics.evictions == 0
+
+
+async def test_tags_count_as_bytes():
+    cache = RustPolicyCache(max_size=1_000, max_bytes=20_000)
+    tags = [f"{i}{'x' * 250}" for i in range(64)]
+    for user in range(200):
+        assert await cache.set(str(user), "read", "doc", ALLOW, tags=tags) is True
+    # 64 tags take 512 bytes, an entry without them about 450.
+    assert 10 <= cache.metrics.size <= 20

@@ -24,6 +24,7 @@ KEYS = {
     "coalesced",
     "overdue",
     "errors",
+    "flushes",
     "unconfirmed_revocations",
     "size",
     "max_size",
@@ -105,3 +106,15 @@ async def test_every_way_to_leave_is_counted_once():
     await cache.clear()
     assert cache.metrics.invalidations == 2 + 88
     assert cache.metrics.evictions == 50
+
+
+async def test_a_revocation_that_the_log_has_no_room_for_is_counted(cache):
+    for i in range(64):
+        await cache.invalidate_pattern(f"policy:decision:{i}:*")
+    await cache.set("alice", "read", "doc", ALLOW)
+    assert cache.metrics.flushes == 0
+    assert await cache.invalidate_pattern("policy:decision:bob:*") == 1
+    assert cache.metrics.flushes == cache.get_metrics()["flushes"] == 1
+    assert await cache.get("alice", "read", "doc") is None
+    await cache.clear()
+    assert cache.metrics.flushes == 1

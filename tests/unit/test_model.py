@@ -307,7 +307,8 @@ class CacheAgainstDict(RuleBasedStateMachine):
                 not carried or bool(carried & entry_tags)
             )
 
-        died = self.run(self.cache.invalidate(*named, tags=carried, policy=policy))
+        tagged = {"tags": carried} if carried else {}
+        died = self.run(self.cache.invalidate(*named, **tagged, policy=policy))
         assert died == self.revoke(matches)
 
     @rule(user=st.sampled_from(USERS))

@@ -190,16 +190,27 @@ def test_a_refresh_whose_loop_was_closed_holds_nobody_up():
     asyncio.run(cache.close())
 
 
-async def test_what_is_refreshed_lives_as_long_as_its_sensitivity_says():
+@pytest.mark.parametrize("ttl_seconds", [TTL, 2 * TTL])
+async def test_what_is_refreshed_lives_as_long_as_what_it_replaces(ttl_seconds):
     cache = Refreshed(ttl_seconds=60)
-    await cache.store("confidential", ttl_seconds=TTL)
-    await cache.until(LATE)
+    await cache.store("confidential", ttl_seconds=ttl_seconds)
+    await cache.until(0.75 * ttl_seconds)
     await cache.get(*REQUEST, None, "confidential")
     await cache.refreshed()
     cache.stored = time.monotonic()
-    await cache.until(TTL)
+    await cache.until(ttl_seconds - 0.1)
     assert await cache.get(*REQUEST) == NEW
-    await cache.until(2 * TTL)
+    await cache.until(ttl_seconds)
+    assert await cache.get(*REQUEST) is None
+
+
+async def test_what_is_refreshed_lives_no_longer_than_its_sensitivity_lets_it():
+    cache = Refreshed(ttl_seconds=60)
+    cache.brings = Loaded(NEW, ttl_seconds=60)
+    await cache.store_and_hit_late()
+    await cache.refreshed()
+    cache.stored = time.monotonic()
+    await cache.until(TTL)
     assert await cache.get(*REQUEST) is None
 
 

@@ -72,13 +72,15 @@ class Short(RustPolicyCache):
     [
         ({"sensitivity": "critical"}, False),
         ({"sensitivity": "public"}, True),
-        ({"sensitivity": "critical", "ttl_seconds": 60}, True),
+        ({"sensitivity": "critical", "ttl_seconds": 60}, False),
         ({"sensitivity": "public", "ttl_seconds": 0.05}, False),
         ({"sensitivity": "unheard of"}, True),
         ({}, True),
     ],
 )
-async def test_the_explicit_time_wins_then_the_sensitivity_then_the_cache(arguments, served):
+async def test_the_explicit_time_or_the_caches_counts_and_a_sensitivity_shortens_it(
+    arguments, served
+):
     cache = Short(ttl_seconds=60)
     await cache.set("alice", "read", "doc", ALLOW, **arguments)
     await asyncio.sleep(0.06)

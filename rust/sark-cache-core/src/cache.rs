@@ -19,6 +19,7 @@ use crate::census::Census;
 use crate::clock::{Clock, nanos};
 use crate::error::Refused;
 use crate::key::Key;
+use crate::limits::MAX_TAGS;
 use crate::log::{Log, Recorded, Scope, Stamp, Subject, Tags, Verdict};
 use crate::policies::Policies;
 use crate::ready::{poll_once, yield_once};
@@ -34,11 +35,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-/// The most that key and value of one entry may take together, in bytes.
-pub const MAX_ENTRY_BYTES: usize = 64 * 1024;
+pub use crate::limits::MAX_ENTRY_BYTES;
 /// What an entry takes beside its key and value, in bytes, for `max_bytes`: resident memory
 /// measured with 300,000 entries, moka's share included.
 pub const ENTRY_OVERHEAD: usize = 420;
+/// What a tag of an entry takes, in bytes, for `max_bytes`: the number that the log knows it by.
+pub const TAG_BYTES: usize = 8;
 
 /// How many entries a sweep visits before it lets others run.
 const VISITS_PER_TURN: usize = 512;
@@ -63,7 +65,8 @@ pub enum Eviction {
 pub struct Options {
     /// The most entries.
     pub max_size: u64,
-    /// The most bytes, counting keys, values and [`ENTRY_OVERHEAD`]; `None`: any.
+    /// The most bytes, counting keys, values, [`TAG_BYTES`] a tag and [`ENTRY_OVERHEAD`]; `None`:
+    /// any.
     ///
     /// With both limits an entry weighs the larger of its share of the entries and its share of
     /// the bytes, so neither is ever exceeded.
@@ -93,6 +96,11 @@ impl<V> Entry<V> {
     /// What it can be revoked by besides its key.
     pub fn tags(&self) -> &Tags {
         &self.tags
+    }
+
+    /// How long it lives in all.
+    pub fn ttl(&self) -> Duration {
+        Duration::from_nanos(self.ttl)
     }
 
     fn subject<'a>(&'a self, key: &'a [u8]) -> Subject<'a> {
@@ -201,9 +209,9 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     /// Stores `value` for `ttl`, evaluated at `stamp`.
     ///
     /// # Errors
-    /// [`Refused`] says why nothing was stored: an invalidation overtook it, it is too large, or
-    /// its time to live is zero. In the last two cases what was stored before is dropped: the
-    /// decision that was refused has superseded it.
+    /// [`Refused`] says why nothing was stored: an invalidation overtook it, it is too large or has
+    /// too many tags, or its time to live is zero. But for the first case, what was stored before is
+    /// dropped: the decision that was refused has superseded it.
     pub async fn insert(
         &self,
         key: Key,
@@ -213,7 +221,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         stamp: Stamp,
     ) -> Result<(), Refused> {
         let ttl = nanos(ttl);
-        let weight = match self.weigh(&key, &value) {
+        let weight = match self.weigh(&key, &value, &tags) {
             Ok(weight) if ttl > 0 => weight,
             weighed => {
                 self.discard(key.as_bytes()).await;
@@ -251,13 +259,20 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         self.take_out(key).await;
     }
 
-    /// What an entry of this key and value weighs.
+    /// What an entry of this key, value and tags weighs.
     ///
     /// # Errors
-    /// [`Refused::TooLarge`], as [`insert`](Self::insert) would return it.
-    pub fn weigh(&self, key: &Key, value: &V) -> Result<u32, Refused> {
+    /// [`Refused::TooLarge`] and [`Refused::TooManyTags`], as [`insert`](Self::insert) would return
+    /// them.
+    pub fn weigh(&self, key: &Key, value: &V, tags: &Tags) -> Result<u32, Refused> {
+        if tags.len() > MAX_TAGS {
+            return Err(Refused::TooManyTags);
+        }
         let bytes = key.as_bytes().len() + value.as_ref().len();
-        self.weights.of(bytes).ok_or(Refused::TooLarge { bytes, limit: self.weights.entry_limit })
+        let of_tags = tags.len() * TAG_BYTES;
+        self.weights
+            .of(bytes, of_tags)
+            .ok_or(Refused::TooLarge { bytes: bytes + of_tags, limit: self.weights.entry_limit })
     }
 
     /// Revokes the entry under `key` and whatever is being evaluated for it, and removes it.
@@ -292,7 +307,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             poll_once(self.store.get(key)).flatten().is_some_and(|entry| self.serves(key, &entry))
         };
         let served = keys.iter().flatten().filter(|key| is_served(key)).count() as u64;
-        let recorded = self.log.record(&scope, self.clock.now());
+        let recorded = self.record(&scope);
         async move {
             let Some(keys) = keys else { return cache.sweep(scope, recorded).await > 0 };
             if recorded.everything {
@@ -313,9 +328,18 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     /// removes the entries and returns how many died; it visits them all and lets others run. The
     /// number is exact if nobody else removes entries meanwhile.
     pub fn invalidate(self: &Arc<Self>, scope: Scope) -> impl Future<Output = u64> + Send + use<V> {
-        let recorded = self.log.record(&scope, self.clock.now());
+        let recorded = self.record(&scope);
         let cache = Arc::clone(self);
         async move { cache.sweep(scope, recorded).await }
+    }
+
+    /// Records an invalidation, and counts it if the log was too full to record less than everything.
+    fn record(&self, scope: &Scope) -> Recorded {
+        let recorded = self.log.record(scope, self.clock.now());
+        if recorded.everything && *scope != Scope::Everything {
+            self.stats.counters.flushes.increment();
+        }
+        recorded
     }
 
     /// Removes every entry whose time to live is over and returns how many those were.

@@ -21,6 +21,7 @@
 //! request without it; the empty policy is written as none, so every request has one key.
 //! Cost: one pass; no allocation when the writer's buffer is used again.
 
+use crate::limits::{MAX_FIELD_BYTES, MAX_POLICY_BYTES};
 use std::borrow::Borrow;
 use thiserror::Error;
 
@@ -28,7 +29,7 @@ use thiserror::Error;
 pub const MAX_DEPTH: usize = 64;
 /// The most bytes of a key. A larger one could not be stored, so writing stops there: a few objects
 /// that hold each other many times over cannot become gigabytes.
-pub const MAX_KEY_BYTES: usize = crate::cache::MAX_ENTRY_BYTES;
+pub const MAX_KEY_BYTES: usize = crate::limits::MAX_ENTRY_BYTES;
 
 const REQUEST: u8 = 1;
 const GENERAL: u8 = 2;
@@ -56,6 +57,14 @@ pub enum NotJson {
     /// More than [`MAX_KEY_BYTES`].
     #[error("larger than {MAX_KEY_BYTES} bytes")]
     TooLarge,
+    /// A part of a request that is longer than it may be.
+    #[error("{part} is longer than {limit} bytes")]
+    TooLong {
+        /// What it is called in Python.
+        part: &'static str,
+        /// The most bytes that it may have.
+        limit: usize,
+    },
     /// The same key twice in one mapping.
     #[error("the same key twice in one mapping")]
     DuplicateKey,
@@ -105,14 +114,14 @@ impl KeyWriter {
     /// Starts the key of a request under this policy, unless it is empty; the request follows.
     ///
     /// # Errors
-    /// [`NotJson::TooLarge`].
+    /// [`NotJson::TooLong`].
     #[inline]
     pub fn policy(&mut self, policy: &str) -> Result<(), NotJson> {
         if policy.is_empty() {
             return Ok(());
         }
         self.bytes.push(POLICY);
-        self.text(policy)
+        self.part("policy", policy, MAX_POLICY_BYTES)
     }
 
     /// The key of a request under a policy, which is short enough, made of its key under none.
@@ -127,7 +136,7 @@ impl KeyWriter {
     /// Writes an authorization request; a context, if any, follows as one [`map`](Self::map).
     ///
     /// # Errors
-    /// [`NotJson::TooLarge`].
+    /// [`NotJson::TooLong`].
     pub fn request(&mut self, user: &str, action: &str, resource: &str) -> Result<(), NotJson> {
         self.begin_request(user, action)?;
         self.resource(resource)
@@ -137,19 +146,19 @@ impl KeyWriter {
     /// [`resource`](Self::resource) follows.
     ///
     /// # Errors
-    /// [`NotJson::TooLarge`].
+    /// [`NotJson::TooLong`].
     pub fn begin_request(&mut self, user: &str, action: &str) -> Result<(), NotJson> {
         self.bytes.push(REQUEST);
-        self.text(user)?;
-        self.text(action)
+        self.part("user_id", user, MAX_FIELD_BYTES)?;
+        self.part("action", action, MAX_FIELD_BYTES)
     }
 
     /// Writes the resource of a request that was [begun](Self::begin_request).
     ///
     /// # Errors
-    /// [`NotJson::TooLarge`].
+    /// [`NotJson::TooLong`].
     pub fn resource(&mut self, resource: &str) -> Result<(), NotJson> {
-        self.text(resource)
+        self.part("resource", resource, MAX_FIELD_BYTES)
     }
 
     /// Goes back to where the first `written` bytes were written, to go on in another way.
@@ -309,6 +318,17 @@ impl KeyWriter {
         self.depth += 1;
         self.bytes.push(tag);
         self.length(count)
+    }
+
+    /// Writes a part of a request. All of them together are less than the largest key.
+    #[inline]
+    fn part(&mut self, part: &'static str, text: &str, limit: usize) -> Result<(), NotJson> {
+        if text.len() > limit {
+            return Err(NotJson::TooLong { part, limit });
+        }
+        self.length(text.len())?;
+        self.bytes.extend_from_slice(text.as_bytes());
+        Ok(())
     }
 
     fn text(&mut self, text: &str) -> Result<(), NotJson> {

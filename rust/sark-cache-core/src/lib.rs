@@ -18,6 +18,7 @@ pub mod error;
 pub mod glob;
 pub mod key;
 pub mod latency;
+pub mod limits;
 pub mod load;
 pub mod log;
 pub mod pauses;

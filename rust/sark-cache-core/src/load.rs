@@ -43,6 +43,7 @@
 //! each waiter. A waiter enters the graph, which all caches share, for another 50 ns. Memory: about
 //! 300 bytes for a flight and 200 for a waiter, given back when they end.
 
+use crate::limits::MAX_TAGS;
 use crate::log::{Log, Stamp, Subject, Tags, Verdict};
 use crate::shim::{Mutex, MutexGuard};
 use ahash::RandomState;
@@ -396,9 +397,12 @@ impl<T: Clone, A: Asker> Flights<T, A> {
     ) -> Joined<T, A, F> {
         let mut table = self.lock();
         let now = self.log.newest();
-        let joinable = self
-            .joinable(&table, key)
-            .filter(|(_, flight)| !flight.ahead && self.holds(flight.stamp, key, tags));
+        let joinable = self.joinable(&table, key).filter(|(_, flight)| {
+            !flight.ahead
+                && self.holds(flight.stamp, key, tags)
+                // What depends on more cannot be stored: a request that names them loads apart.
+                && flight.tags.with(tags).len() <= MAX_TAGS
+        });
         let mut depth = 0;
         if let Some((id, flight)) = joinable {
             if !overtakes(id) {

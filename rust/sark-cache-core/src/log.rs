@@ -137,21 +137,31 @@ impl Scope {
     }
 }
 
-/// The tags of a decision, as the log of one cache numbers them: each number once.
+/// The tags of a decision, as the log of one cache numbers them: each number once, in rising order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tags(Box<[u64]>);
 
 impl Tags {
-    /// These and those of `more`.
+    /// These and those of `more`. Linear in their number.
     #[must_use]
     pub fn with(&self, more: &Self) -> Self {
-        Self(self.0.iter().chain(&more.without(self).0).copied().collect())
+        if more.is_empty() {
+            return self.clone();
+        }
+        let (mut own, mut others) = (self.iter().peekable(), more.iter().peekable());
+        let mut both = Vec::with_capacity(self.len() + more.len());
+        while let Some(next) = own.peek().into_iter().chain(others.peek()).min().copied() {
+            own.next_if_eq(&next);
+            others.next_if_eq(&next);
+            both.push(*next);
+        }
+        Self(both.into())
     }
 
     /// These without those of `less`.
     #[must_use]
     pub fn without(&self, less: &Self) -> Self {
-        Self(self.0.iter().filter(|tag| !less.contains(tag)).copied().collect())
+        Self(self.iter().filter(|tag| less.binary_search(tag).is_err()).copied().collect())
     }
 }
 

@@ -53,6 +53,8 @@ counters! {
     /// Entries dropped because they were revoked, and decisions refused because they were revoked
     /// while they were being evaluated.
     invalidations,
+    /// Invalidations that revoked everything because the log had no room for their scope.
+    flushes,
     /// Loaders run.
     loads,
     /// Loaders that failed.

@@ -1,6 +1,7 @@
 //! What an entry weighs: its share of the entries or of the bytes, whichever is larger.
 
-use crate::cache::{ENTRY_OVERHEAD, MAX_ENTRY_BYTES, Options};
+use crate::cache::{ENTRY_OVERHEAD, Options, TAG_BYTES};
+use crate::limits::{MAX_ENTRY_BYTES, MAX_TAGS};
 
 /// One unit of measure for two limits.
 pub(crate) struct Weights {
@@ -26,8 +27,8 @@ impl Weights {
         let most = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         let entry_limit = MAX_ENTRY_BYTES.min(most.saturating_sub(ENTRY_OVERHEAD));
         // No finer than lets the largest entry's weight fit in the 32 bits that moka has for it.
-        let finest =
-            u128::from(max_bytes) * u128::from(u32::MAX) / (entry_limit + ENTRY_OVERHEAD) as u128;
+        let largest = (MAX_ENTRY_BYTES + MAX_TAGS * TAG_BYTES + ENTRY_OVERHEAD).min(most);
+        let finest = u128::from(max_bytes) * u128::from(u32::MAX) / largest as u128;
         let capacity = options.max_size.saturating_mul(Self::PER_ENTRY);
         let capacity = capacity.min(u64::try_from(finest).unwrap_or(u64::MAX));
         Self {
@@ -39,15 +40,20 @@ impl Weights {
         }
     }
 
-    /// The weight of an entry with this many bytes of key and value; `None` if it is too large.
-    pub(crate) fn of(&self, bytes: usize) -> Option<u32> {
+    /// The weight of an entry with this many bytes of key and value, and of tags; `None` if it is
+    /// too large.
+    pub(crate) fn of(&self, bytes: usize, tags: usize) -> Option<u32> {
         if bytes > self.entry_limit {
             return None;
         }
         let Some(max_bytes) = self.max_bytes else {
             return Some(self.per_entry);
         };
-        let share = (bytes + ENTRY_OVERHEAD) as u128 * u128::from(self.capacity);
+        let whole = (bytes + tags + ENTRY_OVERHEAD) as u128;
+        if whole > u128::from(max_bytes) {
+            return None;
+        }
+        let share = whole * u128::from(self.capacity);
         let share = u32::try_from(share.div_ceil(u128::from(max_bytes))).unwrap_or(u32::MAX);
         Some(share.max(self.per_entry))
     }

@@ -1,6 +1,9 @@
 //! What is stored is served until it expires, is evicted or is revoked, and not after.
 
 use sark_cache_core::cache::{ENTRY_OVERHEAD, MAX_ENTRY_BYTES};
+use sark_cache_core::glob::Glob;
+use sark_cache_core::limits::MAX_TAGS;
+use sark_cache_core::log::MAX_GLOBS;
 use sark_cache_core::{Cache, Eviction, Key, KeyWriter, Options, Refused, Scope, Tags, poll_once};
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -175,6 +178,45 @@ fn an_entry_that_is_too_large_is_refused() {
     let options = Options { max_size: 10, max_bytes: Some(2_000), eviction: Eviction::Lru };
     let small = sized(options);
     assert!(matches!(put(&small, alice, &[0; 1_700]), Err(Refused::TooLarge { .. })));
+}
+
+#[test]
+fn tags_count_as_bytes_and_too_many_of_them_are_refused() {
+    let most: Vec<String> = (0..MAX_TAGS).map(|tag| tag.to_string()).collect();
+    let cache =
+        sized(Options { max_size: 1_000, max_bytes: Some(20_000), eviction: Eviction::Lru });
+    let insert = |user: &str, tags: Tags, size: usize| {
+        let value = vec![0; size];
+        wait(cache.insert(key(user, "read", "doc"), value, MINUTE, tags, cache.stamp()))
+    };
+    let all = cache.log().tags(&most);
+    for user in 0..100 {
+        assert_eq!(insert(&user.to_string(), all.clone(), 0), Ok(()));
+    }
+    // Without their tags 43 would have room.
+    assert!((15..=20).contains(&cache.held()), "{}", cache.held());
+
+    let one_more = all.with(&cache.log().tags(&["one more"]));
+    assert_eq!(one_more.len(), MAX_TAGS + 1);
+    assert_eq!(insert("1", one_more, 0), Err(Refused::TooManyTags));
+    assert_eq!(get(&cache, &key("1", "read", "doc")), None);
+    assert!(matches!(insert("1", all, 19_500), Err(Refused::TooLarge { .. })));
+    assert_eq!(insert("1", Tags::default(), 19_500), Ok(()));
+    assert!(get(&cache, &key("1", "read", "doc")).is_some());
+}
+
+#[test]
+fn only_a_full_log_counts_as_a_flush() {
+    let cache = cache(10);
+    let flushes = || cache.snapshot().counts.flushes;
+    for i in 0..=MAX_GLOBS {
+        assert_eq!(flushes(), 0);
+        drop(cache.invalidate(Scope::Glob(Glob::new(&format!("*{i}")).unwrap())));
+    }
+    assert_eq!(flushes(), 1);
+    drop(cache.invalidate(Scope::Everything));
+    drop(cache.invalidate(Scope::of([Some("alice"), None, None], &[])));
+    assert_eq!(flushes(), 1);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use sark_cache_core::key::{MAX_DEPTH, MAX_KEY_BYTES, Parts, without_policy};
+use sark_cache_core::limits::{MAX_FIELD_BYTES, MAX_POLICY_BYTES};
 use sark_cache_core::{KeyWriter, NotJson};
 use std::collections::BTreeMap;
 
@@ -147,6 +148,22 @@ fn the_empty_policy_is_no_policy() {
     written_out.extend(request(&parts, None));
     assert_eq!(Parts::of(&written_out), None);
     assert_eq!(request_under("", &parts, None)[0], 1);
+}
+
+#[test]
+fn a_part_that_is_too_long_is_refused_by_its_name() {
+    let (longest, beyond) = ("x".repeat(MAX_FIELD_BYTES), "x".repeat(MAX_FIELD_BYTES + 1));
+    for (at, part) in ["user_id", "action", "resource"].into_iter().enumerate() {
+        let mut fields = ["a", "b", "c"];
+        fields[at] = &longest;
+        assert_eq!(KeyWriter::new().request(fields[0], fields[1], fields[2]), Ok(()));
+        fields[at] = &beyond;
+        let refused = KeyWriter::new().request(fields[0], fields[1], fields[2]);
+        assert_eq!(refused, Err(NotJson::TooLong { part, limit: MAX_FIELD_BYTES }));
+    }
+    assert_eq!(KeyWriter::new().policy(&"x".repeat(MAX_POLICY_BYTES)), Ok(()));
+    let refused = KeyWriter::new().policy(&"x".repeat(MAX_POLICY_BYTES + 1));
+    assert_eq!(refused, Err(NotJson::TooLong { part: "policy", limit: MAX_POLICY_BYTES }));
 }
 
 #[test]

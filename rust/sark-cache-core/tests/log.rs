@@ -87,6 +87,23 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn tags_are_sets(
+        one in prop::collection::vec("[a-h]", 0..12),
+        other in prop::collection::vec("[a-h]", 0..12),
+    ) {
+        use std::collections::BTreeSet;
+        let log = Log::new();
+        let numbers = |names: &[String]| -> BTreeSet<u64> { log.tags(names).iter().copied().collect() };
+        let [a, b] = [&one, &other].map(|names| log.tags(names));
+        let both: Vec<u64> = numbers(&one).union(&numbers(&other)).copied().collect();
+        let rest: Vec<u64> = numbers(&one).difference(&numbers(&other)).copied().collect();
+        prop_assert_eq!(&*a.with(&b), both);
+        prop_assert_eq!(&*a.without(&b), rest);
+    }
+}
+
 #[test]
 fn a_decision_that_passed_is_stamped_anew() {
     let log = Log::new();

@@ -1,12 +1,13 @@
 //! What the methods take: each kind of argument is read and checked once, here, with an error that
 //! names it.
 
-use crate::error::{Fault, text, wrong_type};
+use crate::error::{Fault, text_within, wrong_type};
 use crate::key::Policy;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyInt, PyList, PyString, PyTuple};
-use sark_cache_core::{Eviction, Options};
+use sark_cache_core::limits::{MAX_REVOKED_TAGS, MAX_TAG_BYTES, MAX_TAGS};
+use sark_cache_core::{Eviction, Options, Refused};
 use std::convert::Infallible;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -16,6 +17,8 @@ const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// Below this not even one small entry would fit.
 const LEAST_MAX_BYTES: u64 = 1024;
 const MOST: u64 = 1 << 62;
+/// The cure for a limit of zero.
+const TO_STORE_NOTHING: &str = "; to store nothing use enabled=False";
 
 /// The limits and the policy of a cache, from the arguments of its constructor.
 pub fn options(
@@ -41,8 +44,8 @@ pub fn options(
         }
     };
     Ok(Options {
-        max_size: at_least("max_size", max_size, 1, "entries")?.unwrap_or(10_000),
-        max_bytes: at_least("max_bytes", max_bytes, LEAST_MAX_BYTES, "bytes")?,
+        max_size: at_least("max_size", max_size, 1, "entries", TO_STORE_NOTHING)?.unwrap_or(10_000),
+        max_bytes: at_least("max_bytes", max_bytes, LEAST_MAX_BYTES, "bytes", "")?,
         eviction,
     })
 }
@@ -52,6 +55,7 @@ fn at_least(
     given: Option<&Bound<'_, PyAny>>,
     least: u64,
     unit: &str,
+    cure: &str,
 ) -> PyResult<Option<u64>> {
     let Some(given) = given.filter(|given| !given.is_none()) else { return Ok(None) };
     if !given.is_instance_of::<PyInt>() || given.is_instance_of::<PyBool>() {
@@ -60,7 +64,7 @@ fn at_least(
     match given.extract::<u64>() {
         Ok(number) if (least..=MOST).contains(&number) => Ok(Some(number)),
         _ => Err(PyValueError::new_err(format!(
-            "{argument} must be at least {least} and at most 2**62 {unit}, not {given}"
+            "{argument} must be at least {least} and at most 2**62 {unit}, not {given}{cure}"
         ))),
     }
 }
@@ -68,9 +72,9 @@ fn at_least(
 /// The time to live of a cache: 300 s unless given.
 pub fn default_ttl(given: Option<&Bound<'_, PyAny>>) -> PyResult<Duration> {
     match ttl(given)? {
-        Some(Duration::ZERO) => Err(PyValueError::new_err(
-            "ttl_seconds of a cache must be more than 0; to store nothing use enabled=False",
-        )),
+        Some(Duration::ZERO) => Err(PyValueError::new_err(format!(
+            "ttl_seconds of a cache must be more than 0{TO_STORE_NOTHING}"
+        ))),
         given => Ok(given.unwrap_or(Duration::from_secs(300))),
     }
 }
@@ -155,41 +159,65 @@ pub fn loader<'a, 'py>(given: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, 
     Err(wrong_type("loader", "an async function without arguments", given))
 }
 
-/// The names in a `tags` argument.
+/// The names in a `tags` argument, read once.
+#[derive(Default)]
 pub struct Tags {
     pub names: Vec<String>,
-    /// Some of them UTF-8 cannot hold; nothing was ever stored under such a tag.
-    pub unknown: bool,
+    /// Why some of them cannot be stored with a decision, and never were.
+    reason: Option<String>,
 }
 
 impl Tags {
-    /// Takes any iterable of str but a bare string, which would be taken for its letters.
-    pub fn new(tags: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
-        let mut read = Self { names: Vec::new(), unknown: false };
-        let Some(tags) = tags.filter(|tags| !tags.is_none()) else { return Ok(read) };
-        let wrong = || wrong_type("tags", "a list, tuple or set of str", tags);
-        if tags.is_instance_of::<PyString>() || tags.is_instance_of::<PyDict>() {
+    /// The tags of a decision. One more than it can have is enough to see that they are too many.
+    pub fn of_decision(given: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        let Some(given) = given.filter(|given| !given.is_none()) else {
+            return Ok(Self::default());
+        };
+        let (mut tags, read) = Self::read(given, MAX_TAGS)?;
+        if read > MAX_TAGS {
+            tags.reason = Some(Refused::TooManyTags.to_string());
+        }
+        Ok(tags)
+    }
+
+    /// The tags that a revocation names; `None` unless some were given.
+    pub fn to_revoke(Given(given): Given<'_, '_>) -> PyResult<Option<Self>> {
+        let Some(given) = given.filter(|given| !given.is_none()) else { return Ok(None) };
+        match Self::read(&given, MAX_REVOKED_TAGS)? {
+            (_, 0) => Err(PyValueError::new_err(
+                "tags must name at least one tag: leave them out to revoke whatever the tags, and \
+                 use clear() to revoke everything",
+            )),
+            (_, MAX_REVOKED_TAGS..) => Err(PyValueError::new_err(
+                "tags must be at most 10,000 in one revocation: use several",
+            )),
+            (tags, _) => Ok(Some(tags)),
+        }
+    }
+
+    /// Takes any iterable of str but a bare string, which would be taken for its letters. Returns
+    /// the first `most` tags and how many were read, which is one more if there are more.
+    fn read(given: &Bound<'_, PyAny>, most: usize) -> PyResult<(Self, usize)> {
+        let wrong = || wrong_type("tags", "a list, tuple or set of str", given);
+        if given.is_instance_of::<PyString>() || given.is_instance_of::<PyDict>() {
             return Err(wrong());
         }
-        for tag in tags.try_iter().map_err(|_| wrong())? {
+        let mut read = (Self::default(), 0);
+        for tag in given.try_iter().map_err(|_| wrong())?.take(most + 1) {
             let tag = tag?;
             let tag = tag.cast::<PyString>().map_err(|_| wrong_type("a tag", "a str", &tag))?;
-            match text(tag) {
-                Ok(name) => read.names.push(name.to_owned()),
-                Err(_) => read.unknown = true,
+            match text_within("a tag", tag, MAX_TAG_BYTES) {
+                Ok(name) => read.0.names.push(name.to_owned()),
+                Err(fault) => read.0.reason = Some(fault.reason(given.py())?),
             }
+            read.1 += 1;
         }
         Ok(read)
     }
 
     /// Whether all of them can be stored.
     pub fn all(&self) -> Result<(), Fault> {
-        if self.unknown {
-            return Err(Fault::NotJson(
-                "a tag with a lone surrogate, which UTF-8 cannot hold".to_owned(),
-            ));
-        }
-        Ok(())
+        self.reason.clone().map_or(Ok(()), |reason| Err(Fault::NotJson(reason)))
     }
 }
 

@@ -9,6 +9,7 @@
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use sark_cache_core::limits::MAX_ENTRY_BYTES;
 use smallvec::SmallVec;
 use std::ptr;
 
@@ -84,7 +85,8 @@ unsafe fn atom<'a>(value: *mut ffi::PyObject) -> Option<Atom<'a>> {
     None
 }
 
-/// The text of what is exactly a `str`; `None` of anything else, and where UTF-8 cannot hold it.
+/// The text of what is exactly a `str`; `None` of anything else, where UTF-8 cannot hold it, and of
+/// what is too long to be stored, so that no UTF-8 is made of it.
 ///
 /// # Safety
 /// As for [`atom`].
@@ -93,7 +95,9 @@ unsafe fn text<'a>(string: *mut ffi::PyObject) -> Option<&'a str> {
     // SAFETY: the caller says that it is alive. CPython keeps the UTF-8 of a string as long as it,
     // and makes no UTF-8 that is none.
     unsafe {
-        if ffi::PyUnicode_CheckExact(string) == 0 {
+        if ffi::PyUnicode_CheckExact(string) == 0
+            || ffi::PyUnicode_GET_LENGTH(string).cast_unsigned() > MAX_ENTRY_BYTES
+        {
             return None;
         }
         let mut length = 0;

@@ -101,7 +101,8 @@ impl AsyncCache {
                 let owner = Owner::General(slf.clone().unbind());
                 let (cache, loads) = (Arc::clone(&this.cache), Arc::clone(&this.loads));
                 let (tags, loader) = (Tags::default(), loader.clone().unbind());
-                Load::begin(py, Wanted { owner, cache, loads, key, ttl, tags, loader })
+                let longest = Duration::MAX;
+                Load::begin(py, Wanted { owner, cache, loads, key, ttl, longest, tags, loader })
             }
         }
     }

@@ -1,7 +1,10 @@
 //! One translation of what can go wrong with a key or a value.
 
 use pyo3::exceptions::{PyException, PyTypeError, PyUnicodeEncodeError, PyValueError};
+use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
+use sark_cache_core::limits::MAX_ENTRY_BYTES;
 use sark_cache_core::{NotJson, Refused};
 
 pyo3::import_exception!(sark_cache.errors, InvalidationError);
@@ -67,9 +70,40 @@ impl From<Fault> for PyErr {
     }
 }
 
-/// The text of a Python string; one that UTF-8 cannot hold (a lone surrogate) is not JSON.
+/// The text of a Python string; one that UTF-8 cannot hold (a lone surrogate) is not JSON, nor is one
+/// that is larger than anything that can be stored.
 #[inline]
-pub fn text<'a>(string: &'a Bound<'_, pyo3::types::PyString>) -> Result<&'a str, Fault> {
+pub fn text<'a>(string: &'a Bound<'_, PyString>) -> Result<&'a str, Fault> {
+    if is_longer(string, MAX_ENTRY_BYTES) {
+        return Err(NotJson::TooLarge.into());
+    }
+    utf8(string)
+}
+
+/// The text of a part of a request, or of a tag, that has at most so many bytes.
+#[inline]
+pub fn text_within<'a>(
+    part: &'static str,
+    string: &'a Bound<'_, PyString>,
+    limit: usize,
+) -> Result<&'a str, Fault> {
+    if is_longer(string, limit) {
+        return Err(NotJson::TooLong { part, limit }.into());
+    }
+    let text = utf8(string)?;
+    if text.len() > limit { Err(NotJson::TooLong { part, limit }.into()) } else { Ok(text) }
+}
+
+/// Whether a string has more characters than it may have bytes. Asked first, so that no UTF-8 is made
+/// of what is too long anyway.
+#[inline]
+pub fn is_longer(string: &Bound<'_, PyString>, limit: usize) -> bool {
+    // SAFETY: it is a string, and alive; its length is a field of it.
+    unsafe { ffi::PyUnicode_GET_LENGTH(string.as_ptr()) }.cast_unsigned() > limit
+}
+
+#[inline]
+fn utf8<'a>(string: &'a Bound<'_, PyString>) -> Result<&'a str, Fault> {
     string.to_str().map_err(|error| {
         if error.is_instance_of::<PyUnicodeEncodeError>(string.py()) {
             Fault::NotJson("a string with a lone surrogate, which UTF-8 cannot hold".to_owned())

@@ -2,10 +2,11 @@
 
 use crate::arguments::Row;
 use crate::atoms::{self, Atom, Atoms};
-use crate::error::{Fault, text, wrong_type};
+use crate::error::{Fault, text, text_within, wrong_type};
 use crate::json::{self, Fields, Sink, walk, walk_fields};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
+use sark_cache_core::limits::{MAX_FIELD_BYTES, MAX_POLICY_BYTES};
 use sark_cache_core::{KeyWriter, NotJson};
 use std::cell::Cell;
 
@@ -66,9 +67,16 @@ fn begin(
     action: &Bound<'_, PyString>,
 ) -> Result<(), Fault> {
     if let Some(policy) = policy {
-        writer.policy(text(&policy)?)?;
+        writer.policy(text_within("policy", &policy, MAX_POLICY_BYTES)?)?;
     }
-    Ok(writer.begin_request(text(user_id)?, text(action)?)?)
+    let user_id = text_within("user_id", user_id, MAX_FIELD_BYTES)?;
+    let action = text_within("action", action, MAX_FIELD_BYTES)?;
+    Ok(writer.begin_request(user_id, action)?)
+}
+
+#[inline]
+fn write_resource(writer: &mut KeyWriter, resource: &Bound<'_, PyString>) -> Result<(), Fault> {
+    Ok(writer.resource(text_within("resource", resource, MAX_FIELD_BYTES)?)?)
 }
 
 /// Writes the rest of a request. A fault of the context's outranks the one of what was `begun`: it
@@ -83,12 +91,12 @@ fn finish(
     // Most requests have no context; even to move its empty fields would be felt in a look-up.
     let Some(context) = context.filter(|context| !context.is_none()) else {
         begun?;
-        return Ok(writer.resource(text(resource)?)?);
+        return write_resource(writer, resource);
     };
     // A dict is no wrong type, so here nothing outranks what was begun.
     if context.is_exact_instance_of::<PyDict>() {
         begun?;
-        writer.resource(text(resource)?)?;
+        write_resource(writer, resource)?;
         let mut atoms = Atoms::new();
         // SAFETY: writing atoms runs and makes nothing of Python's.
         return match unsafe { atoms::read(context, &mut atoms) } {
@@ -99,7 +107,7 @@ fn finish(
     }
     let context = json::context(context)?;
     begun?;
-    writer.resource(text(resource)?)?;
+    write_resource(writer, resource)?;
     write_context(writer, context)
 }
 

@@ -203,6 +203,8 @@ pub struct Wanted {
     pub loads: Arc<Loads>,
     pub key: Key,
     pub ttl: Duration,
+    /// It lives no longer than this, whatever its loader says.
+    pub longest: Duration,
     pub tags: sark_cache_core::Tags,
     pub loader: Py<PyAny>,
 }
@@ -349,8 +351,8 @@ impl Load {
         tags: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let Wanted { cache, key, .. } = &self.wanted;
-        let ttl = ttl(ttl_seconds)?.unwrap_or(self.wanted.ttl);
-        let late = Tags::new(tags)?;
+        let ttl = ttl(ttl_seconds)?.unwrap_or(self.wanted.ttl).min(self.wanted.longest);
+        let late = Tags::of_decision(tags)?;
         let tags = self.wanted.tags.with(&cache.log().tags(&late.names));
         match late.all().and_then(|()| Stored::from_python(value)) {
             Ok(stored) => {
@@ -358,11 +360,18 @@ impl Load {
                     self.wanted.loads.pauses.end(key.as_bytes());
                 }
                 let answer = stored.to_python(py)?;
-                if let Err(refused) = cache.weigh(key, &stored) {
+                let fits = cache.weigh(key, &stored, &tags);
+                if let Err(refused) = fits {
                     self.report(py, refused.into())?;
                 }
                 let outcome = Outcome::Value(stored.clone());
-                self.end(py, outcome, &tags, |stamp, tags| self.store(stored, ttl, tags, stamp))?;
+                self.end(py, outcome, &tags, |stamp, all| {
+                    // With those of everybody who joined they may be too many after all.
+                    if fits.is_ok() && cache.weigh(key, &stored, &all).is_err() {
+                        cache.stats().counters.errors.increment();
+                    }
+                    self.store(stored, ttl, all, stamp);
+                })?;
                 Ok(answer)
             }
             Err(fault) => {

@@ -10,18 +10,20 @@ use crate::arguments::{
 };
 use crate::awaitable::{NOTHING, awaitable, ready};
 use crate::batch;
-use crate::error::{Fault, InvalidationError, text};
+use crate::error::{Fault, InvalidationError, is_longer, text, text_within};
 use crate::key::{Request, request};
 use crate::load::{Load, Loads, Owner, Wanted, evaluate};
 use crate::store::{CACHES, Stamp, Store};
 use crate::value::Stored;
 use pyo3::IntoPyObjectExt;
+use pyo3::call::PyCallArgs;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 use sark_cache_core::clock::nanos;
 use sark_cache_core::glob::{Glob, MAX_PATTERN_BYTES};
 use sark_cache_core::latency::{Distribution, Latencies, Latency};
+use sark_cache_core::limits::{MAX_FIELD_BYTES, MAX_POLICY_BYTES};
 use sark_cache_core::{Cache, Entry, Key, KeyWriter, Scope, poll_once};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -139,8 +141,9 @@ impl PolicyStore {
         let fields = fields(user_id, action, resource)?;
         let asked = Request { policy: read_policy(policy)?, fields, context };
         let ttl = Self::ttl_for(slf, ttl(ttl_seconds)?, optional("sensitivity", sensitivity)?)?;
-        let tags = Tags::new(tags)?;
-        let incoming = tags.all().and_then(|()| store.incoming(asked, decision, ttl));
+        let tags = Tags::of_decision(tags)?;
+        let numbers = store.cache.log().tags(&tags.names);
+        let incoming = store.incoming(asked, decision, tags.all().map(|()| numbers), ttl);
         if !store.serves() {
             // What is a bug of the caller is one while the cache is off, too.
             return incoming
@@ -148,10 +151,7 @@ impl PolicyStore {
                 .and_then(|()| ready(py, false));
         }
         match incoming {
-            Ok(incoming) => {
-                let tags = store.cache.log().tags(&tags.names);
-                ready(py, store.insert(py, incoming, tags, stamp))
-            }
+            Ok(incoming) => ready(py, store.insert(py, incoming, stamp)),
             Err(fault) => {
                 Self::report(slf, "set", fault)?;
                 ready(py, false)
@@ -185,7 +185,7 @@ impl PolicyStore {
         let loader = arguments::loader(loader)?;
         let sensitivity = optional("sensitivity", sensitivity)?;
         let given = ttl(ttl_seconds)?;
-        let tags = Tags::new(tags)?;
+        let tags = Tags::of_decision(tags)?;
         if !store.serves() {
             return evaluate(slf, loader, None);
         }
@@ -205,9 +205,10 @@ impl PolicyStore {
         match served {
             Ok(Ok(decision)) => ready(py, decision),
             Ok(Err(key)) => {
-                let ttl = Self::ttl_for(slf, given, sensitivity)?;
+                let ttl = given.unwrap_or_else(|| store.ttl());
+                let longest = Self::longest(slf, sensitivity)?;
                 let tags = store.cache.log().tags(&tags.names);
-                Load::begin(py, Self::wanted(slf, key, ttl, tags, loader)?)
+                Load::begin(py, Self::wanted(slf, key, ttl, longest, tags, loader)?)
             }
             Err(fault) => {
                 Self::report(slf, "get_or_load", fault)?;
@@ -248,10 +249,10 @@ impl PolicyStore {
         let evaluate = py
             .import(name!(py, "functools"))?
             .call_method1(name!(py, "partial"), (callback, user_id, action, resource, context))?;
-        let ttl = Self::ttl_for(slf, None, Some(sensitivity))?;
-        // What could revoke the entry can revoke its successor.
-        let tags = entry.tags().clone();
-        Load::refresh(py, Self::wanted(slf, key, ttl, tags, &evaluate)?)
+        let longest = Self::longest(slf, Some(sensitivity))?;
+        // It lives as long as what it replaces, and what could revoke that can revoke it.
+        let (ttl, tags) = (entry.ttl(), entry.tags().clone());
+        Load::refresh(py, Self::wanted(slf, key, ttl, longest, tags, &evaluate)?)
     }
 
     /// The stamp of now: take it before evaluating a decision that `set` is to store.
@@ -328,7 +329,7 @@ impl PolicyStore {
         let (py, store) = (slf.py(), slf.get().store()?);
         let stamp = store.stamp_or_now(stamp)?;
         let policy = read_policy(policy)?;
-        let tags = Tags::new(tags)?;
+        let tags = Tags::of_decision(tags)?;
         let numbers = store.cache.log().tags(&tags.names);
         let serves = store.serves();
         if serves {
@@ -339,11 +340,11 @@ impl PolicyStore {
         rows("entries", entries, &(4..=6), shape, |row| {
             let ttl = Self::ttl_for(slf, ttl(row.get(5))?, None)?;
             let asked = Request { policy, fields: row.fields()?, context: row.get(4) };
-            let incoming = tags.all().and_then(|()| store.incoming(asked, &row.items[3], ttl));
+            let tags = tags.all().map(|()| numbers.clone());
+            let incoming = store.incoming(asked, &row.items[3], tags, ttl);
             match incoming {
                 Ok(incoming) if serves => {
-                    let was_stored = store.insert(py, incoming, numbers.clone(), stamp);
-                    stored += u64::from(was_stored);
+                    stored += u64::from(store.insert(py, incoming, stamp));
                     Ok(())
                 }
                 Ok(_) => Ok(()),
@@ -356,7 +357,8 @@ impl PolicyStore {
 
     /// Revokes every decision that matches all given fields; returns how many entries died.
     #[pyo3(
-        signature = (user_id = None, action = None, resource = None, *, tags = None, policy = None),
+        signature = (user_id = None, action = None, resource = None, *, tags = Given::default(),
+                     policy = None),
         text_signature = "($self, user_id=None, action=None, resource=None, *, tags=(), \
                           policy=None)"
     )]
@@ -365,7 +367,7 @@ impl PolicyStore {
         user_id: Option<&Bound<'py, PyAny>>,
         action: Option<&Bound<'py, PyAny>>,
         resource: Option<&Bound<'py, PyAny>>,
-        tags: Option<&Bound<'py, PyAny>>,
+        tags: Given<'_, 'py>,
         policy: Option<&Bound<'py, PyAny>>,
     ) -> PyAwaitable<'py> {
         let (py, store) = (slf.py(), slf.get().store()?);
@@ -375,11 +377,13 @@ impl PolicyStore {
             optional("resource", resource)?,
             optional("policy", policy)?,
         ];
-        let tags = Tags::new(tags)?;
+        let tags = Tags::to_revoke(tags)?;
         let mut parts = [None; 4];
-        for (part, named) in parts.iter_mut().zip(named) {
-            match named.map(text).transpose() {
-                Ok(name) => *part = name,
+        let limits = [MAX_FIELD_BYTES, MAX_FIELD_BYTES, MAX_FIELD_BYTES, MAX_POLICY_BYTES];
+        for (at, named) in named.into_iter().enumerate() {
+            let part = ["user_id", "action", "resource", "policy"][at];
+            match named.map(|named| text_within(part, named, limits[at])).transpose() {
+                Ok(name) => parts[at] = name,
                 // No decision was ever stored under it, so there is none to revoke.
                 Err(fault) => {
                     Self::report(slf, "invalidate", fault)?;
@@ -387,13 +391,22 @@ impl PolicyStore {
                 }
             }
         }
-        if tags.names.is_empty() && tags.unknown {
-            return ready(py, 0);
+        if let Some(tags) = &tags
+            && let Err(fault) = tags.all()
+        {
+            Self::report(slf, "invalidate", fault)?;
+            if tags.names.is_empty() {
+                return ready(py, 0);
+            }
         }
+        let tags = tags.unwrap_or_default();
         let tags: Vec<&str> = tags.names.iter().map(String::as_str).collect();
         let [user_id, action, resource, policy] = parts;
-        let fields = [user_id, action, resource];
-        let died = store.cache.invalidate(Scope::under(policy, fields, &tags));
+        let scope = Scope::under(policy, [user_id, action, resource], &tags);
+        if scope == Scope::Everything {
+            Self::log(slf, name!(py, "_revokes_everything"), ())?;
+        }
+        let died = store.cache.invalidate(scope);
         awaitable(py, async move { Ok(died.await) })
     }
 
@@ -402,10 +415,13 @@ impl PolicyStore {
         slf: &Bound<'py, Self>,
         pattern: &Bound<'py, PyAny>,
     ) -> PyAwaitable<'py> {
-        let pattern = text(string("pattern", pattern)?)?;
-        let glob = Glob::new(pattern).ok_or_else(|| {
-            PyValueError::new_err(format!("pattern must be at most {MAX_PATTERN_BYTES} bytes"))
-        })?;
+        let pattern = string("pattern", pattern)?;
+        let too_long =
+            || PyValueError::new_err(format!("pattern must be at most {MAX_PATTERN_BYTES} bytes"));
+        if is_longer(pattern, MAX_PATTERN_BYTES) {
+            return Err(too_long());
+        }
+        let glob = Glob::new(text(pattern)?).ok_or_else(too_long)?;
         let died = slf.get().store()?.cache.invalidate(Scope::Glob(glob));
         awaitable(slf.py(), async move { Ok(died.await) })
     }
@@ -494,7 +510,7 @@ impl PolicyStore {
         Ok(())
     }
 
-    /// Whether a given sensitivity decides how long an entry lives.
+    /// Whether a given sensitivity shortens how long an entry lives.
     #[getter]
     fn use_optimized_ttl(&self) -> PyResult<bool> {
         Ok(self.store()?.use_optimized_ttl.load(Ordering::Relaxed))
@@ -625,8 +641,10 @@ impl PolicyStore {
         asked: Request<'_, '_>,
         sensitivity: &Bound<'_, PyString>,
     ) -> PyResult<bool> {
-        if !matches!(sensitivity.to_str(), Ok("critical" | "confidential")) {
-            return Ok(false);
+        match sensitivity.to_str() {
+            Ok("critical" | "confidential") => {}
+            Ok("internal" | "public" | "default") => return Ok(false),
+            _ => return Self::longest(slf, Some(sensitivity)).map(|_| false),
         }
         let py = slf.py();
         let refresh = || -> Result<bool, Fault> {
@@ -655,35 +673,46 @@ impl PolicyStore {
         slf: &Bound<'_, Self>,
         key: Key,
         ttl: Duration,
+        longest: Duration,
         tags: sark_cache_core::Tags,
         loader: &Bound<'_, PyAny>,
     ) -> PyResult<Wanted> {
         let owner = Owner::Policy(slf.clone().unbind());
         let Store { cache, loads, .. } = slf.get().store()?;
         let (cache, loads) = (Arc::clone(cache), Arc::clone(loads));
-        Ok(Wanted { owner, cache, loads, key, ttl, tags, loader: loader.clone().unbind() })
+        let loader = loader.clone().unbind();
+        Ok(Wanted { owner, cache, loads, key, ttl, longest, tags, loader })
     }
 
-    /// How long an entry lives: as told, else by its sensitivity, else as the cache says.
+    /// How long an entry lives: as given, else as the cache says, and no longer than its sensitivity
+    /// lets it.
     fn ttl_for(
         slf: &Bound<'_, Self>,
         given: Option<Duration>,
         sensitivity: Option<&Bound<'_, PyString>>,
     ) -> PyResult<Duration> {
         let store = slf.get().store()?;
-        if let Some(given) = given {
-            return Ok(given);
+        Ok(given.unwrap_or_else(|| store.ttl()).min(Self::longest(slf, sensitivity)?))
+    }
+
+    /// The longest that a sensitivity lets an entry live. One that has no time is warned of.
+    fn longest(
+        slf: &Bound<'_, Self>,
+        sensitivity: Option<&Bound<'_, PyString>>,
+    ) -> PyResult<Duration> {
+        let (py, store) = (slf.py(), slf.get().store()?);
+        let Some(sensitivity) =
+            sensitivity.filter(|_| store.use_optimized_ttl.load(Ordering::Relaxed))
+        else {
+            return Ok(Duration::MAX);
+        };
+        let table = slf.getattr(name!(py, "OPTIMIZED_TTL"))?;
+        let seconds = table.call_method1(name!(py, "get"), (sensitivity,))?;
+        if let Some(longest) = ttl(Some(&seconds))? {
+            return Ok(longest);
         }
-        if let Some(sensitivity) = sensitivity
-            && store.use_optimized_ttl.load(Ordering::Relaxed)
-        {
-            let table = slf.getattr(name!(slf.py(), "OPTIMIZED_TTL"))?;
-            let seconds = table.call_method1(name!(slf.py(), "get"), (sensitivity,))?;
-            if let Some(ttl) = ttl(Some(&seconds))? {
-                return Ok(ttl);
-            }
-        }
-        Ok(Duration::from_nanos(store.ttl.load(Ordering::Relaxed)))
+        Self::log(slf, name!(py, "_unknown_sensitivity"), (sensitivity,))?;
+        Ok(Duration::MAX)
     }
 
     /// Counts a fault and hands it to the Python side to be logged; a bug of the caller is raised.
@@ -692,13 +721,23 @@ impl PolicyStore {
         let py = slf.py();
         let reason = fault.reason(py)?;
         slf.get().store()?.cache.stats().counters.errors.increment();
-        match slf.call_method1(name!(py, "_report"), (operation, reason)) {
+        Self::log(slf, name!(py, "_report"), (operation, reason))
+    }
+
+    /// Has a method of the Python side log something.
+    fn log<'py>(
+        slf: &Bound<'py, Self>,
+        method: &Bound<'py, PyString>,
+        about: impl PyCallArgs<'py>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        match slf.call_method1(method, about) {
             // A log that cannot be written to is no reason to fail a request.
             Err(error) if error.is_instance_of::<PyException>(py) => {
                 error.write_unraisable(py, Some(slf));
                 Ok(())
             }
-            reported => reported.map(drop),
+            logged => logged.map(drop),
         }
     }
 }

@@ -44,6 +44,7 @@ pub struct Store {
 pub struct Incoming {
     key: Key,
     value: Stored,
+    tags: Tags,
     ttl: Duration,
 }
 
@@ -51,6 +52,11 @@ impl Store {
     /// Whether it answers and stores at all.
     pub fn serves(&self) -> bool {
         self.enabled.load(Ordering::Relaxed) && !self.closed.load(Ordering::Acquire)
+    }
+
+    /// How long an entry lives unless told otherwise.
+    pub fn ttl(&self) -> Duration {
+        Duration::from_nanos(self.ttl.load(Ordering::Relaxed))
     }
 
     /// What is stored for a request or, if nothing is, what `missed` makes of its key. Counts
@@ -82,12 +88,13 @@ impl Store {
         Ok(stamp.get().at)
     }
 
-    /// Reads a decision and the request that it is for. One that cannot be stored has superseded
-    /// what is stored for the request, so that is dropped.
+    /// Reads a decision and the request that it is for. One that cannot be stored, be it because of
+    /// its tags, has superseded what is stored for the request, so that is dropped.
     pub fn incoming(
         &self,
         asked: Request<'_, '_>,
         decision: &Bound<'_, PyAny>,
+        tags: Result<Tags, Fault>,
         ttl: Duration,
     ) -> Result<Incoming, Fault> {
         if !is_mapping(decision) {
@@ -95,13 +102,14 @@ impl Store {
         }
         let key = request(asked, KeyWriter::to_key)?;
         self.loads.supersede(key.as_bytes());
-        let value = Stored::from_python(decision).and_then(|value| {
-            self.cache.weigh(&key, &value)?;
+        let read = tags.and_then(|tags| {
+            let value = Stored::from_python(decision)?;
+            self.cache.weigh(&key, &value, &tags)?;
             // Of a class that says it is a mapping and is a str or a list as well.
-            if value.is_object() { Ok(value) } else { Err(not_an_object()) }
+            if value.is_object() { Ok((value, tags)) } else { Err(not_an_object()) }
         });
-        match value {
-            Ok(value) => Ok(Incoming { key, value, ttl }),
+        match read {
+            Ok((value, tags)) => Ok(Incoming { key, value, tags, ttl }),
             Err(fault) => {
                 let cache = Arc::clone(&self.cache);
                 complete(async move { cache.discard(key.as_bytes()).await });
@@ -114,8 +122,7 @@ impl Store {
     pub fn insert(
         &self,
         py: Python<'_>,
-        Incoming { key, value, ttl }: Incoming,
-        tags: Tags,
+        Incoming { key, value, tags, ttl }: Incoming,
         stamp: sark_cache_core::Stamp,
     ) -> bool {
         let insert = pin!(self.cache.insert(key, value, ttl, tags, stamp));

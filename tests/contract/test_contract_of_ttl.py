@@ -1,0 +1,129 @@
+"""How long a decision lives: as given, else as the cache says; a sensitivity only shortens it."""
+
+import asyncio
+import logging
+
+import pytest
+
+from sark_cache import Loaded
+
+ALLOW = {"allow": True}
+ALICE = ("alice", "read", "doc")
+BRIEF = 0.3
+
+
+@pytest.fixture
+async def new_brief(new_cache):
+    """Makes caches whose critical decisions live briefly."""
+
+    class Brief(new_cache.kind):
+        OPTIMIZED_TTL = {"critical": BRIEF, "public": 60}  # noqa: RUF012
+
+    async def new(**settings):
+        return await new_cache(kind=Brief, **settings)
+
+    return new
+
+
+async def survivors(cache, users):
+    """Those whose decision is served when brief ones have expired."""
+    await asyncio.sleep(BRIEF + 0.05)
+    found = await cache.get_batch([(user, "read", "doc") for user in users])
+    return {user for user, decision in zip(users, found, strict=True) if decision is not None}
+
+
+STORED = {
+    "nothing": ({}, True),
+    "long": ({"ttl_seconds": 60}, True),
+    "brief": ({"ttl_seconds": BRIEF}, False),
+    "critical": ({"sensitivity": "critical"}, False),
+    "critical and long": ({"sensitivity": "critical", "ttl_seconds": 60}, False),
+    "public": ({"sensitivity": "public"}, True),
+    "public and brief": ({"sensitivity": "public", "ttl_seconds": BRIEF}, False),
+    "unknown": ({"sensitivity": "unheard of"}, True),
+    "unknown and brief": ({"sensitivity": "unheard of", "ttl_seconds": BRIEF}, False),
+}
+EXPECTED = {name for name, (_, lives) in STORED.items() if lives}
+
+
+async def test_a_sensitivity_shortens_the_time_that_is_given_and_that_of_the_cache(new_brief):
+    cache = await new_brief(ttl_seconds=60)
+    for name, (arguments, _) in STORED.items():
+        assert await cache.set(name, "read", "doc", ALLOW, **arguments) is True
+    assert await survivors(cache, list(STORED)) == EXPECTED
+
+
+async def test_it_does_so_of_what_is_loaded(new_brief):
+    cache = await new_brief(ttl_seconds=60)
+
+    async def load():
+        return ALLOW
+
+    for name, (arguments, _) in STORED.items():
+        await cache.get_or_load(name, "read", "doc", load, **arguments)
+    assert await survivors(cache, list(STORED)) == EXPECTED
+
+
+async def test_it_does_so_of_what_the_loader_says(new_brief):
+    cache = await new_brief(ttl_seconds=60)
+
+    for name, (arguments, _) in STORED.items():
+        late = dict(arguments)
+        ttl_seconds = late.pop("ttl_seconds", None)
+
+        async def load(ttl_seconds=ttl_seconds):
+            return Loaded(ALLOW, ttl_seconds=ttl_seconds)
+
+        await cache.get_or_load(name, "read", "doc", load, **late)
+    assert await survivors(cache, list(STORED)) == EXPECTED
+
+
+async def test_it_lengthens_the_time_of_no_cache(new_brief):
+    cache = await new_brief(ttl_seconds=BRIEF)
+    for sensitivity in ("critical", "public", "unheard of", None):
+        await cache.set(str(sensitivity), "read", "doc", ALLOW, sensitivity=sensitivity)
+    assert await survivors(cache, ["critical", "public", "unheard of", "None"]) == set()
+
+
+async def test_it_counts_for_nothing_unless_optimized_times_are_on(new_brief):
+    cache = await new_brief(ttl_seconds=60, use_optimized_ttl=False)
+    await cache.set(*ALICE, ALLOW, sensitivity="critical")
+    assert await survivors(cache, ["alice"]) == {"alice"}
+
+
+async def test_a_refresh_does_not_lengthen_a_life(new_cache):
+    cache = await new_cache(ttl_seconds=60)
+    refreshed = asyncio.Event()
+
+    async def evaluate(*_):
+        refreshed.set()
+        return {"allow": True, "again": True}
+
+    cache.set_revalidate_callback(evaluate)
+    await cache.set(*ALICE, ALLOW, ttl_seconds=2)
+    await asyncio.sleep(1.6)
+    assert await cache.get(*ALICE, None, "critical") == ALLOW
+    async with asyncio.timeout(5):
+        await refreshed.wait()
+        while await cache.get(*ALICE) == ALLOW:
+            await asyncio.sleep(0.005)
+    assert await cache.get(*ALICE) is not None
+    await asyncio.sleep(2.05)
+    assert await cache.get(*ALICE) is None
+
+
+async def test_an_unknown_sensitivity_is_warned_of_once(new_cache, caplog):
+    cache = await new_cache()
+    name = f"unheard of by {cache.backend} {id(cache)}"
+
+    async def load():
+        return ALLOW
+
+    with caplog.at_level(logging.WARNING, logger="sark_cache"):
+        for user in ("alice", "bob"):
+            assert await cache.set(user, "read", "doc", ALLOW, sensitivity=name) is True
+            await cache.get_or_load(user, "write", "doc", load, sensitivity=name)
+    warnings = [record.getMessage() for record in caplog.records if name in record.getMessage()]
+    assert len(warnings) == 1
+    assert "critical" in warnings[0]
+    assert cache.metrics.errors == 0
