@@ -29,8 +29,10 @@ class _Serializer:
     """The serializer of a class, made when pydantic first asks for it."""
 
     def __get__(self, instance: object, owner: type[Mapping[str, Any]]) -> "SchemaSerializer":
-        from pydantic_core import SchemaSerializer  # noqa: PLC0415 - only pydantic asks
-
+        try:
+            from pydantic_core import SchemaSerializer  # noqa: PLC0415 - only pydantic asks
+        except ImportError as error:  # or somebody who looks at every attribute
+            raise AttributeError(str(error)) from error
         serializer = SchemaSerializer(_schema(owner))
         setattr(owner, "__pydantic_serializer__", serializer)  # noqa: B010 - in place of this one
         return serializer

@@ -116,7 +116,9 @@ def create_app() -> FastAPI:
         asked = (question.user, question.action, question.resource)
         started = time.perf_counter()
         # One decision that all requests share and none can change: nothing is copied for a hit.
-        known = await cache.get_decision(*asked, question.context) if question.use_cache else None
+        known = None
+        if question.use_cache:
+            known = await cache.get_decision(*asked, question.context, policy=POLICY)
         if known is not None:
             microseconds = (time.perf_counter() - started) * 1e6
             return Answer(decision=known.to_dict(), source="cache", microseconds=microseconds)
@@ -124,7 +126,8 @@ def create_app() -> FastAPI:
         loaded = await engine.evaluate(*asked, question.context)
         if question.use_cache:
             ttl = loaded.ttl_seconds
-            await cache.set(*asked, loaded.decision, question.context, ttl, stamp=begun)
+            what = (*asked, loaded.decision, question.context, ttl)
+            await cache.set(*what, stamp=begun, policy=POLICY)
         microseconds = (time.perf_counter() - started) * 1e6
         cache.record_opa_latency(microseconds / 1e3)
         decision = dict(loaded.decision)

@@ -16,11 +16,11 @@ from sark_cache.fastapi.evaluators import (
     Engine,
     Evaluator,
     callable_evaluator,
-    policy_of,
     read_evaluator_source,
     timed,
 )
 from sark_cache.fastapi.installation import policy_cache_of, replaced_policy_cache
+from sark_cache.fastapi.policies import policy_of
 from sark_cache.fastapi.sources import Dependency, FromRequest, read_sources
 from sark_cache.types import JSONObject, RevalidateCallback
 
@@ -114,7 +114,7 @@ def authorize(
         },
         evaluate=evaluator,
     )
-    policy_of(evaluate, policy)
+    decided_by = policy_of(evaluate, policy)
     constants, readers, dependencies = sources.constants, sources.readers, sources.dependencies
     prepare = _as_it_is if "evaluate" in constants else callable_evaluator
 
@@ -148,6 +148,7 @@ def authorize(
             ttl_seconds=ttl_seconds,
             sensitivity=asked["sensitivity"],
             tags=asked["tags"],
+            policy=decided_by,
         )
         if decision.get("allow") is not True:
             raise HTTPException(403, _reason(decision))

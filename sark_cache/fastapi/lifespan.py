@@ -10,18 +10,17 @@ from typing import Final
 from starlette.applications import Starlette
 
 from sark_cache.cleanup import CacheCleanupTask
-from sark_cache.fastapi.evaluators import callable_evaluator, timed
 from sark_cache.fastapi.installation import Installation, installed
+from sark_cache.fastapi.refreshing import Revalidate, evaluators_by_policy, refreshed_by
 from sark_cache.process import close_policy_caches
 from sark_cache.routing import SelectedPolicyCache
 from sark_cache.selection import Selection, use_settings
 from sark_cache.settings import CacheSettings
-from sark_cache.types import RevalidateCallback
 from sark_cache.watch import lock_across_forks
 
 
 def policy_cache_lifespan(
-    settings: CacheSettings | None = None, *, revalidate: RevalidateCallback | None = None
+    settings: CacheSettings | None = None, *, revalidate: Revalidate | None = None
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     """A lifespan that gives an app the policy cache of the process.
 
@@ -40,22 +39,27 @@ def policy_cache_lifespan(
 
     Args:
         settings: What to make the caches from. None: what the environment holds at the start.
-        revalidate: What evaluates a request anew when its entry nears its end: the evaluator that
-            `authorize` was given, if there is but one. It counts for all apps of the process.
+        revalidate: What evaluates a decision again when it nears its end: the evaluator that
+            `authorize` was given, or those of several policies, `{"documents": evaluate}`. It
+            evaluates decisions of its own policy alone. It counts for all apps of the process.
+
+    Raises:
+        TypeError, ValueError: `revalidate` is no evaluator, or its policy has no name.
 
     The lifespan raises at the start of the app:
         SettingsError: The environment holds wrong settings; the message names the variables.
         ImportError: Redis is configured, and no client for it installed.
         RuntimeError: Another app of this process runs with other settings.
     """
+    evaluators = {} if revalidate is None else evaluators_by_policy(revalidate)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
         chosen = CacheSettings.from_environment() if settings is None else settings
         async with _policy_cache_of_process(chosen) as shared:
             cache = shared.cache
-            if revalidate is not None:
-                cache.set_revalidate_callback(timed(callable_evaluator(revalidate), cache))
+            if evaluators:
+                cache.set_revalidate_callback(refreshed_by(evaluators, cache))
             cleanup = CacheCleanupTask(cache, chosen.cleanup_interval, chosen.cleanup_enabled)
             await cleanup.start()
             try:

@@ -34,6 +34,8 @@ from sark_cache.settings import CacheSettings
 NATIVE = CacheSettings(rust_cache_rollout_pct=100)
 ROUTES = "/policy-cache"
 REVOKE_ALL = {"everything": True}
+POLICY = "documents_app:evaluate"
+"""The policy of this app's evaluator."""
 
 
 @pytest.fixture(scope="module")
@@ -634,7 +636,7 @@ async def test_entries_near_their_end_are_refreshed_by_the_callback():
         refreshed.append(asked)
         return {"allow": True}
 
-    app = FastAPI(lifespan=policy_cache_lifespan(settings, revalidate=revalidate))
+    app = FastAPI(lifespan=policy_cache_lifespan(settings, revalidate={POLICY: revalidate}))
     critical = authorize(evaluate, user="cron", action="read", sensitivity="critical")
     app.get("/", dependencies=[Depends(critical)])(lambda: None)
     async with running(app) as client:

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import asynccontextmanager
+from itertools import count, repeat
 from typing import Annotated
 from unittest.mock import AsyncMock
 
@@ -17,6 +18,8 @@ from sark_cache.fastapi import FromRequest, PolicyCacheDep, authorize, policy_ca
 from sark_cache.settings import CacheSettings
 
 NATIVE = CacheSettings(rust_cache_rollout_pct=100)
+POLICY = "documents_app:evaluate"
+"""The policy of that app's evaluator."""
 
 
 def guarded(dependency):
@@ -167,6 +170,8 @@ def test_what_reads_the_request_is_a_plain_function():
         ("action", "é" * 4097, "action must be at most 8192 bytes, not 8194"),
         ("resource", "/" * 8193, "resource must be at most 8192 bytes, not 8193"),
         ("tags", map(str, range(65)), "tags must be at most 64"),
+        ("tags", map(str, count()), "tags must be at most 64"),
+        ("tags", repeat("a"), "tags must be at most 64"),
         ("tags", ["t" * 257], "a tag must be at most 256 bytes, not 257"),
         ("policy", "p" * 257, "policy must be at most 256 bytes, not 257"),
         ("sensitivity", "secret", "sensitivity must be one of critical, .* not 'secret'"),
@@ -299,7 +304,7 @@ async def test_a_callback_for_refreshes_need_not_be_async():
         return {"allow": True, "asked": asked}
 
     settings = CacheSettings(rust_cache_rollout_pct=100, use_optimized_ttl=False, cache_ttl=0.5)
-    app = FastAPI(lifespan=policy_cache_lifespan(settings, revalidate=revalidate))
+    app = FastAPI(lifespan=policy_cache_lifespan(settings, revalidate={POLICY: revalidate}))
     critical = authorize(evaluate, user="cron", sensitivity="critical")
     app.get("/", dependencies=[Depends(critical)])(lambda: None)
     async with running(app) as client:

@@ -1,18 +1,25 @@
 """Decisions of `authorize` belong to the policy of its evaluator, and to no other."""
 
+import asyncio
 import subprocess
 import sys
-from pathlib import Path
+from contextlib import asynccontextmanager
 
 import evaluators
+import httpx
 import pytest
 from evaluators import Engine
-from fastapi import Depends
+from fastapi import Depends, FastAPI
 
-from sark_cache.fastapi import FromRequest, authorize
-from sark_cache.fastapi.evaluators import policy_of
-
-HERE = Path(__file__).parent
+from sark_cache.fastapi import (
+    FromRequest,
+    PolicyCacheDep,
+    authorize,
+    policy_cache_lifespan,
+    policy_cache_router,
+)
+from sark_cache.fastapi.policies import policy_of
+from sark_cache.settings import CacheSettings
 
 
 @pytest.mark.parametrize(
@@ -67,7 +74,7 @@ def test_a_name_that_another_function_had_before_is_no_name(monkeypatch):
 
 
 PROGRAM = """
-from sark_cache.fastapi.evaluators import policy_of
+from sark_cache.fastapi.policies import policy_of
 
 def ask(user_id, action, resource, context):
     return {"allow": True}
@@ -110,3 +117,196 @@ def printed(arguments, directory):
         check=False,
     )
     return (ended.stdout or ended.stderr).strip()
+
+
+# What is shared, and what is not
+
+
+NATIVE = CacheSettings(rust_cache_rollout_pct=100)
+by_header = FromRequest(lambda request: request.headers["x-user"])
+
+
+@pytest.fixture(params=["native", "redis"])
+def settings(request):
+    """Settings by which every decision is kept in one backend."""
+    if request.param == "native":
+        return NATIVE
+    server = request.getfixturevalue("own_redis")()
+    patient = {"redis_connect_timeout": 2, "redis_command_timeout": 2}
+    return CacheSettings(redis_url=server.url, rust_cache_rollout_pct=0, **patient)
+
+
+@asynccontextmanager
+async def running(app):
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://app") as client,
+    ):
+        yield client
+
+
+def by(user):
+    return {"x-user": user}
+
+
+def counted(evaluate):
+    """An evaluator that knows how often it was asked."""
+
+    async def counting(*asked):
+        counting.calls += 1
+        return await evaluate(*asked)
+
+    counting.calls = 0
+    return counting
+
+
+async def test_a_member_does_not_pass_as_an_admin(settings):
+    member = authorize(evaluators.is_member, user=by_header)
+    admin = authorize(evaluators.is_admin, user=by_header)
+    app = FastAPI(lifespan=policy_cache_lifespan(settings), dependencies=[Depends(member)])
+    app.delete("/everything", dependencies=[Depends(admin)])(lambda: "deleted")
+    async with running(app) as client:
+        for _ in range(2):  # by the policies, and by the cache
+            for user, status, told in (
+                ("alice", 403, {"detail": "admins only"}),
+                ("mallory", 403, {"detail": "members only"}),
+                ("root", 200, "deleted"),
+            ):
+                answer = await client.delete("/everything", headers=by(user))
+                assert (answer.status_code, answer.json()) == (status, told)
+
+
+async def test_two_objects_of_a_class_decide_by_themselves(settings):
+    app = FastAPI(lifespan=policy_cache_lifespan(settings))
+    for name in ("alice", "bob"):
+        may = authorize(Engine(name).evaluate, user=by_header, resource="all", policy=name)
+        app.get(f"/{name}", dependencies=[Depends(may)])(lambda: "passed")
+    async with running(app) as client:
+        for user in ("alice", "bob"):
+            for name in ("alice", "bob"):
+                answer = await client.get(f"/{name}", headers=by(user))
+                assert answer.status_code == (200 if user == name else 403)
+
+
+async def test_two_apps_of_a_process_do_not_share_what_their_policies_decide(settings):
+    apps = []
+    for evaluator in (evaluators.is_member, evaluators.is_admin):
+        app = FastAPI(lifespan=policy_cache_lifespan(settings))
+        may = authorize(evaluator, user=by_header)
+        app.get("/document", dependencies=[Depends(may)])(lambda: "read")
+        apps.append(app)
+    async with running(apps[0]) as first, running(apps[1]) as second:
+        assert (await first.get("/document", headers=by("alice"))).status_code == 200
+        assert (await second.get("/document", headers=by("alice"))).status_code == 403
+
+
+async def test_the_same_policy_is_evaluated_once_wherever_it_is_asked(settings):
+    evaluate = counted(evaluators.is_member)
+    app = FastAPI(lifespan=policy_cache_lifespan(settings))
+    for path in ("/one", "/other"):
+        may = authorize(evaluate, user=by_header, resource="document", policy="members")
+        app.get(path, dependencies=[Depends(may)])(lambda: "read")
+    async with running(app) as client:
+        for path in ("/one", "/other", "/one"):
+            assert (await client.get(path, headers=by("alice"))).status_code == 200
+    assert evaluate.calls == 1
+
+
+async def test_a_handler_finds_a_decision_by_its_policy(settings):
+    app = FastAPI(lifespan=policy_cache_lifespan(settings))
+
+    @app.get("/document", dependencies=[Depends(authorize(evaluators.is_member, user=by_header))])
+    async def read(cache: PolicyCacheDep) -> list:
+        asked = ("alice", "GET", "/document")
+        return [
+            await cache.get(*asked, policy="evaluators:is_member"),
+            await cache.get(*asked, policy="evaluators:is_admin"),
+            await cache.get(*asked),
+        ]
+
+    async with running(app) as client:
+        found, *others = (await client.get("/document", headers=by("alice"))).json()
+        assert found["allow"] is True
+        assert others == [None, None]
+
+
+async def test_what_a_policy_decided_is_revoked_by_its_name(settings):
+    app = FastAPI(lifespan=policy_cache_lifespan(settings))
+    app.include_router(policy_cache_router(admin=lambda: True))
+    evaluate = {name: counted(evaluators.is_member) for name in ("reading", "writing")}
+    for name, counting in evaluate.items():
+        may = authorize(counting, user=by_header, resource="document", policy=name)
+        app.get(f"/{name}", dependencies=[Depends(may)])(lambda: "done")
+
+    async with running(app) as client:
+
+        async def ask_all():
+            for name in evaluate:
+                assert (await client.get(f"/{name}", headers=by("alice"))).status_code == 200
+
+        async def revoke(**what):
+            answer = await client.post("/policy-cache/invalidate", json=what)
+            return answer.json()["invalidated"]
+
+        await ask_all()
+        assert await revoke(policy="reading") == 1
+        await ask_all()
+        assert [counting.calls for counting in evaluate.values()] == [2, 1]
+        assert await revoke(policy="reading", user_id="bob") == 0
+        assert await revoke(policy="writing", user_id="alice") == 1
+        assert await revoke(user_id="alice") == 1
+        await ask_all()
+        assert [counting.calls for counting in evaluate.values()] == [3, 2]
+
+
+# Refreshes
+
+
+async def test_a_decision_is_refreshed_by_its_own_policy_and_by_no_other():
+    settings = CacheSettings(rust_cache_rollout_pct=100, use_optimized_ttl=False, cache_ttl=0.5)
+    refreshed = asyncio.Event()
+
+    async def members(*asked):
+        refreshed.set()
+        return await evaluators.is_member(*asked)
+
+    def another(*_asked):
+        pytest.fail("another policy was asked")
+
+    lifespan = policy_cache_lifespan(settings, revalidate={"members": members, "admins": another})
+    app = FastAPI(lifespan=lifespan)
+    given = {"user": by_header, "resource": "all", "sensitivity": "critical"}
+    for name, evaluate in (("members", evaluators.is_member), ("admins", evaluators.is_admin)):
+        may = authorize(evaluate, policy=name, **given)
+        app.get(f"/{name}", dependencies=[Depends(may)])(lambda: "passed")
+    async with running(app) as client:
+        while not refreshed.is_set():
+            assert (await client.get("/members", headers=by("alice"))).status_code == 200
+
+
+async def test_a_member_is_no_admin_after_a_refresh_by_the_members_evaluator():
+    settings = CacheSettings(rust_cache_rollout_pct=100, use_optimized_ttl=False, cache_ttl=0.3)
+    lifespan = policy_cache_lifespan(settings, revalidate=evaluators.is_member)
+    app = FastAPI(lifespan=lifespan)
+    evaluate = counted(evaluators.is_admin)
+    may = authorize(evaluate, user=by_header, sensitivity="critical", policy="admins")
+    app.get("/", dependencies=[Depends(may)])(lambda: "passed")
+    async with running(app) as client:
+        while evaluate.calls < 3:  # through the last part of a life, and its end
+            assert (await client.get("/", headers=by("alice"))).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("revalidate", "told"),
+    [
+        (evaluators.engine.evaluate, "policy must be given"),
+        (evaluators.anonymous, "policy must be given"),
+        ({"documents": 7}, "evaluate must be"),
+        ({7: evaluators.is_admin}, "policy must be a str"),
+        (Engine, "evaluate must be"),
+    ],
+)
+def test_what_refreshes_has_to_have_a_policy(revalidate, told):
+    with pytest.raises(TypeError, match=f"^{told}"):
+        policy_cache_lifespan(revalidate=revalidate)

@@ -1,7 +1,6 @@
 """`Decision` in pydantic: the type of a field, and a value wherever it stands in one."""
 
 import json
-import sys
 
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -80,6 +79,13 @@ def test_pydantic_is_not_imported_before_it_asks():
     ) == ["[]"]
 
 
-def test_where_there_is_no_pydantic_nothing_is_missing(monkeypatch, kind):
-    monkeypatch.setitem(sys.modules, "pydantic_core", None)
-    assert kind(FIELDS) == FIELDS
+def test_where_there_is_no_pydantic_it_has_nothing_of_it():
+    assert run(
+        """
+        import inspect, sys
+        sys.modules["pydantic_core"] = None
+        from sark_cache import Decision
+        decision = Decision({"allow": True})
+        print(hasattr(decision, "__pydantic_serializer__"), len(inspect.getmembers(decision)) > 10)
+        """
+    ) == ["False True"]

@@ -1,0 +1,85 @@
+"""What an app says once when it starts: where its settings cache nothing, or caches are apart."""
+
+import logging
+from typing import Annotated
+
+import httpx
+import pytest
+from documents_app import evaluate
+from fastapi import BackgroundTasks, Depends, FastAPI
+
+from sark_cache import selection
+from sark_cache.fastapi import PolicyCacheDep, authorize, policy_cache_lifespan
+from sark_cache.settings import CacheSettings
+
+
+@pytest.fixture(autouse=True)
+def first_of_its_process(monkeypatch):
+    """As a process that starts: no app has run in it."""
+    monkeypatch.setattr(selection, "_selection", None)
+
+
+@pytest.fixture
+def warnings_at_start(caplog):
+    """Starts an app and asks it twice; what it has logged at WARNING."""
+
+    async def start(**settings):
+        app = FastAPI(lifespan=policy_cache_lifespan(CacheSettings(**settings)))
+        may = authorize(evaluate, user="cron")
+        app.get("/", dependencies=[Depends(may)])(lambda: "passed")
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://app") as client,
+        ):
+            for _ in range(2):
+                assert (await client.get("/")).status_code == 200
+        return [
+            record.getMessage()
+            for record in caplog.records
+            if record.name == "sark_cache" and record.levelno >= logging.WARNING
+        ]
+
+    return start
+
+
+async def test_settings_that_cache_nothing_are_named_once(warnings_at_start):
+    [told] = await warnings_at_start(rust_cache_rollout_pct=0)
+    assert "nothing is cached" in told
+    assert "SARK_CACHE_REDIS_URL" in told
+
+
+async def test_so_are_native_caches_of_several_workers(warnings_at_start, monkeypatch):
+    monkeypatch.setenv("WEB_CONCURRENCY", "2")
+    [told] = await warnings_at_start()
+    assert "WEB_CONCURRENCY=2" in told
+    assert "SARK_CACHE_REDIS_URL" in told
+
+
+async def test_defaults_cache_and_say_nothing(warnings_at_start):
+    assert await warnings_at_start(tiered=False) == []
+
+
+# Revocations in the background
+
+
+async def test_a_revocation_may_be_a_background_task():
+    app = FastAPI(lifespan=policy_cache_lifespan(CacheSettings(tiered=False)))
+
+    @app.get("/")
+    async def read(decision: Annotated[dict, Depends(authorize(evaluate, user="alice"))]) -> dict:
+        return decision
+
+    @app.post("/revoke")
+    async def revoke(cache: PolicyCacheDep, tasks: BackgroundTasks) -> None:
+        tasks.add_task(cache.invalidate, user_id="alice")
+
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://app") as client,
+    ):
+        first = (await client.get("/")).json()
+        assert (await client.get("/")).json() == first
+        assert (await client.post("/revoke")).status_code == 200
+        assert (await client.get("/")).json()["evaluation"] > first["evaluation"]
