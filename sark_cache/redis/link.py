@@ -27,6 +27,8 @@ Command: TypeAlias = tuple[Any, ...]
 
 MOST_AT_ONCE = 64
 """The most commands that are on their way at once; others wait their turn, within their time."""
+FULL_POOL_SECONDS = 0.002
+"""The pause before a pool whose connections are all in use is asked again."""
 FIRST_PROBE_SECONDS = 0.05
 LAST_PROBE_SECONDS = 0.5
 LATE_SECONDS = 0.03
@@ -150,7 +152,7 @@ class Link:
                 server refused the command.
         """
         async with self._until(deadline, key, str(command[0])):
-            return await self.client.execute_command(*command)
+            return await self.once_free(lambda: self.client.execute_command(*command))
 
     async def urgent(self, key: str, *command: Any) -> Any:  # noqa: ANN401
         """The reply to a command that is sent even if the circuit is open.
@@ -162,10 +164,26 @@ class Link:
         try:
             with cancellation_kept():
                 async with asyncio.timeout(self.command_timeout):
-                    return await self.client.execute_command(*command)
+                    return await self.once_free(lambda: self.client.execute_command(*command))
         except Exception as error:
             server = self._server_of(key)
             raise self._failed(error, server, key, began, str(command[0])) from error
+
+    async def once_free(self, send: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401
+        """Sends, as soon as the pool has a free connection; the caller bounds the wait.
+
+        A pool of few connections may be in use by commands that do not wait for their turn.
+
+        Raises:
+            Exception: What `send` raises.
+        """
+        while True:
+            try:
+                return await send()
+            except Exception as error:
+                if type(error).__name__ != "MaxConnectionsError":
+                    raise
+            await asyncio.sleep(FULL_POOL_SECONDS)
 
     async def commands(
         self, deadline: float, keys: Sequence[str], commands: Sequence[Command]
@@ -194,18 +212,19 @@ class Link:
         if len(commands) == 1:
             return [await self.command(deadline, keys[0], *commands[0])]
         async with self._until(deadline, keys[0], str(commands[0][0])):
-            pipeline = (
-                self.client.pipeline()
-                if self.is_cluster
-                else self.client.pipeline(transaction=False)
-            )
-            for command in commands:
-                pipeline.execute_command(*command)
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            replies: list[Any] = await self.once_free(lambda: self._send_all(commands))
         for key, reply in zip(keys, replies, strict=True):
-            if self.is_no_answer(reply):
+            if self.is_no_answer(reply) and type(reply).__name__ != "MaxConnectionsError":
                 self._trip(self._server_of(key), key, reply)
         return replies
+
+    async def _send_all(self, commands: Sequence[Command]) -> Any:  # noqa: ANN401
+        pipeline = (
+            self.client.pipeline() if self.is_cluster else self.client.pipeline(transaction=False)
+        )
+        for command in commands:
+            pipeline.execute_command(*command)
+        return await pipeline.execute(raise_on_error=False)
 
     async def answers(self) -> bool:
         """Whether the servers answer now, whatever was known."""

@@ -107,7 +107,7 @@ class Primary:
         """
         with cancellation_kept():
             async with asyncio.timeout_at(self._link.deadline() + waits):
-                replies = await self._sent(commands)
+                replies: list[Any] = await self._link.once_free(lambda: self._sent(commands))
         for command, reply in zip(commands, replies, strict=True):
             if isinstance(reply, Exception) and (raises or self._link.is_no_answer(reply)):
                 raise self._refused(command, reply) or reply
@@ -127,8 +127,8 @@ class Primary:
             pipeline = self._link.client.pipeline(transaction=False)
             for command in commands:
                 pipeline.execute_command(*command)
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
-            return replies
+            sent: list[Any] = await pipeline.execute(raise_on_error=False)
+            return sent
         replies = await self._sent_to_node(commands)
         if any(self._link.is_no_answer(reply) for reply in replies):
             # A connection that the server closed while it was idle is made again, once.
@@ -173,7 +173,7 @@ class Primary:
             names = ("_",) if check_client(self._link.client) == "valkey" else ()
             with cancellation_kept():
                 async with asyncio.timeout_at(self._link.deadline()):
-                    self._held = await pool.get_connection(*names)
+                    self._held = await self._link.once_free(lambda: pool.get_connection(*names))
         return id(self._held)
 
     async def release(self) -> None:

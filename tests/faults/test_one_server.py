@@ -346,6 +346,22 @@ async def test_many_requests_at_once_open_no_circuit(own_redis, open_cache):
     assert cache.circuit_open is False
 
 
+@pytest.mark.parametrize("connections", [1, 2, 20])
+async def test_a_pool_of_few_connections_is_waited_for(own_redis, open_cache, connections):
+    url = f"{own_redis().url}?max_connections={connections}"
+    cache = await open_cache(url, command_timeout=5)
+    asking = [cache.get_or_load(f"user-{number}", "read", "doc", load) for number in range(200)]
+    revoking = [cache.invalidate(user_id="alice") for _ in range(20)]
+    assert await asyncio.gather(*asking) == [ALLOW] * 200
+    assert await asyncio.gather(*revoking, *(cache.get(*ALICE) for _ in range(200)))
+    assert cache.metrics.errors == 0
+    await asyncio.gather(
+        *(cache.invalidate(user_id=f"user-{number}") for number in range(50)),
+        *(cache.set(f"user-{number}", "read", "doc", ALLOW) for number in range(200)),
+    )
+    assert cache.metrics.errors == 0
+
+
 async def test_a_cache_that_is_closed_while_it_is_asked_leaves_nothing_behind(own_redis):
     server = own_redis()
     cache = PolicyCache.from_url(server.url)

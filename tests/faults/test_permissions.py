@@ -111,8 +111,9 @@ async def test_without_this_command_nothing_is_served(own_redis, open_as, caplog
     assert f"refuses {command} (NOPERM)" in caplog.text
     allow(server)
     async with asyncio.timeout(10):
-        while not await serves(cache):
+        while not await cache.health_check():
             await asyncio.sleep(0.01)
+    assert await serves(cache)
     assert await revokes(cache)
 
 
