@@ -44,6 +44,7 @@ PICTURE = ROOT / "docs/assets/dashboard.svg"
 SCRAPE_SECONDS = 2
 RATE_SECONDS = 16
 USERS, DOCUMENTS, CLIENTS = 40, 20, 6
+POLICY = "documents"
 COLUMNS, ROWS = 24, 65
 INCHES = (0.56, 0.36)
 """The size of one cell of Grafana's grid."""
@@ -59,13 +60,14 @@ async def evaluate(user, action, resource, context):
 
 def gateway(settings):
     """The app that is watched."""
-    app = FastAPI(lifespan=policy_cache_lifespan(settings, revalidate=evaluate))
+    app = FastAPI(lifespan=policy_cache_lifespan(settings, revalidate={POLICY: evaluate}))
     app.include_router(policy_cache_router(admin=lambda: None, prometheus=True))
     may = authorize(
         evaluate,
         user=FromRequest(lambda request: request.headers["x-user"]),
         sensitivity="confidential",
         ttl_seconds=30,
+        policy=POLICY,
     )
 
     @app.get("/documents/{document}", dependencies=[Depends(may)])
@@ -75,7 +77,8 @@ def gateway(settings):
     @app.get("/lists/{number}")
     async def several(number: int, cache: PolicyCacheDep, x_user: Annotated[str, Header()]) -> int:
         asked = [(x_user, "GET", f"/documents/{one}", None) for one in range(number)]
-        return sum(found is not None for found in await cache.get_batch(asked))
+        decisions = await cache.get_batch(asked, policy=POLICY)
+        return sum(found is not None for found in decisions)
 
     return app
 

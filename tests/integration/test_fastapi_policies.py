@@ -260,6 +260,18 @@ async def test_what_a_policy_decided_is_revoked_by_its_name(settings):
         assert [counting.calls for counting in evaluate.values()] == [3, 2]
 
 
+async def test_a_request_that_is_beyond_a_limit_is_evaluated_and_not_stored(settings):
+    evaluate = counted(evaluators.is_member)
+    may = authorize(evaluate, user=by_header, policy="members")
+    app = FastAPI(lifespan=policy_cache_lifespan(settings))
+    app.get("/{path:path}", dependencies=[Depends(may)])(lambda: "read")
+    async with running(app) as client:
+        for _ in range(2):
+            assert (await client.get("/" + "a" * 9000, headers=by("alice"))).status_code == 200
+            assert (await client.get("/" + "a" * 9000, headers=by("bob"))).status_code == 403
+    assert evaluate.calls == 4
+
+
 # Refreshes
 
 
