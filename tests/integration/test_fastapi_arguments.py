@@ -16,6 +16,7 @@ from fastapi.security import SecurityScopes
 
 from sark_cache.fastapi import FromRequest, PolicyCacheDep, authorize, policy_cache_lifespan
 from sark_cache.settings import CacheSettings
+from sark_cache.testing import allow_all, deny_all
 
 NATIVE = CacheSettings(rust_cache_rollout_pct=100)
 POLICY = "documents_app:evaluate"
@@ -259,6 +260,26 @@ async def test_a_test_replaces_all_evaluators_in_one_place():
         for path in ("/documents/1", "/other"):
             assert (await client.get(path, headers={"x-user": "alice"})).status_code == 403
             assert (await client.get(path, headers={"x-user": "root"})).status_code == 200
+
+
+@pytest.mark.parametrize(("replaced", "status"), [(allow_all, 200), (deny_all, 403)])
+async def test_a_test_replaces_all_evaluators_of_the_process(replaced, status):
+    app = guarded(authorize(evaluators.is_admin, user=current_user))
+    engine = authorize(Depends(engine_of_app), user=current_user, policy="one user")
+    app.get("/other", dependencies=[Depends(engine)])(lambda: "done")
+    app.state.engine = Engine()
+    async with running(app) as client:
+
+        async def statuses():
+            return [
+                (await client.get(path, headers={"x-user": "alice"})).status_code
+                for path in ("/documents/1", "/other")
+            ]
+
+        before = await statuses()
+        with replaced():
+            assert await statuses() == [status, status]
+        assert await statuses() == before == [403, 200]
 
 
 async def test_what_brings_no_evaluator_lets_nobody_pass():
