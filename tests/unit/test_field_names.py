@@ -52,6 +52,9 @@ def test_names_that_threads_bring_at_once_are_interned_only_where_they_are_kept(
 
 def test_what_a_request_is_about_is_interned_nowhere():
     run(f"""{NEW_NAMES}
+    import logging
+    logging.disable()  # a sensitivity that nobody knows is warned of
+
     async def ask(names):
         cache = RustPolicyCache(max_size=10)
         for name in names:
