@@ -138,6 +138,7 @@ class AsyncCache:
             ValueError: The loader brought something that is not JSON or, with its key, over 64 KiB.
             RuntimeError: A loader asks for its own key.
         """
+    def _take_overdue(self) -> int: ...
     def delete(self, key: _Key) -> Coroutine[object, None, bool]:
         """Removes the entry under `key`; True if it was there."""
     def clear(self) -> Coroutine[object, None, int]:

@@ -12,7 +12,7 @@ from collections.abc import Generator
 from types import FrameType
 from typing import Any, TypeAlias
 
-Task: TypeAlias = "asyncio.Task[Any]"
+Task: TypeAlias = asyncio.Task[Any]
 
 _WAITING_MODULES = frozenset({"asyncio", "anyio"})
 _FRAMES = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await"))

@@ -33,7 +33,7 @@ class Loads:
         self._cache: Final = cache
         self._deposits: Final = deposits
         self._record: Final = record
-        self._flights: Final = new_flights()
+        self._flights: Final = new_flights(lambda: record.count("overdue"))
         self._asking: Final[Counter[FlightKey]] = Counter()
         self._refreshes: Final = Refreshes(record.fault)
         self._refreshed: Final[dict[str, asyncio.Task[None]]] = {}

@@ -5,7 +5,7 @@ import gc
 
 import pytest
 
-from sark_cache.flights import AsyncioFlights, NativeFlights, new_flights
+from sark_cache.flights import MAX_OVERTAKEN, AsyncioFlights, NativeFlights, new_flights
 
 KEY = "alice may read, since position 1"
 
@@ -187,3 +187,159 @@ async def test_what_a_finished_evaluation_began_is_part_of_no_other(flights):
         assert await flights.run(f"first {number}", evaluate) == "over"
     later.set()
     assert await asyncio.gather(*tasks) == [["other"] * 20] * 20
+
+
+async def in_a_task(request):
+    return await asyncio.create_task(request)
+
+
+async def gathered(request):
+    return (await asyncio.gather(request))[0]
+
+
+async def in_a_group(request):
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(request)
+    return task.result()
+
+
+async def later(request):
+    task = asyncio.create_task(request)
+    await asyncio.sleep(0.05)
+    return await task
+
+
+@pytest.mark.parametrize("asks", [in_a_task, gathered, in_a_group, later])
+async def test_an_evaluation_that_asks_for_itself_through_a_task_is_told_so(flights, asks):
+    async def evaluate():
+        return await asks(flights.run(KEY, evaluate))
+
+    async with asyncio.timeout(4):
+        with pytest.raises((RuntimeError, ExceptionGroup)) as raised:
+            await flights.run(KEY, evaluate)
+    assert "own key" in str(getattr(raised.value, "exceptions", [raised.value])[0])
+
+
+async def test_two_flights_whose_evaluations_ask_for_each_other_are_told_so(flights):
+    second = type(flights)()
+    both = asyncio.Barrier(2)
+
+    def asks(other):
+        async def evaluate():
+            await both.wait()
+            return await other.run(KEY, pytest.fail)
+
+        return evaluate
+
+    async with asyncio.timeout(4):
+        answers = await asyncio.gather(
+            flights.run(KEY, asks(second)), second.run(KEY, asks(flights)), return_exceptions=True
+        )
+    assert {type(answer) for answer in answers} == {RuntimeError}
+
+
+async def test_a_task_that_nobody_waits_for_may_ask_for_the_evaluation_that_made_it(flights):
+    tasks = []
+
+    async def evaluate():
+        tasks.append(asyncio.create_task(flights.run(KEY, pytest.fail)))
+        await asyncio.sleep(0.6)
+        return "over"
+
+    assert await flights.run(KEY, evaluate) == "over"
+    assert await tasks[0] == "over"
+
+
+@pytest.mark.parametrize("kind", [NativeFlights, AsyncioFlights])
+async def test_one_that_waits_for_too_long_evaluates_for_itself(kind):
+    overdue = []
+    flights = kind(lambda: overdue.append(1))
+    never_ends, runs = Evaluation(), []
+
+    async def evaluate():
+        runs.append(1)
+        await asyncio.sleep(0.1)
+        return "in time"
+
+    stuck = asyncio.create_task(flights.run(KEY, never_ends))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        answers = await asyncio.gather(*(flights.run(KEY, evaluate) for _ in range(10)))
+    assert answers == ["in time"] * 10
+    assert len(runs) == len(overdue) == 1
+    assert await flights.run(KEY, evaluate) == "in time", "its place is free again"
+    never_ends.may_end.set()
+    assert await stuck == '{"allow":true}'
+
+
+async def test_evaluations_that_never_end_do_not_pile_up_for_ever(monkeypatch):
+    monkeypatch.setattr("sark_cache.flights.PATIENCE_SECONDS", 0.001)
+    monkeypatch.setattr("sark_cache.flights.MOMENT_SECONDS", 0.002)
+    flights, never_ends = AsyncioFlights(), Evaluation()
+    tasks = []
+    for _ in range(1 + MAX_OVERTAKEN):
+        tasks.append(asyncio.create_task(flights.run(KEY, never_ends)))
+        while never_ends.runs < len(tasks):
+            await asyncio.sleep(0.001)
+    with pytest.raises(RuntimeError, match="evaluations of this decision have not ended"):
+        await flights.run(KEY, never_ends)
+    never_ends.may_end.set()
+    await asyncio.gather(*tasks)
+
+
+def test_flights_of_closed_loops_are_forgotten():
+    flights = AsyncioFlights()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(flights.run(KEY, Evaluation()))
+    task._log_destroy_pending = False  # it is forgotten on purpose
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+    async def ask():
+        quick = Evaluation()
+        quick.may_end.set()
+        return await flights.run(KEY, quick)
+
+    assert asyncio.run(ask()) == '{"allow":true}'
+    assert not flights._flights
+
+
+class InterruptedLoop(asyncio.SelectorEventLoop):
+    """A loop in whose own code an interrupt comes, as Python raises it wherever code runs."""
+
+    calls_left = None
+
+    def call_soon(self, *args, **options):
+        if self.calls_left is not None:
+            self.calls_left -= 1
+            if self.calls_left == 0:
+                raise KeyboardInterrupt
+        return super().call_soon(*args, **options)
+
+
+@pytest.mark.parametrize("call", [1, 3, 10])
+def test_everybody_gets_on_whenever_an_interrupt_comes(flights, call):
+    loop = InterruptedLoop()
+    may_end = asyncio.Event()
+
+    async def evaluate():
+        await may_end.wait()
+        loop.calls_left = call
+        return "over"
+
+    async def until_all_are_done():
+        async with asyncio.timeout(4):
+            await asyncio.wait(tasks[1:])
+
+    tasks = loop.run_until_complete(together(flights, evaluate, 20))
+    may_end.set()
+    for _ in range(2):
+        try:
+            loop.run_until_complete(until_all_are_done())
+        except KeyboardInterrupt:
+            continue
+    told = {task.exception() or task.result() for task in tasks[1:]}
+    assert told == {"over"}
+    loop.run_until_complete(asyncio.wait(tasks))
+    tasks[0].exception()  # looked at, so that asyncio does not log it
+    loop.close()

@@ -84,6 +84,11 @@ impl Counter {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// Sets the number to zero; returns what it was.
+    pub fn take(&self) -> u64 {
+        self.0.swap(0, Ordering::Relaxed)
+    }
+
     /// The number now.
     #[inline]
     pub fn get(&self) -> u64 {

@@ -107,6 +107,12 @@ impl AsyncCache {
         }
     }
 
+    /// How many requests evaluated for themselves since this was called last, because they had
+    /// waited too long for another one's load.
+    fn _take_overdue(&self) -> u64 {
+        self.cache.stats().counters.overdue.take()
+    }
+
     /// Removes the entry under `key`; True if it was there.
     fn delete<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let removed = general(key, |key| self.cache.remove(key.as_bytes()))?;

@@ -1,0 +1,101 @@
+"""Loaders that ask for other decisions: circles are told of, and nobody waits for ever."""
+
+import asyncio
+
+import pytest
+
+from loaders import ALLOW, REQUEST, bringing, never
+from sark_cache import RustPolicyCache
+
+OTHER = ("bob", "read", "doc")
+SOON = 4
+"""Seconds: less than the patience of a request that waits."""
+
+
+async def in_a_task(request):
+    return await asyncio.create_task(request)
+
+
+async def gathered(request):
+    return (await asyncio.gather(request))[0]
+
+
+async def in_a_group(request):
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(request)
+    return task.result()
+
+
+async def in_its_own_task(request):
+    return await request
+
+
+def reason(error):
+    """What an error says, or those of a group."""
+    return "; ".join(map(reason, getattr(error, "exceptions", ()))) or str(error)
+
+
+@pytest.mark.parametrize("asks", [in_its_own_task, in_a_task, gathered, in_a_group])
+async def test_a_loader_that_would_wait_for_itself_is_told_so(cache, asks):
+    async def load():
+        return await asks(cache.get_or_load(*REQUEST, never))
+
+    async with asyncio.timeout(SOON):
+        with pytest.raises((RuntimeError, ExceptionGroup)) as raised:
+            await cache.get_or_load(*REQUEST, load)
+    assert "must not ask for its own key" in reason(raised.value)
+
+
+async def answers_of_both(cache, second):
+    """The answers where the loader of a decision in each of two caches asks for the other's."""
+    both = asyncio.Barrier(2)
+
+    def loads(other, request):
+        async def load():
+            await both.wait()
+            return await other.get_or_load(*request, never)
+
+        return load
+
+    async with asyncio.timeout(SOON):
+        return await asyncio.gather(
+            cache.get_or_load(*REQUEST, loads(second, OTHER)),
+            second.get_or_load(*OTHER, loads(cache, REQUEST)),
+            return_exceptions=True,
+        )
+
+
+async def test_loaders_that_would_wait_for_each_other_are_told_so(cache):
+    for answer in await answers_of_both(cache, cache):
+        assert "nor two for each other's" in str(answer)
+
+
+async def test_loaders_of_two_caches_that_would_wait_for_each_other_are_told_so(cache):
+    async with RustPolicyCache() as native:
+        for answer in await answers_of_both(cache, native):
+            assert "nor two for each other's" in str(answer)
+
+
+async def test_a_task_that_nobody_waits_for_is_answered(cache):
+    background = []
+
+    async def load():
+        background.append(asyncio.create_task(cache.get_or_load(*REQUEST, never)))
+        await asyncio.sleep(0.1)
+        return ALLOW
+
+    assert await cache.get_or_load(*REQUEST, load) == ALLOW
+    assert await background[0] == ALLOW
+
+
+async def test_a_request_that_waits_for_too_long_evaluates_for_itself(cache):
+    async def stuck():
+        await asyncio.Event().wait()
+
+    stuck = asyncio.create_task(cache.get_or_load(*REQUEST, stuck))
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(20):
+        assert await cache.get_or_load(*REQUEST, bringing(ALLOW)) == ALLOW
+    assert cache.metrics.overdue == 1
+    assert await cache.get_or_load(*REQUEST, never) == ALLOW
+    stuck.cancel()
