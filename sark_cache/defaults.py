@@ -5,7 +5,6 @@ there are none, and only the variable of the server's URL is read.
 """
 
 import os
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,10 +36,10 @@ def settings_in_force() -> "CacheSettings | None":
     """
     if _in_force is not None:
         return _in_force
-    if find_spec("pydantic_settings") is None:
+    try:
+        from sark_cache.settings import CacheSettings  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
         return None
-    from sark_cache.settings import CacheSettings  # noqa: PLC0415 - an extra
-
     return CacheSettings.from_environment()
 
 

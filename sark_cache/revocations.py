@@ -70,9 +70,7 @@ class Revocations:
 
     async def settled(self, seconds: float) -> None:
         """Returns when those under way have ended, or when the time is over."""
-        answers = [one.answer for one in tuple(_under_way) if one.report is self._report]
-        if answers:
-            await asyncio.wait(map(asyncio.wrap_future, answers), timeout=seconds)
+        await _ended([one for one in tuple(_under_way) if one.report is self._report], seconds)
 
 
 class _Revocation(Generic[T]):
@@ -161,6 +159,19 @@ class _Revocation(Generic[T]):
             error = InvalidationError("no event loop carried it out")
         if error is not None:
             self.report(self.operation, error)
+
+
+async def _ended(revocations: Sequence[_Revocation[Any]], seconds: float) -> None:
+    """Returns when all of them have ended, or when the time is over. Tells nobody how."""
+    answers = [asyncio.wrap_future(one.answer) for one in revocations]
+    if not answers:
+        return
+    try:
+        await asyncio.wait(answers, timeout=seconds)
+    finally:
+        for answer in answers:
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()  # or asyncio says that nobody asked for it
 
 
 async def _answer_of(revocation: _Revocation[T]) -> T:
@@ -254,8 +265,7 @@ async def _begun_again(stranded: Sequence[_Revocation[Any]]) -> None:
     """Carries out what event loops left behind that were closed before it was done."""
     for revocation in stranded:
         revocation.begin()
-    answers = [asyncio.wrap_future(revocation.answer) for revocation in stranded]
-    await asyncio.wait(answers, timeout=EXIT_SECONDS)
+    await _ended(stranded, EXIT_SECONDS)
 
 
 atexit.register(_finish)

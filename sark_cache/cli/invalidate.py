@@ -40,6 +40,10 @@ Tags: TypeAlias = Annotated[
         "--tag", metavar="NAME", help="What has this tag; given several times, any of them."
     ),
 ]
+Policy: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--policy", metavar="NAME", help="What this policy decided."),
+]
 Pattern: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -58,6 +62,7 @@ EXAMPLES = (
     "sark-cache invalidate --user alice",
     "sark-cache invalidate --action delete --resource doc:1",
     "sark-cache invalidate --tag role:admin --tag role:auditor",
+    "sark-cache invalidate --policy app.policies:may_read --user alice",
     "sark-cache invalidate --pattern 'policy:decision:guest-*'",
     "sark-cache invalidate --everything --yes",
 )
@@ -83,6 +88,7 @@ class Revoked:
     action: str | None
     resource: str | None
     tags: list[str]
+    policy: str | None
     pattern: str | None
     everything: bool
 
@@ -96,6 +102,7 @@ class Revoked:
             ("--user", self.user_id),
             ("--action", self.action),
             ("--resource", self.resource),
+            ("--policy", self.policy),
             ("--pattern", self.pattern),
             *(("--tag", tag) for tag in self.tags),
         ]
@@ -108,10 +115,14 @@ class Revoked:
                 check_pattern(self.pattern)
             except ValueError as error:
                 raise typer.BadParameter(str(error), param_hint="--pattern") from None
-        named = any(part is not None for part in (self.user_id, self.action, self.resource))
+        fields = (self.user_id, self.action, self.resource, self.policy)
+        named = any(part is not None for part in fields)
         ways = [named or bool(self.tags), self.pattern is not None, self.everything]
         if sum(ways) != 1:
-            message = "give --user, --action, --resource or --tag, or --pattern, or --everything"
+            message = (
+                "give --user, --action, --resource, --policy or --tag, or --pattern, "
+                "or --everything"
+            )
             raise typer.BadParameter(message, param_hint="what to revoke")
 
 
@@ -120,6 +131,7 @@ def invalidate(
     action: Action = None,
     resource: Resource = None,
     tag: Tags = None,
+    policy: Policy = None,
     pattern: Pattern = None,
     *,
     everything: Everything = False,
@@ -128,7 +140,7 @@ def invalidate(
     as_json: AsJSON = False,
 ) -> None:
     """Revokes decisions."""
-    what = Revoked(user, action, resource, tag or [], pattern, everything)
+    what = Revoked(user, action, resource, tag or [], policy, pattern, everything)
     what.check()
     with ending(as_json=as_json):
         settings = settings_with_redis(redis_url)
@@ -195,8 +207,14 @@ async def _revoke_with(cache: PolicyCache, what: Revoked) -> int:
     async with cache:
         if what.pattern is not None:
             return await cache.invalidate_pattern(what.pattern)
-        tags = what.tags or None
-        return await cache.invalidate(what.user_id, what.action, what.resource, tags=tags)
+        if what.everything:
+            await cache.clear()
+            return cache.metrics.invalidations
+        return await cache.invalidate(
+            *(what.user_id, what.action, what.resource),
+            tags=what.tags or None,
+            policy=what.policy,
+        )
 
 
 def _tell(settings: "CacheSettings", what: Revoked, entries: int) -> None:

@@ -69,6 +69,7 @@ def test_what_was_to_be_revoked_is_in_the_json(fresh_redis):
         "action": None,
         "resource": None,
         "tags": ["a"],
+        "policy": None,
         "pattern": None,
         "everything": False,
     }
@@ -82,6 +83,18 @@ async def test_how_many_died_is_told_and_that_native_caches_are_not_reached(cach
         assert first == f"ok: revoked in Redis at {fresh_redis.url}: {died} died"
         assert second.startswith("Native caches inside running services are not reached")
         assert "300 s" in second
+
+
+async def test_what_one_policy_decided_is_revoked(cache, fresh_redis):
+    request = ("alice", "read", "doc:9")
+    for policy in ("app:admin", "app:member"):
+        await cache.set(*request, {"allow": True}, policy=policy)
+    arguments = ["--policy", "app:admin", "--user", "alice", "--json"]
+    ended = sark_cache("invalidate", *arguments, **{URL: fresh_redis.url})
+    assert (ended.code, ended.document["entries"]) == (0, 1)
+    assert ended.document["revoked"]["policy"] == "app:admin"
+    assert await cache.get(*request, policy="app:admin") is None
+    assert await cache.get(*request, policy="app:member") is not None
 
 
 def test_a_pattern_that_matches_nothing_gets_a_hint(fresh_redis):
@@ -107,6 +120,7 @@ WRONG = [
     ["--yes"],
     ["--user", ""],
     ["--tag", ""],
+    ["--policy", ""],
     ["--action", "read", "--resource", ""],
     ["--pattern", ""],
     ["--pattern", "x" * 2000],

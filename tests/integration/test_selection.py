@@ -371,7 +371,9 @@ async def test_another_cache_stands_in_for_one_that_cannot_be_made(settled, fres
     assert isinstance(create_policy_cache("alice"), NullPolicyCache)
 
 
-async def test_a_revocation_reaches_redis_also_after_somebody_closed_its_cache(settled, fresh_redis):
+async def test_a_revocation_reaches_redis_also_after_somebody_closed_its_cache(
+    settled, fresh_redis
+):
     chosen = settled(redis_url=fresh_redis.url)
     async with create_policy_cache("alice") as redis:
         await redis.set(*ALICE, ALLOW)
