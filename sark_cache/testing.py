@@ -9,20 +9,23 @@ fixtures `policy_cache` and `no_policy_cache`. Without pytest all the rest works
 ...     assert policy_cache.requests == [("alice", "GET", "/documents/7", None)]
 """
 
+import threading
 from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
-from typing import Any, Final, TypeAlias
+from itertools import islice
+from typing import Any, Final, TypeAlias, cast
 
 from sark_cache import process
+from sark_cache.arguments import MAX_REVOKED_TAGS
 from sark_cache.coroutines import returns_awaitable
 from sark_cache.loading import replacing
 from sark_cache.native import RustPolicyCache
 from sark_cache.null import NullPolicyCache
-from sark_cache.types import Context, Loaded
+from sark_cache.types import Context, Loaded, Loader
 
 Request: TypeAlias = tuple[str, str, str, Context | None]
 """`(user_id, action, resource, context)`."""
@@ -83,27 +86,37 @@ def _noting(name: str) -> Callable[..., Any]:
     @wraps(method)
     def noted(self: RecordingPolicyCache, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         given = parameters.bind(self, *args, **kwargs)
-        for argument, value in given.arguments.items():
-            if isinstance(value, Iterator):  # read once, to be noted and to be handed on
-                given.arguments[argument] = tuple(value)
+        if getattr(_noting_now, "is_set", False):  # methods of the cache call each other
+            return method(*given.args, **given.kwargs)
         named = dict(list(given.arguments.items())[1:])
-        loader = given.arguments.get("loader")
+        for argument, value in named.items():
+            named[argument] = given.arguments[argument] = _read(argument, value)
+        loader: Any = named.pop("loader", None)
         if callable(loader):
-            del named["loader"]
-            given.arguments["loader"] = _noting_loader(self, loader, _request(named))
+            loads = cast("Loader", loader)
+            given.arguments["loader"] = _noting_loader(self, loads, _request(named))
         self.calls.append(Call(name, deepcopy(named)))
-        before = len(self.calls)
+        _noting_now.is_set = True
         try:
             return method(*given.args, **given.kwargs)
         finally:
-            del self.calls[before:]  # methods of the cache call each other
+            _noting_now.is_set = False
 
     return returns_awaitable(noted)
 
 
-def _noting_loader(
-    cache: RecordingPolicyCache, loader: Callable[[], Awaitable[Any]], request: Request
-) -> Callable[[], Awaitable[Any]]:
+_noting_now: Final = threading.local()
+
+
+def _read(argument: str, value: Any) -> Any:  # noqa: ANN401 - any argument
+    """An iterator as a tuple, to be noted and to be handed on; of endless tags those that count."""
+    if not isinstance(value, Iterator):
+        return value
+    items = cast("Iterator[Any]", value)
+    return tuple(islice(items, MAX_REVOKED_TAGS + 1) if argument == "tags" else items)
+
+
+def _noting_loader(cache: RecordingPolicyCache, loader: Loader, request: Request) -> Loader:
     def load() -> Awaitable[Any]:
         cache.evaluated.append(request)
         return loader()
