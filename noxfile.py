@@ -21,6 +21,9 @@ PYTHON_CODE = ("sark_cache", "tests", "examples", "docs", "rust", "noxfile.py")
 REPORT = {"PYTHONPATH": "tests/benchmarks"}
 """Where `python -m report` is found."""
 
+AT_ONCE = ("--numprocesses=2", "--dist=loadfile")
+"""Two processes share the tests, file by file: most of them wait for servers and clocks."""
+
 LINTS = (
     ("cargo", "fmt", "--check"),
     ("cargo", "fmt", "--check", "--manifest-path", "rust/fuzz/Cargo.toml"),
@@ -81,7 +84,7 @@ def tests(session: nox.Session) -> None:
     install(session, "demo", "cli", "openfeature", groups=("test",))
     if not session.posargs:
         rust(session)
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *(session.posargs or AT_ONCE))
 
 
 @nox.session

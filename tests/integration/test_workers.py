@@ -10,6 +10,7 @@ import pytest
 from sark_cache import workers
 
 APP = """
+import os
 
 from sark_cache.workers import several_workers
 
@@ -18,7 +19,7 @@ async def app(scope, receive, send):
     if scope["type"] != "lifespan":
         return
     await receive()
-    print("several:", several_workers(), flush=True)
+    os.write(1, f"several: {several_workers()}\\n".encode())  # at once: others write there, too
     await send({"type": "lifespan.startup.complete"})
     await receive()
     await send({"type": "lifespan.shutdown.complete"})
