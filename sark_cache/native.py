@@ -9,10 +9,10 @@ from sark_cache.compiled import PolicyStore, Stamp
 from sark_cache.coroutines import Deferred, returns_awaitable
 from sark_cache.faults import FaultLog
 from sark_cache.latency import whole_nanoseconds
+from sark_cache.lifetimes import warn_of_unknown
 from sark_cache.loading import refresh
 from sark_cache.refreshing import Refreshes, running_loop
 from sark_cache.revalidation import Revalidation
-from sark_cache.sensitivity import warn_of_unknown
 from sark_cache.types import (
     LATENCY_BOUNDS_SECONDS,
     BatchEntry,

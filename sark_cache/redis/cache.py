@@ -32,7 +32,7 @@ from sark_cache.redis import scripts
 from sark_cache.redis.deposits import Deposits
 from sark_cache.redis.link import Link, UnavailableError, told
 from sark_cache.redis.links import Links
-from sark_cache.redis.loads import Loads
+from sark_cache.redis.loads import Lifetime, Loads
 from sark_cache.redis.requests import Request, can_be_fields, can_be_tag
 from sark_cache.redis.store import Found, Store, elapsing
 from sark_cache.revalidation import Revalidation
@@ -220,7 +220,7 @@ class PolicyCache(Closing):
 
     @property
     def use_optimized_ttl(self) -> bool:
-        """Whether a given sensitivity decides how long an entry lives."""
+        """Whether a given sensitivity shortens how long an entry lives."""
         return self._use_optimized_ttl
 
     @use_optimized_ttl.setter
@@ -403,7 +403,7 @@ class PolicyCache(Closing):
         arguments.check_request(user_id, action, resource, context, sensitivity)
         arguments.check_loader(loader)
         names = arguments.read_tags(tags)
-        ttl = self._ttl(arguments.read_ttl(ttl_seconds), sensitivity)
+        lives = self._lifetime(arguments.read_ttl(ttl_seconds), sensitivity)
         arguments.read_policy(policy)
         if not self._serves:
             return await evaluate(loader, cache=self)
@@ -415,7 +415,7 @@ class PolicyCache(Closing):
             return found.entry.decision
         if request is None or found.position is None:
             return await self._loads.alone(loader)
-        return await self._loads.shared(request, found, loader, ttl, names)
+        return await self._loads.shared(request, found, loader, lives, names)
 
     async def get_batch(
         self, requests: Iterable[BatchRequest], *, policy: str = ""
@@ -676,10 +676,10 @@ class PolicyCache(Closing):
         A hit with `sensitivity` "critical" or "confidential" in the last 30 % of its time to live
         (`STALE_THRESHOLD_RATIO`) is served and, once in this process, refreshed in the background:
         what `callback(user_id, action, resource, context)` returns, a decision or a `Loaded`, is
-        stored for the time to live of that sensitivity, with the tags of what it replaces. An
-        invalidation meanwhile ends it as it ends any load. A decision under a policy is refreshed
-        only if the callback takes the keyword `policy`: it is called with the name of the policy,
-        and what it returns is stored under that policy.
+        stored with the time to live and the tags of what it replaces, no longer than that
+        sensitivity lets it live. An invalidation meanwhile ends it as it ends any load. A decision
+        under a policy is refreshed only if the callback takes the keyword `policy`: it is called
+        with the name of the policy, and what it returns is stored under that policy.
         A callback that returns None brings nothing new, and the entry lives out its time. After
         that, or after one that raised, the entry is not refreshed for a quarter of a second, and
         for twice as long each further time, up to a minute.
@@ -731,6 +731,10 @@ class PolicyCache(Closing):
     @property
     def _serves(self) -> bool:
         return self._enabled and not self._closed
+
+    def _lifetime(self, explicit: float | None, sensitivity: str | None) -> Lifetime:
+        """Returns how long a decision lives, given what its loader says."""
+        return lambda late: self._ttl(explicit if late is None else late, sensitivity)
 
     def _ttl(self, explicit: float | None, sensitivity: str | None) -> float:
         known = self.OPTIMIZED_TTL if self._use_optimized_ttl else None
@@ -789,14 +793,15 @@ class PolicyCache(Closing):
     def _hit(self, request: Request, found: Found, sensitivity: str | None) -> None:
         """Counts a hit, and begins to refresh what nears its end."""
         callback = None
+        entry = found.entry
         if (
             self.stale_while_revalidate
             and sensitivity in REFRESHED_SENSITIVITIES
-            and found.entry is not None
-            and found.left_seconds < found.entry.ttl_seconds * self.STALE_THRESHOLD_RATIO
+            and entry is not None
+            and found.left_seconds < entry.ttl_seconds * self.STALE_THRESHOLD_RATIO
         ):
             callback = Revalidation(self.revalidate_callback).under(request.policy)
-        if callback is None:
+        if callback is None or entry is None:
             self._record.count("hits")
             return
         self._record.count("stale_hits")
@@ -805,7 +810,9 @@ class PolicyCache(Closing):
             link = self._links.current()
             return found.position or await self._store.position(link, link.deadline())
 
-        self._loads.refresh(request, found, callback, position, self._ttl(None, sensitivity))
+        # It lives as long as what it replaces.
+        lives = self._lifetime(entry.ttl_seconds, sensitivity)
+        self._loads.refresh(request, found, callback, position, lives)
 
     async def _put(
         self,

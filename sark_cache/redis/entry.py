@@ -39,15 +39,24 @@ def written(value: JSON) -> str:
         raise NotJSONError(message) from None
 
 
-def encode(key: RequestKey, decision: str, ttl_seconds: float, tags: tuple[str, ...]) -> str:
+def encode(
+    key: RequestKey, decision: str, ttl_seconds: float, tags: tuple[str, ...], besides: int = 0
+) -> str:
     """The text of an entry, whose decision is text already.
+
+    Args:
+        key: Where it is kept.
+        decision: Its text.
+        ttl_seconds: How long it lives.
+        tags: What it can be revoked by.
+        besides: The bytes of the context, of which the key has only a hash.
 
     Raises:
         NotJSONError: It is too large.
     """
     head: JSON = {"key": key.text, "context": key.context, "ttl": ttl_seconds, "tags": list(tags)}
     text = f'{written(head)[:-1]},"decision":{decision}}}'
-    size = len(text) if text.isascii() else len(text.encode())
+    size = besides + (len(text) if text.isascii() else len(text.encode()))
     if size > MAX_BYTES:
         message = f"an entry of {size} bytes, of which {MAX_BYTES} are allowed"
         raise NotJSONError(message)

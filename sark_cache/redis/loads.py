@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from sark_cache import arguments
 from sark_cache.counting import Record
@@ -24,6 +24,9 @@ from sark_cache.types import JSONObject, Loader, RevalidateCallback
 
 if TYPE_CHECKING:
     import asyncio
+
+Lifetime: TypeAlias = Callable[[float | None], float]
+"""How long a decision lives, in seconds, given what its loader says, or None."""
 
 
 class Loads:
@@ -49,7 +52,7 @@ class Loads:
         request: Request,
         found: Found,
         loader: Loader,
-        ttl_seconds: float,
+        lifetime: Lifetime,
         tags: tuple[str, ...],
     ) -> JSONObject:
         """What the loader of this request brings, or that of another like it, under way."""
@@ -59,13 +62,12 @@ class Loads:
             self._record.count("loads")
             try:
                 decision, ttl, late = await evaluated(evaluation)
-                names = (*tags, *arguments.read_tags(late))
-                lives = arguments.read_ttl(ttl)
+                names = tuple(dict.fromkeys((*tags, *arguments.read_tags(late))))
+                lives = lifetime(arguments.read_ttl(ttl))
             except Exception:
                 self._record.count("load_errors")
                 raise
             brought.append(decision)
-            lives = ttl_seconds if lives is None else lives
             return await self._deposits.loaded(
                 "get_or_load", request, found, decision, lives, names
             )
@@ -93,7 +95,7 @@ class Loads:
         found: Found,
         callback: RevalidateCallback,
         position: Callable[[], Awaitable[str | None]],
-        ttl_seconds: float,
+        lifetime: Lifetime,
     ) -> None:
         """Begins to refresh an entry in the background.
 
@@ -104,7 +106,7 @@ class Loads:
             found: What it found.
             callback: What evaluates it anew.
             position: The log's, before that.
-            ttl_seconds: How long the new entry lives, unless the callback says otherwise.
+            lifetime: How long the new entry lives, given what the callback says.
         """
         key = request.key.text
         running = self._refreshed.get(key)
@@ -117,7 +119,7 @@ class Loads:
 
         self._record.count("revalidations")
         refresh = self._with_pauses(
-            key, partial(self._refresh, request, found, callback, position, ttl_seconds)
+            key, partial(self._refresh, request, found, callback, position, lifetime)
         )
         self._refreshed[key] = task = self._refreshes.begin(refresh)
         task.add_done_callback(ended)
@@ -144,7 +146,7 @@ class Loads:
         found: Found,
         callback: RevalidateCallback,
         position: Callable[[], Awaitable[str | None]],
-        ttl_seconds: float,
+        lifetime: Lifetime,
     ) -> bool:
         """Evaluates a request again and stores the decision; False if there is nothing new."""
 
@@ -157,8 +159,7 @@ class Loads:
             return False
         decision, ttl, late = brought
         carried = found.entry.tags if found.entry else ()
-        names = (*carried, *arguments.read_tags(late))
-        lives = arguments.read_ttl(ttl)
-        lives = ttl_seconds if lives is None else lives
+        names = tuple(dict.fromkeys((*carried, *arguments.read_tags(late))))
+        lives = lifetime(arguments.read_ttl(ttl))
         await self._deposits.loaded("refresh", request, found, decision, lives, names)
         return True

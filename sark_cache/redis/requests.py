@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sark_cache.arguments import MAX_TAG_BYTES, beyond_limits, beyond_tags, excess
-from sark_cache.keys import RequestKey, Scope, request_key
+from sark_cache.keys import RequestKey, Scope, canonical, request_key
 from sark_cache.plain import JSON, NotJSONError, plain_mapping
 from sark_cache.redis.entry import encode, written
 from sark_cache.redis.store import Write, lifetime_ms, marker_of, subject
@@ -64,10 +64,11 @@ class Request(NamedTuple):
             NotJSONError: It is too large.
         """
         tags = tuple(dict.fromkeys(tags))
+        besides = len(canonical(self.context)) if self.context else 0
         return Write(
             self.key,
             marker_of(self.key),
-            encode(self.key, decision, ttl_seconds, tags),
+            encode(self.key, decision, ttl_seconds, tags, besides),
             lifetime_ms(ttl_seconds),
             json.dumps({**self.subject, "tags": tags}),
         )

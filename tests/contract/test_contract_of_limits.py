@@ -136,6 +136,13 @@ async def test_those_of_the_request_and_of_the_loader_are_counted_together(cache
         return Loaded(ALLOW, tags=[f"late-{i}" for i in range(TAGS // 2)])
 
     half = [f"known-{i}" for i in range(TAGS // 2)]
+
+    async def the_same():
+        return Loaded(ALLOW, tags=[f"tag-{i}" for i in range(TAGS)])
+
+    await cache.get_or_load(*ALICE, the_same, tags=[f"tag-{i}" for i in range(TAGS)])
+    assert await cache.get(*ALICE) == ALLOW
+    await cache.delete(*ALICE)
     await cache.get_or_load(*ALICE, late, tags=half)
     assert await cache.get(*ALICE) == ALLOW
     await cache.delete(*ALICE)
