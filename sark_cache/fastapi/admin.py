@@ -30,7 +30,7 @@ UNCONFIRMED: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 CHANGES: Final = [Depends(not_forged)]
-"""What each route needs that changes something."""
+"""The check of every route that changes something."""
 
 admin_router: Final = APIRouter()
 

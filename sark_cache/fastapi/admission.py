@@ -1,4 +1,4 @@
-"""Who gets to the admin routes: an admin, by a request that no page of another site can send.
+"""Admission to the admin routes: for admins, by requests that no page of another site can send.
 
 A browser sends a user's cookies with a form of any site, and asks nobody before. It asks first
 where a request has a JSON body or a header of its own, so one of these is needed for what changes
@@ -26,7 +26,7 @@ RequestedWith = Annotated[
 
 
 def only_admins(admin: Dependency) -> Callable[..., Coroutine[object, None, None]]:
-    """Returns a dependency that lets pass whom `admin` lets pass.
+    """Returns a dependency that refuses everybody whom `admin` does not let pass.
 
     Raises:
         TypeError: `admin` is no dependency.

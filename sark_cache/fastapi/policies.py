@@ -44,7 +44,7 @@ def policy_of(evaluator: Any, policy: str | None) -> str:  # noqa: ANN401 - what
         )
     code = getattr(unwrap(getattr(evaluator, "__func__", evaluator)), "__code__", None)
     if _named.setdefault(name, code) != code:
-        _refuse_policy(f"another function was given as {name!r} before")
+        _refuse_policy(f"another function was given as {name!r} before, or this one has changed")
     return read_policy(name)
 
 

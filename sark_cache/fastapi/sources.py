@@ -52,7 +52,7 @@ class FromRequest:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the arguments of a request come from, by their names."""
+    """The sources of the arguments of a request, by name."""
 
     constants: dict[str, Any]
     readers: tuple[tuple[str, Callable[[HTTPConnection], Any]], ...]
@@ -213,4 +213,4 @@ _READ: Final[Mapping[str, Callable[[Any], Any]]] = {
     "sensitivity": _read_sensitivity,
     "tags": _read_tags,
 }
-"""How each constant is read."""
+"""The reader of each constant."""
