@@ -121,6 +121,9 @@ def shared(cache: PolicyCache) -> None:
     assert_type(stamp, redis.Stamp)
     assert_type(stamp.log, str)
     assert_type(stamp.position, str | None)
+    assert_type((stamp.taken_at, stamp.taken_at_time), tuple[float, float])
+    assert_type(stamp.fence(), str)
+    assert_type(cache.redis, Any)
 
 
 def selected(cache: SelectedPolicyCache) -> None:
