@@ -1,5 +1,6 @@
 """The guide to migrating from SARK, followed line by line with a gateway that calls as it does."""
 
+import asyncio
 import json
 import os
 import re
@@ -166,6 +167,32 @@ async def test_so_does_each_cache_of_the_process(gateway, environment):
         assert await cache.get("user-1", "tool:invoke", "tool:a") == {"allow": True}
         await cache.close()
         assert await cache.health_check() is True
+
+
+# What a callback brings
+
+
+@pytest.mark.parametrize("name", ["redis", "native"])
+async def test_a_callback_that_has_nothing_new_keeps_what_is_stored(gateway, cache, engine, name):
+    client = gateway.PolicyClient(engine, cache)
+    asked = ("user-1", "tool:invoke", "tool:a/b")
+    returned = asyncio.Event()
+
+    async def revalidate(*given):
+        try:
+            return await client.revalidate(*given)
+        finally:
+            returned.set()
+
+    cache.set_revalidate_callback(revalidate)
+    engine.away = True
+    await cache.set(*asked, {"allow": True}, ttl_seconds=4, sensitivity="critical")
+    while not returned.is_set():
+        found = await cache.get(*asked, sensitivity="critical")
+        assert found == {"allow": True}
+        await asyncio.sleep(0)
+    assert await cache.get(*asked) == {"allow": True}
+    assert cache.get_metrics()["errors"] == 0
 
 
 # "Settings"
