@@ -75,7 +75,6 @@ class Deposits:
             position: Says the position of the log when they were evaluated; None: now. Asked first,
                 so that a decision that is on its way while something is revoked is stored before.
         """
-        deadline = self._links.current().deadline()
         writes: list[Write] = []
         dropped: list[RequestKey] = []
         for user_id, action, resource, decision, context, ttl in rows:
@@ -93,13 +92,17 @@ class Deposits:
                     writes.append(write)
                 else:
                     dropped.append(request.key)
+        deadline = self._links.current().deadline()
         outcomes = await self._put(deadline, writes, position) if writes else []
         for write, outcome in zip(writes, outcomes, strict=True):
             self._count(operation, outcome)
             if isinstance(outcome, UnavailableError):
                 dropped.append(write.key)
+        results = list(zip(writes, outcomes, strict=True))
+        stored = [write.key for write, outcome in results if outcome is Outcome.STORED]
+        self.superseded.forget(stored)
         await self.drop(operation, deadline, dropped)
-        return sum(outcome is Outcome.STORED for outcome in outcomes)
+        return len(stored)
 
     async def _put(
         self, deadline: float, writes: Sequence[Write], position: Callable[[], str] | None

@@ -63,9 +63,15 @@ class Superseded:
                 self._bytes += len(key.text)
         if len(self._keys) > MOST_KEYS or self._bytes > MOST_BYTES:
             self._overflows += 1
-            self._forget(list(self._keys.values()))
+            self.forget(list(self._keys.values()))
             self._report("set", "too many decisions were superseded: all are to be revoked")
         self.settle()
+
+    def forget(self, keys: Collection[RequestKey]) -> None:
+        """Serves from some keys again: nothing that is older is under them."""
+        for key in keys:
+            if self._keys.pop(key.text, None) is not None:
+                self._bytes -= len(key.text)
 
     def settle(self) -> None:
         """Begins to remove what is left, unless that is under way in a loop that runs."""
@@ -108,10 +114,5 @@ class Superseded:
         except Exception as error:  # noqa: BLE001 - whatever it is, they are not removed
             self._report("superseded", told(error))
             return False
-        self._forget(keys)
+        self.forget(keys)
         return True
-
-    def _forget(self, keys: Collection[RequestKey]) -> None:
-        for key in keys:
-            if self._keys.pop(key.text, None) is not None:
-                self._bytes -= len(key.text)
