@@ -56,16 +56,23 @@ def request_key(
     user_id: str,
     action: str,
     resource: str,
-    context: dict[str, JSON] | None,
+    digits: str = NO_CONTEXT,
 ) -> RequestKey:
-    """Returns the key of a request whose context is plain JSON.
+    """Returns the key of a request, whose context has a hash of these digits.
 
     Raises:
         UnicodeEncodeError: A part with a lone surrogate, which UTF-8 cannot hold.
     """
-    digits = sha256(canonical(context)).hexdigest() if context else NO_CONTEXT
     parts = f"{_part(policy)}:{_part(user_id)}:{_part(action)}:{_part(resource)}"
     return RequestKey(f"{prefix}:{parts}:{digits[:CONTEXT_DIGITS]}", digits)
+
+
+def digits_of(context: dict[str, JSON] | None) -> tuple[str, int]:
+    """Returns all digits of a context's hash, and how many bytes were hashed."""
+    if not context:
+        return NO_CONTEXT, 0
+    written = canonical(context)
+    return sha256(written).hexdigest(), len(written)
 
 
 class Scope(NamedTuple):

@@ -39,28 +39,36 @@ def written(value: JSON) -> str:
         raise NotJSONError(message) from None
 
 
+def size_of(text: str) -> int:
+    """Returns the size of a text in bytes of UTF-8.
+
+    Raises:
+        UnicodeEncodeError: It has a lone surrogate.
+    """
+    return len(text) if text.isascii() else len(text.encode())
+
+
 def encode(
-    key: RequestKey, decision: str, ttl_seconds: float, tags: tuple[str, ...], besides: int = 0
+    key: RequestKey, key_size: int, decision: str, ttl_seconds: float, tags: tuple[str, ...]
 ) -> str:
-    """The text of an entry, whose decision is text already.
+    """Returns the text of an entry, whose decision is text already.
 
     Args:
         key: Where it is kept.
-        decision: Its text.
+        key_size: The bytes of the request, its context included, which count.
+        decision: A JSON object.
         ttl_seconds: How long it lives.
-        tags: What it can be revoked by.
-        besides: The bytes of the context, of which the key has only a hash.
+        tags: Names to revoke it by.
 
     Raises:
         NotJSONError: It is too large.
     """
     head: JSON = {"key": key.text, "context": key.context, "ttl": ttl_seconds, "tags": list(tags)}
-    text = f'{written(head)[:-1]},"decision":{decision}}}'
-    size = besides + (len(text) if text.isascii() else len(text.encode()))
+    size = key_size + size_of(decision) + sum(map(size_of, tags))
     if size > MAX_BYTES:
         message = f"an entry of {size} bytes, of which {MAX_BYTES} are allowed"
         raise NotJSONError(message)
-    return text
+    return f'{written(head)[:-1]},"decision":{decision}}}'
 
 
 def decode(text: str | bytes, key: RequestKey) -> Entry:

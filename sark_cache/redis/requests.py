@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sark_cache.arguments import MAX_TAG_BYTES, beyond_limits, beyond_tags, excess
-from sark_cache.keys import RequestKey, Scope, canonical, request_key
+from sark_cache.keys import RequestKey, Scope, digits_of, request_key
 from sark_cache.plain import JSON, NotJSONError, plain_mapping
-from sark_cache.redis.entry import encode, written
+from sark_cache.redis.entry import encode, size_of, written
 from sark_cache.redis.store import Write, lifetime_ms, marker_of, subject
 from sark_cache.types import Context
 
@@ -21,6 +21,8 @@ class Request(NamedTuple):
     resource: str
     context: dict[str, JSON] | None
     key: RequestKey
+    size: int
+    """The bytes of all that it is made of."""
 
     @classmethod
     def read(
@@ -41,11 +43,14 @@ class Request(NamedTuple):
         if beyond is not None:
             raise NotJSONError(beyond)
         copied = plain_mapping(context) if context is not None else None
-        if not all(map(is_utf8, (policy, user_id, action, resource))):
+        try:
+            sizes = map(size_of, (policy, user_id, action, resource))
+            digits, size = digits_of(copied)
+            key = request_key(prefix, policy, user_id, action, resource, digits)
+            return cls(policy, user_id, action, resource, copied, key, size + sum(sizes))
+        except UnicodeEncodeError:
             message = "a string with a lone surrogate, which UTF-8 cannot hold"
-            raise NotJSONError(message)
-        key = request_key(prefix, policy, user_id, action, resource, copied)
-        return cls(policy, user_id, action, resource, copied, key)
+            raise NotJSONError(message) from None
 
     @property
     def scope(self) -> Scope:
@@ -64,11 +69,10 @@ class Request(NamedTuple):
             NotJSONError: It is too large.
         """
         tags = tuple(dict.fromkeys(tags))
-        besides = len(canonical(self.context)) if self.context else 0
         return Write(
             self.key,
             marker_of(self.key),
-            encode(self.key, decision, ttl_seconds, tags, besides),
+            encode(self.key, self.size, decision, ttl_seconds, tags),
             lifetime_ms(ttl_seconds),
             json.dumps({**self.subject, "tags": tags}),
         )

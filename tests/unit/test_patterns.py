@@ -13,7 +13,7 @@ GLOBS = st.text("ab:*?[]^-\\é", max_size=12)
 
 
 def key(user_id="alice", action="read", resource="doc", policy=""):
-    return request_key(PREFIX, policy, user_id, action, resource, None).text
+    return request_key(PREFIX, policy, user_id, action, resource).text
 
 
 def matches(pattern, **request):
