@@ -1,0 +1,99 @@
+"""A request has one time-out, for all that it asks of the servers."""
+
+import asyncio
+
+import pytest
+
+from conftest_faults import ALLOW, SPARE_SECONDS
+from sark_cache.redis import PolicyCache
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+ALICE = ("alice", "read", "doc")
+TIMEOUT = 0.5
+SLOW = 0.6 * TIMEOUT
+"""So late is each reply: one is in time, and two are not."""
+
+
+class Slow:
+    """Between a cache and a server: each reply may be late."""
+
+    def __init__(self, server):
+        self._port = server.port
+        self.late = 0.0
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.close()
+
+    async def _serve(self, reader, writer):
+        from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
+
+        async def answer():
+            while data := await from_server.read(2**20):
+                await asyncio.sleep(self.late)
+                writer.write(data)
+
+        answering = asyncio.create_task(answer())
+        while data := await reader.read(2**20):
+            to_server.write(data)
+        answering.cancel()
+        writer.close()
+        to_server.close()
+
+
+async def evaluate():
+    return dict(ALLOW)
+
+
+async def evaluate_more_than_can_be_stored():
+    return {"allow": True, "reason": "x" * 70_000}
+
+
+REQUESTS = {
+    "get": lambda cache: cache.get(*ALICE),
+    "get_or_load": lambda cache: cache.get_or_load(*ALICE, evaluate),
+    "get_or_load of too much": lambda cache: cache.get_or_load(
+        *ALICE, evaluate_more_than_can_be_stored
+    ),
+    "set": lambda cache: cache.set(*ALICE, ALLOW),
+    "set with a stamp": lambda cache: cache.set(*ALICE, ALLOW, stamp=cache.stamp()),
+    "set of what cannot be stored": lambda cache: cache.set(*ALICE, {"allow": object()}),
+    "set_batch": lambda cache: cache.set_batch([(*ALICE, ALLOW), ("bob", "read", "doc", ALLOW)]),
+    "get_batch": lambda cache: cache.get_batch([ALICE, ("bob", "read", "doc")]),
+}
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+async def test_a_request_takes_no_longer_than_its_time_whatever_it_asks(own_redis, watch, request_):
+    watch.command_seconds = TIMEOUT
+    async with (
+        Slow(own_redis()) as proxy,
+        PolicyCache(proxy.url, connect_timeout=5, command_timeout=TIMEOUT) as cache,
+    ):
+        assert await cache.health_check()
+        await cache.get("warm", "read", "doc")
+        await cache.invalidate(user_id="alice")
+        proxy.late = SLOW
+        await watch.timed(REQUESTS[request_](cache))
+        watch.assert_in_time()
+        assert watch.longest > SLOW - SPARE_SECONDS
+        proxy.late = 0.0
+
+
+async def test_the_time_of_an_evaluation_is_not_that_of_the_servers(own_redis):
+    async def evaluate_for_long():
+        await asyncio.sleep(1.5 * TIMEOUT)
+        return dict(ALLOW)
+
+    async with PolicyCache(own_redis().url, command_timeout=TIMEOUT) as cache:
+        assert await cache.health_check()
+        assert await cache.get_or_load(*ALICE, evaluate_for_long) == ALLOW
+        assert await cache.get(*ALICE) == ALLOW, "it was stored all the same"
