@@ -110,10 +110,15 @@ _noting_now: Final = threading.local()
 
 def _read(argument: str, value: Any) -> Any:  # noqa: ANN401 - any argument
     """An iterator as a tuple, to be noted and to be handed on; of endless tags those that count."""
-    if not isinstance(value, Iterator):
+    if not _is_iterator(value):
         return value
-    items = cast("Iterator[Any]", value)
-    return tuple(islice(items, MAX_REVOKED_TAGS + 1) if argument == "tags" else items)
+    most = MAX_REVOKED_TAGS + 1 if argument == "tags" else None
+    items: tuple[Any, ...] = tuple(islice(value, most))
+    return items
+
+
+def _is_iterator(value: object) -> bool:
+    return isinstance(value, Iterator)
 
 
 def _noting_loader(cache: RecordingPolicyCache, loader: Loader, request: Request) -> Loader:

@@ -258,6 +258,7 @@ async def redis_cache() -> None:
     from_url: PolicyCache = PolicyCache.from_url(
         "redis+sentinel://a:26379,b:26379/main", ttl_seconds=1.5, connect_timeout=0.05
     )
+    assert_type(from_url, PolicyCache)
     assert_type(from_url.redis, Any)
     histogram: LatencyHistogram = from_url.latency_histogram([0.001, 0.01])
     counts: tuple[int, ...] = histogram.counts
