@@ -258,27 +258,28 @@ pub struct Reader<'b> {
 
 /// A list or dict that is being filled from outside in.
 struct Open<'py> {
-    container: Bound<'py, PyAny>,
-    is_dict: bool,
+    container: Container<'py>,
     /// How many items or fields are still to come.
     left: usize,
 }
 
-impl Open<'_> {
-    #[inline]
-    fn put(&self, name: Option<Name<'_>>, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        // SAFETY: each was made as that in `Reader::open`.
-        unsafe {
-            match name {
-                None => self.container.cast_unchecked::<PyList>().append(value),
-                Some(Name::Known(name)) => {
-                    self.container.cast_unchecked::<PyDict>().set_item(name, value)
-                }
-                Some(name) => {
-                    let name = name.to_python(value.py())?;
-                    self.container.cast_unchecked::<PyDict>().set_item(name, value)
-                }
-            }
+enum Container<'py> {
+    List(Bound<'py, PyList>),
+    Dict(Bound<'py, PyDict>),
+}
+
+impl<'py> Container<'py> {
+    fn as_any(&self) -> &Bound<'py, PyAny> {
+        match self {
+            Self::List(list) => list.as_any(),
+            Self::Dict(dict) => dict.as_any(),
+        }
+    }
+
+    fn into_any(self) -> Bound<'py, PyAny> {
+        match self {
+            Self::List(list) => list.into_any(),
+            Self::Dict(dict) => dict.into_any(),
         }
     }
 }
@@ -366,35 +367,56 @@ impl<'b> Reader<'b> {
             if inner.left == 0 {
                 match outer.pop() {
                     Some(around) => inner = around,
-                    None => return Ok(inner.container),
+                    None => return Ok(inner.container.into_any()),
                 }
                 continue;
             }
             inner.left -= 1;
-            let name = if inner.is_dict { Some(self.name()?) } else { None };
-            let tag = self.byte()?;
-            if let Some(opened) = self.open(py, tag)? {
+            let opened = match &inner.container {
+                Container::List(list) => self.next(py, |value| list.append(value))?,
+                Container::Dict(dict) => match self.name()? {
+                    Name::Known(name) => self.next(py, |value| dict.set_item(name, value))?,
+                    name @ Name::Spelled(_) => {
+                        let name = name.to_python(py)?;
+                        self.next(py, |value| dict.set_item(name, value))?
+                    }
+                },
+            };
+            if let Some(opened) = opened {
                 if outer.len() + 1 == MAX_DEPTH {
                     return Err(corrupt());
                 }
-                // Filled where it stands: nobody else has it yet.
-                inner.put(name, &opened.container)?;
                 outer.push(mem::replace(&mut inner, opened));
-            } else {
-                inner.put(name, &self.atom(py, tag)?)?;
             }
         }
+    }
+
+    /// Puts the next value where it belongs. A list or dict is put there empty and returned: it is
+    /// filled where it stands, since nobody else has it yet.
+    #[inline]
+    fn next<'py>(
+        &mut self,
+        py: Python<'py>,
+        put: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<()>,
+    ) -> PyResult<Option<Open<'py>>> {
+        let tag = self.byte()?;
+        let opened = self.open(py, tag)?;
+        match &opened {
+            Some(opened) => put(opened.container.as_any())?,
+            None => put(&self.atom(py, tag)?)?,
+        }
+        Ok(opened)
     }
 
     /// The list or dict that begins behind `tag`, empty; `None` if it is the tag of an atom.
     #[inline]
     fn open<'py>(&mut self, py: Python<'py>, tag: u8) -> PyResult<Option<Open<'py>>> {
         let container = match tag {
-            LIST => PyList::empty(py).into_any(),
-            DICT => PyDict::new(py).into_any(),
+            LIST => Container::List(PyList::empty(py)),
+            DICT => Container::Dict(PyDict::new(py)),
             _ => return Ok(None),
         };
-        Ok(Some(Open { container, is_dict: tag == DICT, left: self.length()? }))
+        Ok(Some(Open { container, left: self.length()? }))
     }
 
     /// The value as an object that cannot be changed: lists as tuples, dicts as [`Decision`]s.
