@@ -48,6 +48,7 @@ def tried(key: str) -> dict[str, tuple[str | int, ...]]:
         "LINDEX": ("LINDEX", key, 0),
         "LRANGE": ("LRANGE", key, 0, 0),
         "LTRIM": ("LTRIM", key, 0, 0),
+        "TIME": ("TIME",),
         "SCAN": ("SCAN", 0, "MATCH", key, "COUNT", 1),
         "WAIT": ("WAIT", 0, 1),
         "ROLE": ("ROLE",),

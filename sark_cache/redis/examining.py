@@ -55,9 +55,15 @@ async def _examine(link: Link, primary: Primary, key: str) -> Findings:
     said, *replies = await primary.run(("EVAL", CHECK, 1, key), *others.values(), raises=False)
     by_name = dict(zip(others, replies, strict=True))
     found = findings(said, by_name)
-    role = by_name["ROLE"]
-    connected = len(role[2]) if isinstance(role, list | tuple) and len(role) > 2 else 0  # noqa: PLR2004
-    return replace(found, replicas=max(connected, link.replicas or 0))
+    return replace(found, replicas=max(_connected(by_name["ROLE"]), link.replicas or 0))
+
+
+def _connected(role: Any) -> int:  # noqa: ANN401 - what the client makes of a reply
+    """Returns how many replicas a reply to ROLE names; 0 if it is an error or cannot be read."""
+    try:
+        return len(role[2])
+    except (TypeError, LookupError):
+        return 0
 
 
 def _key_of(link: Link, node: Any) -> str:  # noqa: ANN401

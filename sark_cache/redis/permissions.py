@@ -9,12 +9,12 @@ it, and a warning says what is not guaranteed then.
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 if TYPE_CHECKING:
     from sark_cache.redis.link import Link
 
-IN_SCRIPTS: Final = ("GET", "PTTL", "SET", "UNLINK", "LINDEX", "LRANGE", "LPUSH", "LTRIM")
+IN_SCRIPTS: Final = ("GET", "PTTL", "SET", "UNLINK", "LINDEX", "LRANGE", "LPUSH", "LTRIM", "TIME")
 """The commands that the scripts of `sark_cache.redis.scripts` run."""
 FOR_REPLICAS: Final = "WAIT"
 """Needed where there are replicas."""
@@ -27,7 +27,7 @@ local function try(...)
 end
 local said = {
   try('GET', key), try('PTTL', key), try('SET', key, '', 'XX', 'PX', 1), try('UNLINK', key),
-  try('LINDEX', key, 0), try('LRANGE', key, 0, 0), '', try('LTRIM', key, 0, 0)
+  try('LINDEX', key, 0), try('LRANGE', key, 0, 0), '', try('LTRIM', key, 0, 0), try('TIME')
 }
 if said[4] == '' then
   said[7] = try('LPUSH', key, '')
@@ -73,7 +73,7 @@ class Findings:
 
     def needed(self, *, is_cluster: bool) -> dict[str, str]:
         """Returns the refused commands without which nothing may be served."""
-        spared = {"ROLE"} if is_cluster else {"ROLE", "INFO"}
+        spared = {"ROLE", "TIME"} if is_cluster else {"ROLE", "TIME", "INFO"}
         if not self.replicas:
             spared.add(FOR_REPLICAS)
         return {name: said for name, said in self.refused.items() if name not in spared}
@@ -128,10 +128,10 @@ def in_scripts(reply: object) -> dict[str, str]:
         ConnectionError: The server is a replica, which stores and revokes nothing.
         ValueError: It is not such a reply.
     """
-    if not isinstance(reply, list | tuple) or len(reply) != len(IN_SCRIPTS):
+    if not isinstance(reply, list) or len(cast("list[object]", reply)) != len(IN_SCRIPTS):
         message = "the reply to a script is not what the script returns"
         raise ValueError(message)
-    said = [_text(one) for one in reply]
+    said = [_text(one) for one in cast("Sequence[object]", reply)]
     if any("READONLY" in one for one in said):
         message = "-READONLY: the server is a replica"
         raise ConnectionError(message)

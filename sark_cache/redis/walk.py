@@ -258,11 +258,14 @@ class Primary:
             if run != (first := first or run):
                 message = "another server has become the primary"
                 raise UnconfirmedError(message)
-            cursor = int(reply[0])
             if reply[1]:
                 total += await visit(self, [text(key) for key in reply[1]])
+            before, cursor = cursor, int(reply[0])
             if cursor == 0:
                 return total
+            if cursor == before:
+                message = "the walk over the keys does not get on"
+                raise UnconfirmedError(message)
 
     async def _scan(self, cursor: int, pattern: str) -> tuple[str, Any]:
         """One step of a walk, as long as the pace allows; and which run of a server took it."""
