@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 
 from sark_cache import arguments
 from sark_cache.fastapi.evaluators import (
+    AsyncEvaluator,
     Engine,
     Evaluator,
     callable_evaluator,
@@ -22,7 +23,7 @@ from sark_cache.fastapi.evaluators import (
 from sark_cache.fastapi.installation import policy_cache_of, replaced_policy_cache
 from sark_cache.fastapi.policies import policy_of
 from sark_cache.fastapi.sources import Dependency, FromRequest, read_sources
-from sark_cache.types import JSONObject, RevalidateCallback
+from sark_cache.types import JSONObject
 
 NO_REASON: Final = "denied by policy"
 
@@ -158,7 +159,7 @@ def authorize(
     return authorized
 
 
-def _as_it_is(evaluate: RevalidateCallback) -> RevalidateCallback:
+def _as_it_is(evaluate: AsyncEvaluator) -> AsyncEvaluator:
     return evaluate
 
 

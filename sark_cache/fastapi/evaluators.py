@@ -12,11 +12,13 @@ from sark_cache.fastapi.calling import is_async
 from sark_cache.fastapi.sources import FromRequest, read_source
 from sark_cache.plain import type_name
 from sark_cache.routing import SelectedPolicyCache
-from sark_cache.types import Context, Loaded, RevalidateCallback
+from sark_cache.types import Context, Loaded
 
 Evaluation: TypeAlias = Mapping[str, Any] | Loaded
 Evaluator: TypeAlias = Callable[[str, str, str, Context | None], Awaitable[Evaluation] | Evaluation]
 """Asks the policy: `(user_id, action, resource, context) -> decision`, async or not."""
+
+AsyncEvaluator: TypeAlias = Callable[[str, str, str, Context | None], Awaitable[Evaluation]]
 
 
 class Engine(Protocol):
@@ -49,7 +51,7 @@ def read_evaluator_source(given: Any) -> Any:  # noqa: ANN401 - whatever was giv
     return callable_evaluator(given)
 
 
-def callable_evaluator(evaluator: Any) -> RevalidateCallback:  # noqa: ANN401 - checked here
+def callable_evaluator(evaluator: Any) -> AsyncEvaluator:  # noqa: ANN401 - checked here
     """Returns an async function that asks an evaluator, in the threadpool if it is not async.
 
     Raises:
@@ -57,7 +59,7 @@ def callable_evaluator(evaluator: Any) -> RevalidateCallback:  # noqa: ANN401 - 
     """
     ask = _method(evaluator)
     if is_async(ask):
-        asynchronous: RevalidateCallback = ask
+        asynchronous: AsyncEvaluator = ask
         return asynchronous
 
     async def evaluate(
@@ -70,7 +72,7 @@ def callable_evaluator(evaluator: Any) -> RevalidateCallback:  # noqa: ANN401 - 
     return evaluate
 
 
-def timed(evaluate: RevalidateCallback, cache: SelectedPolicyCache) -> RevalidateCallback:
+def timed(evaluate: AsyncEvaluator, cache: SelectedPolicyCache) -> AsyncEvaluator:
     """Returns the evaluator, which then records in the cache how long each decision took."""
 
     async def evaluated(

@@ -41,7 +41,8 @@ def policy_cache_lifespan(
         settings: What to make the caches from. None: what the environment holds at the start.
         revalidate: What evaluates a decision again when it nears its end: the evaluator that
             `authorize` was given, or those of several policies, `{"documents": evaluate}`. It
-            evaluates decisions of its own policy alone. It counts for all apps of the process.
+            evaluates decisions of its own policy alone; `""` is that of what handlers store
+            without one. It counts for all apps of the process.
 
     Raises:
         TypeError, ValueError: `revalidate` is no evaluator, or its policy has no name.

@@ -1,37 +1,45 @@
 """Refreshes: a policy's decisions are evaluated again by its own evaluator, and by no other."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias, TypeGuard
 
-from sark_cache.fastapi.evaluators import Engine, Evaluator, callable_evaluator, timed
+from sark_cache.fastapi.evaluators import (
+    AsyncEvaluator,
+    Engine,
+    Evaluation,
+    callable_evaluator,
+    timed,
+)
 from sark_cache.fastapi.policies import policy_of
 from sark_cache.fastapi.sources import read_policy
 from sark_cache.routing import SelectedPolicyCache
 from sark_cache.types import Context, RevalidateCallback
 
-Revalidate: TypeAlias = Evaluator | Engine | Mapping[str, Evaluator | Engine]
+Refresher: TypeAlias = Callable[
+    [str, str, str, Context | None], Awaitable[Evaluation | None] | Evaluation | None
+]
+"""An evaluator that may return None: there is nothing new."""
+
+Revalidate: TypeAlias = Refresher | Engine | Mapping[str, Refresher | Engine]
 
 
-def evaluators_by_policy(revalidate: Revalidate) -> dict[str, RevalidateCallback]:
+def evaluators_by_policy(revalidate: Revalidate) -> dict[str, AsyncEvaluator]:
     """Returns the evaluator of each policy.
-
-    One that is given by itself also evaluates what is stored under no policy.
 
     Raises:
         TypeError, ValueError: It is no evaluator, or the policy has no name.
     """
     if _is_by_name(revalidate):
         return {read_policy(name): callable_evaluator(each) for name, each in revalidate.items()}
-    evaluator = callable_evaluator(revalidate)
-    return {policy_of(revalidate, None): evaluator, "": evaluator}
+    return {policy_of(revalidate, None): callable_evaluator(revalidate)}
 
 
-def _is_by_name(revalidate: object) -> TypeGuard[Mapping[str, Evaluator | Engine]]:
+def _is_by_name(revalidate: object) -> TypeGuard[Mapping[str, Refresher | Engine]]:
     return isinstance(revalidate, Mapping)
 
 
 def refreshed_by(
-    evaluators: Mapping[str, RevalidateCallback], cache: SelectedPolicyCache
+    evaluators: Mapping[str, AsyncEvaluator], cache: SelectedPolicyCache
 ) -> RevalidateCallback:
     """Returns the callback of a cache that has each policy's evaluator evaluate its decisions."""
     timed_evaluators = {name: timed(each, cache) for name, each in evaluators.items()}

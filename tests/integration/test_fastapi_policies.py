@@ -123,6 +123,7 @@ def printed(arguments, directory):
 
 
 NATIVE = CacheSettings(rust_cache_rollout_pct=100)
+HIGH = "critical"
 by_header = FromRequest(lambda request: request.headers["x-user"])
 
 
@@ -307,6 +308,22 @@ async def test_a_member_is_no_admin_after_a_refresh_by_the_members_evaluator():
     async with running(app) as client:
         while evaluate.calls < 3:  # through the last part of a life, and its end
             assert (await client.get("/", headers=by("alice"))).status_code == 403
+
+
+async def test_what_a_handler_stores_under_no_policy_is_refreshed_by_none_that_has_a_name():
+    settings = CacheSettings(rust_cache_rollout_pct=100, use_optimized_ttl=False, cache_ttl=0.3)
+    app = FastAPI(lifespan=policy_cache_lifespan(settings, revalidate=evaluators.is_member))
+    evaluate = counted(evaluators.is_admin)
+
+    @app.get("/")
+    async def answer(cache: PolicyCacheDep) -> bool:
+        asked = ("alice", "GET", "/")
+        decision = await cache.get_or_load(*asked, lambda: evaluate(*asked, None), sensitivity=HIGH)
+        return decision["allow"]
+
+    async with running(app) as client:
+        while evaluate.calls < 3:  # through the last part of a life, and its end
+            assert (await client.get("/")).json() is False
 
 
 @pytest.mark.parametrize(
