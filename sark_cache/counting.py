@@ -1,4 +1,8 @@
-"""What a cache that is written in Python counts, without a lock that a fork could find taken."""
+"""What a cache that is written in Python counts, without a lock of its own.
+
+A fork could find such a lock taken. Without a GIL a dict has a lock inside, which CPython takes for
+each operation.
+"""
 
 from threading import get_ident
 from typing import Final
