@@ -34,8 +34,8 @@ class Rollout:
             return "never set: everybody is served alike"
         source = {
             "redis": "set in Redis",
-            "settings": "from the settings, until it is set in Redis",
-            "default": "the default, until it is set in Redis",
+            "settings": "from the settings, until one is set",
+            "default": "the default, until one is set",
         }[self.source]
         return f"{self.percentage} % of users ({source})"
 

@@ -46,7 +46,7 @@ def test_they_are_told_for_people_to_read(fresh_redis):
     assert ended.out.splitlines() == [
         f"Rollouts in Redis at {fresh_redis.url}",
         "  rust_cache  25 % of users (set in Redis)",
-        "  rust_opa    3 % of users (from the settings, until it is set in Redis)",
+        "  rust_opa    3 % of users (from the settings, until one is set)",
     ]
 
 
@@ -192,7 +192,7 @@ def test_a_feature_is_removed(fresh_redis):
         f"Removed from Redis at {fresh_redis.url}",
         (
             "  rust_cache  removed; in a process that starts now: 3 % of users "
-            "(from the settings, until it is set in Redis)"
+            "(from the settings, until one is set)"
         ),
     ]
     assert not flags(fresh_redis, "remove", "rust_cache")["features"]["rust_cache"]["removed"]
