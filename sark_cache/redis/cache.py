@@ -780,7 +780,7 @@ class PolicyCache(Closing):
             self._record.count("misses")
         spent = perf_counter() - started
         self._record.requests.record(spent)
-        return request, found._replace(spent=spent)
+        return request, found if found.entry is not None else found._replace(spent=spent)
 
     def _is_superseded(self, key: RequestKey) -> bool:
         """Returns whether a newer decision may not have reached the server."""

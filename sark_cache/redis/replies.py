@@ -100,11 +100,13 @@ def held(reply: Sequence[object]) -> Held:
     return Held(value, integer(left))
 
 
-def looked_up(reply: Sequence[object]) -> tuple[Held, str | None, At]:
-    """Reads what a key holds, its marker and, where it was asked for, the log's position."""
-    items = _list(reply)
-    marker = None if items[2] is None else text(items[2])
-    return held(items[:2]), marker, at_position(items[3:]) if len(items) > 3 else At()  # noqa: PLR2004
+def looked_up(reply: Sequence[object]) -> tuple[Held, str | None, At | None]:
+    """Reads what a key holds, its marker and the log's position; None: it was not told."""
+    held_items, rest = _list(reply)[:2], _list(reply)[2:]
+    if not rest:
+        return held(held_items), None, None
+    marker = None if rest[0] is None else text(rest[0])
+    return held(held_items), marker, at_position(rest[1:]) if rest[1:] else None
 
 
 def many(reply: Sequence[object], number: int) -> list[Held]:

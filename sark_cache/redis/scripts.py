@@ -141,11 +141,13 @@ local left = value and redis.call('PTTL', KEYS[1]) or 0
 local marked = not value and redis.call('GET', KEYS[2])
 if not KEYS[3] then return {value, left, marked} end
 local at = position(KEYS[3], ARGV[1])
+if value and at == ARGV[2] then return {value, left} end
 return {value, left, marked, at, news(KEYS[3], at, ARGV[2])}
 """
 )
 """key, marker [log], first id, position -> value | nil, milliseconds left, marker | nil
-[position | nil, records | nil]; '' for no string"""
+[position | nil, records | nil]; '' for no string. A hit at the same position as before: value and
+milliseconds alone"""
 
 GET_MANY = (
     _POSITION
@@ -287,3 +289,14 @@ end
 return removed
 """
 """keys, tags -> how many decisions were removed"""
+
+
+def _sent(script: str) -> str:
+    """Returns a script as it is sent each time: without comments and indentation."""
+    lines = (line.strip() for line in script.splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("--"))
+
+
+GET, GET_MANY, POSITION, APPEND = map(_sent, (GET, GET_MANY, POSITION, APPEND))
+STORE, RESERVE, VERIFY, COMMIT = map(_sent, (STORE, RESERVE, VERIFY, COMMIT))
+REMOVE, REMOVE_TAGGED = map(_sent, (REMOVE, REMOVE_TAGGED))

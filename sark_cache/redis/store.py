@@ -164,14 +164,19 @@ class Store:
             reply = await link.command(deadline, key.text, *command)
         held, marker, at = replies.read(replies.looked_up, reply)
         found = _found(key, held)
-        if not link.is_cluster:
+        if at is not None:
             self.news.hear(at, since)
+        elif not link.is_cluster:
+            at = At(since)
         elif found.entry is None:
             at = At(await self.position(link, deadline))
+        position = at.position if at is not None else None
+        if found.entry is not None:
+            return found._replace(position=position)
         return found._replace(
-            position=at.position,
+            position=position,
             marker=marker,
-            era=self.news.era(request.subject) if found.entry is None else 0,
+            era=self.news.era(request.subject),
             asked_at=asked_at,
         )
 

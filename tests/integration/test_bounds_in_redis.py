@@ -1,0 +1,48 @@
+"""What one client sends costs the event loop and the server little, however long it is."""
+
+import time
+
+import pytest
+
+from sark_cache import Loaded, PolicyCache
+
+ALLOW = {"allow": True}
+LOG = "sark-cache:1.invalidations"
+PATIENT = {"connect_timeout": 10, "command_timeout": 10}
+
+
+async def evaluate():
+    return Loaded(ALLOW, tags=["role:admin"])
+
+
+@pytest.mark.parametrize("letter", ["a", ":", "é", "{"])
+@pytest.mark.parametrize("length", [9_000, 10**6, 10**7])
+async def test_a_long_field_is_refused_before_work_is_done_on_it(fresh_redis, letter, length):
+    async with PolicyCache(fresh_redis.url, **PATIENT) as cache:
+        assert await cache.health_check()
+        request = ("mallory", "GET", letter * length)
+        began = time.thread_time()
+        for _ in range(10):
+            assert await cache.get(*request) is None
+            assert await cache.set(*request, ALLOW) is False
+            assert await cache.get_or_load(*request, evaluate) == ALLOW
+            assert await cache.get_batch([request]) == [None]
+            assert await cache.set_batch([(*request, ALLOW)]) == 0
+            assert await cache.delete(*request) is False
+            assert await cache.invalidate(resource=request[2]) == 0
+        assert time.thread_time() - began < 0.1, "a path of 1 MB took 0.7 s a request"
+        assert cache.metrics.errors == 60
+    assert fresh_redis.command("KEYS", "*") == [LOG]
+    assert fresh_redis.command("LLEN", LOG) == 1, "it was begun, and nothing else"
+
+
+async def test_what_cannot_be_stored_leaves_little_in_the_log(fresh_redis):
+    async with PolicyCache(fresh_redis.url, **PATIENT) as cache:
+        for i in range(100):
+            request = (f"{i}-" + ":" * 8_000, "GET" * 2_000, "/" * 8_000)
+            assert await cache.set(*request, {"x": "y" * 70_000}) is False
+            assert await cache.delete(*request, policy="x" * 256) is False
+            await cache.invalidate(*request, tags=["t" * 256])
+        records = fresh_redis.command("LRANGE", LOG, 0, -1)
+    assert len(records) >= 300
+    assert max(map(len, records)) < 600
