@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from typer.testing import CliRunner
 
@@ -142,6 +143,23 @@ class Terminal:
         """Waits until it has said something."""
         while text not in self.said:
             assert self._read(), f"it ended without {text!r}: {self.said}"
+
+    def wait_for_reading(self):
+        """Waits until it sleeps, which after a question means that it reads what is typed.
+
+        CPython may sleep through a Ctrl-C that comes between its last look at signals and the call
+        that reads: then it takes another key to wake it.
+        """
+        while not self._state().startswith("S"):
+            assert self._process.poll() is None, f"it ended: {self.said}"
+
+    def _state(self):
+        """The state of its main thread, as `ps` names it."""
+        stat = Path(f"/proc/{self._process.pid}/stat")
+        if stat.exists():
+            return stat.read_text(encoding="utf-8").rpartition(")")[2].strip()
+        asked = ["/bin/ps", "-o", "state=", "-p", str(self._process.pid)]
+        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
 
     def code(self):
         """Its exit code, once it has ended."""

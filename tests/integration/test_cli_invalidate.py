@@ -157,6 +157,7 @@ async def test_everything_is_revoked_once_that_was_confirmed(
 ):
     with Terminal("invalidate", "--everything", **{URL: fresh_redis.url}) as terminal:
         terminal.wait_for(f"Revoke all decisions in Redis at {fresh_redis.url}?")
+        terminal.wait_for_reading()
         terminal.type(answer)
         assert terminal.code() == code
         assert "Traceback" not in terminal.said
