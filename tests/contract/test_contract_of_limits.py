@@ -192,12 +192,12 @@ async def test_a_revocation_ends_that_names_no_end_of_tags(cache):
             await cache.invalidate(tags=endless())
 
 
-@pytest.mark.parametrize("empty", [[], (), set(), iter(())], ids=repr)
+@pytest.mark.parametrize("empty", [list, tuple, set, lambda: iter(())])
 async def test_empty_tags_that_were_given_are_an_error_and_revoke_nothing(cache, empty):
     await cache.set(*ALICE, ALLOW)
     for named in ({}, {"user_id": "alice"}):
         with pytest.raises(ValueError, match="tags must name at least one tag"):
-            await cache.invalidate(**named, tags=empty)
+            await cache.invalidate(**named, tags=empty())
     assert await cache.get(*ALICE) == ALLOW
 
 
