@@ -22,8 +22,8 @@ class Latency:
     With a global interpreter lock it takes no other, so a forked child inherits none that is taken.
     CPython lets another thread in only when a call returns or a loop turns; to record ends with two
     additions that call nothing, and a snapshot is one call, so no duration is lost or counted by
-    half. On a free-threaded build the dict has a lock inside, which CPython takes for each operation,
-    and two threads that record at once may count as one.
+    half. On a free-threaded build the dict has a lock inside, which CPython takes for each
+    operation, and two threads that record at once may count as one.
     """
 
     __slots__ = ("_buckets", "_seconds")

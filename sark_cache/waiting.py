@@ -8,9 +8,9 @@ an event loop with tasks of another kind is no problem.
 """
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 Task: TypeAlias = asyncio.Task[Any]
 
@@ -26,7 +26,8 @@ def awaited_by(task: Task) -> list[Task]:
         return []
     gathered = getattr(future, "_children", None)
     if isinstance(future, asyncio.Task) or gathered is not None:
-        found = _tasks_in([future] if gathered is None else gathered)
+        several: Any = [future] if gathered is None else gathered
+        found = _tasks_in(several)
     else:
         found = [one for frame in _frames(task) for one in _held_by(frame)]
     return [one for one in found if one is not task and not one.done()]
@@ -65,6 +66,10 @@ def _of_group(value: object) -> object:
 
 
 def _tasks_in(values: object) -> list[Task]:
-    if not isinstance(values, (set, frozenset, list, tuple)):
+    if not _holds_several(values):
         return []
     return [one for one in tuple(values) if isinstance(one, asyncio.Task)]
+
+
+def _holds_several(value: object) -> TypeGuard[Collection[object]]:
+    return isinstance(value, (set, frozenset, list, tuple))

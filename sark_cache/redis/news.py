@@ -6,7 +6,7 @@ something was: a revocation of others costs no evaluation.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from sark_cache.plain import parsed
 from sark_cache.redis.replies import At
@@ -79,7 +79,7 @@ def _read(record: str) -> dict[str, Any]:
         read = parsed(record[39:])
     except (ValueError, RecursionError):
         return _MATCHES_ALL
-    return read if type(read) is dict else _MATCHES_ALL
+    return cast("dict[str, Any]", read) if type(read) is dict else _MATCHES_ALL
 
 
 def _may_match(record: dict[str, Any], subject: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ nothing else.
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from sark_cache.redis.link import UnavailableError
 
@@ -123,7 +123,7 @@ def numbers(reply: Sequence[object], number: int) -> list[int]:
 def _list(reply: object) -> list[Any]:
     if not isinstance(reply, list):
         raise TypeError
-    return reply
+    return cast("list[Any]", reply)
 
 
 def _items(reply: object, number: int) -> list[Any]:

@@ -132,7 +132,14 @@ local function mark(marker, mode, ttl, id)
 end
 """
 
-GET = (
+
+def _sent(script: str) -> str:
+    """Returns a script as it is sent each time: without comments and indentation."""
+    lines = (line.strip() for line in script.splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("--"))
+
+
+GET = _sent(
     _POSITION
     + """
 local value = redis.pcall('GET', KEYS[1])
@@ -149,7 +156,7 @@ return {value, left, marked, at, news(KEYS[3], at, ARGV[2])}
 [position | nil, records | nil]; '' for no string. A hit at the same position as before: value and
 milliseconds alone"""
 
-GET_MANY = (
+GET_MANY = _sent(
     _POSITION
     + """
 local count = tonumber(ARGV[1])
@@ -172,7 +179,7 @@ return values
 """keys [log], their number, first id, position -> (value | nil, milliseconds left)...
 [position | nil, records | nil]; '' for no string"""
 
-POSITION = (
+POSITION = _sent(
     _POSITION
     + """
 local at = position(KEYS[1], ARGV[1])
@@ -181,7 +188,7 @@ return {at, news(KEYS[1], at, ARGV[2])}
 )
 """log, first id, position -> position | nil, records | nil"""
 
-APPEND = (
+APPEND = _sent(
     _POSITION
     + f"""
 redis.call('LPUSH', KEYS[1], ARGV[1] .. ' ' .. moment() .. ' ' .. ARGV[2])
@@ -193,7 +200,7 @@ return 1
 
 STORED, OVERTAKEN, SUPERSEDED = 1, 0, -1
 
-STORE = (
+STORE = _sent(
     _OVERTAKEN
     + _GIVES_WAY
     + f"""
@@ -222,7 +229,7 @@ return outcomes
 # the reservation becomes the decision. An invalidation appends its record and walks the keys
 # afterwards: either its record is read, or its walk finds what was reserved before that.
 
-RESERVE = (
+RESERVE = _sent(
     _GIVES_WAY
     + f"""
 if not gives_way(KEYS[1], KEYS[2], ARGV[2], ARGV[3], ARGV[4]) then return {SUPERSEDED} end
@@ -233,7 +240,7 @@ return {STORED}
 )
 """key, marker, id, mode, seen, seen marker, milliseconds -> STORED | SUPERSEDED"""
 
-VERIFY = (
+VERIFY = _sent(
     _OVERTAKEN
     + f"""
 local records = newer(KEYS[1], ARGV[1])
@@ -246,25 +253,25 @@ return outcomes
 )
 """log, position, decisions... -> outcomes"""
 
-COMMIT = f"""
+COMMIT = _sent(f"""
 if redis.call('GET', KEYS[1]) ~= '{RESERVATION}' .. ARGV[1] then return {OVERTAKEN} end
 if ARGV[2] == '' then redis.call('UNLINK', KEYS[1]) return {OVERTAKEN} end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return {STORED}
-"""
+""")
 """key, id, value or nothing, milliseconds -> STORED | OVERTAKEN"""
 
-REMOVE = f"""
+REMOVE = _sent(f"""
 local value = redis.pcall('GET', KEYS[1])
 redis.call('UNLINK', KEYS[1])
 if type(value) ~= 'string' or string.sub(value, 1, {len(RESERVATION)}) == '{RESERVATION}' then
   return 0
 end
 return 1
-"""
+""")
 """key -> how many decisions it held"""
 
-REMOVE_TAGGED = f"""
+REMOVE_TAGGED = _sent(f"""
 local named = {{}}
 for _, tag in ipairs(ARGV) do named[tag] = true end
 local removed = 0
@@ -287,16 +294,5 @@ for _, key in ipairs(KEYS) do
   end
 end
 return removed
-"""
+""")
 """keys, tags -> how many decisions were removed"""
-
-
-def _sent(script: str) -> str:
-    """Returns a script as it is sent each time: without comments and indentation."""
-    lines = (line.strip() for line in script.splitlines())
-    return "\n".join(line for line in lines if line and not line.startswith("--"))
-
-
-GET, GET_MANY, POSITION, APPEND = map(_sent, (GET, GET_MANY, POSITION, APPEND))
-STORE, RESERVE, VERIFY, COMMIT = map(_sent, (STORE, RESERVE, VERIFY, COMMIT))
-REMOVE, REMOVE_TAGGED = map(_sent, (REMOVE, REMOVE_TAGGED))
