@@ -6,7 +6,7 @@ nothing else.
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeGuard, TypeVar
 
 from sark_cache.redis.link import UnavailableError
 
@@ -121,9 +121,13 @@ def numbers(reply: Sequence[object], number: int) -> list[int]:
 
 
 def _list(reply: object) -> list[Any]:
-    if not isinstance(reply, list):
+    if not _is_list(reply):
         raise TypeError
-    return cast("list[Any]", reply)
+    return reply
+
+
+def _is_list(reply: object) -> TypeGuard[list[Any]]:
+    return isinstance(reply, list)
 
 
 def _items(reply: object, number: int) -> list[Any]:
