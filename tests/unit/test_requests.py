@@ -8,6 +8,7 @@ from sark_cache import (
     CacheMetrics,
     PolicyCacheProtocol,
     RustPolicyCache,
+    close_policy_caches,
     get_rust_policy_cache,
     is_rust_cache_available,
     process,
@@ -165,12 +166,14 @@ def no_instance(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_instance")
-async def test_the_process_has_one_cache_until_it_is_closed():
+async def test_the_process_has_one_cache_until_its_caches_are_closed():
     assert is_rust_cache_available()
     first = get_rust_policy_cache(max_size=7, ttl_seconds=9, enabled=False)
     assert (first.max_size, first.ttl_seconds, first.enabled) == (7, 9, False)
     assert get_rust_policy_cache(max_size=8) is first
-    await first.close()
+    await first.close()  # which others still use: it stays as it is
+    assert get_rust_policy_cache() is first
+    await close_policy_caches()
     second = get_rust_policy_cache()
     assert second is not first
     assert (second.max_size, second.ttl_seconds, second.enabled) == (10_000, 300, True)
