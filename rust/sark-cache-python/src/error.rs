@@ -75,23 +75,33 @@ impl From<Fault> for PyErr {
 #[inline]
 pub fn text<'a>(string: &'a Bound<'_, PyString>) -> Result<&'a str, Fault> {
     if is_longer(string, MAX_ENTRY_BYTES) {
-        return Err(NotJson::TooLarge.into());
+        return Err(too_large());
     }
     utf8(string)
 }
 
-/// The text of a part of a request, or of a tag, that has at most so many bytes.
+/// The text of a part of a request, if it has no more characters than it may have bytes. Its bytes
+/// are for the caller to count.
 #[inline]
-pub fn text_within<'a>(
+pub fn text_of_part<'a>(
     part: &'static str,
     string: &'a Bound<'_, PyString>,
     limit: usize,
 ) -> Result<&'a str, Fault> {
     if is_longer(string, limit) {
-        return Err(NotJson::TooLong { part, limit }.into());
+        return Err(too_long(part, limit));
     }
-    let text = utf8(string)?;
-    if text.len() > limit { Err(NotJson::TooLong { part, limit }.into()) } else { Ok(text) }
+    utf8(string)
+}
+
+/// The text of a part of a request, or of a tag, that has at most so many bytes.
+pub fn text_within<'a>(
+    part: &'static str,
+    string: &'a Bound<'_, PyString>,
+    limit: usize,
+) -> Result<&'a str, Fault> {
+    let text = text_of_part(part, string, limit)?;
+    if text.len() > limit { Err(too_long(part, limit)) } else { Ok(text) }
 }
 
 /// Whether a string has more characters than it may have bytes. Asked first, so that no UTF-8 is made
@@ -104,13 +114,26 @@ pub fn is_longer(string: &Bound<'_, PyString>, limit: usize) -> bool {
 
 #[inline]
 fn utf8<'a>(string: &'a Bound<'_, PyString>) -> Result<&'a str, Fault> {
-    string.to_str().map_err(|error| {
-        if error.is_instance_of::<PyUnicodeEncodeError>(string.py()) {
-            Fault::NotJson("a string with a lone surrogate, which UTF-8 cannot hold".to_owned())
-        } else {
-            Fault::Raised(error)
-        }
-    })
+    string.to_str().map_err(|error| no_text(string, error))
+}
+
+#[cold]
+fn no_text(string: &Bound<'_, PyString>, error: PyErr) -> Fault {
+    if error.is_instance_of::<PyUnicodeEncodeError>(string.py()) {
+        Fault::NotJson("a string with a lone surrogate, which UTF-8 cannot hold".to_owned())
+    } else {
+        Fault::Raised(error)
+    }
+}
+
+#[cold]
+fn too_long(part: &'static str, limit: usize) -> Fault {
+    NotJson::TooLong { part, limit }.into()
+}
+
+#[cold]
+fn too_large() -> Fault {
+    NotJson::TooLarge.into()
 }
 
 /// A `TypeError` that names the argument, what it takes and what it was given.

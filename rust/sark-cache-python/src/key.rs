@@ -2,7 +2,7 @@
 
 use crate::arguments::Row;
 use crate::atoms::{self, Atom, Atoms};
-use crate::error::{Fault, text, text_within, wrong_type};
+use crate::error::{Fault, text, text_of_part, wrong_type};
 use crate::json::{self, Fields, Sink, walk, walk_fields};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
@@ -67,16 +67,16 @@ fn begin(
     action: &Bound<'_, PyString>,
 ) -> Result<(), Fault> {
     if let Some(policy) = policy {
-        writer.policy(text_within("policy", &policy, MAX_POLICY_BYTES)?)?;
+        writer.policy(text_of_part("policy", &policy, MAX_POLICY_BYTES)?)?;
     }
-    let user_id = text_within("user_id", user_id, MAX_FIELD_BYTES)?;
-    let action = text_within("action", action, MAX_FIELD_BYTES)?;
+    let user_id = text_of_part("user_id", user_id, MAX_FIELD_BYTES)?;
+    let action = text_of_part("action", action, MAX_FIELD_BYTES)?;
     Ok(writer.begin_request(user_id, action)?)
 }
 
 #[inline]
 fn write_resource(writer: &mut KeyWriter, resource: &Bound<'_, PyString>) -> Result<(), Fault> {
-    Ok(writer.resource(text_within("resource", resource, MAX_FIELD_BYTES)?)?)
+    Ok(writer.resource(text_of_part("resource", resource, MAX_FIELD_BYTES)?)?)
 }
 
 /// Writes the rest of a request. A fault of the context's outranks the one of what was `begun`: it
