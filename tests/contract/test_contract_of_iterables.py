@@ -119,7 +119,7 @@ async def test_endless_tags_of_a_revocation_are_refused(any_cache):
         await any_cache.invalidate(tags=(f"tag-{number}" for number in itertools.count()))
 
 
-@pytest.mark.parametrize("empty", [(), [], set(), iter(())], ids=repr)
+@pytest.mark.parametrize("empty", [(), [], set(), iter(())], ids=lambda empty: type(empty).__name__)
 async def test_tags_that_were_given_have_to_name_something(any_cache, empty):
     await any_cache.set(USERS[0], "read", "doc", ALLOW)
     with pytest.raises(ValueError, match=r"tags must name at least one"):
