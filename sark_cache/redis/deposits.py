@@ -93,16 +93,31 @@ class Deposits:
                 else:
                     dropped.append(request.key)
         deadline = self._links.current().deadline()
+        await self._fence_off(operation, deadline, [write.key for write in writes])
         outcomes = await self._put(deadline, writes, position) if writes else []
         for write, outcome in zip(writes, outcomes, strict=True):
             self._count(operation, outcome)
             if isinstance(outcome, UnavailableError):
                 dropped.append(write.key)
-        results = list(zip(writes, outcomes, strict=True))
-        stored = [write.key for write, outcome in results if outcome is Outcome.STORED]
-        self.superseded.forget(stored)
         await self.drop(operation, deadline, dropped)
-        return len(stored)
+        return outcomes.count(Outcome.STORED)
+
+    async def _fence_off(
+        self, operation: str, deadline: float, keys: Collection[RequestKey]
+    ) -> None:
+        """Has older writes overtaken that were not answered, and may still be on their way.
+
+        Where that cannot be confirmed, the keys stay superseded.
+        """
+        superseded = self.superseded.among(keys)
+        if not superseded:
+            return
+        try:
+            await self._store.discard(self._links.current(), deadline, superseded)
+        except UnavailableError as error:
+            self._record.fault(operation, str(error))
+        else:
+            self.superseded.forget(superseded)
 
     async def _put(
         self, deadline: float, writes: Sequence[Write], position: Callable[[], str] | None

@@ -2,11 +2,14 @@
 
 A newer decision could not be stored, as nobody answered; so the older one may be there still when
 the server answers again. Until it is removed for certain, this process serves nothing from its key.
+A write that was not answered may be on its way still, and arrive after a newer one. So a key that
+is remembered takes another decision once its removal was recorded, which overtakes what is late.
 The keys that are remembered are bounded. Beyond that everything older counts as superseded, until
 all decisions could be revoked.
 """
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import Final
@@ -47,6 +50,7 @@ class Superseded:
         self._overflows = 0
         self._flushed = 0
         self._task: asyncio.Task[None] | None = None
+        self._process = os.getpid()
 
     def __bool__(self) -> bool:
         return bool(self._keys) or self._flushed != self._overflows
@@ -55,12 +59,19 @@ class Superseded:
         """Returns whether what is under a key may be older than a decision that was not stored."""
         return self._flushed != self._overflows or key.text in self._keys
 
+    def among(self, keys: Collection[RequestKey]) -> list[RequestKey]:
+        """Returns those of some keys that are remembered, as `forget` takes them."""
+        texts = dict.fromkeys(key.text for key in keys) if self._keys else ()
+        found = (self._keys.get(text) for text in texts)
+        return [key for key in found if key is not None]
+
     def add(self, keys: Collection[RequestKey]) -> None:
         """Remembers keys, and begins to remove what is under them in the background."""
         for key in keys:
             if key.text not in self._keys:
-                self._keys[key.text] = key
                 self._bytes += len(key.text)
+            # Not the same object as before: a removal under way may have come before this write.
+            self._keys[key.text] = RequestKey(*key)
         if len(self._keys) > MOST_KEYS or self._bytes > MOST_BYTES:
             self._overflows += 1
             self.forget(list(self._keys.values()))
@@ -68,14 +79,17 @@ class Superseded:
         self.settle()
 
     def forget(self, keys: Collection[RequestKey]) -> None:
-        """Serves from some keys again: nothing that is older is under them."""
+        """Serves from some keys again, unless they were added once more since they were read."""
         for key in keys:
-            if self._keys.pop(key.text, None) is not None:
+            if self._keys.get(key.text) is key:
+                del self._keys[key.text]
                 self._bytes -= len(key.text)
 
     def settle(self) -> None:
         """Begins to remove what is left, unless that is under way in a loop that runs."""
         task = self._task
+        if self._process != os.getpid():  # a parent's, which ends there
+            self._process, task = os.getpid(), None
         if not self or (task is not None and not task.done() and task.get_loop().is_running()):
             return
         self._task = asyncio.get_running_loop().create_task(
