@@ -49,8 +49,8 @@ Pattern: TypeAlias = Annotated[
     typer.Option(
         "--pattern",
         metavar="GLOB",
-        help="What is kept under a key that matches: a glob of Redis over "
-        "policy:decision:USER:ACTION:RESOURCE:CONTEXT.",
+        help="What a glob of Redis matches in policy:decision:USER:ACTION:RESOURCE:CONTEXT, "
+        "percent-encoded, raw, or as SARK writes it: _ for : and / of a resource.",
     ),
 ]
 Everything: TypeAlias = Annotated[bool, typer.Option("--everything", help="All decisions.")]

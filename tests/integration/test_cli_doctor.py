@@ -55,6 +55,18 @@ def test_where_caches_are_switched_off_it_warns():
     assert "SARK_CACHE_USE_RUST_CACHE" in doctor(**off)["warnings"][0]
 
 
+def test_where_native_caches_of_several_workers_are_apart_it_warns(fresh_redis):
+    several = {"WEB_CONCURRENCY": "3"}
+    [warning] = doctor(**several)["warnings"]
+    assert "several processes (WEB_CONCURRENCY=3)" in warning
+    assert "SARK_CACHE_REDIS_URL" in warning
+    *_, last = sark_cache("doctor", **several).out.splitlines()
+    assert last == "warning: all that is configured works, but 1 warning stands above"
+    for is_fine in ({"SARK_CACHE_TIERED": "false"}, {URL: fresh_redis.url}):
+        warnings = doctor(**several, **is_fine)["warnings"]
+        assert not [text for text in warnings if "several processes" in text]
+
+
 # Settings
 
 
