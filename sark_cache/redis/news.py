@@ -10,15 +10,18 @@ from typing import Any, Final, NamedTuple, cast
 
 from sark_cache.plain import parsed
 from sark_cache.redis.replies import At
+from sark_cache.watch import lock_across_forks
 
 MOST_RECORDS = 128
 """The most records that are remembered; for older ones it counts as if they concerned all."""
 FIELDS = ("policy", "user_id", "action", "resource", "context")
 _MATCHES_ALL: Final[dict[str, Any]] = {"pattern": "*"}
+_hearing: Final = lock_across_forks()
+"""Held while something is heard, so that no thread forgets what another one hears meanwhile."""
 
 
 class _Heard(NamedTuple):
-    """What was heard; replaced as a whole, since several threads may hear at once."""
+    """What was heard; replaced as a whole, so that threads may read it at any time."""
 
     position: str | None = None
     positions: frozenset[str] = frozenset()
@@ -45,13 +48,19 @@ class News:
 
     def hear(self, at: At, since: str | None) -> None:
         """Takes a reply to the question what was recorded since a position."""
-        heard = self._heard
-        if at.position is None or at.position in heard.positions:
+        if at.position is None or at.position in self._heard.positions:
             return
-        self.latest = at.position
+        with _hearing:
+            self._take(at, at.position, since)
+
+    def _take(self, at: At, position: str, since: str | None) -> None:
+        heard = self._heard
+        if position in heard.positions:  # another thread has heard it meanwhile
+            return
+        self.latest = position
         if at.news is None or since is None or since not in heard.positions:
             number = heard.newest + 1
-            self._heard = _Heard(at.position, frozenset({at.position}), (), number, number)
+            self._heard = _Heard(position, frozenset({position}), (), number, number)
             return
         records = list(heard.records)
         newest = heard.newest
@@ -61,8 +70,8 @@ class News:
                 records.append((newest, record[:24], _read(record)))
         forgotten, records = records[:-MOST_RECORDS], records[-MOST_RECORDS:]
         floor = forgotten[-1][0] if forgotten else heard.floor
-        known = {since, at.position, *(position for _, position, _ in records)}
-        self._heard = _Heard(at.position, frozenset(known), tuple(records), floor, newest)
+        known = {since, position, *(one for _, one, _ in records)}
+        self._heard = _Heard(position, frozenset(known), tuple(records), floor, newest)
 
     def era(self, subject: Mapping[str, Any]) -> int:
         """Returns the number of the newest record that may concern a request.

@@ -1,0 +1,64 @@
+"""What several threads hear of the invalidation log at once."""
+
+import json
+import threading
+
+import pytest
+
+from sark_cache.redis import news
+from sark_cache.redis.replies import At
+
+ALICE = {
+    **{"key": "k", "policy": "", "user_id": "alice", "action": "read", "resource": "doc"},
+    "context": "none",
+}
+
+
+def position(number):
+    return f"{number:024x}"
+
+
+def revoked(number, user):
+    return f"{position(number)} {0:013} {json.dumps({'user_id': user})}"
+
+
+@pytest.fixture
+def slow_thread(monkeypatch):
+    """Makes a thread that stops while it reads what it hears, and events to know and to end it."""
+    reads, may_go_on = threading.Event(), threading.Event()
+    read = news._read
+
+    def read_slowly(record):
+        if threading.current_thread().name == "slow":
+            reads.set()
+            may_go_on.wait(10)
+        return read(record)
+
+    monkeypatch.setattr(news, "_read", read_slowly)
+
+    def begin(hear):
+        thread = threading.Thread(target=hear, name="slow")
+        thread.start()
+        assert reads.wait(10)
+        return thread
+
+    yield begin, may_go_on
+    may_go_on.set()
+
+
+def test_what_one_thread_heard_is_not_forgotten_by_another_that_heard_less(slow_thread):
+    begin, may_go_on = slow_thread
+    heard = news.News()
+    heard.hear(At(position(0)), None)
+    before = heard.era(ALICE)
+    less = At(position(1), [revoked(1, "bob")])
+    more = At(position(2), [revoked(2, "alice"), revoked(1, "bob")])
+    slow = begin(lambda: heard.hear(less, position(0)))
+    quick = threading.Thread(target=lambda: heard.hear(more, position(0)))
+    quick.start()
+    quick.join(0.2)
+    may_go_on.set()
+    slow.join(10)
+    quick.join(10)
+    assert heard.era(ALICE) > before
+    assert heard.position == position(2)
