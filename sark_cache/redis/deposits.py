@@ -116,6 +116,9 @@ class Deposits:
             await self._store.discard(self._links.current(), deadline, superseded)
         except UnavailableError as error:
             self._record.fault(operation, str(error))
+        except asyncio.CancelledError:
+            self.superseded.add(keys)  # what the caller brought has superseded the older ones
+            raise
         else:
             self.superseded.forget(superseded)
 

@@ -149,3 +149,18 @@ def test_a_forked_child_serves_again_what_was_superseded_in_its_parent(own_redis
         asyncio.run(parent())
     """
     assert run(code, server.url, str(server.pid)) == ["served"]
+
+
+async def test_a_batch_whose_caller_gave_up_ends_the_older_decisions(own_redis, open_cache):
+    server = own_redis()
+    cache = await open_cache(server.url, command_timeout=10)
+    bob = ("bob", "read", "doc")
+    assert await cache.set_batch([(*ALICE, ALLOW), (*bob, ALLOW)]) == 2
+    server.pause()
+    for denied in ([(*ALICE, DENY)], [(*ALICE, DENY), (*bob, DENY)]):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await cache.set_batch(denied)
+    server.resume()
+    assert await cache.get(*bob) in (None, DENY)
+    assert await cache.get(*ALICE) in (None, DENY)

@@ -9,7 +9,11 @@ from sark_cache.redis import news
 from sark_cache.redis.replies import At
 
 ALICE = {
-    **{"key": "k", "policy": "", "user_id": "alice", "action": "read", "resource": "doc"},
+    "key": "k",
+    "policy": "",
+    "user_id": "alice",
+    "action": "read",
+    "resource": "doc",
     "context": "none",
 }
 
