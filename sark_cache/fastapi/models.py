@@ -58,7 +58,11 @@ class Invalidation(BaseModel):
     resource: str | None = None
     tags: Annotated[
         list[str] | None,
-        Field(min_length=1, description="One of them is enough to match."),
+        Field(
+            min_length=1,
+            max_length=arguments.MAX_REVOKED_TAGS,
+            description="One of them is enough to match.",
+        ),
     ] = None
     policy: Annotated[
         str | None, Field(description="The policy that decided, such as `app:may_read`.")

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from sark_cache import Loaded
+from sark_cache.arguments import MAX_REVOKED_TAGS
 
 ALLOW, DENY = {"allow": True}, {"allow": False}
 ALICE = ("alice", "read", "doc")
@@ -183,6 +184,14 @@ async def test_tags_that_nothing_can_be_stored_with_revoke_nothing(cache):
 async def test_a_revocation_can_name_more_tags_than_a_decision_has(cache):
     await cache.set(*ALICE, ALLOW, tags=["tag-999"])
     assert await cache.invalidate(tags=(f"tag-{i}" for i in range(1_000))) == 1
+
+
+async def test_a_revocation_can_name_as_many_tags_as_it_says_and_no_more(cache):
+    most = [f"tag-{i}" for i in range(MAX_REVOKED_TAGS)]
+    await cache.set(*ALICE, ALLOW, tags=most[-1:])
+    assert await cache.invalidate(tags=most) == 1
+    with pytest.raises(ValueError, match="tags must be at most 10,000 in one revocation"):
+        await cache.invalidate(tags=[*most, "one more"])
 
 
 async def test_a_revocation_ends_that_names_no_end_of_tags(cache):

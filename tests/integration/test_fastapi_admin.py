@@ -9,6 +9,7 @@ import pytest
 from documents_app import ADMIN, admin, create_app
 from fastapi import Depends, FastAPI, Header, Security
 
+from sark_cache.arguments import MAX_REVOKED_TAGS
 from sark_cache.fastapi import FromRequest, policy_cache_lifespan, policy_cache_router
 from sark_cache.settings import CacheSettings
 
@@ -187,3 +188,11 @@ async def test_everything_is_revoked_only_by_that_name(unclear):
         everything = {"everything": True}
         answer = await client.post(f"{ROUTES}/invalidate", json=everything, headers=ADMIN)
         assert answer.json() == {"invalidated": 1}
+
+
+async def test_tags_are_as_many_as_one_revocation_can_name_and_more_are_refused():
+    async with running(create_app(NATIVE)) as client:
+        for tags, status in ((MAX_REVOKED_TAGS, 200), (MAX_REVOKED_TAGS + 1, 422)):
+            named = {"tags": [f"tag-{number}" for number in range(tags)]}
+            answer = await client.post(f"{ROUTES}/invalidate", json=named, headers=ADMIN)
+            assert answer.status_code == status

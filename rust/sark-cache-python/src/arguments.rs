@@ -188,7 +188,7 @@ impl Tags {
                 "tags must name at least one tag: leave them out to revoke whatever the tags, and \
                  use clear() to revoke everything",
             )),
-            (_, MAX_REVOKED_TAGS..) => Err(PyValueError::new_err(
+            (_, read) if read > MAX_REVOKED_TAGS => Err(PyValueError::new_err(
                 "tags must be at most 10,000 in one revocation: use several",
             )),
             (tags, _) => Ok(Some(tags)),
