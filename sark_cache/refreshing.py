@@ -21,7 +21,8 @@ class Refreshes:
     def begin(self, refresh: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
         """Runs a refresh in the background of the running event loop."""
         event_loop = asyncio.get_running_loop()
-        for cut_off in tuple(task for task in self._tasks if task.get_loop().is_closed()):
+        # Of a copy, which is made in one step: threads with other event loops begin and end some.
+        for cut_off in [task for task in self._tasks.copy() if task.get_loop().is_closed()]:
             self._tasks.discard(cut_off)  # it never ends
         task = event_loop.create_task(self._run(refresh), name="sark-cache refresh")
         self._tasks.add(task)
@@ -33,7 +34,7 @@ class Refreshes:
         here: set[asyncio.Task[None]] = set()
         running = running_loop()
         current = asyncio.current_task(running) if running else None
-        for task in tuple(self._tasks):
+        for task in self._tasks.copy():
             event_loop = task.get_loop()
             if event_loop is not running:
                 with suppress(RuntimeError):  # closed: its tasks do not run any more

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import threading
 import time
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ import pytest
 
 from awaiting import ready
 from sark_cache import Loaded, RustPolicyCache
+from sark_cache.refreshing import Refreshes
 
 REQUEST = ("alice", "read", "doc")
 OLD, NEW = {"version": 1}, {"version": 2}
@@ -366,6 +368,40 @@ async def test_close_from_another_loop_ends_the_refreshes():
     await asyncio.sleep(0)
     await asyncio.to_thread(lambda: asyncio.run(cache.close()))
     await cache.refreshed()
+
+
+def test_refreshes_begin_in_several_threads_at_the_same_time():
+    refreshes = Refreshes(pytest.fail)
+    elsewhere = asyncio.new_event_loop()
+
+    class Met(asyncio.SelectorEventLoop):
+        """Once it is asked whether it is closed, another thread begins a refresh just then."""
+
+        begins = None
+
+        def is_closed(self):
+            begins, self.begins = self.begins, None
+            if begins is not None:
+                thread = threading.Thread(target=elsewhere.run_until_complete, args=(begins,))
+                thread.start()
+                thread.join()
+            return super().is_closed()
+
+    async def begin():
+        return refreshes.begin(asyncio.sleep(0.01))
+
+    here = Met()
+    try:
+        first = here.run_until_complete(begin())
+        here.begins = begin()
+        second = here.run_until_complete(begin())
+        assert len(refreshes._tasks) == 3
+        here.run_until_complete(asyncio.wait([first, second]))
+        elsewhere.run_until_complete(asyncio.sleep(0.02))
+    finally:
+        here.close()
+        elsewhere.close()
+    assert not refreshes._tasks
 
 
 async def test_a_callback_may_close_the_cache():
