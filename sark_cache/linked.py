@@ -35,10 +35,11 @@ class Linked:
         """
         return Deferred(self._drop_idle)
 
-    async def end(self) -> None:
-        """Closes it for good."""
+    def end(self) -> Coroutine[object, None, None]:
+        """Closes it for good: the native cache at the call, the others once it is awaited."""
         backend: Any = super()
-        await backend.close()
+        closed: Coroutine[object, None, None] = backend.close()
+        return closed
 
     async def _drop_idle(self) -> None:
         """Drops what is idle: here nothing."""

@@ -1,7 +1,7 @@
 """The caches of this process: one of each kind, made when first asked for, and linked."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sark_cache.defaults import settings_in_force
@@ -133,8 +133,9 @@ def one(kind: type[Cache], make: Callable[[], Cache]) -> Cache:
     with _lock:
         cache = _caches.get(kind)
         if not isinstance(cache, kind) or cache.closed:
-            cache = _caches[kind] = make()
-            cache.link(caches)
+            cache = make()
+            cache.link(caches)  # before anybody finds it: what it revokes reaches all
+            _caches[kind] = cache
         return cache
 
 
@@ -166,8 +167,12 @@ def standing_in(cache: object) -> Generator[None]:
 
 async def close_policy_caches() -> None:
     """Ends the caches of this process, which nothing else does; the next to ask makes new ones."""
-    with _lock:
-        closing = [cache for cache in _caches.values() if not cache.closed]
-        _caches.clear()
-    for cache in closing:
-        await cache.end()
+    async with AsyncExitStack() as closing:  # whatever becomes of one, all of them are ended
+        with _lock:
+            for cache in [each for each in _caches.values() if not each.closed]:
+                closing.push_async_callback(_awaited, cache.end())
+            _caches.clear()
+
+
+async def _awaited(end: Coroutine[object, None, None]) -> None:
+    await end

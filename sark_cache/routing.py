@@ -13,6 +13,7 @@ from sark_cache.decision import Decision
 from sark_cache.errors import InvalidationError
 from sark_cache.linked import LinkedNullPolicyCache, ProcessCache
 from sark_cache.process import caches
+from sark_cache.redis import PolicyCache
 from sark_cache.selection import Selection, get_selection
 from sark_cache.types import (
     LATENCY_BOUNDS_SECONDS,
@@ -189,7 +190,10 @@ class SelectedPolicyCache(Closing):
         """The decisions for many requests, in their order."""
         rows = arguments.read_requests(requests)
         decisions: list[JSONObject | None] = [None] * len(rows)
-        for cache, places in self._parts(rows):
+        parts = self._parts(rows)
+        # What needs no waiting for comes last: it knows what was revoked while others were asked.
+        parts.sort(key=_acts_at_call)
+        for cache, places in parts:
             found = await cache.get_batch([rows[place] for place in places], policy=policy)
             for place, decision in zip(places, found, strict=True):
                 decisions[place] = decision
@@ -207,7 +211,10 @@ class SelectedPolicyCache(Closing):
         rows = arguments.read_entries(entries)
         names = arguments.read_tags(tags)
         stored = 0
-        for cache, places in self._parts(rows):
+        parts = self._parts(rows)
+        # What needs no waiting for comes first: later, it would store what was revoked until then.
+        parts.sort(key=_acts_at_call, reverse=True)
+        for cache, places in parts:
             if _knows(stamp, cache):
                 part = [rows[place] for place in places]
                 its = _of(stamp, cache)
@@ -362,6 +369,10 @@ class SelectedPolicyCache(Closing):
             cache = self._for(row[0])
             parts.setdefault(cache.backend, (cache, []))[1].append(place)
         return list(parts.values())
+
+
+def _acts_at_call(part: tuple[ProcessCache, list[int]]) -> bool:
+    return not isinstance(part[0], PolicyCache)
 
 
 def _knows(stamp: Stamps | None, cache: ProcessCache) -> bool:

@@ -254,6 +254,44 @@ async def test_to_close_a_cache_of_the_process_leaves_it_usable(settled, fresh_r
     chosen.close()
 
 
+async def test_to_end_them_ends_the_native_one_at_once_whatever_becomes_of_the_others(
+    settled, own_redis
+):
+    server = own_redis()
+    settled(redis_url=server.url)
+    redis, native = get_policy_cache(), get_rust_policy_cache()
+    assert await redis.health_check()
+    await native.set(*ALICE, ALLOW)
+    server.pause()
+    try:
+        revoked = asyncio.ensure_future(redis.invalidate(user_id="bob"))
+        ending = asyncio.create_task(close_policy_caches())
+        await asyncio.sleep(0.05)
+        assert not ending.done(), "Redis is to confirm the revocation first"
+        assert await native.get(*ALICE) is None, "no revocation would reach it any more"
+        assert native.closed
+        ending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await ending
+    finally:
+        server.resume()
+    await revoked
+    await redis.end()
+
+
+def test_a_cache_is_found_once_what_it_revokes_reaches_the_others(fresh_process):
+    found = []
+
+    class Watched(LinkedNullPolicyCache):
+        def link(self, peers):
+            found.append(self in process.caches())
+            super().link(peers)
+
+    made = process.one(Watched, Watched)
+    assert found == [False]
+    assert made in process.caches()
+
+
 async def test_to_close_a_cache_of_the_process_drops_idle_connections(settled, fresh_redis):
     settled(redis_url=fresh_redis.url)
     cache = get_policy_cache()
@@ -481,6 +519,36 @@ async def test_batches_are_answered_in_their_order_by_both(settled, fresh_redis)
     assert await cache.set_batch(rows, stamp=stamp) == 199
     assert await cache.set(users[3], "read", "doc", ALLOW, stamp=stamp) is False
     assert await cache.clear_all() is True
+    await cache.close()
+
+
+async def test_what_is_revoked_while_redis_takes_a_part_of_a_batch_is_not_stored(
+    settled, fresh_redis
+):
+    cache, users, native = await half(settled, fresh_redis)
+    alice, bob = min(native), min(set(users) - native)
+    assert await cache.health_check()
+    storing = asyncio.create_task(
+        cache.set_batch([(user, "read", "doc", ALLOW) for user in (bob, alice)])
+    )
+    await asyncio.sleep(0)
+    await cache.invalidate(user_id=alice)
+    await storing
+    assert await cache.get(alice, "read", "doc") is None
+    await cache.close()
+
+
+async def test_what_is_revoked_while_redis_answers_a_part_of_a_batch_is_not_served(
+    settled, fresh_redis
+):
+    cache, users, native = await half(settled, fresh_redis)
+    alice, bob = min(native), min(set(users) - native)
+    await cache.set(alice, "read", "doc", ALLOW)
+    await cache.get(bob, "read", "doc")
+    asking = asyncio.create_task(cache.get_batch([(user, "read", "doc") for user in (alice, bob)]))
+    await asyncio.sleep(0)
+    await cache.invalidate(user_id=alice)
+    assert await asking == [None, None]
     await cache.close()
 
 
