@@ -172,7 +172,9 @@ class RustPolicyCache(Closing, PolicyStore):
 
     @revalidate_callback.setter
     def revalidate_callback(self, callback: RevalidateCallback | None) -> None:
-        self._revalidation = Revalidation(callback)
+        # `SelectedPolicyCache` sets it at each request, and to read its signature costs 20 µs.
+        if callback is not self._revalidation.callback:
+            self._revalidation = Revalidation(callback)
 
     @returns_awaitable
     def close(self) -> Coroutine[object, None, None]:

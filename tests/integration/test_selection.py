@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import inspect
 import itertools
 import json
 import logging
@@ -549,6 +550,26 @@ async def test_what_is_revoked_while_redis_answers_a_part_of_a_batch_is_not_serv
     await asyncio.sleep(0)
     await cache.invalidate(user_id=alice)
     assert await asking == [None, None]
+    await cache.close()
+
+
+async def test_the_callback_is_looked_at_once_and_not_at_each_request(settled):
+    class Evaluator:
+        looks = 0
+
+        @property
+        def __signature__(self):
+            type(self).looks += 1
+            return inspect.signature(self.__call__)
+
+        async def __call__(self, *_request, **_policy):
+            return ALLOW
+
+    cache = SelectedPolicyCache(settled(rust_cache_rollout_pct=100))
+    cache.set_revalidate_callback(Evaluator())
+    for _ in range(3):
+        await cache.get(*ALICE)
+    assert Evaluator.looks == 1
     await cache.close()
 
 
