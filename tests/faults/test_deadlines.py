@@ -14,7 +14,7 @@ pytestmark = [
 
 ALICE = ("alice", "read", "doc")
 TIMEOUT = 0.5
-SLOW = 0.6 * TIMEOUT
+SLOW = 0.8 * TIMEOUT
 """So late is each reply: one is in time, and two are not."""
 
 
