@@ -17,7 +17,7 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from typing import Any, Literal, Self, TypeAlias, final
+from typing import Any, ClassVar, Literal, Self, TypeAlias, final
 
 from typing_extensions import disjoint_base
 
@@ -67,6 +67,10 @@ class Decision(Mapping[str, Any]):
         ValueError: It is not JSON, or larger than 64 KiB.
     """
 
+    # Pydantic's, whose types are not there for everybody.
+    __pydantic_serializer__: ClassVar[Any]
+    @staticmethod
+    def __get_pydantic_core_schema__(*_asked: object) -> Any: ...  # noqa: ANN401
     def __new__(cls, fields: Mapping[str, Any], /) -> Self: ...
     @property
     def allow(self) -> bool:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from loaders import ALLOW, REQUEST, bringing, never
-from sark_cache import RustPolicyCache
+from sark_cache import RustPolicyCache, is_rust_cache_available
 
 OTHER = ("bob", "read", "doc")
 SOON = 4
@@ -70,6 +70,7 @@ async def test_loaders_that_would_wait_for_each_other_are_told_so(cache):
         assert "nor two for each other's" in str(answer)
 
 
+@pytest.mark.skipif(not is_rust_cache_available(), reason="takes the compiled module")
 async def test_loaders_of_two_caches_that_would_wait_for_each_other_are_told_so(cache):
     async with RustPolicyCache() as native:
         for answer in await answers_of_both(cache, native):

@@ -285,10 +285,14 @@ URLS = [
 
 @given(url=st.sampled_from(URLS), password=passwords())
 def test_no_part_of_a_password_is_in_any_message(url, password):
+    is_end_of_url = url.endswith("{}") and "=" not in url
     url = url.format(password)
-    said = []
+    said, hosts = [], ""
     with contextlib.suppress(ValueError):
-        said.append(repr(parse(url)))
+        address = parse(url)
+        said.append(repr(address))
+        if is_end_of_url:  # a whole URL may come of it, whose host is no secret
+            hosts = repr((address.hosts, address.path, address.service))
     for make in (
         parse,
         PolicyCache,
@@ -303,7 +307,8 @@ def test_no_part_of_a_password_is_in_any_message(url, password):
             said.append(repr(made))
             if isinstance(made, CacheSettings) and "@" in url.replace(password, ""):
                 said.append(str(made.redis_address))
-    assert [text for text in said for token in TOKENS if token in text] == []
+    secrets = [token for token in TOKENS if token not in hosts]
+    assert [text for text in said for token in secrets if token in text] == []
 
 
 def test_a_password_with_a_slash_is_not_taken_for_a_host():
