@@ -27,6 +27,9 @@ T = TypeVar("T")
 MOST_CANCELLATIONS: Final = 3
 """How often a revocation begins again whose event loop cancels all of its tasks."""
 
+LOOK_SECONDS: Final = 0.5
+"""How often one that is awaited looks whether the event loop that carries it out still runs."""
+
 EXIT_SECONDS: Final = 2.0
 """How long the interpreter waits at its exit for the revocations that are under way."""
 
@@ -175,11 +178,17 @@ async def _ended(revocations: Sequence[_Revocation[Any]], seconds: float) -> Non
 
 
 async def _answer_of(revocation: _Revocation[T]) -> T:
-    """Returns what a revocation returns, and raises what it raises."""
+    """Returns what a revocation returns, and raises what it raises.
+
+    Begins it here should the event loop that carries it out stop.
+    """
+    ended = asyncio.wrap_future(revocation.answer)
     try:
-        if revocation.is_stranded:
-            revocation.begin()
-        answer = await asyncio.wrap_future(revocation.answer)
+        while not ended.done():
+            if revocation.is_stranded:
+                revocation.begin()
+            await asyncio.wait([ended], timeout=LOOK_SECONDS)
+        answer = ended.result()
         revocation.told = True
     except asyncio.CancelledError:  # the caller's: nobody was told
         raise
@@ -189,6 +198,7 @@ async def _answer_of(revocation: _Revocation[T]) -> T:
     else:
         return answer
     finally:
+        ended.cancel()
         del revocation  # or the traceback of its error would hold it
 
 
@@ -231,18 +241,34 @@ _exiting: Final = threading.Event()
 
 
 def background_loop() -> asyncio.AbstractEventLoop | None:
-    """Returns the event loop in the background of this process; None: the interpreter exits."""
+    """Returns the event loop in the background of this process.
+
+    None: the interpreter exits, or no thread can be started. The next call tries it again.
+    """
     with _lock:
         event_loop = _background.get(os.getpid())
         if event_loop is None and not _exiting.is_set():
-            event_loop = _background[os.getpid()] = asyncio.new_event_loop()
-            runs = threading.Event()
-            event_loop.call_soon(runs.set)
-            threading.Thread(
-                target=event_loop.run_forever, name="sark-cache revocations", daemon=True
-            ).start()
-            runs.wait()
+            event_loop = _started()
+            if event_loop is not None:
+                _background[os.getpid()] = event_loop
         return None if _exiting.is_set() else event_loop
+
+
+def _started() -> asyncio.AbstractEventLoop | None:
+    """Starts an event loop in a thread of its own; None: no thread can be started."""
+    event_loop = asyncio.new_event_loop()
+    runs = threading.Event()
+    event_loop.call_soon(runs.set)
+    thread = threading.Thread(
+        target=event_loop.run_forever, name="sark-cache revocations", daemon=True
+    )
+    try:
+        thread.start()
+    except RuntimeError:
+        event_loop.close()
+        return None
+    runs.wait()
+    return event_loop
 
 
 def _finish() -> None:

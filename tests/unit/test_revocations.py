@@ -1,6 +1,7 @@
 """Revocations that were called are carried out, whatever becomes of the caller."""
 
 import asyncio
+import sys
 import threading
 
 import pytest
@@ -131,6 +132,44 @@ def test_one_that_its_event_loop_left_behind_runs_where_it_is_awaited(log):
     event_loop.close()
 
 
+async def test_one_whose_event_loop_stops_while_it_is_awaited_runs_where_it_is_awaited(log):
+    here, begun, over = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    elsewhere = asyncio.new_event_loop()
+
+    async def carry_out():
+        if asyncio.get_running_loop() is elsewhere:
+            await asyncio.Event().wait()
+        log.done.append(threading.current_thread().name)
+        return 7
+
+    async def begin():
+        log.awaited = log.revocations.begin("invalidate", carry_out)
+        here.call_soon_threadsafe(begun.set)
+
+    def run_until_stopped():
+        elsewhere.call_soon(elsewhere.create_task, begin())
+        elsewhere.run_forever()
+        over.wait()
+        for task in asyncio.all_tasks(elsewhere):
+            task.cancel()
+        elsewhere.run_until_complete(asyncio.sleep(0.01))
+        elsewhere.close()
+
+    thread = threading.Thread(target=run_until_stopped)
+    thread.start()
+    await begun.wait()
+    answer = asyncio.ensure_future(log.awaited)
+    await asyncio.sleep(0)
+    elsewhere.call_soon_threadsafe(elsewhere.stop)
+    try:
+        async with asyncio.timeout(10):
+            assert await answer == 7
+    finally:
+        over.set()
+        await asyncio.to_thread(thread.join)
+    assert log.done == [threading.current_thread().name]
+
+
 async def test_one_that_is_cancelled_again_and_again_ends(log):
     tries = []
 
@@ -166,6 +205,39 @@ async def never():
 
 def test_the_interpreter_waits_at_its_exit_for_what_runs_in_the_background():
     assert run(PRELUDE + "revocations.begin('delete', slowly)") == ["done"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are limited this way on Linux")
+def test_where_no_thread_can_be_started_it_runs_where_it_is_awaited_and_later_in_the_background():
+    assert run(
+        """
+import asyncio, os, resource, threading, time
+from sark_cache.revocations import Revocations, background_loop
+
+done = []
+revocations = Revocations(lambda operation, error: print(operation, error), background_loop)
+
+async def carry_out():
+    done.append(threading.current_thread().name)
+    return len(done)
+
+most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+if os.getuid() == 0:
+    os.setuid(65534)  # the limit is not for root
+resource.setrlimit(resource.RLIMIT_NPROC, (1, most))
+print(asyncio.run(revocations.begin("awaited", carry_out)), done)
+revocations.begin("dropped", carry_out)
+resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+revocations.begin("in the background", carry_out)
+while len(done) < 2:
+    time.sleep(0.01)
+print(done[1:])
+"""
+    ) == [
+        "1 ['MainThread']",
+        "dropped no event loop carried it out",
+        "['sark-cache revocations']",
+    ]
 
 
 def test_the_interpreter_carries_out_what_a_closed_event_loop_left_behind():
