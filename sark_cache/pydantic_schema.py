@@ -21,8 +21,12 @@ def make_known(decision: type[Mapping[str, Any]]) -> None:
     def schema(*_asked: object) -> "CoreSchema":
         return _schema(decision)
 
-    setattr(decision, "__get_pydantic_core_schema__", schema)  # noqa: B010 - unknown to its stub
-    setattr(decision, "__pydantic_serializer__", _Serializer())  # noqa: B010
+    names = {
+        "__get_pydantic_core_schema__": staticmethod(schema),
+        "__pydantic_serializer__": _Serializer(),
+    }
+    for name, value in names.items():
+        setattr(decision, name, value)
 
 
 class _Serializer:
