@@ -6,7 +6,7 @@ one still holds must not come back after it was revoked through the other.
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sark_cache import arguments
 from sark_cache.arguments import NOT_GIVEN
@@ -16,6 +16,9 @@ from sark_cache.null import NullPolicyCache
 from sark_cache.redis import PolicyCache
 from sark_cache.types import Context
 
+if TYPE_CHECKING:
+    from sark_cache.settings import CacheSettings
+
 Peers: TypeAlias = Callable[[], Iterable["Linked"]]
 
 
@@ -24,6 +27,9 @@ class Linked:
 
     A revocation is in force in the native cache, and on its way to Redis, when it is called.
     """
+
+    made_from: "CacheSettings | None" = None
+    """The settings of the process when it was made, if there were any."""
 
     _peers: Peers = tuple
 

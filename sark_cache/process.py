@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sark_cache.defaults import settings_in_force
 from sark_cache.linked import (
@@ -22,6 +22,16 @@ Cache = TypeVar("Cache", LinkedRustPolicyCache, LinkedPolicyCache, LinkedNullPol
 
 _caches: dict[type, ProcessCache] = {}
 _lock = lock_across_forks()
+
+_OF_ALL: Final = ("enabled", "cache_ttl", "use_optimized_ttl", "stale_while_revalidate")
+_OF_BACKEND: Final = {
+    "native": ("cache_max_size", "cache_max_bytes", "cache_eviction"),
+    "redis": (
+        *("redis_url", "namespace", "redis_replicas"),
+        *("redis_connect_timeout", "redis_command_timeout"),
+    ),
+}
+"""The settings that a cache is made from."""
 
 
 def get_rust_policy_cache(
@@ -94,7 +104,7 @@ def native_of(
     enabled: bool = True,
 ) -> LinkedRustPolicyCache:
     """Makes a native cache from settings, but for what is given."""
-    return LinkedRustPolicyCache(
+    cache = LinkedRustPolicyCache(
         settings.cache_max_size if max_size is None else max_size,
         settings.cache_ttl if ttl_seconds is None else ttl_seconds,
         settings.enabled and enabled,
@@ -103,13 +113,15 @@ def native_of(
         max_bytes=settings.cache_max_bytes,
         eviction=settings.cache_eviction,
     )
+    cache.made_from = settings
+    return cache
 
 
 def redis_of(
     settings: "CacheSettings", ttl_seconds: float | None = None, *, enabled: bool = True
 ) -> LinkedPolicyCache:
     """Makes a Redis cache from settings, but for what is given."""
-    return LinkedPolicyCache(
+    cache = LinkedPolicyCache(
         settings.redis_url.get_secret_value() if settings.redis_url else None,
         settings.cache_ttl if ttl_seconds is None else ttl_seconds,
         settings.enabled and enabled,
@@ -120,6 +132,21 @@ def redis_of(
         namespace=settings.namespace,
         replicas=settings.redis_replicas,
     )
+    cache.made_from = settings
+    return cache
+
+
+def differing(settings: "CacheSettings") -> Generator[tuple[str, list[str]]]:
+    """Yields the backends of open caches that were made from other settings, and which differ."""
+    for cache in caches():
+        made_from: CacheSettings | None = getattr(cache, "made_from", None)
+        names = [
+            name
+            for name in (*_OF_ALL, *_OF_BACKEND.get(cache.backend, ()))
+            if made_from is not None and getattr(made_from, name) != getattr(settings, name)
+        ]
+        if names:
+            yield cache.backend, names
 
 
 def one(kind: type[Cache], make: Callable[[], Cache]) -> Cache:

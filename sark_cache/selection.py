@@ -22,7 +22,7 @@ from sark_cache.linked import (
     LinkedRustPolicyCache,
     ProcessCache,
 )
-from sark_cache.process import caches, native_of, one, redis_of
+from sark_cache.process import caches, differing, native_of, one, redis_of
 from sark_cache.redis.link import told
 from sark_cache.redis.urls import connect_blocking
 from sark_cache.watch import Watch, lock_across_forks
@@ -264,6 +264,13 @@ def _begun(settings: "CacheSettings", before: "CacheSettings | None" = None) -> 
     falls_short = shortcoming(settings, settings.rust_cache_rollout_pct)
     if falls_short is not None and settings != before:
         logger.warning("sark-cache: %s", falls_short)
+    for backend, names in differing(settings):
+        logger.warning(
+            "sark-cache: the %s cache of this process was made from other settings (%s), and keeps "
+            "them: ask for it once the app has started, or end it with close_policy_caches()",
+            backend,
+            ", ".join(names),
+        )
     return Selection(settings)
 
 

@@ -280,6 +280,25 @@ async def test_to_end_them_ends_the_native_one_at_once_whatever_becomes_of_the_o
     await redis.end()
 
 
+async def test_a_cache_that_was_made_from_other_settings_is_warned_of(
+    settled, fresh_redis, monkeypatch, caplog
+):
+    monkeypatch.setenv("SARK_CACHE_REDIS_URL", NOBODY)
+    early, native = get_policy_cache(), get_rust_policy_cache()
+    settled(redis_url=fresh_redis.url, namespace="shop")
+    assert get_policy_cache() is early
+    assert get_rust_policy_cache() is native
+    (warned,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "the redis cache of this process was made from other settings" in warned
+    assert "(redis_url, namespace, redis_connect_timeout, redis_command_timeout)" in warned
+    await close_policy_caches()
+    caplog.clear()
+    settled(redis_url=fresh_redis.url, namespace="shop")
+    settled(redis_url=fresh_redis.url, namespace="shop")
+    assert "other settings" not in caplog.text
+    await close_policy_caches()
+
+
 def test_a_cache_is_found_once_what_it_revokes_reaches_the_others(fresh_process):
     found = []
 
