@@ -60,7 +60,7 @@ class Pace:
     """
 
     def __init__(self, seconds: float) -> None:
-        self.keys = FIRST_KEYS
+        self.keys: int = FIRST_KEYS
         self._seconds: Final = seconds
 
     def took(self, size: int, seconds: float) -> None:
