@@ -675,12 +675,12 @@ def test_a_forked_child_of_a_running_app_has_a_policy_cache_of_its_own():
         from sark_cache.fastapi import policy_cache_lifespan
         from sark_cache.settings import CacheSettings
 
-        async def live(ttl, meanwhile):
-            settings = CacheSettings(tiered=False, cache_ttl=ttl)
+        async def live(process, meanwhile):
+            settings = CacheSettings(tiered=False)
             app = FastAPI(lifespan=policy_cache_lifespan(settings))
             async with app.router.lifespan_context(app):
                 cache = app._sark_cache[-1].cache
-                await cache.set("alice", "read", "doc", {"ttl": ttl})
+                await cache.set("alice", "read", "doc", {"of": process})
                 await meanwhile()
                 print(await cache.get("alice", "read", "doc"), flush=True)
 
@@ -691,13 +691,13 @@ def test_a_forked_child_of_a_running_app_has_a_policy_cache_of_its_own():
             child = os.fork()
             if child == 0:
                 signal.alarm(30)
-                asyncio.run(live(50, nothing))
+                asyncio.run(live("child", nothing))
                 os._exit(0)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
-        asyncio.run(live(100, fork))
+        asyncio.run(live("parent", fork))
         """
-    ) == ["{'ttl': 50}", "{'ttl': 100}"]
+    ) == ["{'of': 'child'}", "{'of': 'parent'}"]
 
 
 def mounted(sub, path="/sub"):
