@@ -153,7 +153,7 @@ class AsyncioFlights:
 
     def _forget_closed_loops(self) -> None:
         """Forgets the flights of closed loops: nobody joins them any more."""
-        for event_loop, key in tuple(self._flights):
+        for event_loop, key in self._flights.copy():
             if event_loop.is_closed():
                 self._flights.pop((event_loop, key), None)
 

@@ -73,7 +73,7 @@ class Revocations:
 
     async def settled(self, seconds: float) -> None:
         """Returns when those under way have ended, or when the time is over."""
-        await _ended([one for one in tuple(_under_way) if one.report is self._report], seconds)
+        await _ended([one for one in _under_way.copy() if one.report is self._report], seconds)
 
 
 class _Revocation(Generic[T]):
@@ -274,7 +274,7 @@ def _started() -> asyncio.AbstractEventLoop | None:
 def _finish() -> None:
     """Waits at the interpreter's exit for what is under way; reports what was not confirmed."""
     _exiting.set()
-    left = tuple(_under_way)
+    left = _under_way.copy()
     wait_for_threads([one.answer for one in left if not one.is_stranded], timeout=EXIT_SECONDS)
     stranded = [one for one in left if one.is_stranded]
     if stranded:
