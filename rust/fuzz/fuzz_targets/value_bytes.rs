@@ -6,10 +6,10 @@ use libfuzzer_sys::fuzz_target;
 use pyo3::exceptions::{PyRecursionError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use sark_cache_fuzz::decision::Decision;
 use sark_cache_fuzz::model::LARGEST;
 use sark_cache_fuzz::objects::{read, spoil, with_python};
-use sark_cache_fuzz::template;
+use sark_cache_fuzz::value::decision::Decision;
+use sark_cache_fuzz::value::template;
 use sark_cache_fuzz::value::{Reader, Stored};
 use std::sync::Arc;
 

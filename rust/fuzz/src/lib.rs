@@ -10,26 +10,12 @@ pub mod objects;
 pub mod reference;
 
 #[macro_use]
-#[path = "../../sark-cache-python/src/constant.rs"]
-mod constant;
+#[path = "../../sark-cache-python/src/interned.rs"]
+mod interned;
 
-#[path = "../../sark-cache-python/src/arguments.rs"]
-pub mod arguments;
-#[path = "../../sark-cache-python/src/atoms.rs"]
-pub mod atoms;
-#[path = "../../sark-cache-python/src/decision.rs"]
-pub mod decision;
+#[path = "../../sark-cache-python/src/convert/mod.rs"]
+pub mod convert;
 #[path = "../../sark-cache-python/src/error.rs"]
 pub mod error;
-#[path = "../../sark-cache-python/src/json.rs"]
-pub mod json;
-#[path = "../../sark-cache-python/src/key.rs"]
-pub mod key;
-#[path = "../../sark-cache-python/src/names.rs"]
-pub mod names;
-#[path = "../../sark-cache-python/src/released.rs"]
-pub mod released;
-#[path = "../../sark-cache-python/src/template.rs"]
-pub mod template;
-#[path = "../../sark-cache-python/src/value.rs"]
+#[path = "../../sark-cache-python/src/value/mod.rs"]
 pub mod value;

@@ -1,9 +1,9 @@
 //! Values of the [model](crate::model) as Python objects, in all the shapes that callers may hand
 //! in, and back.
 
-use crate::decision::Decision;
 use crate::model::{Value, hexadecimal};
-use crate::names;
+use crate::value::decision::Decision;
+use crate::value::field_names;
 use arbitrary::{Result, Unstructured};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
@@ -63,7 +63,7 @@ pub fn with_python<R>(using: impl FnOnce(Python<'_>) -> R) -> R {
         Python::attach(|py| {
             PyMapping::register::<Decision>(py).expect("it has all that a mapping has");
             for name in NAMES {
-                names::id(py, name);
+                field_names::id(py, name);
             }
         });
     });

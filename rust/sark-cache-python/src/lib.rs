@@ -9,29 +9,16 @@ use pyo3::types::PyMapping;
 use pyo3_async_runtimes::TaskLocals;
 
 #[macro_use]
-mod constant;
+mod interned;
 
-mod arguments;
-mod atoms;
+mod async_cache;
 mod awaitable;
-mod batch;
-mod cache;
-mod coroutine_method;
-mod decision;
+mod convert;
 mod error;
-mod json;
-mod key;
 mod load;
-mod names;
-mod pending;
 mod policy;
-mod released;
 mod runtime;
-mod store;
-mod task;
-mod template;
 mod value;
-mod wake;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -44,7 +31,8 @@ mod _native {
     use super::{PyResult, runtime};
     #[pymodule_export]
     use super::{
-        cache::AsyncCache, decision::Decision, load::Load, policy::PolicyStore, store::Stamp,
+        async_cache::AsyncCache, load::Load, policy::PolicyStore, policy::store::Stamp,
+        value::decision::Decision,
     };
     use pyo3::prelude::*;
     use pyo3::types::PyMapping;
@@ -62,7 +50,7 @@ mod _native {
 /// Lets frameworks know the methods that return awaitables.
 fn mark_methods(py: Python<'_>) -> PyResult<()> {
     let general = ["get", "set", "get_or_load", "delete", "clear", "size", "cleanup_expired"];
-    coroutine_method::mark(&py.get_type::<cache::AsyncCache>(), &general)?;
+    awaitable::coroutine_method::mark(&py.get_type::<async_cache::AsyncCache>(), &general)?;
     let policy = [
         "get",
         "get_decision",
@@ -78,7 +66,7 @@ fn mark_methods(py: Python<'_>) -> PyResult<()> {
         "cleanup_expired",
         "close",
     ];
-    coroutine_method::mark(&py.get_type::<policy::PolicyStore>(), &policy)
+    awaitable::coroutine_method::mark(&py.get_type::<policy::PolicyStore>(), &policy)
 }
 
 /// Does now what pyo3 would else do at first use, without holding the interpreter all the time. A
@@ -89,12 +77,12 @@ fn import_now(py: Python<'_>) -> PyResult<()> {
     let _ = py.None().bind(py).cast::<PyMapping>();
     InvalidationError::type_object(py);
     error::type_name(py.None().bind(py));
-    py.get_type::<pending::Pending>();
+    py.get_type::<awaitable::pending::Pending>();
     load::loading(py)?;
-    task::waiting(py)?;
+    load::task::waiting(py)?;
     awaitable::ready(py, py.None())?;
     // No loop runs yet, which is an error, and then pyo3-async-runtimes has asked asyncio.
     let _ = pyo3_async_runtimes::get_running_loop(py);
-    TaskLocals::new(wake::asyncio(py)?.clone().into_any()).copy_context(py)?;
+    TaskLocals::new(load::wake::asyncio(py)?.clone().into_any()).copy_context(py)?;
     Ok(())
 }

@@ -4,9 +4,9 @@
 //! action share that part of the key. What is left is mostly moka's look-up. First all are looked up and then all are rebuilt: the processor
 //! overlaps more of that than when each is rebuilt at once (by a tenth).
 
-use crate::arguments::rows;
 use crate::awaitable::NOTHING;
-use crate::key::{Keys, Policy};
+use crate::convert::arguments::rows;
+use crate::convert::key::{Keys, Policy};
 use crate::policy::PolicyStore;
 use pyo3::prelude::*;
 use pyo3::types::PyList;

@@ -11,8 +11,8 @@
 //! the last one was resumed. A callback that is lost before it begins is called again: see
 //! [`look_after`](sark_cache_core::load::Flights::look_after).
 
+use crate::load::task::runs;
 use crate::runtime::complete;
-use crate::task::runs;
 use pyo3::exceptions::asyncio::{CancelledError, InvalidStateError};
 use pyo3::exceptions::{PyException, PyStopIteration};
 use pyo3::prelude::*;

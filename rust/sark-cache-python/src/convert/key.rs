@@ -1,9 +1,9 @@
 //! From Python arguments to canonical key bytes.
 
-use crate::arguments::Row;
-use crate::atoms::{self, Atom, Atoms};
+use crate::convert::arguments::Row;
+use crate::convert::flat_dict::{self, Atom, Atoms};
+use crate::convert::json::{self, Fields, Sink, walk, walk_fields};
 use crate::error::{Fault, text, text_of_part, wrong_type};
-use crate::json::{self, Fields, Sink, walk, walk_fields};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 use sark_cache_core::limits::{MAX_FIELD_BYTES, MAX_POLICY_BYTES};
@@ -99,7 +99,7 @@ fn finish(
         write_resource(writer, resource)?;
         let mut atoms = Atoms::new();
         // SAFETY: writing atoms runs and makes nothing of Python's.
-        return match unsafe { atoms::read(context, &mut atoms) } {
+        return match unsafe { flat_dict::read(context, &mut atoms) } {
             Some(()) if atoms.is_empty() => Ok(()),
             Some(()) => Ok(writer.map(&mut atoms, write_atom)?),
             None => write_context(writer, json::context(context)?),

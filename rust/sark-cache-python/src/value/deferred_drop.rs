@@ -5,7 +5,7 @@
 //! threads that are not attached, and while another thread forks. So they only leave their decisions
 //! here, and [`let_go`] is called where no lock is held.
 
-use crate::decision::Decision;
+use crate::value::decision::Decision;
 use pyo3::prelude::*;
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -4,8 +4,8 @@
 //! the same one: nothing in it can be changed, it is no concern of the garbage collector, and it
 //! may outlive the entry. A field is decoded when it is read, in 50–100 ns.
 
+use crate::convert::json::{is_mapping, not_an_object};
 use crate::error::{Fault, wrong_type};
-use crate::json::{is_mapping, not_an_object};
 use crate::value::{Reader, Stored};
 use pyo3::ffi;
 use pyo3::prelude::*;

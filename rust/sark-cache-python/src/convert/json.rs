@@ -4,7 +4,7 @@
 //! are asked for their items through their own methods: what a caller sees in them is what counts.
 //! What is read is held before anything else happens, so no code that runs meanwhile changes it.
 
-use crate::atoms::Atom;
+use crate::convert::flat_dict::Atom;
 use crate::error::{Fault, text, type_name, wrong_type};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};

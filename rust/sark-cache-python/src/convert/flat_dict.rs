@@ -4,7 +4,7 @@
 //! object. So a dict with nothing else in it stays as it is while it is read: neither it nor what it
 //! holds needs to be held on to, which is half of what it would take to read it (see [`json`]).
 //!
-//! [`json`]: crate::json
+//! [`json`]: crate::convert::json
 
 use pyo3::ffi;
 use pyo3::prelude::*;

@@ -4,16 +4,18 @@
 //! and both are counted and reported to the Python side, which logs them. Wrong argument types are
 //! bugs of the caller and raise.
 
-use crate::arguments::{
+pub mod batch;
+pub mod store;
+
+use crate::awaitable::{NOTHING, awaitable, ready};
+use crate::convert::arguments::{
     self, Given, Tags, boolean, default_ttl, fields, optional, options, policy as read_policy,
     rows, string, ttl,
 };
-use crate::awaitable::{NOTHING, awaitable, ready};
-use crate::batch;
+use crate::convert::key::{Request, request};
 use crate::error::{Fault, InvalidationError, is_longer, text, text_within};
-use crate::key::{Request, request};
 use crate::load::{Load, Loads, Owner, Wanted, evaluate};
-use crate::store::{CACHES, Stamp, Store};
+use crate::policy::store::{CACHES, Stamp, Store};
 use crate::value::Stored;
 use pyo3::IntoPyObjectExt;
 use pyo3::call::PyCallArgs;

@@ -1,9 +1,9 @@
 //! What a policy cache does with requests and decisions, below its Python methods.
 
 use crate::awaitable::settled;
+use crate::convert::json::{is_mapping, not_an_object};
+use crate::convert::key::{Request, request};
 use crate::error::{Fault, wrong_type};
-use crate::json::{is_mapping, not_an_object};
-use crate::key::{Request, request};
 use crate::load::Loads;
 use crate::runtime::complete;
 use crate::value::Stored;

@@ -9,15 +9,18 @@
 //! one joins from inside a loader, and once a [`MOMENT`] by an [`Alarm`] that each event loop has
 //! while requests of it wait.
 
-use crate::arguments::{Tags, ttl};
-use crate::cache::AsyncCache;
+pub mod task;
+pub mod wake;
+
+use crate::async_cache::AsyncCache;
+use crate::convert::arguments::{Tags, ttl};
 use crate::error::Fault;
+use crate::load::task::{Task, running_loop};
+use crate::load::wake::{CutOff, Sleeper, call_later, together};
 use crate::policy::PolicyStore;
+use crate::policy::store::Store;
 use crate::runtime::{complete, generation};
-use crate::store::Store;
-use crate::task::{Task, running_loop};
 use crate::value::Stored;
-use crate::wake::{CutOff, Sleeper, call_later, together};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;

@@ -1,9 +1,9 @@
 //! `AsyncCache`: the general cache, which raises what it cannot do.
 
-use crate::arguments::{self, default_ttl, options, ttl};
 use crate::awaitable::{NOTHING, awaitable, ready, settled};
+use crate::convert::arguments::{self, default_ttl, options, ttl};
+use crate::convert::key::general;
 use crate::error::Fault;
-use crate::key::general;
 use crate::load::{Load, Loads, Owner, Wanted};
 use crate::value::Stored;
 use pyo3::prelude::*;

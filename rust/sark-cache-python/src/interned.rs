@@ -12,7 +12,7 @@ macro_rules! name {
     ($py:expr, $text:literal) => {{
         static NAME: std::sync::OnceLock<pyo3::Py<pyo3::types::PyString>> =
             std::sync::OnceLock::new();
-        NAME.get().unwrap_or_else(|| crate::constant::intern($py, &NAME, $text)).bind($py)
+        NAME.get().unwrap_or_else(|| crate::interned::intern($py, &NAME, $text)).bind($py)
     }};
 }
 

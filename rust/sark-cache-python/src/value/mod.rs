@@ -2,7 +2,7 @@
 //!
 //! The bytes hold no Python object. So stored entries are invisible to the garbage collector, may
 //! be dropped on any thread, survive a fork, and nobody can change them from outside. Field names
-//! are two bytes (see [`names`]); everything else is written out. A hit is rebuilt from them, or from
+//! are two bytes (see [`field_names`]); everything else is written out. A hit is rebuilt from them, or from
 //! a copy of them that is at hand as a Python object (see [`template`]).
 //!
 //! | value | bytes |
@@ -17,12 +17,17 @@
 //! Lengths and counts are varints of 7 bits a byte, lowest first. The form is private to the
 //! process that wrote it.
 
-use crate::atoms::{self, Atom, Atoms};
-use crate::decision::Decision;
+pub mod decision;
+pub mod deferred_drop;
+pub mod field_names;
+pub mod template;
+
+use crate::convert::flat_dict::{self, Atom, Atoms};
+use crate::convert::json::{Fields, Sink, walk};
 use crate::error::{Fault, text};
-use crate::json::{Fields, Sink, walk};
-use crate::released::Shared;
-use crate::{names, template};
+use crate::value::decision::Decision;
+use crate::value::deferred_drop::Shared;
+
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
@@ -176,7 +181,7 @@ impl Sink for Writer<'_> {
 
     fn name(&mut self, name: &Bound<'_, PyString>) -> Result<(), Fault> {
         let (py, name) = (name.py(), text(name)?);
-        if let Some(id) = names::id(py, name) {
+        if let Some(id) = field_names::id(py, name) {
             self.bytes.extend_from_slice(&id.to_le_bytes());
         } else {
             self.bytes.extend_from_slice(&SPELLED.to_le_bytes());
@@ -191,13 +196,13 @@ fn write_flat(bytes: &mut Vec<u8>, value: &Bound<'_, PyAny>) -> bool {
     let begun = bytes.len();
     let mut atoms = Atoms::new();
     // SAFETY: writing atoms runs and makes nothing of Python's.
-    if unsafe { atoms::read(value, &mut atoms) }.is_none() {
+    if unsafe { flat_dict::read(value, &mut atoms) }.is_none() {
         return false;
     }
     bytes.push(DICT);
     write_length(bytes, atoms.len());
     let written = atoms.iter().all(|(name, value)| {
-        let Some(id) = names::known(name) else { return false };
+        let Some(id) = field_names::known(name) else { return false };
         bytes.extend_from_slice(&id.to_le_bytes());
         write_atom(bytes, *value);
         bytes.len() <= MAX_ENTRY_BYTES
@@ -600,7 +605,7 @@ impl<'b> Reader<'b> {
     fn name(&mut self) -> PyResult<Name<'b>> {
         match u16::from_le_bytes(self.array()?) {
             SPELLED => self.text().map(Name::Spelled),
-            id => names::string(id).map(Name::Known).ok_or_else(corrupt),
+            id => field_names::string(id).map(Name::Known).ok_or_else(corrupt),
         }
     }
 

@@ -1,8 +1,8 @@
 //! What the methods take: each kind of argument is read and checked once, here, with an error that
 //! names it.
 
+use crate::convert::key::Policy;
 use crate::error::{Fault, text_within, wrong_type};
-use crate::key::Policy;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyInt, PyList, PyString, PyTuple};

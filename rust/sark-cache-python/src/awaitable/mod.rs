@@ -9,9 +9,12 @@
 //! `create_task`, `gather`, `wait_for`, `ensure_future`, anyio and uvloop take them. Awaiting one
 //! twice raises `RuntimeError`.
 
-use crate::pending::Pending;
-use crate::released::let_go;
+pub mod coroutine_method;
+pub mod pending;
+
+use crate::awaitable::pending::Pending;
 use crate::runtime::{finish_detached, finish_here, spawn};
+use crate::value::deferred_drop::let_go;
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;

@@ -4,7 +4,7 @@
 //! References to tasks and event loops are weak: a task holds its request, which holds its place in
 //! a load, and an abandoned task must be free to go.
 
-use crate::wake::asyncio;
+use crate::load::wake::asyncio;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyModule, PyWeakrefMethods, PyWeakrefReference};
