@@ -18,7 +18,6 @@ nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["tests", "lint", "typing", "workflows", "docs"]
 nox.options.reuse_existing_virtualenvs = True
 
-PYTHON_CODE = ("sark_cache", "tests", "examples", "docs", "rust", "noxfile.py")
 REPORT = {"PYTHONPATH": "tests/benchmarks"}
 """Where `python -m report` is found."""
 
@@ -28,20 +27,6 @@ AT_ONCE = ("--numprocesses=2", "--dist=loadfile")
 Not where `SARK_CACHE_TEST_SERVER` names a server, which the tests of one file would empty under
 those of another.
 """
-
-LINTS = (
-    ("cargo", "fmt", "--check"),
-    ("cargo", "fmt", "--check", "--manifest-path", "rust/fuzz/Cargo.toml"),
-    (
-        *("cargo", "clippy", "--locked", "--workspace", "--all-targets", "--quiet"),
-        *("--", "--deny", "warnings"),
-    ),
-    ("ruff", "format", "--check", *PYTHON_CODE),
-    ("ruff", "check", *PYTHON_CODE),
-    ("yamllint", "--strict", "."),
-    ("python", "-m", "report", "--check"),
-)
-"""What `nox -s lint` runs; .pre-commit-config.yaml has the same, and a test sees to that."""
 
 
 def need_cargo(session: nox.Session) -> None:
@@ -126,10 +111,10 @@ def model(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Formatting and lints: rustfmt, clippy with warnings as errors, ruff, yamllint, figures."""
+    """Runs all checks of .pre-commit-config.yaml on all files. `-- ruff-check`: that one alone."""
+    need_cargo(session)
     install_groups(session, "lint")
-    for command in LINTS:
-        session.run(*command, env=REPORT, external=command[0] == "cargo")
+    session.run("prek", "run", "--all-files", "--show-diff-on-failure", *session.posargs)
 
 
 @nox.session
