@@ -1,4 +1,4 @@
-"""Inspection of awaitables without an event loop."""
+"""Looking into awaitables without an event loop."""
 
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def ready(awaitable: Awaitable[T]) -> T:
-    """Returns the result of an awaitable that is ready at once; fails the test if it is not."""
+    """The result of an awaitable that is ready at once; fails if it is not."""
     try:
         suspended = awaitable.__await__().__next__()
     except StopIteration as stop:

@@ -1,4 +1,4 @@
-"""Fixtures and settings of all tests."""
+"""What all tests share."""
 
 import pytest
 from hypothesis import settings
@@ -7,7 +7,7 @@ from sark_cache import RustPolicyCache
 
 pytest_plugins = ["limits", "servers"]
 
-# A slow machine must not fail a test, and a failure must be reproducible from its log.
+# A run on a busy machine is not a failure, and a failure must be reproducible from its log.
 settings.register_profile("sark", deadline=None, max_examples=300, print_blob=True)
 settings.load_profile("sark")
 

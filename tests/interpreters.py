@@ -1,4 +1,4 @@
-"""Code that runs in another interpreter: for forks, exits, and several processes at once."""
+"""Code that runs in an interpreter of its own: for forks, exits and processes side by side."""
 
 import os
 import signal
@@ -16,15 +16,14 @@ OPTIONS = (
     *("-P", "-X", "faulthandler"),
     *("-W", "error", "-W", "ignore:This process:DeprecationWarning"),
 )
-"""Options that make warnings errors, except the one of CPython 3.12 about forks with threads."""
+"""Warnings are failures, but for the one that CPython 3.12 has about forks with threads."""
 
 
 @contextmanager
 def started(code, *arguments, path=None):
-    """Starts an interpreter that runs `code`; kills it with its children on leaving if it still
-    runs.
+    """An interpreter that runs `code`; ended with its children, should it still run.
 
-    Packages are looked up in `path` first, if it is given.
+    With a `path`, packages are looked for there first.
     """
     process = subprocess.Popen(
         [sys.executable, *OPTIONS, "-c", textwrap.dedent(code), *arguments],
@@ -44,9 +43,9 @@ def started(code, *arguments, path=None):
 
 
 def end(process, *, aborted=False):
-    """Kills a process and, where there are process groups, its children.
+    """Ends a process and, where there are process groups, its children.
 
-    With `aborted`, each process prints the stacks of its threads first.
+    If they are `aborted`, each shows the stacks of its threads first.
     """
     if hasattr(os, "killpg"):
         os.killpg(process.pid, signal.SIGABRT if aborted else signal.SIGKILL)
@@ -55,10 +54,7 @@ def end(process, *, aborted=False):
 
 
 def run(code, *arguments, path=None, seconds=60):
-    """Runs `code` until it ends and returns the lines it printed.
-
-    Fails the test with the error output if the code fails.
-    """
+    """Runs `code` to its end; the lines it prints, or a failure that shows what went wrong."""
     with started(code, *arguments, path=path) as process:
         try:
             out, err = process.communicate(timeout=seconds)

@@ -1,12 +1,11 @@
-"""Work in many threads at once."""
+"""Doing things in many threads at once."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 
 def in_threads(count, work):
-    """Runs `work(number)` in `count` threads at once; raises the first error that one of them
-    raised."""
+    """Runs `work(number)` in that many threads at once; raises what any of them raised."""
     start = threading.Barrier(count)
 
     def begin(number):

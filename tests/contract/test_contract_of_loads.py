@@ -1,4 +1,4 @@
-"""`get_or_load` runs one loader for concurrent requests and stores no invalidated result."""
+"""`get_or_load`: one evaluation for all who ask meanwhile; what was overtaken is not stored."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from sark_cache import Loaded
 
 
 async def asking(cache, loader, count, **options):
-    """Starts tasks that request the same decision, and returns once all have missed."""
+    """Tasks that ask for the same decision, and have all missed."""
     missed = cache.metrics.misses + count
     tasks = [
         asyncio.create_task(cache.get_or_load(*ALICE, loader, **options)) for _ in range(count)
@@ -19,11 +19,11 @@ async def asking(cache, loader, count, **options):
     while cache.metrics.misses < missed:
         await asyncio.sleep(0.001)
     await loader.begun.wait()
-    await asyncio.sleep(0.01)  # the last one begins to wait
+    await asyncio.sleep(0.01)  # in which the last one who missed begins to wait
     return tasks
 
 
-async def test_the_result_of_the_loader_is_returned_and_stored(cache):
+async def test_what_the_loader_brings_is_returned_and_stored(cache):
     assert await cache.get_or_load(*ALICE, bringing(ALLOW)) == ALLOW
     assert await cache.get_or_load(*ALICE, never) == ALLOW
     assert await cache.get(*ALICE) == ALLOW
@@ -31,7 +31,7 @@ async def test_the_result_of_the_loader_is_returned_and_stored(cache):
     assert (metrics.hits, metrics.misses, metrics.loads, metrics.coalesced) == (2, 1, 1, 0)
 
 
-async def test_one_loader_runs_for_all_concurrent_requests(cache):
+async def test_one_loader_runs_for_all_who_ask_meanwhile(cache):
     loader = Evaluation()
     tasks = await asking(cache, loader, 50)
     loader.bring(ALLOW)
@@ -44,7 +44,7 @@ async def test_one_loader_runs_for_all_concurrent_requests(cache):
     assert await cache.get(*ALICE) == ALLOW
 
 
-async def test_a_failure_is_raised_to_every_waiter_and_is_not_cached(cache):
+async def test_a_failure_goes_to_everybody_and_is_not_cached(cache):
     loader = Evaluation()
     tasks = await asking(cache, loader, 5)
     loader.fail(ConnectionError("the engine is down"))
@@ -54,7 +54,7 @@ async def test_a_failure_is_raised_to_every_waiter_and_is_not_cached(cache):
     assert await cache.get_or_load(*ALICE, bringing(ALLOW)) == ALLOW
 
 
-async def test_a_cancelled_leader_hands_over_to_a_waiter(cache):
+async def test_a_leader_that_is_cancelled_hands_over(cache):
     loader = Evaluation()
     leader, *others = await asking(cache, loader, 5)
     leader.cancel()
@@ -67,7 +67,7 @@ async def test_a_cancelled_leader_hands_over_to_a_waiter(cache):
         await leader
 
 
-async def test_a_cancelled_waiter_does_not_affect_the_others(cache):
+async def test_a_waiter_that_gives_up_disturbs_nobody(cache):
     loader = Evaluation()
     leader, first, second = await asking(cache, loader, 3)
     first.cancel()
@@ -89,7 +89,7 @@ REVOCATIONS = {
 
 
 @pytest.mark.parametrize("revoke", REVOCATIONS)
-async def test_a_decision_that_is_revoked_while_it_loads_is_not_stored(cache, revoke):
+async def test_what_is_revoked_while_it_is_loaded_is_not_stored(cache, revoke):
     loader = Evaluation()
     tasks = await asking(cache, loader, 3, tags=["role:admin"])
     await REVOCATIONS[revoke](cache)
@@ -99,7 +99,7 @@ async def test_a_decision_that_is_revoked_while_it_loads_is_not_stored(cache, re
     assert await cache.get_or_load(*ALICE, bringing(DENY)) == DENY
 
 
-async def test_a_request_after_a_revocation_does_not_join_an_older_load(cache):
+async def test_who_asks_after_a_revocation_does_not_join_an_older_load(cache):
     old = Evaluation()
     before = await asking(cache, old, 2)
     await cache.invalidate(user_id="alice")
@@ -109,7 +109,7 @@ async def test_a_request_after_a_revocation_does_not_join_an_older_load(cache):
     assert await cache.get(*ALICE) == DENY
 
 
-async def test_a_revocation_of_other_decisions_does_not_prevent_storing(cache):
+async def test_a_revocation_of_others_keeps_nothing_from_being_stored(cache):
     loader = Evaluation()
     tasks = await asking(cache, loader, 2, tags=["role:admin"])
     await cache.invalidate(user_id="bob")
@@ -119,7 +119,7 @@ async def test_a_revocation_of_other_decisions_does_not_prevent_storing(cache):
     assert await cache.get_or_load(*ALICE, never) == ALLOW
 
 
-async def test_a_decision_set_during_a_load_is_not_overwritten(cache):
+async def test_a_set_meanwhile_is_not_overwritten(cache):
     loader = Evaluation()
     tasks = await asking(cache, loader, 2)
     await cache.set(*ALICE, DENY)
@@ -128,7 +128,7 @@ async def test_a_decision_set_during_a_load_is_not_overwritten(cache):
     assert await cache.get(*ALICE) == DENY
 
 
-async def test_the_loader_may_return_the_ttl_and_tags(cache):
+async def test_the_loader_may_decide_late(cache):
     load = bringing(Loaded(ALLOW, ttl_seconds=0.2, tags=["late"]))
     assert await cache.get_or_load(*ALICE, load, ttl_seconds=60, tags=["early"]) == ALLOW
     assert await cache.invalidate(tags=["late"]) == 1
@@ -140,7 +140,7 @@ async def test_the_loader_may_return_the_ttl_and_tags(cache):
             await asyncio.sleep(0.01)
 
 
-async def test_a_ttl_of_zero_shares_and_stores_nothing(cache):
+async def test_zero_shares_and_stores_nothing(cache):
     loader = Evaluation()
     tasks = await asking(cache, loader, 3, ttl_seconds=0)
     loader.bring(ALLOW)
@@ -150,14 +150,14 @@ async def test_a_ttl_of_zero_shares_and_stores_nothing(cache):
 
 
 @pytest.mark.parametrize("bad", [{"x": object()}, {"x": "y" * 70_000}], ids=["no JSON", "large"])
-async def test_a_result_that_cannot_be_stored_is_returned_unchanged(cache, bad, caplog):
+async def test_what_cannot_be_stored_is_returned_as_it_is(cache, bad, caplog):
     assert await cache.get_or_load(*ALICE, bringing(bad)) == bad
     assert await cache.get(*ALICE) is None
     assert cache.metrics.errors == 1
     assert "get_or_load failed" in caplog.text
 
 
-async def test_every_request_evaluates_a_result_that_cannot_be_copied(cache):
+async def test_what_cannot_be_copied_everybody_evaluates(cache):
     loader = Evaluation()
     tasks = await asking(cache, loader, 3)
     bad = {"x": object()}
@@ -169,18 +169,18 @@ async def test_every_request_evaluates_a_result_that_cannot_be_copied(cache):
 @pytest.mark.parametrize(
     "tags", [["\ud800"], [f"tag-{number}" for number in range(20_000)], ["x" * 100_000]]
 )
-async def test_every_request_evaluates_with_tags_that_cannot_be_stored(cache, tags):
+async def test_under_tags_that_cannot_be_stored_everybody_evaluates(cache, tags):
     assert await cache.get_or_load(*ALICE, bringing(ALLOW), tags=tags) == ALLOW
     assert await cache.get_or_load("x" * 70_000, "read", "doc", bringing(ALLOW)) == ALLOW
 
 
-async def test_every_request_evaluates_with_a_context_that_is_not_json(cache):
+async def test_under_a_context_that_is_not_json_everybody_evaluates(cache):
     assert await cache.get_or_load(*ALICE, bringing(ALLOW), {"x": object()}) == ALLOW
     assert await cache.size() == 0
     assert cache.metrics.errors == 1
 
 
-async def test_a_loader_that_requests_its_own_key_gets_an_error(cache):
+async def test_a_loader_that_asks_for_its_own_key_is_told_so(cache):
     async def load():
         return await cache.get_or_load(*ALICE, never)
 
@@ -189,7 +189,7 @@ async def test_a_loader_that_requests_its_own_key_gets_an_error(cache):
 
 
 @pytest.mark.parametrize("brought", [None, True, "allow", ["allow"]], ids=repr)
-async def test_a_loader_that_returns_no_decision_is_an_error(cache, brought):
+async def test_a_loader_that_brings_no_decision_is_an_error(cache, brought):
     with pytest.raises(TypeError, match="loader must bring a decision"):
         await cache.get_or_load(*ALICE, bringing(brought))
     with pytest.raises(TypeError, match="loader must be an async function"):
@@ -201,11 +201,11 @@ async def test_a_loader_that_returns_no_decision_is_an_error(cache, brought):
 # Refresh ahead
 
 SHORTEST_PAUSE = 0.125
-"""The minimum number of seconds before a refresh without a result is tried again."""
+"""Seconds, at least, in which a refresh that brought nothing is not tried again."""
 
 
 class Late:
-    """A cache with an entry in the last part of its TTL."""
+    """A cache with an entry in the last part of its life."""
 
     def __init__(self, cache, brings):
         self.cache = cache
@@ -222,20 +222,20 @@ class Late:
         return self.brings
 
     async def hit(self, sensitivity="critical", ttl=2.0):
-        """Requests the entry once less than 30 % of its TTL is left."""
+        """Hits once the entry has less than 30 % of its life left."""
         await self.cache.set(*ALICE, ALLOW, {"ip": "::1"}, ttl, tags=["role:admin"])
         await asyncio.sleep(0.8 * ttl)
         assert await self.cache.get(*ALICE, {"ip": "::1"}, sensitivity) == ALLOW
 
     async def ended(self):
-        """Waits until the refresh has ended."""
+        """Returns when the refresh has ended."""
         self.done.set()
         async with asyncio.timeout(5):
             while any(task.get_name() == "sark-cache refresh" for task in asyncio.all_tasks()):
                 await asyncio.sleep(0.005)
 
 
-async def test_a_hit_near_expiration_is_refreshed_once_in_the_background(cache):
+async def test_a_hit_near_its_end_is_refreshed_once_in_the_background(cache):
     late = Late(cache, DENY)
     await late.hit()
     assert await cache.get(*ALICE, {"ip": "::1"}, "confidential") == ALLOW
@@ -247,14 +247,14 @@ async def test_a_hit_near_expiration_is_refreshed_once_in_the_background(cache):
     assert await cache.invalidate(tags=["role:admin"]) == 1, "it carries the tags of the old one"
 
 
-async def test_a_hit_without_sensitivity_is_not_refreshed(cache):
+async def test_a_hit_of_no_sensitivity_is_not_refreshed(cache):
     late = Late(cache, DENY)
     await late.hit(sensitivity="public", ttl=0.5)
     await late.ended()
     assert late.asked == []
 
 
-async def test_an_invalidated_refresh_is_not_stored(cache):
+async def test_a_refresh_that_was_overtaken_is_not_stored(cache):
     late = Late(cache, ALLOW)
     await late.hit()
     while not late.asked:
@@ -264,7 +264,7 @@ async def test_an_invalidated_refresh_is_not_stored(cache):
     assert await cache.get(*ALICE, {"ip": "::1"}) is None
 
 
-async def test_a_refresh_does_not_overwrite_a_decision_that_was_set_during_it(cache):
+async def test_a_refresh_does_not_overwrite_what_was_set_meanwhile(cache):
     late = Late(cache, ALLOW)
     await late.hit()
     while not late.asked:
@@ -274,7 +274,7 @@ async def test_a_refresh_does_not_overwrite_a_decision_that_was_set_during_it(ca
     assert await cache.get(*ALICE, {"ip": "::1"}) == DENY
 
 
-async def test_a_failed_refresh_is_counted_and_the_entry_stays(cache, caplog):
+async def test_a_refresh_that_fails_is_counted_and_the_entry_lives_on(cache, caplog):
     late = Late(cache, ConnectionError("secret"))
     await late.hit(ttl=10 / 4)
     await late.ended()
@@ -283,7 +283,7 @@ async def test_a_failed_refresh_is_counted_and_the_entry_stays(cache, caplog):
     assert "secret" not in caplog.text
 
 
-async def test_a_failed_refresh_is_not_retried_at_once(cache):
+async def test_a_refresh_that_fails_is_not_tried_again_at_once(cache):
     late = Late(cache, ConnectionError())
     late.done.set()
     await late.hit()
@@ -302,7 +302,7 @@ async def test_a_failed_refresh_is_not_retried_at_once(cache):
             await asyncio.sleep(0.01)
 
 
-async def test_a_callback_that_returns_none_is_not_an_error_and_is_not_called_again_at_once(
+async def test_a_callback_that_has_nothing_new_is_no_error_and_not_asked_again_at_once(
     cache, caplog
 ):
     late = Late(cache, None)

@@ -1,4 +1,4 @@
-"""Caches that are closed while a server is unreachable: close() always ends."""
+"""Caches that are closed while a server is dead: close() always ends."""
 
 import asyncio
 import random
@@ -7,7 +7,7 @@ import pytest
 
 from sark_cache.redis import PolicyCache
 
-# asyncio does not close the transport of a connection that is cancelled while it is made.
+# asyncio leaves the transport of a connection open whose making is cut short.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -19,8 +19,7 @@ BOUND_SECONDS = 10
 
 
 async def closed_in_time(url):
-    """Returns whether a cache closes after it met the dead server, and whether its circuit was
-    open."""
+    """Whether a cache that has met the dead server closes; and whether its circuit was open."""
     cache = PolicyCache(url)
     for number in range(8):
         await cache.get(f"user-{number}", "read", "doc")

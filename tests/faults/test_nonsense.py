@@ -1,4 +1,4 @@
-"""Malformed replies of a proxy or a broken server fail no request and confirm no revocation."""
+"""A proxy or a broken server answers nonsense: no request fails, and nothing counts as revoked."""
 
 import asyncio
 import contextlib
@@ -70,12 +70,12 @@ NONSENSE = {
 
 
 class Nonsense:
-    """A server that answers every command with the same bytes, or closes the connection."""
+    """A server that answers each command with the same bytes, or the connection's end."""
 
     def __init__(self, answer, sensible=()):
         self._answer = answer
         self._sensible = set(sensible)
-        """Commands that are answered correctly."""
+        """Commands that are answered as a server does."""
 
     async def __aenter__(self):
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -144,16 +144,16 @@ async def test_no_request_fails_and_nothing_is_revoked(nonsense, decoded, caplog
     assert len(caplog.records) < 20, "not a line for each request"
 
 
-# One wrong reply of a real server at a time
+# One reply of a real server at a time
 
 
 class Garbling:
-    """A proxy in front of a server that replaces one reply of a kind."""
+    """Between a cache and a server: one reply of a kind is replaced."""
 
     def __init__(self, server):
         self._port = server.port
         self.garbles = None
-        """A part of the command whose reply is replaced, and the bytes that replace it."""
+        """A text of the command whose reply is replaced, and by which bytes."""
         self.garbled = 0
 
     async def __aenter__(self):
@@ -180,7 +180,9 @@ class Garbling:
 
 @pytest.mark.parametrize("step", [b"LPUSH", b"UNLINK', KEYS[1]"], ids=["record", "removal"])
 @pytest.mark.parametrize("nonsense", ["a status", "nothing", "a negative number", "an empty list"])
-async def test_a_revocation_with_a_malformed_reply_is_not_confirmed(own_redis, step, nonsense):
+async def test_a_revocation_whose_step_is_answered_by_nonsense_is_not_confirmed(
+    own_redis, step, nonsense
+):
     async with (
         Garbling(own_redis()) as proxy,
         PolicyCache(proxy.url, connect_timeout=2, command_timeout=2) as cache,

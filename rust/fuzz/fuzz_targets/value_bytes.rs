@@ -8,9 +8,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use sark_cache_fuzz::model::LARGEST;
 use sark_cache_fuzz::objects::{read, spoil, with_python};
-use sark_cache_fuzz::value::decision::Decision;
+use sark_cache_fuzz::value::Decision;
+use sark_cache_fuzz::value::Stored;
+use sark_cache_fuzz::value::decode::Reader;
 use sark_cache_fuzz::value::template;
-use sark_cache_fuzz::value::{Reader, Stored};
 use std::sync::Arc;
 
 fuzz_target!(|bytes: &[u8]| {

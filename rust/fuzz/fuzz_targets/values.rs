@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use sark_cache_core::KeyWriter;
 use sark_cache_fuzz::convert::json::is_mapping;
-use sark_cache_fuzz::convert::key;
+use sark_cache_fuzz::convert::{arguments, key};
 use sark_cache_fuzz::error::Fault;
 use sark_cache_fuzz::model::{LARGEST, Subject, Value, text};
 use sark_cache_fuzz::objects::{Maker, read, spoil, with_python};
@@ -111,7 +111,7 @@ fn same_key(py: Python<'_>, context: &Bound<'_, PyAny>, subject: &Subject, is_js
     let Subject::Request(fields, _) = subject else { return };
     let [policy, user, action, resource] = fields.each_ref().map(|field| PyString::new(py, field));
     let (policy, fields) = (Some(policy.as_borrowed()), [&user, &action, &resource]);
-    let asked = key::Request { policy, fields, context: Some(context) };
+    let asked = arguments::Request { policy, fields, context: Some(context) };
     let key = key::request(asked, KeyWriter::to_key);
     match key {
         Ok(key) => {

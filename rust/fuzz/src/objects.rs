@@ -2,7 +2,7 @@
 //! in, and back.
 
 use crate::model::{Value, hexadecimal};
-use crate::value::decision::Decision;
+use crate::value::Decision;
 use crate::value::field_names;
 use arbitrary::{Result, Unstructured};
 use pyo3::IntoPyObjectExt;

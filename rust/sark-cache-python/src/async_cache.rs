@@ -1,10 +1,12 @@
 //! `AsyncCache`: the general cache, which raises what it cannot do.
 
-use crate::awaitable::{NOTHING, awaitable, ready, settled};
+use crate::awaitable::{NOTHING, awaitable, poll_or_block, ready};
 use crate::convert::arguments::{self, default_ttl, options, ttl};
 use crate::convert::key::general;
 use crate::error::Fault;
-use crate::load::{Load, Loads, Owner, Wanted};
+use crate::load::owner::{OnFault, Owner, Switch};
+use crate::load::registry::LoadRegistry;
+use crate::load::{Load, LoadRequest};
 use crate::value::Stored;
 use pyo3::prelude::*;
 use sark_cache_core::{Cache, KeyWriter, Refused, Scope, Tags, poll_once};
@@ -23,7 +25,9 @@ use std::time::Duration;
 #[pyclass(frozen, weakref, module = "sark_cache._native")]
 pub struct AsyncCache {
     cache: Arc<Cache<Stored>>,
-    loads: Arc<Loads>,
+    loads: Arc<LoadRegistry>,
+    /// Always on: a load asks it whether to store its decision.
+    switch: Arc<Switch>,
     ttl: Duration,
 }
 
@@ -42,7 +46,8 @@ impl AsyncCache {
     ) -> PyResult<Self> {
         let ttl = default_ttl(ttl_seconds)?;
         let cache = Arc::new(Cache::new(options(max_size, max_bytes, eviction)?));
-        Ok(Self { loads: Loads::new(&cache), cache, ttl })
+        let (loads, switch) = (LoadRegistry::new(&cache), Arc::new(Switch::new(true)));
+        Ok(Self { cache, loads, switch, ttl })
     }
 
     /// The value under `key`, a new object; None if there is none. Costs about a microsecond.
@@ -75,7 +80,7 @@ impl AsyncCache {
         self.loads.supersede(key.as_bytes());
         let value = Stored::from_python(value)?;
         let insert = pin!(self.cache.insert(key, value, ttl, Tags::default(), stamp));
-        match settled(py, insert, || _ = self.cache.maintain()) {
+        match poll_or_block(py, insert, || _ = self.cache.maintain()) {
             Ok(()) | Err(Refused::NoTimeToLive | Refused::Overtaken) => ready(py, NOTHING),
             Err(refused) => Err(Fault::from(refused).into()),
         }
@@ -98,11 +103,21 @@ impl AsyncCache {
         match found? {
             Ok(entry) => ready(py, entry.value().to_python(py)?),
             Err(key) => {
-                let owner = Owner::General(slf.clone().unbind());
-                let (cache, loads) = (Arc::clone(&this.cache), Arc::clone(&this.loads));
-                let (tags, loader) = (Tags::default(), loader.clone().unbind());
-                let longest = Duration::MAX;
-                Load::begin(py, Wanted { owner, cache, loads, key, ttl, longest, tags, loader })
+                let request = LoadRequest {
+                    owner: Owner {
+                        object: slf.clone().into_any().unbind(),
+                        switch: Arc::clone(&this.switch),
+                        on_fault: OnFault::Raise,
+                    },
+                    cache: Arc::clone(&this.cache),
+                    loads: Arc::clone(&this.loads),
+                    key,
+                    ttl,
+                    max_ttl: Duration::MAX,
+                    tags: Tags::default(),
+                    loader: loader.clone().unbind(),
+                };
+                Load::value(py, request)
             }
         }
     }

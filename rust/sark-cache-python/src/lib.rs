@@ -17,6 +17,7 @@ mod convert;
 mod error;
 mod load;
 mod policy;
+mod python_modules;
 mod runtime;
 mod value;
 
@@ -32,7 +33,7 @@ mod _native {
     #[pymodule_export]
     use super::{
         async_cache::AsyncCache, load::Load, policy::PolicyStore, policy::store::Stamp,
-        value::decision::Decision,
+        value::Decision,
     };
     use pyo3::prelude::*;
     use pyo3::types::PyMapping;
@@ -78,11 +79,11 @@ fn import_now(py: Python<'_>) -> PyResult<()> {
     InvalidationError::type_object(py);
     error::type_name(py.None().bind(py));
     py.get_type::<awaitable::pending::Pending>();
-    load::loading(py)?;
-    load::task::waiting(py)?;
+    python_modules::loading(py)?;
+    python_modules::waiting(py)?;
     awaitable::ready(py, py.None())?;
     // No loop runs yet, which is an error, and then pyo3-async-runtimes has asked asyncio.
     let _ = pyo3_async_runtimes::get_running_loop(py);
-    TaskLocals::new(load::wake::asyncio(py)?.clone().into_any()).copy_context(py)?;
+    TaskLocals::new(python_modules::asyncio(py)?.clone().into_any()).copy_context(py)?;
     Ok(())
 }

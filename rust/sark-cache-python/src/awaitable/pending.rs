@@ -1,8 +1,9 @@
 //! An awaitable for an operation that the runtime is finishing: pyo3-async-runtimes makes it an
 //! asyncio future when it is first awaited. The operation goes on whether it is awaited or not.
 
-use crate::awaitable::{AWAITED_TWICE, thrown};
-use crate::runtime::{ForkAware, generation, undivided};
+use crate::awaitable::protocol::{AWAITED_TWICE, thrown};
+use crate::runtime::async_runtimes::ForkAware;
+use crate::runtime::fork_guard::{fork_excluded, generation};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -90,7 +91,7 @@ impl Pending {
                         return Err(error);
                     }
                 };
-                let future = undivided(py, || begin(py, locals))?;
+                let future = fork_excluded(py, || begin(py, locals))?;
                 let iterator = future.call_method0(name!(py, "__await__"))?;
                 (future, iterator)
             }

@@ -1,15 +1,12 @@
 //! What the methods take: each kind of argument is read and checked once, here, with an error that
 //! names it.
 
-use crate::convert::key::Policy;
-use crate::error::{Fault, text_within, wrong_type};
-use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use crate::error::wrong_type;
+use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyInt, PyList, PyString, PyTuple};
-use sark_cache_core::limits::{MAX_REVOKED_TAGS, MAX_TAG_BYTES, MAX_TAGS};
-use sark_cache_core::{Eviction, Options, Refused};
+use pyo3::types::{PyBool, PyInt, PyString};
+use sark_cache_core::{Eviction, Options};
 use std::convert::Infallible;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// The longest time to live that is told apart from an endless one: a hundred years.
@@ -103,7 +100,7 @@ pub fn ttl(given: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
 
 /// What a keyword was given, `None` included, or nothing.
 #[derive(Clone, Copy, Default)]
-pub struct Given<'a, 'py>(Option<Borrowed<'a, 'py, PyAny>>);
+pub struct Given<'a, 'py>(pub Option<Borrowed<'a, 'py, PyAny>>);
 
 impl<'a, 'py> FromPyObject<'a, 'py> for Given<'a, 'py> {
     type Error = Infallible;
@@ -111,6 +108,37 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Given<'a, 'py> {
     #[inline]
     fn extract(given: Borrowed<'a, 'py, PyAny>) -> Result<Self, Infallible> {
         Ok(Self(Some(given)))
+    }
+}
+
+/// The name of a policy; `None` is the empty one.
+pub type Policy<'a, 'py> = Option<Borrowed<'a, 'py, PyString>>;
+
+/// What is decided: may this user do this to that, in this context, as this policy says?
+#[derive(Clone, Copy)]
+pub struct Request<'a, 'py> {
+    pub policy: Policy<'a, 'py>,
+    /// User, action and resource.
+    pub fields: [&'a Bound<'py, PyString>; 3],
+    pub context: Option<&'a Bound<'py, PyAny>>,
+}
+
+/// The unchecked arguments that name a request.
+#[derive(Clone, Copy)]
+pub struct RequestArguments<'a, 'py> {
+    /// User, action and resource.
+    pub fields: [&'a Bound<'py, PyAny>; 3],
+    pub context: Option<&'a Bound<'py, PyAny>>,
+    pub policy: Given<'a, 'py>,
+}
+
+impl<'a, 'py> RequestArguments<'a, 'py> {
+    /// Checks the types of the fields and of the policy; the context is read with the key.
+    #[inline]
+    pub fn read(self) -> PyResult<Request<'a, 'py>> {
+        let [user_id, action, resource] = self.fields;
+        let fields = fields(user_id, action, resource)?;
+        Ok(Request { policy: policy(self.policy)?, fields, context: self.context })
     }
 }
 
@@ -157,147 +185,4 @@ pub fn loader<'a, 'py>(given: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, 
         return Ok(given);
     }
     Err(wrong_type("loader", "an async function without arguments", given))
-}
-
-/// The names in a `tags` argument, read once.
-#[derive(Default)]
-pub struct Tags {
-    pub names: Vec<String>,
-    /// Why some of them cannot be stored with a decision, and never were.
-    reason: Option<String>,
-}
-
-impl Tags {
-    /// The tags of a decision. One more than it can have is enough to see that they are too many.
-    pub fn of_decision(given: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
-        let Some(given) = given.filter(|given| !given.is_none()) else {
-            return Ok(Self::default());
-        };
-        let (mut tags, read) = Self::read(given, MAX_TAGS)?;
-        if read > MAX_TAGS {
-            tags.reason = Some(Refused::TooManyTags.to_string());
-        }
-        Ok(tags)
-    }
-
-    /// The tags that a revocation names; `None` unless some were given.
-    pub fn to_revoke(Given(given): Given<'_, '_>) -> PyResult<Option<Self>> {
-        let Some(given) = given.filter(|given| !given.is_none()) else { return Ok(None) };
-        match Self::read(&given, MAX_REVOKED_TAGS)? {
-            (_, 0) => Err(PyValueError::new_err(
-                "tags must name at least one tag: leave them out to revoke whatever the tags, and \
-                 use clear() to revoke everything",
-            )),
-            (_, read) if read > MAX_REVOKED_TAGS => Err(PyValueError::new_err(
-                "tags must be at most 10,000 in one revocation: use several",
-            )),
-            (tags, _) => Ok(Some(tags)),
-        }
-    }
-
-    /// Takes any iterable of str but a bare string, which would be taken for its letters. Returns
-    /// the first `most` tags and how many were read, which is one more if there are more.
-    fn read(given: &Bound<'_, PyAny>, most: usize) -> PyResult<(Self, usize)> {
-        let wrong = || wrong_type("tags", "a list, tuple or set of str", given);
-        if given.is_instance_of::<PyString>() || given.is_instance_of::<PyDict>() {
-            return Err(wrong());
-        }
-        let mut read = (Self::default(), 0);
-        for tag in given.try_iter().map_err(|_| wrong())?.take(most + 1) {
-            let tag = tag?;
-            let tag = tag.cast::<PyString>().map_err(|_| wrong_type("a tag", "a str", &tag))?;
-            match text_within("a tag", tag, MAX_TAG_BYTES) {
-                Ok(name) => read.0.names.push(name.to_owned()),
-                Err(fault) => read.0.reason = Some(fault.reason(given.py())?),
-            }
-            read.1 += 1;
-        }
-        Ok(read)
-    }
-
-    /// Whether all of them can be stored.
-    pub fn all(&self) -> Result<(), Fault> {
-        self.reason.clone().map_or(Ok(()), |reason| Err(Fault::NotJson(reason)))
-    }
-}
-
-/// Hands the rows of a batch, tuples or lists of `shape`, to `read`, one after the other. At least
-/// the first `lengths.start()` items of a row are there. Returns how many rows there were.
-#[inline]
-pub fn rows<'py>(
-    argument: &'static str,
-    given: &Bound<'py, PyAny>,
-    lengths: &RangeInclusive<usize>,
-    shape: &str,
-    mut read: impl FnMut(Row<'_, 'py>) -> PyResult<()>,
-) -> PyResult<usize> {
-    let mut index = 0;
-    let mut read_row = |row: Bound<'py, PyAny>| {
-        // What a tuple holds stays what it is whatever code runs meanwhile.
-        let copied;
-        let row = if let Ok(tuple) = row.cast::<PyTuple>() {
-            tuple
-        } else {
-            copied = row.cast::<PyList>().map(PyListMethods::to_tuple).map_err(|_| {
-                wrong_type(&format!("{argument}[{index}]"), &format!("a tuple {shape}"), &row)
-            })?;
-            &copied
-        };
-        if !lengths.contains(&row.len()) {
-            return Err(PyTypeError::new_err(format!(
-                "{argument}[{index}] must be a tuple {shape}, not one of {} items",
-                row.len()
-            )));
-        }
-        read(Row { argument, index, items: row.as_slice() })?;
-        index += 1;
-        Ok(())
-    };
-    if let Ok(list) = given.cast_exact::<PyList>() {
-        for row in list {
-            read_row(row)?;
-        }
-    } else {
-        let wrong = |_| wrong_type(argument, &format!("a list of tuples {shape}"), given);
-        for row in given.try_iter().map_err(wrong)? {
-            // Each as it comes: what has no end may at least have a wrong row.
-            read_row(row?)?;
-        }
-    }
-    Ok(index)
-}
-
-/// One row of a batch.
-#[derive(Clone, Copy)]
-pub struct Row<'r, 'py> {
-    argument: &'static str,
-    index: usize,
-    pub items: &'r [Bound<'py, PyAny>],
-}
-
-impl<'r, 'py> Row<'r, 'py> {
-    /// What stands there, unless it is left out or None.
-    #[inline]
-    pub fn get(&self, at: usize) -> Option<&'r Bound<'py, PyAny>> {
-        self.items.get(at).filter(|item| !item.is_none())
-    }
-
-    /// User, action and resource.
-    #[inline]
-    pub fn fields(&self) -> Result<[&'r Bound<'py, PyString>; 3], Fault> {
-        Ok([self.field(0)?, self.field(1)?, self.field(2)?])
-    }
-
-    /// The user, the action or the resource.
-    #[inline]
-    pub fn field(&self, at: usize) -> Result<&'r Bound<'py, PyString>, Fault> {
-        self.items[at].cast().map_err(|_| Fault::WrongType(self.wrong_field(at)))
-    }
-
-    #[cold]
-    fn wrong_field(&self, at: usize) -> PyErr {
-        let name = ["user_id", "action", "resource"][at];
-        let argument = format!("{}[{}]: {name}", self.argument, self.index);
-        wrong_type(&argument, "a str", &self.items[at])
-    }
 }

@@ -1,8 +1,9 @@
 //! From Python arguments to canonical key bytes.
 
-use crate::convert::arguments::Row;
+use crate::convert::arguments::{Policy, Request};
 use crate::convert::flat_dict::{self, Atom, Atoms};
 use crate::convert::json::{self, Fields, Sink, walk, walk_fields};
+use crate::convert::rows::Row;
 use crate::error::{Fault, text, text_of_part, wrong_type};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
@@ -32,18 +33,6 @@ fn written<R>(
         BUFFER.set(buffer);
     }
     result
-}
-
-/// The name of a policy; `None` is the empty one.
-pub type Policy<'a, 'py> = Option<Borrowed<'a, 'py, PyString>>;
-
-/// What is decided: may this user do this to that, in this context, as this policy says?
-#[derive(Clone, Copy)]
-pub struct Request<'a, 'py> {
-    pub policy: Policy<'a, 'py>,
-    /// User, action and resource.
-    pub fields: [&'a Bound<'py, PyString>; 3],
-    pub context: Option<&'a Bound<'py, PyAny>>,
 }
 
 /// Hands the key of a request to `using`.

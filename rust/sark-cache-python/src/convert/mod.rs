@@ -4,3 +4,5 @@ pub mod arguments;
 pub mod flat_dict;
 pub mod json;
 pub mod key;
+pub mod rows;
+pub mod tags;

@@ -9,205 +9,49 @@
 //! one joins from inside a loader, and once a [`MOMENT`] by an [`Alarm`] that each event loop has
 //! while requests of it wait.
 
-pub mod task;
-pub mod wake;
+mod event_loop;
+mod outcome;
+pub mod owner;
+pub mod registry;
+mod task;
+mod wake;
 
-use crate::async_cache::AsyncCache;
-use crate::convert::arguments::{Tags, ttl};
+use crate::convert::arguments::ttl;
+use crate::convert::tags::Tags;
 use crate::error::Fault;
-use crate::load::task::{Task, running_loop};
-use crate::load::wake::{CutOff, Sleeper, call_later, together};
-use crate::policy::PolicyStore;
-use crate::policy::store::Store;
-use crate::runtime::{complete, generation};
+use crate::load::event_loop::running_loop;
+use crate::load::outcome::{Outcome, SharedOutcome};
+use crate::load::owner::{OnFault, Owner};
+use crate::load::registry::{LoadRegistry, now};
+use crate::load::task::Task;
+use crate::load::wake::{CutOff, Sleeper, together};
+use crate::python_modules::loading;
+use crate::runtime::run_in_background;
 use crate::value::Stored;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyModule, PyTraceback, PyTuple};
+use pyo3::types::{PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
-use sark_cache_core::clock::nanos;
-use sark_cache_core::load::{
-    FlightId, Joined, Leader, MAX_OVERTAKEN, MOMENT, Turn, WaitGraph, Waiter,
-};
-use sark_cache_core::pauses::Pauses;
+use sark_cache_core::load::{FlightId, Joined, Leader, MAX_OVERTAKEN, Turn, Waiter};
 use sark_cache_core::ready::poll_once;
-use sark_cache_core::{Cache, Entry, Flights, Key};
+use sark_cache_core::{Cache, Entry, Key};
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
-
-/// What a load came to, for everybody who waited for it.
-enum Outcome {
-    Value(Stored),
-    /// It cannot be copied, so everybody evaluates.
-    NotShared,
-    /// With the traceback it had: each one who raises it adds to it.
-    Raised(PyErr, Option<Py<PyTraceback>>),
-}
-
-type Shared = Arc<Outcome>;
-
-/// Who waits for whom, in all caches of this process.
-static GRAPH: LazyLock<Arc<WaitGraph<Task>>> = LazyLock::new(Arc::default);
-
-/// The most slow loads that are looked at in one go.
-const MAX_LOOKED_AT: usize = 256;
-
-/// The loads of one cache that are running.
-pub struct Loads {
-    flights: Arc<Flights<Shared, Task>>,
-    generation: AtomicU64,
-    /// The event loops that have an [`Alarm`], by their addresses, and whether it is alive.
-    watched: Mutex<Vec<(usize, Weak<()>)>>,
-    /// Between refreshes that bring nothing.
-    pauses: Pauses,
-}
-
-impl Loads {
-    pub fn new(cache: &Cache<Stored>) -> Arc<Self> {
-        let flights = Arc::new(Flights::new(Arc::clone(cache.log()), Arc::clone(&GRAPH)));
-        let (generation, watched) = (AtomicU64::new(generation()), Mutex::default());
-        Arc::new(Self { flights, generation, watched, pauses: Pauses::default() })
-    }
-
-    /// Keeps what a load brings from overwriting what is about to be stored.
-    pub fn supersede(&self, key: &[u8]) {
-        self.flights().supersede(key);
-    }
-
-    /// Whether what is stored is being refreshed, or has to wait for its next refresh.
-    pub fn refreshes(&self, key: &[u8]) -> Refreshing {
-        if self.pauses.has(key, now()) {
-            return Refreshing::Pauses;
-        }
-        let led = self.flights().led_ahead(key);
-        led.map_or(Refreshing::No, |(flight, leader)| Refreshing::Led(flight, leader))
-    }
-
-    /// Whether there is nothing to begin. A refresh whose task does not go on is given up: nobody
-    /// waits for it.
-    pub fn holds(&self, py: Python<'_>, refreshing: Refreshing) -> PyResult<bool> {
-        match refreshing {
-            Refreshing::No => Ok(false),
-            Refreshing::Pauses => Ok(true),
-            Refreshing::Led(_, leader) if leader.goes_on(py)? => Ok(true),
-            Refreshing::Led(flight, leader) => {
-                self.flights().depose(flight, &leader);
-                Ok(false)
-            }
-        }
-    }
-
-    fn flights(&self) -> &Arc<Flights<Shared, Task>> {
-        // The tasks that led before a fork do not go on in the child.
-        let now = generation();
-        if self.generation.load(Ordering::Acquire) != now
-            && self.generation.swap(now, Ordering::AcqRel) != now
-        {
-            self.flights.forget();
-            lock(&self.watched).clear();
-        }
-        &self.flights
-    }
-
-    /// Sees to it that the running event loop looks after those who wait.
-    fn watch(self: &Arc<Self>, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
-        let address = event_loop.as_ptr() as usize;
-        let alive = Arc::new(());
-        let mut watched = lock(&self.watched);
-        let lives = |alive: &Weak<()>| alive.strong_count() > 0;
-        if watched.iter().any(|(watched, alive)| *watched == address && lives(alive)) {
-            return Ok(());
-        }
-        watched.retain(|(_, alive)| lives(alive));
-        watched.push((address, Arc::downgrade(&alive)));
-        drop(watched);
-        let alarm = Alarm { loads: Arc::downgrade(self), _alive: alive };
-        call_later(event_loop, MOMENT, Bound::new(event_loop.py(), alarm)?.as_any())
-    }
-
-    /// Looks after those who wait; whether anybody does.
-    fn look_after(&self, py: Python<'_>) -> PyResult<bool> {
-        let flights = self.flights();
-        let look = flights.look_after(now());
-        for (flight, leader) in look.slow.into_iter().take(MAX_LOOKED_AT) {
-            if !leader.goes_on(py)? {
-                flights.depose(flight, &leader);
-            } else if GRAPH.is_circular(&leader, |task| task.waits_for(py)) {
-                flights.reconsider(flight);
-            }
-        }
-        Ok(look.anybody)
-    }
-}
-
-/// What is known of the refresh of what is stored.
-pub enum Refreshing {
-    No,
-    /// The last one brought nothing.
-    Pauses,
-    /// It is running, led by a task.
-    Led(FlightId, Task),
-}
-
-/// Nanoseconds of a monotonic clock.
-fn now() -> u64 {
-    static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
-    nanos(ORIGIN.elapsed())
-}
-
-/// What an event loop calls once a [`MOMENT`] while requests wait.
-#[pyclass(frozen, module = "sark_cache._native")]
-struct Alarm {
-    loads: Weak<Loads>,
-    /// As long as the event loop has the alarm.
-    _alive: Arc<()>,
-}
-
-#[pymethods]
-impl Alarm {
-    fn __call__(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let Some(loads) = slf.get().loads.upgrade() else { return Ok(()) };
-        let mut anybody = Ok(true);
-        together(py, || anybody = loads.look_after(py))?;
-        if anybody? {
-            call_later(&running_loop(py)?, MOMENT, slf.as_any())?;
-        }
-        Ok(())
-    }
-}
-
-/// The cache that a load is for, as Python knows it.
-pub enum Owner {
-    Policy(Py<PolicyStore>),
-    General(Py<AsyncCache>),
-}
-
-impl Owner {
-    /// Whether what was loaded is stored: not once the cache was switched off or closed.
-    fn stores(&self) -> bool {
-        match self {
-            Self::Policy(cache) => cache.get().store().is_ok_and(Store::serves),
-            Self::General(_) => true,
-        }
-    }
-}
+use std::time::Duration;
 
 /// What is to be loaded, how, and how it is stored.
-pub struct Wanted {
+pub struct LoadRequest {
     pub owner: Owner,
     pub cache: Arc<Cache<Stored>>,
-    pub loads: Arc<Loads>,
+    pub loads: Arc<LoadRegistry>,
     pub key: Key,
     pub ttl: Duration,
     /// It lives no longer than this, whatever its loader says.
-    pub longest: Duration,
+    pub max_ttl: Duration,
     pub tags: sark_cache_core::Tags,
     pub loader: Py<PyAny>,
 }
@@ -215,7 +59,7 @@ pub struct Wanted {
 /// One request that missed, until it is answered.
 #[pyclass(frozen, module = "sark_cache._native")]
 pub struct Load {
-    wanted: Wanted,
+    request: LoadRequest,
     /// Begun in the background, before anybody misses it.
     ahead: bool,
     state: Arc<Mutex<State>>,
@@ -230,16 +74,16 @@ pub struct Load {
 enum State {
     /// It takes no part in any load: not yet, or no longer.
     #[default]
-    Apart,
-    Leads(Leader<Shared, Task>),
-    Waits(Waiter<Shared, Task>),
+    Idle,
+    Leads(Leader<SharedOutcome, Task>),
+    Waits(Waiter<SharedOutcome, Task>),
     Answered(Answer),
 }
 
 /// What a request is answered with.
 enum Answer {
     Found(Arc<Entry<Stored>>),
-    Loaded(Shared),
+    Loaded(SharedOutcome),
 }
 
 #[pymethods]
@@ -247,16 +91,13 @@ impl Load {
     /// What evaluates the request.
     #[getter]
     fn loader(&self, py: Python<'_>) -> Py<PyAny> {
-        self.wanted.loader.clone_ref(py)
+        self.request.loader.clone_ref(py)
     }
 
     /// The cache that it is loaded for.
     #[getter]
     fn cache(&self, py: Python<'_>) -> Py<PyAny> {
-        match &self.wanted.owner {
-            Owner::Policy(cache) => cache.clone_ref(py).into_any(),
-            Owner::General(cache) => cache.clone_ref(py).into_any(),
-        }
+        self.request.owner.object.clone_ref(py)
     }
 
     /// Whether it refreshes what is stored, in the background.
@@ -289,13 +130,15 @@ impl Load {
         py: Python<'py>,
         within: &Bound<'py, PyTuple>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let counters = &self.wanted.cache.stats().counters;
+        let counters = &self.request.cache.stats().counters;
         loop {
             let state = mem::take(&mut *self.lock());
             let (state, step) = match state {
                 // Since it was called.
-                State::Apart if !self.wanted.owner.stores() => (state, Some(name!(py, "off"))),
-                State::Apart => (self.join(py, !within.is_empty())?, None),
+                State::Idle if !self.request.owner.switch.serves() => {
+                    (state, Some(name!(py, "off")))
+                }
+                State::Idle => (self.join(py, !within.is_empty())?, None),
                 State::Waits(waiter) => match self.wait(py, waiter)? {
                     (state, Some(future)) => {
                         *self.lock() = state;
@@ -311,7 +154,7 @@ impl Load {
                     if matches!(*outcome, Outcome::NotShared) =>
                 {
                     counters.loads.increment();
-                    (State::Apart, Some(name!(py, "alone")))
+                    (State::Idle, Some(name!(py, "alone")))
                 }
                 State::Answered(answer) => {
                     counters.coalesced.increment();
@@ -353,14 +196,14 @@ impl Load {
         ttl_seconds: Option<&Bound<'py, PyAny>>,
         tags: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let Wanted { cache, key, .. } = &self.wanted;
-        let ttl = ttl(ttl_seconds)?.unwrap_or(self.wanted.ttl).min(self.wanted.longest);
+        let LoadRequest { cache, key, .. } = &self.request;
+        let ttl = ttl(ttl_seconds)?.unwrap_or(self.request.ttl).min(self.request.max_ttl);
         let late = Tags::of_decision(tags)?;
-        let tags = self.wanted.tags.with(&cache.log().tags(&late.names));
+        let tags = self.request.tags.with(&cache.log().tags(&late.names));
         match late.all().and_then(|()| Stored::from_python(value)) {
             Ok(stored) => {
                 if self.ahead {
-                    self.wanted.loads.pauses.end(key.as_bytes());
+                    self.request.loads.pauses.end(key.as_bytes());
                 }
                 let answer = stored.to_python(py)?;
                 let fits = cache.weigh(key, &stored, &tags);
@@ -380,7 +223,7 @@ impl Load {
             Err(fault) => {
                 self.pause();
                 let (discarding, key) = (Arc::clone(cache), key.clone());
-                complete(async move { discarding.discard(key.as_bytes()).await });
+                run_in_background(async move { discarding.discard(key.as_bytes()).await });
                 self.report(py, fault)?;
                 self.end(py, Outcome::NotShared, &tags, |_, _| ())?;
                 Ok(value.clone())
@@ -392,14 +235,14 @@ impl Load {
     fn fail(&self, py: Python<'_>, error: Bound<'_, PyAny>) -> PyResult<()> {
         let error = PyErr::from_value(error);
         let traceback = error.traceback(py).map(Bound::unbind);
-        let counters = &self.wanted.cache.stats().counters;
+        let counters = &self.request.cache.stats().counters;
         let failures = if self.ahead { &counters.errors } else { &counters.load_errors };
         failures.increment();
         self.pause();
         if self.flight().is_none() {
             return Ok(());
         }
-        self.end(py, Outcome::Raised(error, traceback), &self.wanted.tags, |_, _| ())
+        self.end(py, Outcome::Raised(error, traceback), &self.request.tags, |_, _| ())
     }
 
     /// Leaves what is stored to its end: a refresh brought nothing new.
@@ -414,46 +257,52 @@ impl Load {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        match &self.wanted.owner {
-            Owner::Policy(cache) => visit.call(cache)?,
-            Owner::General(cache) => visit.call(cache)?,
-        }
-        visit.call(&self.wanted.loader)
+        visit.call(&self.request.owner.object)?;
+        visit.call(&self.request.loader)
     }
 }
 
 impl Load {
-    /// A coroutine that answers a request that missed.
-    pub fn begin(py: Python<'_>, wanted: Wanted) -> PyResult<Bound<'_, PyAny>> {
-        let answers = match wanted.owner {
-            Owner::Policy(_) => name!(py, "load_decision"),
-            Owner::General(_) => name!(py, "load_value"),
-        };
-        let load = Self::new(wanted, false, State::Apart);
-        loading(py)?.call_method1(answers, (load,))
+    /// Returns a coroutine that answers a request to a policy cache that missed.
+    pub fn decision(py: Python<'_>, request: LoadRequest) -> PyResult<Bound<'_, PyAny>> {
+        Self::begin(py, request, name!(py, "load_decision"))
+    }
+
+    /// Returns a coroutine that answers a request to the general cache that missed.
+    pub fn value(py: Python<'_>, request: LoadRequest) -> PyResult<Bound<'_, PyAny>> {
+        Self::begin(py, request, name!(py, "load_value"))
+    }
+
+    fn begin<'py>(
+        py: Python<'py>,
+        request: LoadRequest,
+        coroutine: &Bound<'py, PyString>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let load = Self::new(request, false, State::Idle);
+        loading(py)?.call_method1(coroutine, (load,))
     }
 
     /// The lead of a load for what is stored, so that its successor is there in time; `None` if a
     /// load is under way.
-    pub fn refresh(py: Python<'_>, wanted: Wanted) -> PyResult<Option<Self>> {
-        let Wanted { cache, loads, key, tags, .. } = &wanted;
+    pub fn refresh(py: Python<'_>, request: LoadRequest) -> PyResult<Option<Self>> {
+        let LoadRequest { cache, loads, key, tags, .. } = &request;
         let asker = Task::to_be_made(py)?;
         let Some(leader) = loads.flights().lead_ahead(key.as_bytes(), tags, &asker) else {
             return Ok(None);
         };
         cache.stats().counters.revalidations.increment();
-        Ok(Some(Self::new(wanted, true, State::Leads(leader))))
+        Ok(Some(Self::new(request, true, State::Leads(leader))))
     }
 
-    fn new(wanted: Wanted, ahead: bool, state: State) -> Self {
+    fn new(request: LoadRequest, ahead: bool, state: State) -> Self {
         let (state, again, in_vain) = (Arc::new(Mutex::new(state)), false.into(), Mutex::default());
-        Self { wanted, ahead, state, again, in_vain }
+        Self { request, ahead, state, again, in_vain }
     }
 
     /// Lets some time pass before the next refresh, if this is one.
     fn pause(&self) {
         if self.ahead {
-            self.wanted.loads.pauses.begin(self.wanted.key.as_bytes(), now());
+            self.request.loads.pauses.begin(self.request.key.as_bytes(), now());
         }
     }
 
@@ -463,7 +312,7 @@ impl Load {
 
     fn join(&self, py: Python<'_>, inside: bool) -> PyResult<State> {
         let asker = Task::current(py)?;
-        let Wanted { cache, loads, key, tags, .. } = &self.wanted;
+        let LoadRequest { cache, loads, key, tags, .. } = &self.request;
         let key = key.as_bytes();
         let in_vain = *lock(&self.in_vain);
         let overtakes = |flight| in_vain.is_some_and(|(last, times)| times > 1 || last == flight);
@@ -488,14 +337,14 @@ impl Load {
     fn may_wait(
         &self,
         py: Python<'_>,
-        waiter: Waiter<Shared, Task>,
+        waiter: Waiter<SharedOutcome, Task>,
         asker: &Task,
         inside: bool,
     ) -> PyResult<State> {
         let leader = waiter.joined();
         let careful = inside || self.again.load(Ordering::Relaxed);
         if (careful || !leader.is_neighbour(asker)) && !leader.goes_on(py)? {
-            let depose = || self.wanted.loads.flights().depose(waiter.flight(), leader);
+            let depose = || self.request.loads.flights().depose(waiter.flight(), leader);
             together(py, depose)?;
         } else if careful && waiter.is_circular(|task| task.waits_for(py)) {
             return Err(PyRuntimeError::new_err(
@@ -510,7 +359,7 @@ impl Load {
     fn wait<'py>(
         &self,
         py: Python<'py>,
-        mut waiter: Waiter<Shared, Task>,
+        mut waiter: Waiter<SharedOutcome, Task>,
     ) -> PyResult<(State, Option<Bound<'py, PyAny>>)> {
         // Woken, it turns without another future.
         if let Some(turned) = self.poll(&mut waiter, Waker::noop()) {
@@ -527,7 +376,7 @@ impl Load {
             (None, _) => {}
         };
         let event_loop = running_loop(py)?;
-        self.wanted.loads.watch(&event_loop)?;
+        self.request.loads.watch(&event_loop)?;
         let sleeper = Sleeper::new(event_loop, cut_off);
         Ok(match self.poll(&mut waiter, &Waker::from(Arc::clone(&sleeper))) {
             Some(turned) => (turned, None),
@@ -535,7 +384,7 @@ impl Load {
         })
     }
 
-    fn poll(&self, waiter: &mut Waiter<Shared, Task>, waker: &Waker) -> Option<State> {
+    fn poll(&self, waiter: &mut Waiter<SharedOutcome, Task>, waker: &Waker) -> Option<State> {
         let Poll::Ready(turn) = Pin::new(waiter).poll(&mut Context::from_waker(waker)) else {
             return None;
         };
@@ -544,13 +393,13 @@ impl Load {
             Turn::Lead(leader) => State::Leads(leader),
             Turn::Retry => {
                 self.again.store(true, Ordering::Relaxed);
-                State::Apart
+                State::Idle
             }
             Turn::Late(flight) => {
                 self.again.store(true, Ordering::Relaxed);
                 let mut in_vain = lock(&self.in_vain);
                 *in_vain = Some((flight, in_vain.map_or(1, |(_, times)| times + 1)));
-                State::Apart
+                State::Idle
             }
         })
     }
@@ -563,10 +412,10 @@ impl Load {
         tags: sark_cache_core::Tags,
         stamp: sark_cache_core::Stamp,
     ) {
-        if self.wanted.owner.stores() {
-            let (cache, key) = (Arc::clone(&self.wanted.cache), self.wanted.key.clone());
+        if self.request.owner.switch.serves() {
+            let (cache, key) = (Arc::clone(&self.request.cache), self.request.key.clone());
             // Should it be pending, it is in the cache already and moka's log of it is full.
-            complete(async move { cache.insert(key, value, ttl, tags, stamp).await });
+            run_in_background(async move { cache.insert(key, value, ttl, tags, stamp).await });
         }
     }
 
@@ -574,9 +423,12 @@ impl Load {
     /// because of it.
     fn report(&self, py: Python<'_>, fault: Fault) -> PyResult<()> {
         let operation = if self.ahead { "refresh" } else { "get_or_load" };
-        match &self.wanted.owner {
-            Owner::Policy(cache) => PolicyStore::report(cache.bind(py), operation, fault),
-            Owner::General(_) => Err(fault.into()),
+        let Owner { object, on_fault, .. } = &self.request.owner;
+        match on_fault {
+            OnFault::Raise => Err(fault.into()),
+            OnFault::Report(report) => {
+                report(object.bind(py), self.request.cache.stats(), operation, fault)
+            }
         }
     }
 
@@ -605,19 +457,12 @@ fn leave(state: &Mutex<State>) {
 /// A coroutine that runs a loader for one request to `cache` alone, stores nothing and shares
 /// nothing; if the loader raises, `failed()` is called.
 pub fn evaluate<'py>(
-    cache: &Bound<'py, PolicyStore>,
+    cache: &Bound<'py, PyAny>,
     loader: &Bound<'py, PyAny>,
     failed: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = loader.py();
     loading(py)?.call_method1(name!(py, "evaluate"), (loader, failed, cache))
-}
-
-/// `sark_cache.loading`, whose coroutines drive a [`Load`].
-pub fn loading(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
-    static LOADING: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    let import = || py.import("sark_cache.loading").map(Bound::unbind);
-    Ok(LOADING.get_or_try_init(py, import)?.bind(py))
 }
 
 #[cold]

@@ -4,10 +4,10 @@
 //! References to tasks and event loops are weak: a task holds its request, which holds its place in
 //! a load, and an abandoned task must be free to go.
 
-use crate::load::wake::asyncio;
+use crate::load::event_loop::{running_loop, runs};
+use crate::python_modules::{asyncio, waiting};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyList, PyModule, PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{PyList, PyWeakrefMethods, PyWeakrefReference};
 use sark_cache_core::load::Asker;
 use std::sync::Arc;
 
@@ -98,23 +98,6 @@ impl Task {
     }
 }
 
-/// Whether an event loop runs: one that does not may be closed, or be run again some time.
-pub fn runs(event_loop: &Bound<'_, PyAny>) -> PyResult<bool> {
-    event_loop.call_method0(name!(event_loop.py(), "is_running"))?.is_truthy()
-}
-
-/// The event loop that runs in this thread; an error if none does.
-pub fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    asyncio(py)?.call_method0(name!(py, "get_running_loop"))
-}
-
 fn address(task: &Bound<'_, PyAny>) -> u64 {
     task.as_ptr() as usize as u64
-}
-
-/// `sark_cache.waiting`, which asks asyncio.
-pub fn waiting(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
-    static WAITING: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    let import = || py.import("sark_cache.waiting").map(Bound::unbind);
-    Ok(WAITING.get_or_try_init(py, import)?.bind(py))
 }

@@ -11,13 +11,11 @@
 //! the last one was resumed. A callback that is lost before it begins is called again: see
 //! [`look_after`](sark_cache_core::load::Flights::look_after).
 
-use crate::load::task::runs;
-use crate::runtime::complete;
+use crate::load::event_loop::{is_closed, runs};
+use crate::runtime::run_in_background;
 use pyo3::exceptions::asyncio::{CancelledError, InvalidStateError};
 use pyo3::exceptions::{PyException, PyStopIteration};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyModule};
 use pyo3::{PyTraverseError, PyVisit};
 use sark_cache_core::ready::yield_once;
 use smallvec::SmallVec;
@@ -26,7 +24,6 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
-use std::time::Duration;
 
 /// A task of an event loop that waits for something of ours.
 pub struct Sleeper {
@@ -357,7 +354,7 @@ fn call_soon(py: Python<'_>, sleeper: &Arc<Sleeper>) -> PyResult<()> {
 }
 
 fn wake_elsewhere(sleepers: Vec<Arc<Sleeper>>) {
-    complete(async move {
+    run_in_background(async move {
         yield_once().await; // to a thread of the runtime's
         Python::attach(|py| {
             if let Err(error) = resume_all(py, sleepers) {
@@ -365,35 +362,4 @@ fn wake_elsewhere(sleepers: Vec<Arc<Sleeper>>) {
             }
         });
     });
-}
-
-/// Lets the running event loop call `function` after a delay.
-pub fn call_later(
-    event_loop: &Bound<'_, PyAny>,
-    delay: Duration,
-    function: &Bound<'_, PyAny>,
-) -> PyResult<()> {
-    // In a context of its own: that of the caller would be kept until then.
-    let py = event_loop.py();
-    let options = PyDict::new(py);
-    let empty = py.import(name!(py, "contextvars"))?.call_method0(name!(py, "Context"))?;
-    options.set_item(name!(py, "context"), empty)?;
-    event_loop.call_method(
-        name!(py, "call_later"),
-        (delay.as_secs_f64(), function),
-        Some(&options),
-    )?;
-    Ok(())
-}
-
-fn is_closed(event_loop: &Bound<'_, PyAny>) -> bool {
-    let closed = event_loop.call_method0(name!(event_loop.py(), "is_closed"));
-    closed.is_ok_and(|closed| closed.is_truthy().unwrap_or(false))
-}
-
-/// Python's asyncio.
-pub fn asyncio(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
-    static ASYNCIO: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    let asyncio = ASYNCIO.get_or_try_init(py, || py.import("asyncio").map(Bound::unbind))?;
-    Ok(asyncio.bind(py))
 }

@@ -1,33 +1,37 @@
-//! Many look-ups in one call: 0.3–0.6 µs for a hit, less than 0.4 × what it costs alone.
+//! `get_batch` and `set_batch`.
 //!
-//! The call, the awaitable, the clock and the counters are paid once. Rows of the same user and
-//! action share that part of the key. What is left is mostly moka's look-up. First all are looked up and then all are rebuilt: the processor
-//! overlaps more of that than when each is rebuilt at once (by a tenth).
+//! A lookup in a batch costs 0.3–0.6 µs, less than 0.4 × a `get`: the call, the awaitable, the clock
+//! and the counters are paid once, and rows of the same user and action share that part of the key.
+//! Most of the rest is moka's lookup. All rows are looked up before the first decision is rebuilt:
+//! the processor overlaps more of that work, which saves a tenth.
 
 use crate::awaitable::NOTHING;
-use crate::convert::arguments::rows;
-use crate::convert::key::{Keys, Policy};
-use crate::policy::PolicyStore;
+use crate::convert::arguments::{Policy, Request, ttl};
+use crate::convert::key::Keys;
+use crate::convert::rows::rows;
+use crate::convert::tags::Tags;
+use crate::policy::store::Instance;
+use crate::policy::ttl::entry_ttl;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use std::iter::repeat_n;
 use std::time::Instant;
 
-/// The decisions for many requests under one policy, in their order.
+/// Returns the decisions for many requests under one policy, in their order, None for a miss.
 pub fn get<'py>(
-    slf: &Bound<'py, PolicyStore>,
+    cache: Instance<'_, 'py>,
     requests: &Bound<'py, PyAny>,
     policy: Policy<'_, 'py>,
 ) -> PyResult<Bound<'py, PyList>> {
-    let (py, store) = (slf.py(), slf.get().store()?);
+    let (py, store) = (cache.py(), cache.store);
     let started = Instant::now();
     let (argument, shape) = ("requests", "(user_id, action, resource, context)");
     if !store.serves() {
-        let asked = rows(argument, requests, &(3..=4), shape, |row| {
+        let count = rows(argument, requests, &(3..=4), shape, |row| {
             row.fields()?;
             Ok(())
         })?;
-        return PyList::new(py, repeat_n(NOTHING, asked));
+        return PyList::new(py, repeat_n(NOTHING, count));
     }
     let about = requests.cast_exact::<PyList>().map_or(0, PyListMethods::len);
     let mut look_ups = store.cache.look_ups(about);
@@ -39,7 +43,7 @@ pub fn get<'py>(
         }
         Err(fault) => {
             look_ups.miss();
-            PolicyStore::report(slf, "get_batch", fault)
+            cache.report("get_batch", fault)
         }
     })?;
 
@@ -54,4 +58,37 @@ pub fn get<'py>(
     let decisions = PyList::new(py, decisions)?;
     stats.record_batch(found.len(), started.elapsed());
     failed.map_or(Ok(decisions), Err)
+}
+
+/// Stores many decisions; returns the number that were stored.
+pub fn set<'py>(
+    cache: Instance<'_, 'py>,
+    entries: &Bound<'py, PyAny>,
+    tags: &Tags,
+    stamp: sark_cache_core::Stamp,
+    policy: Policy<'_, 'py>,
+) -> PyResult<u64> {
+    let store = cache.store;
+    let numbers = store.cache.log().tags(&tags.names);
+    let serves = store.serves();
+    if serves {
+        store.cache.stats().counters.batch_operations.increment();
+    }
+    let mut stored = 0;
+    let shape = "(user_id, action, resource, decision, context, ttl_seconds)";
+    rows("entries", entries, &(4..=6), shape, |row| {
+        let ttl = entry_ttl(cache, ttl(row.get(5))?, None)?;
+        let request = Request { policy, fields: row.fields()?, context: row.get(4) };
+        let tags = tags.all().map(|()| numbers.clone());
+        match store.prepare_insert(request, &row.items[3], tags, ttl) {
+            Ok(insert) if serves => {
+                stored += u64::from(store.insert(cache.py(), insert, stamp));
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+            Err(fault) if serves => cache.report("set_batch", fault),
+            Err(fault) => fault.pass_wrong_type(),
+        }
+    })?;
+    Ok(stored)
 }

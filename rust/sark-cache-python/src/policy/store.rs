@@ -1,47 +1,66 @@
-//! What a policy cache does with requests and decisions, below its Python methods.
+//! One policy cache below its Python methods: entries, settings, and inserts.
 
-use crate::awaitable::settled;
+use crate::awaitable::poll_or_block;
+use crate::convert::arguments::Request;
 use crate::convert::json::{is_mapping, not_an_object};
-use crate::convert::key::{Request, request};
+use crate::convert::key::request;
 use crate::error::{Fault, wrong_type};
-use crate::load::Loads;
-use crate::runtime::complete;
+use crate::load::owner::Switch;
+use crate::load::registry::LoadRegistry;
+use crate::runtime::run_in_background;
 use crate::value::Stored;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use sark_cache_core::{Cache, Entry, Key, KeyWriter, Tags, poll_once};
+use sark_cache_core::clock::nanos;
+use sark_cache_core::{Cache, Entry, Key, KeyWriter, Options, Tags, poll_once};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A moment in the life of one cache: `stamp()` before evaluating, `set(..., stamp=...)` after.
+/// A position in the invalidation log of one cache.
+///
+/// Take one with `stamp()` before evaluating a decision, and pass it to `set(..., stamp=...)`: a
+/// decision that was revoked in between is not stored.
 #[pyclass(frozen, eq, hash, module = "sark_cache._native")]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Stamp {
-    pub cache: u64,
-    pub at: sark_cache_core::Stamp,
+    cache: u64,
+    at: sark_cache_core::Stamp,
 }
 
-/// Numbers the caches of a process, so that a stamp of one is not taken for one of another.
-pub static CACHES: AtomicU64 = AtomicU64::new(0);
+/// Numbers the caches of a process, so that a stamp of one cache is refused by another.
+static CACHES: AtomicU64 = AtomicU64::new(0);
 
-/// One policy cache: its entries and its settings.
+/// The entries and the settings of one policy cache.
 pub struct Store {
     pub cache: Arc<Cache<Stored>>,
-    pub loads: Arc<Loads>,
+    pub loads: Arc<LoadRegistry>,
+    pub switch: Arc<Switch>,
     /// Its number among the caches of this process.
-    pub identity: u64,
-    pub enabled: AtomicBool,
-    pub closed: AtomicBool,
+    identity: u64,
     pub use_optimized_ttl: AtomicBool,
-    /// Nanoseconds.
-    pub ttl: AtomicU64,
+    /// The default time to live in nanoseconds.
+    ttl: AtomicU64,
     pub max_size: u64,
 }
 
-/// One decision on its way in.
-pub struct Incoming {
+/// A policy cache as its methods use it: the Python object and its store.
+#[derive(Clone, Copy)]
+pub struct Instance<'a, 'py> {
+    pub object: &'a Bound<'py, PyAny>,
+    pub store: &'a Store,
+}
+
+impl<'py> Instance<'_, 'py> {
+    #[inline]
+    pub fn py(self) -> Python<'py> {
+        self.object.py()
+    }
+}
+
+/// A decision that was read and checked, before it is stored.
+pub struct PendingInsert {
     key: Key,
     value: Stored,
     tags: Tags,
@@ -49,17 +68,36 @@ pub struct Incoming {
 }
 
 impl Store {
-    /// Whether it answers and stores at all.
-    pub fn serves(&self) -> bool {
-        self.enabled.load(Ordering::Relaxed) && !self.closed.load(Ordering::Acquire)
+    pub fn new(options: Options, ttl: Duration, enabled: bool, use_optimized_ttl: bool) -> Self {
+        let cache = Arc::new(Cache::new(options));
+        Self {
+            loads: LoadRegistry::new(&cache),
+            cache,
+            switch: Arc::new(Switch::new(enabled)),
+            identity: CACHES.fetch_add(1, Ordering::Relaxed),
+            use_optimized_ttl: AtomicBool::new(use_optimized_ttl),
+            ttl: AtomicU64::new(nanos(ttl)),
+            max_size: options.max_size,
+        }
     }
 
-    /// How long an entry lives unless told otherwise.
+    /// Returns whether the cache is enabled and not closed.
+    #[inline]
+    pub fn serves(&self) -> bool {
+        self.switch.serves()
+    }
+
+    /// Returns the default time to live.
     pub fn ttl(&self) -> Duration {
         Duration::from_nanos(self.ttl.load(Ordering::Relaxed))
     }
 
-    /// What is stored for a request or, if nothing is, what `missed` makes of its key. Counts
+    /// Sets the default time to live.
+    pub fn set_ttl(&self, ttl: Duration) {
+        self.ttl.store(nanos(ttl), Ordering::Relaxed);
+    }
+
+    /// Returns the entry of a request or, after a miss, the result of `missed` for its key. Counts
     /// nothing.
     #[inline]
     pub fn look_up<K>(
@@ -68,12 +106,17 @@ impl Store {
         missed: impl FnOnce(&KeyWriter) -> K,
     ) -> Result<Result<Arc<Entry<Stored>>, K>, Fault> {
         request(asked, |key| {
-            // Never pending; should moka change that, a miss is the safe answer.
+            // Never pending. If moka changes that, a miss is the safe answer.
             poll_once(self.cache.find(key.as_bytes())).flatten().ok_or_else(|| missed(key))
         })
     }
 
-    /// The stamp that was given, or that of now.
+    /// Returns the current stamp.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { cache: self.identity, at: self.cache.stamp() }
+    }
+
+    /// Returns the stamp that was given, or the current one.
     pub fn stamp_or_now(
         &self,
         given: Option<&Bound<'_, PyAny>>,
@@ -88,15 +131,16 @@ impl Store {
         Ok(stamp.get().at)
     }
 
-    /// Reads a decision and the request that it is for. One that cannot be stored, be it because of
-    /// its tags, has superseded what is stored for the request, so that is dropped.
-    pub fn incoming(
+    /// Reads a decision and its request. From here on no running load overwrites the decision.
+    ///
+    /// If the decision cannot be stored, the entry of its request is removed: it is superseded.
+    pub fn prepare_insert(
         &self,
         asked: Request<'_, '_>,
         decision: &Bound<'_, PyAny>,
         tags: Result<Tags, Fault>,
         ttl: Duration,
-    ) -> Result<Incoming, Fault> {
+    ) -> Result<PendingInsert, Fault> {
         if !is_mapping(decision) {
             return Err(Fault::WrongType(wrong_type("decision", "a dict", decision)));
         }
@@ -105,27 +149,27 @@ impl Store {
         let read = tags.and_then(|tags| {
             let value = Stored::from_python(decision)?;
             self.cache.weigh(&key, &value, &tags)?;
-            // Of a class that says it is a mapping and is a str or a list as well.
+            // False for a class that is registered as a mapping and is also a str or a list.
             if value.is_object() { Ok((value, tags)) } else { Err(not_an_object()) }
         });
         match read {
-            Ok((value, tags)) => Ok(Incoming { key, value, tags, ttl }),
+            Ok((value, tags)) => Ok(PendingInsert { key, value, tags, ttl }),
             Err(fault) => {
                 let cache = Arc::clone(&self.cache);
-                complete(async move { cache.discard(key.as_bytes()).await });
+                run_in_background(async move { cache.discard(key.as_bytes()).await });
                 Err(fault)
             }
         }
     }
 
-    /// Stores one decision; false if it was refused.
+    /// Stores one decision; returns false if it was refused.
     pub fn insert(
         &self,
         py: Python<'_>,
-        Incoming { key, value, tags, ttl }: Incoming,
+        PendingInsert { key, value, tags, ttl }: PendingInsert,
         stamp: sark_cache_core::Stamp,
     ) -> bool {
         let insert = pin!(self.cache.insert(key, value, ttl, tags, stamp));
-        settled(py, insert, || _ = self.cache.maintain()).is_ok()
+        poll_or_block(py, insert, || _ = self.cache.maintain()).is_ok()
     }
 }

@@ -6,7 +6,9 @@
 
 use crate::convert::json::{is_mapping, not_an_object};
 use crate::error::{Fault, wrong_type};
-use crate::value::{Reader, Stored};
+use crate::value::decode::Reader;
+use crate::value::encode::encode;
+use crate::value::format::DICT;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyString, PyTuple, PyType};
@@ -19,6 +21,22 @@ use std::sync::Arc;
 #[pyclass(frozen, mapping, module = "sark_cache")]
 pub struct Decision(Arc<[u8]>);
 
+/// Returns the stored bytes of `value`, a snapshot; a `Decision` shares those that it has.
+pub fn snapshot(value: &Bound<'_, PyAny>) -> Result<Arc<[u8]>, Fault> {
+    match value.cast_exact::<Decision>() {
+        Ok(decision) => Ok(Arc::clone(&decision.get().0)),
+        Err(_) => encode(value),
+    }
+}
+
+/// Decodes the next value as one that cannot be changed: lists as tuples, dicts as [`Decision`]s.
+fn frozen<'py>(reader: &mut Reader<'_>, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    let decision = |reader: &mut Reader<'_>, py| {
+        Ok(Some(Decision::new(py, reader.take_bytes()?.into())?.into_any()))
+    };
+    reader.inside_out(py, decision, |list| Ok(PyTuple::new(list.py, list.items)?.into_any()))
+}
+
 impl Decision {
     /// The decision in these bytes, which are those of a dict.
     pub fn new(py: Python<'_>, bytes: Arc<[u8]>) -> PyResult<Bound<'_, Self>> {
@@ -29,11 +47,6 @@ impl Decision {
         Ok(decision)
     }
 
-    /// The bytes, to be stored again.
-    pub fn bytes(&self) -> &Arc<[u8]> {
-        &self.0
-    }
-
     fn find<'py>(
         &self,
         py: Python<'py>,
@@ -41,7 +54,8 @@ impl Decision {
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         // What is no str is no field's name; what is one of its subclass's equals whom it likes.
         let Ok(name) = name.cast::<PyString>() else { return Ok(None) };
-        Reader::new(&self.0).field(py, name)
+        let mut reader = Reader::new(&self.0);
+        if reader.seek(py, name)? { frozen(&mut reader, py).map(Some) } else { Ok(None) }
     }
 
     /// The frozen values by name, in the order of the fields.
@@ -49,7 +63,10 @@ impl Decision {
         &self,
         py: Python<'py>,
     ) -> PyResult<Vec<(Bound<'py, PyString>, Bound<'py, PyAny>)>> {
-        Reader::new(&self.0).frozen_fields(py)
+        let mut reader = Reader::new(&self.0);
+        let count = reader.count()?;
+        let field = |_| Ok((reader.name()?.to_python(py)?, frozen(&mut reader, py)?));
+        (0..count).map(field).collect()
     }
 
     fn view<'py>(slf: &Bound<'py, Self>, kind: &str) -> PyResult<Bound<'py, PyAny>> {
@@ -65,14 +82,14 @@ impl Decision {
         if !is_mapping(fields) {
             return Err(wrong_type("fields", "a mapping", fields));
         }
-        let stored = Stored::from_python(fields)?;
-        if !stored.is_object() {
+        let bytes = snapshot(fields)?;
+        if bytes.first() != Some(&DICT) {
             return Err(not_an_object().into());
         }
-        if stored.bytes().len() > MAX_ENTRY_BYTES {
+        if bytes.len() > MAX_ENTRY_BYTES {
             return Err(Fault::from(NotJson::TooLarge).into());
         }
-        Ok(Self(Arc::clone(stored.bytes())))
+        Ok(Self(bytes))
     }
 
     /// Whether the decision allows: its field "allow" is `True`, and not merely something like it.
@@ -151,8 +168,8 @@ impl Decision {
         if !is_mapping(other) {
             return Ok(py.NotImplemented());
         }
-        match Stored::from_python(other) {
-            Ok(stored) => equal(stored.as_ref())?.into_py_any(py),
+        match snapshot(other) {
+            Ok(stored) => equal(&stored)?.into_py_any(py),
             // What could not be stored equals nothing that was.
             Err(Fault::NotJson(_)) => false.into_py_any(py),
             Err(fault) => Err(fault.into()),

@@ -10,7 +10,7 @@
 //! They are [`SLOTS`] at most, of decisions of up to [`LARGEST`] bytes: some hundred kilobytes for a
 //! process, that stay in the processor's cache.
 
-use crate::value::Reader;
+use crate::value::decode::Reader;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use std::sync::{Arc, Mutex};

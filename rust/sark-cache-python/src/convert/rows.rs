@@ -1,0 +1,88 @@
+//! The rows of a batch.
+
+use crate::error::{Fault, wrong_type};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyString, PyTuple};
+use std::ops::RangeInclusive;
+
+/// Hands the rows of a batch, tuples or lists of `shape`, to `read`, one after the other. At least
+/// the first `lengths.start()` items of a row are there. Returns how many rows there were.
+#[inline]
+pub fn rows<'py>(
+    argument: &'static str,
+    given: &Bound<'py, PyAny>,
+    lengths: &RangeInclusive<usize>,
+    shape: &str,
+    mut read: impl FnMut(Row<'_, 'py>) -> PyResult<()>,
+) -> PyResult<usize> {
+    let mut index = 0;
+    let mut read_row = |row: Bound<'py, PyAny>| {
+        // What a tuple holds stays what it is whatever code runs meanwhile.
+        let copied;
+        let row = if let Ok(tuple) = row.cast::<PyTuple>() {
+            tuple
+        } else {
+            copied = row.cast::<PyList>().map(PyListMethods::to_tuple).map_err(|_| {
+                wrong_type(&format!("{argument}[{index}]"), &format!("a tuple {shape}"), &row)
+            })?;
+            &copied
+        };
+        if !lengths.contains(&row.len()) {
+            return Err(PyTypeError::new_err(format!(
+                "{argument}[{index}] must be a tuple {shape}, not one of {} items",
+                row.len()
+            )));
+        }
+        read(Row { argument, index, items: row.as_slice() })?;
+        index += 1;
+        Ok(())
+    };
+    if let Ok(list) = given.cast_exact::<PyList>() {
+        for row in list {
+            read_row(row)?;
+        }
+    } else {
+        let wrong = |_| wrong_type(argument, &format!("a list of tuples {shape}"), given);
+        for row in given.try_iter().map_err(wrong)? {
+            // Each as it comes: what has no end may at least have a wrong row.
+            read_row(row?)?;
+        }
+    }
+    Ok(index)
+}
+
+/// One row of a batch.
+#[derive(Clone, Copy)]
+pub struct Row<'r, 'py> {
+    argument: &'static str,
+    index: usize,
+    pub items: &'r [Bound<'py, PyAny>],
+}
+
+impl<'r, 'py> Row<'r, 'py> {
+    /// What stands there, unless it is left out or None.
+    #[inline]
+    pub fn get(&self, at: usize) -> Option<&'r Bound<'py, PyAny>> {
+        self.items.get(at).filter(|item| !item.is_none())
+    }
+
+    /// User, action and resource.
+    #[inline]
+    pub fn fields(&self) -> Result<[&'r Bound<'py, PyString>; 3], Fault> {
+        Ok([self.field(0)?, self.field(1)?, self.field(2)?])
+    }
+
+    /// The user, the action or the resource.
+    #[inline]
+    pub fn field(&self, at: usize) -> Result<&'r Bound<'py, PyString>, Fault> {
+        self.items[at].cast().map_err(|_| Fault::WrongType(self.wrong_field(at)))
+    }
+
+    #[cold]
+    fn wrong_field(&self, at: usize) -> PyErr {
+        let name = ["user_id", "action", "resource"][at];
+        let argument = format!("{}[{}]: {name}", self.argument, self.index);
+        wrong_type(&argument, "a str", &self.items[at])
+    }
+}

@@ -1,0 +1,45 @@
+//! The cache that a load is for.
+
+use crate::error::Fault;
+use pyo3::prelude::*;
+use sark_cache_core::stats::Stats;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Says whether a cache serves and stores.
+pub struct Switch {
+    pub enabled: AtomicBool,
+    pub closed: AtomicBool,
+}
+
+impl Switch {
+    pub fn new(enabled: bool) -> Self {
+        Self { enabled: enabled.into(), closed: false.into() }
+    }
+
+    /// Returns whether the cache is enabled and not closed.
+    #[inline]
+    pub fn serves(&self) -> bool {
+        self.enabled.load(Ordering::Relaxed) && !self.closed.load(Ordering::Acquire)
+    }
+}
+
+/// Counts a fault in `errors` and logs it through the Python object; raises errors of the caller.
+pub type Report = fn(&Bound<'_, PyAny>, &Stats, &str, Fault) -> PyResult<()>;
+
+/// The handling of decisions that cannot be stored.
+#[derive(Clone, Copy)]
+pub enum OnFault {
+    /// The request raises it.
+    Raise,
+    /// It is reported, and the request gets its decision all the same.
+    Report(Report),
+}
+
+/// The cache that a load is for.
+pub struct Owner {
+    /// The Python object.
+    pub object: Py<PyAny>,
+    pub switch: Arc<Switch>,
+    pub on_fault: OnFault,
+}

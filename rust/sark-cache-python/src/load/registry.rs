@@ -1,0 +1,151 @@
+//! The running loads of one cache, and the timer that looks after the requests that wait.
+
+use crate::load::event_loop::{call_later, running_loop};
+use crate::load::outcome::SharedOutcome;
+use crate::load::task::Task;
+use crate::load::wake::together;
+use crate::runtime::fork_guard::generation;
+use crate::value::Stored;
+use pyo3::prelude::*;
+use sark_cache_core::clock::nanos;
+use sark_cache_core::load::{FlightId, MOMENT, WaitGraph};
+use sark_cache_core::pauses::Pauses;
+use sark_cache_core::{Cache, Flights};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+/// Who waits for whom, in all caches of this process.
+static GRAPH: LazyLock<Arc<WaitGraph<Task>>> = LazyLock::new(Arc::default);
+
+/// The most slow loads that are looked at in one go.
+const MAX_LOOKED_AT: usize = 256;
+
+/// The loads of one cache that are running.
+pub struct LoadRegistry {
+    flights: Arc<Flights<SharedOutcome, Task>>,
+    generation: AtomicU64,
+    /// The event loops that have an [`Alarm`], by their addresses, and whether it is alive.
+    watched: Mutex<Vec<(usize, Weak<()>)>>,
+    /// Between refreshes that bring nothing.
+    pub pauses: Pauses,
+}
+
+impl LoadRegistry {
+    pub fn new(cache: &Cache<Stored>) -> Arc<Self> {
+        let flights = Arc::new(Flights::new(Arc::clone(cache.log()), Arc::clone(&GRAPH)));
+        let (generation, watched) = (AtomicU64::new(generation()), Mutex::default());
+        Arc::new(Self { flights, generation, watched, pauses: Pauses::default() })
+    }
+
+    /// Keeps what a load brings from overwriting what is about to be stored.
+    pub fn supersede(&self, key: &[u8]) {
+        self.flights().supersede(key);
+    }
+
+    /// Whether what is stored is being refreshed, or has to wait for its next refresh.
+    pub fn refreshes(&self, key: &[u8]) -> Refreshing {
+        if self.pauses.has(key, now()) {
+            return Refreshing::Pauses;
+        }
+        let led = self.flights().led_ahead(key);
+        led.map_or(Refreshing::No, |(flight, leader)| Refreshing::Led(flight, leader))
+    }
+
+    /// Whether there is nothing to begin. A refresh whose task does not go on is given up: nobody
+    /// waits for it.
+    pub fn holds(&self, py: Python<'_>, refreshing: Refreshing) -> PyResult<bool> {
+        match refreshing {
+            Refreshing::No => Ok(false),
+            Refreshing::Pauses => Ok(true),
+            Refreshing::Led(_, leader) if leader.goes_on(py)? => Ok(true),
+            Refreshing::Led(flight, leader) => {
+                self.flights().depose(flight, &leader);
+                Ok(false)
+            }
+        }
+    }
+
+    pub fn flights(&self) -> &Arc<Flights<SharedOutcome, Task>> {
+        // The tasks that led before a fork do not go on in the child.
+        let now = generation();
+        if self.generation.load(Ordering::Acquire) != now
+            && self.generation.swap(now, Ordering::AcqRel) != now
+        {
+            self.flights.forget();
+            lock(&self.watched).clear();
+        }
+        &self.flights
+    }
+
+    /// Sees to it that the running event loop looks after those who wait.
+    pub fn watch(self: &Arc<Self>, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
+        let address = event_loop.as_ptr() as usize;
+        let alive = Arc::new(());
+        let mut watched = lock(&self.watched);
+        let lives = |alive: &Weak<()>| alive.strong_count() > 0;
+        if watched.iter().any(|(watched, alive)| *watched == address && lives(alive)) {
+            return Ok(());
+        }
+        watched.retain(|(_, alive)| lives(alive));
+        watched.push((address, Arc::downgrade(&alive)));
+        drop(watched);
+        let alarm = Alarm { loads: Arc::downgrade(self), _alive: alive };
+        call_later(event_loop, MOMENT, Bound::new(event_loop.py(), alarm)?.as_any())
+    }
+
+    /// Looks after those who wait; whether anybody does.
+    fn look_after(&self, py: Python<'_>) -> PyResult<bool> {
+        let flights = self.flights();
+        let look = flights.look_after(now());
+        for (flight, leader) in look.slow.into_iter().take(MAX_LOOKED_AT) {
+            if !leader.goes_on(py)? {
+                flights.depose(flight, &leader);
+            } else if GRAPH.is_circular(&leader, |task| task.waits_for(py)) {
+                flights.reconsider(flight);
+            }
+        }
+        Ok(look.anybody)
+    }
+}
+
+/// What is known of the refresh of what is stored.
+pub enum Refreshing {
+    No,
+    /// The last one brought nothing.
+    Pauses,
+    /// It is running, led by a task.
+    Led(FlightId, Task),
+}
+
+/// Nanoseconds of a monotonic clock.
+pub fn now() -> u64 {
+    static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    nanos(ORIGIN.elapsed())
+}
+
+/// What an event loop calls once a [`MOMENT`] while requests wait.
+#[pyclass(frozen, module = "sark_cache._native")]
+struct Alarm {
+    loads: Weak<LoadRegistry>,
+    /// As long as the event loop has the alarm.
+    _alive: Arc<()>,
+}
+
+#[pymethods]
+impl Alarm {
+    fn __call__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let Some(loads) = slf.get().loads.upgrade() else { return Ok(()) };
+        let mut anybody = Ok(true);
+        together(py, || anybody = loads.look_after(py))?;
+        if anybody? {
+            call_later(&running_loop(py)?, MOMENT, slf.as_any())?;
+        }
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

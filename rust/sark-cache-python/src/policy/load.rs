@@ -1,0 +1,119 @@
+//! `get_or_load`, and the loads that refresh an entry in the background.
+
+use crate::awaitable::ready;
+use crate::convert::arguments::{self, Request, RequestArguments, optional, ttl};
+use crate::convert::key::request;
+use crate::convert::tags::Tags;
+use crate::load::owner::{OnFault, Owner};
+use crate::load::{Load, LoadRequest, evaluate};
+use crate::policy::lookup::serve;
+use crate::policy::report::report;
+use crate::policy::set::StorageArguments;
+use crate::policy::store::{Instance, Store};
+use crate::policy::ttl::max_ttl;
+use crate::value::Stored;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+use sark_cache_core::{Entry, Key, KeyWriter, poll_once};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Returns the decision for a request: the cached one, or else the result of `loader()`.
+#[inline]
+pub fn get_or_load<'py>(
+    cache: Instance<'_, 'py>,
+    request: RequestArguments<'_, 'py>,
+    loader: &Bound<'py, PyAny>,
+    StorageArguments { ttl_seconds, sensitivity, tags }: StorageArguments<'_, 'py>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (py, store) = (cache.py(), cache.store);
+    let request = request.read()?;
+    let loader = arguments::loader(loader)?;
+    let sensitivity = optional("sensitivity", sensitivity)?;
+    let given = ttl(ttl_seconds)?;
+    let tags = Tags::of_decision(tags)?;
+    if !store.serves() {
+        return evaluate(cache.object, loader, None);
+    }
+    let stats = store.cache.stats();
+    let started = stats.start();
+    let served = match tags.all() {
+        Ok(()) => {
+            let found = |entry: &Entry<Stored>| entry.value().to_python(py);
+            serve(cache, request, sensitivity, found, KeyWriter::to_key)
+        }
+        Err(fault) => {
+            stats.counters.misses.increment();
+            Err(fault)
+        }
+    };
+    stats.stop(started);
+    match served {
+        Ok(Ok(decision)) => ready(py, decision),
+        Ok(Err(key)) => {
+            let ttl = given.unwrap_or_else(|| store.ttl());
+            let max_ttl = max_ttl(cache, sensitivity)?;
+            let tags = store.cache.log().tags(&tags.names);
+            Load::decision(py, load_request(cache, key, ttl, max_ttl, tags, loader))
+        }
+        Err(fault) => {
+            cache.report("get_or_load", fault)?;
+            stats.counters.loads.increment();
+            let failed = cache.object.getattr(name!(py, "_count_load_error"))?;
+            evaluate(cache.object, loader, Some(failed))
+        }
+    }
+}
+
+/// Starts a refresh of the entry of a request, led by the caller. Returns `None` if there is no
+/// entry, or if a load or refresh of it is still running.
+///
+/// The new entry gets the time to live and the tags of the one that it replaces.
+pub fn lead_refresh<'py>(
+    cache: Instance<'_, 'py>,
+    callback: &Bound<'py, PyAny>,
+    Request { policy, fields, context }: Request<'_, 'py>,
+    sensitivity: &Bound<'py, PyString>,
+) -> PyResult<Option<Load>> {
+    let (py, store) = (cache.py(), cache.store);
+    // A copy: the callback gets the context that the key was made of, even if the caller changes its
+    // own object in the meantime.
+    let context = context.map(|context| Stored::from_python(context)?.to_python(py)).transpose()?;
+    let context = context.as_ref();
+    let key = request(Request { policy, fields, context }, KeyWriter::to_key)?;
+    let Some(entry) = poll_once(store.cache.find(key.as_bytes())).flatten() else {
+        return Ok(None);
+    };
+    let [user_id, action, resource] = fields;
+    let evaluate = py
+        .import(name!(py, "functools"))?
+        .call_method1(name!(py, "partial"), (callback, user_id, action, resource, context))?;
+    let max_ttl = max_ttl(cache, Some(sensitivity))?;
+    let (ttl, tags) = (entry.ttl(), entry.tags().clone());
+    Load::refresh(py, load_request(cache, key, ttl, max_ttl, tags, &evaluate))
+}
+
+fn load_request(
+    Instance { object, store }: Instance<'_, '_>,
+    key: Key,
+    ttl: Duration,
+    max_ttl: Duration,
+    tags: sark_cache_core::Tags,
+    loader: &Bound<'_, PyAny>,
+) -> LoadRequest {
+    let Store { cache, loads, switch, .. } = store;
+    LoadRequest {
+        owner: Owner {
+            object: object.clone().unbind(),
+            switch: Arc::clone(switch),
+            on_fault: OnFault::Report(report),
+        },
+        cache: Arc::clone(cache),
+        loads: Arc::clone(loads),
+        key,
+        ttl,
+        max_ttl,
+        tags,
+        loader: loader.clone().unbind(),
+    }
+}

@@ -1,0 +1,60 @@
+//! The TTL rule: how long an entry lives, and which entries are refreshed.
+
+use crate::convert::arguments::ttl;
+use crate::policy::report::log;
+use crate::policy::store::Instance;
+use pyo3::IntoPyObjectExt;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Returns the time to live of an entry: the one that was given or else the default, and at most
+/// what its sensitivity allows.
+pub fn entry_ttl(
+    cache: Instance<'_, '_>,
+    given: Option<Duration>,
+    sensitivity: Option<&Bound<'_, PyString>>,
+) -> PyResult<Duration> {
+    Ok(given.unwrap_or_else(|| cache.store.ttl()).min(max_ttl(cache, sensitivity)?))
+}
+
+/// Returns the longest time to live that a sensitivity allows, from the class's `OPTIMIZED_TTL`.
+/// Logs a warning for an unknown sensitivity, which has no limit.
+pub fn max_ttl(
+    cache: Instance<'_, '_>,
+    sensitivity: Option<&Bound<'_, PyString>>,
+) -> PyResult<Duration> {
+    let Instance { object, store } = cache;
+    let Some(sensitivity) = sensitivity.filter(|_| store.use_optimized_ttl.load(Ordering::Relaxed))
+    else {
+        return Ok(Duration::MAX);
+    };
+    let table = object.getattr(name!(cache.py(), "OPTIMIZED_TTL"))?;
+    let seconds = table.call_method1(name!(cache.py(), "get"), (sensitivity,))?;
+    if let Some(longest) = ttl(Some(&seconds))? {
+        return Ok(longest);
+    }
+    log(object, name!(cache.py(), "_unknown_sensitivity"), (sensitivity,))?;
+    Ok(Duration::MAX)
+}
+
+/// Returns whether entries of a sensitivity are refreshed before they expire. Logs a warning for an
+/// unknown sensitivity, whose entries are not.
+pub fn is_refreshed(cache: Instance<'_, '_>, sensitivity: &Bound<'_, PyString>) -> PyResult<bool> {
+    match sensitivity.to_str() {
+        Ok("critical" | "confidential") => Ok(true),
+        Ok("internal" | "public" | "default") => Ok(false),
+        _ => max_ttl(cache, Some(sensitivity)).map(|_| false),
+    }
+}
+
+/// Returns a time to live in seconds: an int if it is a whole number of them, else a float.
+pub fn seconds(py: Python<'_>, ttl: Duration) -> PyResult<Bound<'_, PyAny>> {
+    if ttl.subsec_nanos() == 0 {
+        ttl.as_secs().into_bound_py_any(py)
+    } else {
+        #[expect(clippy::cast_precision_loss, reason = "a time to live does not need 53 bits")]
+        (ttl.as_nanos() as f64 / 1e9).into_bound_py_any(py)
+    }
+}

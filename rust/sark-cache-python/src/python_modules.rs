@@ -1,0 +1,32 @@
+//! The Python modules that are called from Rust, each imported once.
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyModule;
+
+/// Returns `asyncio`.
+pub fn asyncio(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static ASYNCIO: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    import(py, &ASYNCIO, "asyncio")
+}
+
+/// Returns `sark_cache.loading`, whose coroutines drive a [`Load`](crate::load::Load).
+pub fn loading(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static LOADING: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    import(py, &LOADING, "sark_cache.loading")
+}
+
+/// Returns `sark_cache.waiting`, which finds the tasks that a task waits for.
+pub fn waiting(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static WAITING: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    import(py, &WAITING, "sark_cache.waiting")
+}
+
+fn import<'py>(
+    py: Python<'py>,
+    module: &'static PyOnceLock<Py<PyModule>>,
+    name: &str,
+) -> PyResult<&'py Bound<'py, PyModule>> {
+    let imported = module.get_or_try_init(py, || py.import(name).map(Bound::unbind))?;
+    Ok(imported.bind(py))
+}
