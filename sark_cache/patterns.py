@@ -5,12 +5,17 @@ and policy. A pattern matches a decision if it matches one of three spellings of
 encoded one, as in a key of Redis; the raw one, with nothing encoded; and that of SARK, the raw one
 with `:` and `/` of the resource written as `_`. Matching too much revokes too much, which is safe.
 
-A glob becomes a regular expression without backtracking over its runs: the time to match is at
-worst the text's length times that of the pattern.
+Whoever chooses the pattern and the keys must not hold an event loop. The texts between the runs of
+a glob are found one after the other, each at its first place, without backtracking. One without
+`?` and classes is found in time linear in the text's length. One with them takes the text's length
+times its own at worst, in steps of about a millisecond, between which the caller may do other
+things.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
+from functools import cached_property
+from typing import Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from sark_cache.keys import is_plain, literal, parts_of
@@ -23,12 +28,25 @@ _START = _HEAD.encode()
 _OF_SARK = bytes.maketrans(b":/", b"__")
 
 
-def matcher(prefix: str, pattern: str) -> Callable[[list[str]], list[str]]:
-    """Returns a function that picks from keys those under a prefix whose text matches a glob."""
-    matches = compiled(pattern).fullmatch
+STEP: Final = 2**18
+"""The bytes of a text that one step compares at most, counted as often as they are compared."""
 
-    def matching(keys: list[str]) -> list[str]:
-        return [key for key in keys if any(map(matches, _spellings(prefix, key)))]
+Matching: TypeAlias = Callable[[Iterable[str]], Generator[str | None]]
+"""Picks from keys. It yields those that match, and None after each step of one that takes long."""
+
+
+def matcher(prefix: str, pattern: str) -> Matching:
+    """Returns a function that picks from keys those under a prefix whose text matches a glob."""
+    glob = Glob(pattern)
+
+    def matching(keys: Iterable[str]) -> Generator[str | None]:
+        for key in keys:
+            for spelling in _spellings(prefix, key):
+                if (yield from glob.steps(spelling)):
+                    yield key
+                    break
+            else:
+                yield None
 
     return matching
 
@@ -46,18 +64,44 @@ def candidates(prefix: str, pattern: str) -> str:
     return f"{literal(prefix)}:*:{beginning}*"
 
 
-def compiled(pattern: str) -> re.Pattern[bytes]:
-    r"""Returns a Redis glob as a regular expression for the whole of a text.
+class Glob:
+    r"""A Redis glob.
 
     Bytes are matched, as Redis does it: `*` any run, `?` any one byte, `[a-z]` one of, `[^a-z]`
     none of, `\x` x itself. An unclosed class ends where the pattern ends.
     """
-    first, *rest = _segments(pattern.encode())
-    if not rest:
-        return re.compile(first, re.DOTALL)
-    *between, last = rest
-    runs = b"".join(b"(?>.*?%b)" % segment for segment in between if segment)
-    return re.compile(first + runs + b".*" + last, re.DOTALL)
+
+    def __init__(self, pattern: str) -> None:
+        first, *rest = _segments(pattern.encode())
+        self._first: Final = first
+        self._between: Final = [segment for segment in rest[:-1] if segment.length]
+        self._last: Final = rest[-1] if rest else None
+
+    def matches(self, text: bytes) -> bool:
+        """Returns whether the whole of a text matches."""
+        steps = self.steps(text)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as ended:
+                return bool(ended.value)
+
+    def steps(self, text: bytes) -> Generator[None, None, bool]:
+        """Returns whether the whole of a text matches, in steps that compare `STEP` bytes each."""
+        last = self._last
+        at = self._first.length
+        # Every segment matches texts of one length, so the first place of each is the best one.
+        end = len(text) - (0 if last is None else last.length)
+        if at > end or (last is None and at != end) or not self._first.is_at(text, 0):
+            return False
+        if last is not None and not last.is_at(text, end):
+            return False
+        for segment in self._between:
+            found = yield from segment.found(text, at, end)
+            if found < 0:
+                return False
+            at = found + segment.length
+        return True
 
 
 def _spellings(prefix: str, key: str) -> list[bytes]:
@@ -67,29 +111,76 @@ def _spellings(prefix: str, key: str) -> list[bytes]:
     encoded = [part.encode() for part in parts[1:]]
     raw = encoded if "%" not in key else [unquote_to_bytes(part) for part in parts[1:]]
     user, action, resource, context = raw
-    spellings = [encoded, raw, [user, action, resource.translate(_OF_SARK), context]]
-    return [_START + b":".join(spelling) for spelling in spellings]
+    spellings = (encoded, raw, [user, action, resource.translate(_OF_SARK), context])
+    return list(dict.fromkeys(_START + b":".join(spelling) for spelling in spellings))
 
 
-def _segments(pattern: bytes) -> list[bytes]:
-    """Returns the regular expressions for what stands between the runs of a glob."""
-    segments = [b""]
+class _Segment:
+    """A part of a glob between two runs. All texts that it matches are of one length."""
+
+    def __init__(self, length: int, text: bytes | None, expression: bytes) -> None:
+        self.length: Final = length
+        self._text: Final = text
+        """The only text that matches; None: there are several."""
+        self._expression: Final = expression
+
+    @cached_property
+    def _compiled(self) -> re.Pattern[bytes]:
+        # When it is first needed: a glob may have hundreds, and each takes some 50 µs.
+        return re.compile(self._expression, re.DOTALL)
+
+    def is_at(self, text: bytes, at: int) -> bool:
+        """Returns whether it matches at an offset."""
+        if self._text is not None:
+            return text.startswith(self._text, at)
+        return self._compiled.match(text, at) is not None
+
+    def found(self, text: bytes, at: int, end: int) -> Generator[None, None, int]:
+        """Returns the first offset between two where it matches; -1: there is none."""
+        if self._text is not None:
+            return text.find(self._text, at, end)
+        places = max(1, STEP // self.length)
+        while at + self.length <= end:
+            found = self._compiled.search(text, at, min(end, at + places + self.length - 1))
+            yield
+            if found is not None:
+                return found.start()
+            at += places
+        return -1
+
+
+def _segments(pattern: bytes) -> list[_Segment]:
+    """Returns what stands between the runs of a glob: before the first one, ..., after the last."""
+    segments: list[_Segment] = []
+    plain, expression, length, is_plain_text = b"", b"", 0, True
+
+    def end() -> None:
+        text = plain if is_plain_text else None
+        segments.append(_Segment(length, text, expression))
+
     at = 0
     while at < len(pattern):
         one = pattern[at : at + 1]
         at += 1
         if one == b"*":
-            segments.append(b"")
-        elif one == b"?":
-            segments[-1] += b"."
+            end()
+            plain, expression, length, is_plain_text = b"", b"", 0, True
+            continue
+        length += 1
+        if one == b"?":
+            expression += b"."
+            is_plain_text = False
         elif one == b"[":
-            expression, at = _class(pattern, at)
-            segments[-1] += expression
+            members, at = _class(pattern, at)
+            expression += members
+            is_plain_text = False
         else:
             if one == b"\\" and at < len(pattern):
                 one = pattern[at : at + 1]
                 at += 1
-            segments[-1] += re.escape(one)
+            plain += one
+            expression += re.escape(one)
+    end()
     return segments
 
 

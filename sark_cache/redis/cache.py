@@ -594,6 +594,9 @@ class PolicyCache(Closing):
         Nothing that is being evaluated anywhere is stored, whether or not it matches. On its way
         when it is called, as `invalidate` is.
 
+        Keys are compared with the glob in this process. That takes up to some 0.1 s for a key of
+        the longest fields; the event loop has a turn at least every 10 ms or so.
+
         Raises:
             TypeError, ValueError: No str, one of more than 1,024 bytes, or no UTF-8.
             InvalidationError: As `invalidate`.

@@ -8,7 +8,7 @@ that means to a request is the cache's business.
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from enum import Enum
 from hashlib import sha256
@@ -34,6 +34,8 @@ _RESERVATION = {str: scripts.RESERVATION, bytes: scripts.RESERVATION.encode()}
 
 CHUNK = 500
 """Commands, or keys of one command, that are sent at once."""
+TURN_SECONDS = 0.005
+"""How long keys are compared before the event loop has a turn."""
 STRETCHED = "an entry with more time left than it had: the server's clock went back"
 T = TypeVar("T")
 
@@ -381,6 +383,9 @@ class Store:
     async def invalidate_pattern(self, link: Link, pattern: str) -> int:
         """Revokes what matches a glob over the text of the key; how many there were.
 
+        However long it takes to compare keys with the glob, the event loop has a turn every few
+        milliseconds.
+
         Raises:
             Exception: It could not be confirmed.
         """
@@ -413,11 +418,11 @@ class Store:
         link: Link,
         record: Record,
         pattern: str,
-        of_these: Callable[[list[str]], list[str]],
+        of_these: Callable[[list[str]], Iterable[str | None]],
         tags: Sequence[str],
     ) -> int:
         async def remove(primary: Primary, keys: list[str]) -> int:
-            return await _removed(primary, of_these(keys), tags)
+            return await _removed(primary, await _in_turns(of_these(keys)), tags)
 
         async def revoke(servers: Servers) -> int:
             # First what is being evaluated, which the walk cannot see.
@@ -482,6 +487,23 @@ async def _sent(
         part = slice(start, start + CHUNK)
         answers += await link.commands(deadline, keys[part], commands[part])
     return answers
+
+
+async def _in_turns(found: Iterable[str | None]) -> list[str]:
+    """Returns what is found, and gives the event loop a turn each time `TURN_SECONDS` have passed.
+
+    Args:
+        found: The keys, and None after a step that found nothing.
+    """
+    keys: list[str] = []
+    began = time.monotonic()
+    for key in found:
+        if key is not None:
+            keys.append(key)
+        if time.monotonic() - began > TURN_SECONDS:
+            await asyncio.sleep(0)
+            began = time.monotonic()
+    return keys
 
 
 async def _removed(primary: Primary, keys: list[str], tags: Sequence[str]) -> int:

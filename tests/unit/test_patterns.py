@@ -1,12 +1,15 @@
 """Patterns are globs as Redis has them, over each spelling of a decision's text."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from json_values import AWKWARD, TEXT
+from sark_cache import patterns
 from sark_cache.keys import literal, prefix_of, request_key
-from sark_cache.patterns import candidates, compiled, matcher
+from sark_cache.patterns import Glob, candidates, matcher
 
 PREFIX = prefix_of("shop:")
 GLOBS = st.text("ab:*?[]^-\\é", max_size=12)
@@ -17,7 +20,7 @@ def key(user_id="alice", action="read", resource="doc", policy=""):
 
 
 def matches(pattern, **request):
-    return bool(matcher(PREFIX, pattern)([key(**request)]))
+    return any(matcher(PREFIX, pattern)([key(**request)]))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,7 @@ def test_a_pattern_matches_the_encoded_the_raw_and_sarks_spelling(pattern, match
     ],
 )
 def test_a_glob_is_that_of_redis(pattern, text, matched):
-    assert bool(compiled(pattern).fullmatch(text.encode())) is matched
+    assert Glob(pattern).matches(text.encode()) is matched
 
 
 @given(TEXT | AWKWARD, TEXT | AWKWARD, GLOBS | TEXT)
@@ -76,7 +79,7 @@ def test_what_matches_is_among_the_candidates(user_id, resource, pattern):
             continue
         if matches(wanted, user_id=user_id, resource=resource, policy="p"):
             one = key(user_id=user_id, resource=resource, policy="p")
-            assert compiled(candidates(PREFIX, wanted)).fullmatch(one.encode())
+            assert Glob(candidates(PREFIX, wanted)).matches(one.encode())
 
 
 def test_the_server_looks_only_at_users_that_begin_as_the_pattern_says():
@@ -88,6 +91,36 @@ def test_the_server_looks_only_at_users_that_begin_as_the_pattern_says():
 
 
 def test_many_runs_cost_no_backtracking():
-    pattern = compiled("*" + "a*" * 300 + "b")
-    assert not pattern.fullmatch(b"a" * 60_000)
-    assert compiled("*" + "?a*" * 200 + "b").fullmatch(b"a" * 60_000 + b"b")
+    assert not Glob("*" + "a*" * 300 + "b").matches(b"a" * 60_000)
+    assert Glob("*" + "?a*" * 200 + "b").matches(b"a" * 60_000 + b"b")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "*" + "a?" * 500 + "b*",
+        "*" + "?" * 1_000 + "b*",
+        "*" + "[ab]" * 250 + "c*",
+        "*" + "?a*" * 300 + "c",
+        "*" + "*".join(f"?{number:x}" for number in range(256)) + "*",
+        "*" + "a" * 1_000 + "b*",
+        "*" + "a*" * 500 + "b*",
+    ],
+)
+def test_the_longest_key_is_compared_in_short_steps(pattern):
+    steps = matcher(PREFIX, pattern)([key("a" * 8_192, "a" * 8_192, "a" * 8_192)])
+    longest, began = 0.0, time.thread_time()
+    for found in steps:
+        assert found is None
+        now = time.thread_time()
+        longest, began = max(longest, now - began), now
+    assert longest < 0.03
+
+
+@given(GLOBS, st.text("ab]^-\\é", max_size=12))
+def test_a_long_text_is_compared_as_a_short_one(pattern, text):
+    """Steps of a few bytes find what one step over the whole text finds."""
+    with pytest.MonkeyPatch.context() as patch:
+        whole = Glob(pattern).matches(text.encode())
+        patch.setattr(patterns, "STEP", 1)
+        assert Glob(pattern).matches(text.encode()) is whole
