@@ -19,7 +19,7 @@ nox.options.sessions = ["tests", "lint", "typing", "workflows", "docs"]
 nox.options.reuse_existing_virtualenvs = True
 
 REPORT = {"PYTHONPATH": "tests/benchmarks"}
-"""Where `python -m report` is found."""
+"""The environment in which Python finds the module `report`."""
 
 AT_ONCE = ("--numprocesses=2", "--dist=loadfile")
 """Two processes share the tests, file by file: most of them wait for servers and clocks.
@@ -155,11 +155,10 @@ def bench(session: nox.Session) -> None:
         report(session)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def report(session: nox.Session) -> None:
-    """The page, the charts and the README's tables, from the report that is saved."""
-    install_groups(session, "report")
-    session.run("python", "-m", "report", "--render", env=REPORT)
+    """Writes the tables of the README and of docs/performance.md from the saved report."""
+    session.run(sys.executable, "-m", "report", "--render", env=REPORT, external=True)
 
 
 @nox.session

@@ -125,13 +125,13 @@ def gateway(handler, *guards):
 
 
 GATEWAYS = {
-    "no authorization": gateway(call_tool),
-    "a dependency that does nothing": gateway(call_tool, nothing),
-    "cached, authorize()": gateway(call_tool, as_in_the_example),
-    "cached, authorize() given three dependencies": gateway(call_tool, with_dependencies),
-    "cached, authorize() awaited in the handler": gateway(call_tool_if_allowed),
-    "cached, get_decision() in the handler": gateway(call_tool_after_look_up),
-    "policy every time": gateway(call_tool, evaluated),
+    "baseline: no authorization": gateway(call_tool),
+    "no authorization, an empty dependency": gateway(call_tool, nothing),
+    "cached: authorize() as a dependency": gateway(call_tool, as_in_the_example),
+    "cached: authorize() that takes three dependencies": gateway(call_tool, with_dependencies),
+    "cached: authorize() awaited in the handler": gateway(call_tool_if_allowed),
+    "cached: get_decision() in the handler": gateway(call_tool_after_look_up),
+    "no cache: the policy evaluates every request": gateway(call_tool, evaluated),
 }
 
 

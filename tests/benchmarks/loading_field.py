@@ -107,7 +107,7 @@ def of_aiocache(_capacity: int, ttl: float):
 
 
 LOADING: dict[str, Factory] = {
-    "await cache.get_or_load()": get_or_load,
+    "RustPolicyCache.get_or_load()": get_or_load,
     "dict and asyncio.Lock, tuned": locked_dict,
     "moka-py's decorator": decorated(of_moka),
     "cachebox's decorator": decorated(of_cachebox),

@@ -39,15 +39,19 @@ def test_batch(take_turns, size):
             hosts["cachebox"].run(cachebox.set(*asked[:3], decision_of(entry)))
         # Where it runs, and what.
         turns = {
-            f"a list of {size:,} × await cache.get(), hits": (
+            f"RustPolicyCache.get(), {size:,} single hits": (
                 *("alike", lambda: alone(alike.get, requests)),
             ),
-            f"await cache.get_batch() of {size:,} hits": (
+            f"RustPolicyCache.get_batch(), {size:,} hits": (
                 *("alike", lambda: alike.get_batch(requests)),
             ),
-            "the same, no two decisions alike": ("unlike", lambda: unlike.get_batch(requests)),
-            "the same, misses": ("empty", lambda: empty.get_batch(requests)),
-            f"cachebox, tuned: a list of {size:,} awaits, no two alike": (
+            f"RustPolicyCache.get_batch(), {size:,} hits, no two decisions alike": (
+                *("unlike", lambda: unlike.get_batch(requests)),
+            ),
+            f"RustPolicyCache.get_batch(), {size:,} misses": (
+                *("empty", lambda: empty.get_batch(requests)),
+            ),
+            f"cachebox, tuned, {size:,} single hits, no two decisions alike": (
                 *("cachebox", lambda: alone(cachebox.get, requests)),
             ),
         }

@@ -38,8 +38,8 @@ def test_collection(compare):
             gc.collect()
 
     before = {
-        "gc.collect(), nothing cached": empty,
-        "with 300,000 decisions": fill,
-        "each of them handed out by get_decision()": hand_out,
+        "baseline: nothing cached": empty,
+        "RustPolicyCache, 300,000 decisions": fill,
+        "RustPolicyCache, each handed out by get_decision()": hand_out,
     }
     compare(dict.fromkeys(before, collections), before=before, rounds=7, per_call=TIMES)

@@ -12,13 +12,13 @@ import time
 import pytest
 
 from sark_cache import RustPolicyCache
+from turns import FLOOR
 
 FEW, MANY = SIZES = 10_000, 1_000_000
 ASKED = 200_000
 ROUNDS, WARM_UP = 9, 1
 DECISION = {"allow": True, "reason": "granted by role analyst", "policy": "tools", "ttl": 60}
-FLOOR = "await an async def returning d[k]"
-HITS = "await cache.get()", "await cache.get_decision()"
+HITS = "RustPolicyCache.get()", "RustPolicyCache.get_decision()"
 
 
 def requests(size):

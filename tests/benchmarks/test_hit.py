@@ -22,15 +22,17 @@ def operations(cache: RustPolicyCache):
 
     return {
         FLOOR: lambda: look_ups(["key"] * AWAITS, {"key": DECISION}),
-        "await cache.get(), hit": lambda: gets(cache.get, [PLAIN] * AWAITS),
-        "the same with a 3-field context": lambda: gets(cache.get, [WITH_CONTEXT] * AWAITS),
-        "await cache.get_decision(), hit": lambda: gets(cache.get_decision, [PLAIN] * AWAITS),
-        "get_decision() with a 3-field context": lambda: gets(
+        "RustPolicyCache.get(), a hit": lambda: gets(cache.get, [PLAIN] * AWAITS),
+        "RustPolicyCache.get(), a hit, 3-field context": lambda: gets(
+            cache.get, [WITH_CONTEXT] * AWAITS
+        ),
+        "RustPolicyCache.get_decision(), a hit": lambda: gets(cache.get_decision, [PLAIN] * AWAITS),
+        "RustPolicyCache.get_decision(), a hit, 3-field context": lambda: gets(
             cache.get_decision, [WITH_CONTEXT] * AWAITS
         ),
-        "await cache.get_or_load(), hit": lambda: calls(get_or_load, AWAITS),
-        "await cache.get(), miss": lambda: gets(cache.get, [MISSED] * AWAITS),
-        "await cache.set(), overwriting": lambda: sets(cache.set, [ENTRY] * AWAITS),
+        "RustPolicyCache.get_or_load(), a hit": lambda: calls(get_or_load, AWAITS),
+        "RustPolicyCache.get(), a miss": lambda: gets(cache.get, [MISSED] * AWAITS),
+        "RustPolicyCache.set(), overwriting": lambda: sets(cache.set, [ENTRY] * AWAITS),
     }
 
 

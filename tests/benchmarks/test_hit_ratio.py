@@ -86,17 +86,17 @@ def hits_through(
     return hits
 
 
-OPTIMUM = "Bélády's optimum"
+OPTIMUM = "upper bound: Bélády's optimum"
 SUBJECTS: dict[str, HitsOf] = {
     OPTIMUM: most_hits,
-    "sark-cache tiny_lfu": sark_cache("tiny_lfu"),
-    "sark-cache lru": sark_cache("lru"),
-    "theine W-TinyLFU": theine_tiny_lfu,
-    "moka-py tiny_lfu": moka_py_tiny_lfu,
-    "cachetools LRU": mapping(cachetools.LRUCache),
-    "cachetools LFU": mapping(cachetools.LFUCache),
-    "cachebox LRU": mapping(cachebox.LRUCache),
-    "cachebox LFU": mapping(cachebox.LFUCache),
+    "RustPolicyCache, tiny_lfu": sark_cache("tiny_lfu"),
+    "RustPolicyCache, lru": sark_cache("lru"),
+    "theine, W-TinyLFU": theine_tiny_lfu,
+    "moka-py, tiny_lfu": moka_py_tiny_lfu,
+    "cachetools, LRU": mapping(cachetools.LRUCache),
+    "cachetools, LFU": mapping(cachetools.LFUCache),
+    "cachebox, LRU": mapping(cachebox.LRUCache),
+    "cachebox, LFU": mapping(cachebox.LFUCache),
 }
 
 

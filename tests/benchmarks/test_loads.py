@@ -46,7 +46,7 @@ class Loading:
 @pytest.mark.benchmark(group="load")
 def test_lone_miss(take_turns):
     """What it adds to an evaluation that nobody else waits for, to cache what it brings."""
-    making = {"await loader()": lambda evaluate, *_: evaluate, **LOADING}
+    making = {"baseline: await loader()": lambda evaluate, *_: evaluate, **LOADING}
     with ExitStack() as loops:
         loading = {
             name: Loading(make, loops.enter_context(asyncio.Runner()))
@@ -139,5 +139,6 @@ def test_waiters(benchmark, keep, loops):
         taken.append((max(resumed) - finished) * 1e3)
 
     benchmark.pedantic(stampede, rounds=20, warmup_rounds=1)
-    subject = f"1,000 waiters on {loops} event loop(s): the last goes on after"
+    on = f"{loops} event loop{'s' if loops > 1 else ''}"
+    subject = f"RustPolicyCache.get_or_load(), 1,000 waiters on {on}"
     keep({subject: {"median_ms": statistics.median(taken), "worst_ms": max(taken)}})

@@ -42,14 +42,14 @@ def test_redis(take_turns):
             assert hosts["cache"].run(cache.set_batch(entries)) == len(BATCH)
             # Where it runs, and what.
             turns = {
-                "redis-py and orjson, hit": ("client", lambda: gets(client.get, [HIT] * AWAITS)),
-                "PolicyCache.get(), hit": ("cache", lambda: gets(cache.get, [HIT] * AWAITS)),
-                "PolicyCache.get(), miss": ("cache", lambda: gets(cache.get, [MISSED] * AWAITS)),
+                "redis-py and orjson, a hit": ("client", lambda: gets(client.get, [HIT] * AWAITS)),
+                "PolicyCache.get(), a hit": ("cache", lambda: gets(cache.get, [HIT] * AWAITS)),
+                "PolicyCache.get(), a miss": ("cache", lambda: gets(cache.get, [MISSED] * AWAITS)),
                 "PolicyCache.set(), overwriting": (
                     *("cache", lambda: sets(cache.set, [ENTRY] * AWAITS)),
                 ),
-                "PolicyCache.get_batch(), each of 100": ("cache", lambda: batch(cache)),
-                "RustPolicyCache.get(), hit": (
+                "PolicyCache.get_batch(), each of 100 hits": ("cache", lambda: batch(cache)),
+                "RustPolicyCache.get(), a hit": (
                     *("native", lambda: gets(native.get, [HIT] * AWAITS)),
                 ),
             }
@@ -68,10 +68,8 @@ def test_redis(take_turns):
 def test_nobody_answers(take_turns):
     """A request whose circuit is open costs no round trip."""
     making = {
-        "RustPolicyCache.get(), miss": RustPolicyCache,
-        "PolicyCache.get(), its circuit open": lambda: PolicyCache.from_url(
-            "redis://127.0.0.1:1/0"
-        ),
+        "RustPolicyCache.get(), a miss": RustPolicyCache,
+        "PolicyCache.get(), circuit open": lambda: PolicyCache.from_url("redis://127.0.0.1:1/0"),
     }
     with hosted(making) as hosts:
         turns = {}
@@ -80,4 +78,4 @@ def test_nobody_answers(take_turns):
                 assert host.run(host.subject.get(*HIT)) is None
             turns[name] = lambda host=host: host.run(gets(host.subject.get, [HIT] * AWAITS))
         results = take_turns(turns, rounds=200, per_call=AWAITS)
-    assert results["PolicyCache.get(), its circuit open"]["median_us"] < 20
+    assert results["PolicyCache.get(), circuit open"]["median_us"] < 20

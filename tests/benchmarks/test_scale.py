@@ -64,15 +64,15 @@ def test_invalidation_of_a_million_entries(benchmark, keep, full):
     benchmark.pedantic(turn, rounds=15)
     keep(
         {
-            "invalidate(user_id=…): the call": {
+            "RustPolicyCache.invalidate(user_id=…), the call": {
                 "median_us": statistics.median(calls),
                 "worst_us": max(calls),
             },
-            "delay of a heartbeat meanwhile": {
+            "heartbeat delay during the invalidation": {
                 "median_ms": statistics.median(meanwhile),
                 "worst_ms": max(meanwhile),
             },
-            "delay of a heartbeat at rest": {
+            "baseline: heartbeat delay at rest": {
                 "median_ms": statistics.median(at_rest),
                 "worst_ms": max(at_rest),
             },
@@ -99,8 +99,12 @@ def test_hit_among_a_million_entries(compare, full):
 
     with asyncio.Runner() as loop:
         subjects = {
-            "a hit among 100 entries, nothing invalidated": lambda: loop.run(hits(small)),
-            "a hit among 1,000,000, after 10,000 invalidations": lambda: loop.run(hits(full)),
+            "RustPolicyCache.get(), 100 entries, nothing invalidated": lambda: loop.run(
+                hits(small)
+            ),
+            "RustPolicyCache.get(), 1,000,000 entries, after 10,000 invalidations": (
+                lambda: loop.run(hits(full))
+            ),
         }
         compare(subjects, rounds=200, per_call=HITS)
     assert small.metrics.misses == full.metrics.misses == 0

@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry
 
 import sark_cache
 from pages import PAGES, ROOT
+from report import page as benchmark_page
+from report import saved
 from sark_cache import RustPolicyCache
 from sark_cache.instrumentation.prometheus import register
 from sark_cache.settings import SETTINGS, variables_of
@@ -124,6 +126,14 @@ def test_every_public_name_is_in_the_reference():
     for name in sark_cache.__all__:
         defined = f"sark_cache.settings.{name}" if name == "CacheSettings" else f"sark_cache.{name}"
         assert defined in reference, name
+
+
+def test_the_benchmark_page_has_every_chart():
+    built = (SITE / "benchmarks/index.html").read_text(encoding="utf-8")
+    _, pieces = benchmark_page.page(saved.load())
+    assert len(pieces) > 50
+    assert all(piece in built for piece in pieces.values())
+    assert "benchmark-chart-" not in built
 
 
 def test_diagrams_are_drawn_and_say_what_they_show():

@@ -1,5 +1,5 @@
-"""The report: what the benchmarks measured, as a file, a page, charts and the README's tables.
+"""The report: the results of the benchmarks as a file, a page of the site, and tables on pages.
 
-`docs/benchmarks/report.json` is the only source; everything else is made from it. Only the charts
-need more than the standard library, so that any checkout can check that the rest is up to date.
+`docs/benchmarks/report.json` is the only source; everything else is made from it, by the standard
+library alone, so that any checkout can check its pages and build its site.
 """

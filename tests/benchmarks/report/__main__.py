@@ -1,50 +1,46 @@
-"""`python -m report --render` makes all that is made from the report; `--check` is the lint."""
+"""`python -m report --render` writes the tables of the pages; `--check` is the lint."""
 
 import argparse
 import sys
 
-from report import page, readme, saved
-
-README = saved.ROOT / "README.md"
+from report import contents, saved, tables
 
 
 def render() -> None:
-    """Writes the charts, the page and the README's tables."""
-    from report import charts  # needs more than the standard library, which --check does not
-
+    """Writes the tables into the pages."""
     report = saved.load()
-    drawn = charts.draw(report)
-    html = page.html(report, drawn)
-    text = readme.with_tables(README.read_text(encoding="utf-8"), report)
-    for old in saved.REPORT.parent.glob("*.svg"):
-        old.unlink()
-    for chart in drawn:
-        (saved.REPORT.parent / chart.file).write_text(chart.svg, encoding="utf-8")
-    page.PAGE.write_text(html, encoding="utf-8")
-    README.write_text(text, encoding="utf-8")
+    for path in tables.PAGES:
+        text = path.read_text(encoding="utf-8")
+        path.write_text(tables.with_tables(text, report), encoding="utf-8")
 
 
 def check() -> list[str]:
-    """What was not made from the report that is saved."""
+    """Returns each difference between the pages and the saved report."""
     report = saved.load()
-    found = [f"README.md: {it}" for it in readme.complaints(README.read_text("utf-8"), report)]
-    if not page.is_of(report):
-        found.append(f"{page.PAGE.name} was not made from this report")
+    found = [
+        f"{path.relative_to(saved.ROOT)}: {it}"
+        for path, names in tables.PAGES.items()
+        for it in tables.complaints(path.read_text(encoding="utf-8"), names, report)
+    ]
+    found.extend(
+        f"{name} has no place on the benchmark page: give it one in {contents.__file__}"
+        for name in contents.without_place(report)
+    )
     return found
 
 
 def main() -> str | None:
     parser = argparse.ArgumentParser(prog="report", description=__doc__)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--render", action="store_true")
-    what.add_argument("--check", action="store_true")
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--render", action="store_true")
+    action.add_argument("--check", action="store_true")
     to_render = parser.parse_args().render
     if not saved.REPORT.exists():
         return f"there is no {saved.REPORT}: `nox -s bench -- --report` measures one"
     if to_render:
         render()
     found = check()
-    return "\n".join([*found, "`nox -s report` makes them anew from the report"]) if found else None
+    return "\n".join([*found, "`nox -s report` writes the tables again"]) if found else None
 
 
 if __name__ == "__main__":

@@ -1,243 +1,346 @@
-"""The charts: what kind a benchmark gets follows from the metrics that it kept.
+"""The charts, as SVG for a page of the site: rows of boxes or bars, and lines.
 
-| what it kept | chart |
-|---|---|
-| a benchmark with `[10,000 entries]` | a line for each subject, over the numbers of entries |
-| subjects like `hit, 10 threads` | a line for each `hit`, over the numbers of threads |
-| metrics like `5 %` | a line for each subject, over those numbers |
-| `p5_us` … `p95_us` | a box for each subject: the middle half, the median, and 5 % to 95 % |
-| one of `BARS` | a bar for each subject |
-
-Text takes the colour of what is around it, so that a chart suits light and dark. The same report
-makes the same bytes.
+A chart has classes and no colours: docs/assets/benchmarks.css gives it those of the page, light or
+dark. The same report makes the same bytes.
 """
 
-import io
-import re
-from collections.abc import Iterator
-from typing import NamedTuple
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby, pairwise
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
+from report.figures import number
+from report.subjects import kind_of, ordered, short, style_of
 
-INK = "#123456"
-"""Stands for the colour of the text, which is known only where the chart is shown."""
-PALETTE = ("#2f81f7", "#d9822b", "#2da44e", "#cf4a6b", "#8a63d2", "#1aa3a3", "#b58900", "#8c8c8c")
-STYLE = {
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.prop_cycle": mpl.cycler(color=PALETTE),
-    "figure.constrained_layout.w_pad": 0.1,
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that all measure text alike
-    "font.size": 10,
-    "grid.alpha": 0.2,
-    "grid.color": INK,
-    "legend.frameon": False,
-    "savefig.transparent": True,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "sark-cache",
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
+WIDTH = 760
+LETTER, BOLD = 6.6, 7.3
+"""The width of a letter of a label in pixels, rounded up."""
+ROW, CAPTION, HEAD, FOOT = 22, 26, 24, 40
+"""Heights in pixels: of a row, of a caption, of what stands above the rows and below them."""
+VALUE, RATIO = 76, 76
+"""Widths in pixels of the columns at the right."""
+AXIS = ("axis", "middle")
+"""The class and the anchor of text at an axis."""
+LOG_FROM = 30
+"""The ratio of the largest to the smallest value from which an axis is logarithmic."""
+
+UNITS = {
+    "_us": "µs",
+    "_ms": "ms",
+    "_mb": "MB",
+    "bytes_per_entry": "bytes",
+    "requests_per_second": "/ s",
+    "operations_per_second": "/ s",
+    "ratio": "×",
+    " %": "%",
 }
-COLOURS = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6edf3}}</style>"
-OURS = re.compile(r"RustPolicyCache|AsyncCache|await cache|sark-cache|^cached")
-"""What stands out: this package, in this process."""
-FONT = "'DejaVu Sans', Verdana, sans-serif"
-WIDTH = 9.0
-LINES = [f"{marker}{dash}" for dash in ("-", "--", ":") for marker in "o^svDPX*"]
-POINT = re.compile(r"([\d,.]+) (\S.*)")
-OVER = re.compile(r"(.+), ([\d,]+) (entries|threads?|tasks|fields)")
-SCALING = {
-    "median_us": "median, µs",
-    "ratio": "ratio",
-    "operations_per_second": "operations per second",
-}
-AXES = {"hit-ratio": ("room, % of the keys", "hits, % of the requests")}
-ENTRIES = re.compile(r"([\d,]+) entries")
-BARS = {
+"""The unit of a metric, by the end of its name."""
+
+HEADS = {
     "bytes_per_entry": "bytes per entry",
     "gc_ms": "gc.collect(), ms",
     "requests_per_second": "requests per second",
-    "median_us": "median, µs",
-    "p95_us": "95 % take at most, µs",
-    "median_ms": "median, ms",
 }
+"""The head of the column of values, where the unit alone would say too little."""
+
+Numbers = Mapping[str, float]
+Subjects = Mapping[str, Numbers]
 
 
-class Chart(NamedTuple):
-    benchmark: str
-    file: str
-    svg: str
+def unit_of(metric: str) -> str:
+    """Returns the unit of a metric; an empty string if it has none."""
+    return next((unit for ending, unit in UNITS.items() if metric.endswith(ending)), "")
 
 
-def draw(report: dict) -> list[Chart]:
-    """All charts, in the order of the report."""
-    benchmarks = report["benchmarks"]
-    families = by_entries(benchmarks)
-    together = {name for members in families.values() for name in members.values()}
-    charts = []
-    with mpl.rc_context(STYLE):
-        for family, members in families.items():
-            subjects = {entries: benchmarks[name]["subjects"] for entries, name in members.items()}
-            figure = lines(turned(subjects, "ratio"), "entries", SCALING["ratio"])
-            charts.append(Chart(min(members.values()), f"{slug(family)}.svg", svg(figure)))
-        for name, benchmark in benchmarks.items():
-            if name not in together:
-                for kind, figure in figures(benchmark):
-                    charts.append(Chart(name, f"{slug(name)}{kind}.svg", svg(figure)))
-    return charts
+# Axes
 
 
-def by_entries(benchmarks: dict[str, dict]) -> dict[str, dict[float, str]]:
-    """What was benchmarked with several numbers of entries: each is a parameter."""
-    families: dict[str, dict[float, str]] = {}
-    for name in benchmarks:
-        if found := ENTRIES.search(name):
-            family = ENTRIES.sub("by entries", name)
-            families.setdefault(family, {})[count(found[1])] = name
-    return {family: members for family, members in families.items() if len(members) > 1}
+class Axis:
+    """Maps values to pixels, from 0 or, if the values differ much, by their logarithm."""
+
+    def __init__(self, values: list[float], first: float, last: float) -> None:
+        self._first, self._last = first, last
+        low, high = min(values), max(values)
+        self._log = low > 0 and high / low > LOG_FROM
+        self._low, self._high = (low / 1.1, high * 1.1) if self._log else (0.0, high * 1.02)
+
+    def __call__(self, value: float) -> float:
+        """Returns the position of a value in pixels."""
+        if self._log:
+            part = math.log(value / self._low) / math.log(self._high / self._low)
+        else:
+            part = (value - self._low) / (self._high - self._low)
+        return self._first + part * (self._last - self._first)
+
+    def ticks(self) -> list[float]:
+        """Returns four to seven round values."""
+        if not self._log:
+            step = next(step for step in steps() if self._high / step <= 6)
+            return [step * at for at in range(int(self._high / step) + 1)]
+        decades = range(math.floor(math.log10(self._low)), math.ceil(math.log10(self._high)) + 1)
+        for digits in ((1, 2, 5), (1, 3), (1,)):
+            ticks = [digit * 10.0**decade for decade in decades for digit in digits]
+            ticks = [tick for tick in ticks if self._low <= tick <= self._high]
+            if len(ticks) <= 7:
+                break
+        return ticks
 
 
-def turned(subjects: dict[float, dict[str, dict[str, float]]], metric: str):
-    """By subject what is by number of entries."""
-    series: dict[str, dict[float, float]] = {}
-    for entries, of in subjects.items():
-        for name, numbers in of.items():
-            series.setdefault(name, {})[entries] = numbers[metric]
-    return series
+def steps() -> Iterator[float]:
+    """Yields 1, 2 and 5 times each power of ten, from the smallest on."""
+    decade = 1e-6
+    while True:
+        yield from (decade, 2 * decade, 5 * decade)
+        decade *= 10
 
 
-def figures(benchmark: dict) -> Iterator[tuple[str, Figure]]:
-    """Each with what its file's name ends in."""
-    subjects: dict[str, dict[str, float]] = benchmark["subjects"]
-    metrics = list(dict.fromkeys(metric for numbers in subjects.values() for metric in numbers))
-    over = [OVER.fullmatch(subject) for subject in subjects]
-    if all(over):
-        for metric in [name for name in SCALING if name in metrics]:
-            series: dict[str, dict[float, float]] = {}
-            for at, numbers in zip(over, subjects.values(), strict=True):
-                if metric in numbers:
-                    series.setdefault(at[1], {})[count(at[2])] = numbers[metric]
-            yield f"-{slug(metric)}", lines(series, over[0][3], SCALING[metric])
-    elif all(POINT.fullmatch(metric) for metric in metrics):
-        series = {
-            name: {count(POINT.fullmatch(at)[1]): of[at] for at in of}
-            for name, of in subjects.items()
-        }
-        yield "", lines(series, *AXES.get(benchmark["group"], (POINT.fullmatch(metrics[0])[2], "")))
-    elif "p5_us" in metrics:
-        yield "", boxes({name: of for name, of in subjects.items() if "p5_us" in of})
-        if benchmark["group"] == "redis":
-            first = next(iter(subjects))
-            of_first = {name: of["ratio"] for name, of in subjects.items() if "ratio" in of}
-            yield "-ratio", bars(of_first, f"times as long as {first}")
-    else:
-        for metric in [name for name in BARS if name in metrics]:
-            having = {name: of[metric] for name, of in subjects.items() if metric in of}
-            if len(having) > 1:
-                yield f"-{slug(metric)}", bars(having, BARS[metric])
+def tick_text(value: float) -> str:
+    """Returns a round value without needless digits."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def boxes(subjects: dict[str, dict[str, float]]) -> Figure:
-    figure, axes = rows_of(len(subjects))
-    drawn = axes.bxp(
-        [
-            {
-                "whislo": of["p5_us"],
-                "q1": of["p25_us"],
-                "med": of["median_us"],
-                "q3": of["p75_us"],
-                "whishi": of["p95_us"],
-                "label": name,
-            }
-            for name, of in subjects.items()
-        ],
-        orientation="horizontal",
-        showfliers=False,
-        widths=0.6,
-        patch_artist=True,
-        medianprops={"color": INK},
+# Elements
+
+
+def element(tag: str, content: str = "", **attributes: object) -> str:
+    """Returns an SVG element; `class_` and `text_anchor` stand for names Python does not take."""
+    named = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{pixels(value)}"'
+        for name, value in attributes.items()
     )
-    for at, name in enumerate(subjects):
-        colour = PALETTE[0] if OURS.search(name) else PALETTE[-1]
-        drawn["boxes"][at].set(facecolor=colour, edgecolor=colour, alpha=0.6)
-        both = slice(2 * at, 2 * at + 2)
-        for line in (*drawn["whiskers"][both], *drawn["caps"][both]):
-            line.set_color(colour)
-    scale(axes, [n for of in subjects.values() for n in (of["p5_us"], of["p95_us"])])
-    axes.set_xlabel("µs")
-    return figure
+    return f"<{tag}{named}>{content}</{tag}>" if content else f"<{tag}{named}/>"
 
 
-def bars(numbers: dict[str, float], what: str) -> Figure:
-    figure, axes = rows_of(len(numbers))
-    colours = [PALETTE[0] if OURS.search(name) else PALETTE[-1] for name in numbers]
-    drawn = axes.barh(list(numbers), list(numbers.values()), color=colours, height=0.6)
-    axes.bar_label(drawn, fmt=lambda n: f"{n:,.3g}" if n < 1_000 else f"{n:,.0f}", padding=4)
-    axes.set_xlabel(what)
-    scale(axes, list(numbers.values()))
-    axes.margins(x=0.12)
-    return figure
+def pixels(value: object) -> str:
+    """Returns the value of an attribute: a position to a tenth, anything else escaped."""
+    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else escape(str(value))
 
 
-def lines(series: dict[str, dict[float, float]], over: str, what: str) -> Figure:
-    figure = Figure(figsize=(WIDTH, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for (name, points), style in zip(series.items(), LINES, strict=False):
-        axes.plot(*zip(*sorted(points.items()), strict=True), style, markersize=4, label=name)
-    shown = sorted({at for points in series.values() for at in points})
-    if shown[-1] / shown[0] >= 50:
-        axes.set_xscale("log")
-    axes.set_xticks(shown, [f"{at:,.0f}" for at in shown])
-    axes.minorticks_off()
-    axes.set_xlabel(over)
-    axes.set_ylabel(what)
-    axes.set_ylim(bottom=0)
-    axes.grid()
-    figure.legend(loc="outside right")
-    return figure
+def text(content: str, x: float, y: float, class_: str = "", anchor: str = "") -> str:
+    """Returns text that stands on a line."""
+    named: dict[str, object] = {"class_": class_} if class_ else {}
+    if anchor:
+        named["text_anchor"] = anchor
+    return element("text", escape(content), x=float(x), y=float(y), **named)
 
 
-def rows_of(count: int) -> tuple[Figure, object]:
-    """Subjects one below the other, the first at the top."""
-    figure = Figure(figsize=(WIDTH, 0.8 + 0.32 * count), layout="constrained")
-    axes = figure.subplots()
-    axes.invert_yaxis()
-    axes.grid(axis="x")
-    axes.set_axisbelow(True)
-    axes.tick_params(axis="y", length=0)
-    return figure, axes
+def svg(content: list[str], height: float, about: str, *, mixed: bool) -> str:
+    """Returns the whole chart. `about` describes it to a reader who cannot see it.
+
+    A `mixed` chart has subjects of sark-cache and others, so the former stand out.
+    """
+    return element(
+        "svg",
+        "".join(content),
+        viewBox=f"0 0 {WIDTH} {height:.0f}",
+        role="img",
+        aria_label=about,
+        class_="mixed" if mixed else "alone",
+    )
 
 
-def scale(axes, shown: list[float]) -> None:
-    """From 0, unless the small ones would then all look alike."""
-    if min(shown) > 0 and max(shown) / min(shown) > 30:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda n, _: f"{n:g}" if n < 1e4 else f"{n:,.0f}")
-    else:
-        axes.set_xlim(left=0)
+def group(name: str, class_: str, content: list[str]) -> str:
+    """Returns elements that share a colour, and a text that is shown under the pointer."""
+    return element("g", f"<title>{escape(name)}</title>" + "".join(content), class_=class_)
 
 
-def svg(figure: Figure) -> str:
-    """As text that may stand in a page: with no name in it that another chart could have, too."""
-    file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r' id="[a-zA-Z0-9.]+_\d+"', "", text)
-    # Coordinates, not labels; of a point, a hundredth.
-    text = re.sub(r'"[^"]*"', lambda it: re.sub(r"(\d\.\d\d)\d+", r"\1", it[0]), text)
-    text = text.replace(INK, "currentColor").replace("'DejaVu Sans'", FONT)
-    return re.sub(r"(<svg[^>]*>)", rf"\1{COLOURS}", text, count=1)
+# Rows
 
 
-def count(text: str) -> float:
-    return float(text.replace(",", ""))
+def boxes(subjects: Subjects, about: str) -> str:
+    """Draws a box for each subject: the middle half, the median, and 5 % to 95 %."""
+    names = ("p5_us", "p25_us", "median_us", "p75_us", "p95_us")
+    return rows(subjects, names, about)
 
 
-def slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.removeprefix("test_").lower()).strip("-")
+def bars(subjects: Subjects, metric: str, about: str) -> str:
+    """Draws a bar for each subject that has the metric."""
+    having = {name: numbers for name, numbers in subjects.items() if metric in numbers}
+    return rows(having, (metric,), about)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a chart with rows, and what stands in them."""
+
+    metrics: tuple[str, ...]
+    left: float
+    right: float
+    axis: Axis
+    with_ratio: bool
+
+    @property
+    def metric(self) -> str:
+        """The metric whose value stands beside the row."""
+        return self.metrics[len(self.metrics) // 2]
+
+    def heads(self) -> list[str]:
+        """Draws the heads of the columns at the right."""
+        unit = unit_of(self.metric)
+        head = f"median, {unit}" if self.metric.startswith("median") else unit
+        columns = [(HEADS.get(self.metric, head), self.right + VALUE)]
+        if self.with_ratio:
+            columns.append(("ratio", float(WIDTH)))
+        return [text(words, x, 14, "head", "end") for words, x in columns]
+
+    def row(self, name: str, label: str, numbers: Numbers, y: float) -> str:
+        """Draws one subject."""
+        at = [self.axis(numbers[metric]) for metric in self.metrics]
+        mark = box(at, y) if len(at) > 1 else bar(self.left, at[0], y)
+        written = [
+            element("rect", x=0, y=y, width=WIDTH, height=ROW, class_="row"),
+            text(label, self.left - 10, y + 15, "label", "end"),
+            *mark,
+            text(number(numbers[self.metric]), self.right + VALUE, y + 15, "value", "end"),
+        ]
+        if self.with_ratio:
+            written.append(text(f"{number(numbers['ratio'])} ×", WIDTH, y + 15, "value", "end"))
+        return group(said(name, numbers, self.metrics), style_of(name), written)
+
+    def grid(self, bottom: float) -> list[str]:
+        """Draws the axis below the rows, and a line across them for each of its values."""
+        drawn = [text(unit_of(self.metric), (self.left + self.right) / 2, bottom + 34, *AXIS)]
+        for tick in self.axis.ticks():
+            x = self.axis(tick)
+            drawn.append(element("line", x1=x, x2=x, y1=HEAD, y2=bottom + 4, class_="grid"))
+            drawn.append(text(tick_text(tick), x, bottom + 18, *AXIS))
+        return drawn
+
+
+def rows(subjects: Subjects, metrics: tuple[str, ...], about: str) -> str:
+    """Draws the subjects one below the other, kind by kind, with the value and the ratio."""
+    subjects = ordered(dict(subjects))
+    kinds = [list(of_kind) for _, of_kind in groupby(subjects, kind_of)]
+    captioned = sum(bool(kind_of(names[0]).caption) for names in kinds) > 1
+    labels = {name: short(name) if captioned else name for name in subjects}
+    with_ratio = len(subjects) > 1 and all("ratio" in numbers for numbers in subjects.values())
+
+    left = max(map(len, labels.values())) * (BOLD if captioned else LETTER) + 16
+    right = float(WIDTH - VALUE - (RATIO if with_ratio else 0))
+    axis = Axis([of[name] for of in subjects.values() for name in metrics], left, right)
+    layout = Layout(metrics, left, right, axis, with_ratio)
+
+    drawn, y = layout.heads(), float(HEAD)
+    for names in kinds:
+        if captioned and (caption := kind_of(names[0]).caption):
+            drawn.append(text(caption, left - 10, y + 18, "caption", "end"))
+            y += CAPTION
+        for name in names:
+            drawn.append(layout.row(name, labels[name], subjects[name], y))
+            y += ROW
+    return svg([*layout.grid(y), *drawn], y + FOOT, about, mixed=captioned)
+
+
+def box(at: list[float], y: float) -> list[str]:
+    """Draws the five numbers of a subject."""
+    p5, p25, median, p75, p95 = at
+    middle = y + ROW / 2
+    return [
+        element("line", x1=p5, x2=p95, y1=middle, y2=middle, class_="whisker"),
+        element("rect", x=p25, y=y + 5, width=max(p75 - p25, 1.0), height=ROW - 10, class_="fill"),
+        element("line", x1=median, x2=median, y1=y + 3, y2=y + ROW - 3, class_="median"),
+    ]
+
+
+def bar(left: float, at: float, y: float) -> list[str]:
+    """Draws the one number of a subject."""
+    return [element("rect", x=left, y=y + 5, width=max(at - left, 1.0), height=12, class_="fill")]
+
+
+def said(name: str, numbers: Numbers, metrics: tuple[str, ...]) -> str:
+    """Returns the text that is shown under the pointer."""
+    unit = unit_of(metrics[0])
+    shown = [number(numbers[metric]) for metric in metrics]
+    if len(shown) == 1:
+        return f"{name}: {shown[0]} {unit}"
+    return (
+        f"{name}: median {shown[2]} {unit}, half within {shown[1]}–{shown[3]},"
+        f" nine in ten within {shown[0]}–{shown[4]}"
+    )
+
+
+# Lines
+
+
+HEIGHT, LEFT, TOP, LABELS, APART = 400, 84, 16, 232, 15
+"""Pixels: of the whole chart, beside and above the lines, of the labels, between two of these."""
+RIGHT, BOTTOM = WIDTH - LABELS, HEIGHT - 52
+
+Points = list[tuple[float, float]]
+
+
+def lines(series: Mapping[str, Numbers], over: str, what: str, about: str) -> str:
+    """Draws a line for each subject over numbers, with its name at its end."""
+    points = {
+        name: sorted((float(at.replace(",", "")), value) for at, value in of.items())
+        for name, of in ordered(dict(series)).items()
+    }
+    along = sorted({at for of in points.values() for at, _ in of})
+    x = Axis(along, LEFT + 12, RIGHT - 12)
+    y = Axis([value for of in points.values() for _, value in of], BOTTOM, TOP)
+    beside = spread({name: y(of[-1][1]) for name, of in points.items()}, TOP, BOTTOM)
+    others = [name for name in points if kind_of(name).name != "ours"]
+
+    drawn = frame(x, y, along, over, what)
+    # sark-cache last, so that no other line covers it.
+    for name in sorted(points, key=lambda name: name not in others):
+        dash = others.index(name) if name in others else 0
+        shown = ", ".join(f"{at:,.0f}: {number(value)}" for at, value in points[name])
+        at = [(x(one), y(value)) for one, value in points[name]]
+        drawn.append(
+            group(
+                f"{name}: {shown}",
+                f"{style_of(name)} line-{dash}",
+                [*line(at, beside[name]), text(name, RIGHT + 6, beside[name] + 4, "label")],
+            )
+        )
+    return svg(drawn, HEIGHT, about, mixed=True)
+
+
+def frame(x: Axis, y: Axis, along: list[float], over: str, what: str) -> list[str]:
+    """Draws the axes of a chart with lines."""
+    drawn = [
+        *(text(f"{at:,.0f}", x(at), BOTTOM + 20, *AXIS) for at in along),
+        text(over, (LEFT + RIGHT) / 2, BOTTOM + 40, *AXIS),
+        element(
+            "text",
+            escape(what),
+            transform=f"translate(14 {(TOP + BOTTOM) // 2}) rotate(-90)",
+            text_anchor="middle",
+            class_="axis",
+        ),
+    ]
+    for tick in y.ticks():
+        at = y(tick)
+        drawn.append(element("line", x1=LEFT, x2=RIGHT, y1=at, y2=at, class_="grid"))
+        drawn.append(text(tick_text(tick), LEFT - 8, at + 4, "axis", "end"))
+    return drawn
+
+
+def line(at: Points, label: float) -> list[str]:
+    """Draws the points of a subject, the line through them, and one to its label."""
+    end_x, end_y = at[-1]
+    leader = f"{end_x + 5:.1f},{end_y:.1f} {RIGHT:.1f},{label:.1f}"
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
+    return [
+        element("polyline", points=leader, class_="leader"),
+        element("polyline", points=path, class_="line"),
+        *(element("circle", cx=x, cy=y, r=3, class_="point") for x, y in at),
+    ]
+
+
+def spread(wanted: Numbers, top: float, bottom: float) -> dict[str, float]:
+    """Moves labels apart: in the order of their lines, none closer than `APART` to the next."""
+    names = sorted(wanted, key=lambda name: wanted[name])
+    places = [wanted[name] for name in names]
+    for _ in range(200):
+        for at, (one, next_one) in enumerate(pairwise(places)):
+            if (lacking := APART - (next_one - one)) > 0.01:
+                places[at] -= lacking / 2
+                places[at + 1] += lacking / 2
+        places = [
+            min(max(place, top + APART * at), bottom - APART * (len(places) - 1 - at))
+            for at, place in enumerate(places)
+        ]
+    return dict(zip(names, places, strict=True))

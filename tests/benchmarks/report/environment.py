@@ -1,4 +1,4 @@
-"""On what is measured: the machine, the interpreter, the versions of all that takes part."""
+"""The circumstances of a run: the machine, the interpreter, the versions of all packages."""
 
 import os
 import platform
@@ -13,8 +13,8 @@ PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 
 
 def environment() -> dict:
-    """When this is, on what machine, and with what software."""
-    # Only those who measure have these, not those who check.
+    """Returns the time, the machine and the software of this run."""
+    # Installed where benchmarks run, but not where the report is only checked.
     import cpuinfo
     import psutil
 
@@ -38,14 +38,14 @@ def environment() -> dict:
 
 
 def server(binary: str) -> str:
-    """The name and version of a server, as in `Redis 7.0.15`."""
+    """Returns the name and version of a server, as in `Redis 7.0.15`."""
     said = subprocess.run([binary, "--version"], capture_output=True, check=True, text=True).stdout
     found = re.match(r"(\w+) server v=(\S+)", said)
     return " ".join(found.groups()) if found else said.strip()
 
 
 def packages() -> dict[str, str]:
-    """The versions of this package and of what pyproject.toml says the benchmarks use."""
+    """Returns the versions of this package and of those that the benchmarks use."""
     groups = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["dependency-groups"]
     wanted = [entry for entry in groups["bench"] if isinstance(entry, str)]
     names = {re.match(r"[\w.-]+", entry)[0] for entry in wanted} | {"sark-cache", "redis"}

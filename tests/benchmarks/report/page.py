@@ -1,122 +1,142 @@
-"""The page: every chart and every number of the report, in one file that needs no other."""
+"""The benchmark page of the site: every chart and every number of the report.
 
-import hashlib
-import json
+docs/hooks/benchmarks.py puts it into docs/benchmarks/index.md when the site is built.
+"""
+
 import re
+from collections.abc import Iterator, Mapping
 from html import escape
 
-from report import saved
+from report import contents
+from report.contents import PAGE, Part, members_of
 from report.figures import number
+from report.subjects import ordered, style_of
 
-PAGE = saved.REPORT.with_suffix(".html")
-
-GROUPS = {
-    "hit": "A hit",
-    "decision": "A hit, by the size of the decision",
-    "miss": "A miss",
-    "set": "A set",
-    "batch": "A batch",
-    "load": "A load",
-    "redis": "Beside Redis and threads",
-    "threads": "Many threads",
-    "scale": "Many entries",
-    "memory": "Memory and garbage collection",
-    "hit-ratio": "Hit ratio, by policy",
-    "http": "Over HTTP",
-    "invalidation": "Invalidation",
+METRICS = {
+    "median_us": "median, µs",
+    "p5_us": "5 %",
+    "p25_us": "25 %",
+    "p75_us": "75 %",
+    "p95_us": "95 %",
+    "p99_us": "99 %",
+    "p95_ratio": "95 %, ratio",
+    "p99_ratio": "99 %, ratio",
+    "worst_us": "longest, µs",
+    "median_ms": "median, ms",
+    "worst_ms": "longest, ms",
+    "p50_ms": "median, ms",
+    "p95_ms": "95 %, ms",
+    "growth": "ratio, beside that of 10,000 entries",
+    "bytes_per_entry": "bytes per entry",
+    "gc_ms": "gc.collect(), ms",
+    "gc_ratio": "gc.collect(), ratio",
+    "hit_ratio": "hits / look-ups",
+    "first_mb": "first, MB",
+    "last_mb": "last, MB",
+    "last_percent": "growth, %",
+    "max_percent": "largest growth, %",
+    "operations_per_second": "operations per second",
+    "requests_per_second": "requests per second",
 }
-"""In this order; others come after them."""
+"""The heads of columns; a metric that is not here is its own."""
 
-STYLE = """
-:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }
-h2 { border-top: 1px solid; margin-top: 3rem; padding-top: 1rem; }
-nav a { margin-right: 1em; }
-svg { height: auto; max-width: 100%; }
-div { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid #8884; padding: 0.2rem 0.8rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-small { opacity: 0.7; }
-"""
+PLACE = "benchmark-chart-{}"
+"""Stands in the Markdown for a piece of HTML, which Markdown would take apart."""
 
 
-def digest(report: dict) -> str:
-    text = json.dumps(report, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+def page(report: Mapping[str, dict]) -> tuple[str, dict[str, str]]:
+    """Returns the sections as Markdown, and the HTML that its places are for.
+
+    Raises:
+        ValueError: A benchmark of the report has no place on the page.
+    """
+    if missing := contents.without_place(report):
+        message = f"give these a place in {contents.__file__}: {', '.join(missing)}"
+        raise ValueError(message)
+    pieces: dict[str, str] = {}
+    text: list[str] = []
+    for heading, parts in PAGE.items():
+        shown = [
+            f"### {part.title}\n\n{part.words}\n\n{charts}"
+            for part in parts
+            if (charts := "\n\n".join(tabs(part, report["benchmarks"], pieces)))
+        ]
+        if shown:
+            text.extend([f"## {heading}", *shown])
+    return "\n\n".join(text) + "\n", pieces
 
 
-def is_of(report: dict) -> bool:
-    """Whether the page that is saved was made from this report."""
-    return PAGE.exists() and digest(report) in PAGE.read_text(encoding="utf-8")
+def tabs(part: Part, benchmarks: Mapping[str, dict], pieces: dict[str, str]) -> Iterator[str]:
+    """Yields the charts of a part, each in a tab if there are several."""
+    for tab, title in (part.tabs or {"": ""}).items():
+        members = members_of(part, tab, benchmarks)
+        if not members:
+            continue
+        place = PLACE.format(len(pieces))
+        pieces[place] = piece(part, title, members, benchmarks)
+        yield f'=== "{title}"\n\n    {place}' if title else place
 
 
-def html(report: dict, charts: list) -> str:
-    """The whole page; `charts` are those of `charts.draw`."""
-    there = dict.fromkeys(benchmark["group"] for benchmark in report["benchmarks"].values())
-    groups = [*(group for group in GROUPS if group in there), *sorted(there.keys() - GROUPS)]
-    links = " ".join(f'<a href="#{group}">{GROUPS.get(group, group)}</a>' for group in groups)
-    sections = "".join(
-        f'<h2 id="{group}">{GROUPS.get(group, group)}</h2>\n'
-        + "".join(
-            section(name, benchmark, charts)
-            for name, benchmark in report["benchmarks"].items()
-            if benchmark["group"] == group
-        )
-        for group in groups
+def piece(
+    part: Part, title: str, members: Mapping[str, dict], benchmarks: Mapping[str, dict]
+) -> str:
+    """Returns the charts of a tab, its numbers, and how they were measured."""
+    about = f"{part.title}{title and ': '}{title}. The numbers stand below the chart."
+    drawn = "".join(part.draw(members, about))
+    tables = "".join(
+        (f"<p>{escape(key)} {part.within}</p>" if len(members) > 1 else "")
+        + table(benchmark["subjects"])
+        for key, benchmark in members.items()
     )
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<meta name="report" content="{digest(report)}">
-<title>sark-cache: benchmarks</title>
-<style>{STYLE}</style>
-<h1>sark-cache: benchmarks</h1>
-<p>{escape(saved.circumstances(report))}</p>
-<p>Subjects of one benchmark take turns in one process. A ratio is the median of the ratios to the
-first subject in the same turn. A sample is the mean of the calls that one turn makes; boxes hold
-the middle half of the samples, whiskers reach from 5 % to 95 %.</p>
-<nav>{links}</nav>
-{sections}
-<h2>Versions</h2>
-{runs(report)}
-</html>
-"""
+    names = [name for name, one in benchmarks.items() if any(one is it for it in members.values())]
+    return (
+        f'<div class="benchmark">{drawn}'
+        f"<p>{notes(part, members, names)}</p>"
+        f"<details data-search-exclude><summary>Numbers</summary>{tables}</details></div>"
+    )
 
 
-def section(name: str, benchmark: dict, charts: list) -> str:
-    how = {"rounds": "rounds", "per_call": "calls a turn"}
-    turns = "".join(f"{benchmark[key]:,} {what}; " for key, what in how.items() if key in benchmark)
-    drawn = "".join(f"<div>{chart.svg}</div>\n" for chart in charts if chart.benchmark == name)
-    _, _, parameters = name.removesuffix("]").partition("[")
-    title = f"{benchmark['title'].removesuffix('.')}{parameters and ': '}{parameters}"
-    heading = re.sub(r"`(.+?)`", r"<code>\1</code>", escape(title))
-    return f"""<h3>{heading}</h3>
-{drawn}<details><summary>Numbers</summary><div>{table(benchmark["subjects"])}</div></details>
-<p><small>{turns}{escape(name)}, {benchmark["run"]}</small></p>
-"""
+def notes(part: Part, members: Mapping[str, dict], names: list[str]) -> str:
+    """Returns a line about ratios, rounds and the run."""
+    first = next(iter(members.values()))
+    said = []
+    metrics = {metric for numbers in first["subjects"].values() for metric in numbers}
+    if "ratio" in metrics:
+        to = part.ratio or f"“{next(iter(first['subjects']))}”"
+        said.append(f"Ratios are to {escape(to)}.")
+    if "rounds" in first:
+        calls = f" of {first['per_call']:,} calls" if "per_call" in first else ""
+        said.append(f"{first['rounds']:,} rounds{calls}.")
+    functions = sorted({re.sub(r"\[.*", "", name) for name in names})
+    days = sorted({one["run"].split()[0] for one in members.values()})
+    said.append(f"<code>{escape(', '.join(functions))}</code>, {' and '.join(days)}.")
+    return " ".join(said)
 
 
-def table(subjects: dict[str, dict[str, float]]) -> str:
+def table(subjects: Mapping[str, Mapping[str, float]]) -> str:
+    """Returns all numbers of some subjects, as HTML."""
     metrics = dict.fromkeys(metric for numbers in subjects.values() for metric in numbers)
-    head = "".join(f"<th>{escape(metric)}</th>" for metric in metrics)
-    rows = "".join(
-        f"<tr><td>{escape(subject)}</td>{cells(numbers, metrics)}</tr>\n"
-        for subject, numbers in subjects.items()
+    head = "".join(f"<th>{escape(METRICS.get(metric, metric))}</th>" for metric in metrics)
+    body = "".join(
+        f'<tr class="{style_of(subject)}"><td>{escape(subject)}</td>{cells(numbers, metrics)}</tr>'
+        for subject, numbers in ordered(dict(subjects)).items()
     )
-    return f"<table>\n<tr><th></th>{head}</tr>\n{rows}</table>"
+    return (
+        '<div class="numbers"><table class="numbers">'
+        f"<thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
-def cells(numbers: dict[str, float], metrics: dict[str, None]) -> str:
+def cells(numbers: Mapping[str, float], metrics: dict[str, None]) -> str:
+    """Returns the cells of a row; one that was not measured is empty."""
     shown = (number(numbers[metric]) if metric in numbers else "" for metric in metrics)
     return "".join(f"<td>{text}</td>" for text in shown)
 
 
-def runs(report: dict) -> str:
-    return "".join(
-        f"<p>{began}: {escape(run['python'])}, {escape(run['server'])}, "
-        + escape(", ".join(f"{name} {version}" for name, version in run["packages"].items()))
-        + "</p>\n"
-        for began, run in report["runs"].items()
-    )
+def versions(report: Mapping[str, dict]) -> str:
+    """Returns a table of the runs that the report holds results of, as Markdown."""
+    lines = ["| Run | Python | Server | Packages |", "|---|---|---|---|"]
+    for began, run in report["runs"].items():
+        packages = ", ".join(f"{name} {version}" for name, version in run["packages"].items())
+        lines.append(f"| {began} | {run['python']} | {run['server']} | {packages} |")
+    return "\n".join(lines) + "\n"

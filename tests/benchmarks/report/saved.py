@@ -1,11 +1,11 @@
-"""The file that holds the report: of each benchmark its last results, and of which run they are.
+"""The file that holds the report: the last results of each benchmark, and the run they are from.
 
     machine: {processor, cores, memory_gib, system}
     runs: {run: {python, server, packages: {name: version}}}
     benchmarks: {name: {group, title, run, rounds, per_call, subjects: {subject: {metric: number}}}}
 
-A run is named for when it began. `rounds` and `per_call` are there if the subjects took turns.
-A partial run leaves the other benchmarks' results as they were, so all must be of one machine.
+A run is named by the time at which it began. `rounds` and `per_call` exist if the subjects took
+turns. A partial run keeps the results of the other benchmarks, so all must be of one machine.
 """
 
 import json
@@ -16,32 +16,47 @@ REPORT = ROOT / "docs" / "benchmarks" / "report.json"
 
 
 def load(path: Path = REPORT) -> dict:
-    """What is saved; before the first run, nothing."""
+    """Returns the saved report; an empty one before the first run."""
     if path == REPORT and not path.exists():
         return {"machine": None, "runs": {}, "benchmarks": {}}
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def save(report: dict, path: Path = REPORT) -> None:
-    """One number a line, so that a new run reads well as a change of the file."""
-    text = json.dumps(report, indent=1, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    """Writes the report, one subject a line, so that the difference between two runs is short."""
+    path.write_text(as_text(report) + "\n", encoding="utf-8")
+
+
+def as_text(value: object, indent: str = "") -> str:
+    """Returns JSON in which each innermost object is one line."""
+    if not isinstance(value, dict) or not any(isinstance(it, dict) for it in value.values()):
+        return json.dumps(value, ensure_ascii=False)
+    inner = indent + " "
+    fields = (
+        f"{inner}{json.dumps(key, ensure_ascii=False)}: {as_text(it, inner)}"
+        for key, it in value.items()
+    )
+    return "{\n" + ",\n".join(fields) + f"\n{indent}}}"
 
 
 def of_another_machine(report: dict, environment: dict) -> str | None:
-    """Why what is measured here can't stand beside what is saved, if it can't."""
+    """Returns an error if the saved report is of another machine than this one."""
     there, here = report["machine"], environment["machine"]
     if there is None or there == here:
         return None
-    return f"{REPORT} is of {there}, this is {here}: to begin a report of this one, delete it"
+    return f"{REPORT} is of {there}, this is {here}: to begin a report of this machine, delete it"
 
 
 def merged(
     report: dict, measured: list[dict], environment: dict, there: set[str] | None = None
 ) -> dict:
-    """What was measured takes the place of what is saved under the same name.
+    """Returns the report with new results in place of those of the same name.
 
-    `there` names all benchmarks that exist, if that is known: any other leaves the report.
+    `there` names all benchmarks that exist, or is None if that is unknown. Results of any other
+    benchmark leave the report.
+
+    Raises:
+        ValueError: Two new results have the same name.
     """
     run = environment["began"]
     new = {one["name"]: {"run": run, **entry(one)} for one in measured}
@@ -60,7 +75,7 @@ def merged(
 
 
 def entry(measured: dict) -> dict:
-    """What is saved of a benchmark under its name; of each number, as much as means something."""
+    """Returns the results of a benchmark without its name, each number rounded to six digits."""
     subjects = {
         subject: {metric: float(f"{number:.6g}") for metric, number in numbers.items()}
         for subject, numbers in measured["subjects"].items()
@@ -69,19 +84,23 @@ def entry(measured: dict) -> dict:
 
 
 def ratio_then(report: dict, benchmark: dict, subject: str) -> float | None:
-    """The ratio that another report has for this."""
+    """Returns the ratio of a subject in another report; None if it has none."""
     there = report["benchmarks"].get(benchmark["name"], {"subjects": {}})
     return there["subjects"].get(subject, {}).get("ratio")
 
 
+BUILDS = {"with a profile": "profile-guided build", "without a profile": "build without a profile"}
+
+
 def circumstances(report: dict) -> str:
-    """On what, with what and when all this was measured, in one line."""
+    """Returns the interpreter, the machine, the build and the days, in one line."""
     machine = report["machine"]
     days = sorted({run.split()[0] for run in report["runs"]})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     pythons = ", ".join(sorted({run["python"] for run in report["runs"].values()}))
-    builds = ", ".join(sorted({run.get("build", "unknown") for run in report["runs"].values()}))
+    built = sorted({run.get("build", "unknown build") for run in report["runs"].values()})
+    builds = ", ".join(BUILDS.get(build, build) for build in built)
     return (
         f"{pythons}, {machine['system']}, {machine['processor']}, {machine['cores']} cores,"
-        f" {machine['memory_gib']} GiB, built {builds}, {when}"
+        f" {machine['memory_gib']} GiB, {builds}, {when}"
     )
