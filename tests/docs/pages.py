@@ -134,10 +134,6 @@ class Reader:
             self._run(next_one)
             self._failed = None
 
-    def know(self, code):
-        """Types what a page leaves to its reader."""
-        self._type(code, Block(ROOT / "(left to the reader)", 0, "python", None, code, output=None))
-
     def close(self):
         self._served.close()
         if self._console:

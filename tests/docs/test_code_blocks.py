@@ -9,51 +9,7 @@ from pages import PAGES, ROOT, Reader, blocks
 from sark_cache.settings import SETTINGS, variables_of
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
-README = ROOT / "README.md"
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
-
-README_NAMES = """
-evaluations = 0
-
-
-async def ask_policy_engine(*request):
-    global evaluations
-    evaluations += 1
-    return {"allow": True, "reason": "owner"}
-
-
-async def current_user():
-    return "alice"
-
-
-Document = None
-"""
-README_USES = [
-    """
-for _ in range(2):
-    assert (await authorize("alice", "read", "doc:1"))["allow"]
-assert evaluations == 1
-await revoke("alice")
-await authorize("alice", "read", "doc:1")
-await new_bundle()
-await authorize("alice", "read", "doc:1")
-assert evaluations == 3
-""",
-    """
-for _ in range(2):
-    assert (await authorize("bob", "read", "doc:1"))["allow"]
-assert evaluations == 4
-""",
-    """
-from fastapi.testclient import TestClient
-
-with TestClient(app) as client:
-    for _ in range(2):
-        assert client.get("/documents/1").status_code == 200
-assert evaluations == 5
-""",
-]
-"""What the README leaves to its reader, first and after each block of Python."""
 
 
 @pytest.fixture(scope="module")
@@ -71,21 +27,9 @@ def readers(tmp_path_factory):
         reader.close()
 
 
-@pytest.mark.parametrize(
-    "block", [one for one in BLOCKS if one.page != README], ids=lambda block: block.name
-)
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
 def test_a_block_works(block, readers):
     readers(block.page).follow(block)
-
-
-def test_the_readme_does_what_it_says(tmp_path):
-    reader = Reader(README, tmp_path)
-    reader.know(README_NAMES)
-    written = [block for block in blocks(README) if block.language == "python"]
-    for block, use in zip(written, README_USES, strict=True):
-        reader.follow(block)
-        reader.know(use)
-    reader.close()
 
 
 def test_every_file_that_a_page_has_written_is_used():

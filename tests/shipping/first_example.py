@@ -1,36 +1,21 @@
-"""Runs the first Python block of a Markdown file, which is the README's: `first_example.py FILE`.
+"""Runs the first Python block of a Markdown file and compares what it prints with the page.
 
-The block leaves `ask_policy_engine` to who reads it; here it counts how often it is asked.
+`first_example.py FILE`; the page says what is printed in its first block with the title "Output".
 """
 
-import asyncio
+import io
 import re
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
-ASKED = []
+page = Path(sys.argv[1]).read_text(encoding="utf-8")
+program = re.search(r"```python[^\n]*\n(.*?)```", page, re.DOTALL)
+output = re.search(r'```text title="Output"\n(.*?)```', page, re.DOTALL)
+assert program is not None, "there is no example"
+assert output is not None, "the page does not say what the example prints"
 
-
-async def ask_policy_engine(*request):
-    ASKED.append(request)
-    return {"allow": True, "reason": "owner"}
-
-
-async def main(names):
-    authorize, revoke, new_bundle = names["authorize"], names["revoke"], names["new_bundle"]
-    for asked in (1, 1):
-        assert (await authorize("alice", "read", "doc:1"))["allow"]
-        assert len(ASKED) == asked
-    await revoke("alice")
-    await authorize("alice", "read", "doc:1")
-    assert len(ASKED) == 2, "a decision outlived its revocation"
-    await new_bundle()
-    await authorize("alice", "read", "doc:1")
-    assert len(ASKED) == 3, "a decision outlived its bundle"
-
-
-block = re.search(r"```python\n(.*?)```", Path(sys.argv[1]).read_text(encoding="utf-8"), re.DOTALL)
-assert block is not None, "there is no example"
-names = {"ask_policy_engine": ask_policy_engine}
-exec(block[1], names)  # noqa: S102 - to run it is what this is for
-asyncio.run(main(names))
+printed = io.StringIO()
+with redirect_stdout(printed):
+    exec(program[1], {"__name__": "__main__"})  # noqa: S102 - running it is the purpose
+assert printed.getvalue() == output[1], printed.getvalue()

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 README = (ROOT / "README.md").read_text("utf-8")
+HOME = (ROOT / "docs" / "index.md").read_text("utf-8")
 CI_RUN = (ROOT / ".ci" / "run").read_text("utf-8")
 
 NATIVE = {
@@ -192,8 +193,8 @@ def built(row, job):
 
 
 def claimed():
-    """The wheels of the README's table, by cibuildwheel's names for them."""
-    table = README.split("<!-- wheels -->")[1].split("<!-- /wheels -->")[0]
+    """The wheels of the table on the first page, by cibuildwheel's names for them."""
+    table = HOME.split("<!-- wheels -->")[1].split("<!-- /wheels -->")[0]
     head, _, *rows = (
         [cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()
     )
@@ -212,17 +213,19 @@ def claimed():
             yield f"{python}-{tag}_{spelt(architecture)}"
 
 
-def test_the_wheels_are_those_that_the_readme_lists():
+def test_the_wheels_are_those_that_the_first_page_lists():
     wheels = list(chain.from_iterable(built(row, job) for row, job in wheel_jobs()))
     assert sorted(wheels) == sorted(claimed())
 
 
-def test_the_linux_wheels_take_what_the_readme_says_of_the_system():
+def test_the_linux_wheels_need_the_systems_that_the_documents_name():
     images = PROJECT["tool"]["cibuildwheel"]["linux"]
     for name, kind, tag in (("glibc", "manylinux", "_2_28"), ("musl", "musllinux", "_1_2")):
         of_kind = {value for key, value in images.items() if key.startswith(f"{kind}-")}
         assert of_kind == {kind + tag}
-        assert f"{name} ≥ {tag[1:].replace('_', '.')}" in README
+        needed = f"{name} ≥ {tag[1:].replace('_', '.')}"
+        assert needed in README
+        assert needed in HOME
 
 
 def test_every_wheel_is_built_on_its_own_platform():
