@@ -83,16 +83,19 @@ def piece(
     """Returns the charts of a tab, its numbers, and how they were measured."""
     about = f"{part.title}{title and ': '}{title}. The numbers stand below the chart."
     drawn = "".join(part.draw(members, about))
-    tables = "".join(
-        (f"<p>{escape(key)} {part.within}</p>" if len(members) > 1 else "")
-        + table(benchmark["subjects"])
-        for key, benchmark in members.items()
-    )
+    together = contents.subjects_of(members)
+    if len(together) == sum(len(benchmark["subjects"]) for benchmark in members.values()):
+        tables = table(together)
+    else:
+        tables = "".join(
+            f"<p>{escape(key)} {part.within}</p>{table(benchmark['subjects'])}"
+            for key, benchmark in members.items()
+        )
     names = [name for name, one in benchmarks.items() if any(one is it for it in members.values())]
     return (
-        f'<div class="benchmark">{drawn}'
+        f'<div class="benchmark" data-search-exclude>{drawn}'
         f"<p>{notes(part, members, names)}</p>"
-        f"<details data-search-exclude><summary>Numbers</summary>{tables}</details></div>"
+        f"<details><summary>Numbers</summary>{tables}</details></div>"
     )
 
 
@@ -122,8 +125,8 @@ def table(subjects: Mapping[str, Mapping[str, float]]) -> str:
         for subject, numbers in ordered(dict(subjects)).items()
     )
     return (
-        '<div class="numbers"><table class="numbers">'
-        f"<thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        '<table class="numbers">'
+        f"<thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
 
 
