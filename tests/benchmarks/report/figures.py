@@ -134,6 +134,7 @@ SINGLE = ("test_single_hits[asyncio-context of 0]", "test_single_hits[asyncio-co
 OVER_TCP, OVER_SOCKET = "PolicyCache.get(), loopback TCP", "PolicyCache.get(), unix socket"
 FRESH = "test_set_of_a_fresh_entry[context of 0, decision of 5]"
 OVERWRITTEN = "test_overwriting_set[context of 0, decision of 5]"
+OVERWRITTEN_LARGE = "test_overwriting_set[context of 0, decision of 50]"
 AT_CAPACITY = "test_set_at_capacity[context of 0, decision of 5]"
 INVALIDATION = "test_invalidation_of_a_million_entries"
 REVOKED = (INVALIDATION, "RustPolicyCache.invalidate(user_id=…), the call")
@@ -238,7 +239,15 @@ SLOWER: Rows = [
     ),
     ("a store of a new entry", beside_best("µs", "median_us", (FRESH, SET))),
     ("a store over an existing entry", beside_best("µs", "median_us", (OVERWRITTEN, SET))),
+    (
+        "the same with a decision of 50 fields",
+        beside_best("µs", "median_us", (OVERWRITTEN_LARGE, SET)),
+    ),
     ("a store when the cache is full", beside_best("µs", "median_us", (AT_CAPACITY, SET))),
+    (
+        "a miss of `AsyncCache`",
+        beside_best("µs", "median_us", ("test_miss[context of 0]", "AsyncCache.get()")),
+    ),
     (
         "a miss that is evaluated and stored, one task at a time",
         beside_best("µs", "median_us", ("test_lone_miss", LOAD)),
@@ -250,6 +259,10 @@ SLOWER: Rows = [
     (
         "a hit on Redis",
         beside_best("µs", "median_us", ("test_redis", "PolicyCache.get(), a hit")),
+    ),
+    (
+        "a hit on Redis, beside a cache that keeps a copy in the process",
+        beside_best("µs", "median_us", (SINGLE[0], OVER_TCP)),
     ),
     (
         "memory for each of 300,000 entries",
