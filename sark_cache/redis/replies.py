@@ -5,7 +5,7 @@ nothing else.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeGuard, TypeVar
 
 from sark_cache.redis.link import UnavailableError
@@ -15,6 +15,9 @@ T = TypeVar("T")
 POSITION = re.compile(r"[0-9a-f]{24}")
 MAX_INTEGER: Final = 2**63 - 1
 UNREADABLE = "a reply that cannot be read"
+MISSHAPEN: Final = (TypeError, ValueError, LookupError, AttributeError, RecursionError)
+"""What readers raise for a reply of another shape: those here, and those of the clients."""
+MOST_CURSOR: Final = 2**64 - 1
 
 
 class At(NamedTuple):
@@ -32,6 +35,14 @@ class Held(NamedTuple):
     left_ms: int
 
 
+class Page(NamedTuple):
+    """A step of a walk over all keys."""
+
+    cursor: int
+    """Where the next step begins; 0: this was the last one."""
+    keys: list[str]
+
+
 def read(reader: Callable[[Any], T], reply: object) -> T:
     """Returns what a reader of this module makes of a reply.
 
@@ -42,7 +53,7 @@ def read(reader: Callable[[Any], T], reply: object) -> T:
         raise reply
     try:
         return reader(reply)
-    except (TypeError, ValueError, LookupError, AttributeError, RecursionError):
+    except MISSHAPEN:
         raise UnavailableError(UNREADABLE) from None
 
 
@@ -118,6 +129,27 @@ def many(reply: Sequence[object], number: int) -> list[Held]:
 def numbers(reply: Sequence[object], number: int) -> list[int]:
     """Reads so many integers."""
     return [integer(one) for one in _items(reply, number)]
+
+
+def page(reply: Sequence[object]) -> Page:
+    """Reads a step of a walk, from a client that makes a tuple of it or one that does not."""
+    if not isinstance(reply, list | tuple):
+        raise TypeError
+    cursor, keys = reply
+    number = cursor if type(cursor) is int else int(text(cursor))
+    if not 0 <= number <= MOST_CURSOR:
+        raise ValueError
+    return Page(number, [text(key) for key in _list(keys)])
+
+
+def run_id(info: Mapping[str, object]) -> str:
+    """Reads from the server's information which run of which server it is."""
+    return text(info["run_id"])
+
+
+def keys_in_all(info: Mapping[str, Mapping[str, object]]) -> int:
+    """Reads from the server's information how many keys its databases have together."""
+    return sum(count(database["keys"]) for database in info.values())
 
 
 def _list(reply: object) -> list[Any]:

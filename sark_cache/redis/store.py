@@ -509,15 +509,15 @@ async def _in_turns(found: Iterable[str | None]) -> list[str]:
 async def _removed(primary: Primary, keys: list[str], tags: Sequence[str]) -> int:
     async def remove(part: Sequence[str]) -> int:
         if not tags and primary.takes_many_keys:
-            replies = await primary.run(("UNLINK", *part))
+            removed = await primary.run(("UNLINK", *part))
         elif not tags:
-            replies = await primary.run(*(("UNLINK", key) for key in part))
+            removed = await primary.run(*(("UNLINK", key) for key in part))
         elif primary.takes_many_keys:
-            replies = await primary.run(("EVAL", scripts.REMOVE_TAGGED, len(part), *part, *tags))
+            removed = await primary.run(("EVAL", scripts.REMOVE_TAGGED, len(part), *part, *tags))
         else:
             one = scripts.REMOVE_TAGGED
-            replies = await primary.run(*(("EVAL", one, 1, key, *tags) for key in part))
-        return sum(replies)
+            removed = await primary.run(*(("EVAL", one, 1, key, *tags) for key in part))
+        return sum(replies.read(replies.count, one) for one in removed)
 
     return await primary.in_parts(keys, remove)
 

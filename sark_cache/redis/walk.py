@@ -7,6 +7,9 @@ was told, and a slot of a cluster that moves takes its keys past the walk. Nor i
 that a replica has not got yet, which may be the primary a moment later. What is not certain is
 tried again, then told.
 
+A server that never says that a walk is over must not keep a revocation for ever: one whose cursor
+comes back, or that takes far more steps than there are keys, is not certain either.
+
 Keys may be long, and the way to the server slow, so the steps of a walk are as long as the last
 ones allow: each has the time of a command, and a walk takes as long as the server answers.
 
@@ -24,8 +27,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final, TypeAlias
 
-from sark_cache.redis.link import Command, Link, check_client
+from sark_cache.redis import replies
+from sark_cache.redis.link import Command, Link, UnavailableError, check_client
 from sark_cache.redis.permissions import named, refusal
+from sark_cache.redis.replies import Page
 from sark_cache.tasks import cancellation_kept
 
 KEYS_AT_ONCE = 1_000
@@ -34,6 +39,16 @@ STEP_BYTES = 128 * 1024
 """The size of a reply or command that the next step should not exceed."""
 STEP_SHARE = 0.1
 """The share of a command's time that the next step should not exceed."""
+WALK_KEYS = 1_000_000
+"""The keys that the steps of a walk may ask for, before the server is asked how many there are."""
+WALK_SHARE = 16
+"""How many times as many keys as there are the steps of a walk may ask for.
+
+A table that has shrunk has more places than keys, at most 32 times as many while the server saves.
+A step looks at ten places for each key that it asks for.
+"""
+MOST_WALK_KEYS = 2**32
+"""The keys that the steps of any walk may ask for: more than a server holds."""
 SLOTS = 16_384
 ATTEMPTS = 3
 PAUSE_SECONDS = 0.1
@@ -107,11 +122,11 @@ class Primary:
         """
         with cancellation_kept():
             async with asyncio.timeout_at(self._link.deadline() + waits):
-                replies: list[Any] = await self._link.once_free(lambda: self._sent(commands))
-        for command, reply in zip(commands, replies, strict=True):
-            if isinstance(reply, Exception) and (raises or self._link.is_no_answer(reply)):
-                raise self._refused(command, reply) or reply
-        return replies
+                answers: list[Any] = await self._link.once_free(lambda: self._sent(commands))
+        for command, answer in zip(commands, answers, strict=True):
+            if isinstance(answer, Exception) and (raises or self._link.is_no_answer(answer)):
+                raise self._refused(command, answer) or answer
+        return answers
 
     def _refused(self, command: Command, error: Exception) -> RefusedError | None:
         said = refusal(error)
@@ -129,11 +144,11 @@ class Primary:
                 pipeline.execute_command(*command)
             sent: list[Any] = await pipeline.execute(raise_on_error=False)
             return sent
-        replies = await self._sent_to_node(commands)
-        if any(self._link.is_no_answer(reply) for reply in replies):
+        answers = await self._sent_to_node(commands)
+        if any(self._link.is_no_answer(answer) for answer in answers):
             # A connection that the server closed while it was idle is made again, once.
-            replies = await self._sent_to_node(commands)
-        return replies
+            answers = await self._sent_to_node(commands)
+        return answers
 
     async def _sent_over(self, connection: Any, commands: Sequence[Command]) -> list[Any]:  # noqa: ANN401
         if not connection.is_connected:  # it would connect again, maybe to another server
@@ -250,37 +265,61 @@ class Primary:
         """Visits every key that matches and was there all the time; the sum of what that says.
 
         Raises:
-            UnconfirmedError: Another server answered in the middle of it.
+            UnconfirmedError: Another server answered in the middle of it, or it does not end.
+            UnavailableError: A reply cannot be read.
         """
         total, cursor, first = 0, 0, None
+        asked, most = 0, WALK_KEYS
+        seen: set[int] = set()
         while True:
-            run, reply = await self._scan(cursor, pattern)
+            count, run, page = await self._scan(cursor, pattern)
             if run != (first := first or run):
                 message = "another server has become the primary"
                 raise UnconfirmedError(message)
-            if reply[1]:
-                total += await visit(self, [text(key) for key in reply[1]])
-            before, cursor = cursor, int(reply[0])
+            if page.keys:
+                total += await visit(self, page.keys)
+            cursor = page.cursor
             if cursor == 0:
                 return total
-            if cursor == before:
+            if cursor in seen:
                 message = "the walk over the keys does not get on"
                 raise UnconfirmedError(message)
+            seen.add(cursor)
+            asked += count
+            if asked > most and asked > (most := await self._most_walk_keys()):
+                message = "the walk over the keys does not end"
+                raise UnconfirmedError(message)
 
-    async def _scan(self, cursor: int, pattern: str) -> tuple[str, Any]:
-        """One step of a walk, as long as the pace allows; and which run of a server took it."""
+    async def _most_walk_keys(self) -> int:
+        """How many keys the steps of a walk may ask for, by how many the server has."""
+        if self._held is not None:  # it refuses INFO
+            return MOST_WALK_KEYS
+        [info] = await self.run(("INFO", "keyspace"))
+        wanted = max(WALK_KEYS, WALK_SHARE * replies.read(replies.keys_in_all, info))
+        return min(wanted, MOST_WALK_KEYS)
+
+    async def _scan(self, cursor: int, pattern: str) -> tuple[int, str, Page]:
+        """One step of a walk, as long as the pace allows.
+
+        Returns:
+            For how many keys it asked, which run of a server took it, and what that says.
+        """
         while True:
-            scan = ("SCAN", cursor, "MATCH", pattern, "COUNT", self.pace.keys)
+            count = self.pace.keys
+            scan = ("SCAN", cursor, "MATCH", pattern, "COUNT", count)
             commands = (scan,) if self._held is not None else (("INFO", "server"), scan)
             began = time.monotonic()
             try:
                 *info, reply = await self.run(*commands)
+            except replies.MISSHAPEN:  # clients read replies to SCAN and INFO, too
+                raise UnavailableError(replies.UNREADABLE) from None
             except Exception as error:
                 if self._held is not None or not self._is_late(error) or not self.pace.failed():
                     raise
                 continue  # the cursor is good for steps of any length
-            self.pace.took(sum(map(len, reply[1])), time.monotonic() - began)
-            return (info[0]["run_id"] if info else "held"), reply
+            page = replies.read(replies.page, reply)
+            self.pace.took(sum(map(len, page.keys)), time.monotonic() - began)
+            return count, replies.read(replies.run_id, info[0]) if info else "held", page
 
     async def in_parts(
         self, keys: Sequence[str], visit: Callable[[Sequence[str]], Awaitable[int]]
@@ -325,6 +364,7 @@ class Primary:
         _, reached = await self.run(
             ("SCAN", 0, "COUNT", 1), ("WAIT", replicas, max(1, int(1e3 * waits))), waits=waits
         )
+        reached = replies.read(replies.count, reached)
         if reached < replicas:
             message = f"{replicas - reached} of {replicas} replicas have not confirmed it"
             raise UnconfirmedError(message)

@@ -7,7 +7,7 @@ import pytest
 
 from conftest_faults import ALLOW
 from sark_cache import InvalidationError
-from sark_cache.redis import PolicyCache
+from sark_cache.redis import PolicyCache, walk
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
@@ -153,7 +153,10 @@ class Garbling:
     def __init__(self, server):
         self._port = server.port
         self.garbles = None
-        """A text of the command whose reply is replaced, and by which bytes."""
+        """A text of the command whose reply is replaced, and by which bytes.
+
+        Or by what a function makes of the reply.
+        """
         self.garbled = 0
 
     async def __aenter__(self):
@@ -172,7 +175,8 @@ class Garbling:
                 reply = await from_server.read(2**20)
                 if self.garbles is not None and self.garbles[0] in data:
                     self.garbled += 1
-                    reply = self.garbles[1]
+                    replaced = self.garbles[1]
+                    reply = replaced(reply) if callable(replaced) else replaced
                 writer.write(reply)
         writer.close()
         to_server.close()
@@ -195,3 +199,85 @@ async def test_a_revocation_whose_step_is_answered_by_nonsense_is_not_confirmed(
         proxy.garbles = None
         await cache.delete(*ALICE, policy="")
         assert await cache.get(*ALICE) is None
+
+
+# A walk
+
+
+def page(cursor, *keys):
+    items = b"".join(bulk(key) for key in keys)
+    return b"*2\r\n" + bulk(b"%d" % cursor) + b"*%d\r\n" % len(keys) + items
+
+
+MISSHAPEN_PAGES = {
+    **{name: NONSENSE[name] for name in ("a status", "nothing", "no list", "an empty list", "one")},
+    **{name: NONSENSE[name] for name in ("a huge number", "a list of nothing", "lists in lists")},
+    "a cursor that is none": b"*2\r\n$-1\r\n*0\r\n",
+    "a cursor of text": b"*2\r\n" + bulk(b"soon") + b"*0\r\n",
+    "a negative cursor": page(-1),
+    "a huge cursor": page(2**64),
+    "keys that are no list": b"*2\r\n" + bulk(b"0") + bulk(b"key"),
+    "no keys": b"*2\r\n" + bulk(b"0") + b"*-1\r\n",
+    "a key that is none": b"*2\r\n" + bulk(b"0") + b"*1\r\n$-1\r\n",
+    "a key that is a number": b"*2\r\n" + bulk(b"0") + b"*1\r\n:1\r\n",
+    "a key that is no UTF-8": page(0, b"\xff\xfe"),
+}
+
+
+def after_info(reply, replaced):
+    """Replaces what follows the information of the server, which comes with each step of a walk."""
+    head, _, rest = reply.partition(b"\r\n")
+    size = len(head) + 2 + int(head[1:]) + 2
+    assert rest
+    return reply[:size] + replaced
+
+
+@pytest.mark.parametrize("nonsense", MISSHAPEN_PAGES)
+async def test_a_misshapen_step_of_a_walk_is_described(own_redis, decoded, nonsense):
+    async with Garbling(own_redis()) as proxy:
+        url = f"{proxy.url}?decode_responses=true" if decoded else proxy.url
+        async with PolicyCache(url, connect_timeout=2, command_timeout=2) as cache:
+            assert await cache.set(*ALICE, ALLOW)
+            proxy.garbles = (b"COUNT", lambda reply: after_info(reply, MISSHAPEN_PAGES[nonsense]))
+            with pytest.raises(InvalidationError, match="by the redis cache: a reply that cannot"):
+                await cache.invalidate(user_id="alice")
+            assert proxy.garbled
+            proxy.garbles = None
+            assert await cache.invalidate(user_id="alice") == 1
+
+
+@pytest.mark.parametrize(
+    ("cursor", "told"),
+    [
+        (lambda step: step, "does not end"),
+        (lambda _: 7, "does not get on"),
+        (lambda step: 1 + step % 3, "does not get on"),
+    ],
+    ids=["another cursor each time", "the same cursor", "cursors in a circle"],
+)
+async def test_a_walk_that_the_server_never_ends_is_not_confirmed(own_redis, cursor, told):
+    async with (
+        Garbling(own_redis()) as proxy,
+        PolicyCache(proxy.url, connect_timeout=2, command_timeout=2) as cache,
+    ):
+        assert await cache.set(*ALICE, ALLOW)
+        proxy.garbles = (b"COUNT", lambda reply: after_info(reply, page(cursor(proxy.garbled))))
+        async with asyncio.timeout(60):
+            with pytest.raises(InvalidationError, match=told):
+                await cache.invalidate(user_id="alice")
+        proxy.garbles = None
+        assert await cache.invalidate(user_id="alice") == 1
+
+
+async def test_a_walk_is_as_long_as_there_are_keys(own_redis, monkeypatch):
+    monkeypatch.setattr(walk, "WALK_KEYS", 100)
+    server = own_redis()
+    async with PolicyCache(server.url, connect_timeout=2, command_timeout=2) as cache:
+        rows = [(f"user-{number}", "read", "doc", ALLOW) for number in range(5_000)]
+        assert await cache.set_batch(rows) == 5_000
+        assert await cache.invalidate(action="read") == 5_000
+        assert await cache.set(*ALICE, ALLOW)
+        monkeypatch.setattr(walk, "WALK_SHARE", 0)
+        server.commands(*(("SET", f"other-{number}", 1) for number in range(5_000)))
+        with pytest.raises(InvalidationError, match="does not end"):
+            await cache.invalidate(action="read")
