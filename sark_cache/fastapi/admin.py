@@ -4,11 +4,13 @@ What changes a rollout waits for Redis, up to a second: these routes are plain f
 FastAPI runs in threads.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, HTTPException, Path
+from fastapi import APIRouter, Depends, HTTPException, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 
 from sark_cache.errors import FlagError, InvalidationError
 from sark_cache.fastapi.admission import not_forged
@@ -32,7 +34,28 @@ UNCONFIRMED: Final[dict[int | str, dict[str, Any]]] = {
 CHANGES: Final = [Depends(not_forged)]
 """The check of every route that changes something."""
 
-admin_router: Final = APIRouter()
+
+class AdminRoute(APIRoute):
+    """A route that answers with 422 whatever is wrong with a request.
+
+    The 422 of FastAPI repeats what was sent, which fails with a 500 where JSON cannot hold it: a
+    lone surrogate or NaN. Errors of this route have `type`, `loc` and `msg` alone.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Returns a handler that repeats nothing."""
+        handle = super().get_route_handler()
+
+        async def handle_safely(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError as error:
+                raise RequestValidationError([_told(each) for each in error.errors()]) from None
+
+        return handle_safely
+
+
+admin_router: Final = APIRouter(route_class=AdminRoute)
 
 
 @admin_router.post("/invalidate", dependencies=CHANGES, responses=UNCONFIRMED)
@@ -90,3 +113,14 @@ def _confirmed() -> Generator[None]:
         yield
     except (InvalidationError, FlagError) as error:
         raise HTTPException(503, str(error)) from error
+
+
+def _told(error: Any) -> dict[str, Any]:  # noqa: ANN401 - as pydantic has it
+    """Returns an error of validation without what was sent."""
+    loc = [_encodable(part) if isinstance(part, str) else part for part in error["loc"]]
+    return {"type": error["type"], "loc": loc, "msg": _encodable(error["msg"])}
+
+
+def _encodable(text: str) -> str:
+    r"""Returns a text in which a lone surrogate stands as `\ud800`."""
+    return text.encode(errors="backslashreplace").decode()

@@ -190,6 +190,51 @@ async def test_everything_is_revoked_only_by_that_name(unclear):
         assert answer.json() == {"invalidated": 1}
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        r'{"pattern": "\ud800"}',
+        r'{"everything": "\ud800"}',
+        r'{"tags": "\ud800"}',
+        r'{"user_id": ["\ud800"]}',
+        r'{"\ud800": 1}',
+        r'"\ud800"',
+        '{"pattern": NaN}',
+        '{"everything": Infinity}',
+        '{"everything": 1e999}',
+        "NaN",
+    ],
+)
+async def test_what_json_cannot_hold_is_refused_as_any_other_bad_input(body):
+    headers = {**ADMIN, "content-type": "application/json"}
+    async with running(create_app(NATIVE)) as client:
+        answer = await client.post(f"{ROUTES}/invalidate", content=body, headers=headers)
+        assert answer.status_code == 422
+        [error, *_] = answer.json()["detail"]
+        assert error["loc"][0] == "body"
+        assert error["msg"]
+        answer = await client.put(f"{ROUTES}/rollouts/rust_cache", content=body, headers=headers)
+        assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("percentage", ["NaN", "-Infinity", "1e999", r'"\ud800"'])
+async def test_so_is_such_a_percentage(percentage):
+    headers = {**ADMIN, "content-type": "application/json"}
+    async with running(create_app(NATIVE)) as client:
+        body = f'{{"percentage": {percentage}}}'
+        answer = await client.put(f"{ROUTES}/rollouts/rust_cache", content=body, headers=headers)
+        assert answer.status_code == 422
+        assert answer.json()["detail"][0]["loc"] == ["body", "percentage"]
+
+
+async def test_a_pattern_with_a_lone_surrogate_is_described():
+    headers = {**ADMIN, "content-type": "application/json"}
+    async with running(create_app(NATIVE)) as client:
+        body = r'{"pattern": "\ud800"}'
+        answer = await client.post(f"{ROUTES}/invalidate", content=body, headers=headers)
+        assert "pattern must be UTF-8" in answer.json()["detail"][0]["msg"]
+
+
 async def test_tags_are_as_many_as_one_revocation_can_name_and_more_are_refused():
     async with running(create_app(NATIVE)) as client:
         for tags, status in ((MAX_REVOKED_TAGS, 200), (MAX_REVOKED_TAGS + 1, 422)):
