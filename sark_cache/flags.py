@@ -38,8 +38,14 @@ FIRST_LOOK_SECONDS: Final = 0.25
 CONFIRM_SECONDS: Final = 1.0
 """How long setting a percentage waits for Redis at most."""
 
-MOST_FEATURES: Final = 100
+MOST_ASKED_FOR: Final = 100
 """How many features that nobody set here are looked for in Redis."""
+
+MOST_FEATURES: Final = 256
+"""How many features can have a percentage that was set in this process, or that it begins with."""
+
+MOST_NAME_BYTES: Final = 128
+"""How long the name of a feature may be, in UTF-8."""
 
 
 @dataclass(eq=False, slots=True)
@@ -181,7 +187,8 @@ class FeatureFlagManager:
 
         Raises:
             TypeError: An argument has the wrong type.
-            ValueError: `percentage` is out of range, or `feature` is no printable text.
+            ValueError: `percentage` is out of range; `feature` is no printable text or too long;
+                or there are 256 features already, and this would be one more.
             FlagError: Redis did not confirm it within a second. It holds here, and is written when
                 Redis is back; unless another process has set a lower one by then, which stands.
             RuntimeError: The manager is closed.
@@ -218,6 +225,7 @@ class FeatureFlagManager:
         for feature, percentage in (initial or {}).items():
             _check(feature, percentage, f"initial[{feature!r}]")
         with _changes:
+            self._check_number(initial or {})
             self._initial.update(initial or {})
         if redis_client is not None and self._watch is None:
             store = FlagStore(redis_client)
@@ -243,8 +251,8 @@ class FeatureFlagManager:
         """The percentage of a feature not heard of, from now on looked for in Redis."""
         if self._watch is None or self._closed or feature in self._asked_for:
             return 0
-        # What is not printable is not sent: a lone surrogate would end every look.
-        if len(self._asked_for) >= MOST_FEATURES or not feature.isprintable():
+        # What is no name is not sent: a lone surrogate would end every look.
+        if len(self._asked_for) >= MOST_ASKED_FOR or not is_name(feature):
             return 0
         with _changes:
             self._asked_for.add(feature)
@@ -259,6 +267,7 @@ class FeatureFlagManager:
             raise RuntimeError(message)
         intentions = {feature: _Intention(number) for feature, number in percentages.items()}
         with _changes:
+            self._check_number(percentages)
             before = {**self._initial, **self._known}
             self._known.update(percentages)
             if self._watch is not None:
@@ -268,6 +277,19 @@ class FeatureFlagManager:
         if self._watch is not None:
             self._watch.wake()
             self._confirm(intentions)
+
+    def _check_number(self, percentages: Mapping[str, int]) -> None:
+        """Refuses features that would be more than a process can have."""
+        present = {**self._initial, **self._known}
+        if percentages.keys() <= present.keys():
+            return
+        if len(present.keys() | percentages.keys()) > MOST_FEATURES:
+            message = (
+                f"a process can have at most {MOST_FEATURES} features, and this one has "
+                f"{len(present)}: set one of them, or restart the process, which forgets those "
+                "that nothing asks for"
+            )
+            raise ValueError(message)
 
     def _confirm(self, intentions: Mapping[str, _Intention]) -> None:
         """Waits until all is written; raises for what is not, and leaves it to be written late."""
@@ -369,6 +391,12 @@ def is_in_rollout(feature: str, user_id: str, percentage: int) -> bool:
     return int.from_bytes(digest) % 100 < percentage
 
 
+def is_name(feature: str) -> bool:
+    """Returns whether a text can be the name of a feature: printable and not too long."""
+    # A lone surrogate is not printable, so that the text can be encoded.
+    return feature.isprintable() and 0 < len(feature.encode()) <= MOST_NAME_BYTES
+
+
 _instance: FeatureFlagManager | None = None
 _instance_lock = lock_across_forks()
 
@@ -407,6 +435,9 @@ def _check(feature: object, percentage: object, name: str) -> None:
         _refuse_text("feature", feature)
     if not feature or not feature.isprintable():
         message = f"feature must be printable text, not {feature!r}"
+        raise ValueError(message)
+    if not is_name(feature):
+        message = f"feature must be at most {MOST_NAME_BYTES} bytes long: choose a shorter name"
         raise ValueError(message)
     if not isinstance(percentage, int) or isinstance(percentage, bool):
         message = f"{name} must be an integer from 0 to 100, not a {type(percentage).__name__}"

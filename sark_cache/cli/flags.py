@@ -13,7 +13,7 @@ from sark_cache.cli.outcomes import ExitCode, FailureError, ending
 from sark_cache.cli.output import complain, console, rows, title, working, write_json
 from sark_cache.cli.servers import asking, connected, of_commands, why
 from sark_cache.errors import FlagError
-from sark_cache.flags import INITIAL
+from sark_cache.flags import INITIAL, MOST_NAME_BYTES, is_name
 
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
@@ -116,6 +116,9 @@ def set_percentage(
 ) -> None:
     """Sets one percentage."""
     _check(feature)
+    if not is_name(feature):
+        message = f"it must be at most {MOST_NAME_BYTES} bytes long: choose a shorter name"
+        raise typer.BadParameter(message, param_hint="FEATURE")
     with ending(as_json=as_json):
         settings = settings_with_redis(redis_url)
         _move(settings, feature, percent, force=force, as_json=as_json)

@@ -31,6 +31,10 @@ UNCONFIRMED: Final[dict[int | str, dict[str, Any]]] = {
     503: {"model": Failure, "description": "Redis does not confirm it; `detail` says what holds."}
 }
 
+TOO_MANY: Final[dict[int | str, dict[str, Any]]] = {
+    409: {"model": Failure, "description": "There are too many features; `detail` says the cure."}
+}
+
 CHANGES: Final = [Depends(not_forged)]
 """The check of every route that changes something."""
 
@@ -82,10 +86,12 @@ def rollout(feature: NamedFeature, installation: InstallationDep) -> Rollout:
     return Rollout(feature=feature, percentage=percentage)
 
 
-@admin_router.put("/rollouts/{feature}", dependencies=CHANGES, responses=UNCONFIRMED)
+@admin_router.put(
+    "/rollouts/{feature}", dependencies=CHANGES, responses={**TOO_MANY, **UNCONFIRMED}
+)
 def roll_out(feature: NamedFeature, wanted: Percentage, installation: InstallationDep) -> Rollout:
     """Rolls a feature out so far: at once in this process, within a second in all others."""
-    with _confirmed():
+    with _confirmed(), _within_bounds():
         installation.flags.set_rollout_pct(feature, wanted.percentage)
     return Rollout(feature=feature, percentage=wanted.percentage)
 
@@ -98,10 +104,12 @@ def roll_all_back(installation: InstallationDep) -> Rollouts:
     return rollouts(installation)
 
 
-@admin_router.post("/rollback/{feature}", dependencies=CHANGES, responses=UNCONFIRMED)
+@admin_router.post(
+    "/rollback/{feature}", dependencies=CHANGES, responses={**TOO_MANY, **UNCONFIRMED}
+)
 def roll_back(feature: NamedFeature, installation: InstallationDep) -> Rollout:
     """Sets a feature to 0 %."""
-    with _confirmed():
+    with _confirmed(), _within_bounds():
         installation.flags.rollback(feature)
     return Rollout(feature=feature, percentage=0)
 
@@ -113,6 +121,15 @@ def _confirmed() -> Generator[None]:
         yield
     except (InvalidationError, FlagError) as error:
         raise HTTPException(503, str(error)) from error
+
+
+@contextmanager
+def _within_bounds() -> Generator[None]:
+    """Answers with 409 that there are too many features; all else was checked before."""
+    try:
+        yield
+    except ValueError as error:
+        raise HTTPException(409, str(error)) from error
 
 
 def _told(error: Any) -> dict[str, Any]:  # noqa: ANN401 - as pydantic has it

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from sark_cache import arguments
+from sark_cache.flags import MOST_NAME_BYTES, is_name
 
 State: TypeAlias = Literal["ok", "unavailable"]
 
@@ -14,15 +15,15 @@ def _pattern(pattern: str) -> str:
     return pattern
 
 
-def _printable(feature: str) -> str:
-    if not feature.isprintable():
-        message = "must be printable"
+def _name(feature: str) -> str:
+    if not is_name(feature):
+        message = f"must be printable, and at most {MOST_NAME_BYTES} bytes long"
         raise ValueError(message)
     return feature
 
 
 Pattern: TypeAlias = Annotated[str, AfterValidator(_pattern)]
-Feature: TypeAlias = Annotated[str, AfterValidator(_printable)]
+Feature: TypeAlias = Annotated[str, AfterValidator(_name)]
 
 
 class Health(BaseModel):

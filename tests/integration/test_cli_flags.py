@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from commands import URL, in_process, sark_cache, url_without
-from sark_cache.flags import FeatureFlagManager
+from sark_cache.flags import MOST_NAME_BYTES, FeatureFlagManager
 
 KEY = "feature_flag:rust_cache"
 
@@ -137,6 +137,16 @@ def test_every_feature_is_rolled_back_also_those_that_only_others_know(fresh_red
 
 
 # Which there are
+
+
+def test_a_name_that_no_process_looks_for_is_not_set_but_may_be_removed(fresh_redis):
+    name = "x" * (MOST_NAME_BYTES + 1)
+    ended = sark_cache("flags", "set", name, "5", "--force", **{URL: fresh_redis.url})
+    assert ended.code == 2
+    assert "128 bytes" in ended.err
+    assert fresh_redis.command("KEYS", "*") == []
+    fresh_redis.command("SET", f"feature_flag:{name}", "5")
+    assert flags(fresh_redis, "remove", name)["features"][name]["removed"] is True
 
 
 @pytest.mark.parametrize("command", [["set", "{}", "5"], ["rollback", "{}"], ["remove", "{}"]])

@@ -11,6 +11,7 @@ from fastapi import Depends, FastAPI, Header, Security
 
 from sark_cache.arguments import MAX_REVOKED_TAGS
 from sark_cache.fastapi import FromRequest, policy_cache_lifespan, policy_cache_router
+from sark_cache.flags import INITIAL, MOST_FEATURES
 from sark_cache.settings import CacheSettings
 
 NATIVE = CacheSettings(rust_cache_rollout_pct=100)
@@ -240,4 +241,34 @@ async def test_tags_are_as_many_as_one_revocation_can_name_and_more_are_refused(
         for tags, status in ((MAX_REVOKED_TAGS, 200), (MAX_REVOKED_TAGS + 1, 422)):
             named = {"tags": [f"tag-{number}" for number in range(tags)]}
             answer = await client.post(f"{ROUTES}/invalidate", json=named, headers=ADMIN)
+            assert answer.status_code == status
+
+
+# Which features there are
+
+
+async def test_features_are_as_many_as_a_process_can_have():
+    async with running(create_app(NATIVE)) as client:
+        percentage = {"percentage": 7}
+        for number in range(MOST_FEATURES - len(INITIAL)):
+            path = f"{ROUTES}/rollouts/feature-{number}"
+            assert (await client.put(path, json=percentage, headers=ADMIN)).status_code == 200
+        for method, path, body in (
+            ("PUT", "/rollouts/one-more", percentage),
+            ("POST", "/rollback/one-more", {}),
+        ):
+            answer = await client.request(method, ROUTES + path, json=body, headers=ADMIN)
+            assert answer.status_code == 409
+            assert "at most 256 features" in answer.json()["detail"]
+        path = f"{ROUTES}/rollback/feature-0"
+        assert (await client.post(path, json={}, headers=ADMIN)).status_code == 200
+        rollouts = (await client.get(f"{ROUTES}/rollouts", headers=ADMIN)).json()["rollouts"]
+        assert len(rollouts) == MOST_FEATURES
+
+
+async def test_the_name_of_a_feature_is_short():
+    async with running(create_app(NATIVE)) as client:
+        for name, status in (("x" * 128, 200), ("x" * 129, 422), ("é" * 65, 422)):
+            path = f"{ROUTES}/rollouts/{name}"
+            answer = await client.put(path, json={"percentage": 7}, headers=ADMIN)
             assert answer.status_code == status

@@ -17,7 +17,13 @@ from openfeature.provider.no_op_provider import NoOpProvider
 
 from interpreters import needs_fork, run
 from sark_cache.flag_store import percentage_in
-from sark_cache.flags import FeatureFlagManager, get_feature_flag_manager
+from sark_cache.flags import (
+    INITIAL,
+    MOST_FEATURES,
+    MOST_NAME_BYTES,
+    FeatureFlagManager,
+    get_feature_flag_manager,
+)
 from sark_cache.openfeature import DOMAIN, openfeature_client
 
 USERS = [f"user-{number}" for number in range(10_000)]
@@ -152,6 +158,40 @@ def test_a_feature_that_cannot_be_written_in_redis_cannot_be_set(flags, feature)
     with pytest.raises(ValueError, match="feature must be printable text"):
         flags.set_rollout_pct(feature, 1)
     assert flags.get_rollout_pct(feature) == 0
+
+
+def test_the_name_of_a_feature_is_short(flags):
+    longest = "é" * (MOST_NAME_BYTES // 2)
+    flags.set_rollout_pct(longest, 7)
+    assert flags.get_rollout_pct(longest) == 7
+    for change in (
+        lambda: flags.set_rollout_pct(longest + "x", 7),
+        lambda: flags.rollback("x" * 129),
+    ):
+        with pytest.raises(ValueError, match="at most 128 bytes long: choose a shorter name"):
+            change()
+    with pytest.raises(ValueError, match="at most 128 bytes long"):
+        FeatureFlagManager(initial={longest + "x": 7})
+
+
+def test_features_are_as_many_as_a_process_can_have_and_more_are_refused(flags):
+    names = [f"feature-{number}" for number in range(MOST_FEATURES - len(INITIAL))]
+    for name in names:
+        flags.set_rollout_pct(name, 7)
+    for change in (
+        lambda: flags.set_rollout_pct("one more", 7),
+        lambda: flags.rollback("one more"),
+        lambda: flags.complete(initial={"one more": 7}),
+    ):
+        with pytest.raises(ValueError, match=r"at most 256 features, .* restart the process"):
+            change()
+    assert flags.get_rollout_pct("one more") == 0
+    assert len(flags.get_all_rollouts()) == MOST_FEATURES
+    flags.set_rollout_pct(names[0], 8)
+    flags.complete(initial={names[0]: 9})
+    assert flags.get_rollout_pct(names[0]) == 8
+    flags.rollback_all()
+    assert set(flags.get_all_rollouts().values()) == {0}
 
 
 @pytest.mark.parametrize("user", [None, 1, b"alice"])
