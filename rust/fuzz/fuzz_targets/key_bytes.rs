@@ -4,8 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use sark_cache_core::KeyWriter;
-use sark_cache_core::glob::Texts;
-use sark_cache_core::key::Parts;
+use sark_cache_core::key::{KeyTexts, Parts};
 use sark_cache_fuzz::reference;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -15,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
         written.policy(parts.policy).expect("it was short enough");
         written.request(user, action, resource).expect("it was short enough");
         assert_eq!([written.as_bytes(), parts.context].concat(), bytes);
-        let _ = Texts::of(&parts);
+        let _ = KeyTexts::of(&parts);
     }
     if let Some(subject) = reference::subject(bytes) {
         assert_eq!(subject.key().as_deref(), Ok(bytes));

@@ -4,9 +4,8 @@
 //! nothing to any encoding.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use sark_cache_core::cache::MAX_ENTRY_BYTES;
-use sark_cache_core::key::MAX_DEPTH;
-use sark_cache_core::{KeyWriter, NotJson};
+use sark_cache_core::limits::{MAX_DEPTH, MAX_ENTRY_BYTES};
+use sark_cache_core::{EncodeError, KeyWriter};
 
 /// What takes more bytes than this is not tried out, so that nothing is refused for its size.
 pub const LARGEST: usize = MAX_ENTRY_BYTES / 2;
@@ -86,7 +85,7 @@ impl Value {
     ///
     /// # Errors
     /// Why it is not JSON.
-    pub fn write(&self, writer: &mut KeyWriter) -> std::result::Result<(), NotJson> {
+    pub fn write(&self, writer: &mut KeyWriter) -> std::result::Result<(), EncodeError> {
         match self {
             Self::Null => writer.null(),
             Self::Bool(value) => writer.bool(*value),
@@ -182,7 +181,7 @@ impl Subject {
     ///
     /// # Errors
     /// Why it has none.
-    pub fn key(&self) -> std::result::Result<Vec<u8>, NotJson> {
+    pub fn key(&self) -> std::result::Result<Vec<u8>, EncodeError> {
         let mut writer = KeyWriter::new();
         match self {
             Self::Request([policy, user, action, resource], context) => {

@@ -4,7 +4,7 @@
 //! reads exactly the bytes that a subject is said to have, so no subject has two keys either.
 
 use crate::model::{Subject, Value, hexadecimal};
-use sark_cache_core::key::MAX_DEPTH;
+use sark_cache_core::limits::MAX_DEPTH;
 
 /// The subject whose key this is; `None` if it is that of none.
 pub fn subject(key: &[u8]) -> Option<Subject> {

@@ -3,7 +3,7 @@
 //! Two rules hold everywhere:
 //!
 //! 1. A hit never leaves the caller's thread: [`Cache::get`] is ready at its first poll.
-//! 2. A decision is served only if nothing in the [invalidation log](log) newer than its
+//! 2. A decision is served only if nothing in the [invalidation log](invalidation) newer than its
 //!    stamp matches it. The rule is the same for stored entries and for decisions that are
 //!    still being evaluated when the invalidation comes.
 //!
@@ -12,27 +12,21 @@
 #![forbid(unsafe_code)]
 
 pub mod cache;
-mod census;
 pub mod clock;
-pub mod error;
-pub mod glob;
+mod error;
+pub mod invalidation;
 pub mod key;
-pub mod latency;
 pub mod limits;
-pub mod load;
-pub mod log;
-pub mod pauses;
-mod policies;
-pub mod ready;
+pub mod metrics;
+mod options;
+pub mod poll;
 mod shim;
-pub mod stats;
-mod sweep;
-mod table;
-mod weight;
+pub mod single_flight;
 
-pub use cache::{Cache, Entry, Eviction, Options};
-pub use error::Refused;
-pub use key::{Key, KeyWriter, NotJson};
-pub use load::Flights;
-pub use log::{Scope, Stamp, Tags};
-pub use ready::{poll_once, poll_or_keep};
+pub use cache::{BatchLookup, Cache, Entry};
+pub use error::{EncodeError, InsertError};
+pub use invalidation::{Glob, Scope, Stamp, Tags};
+pub use key::{Key, KeyWriter};
+pub use options::{Eviction, Options};
+pub use poll::{poll_once, poll_or_keep};
+pub use single_flight::Flights;

@@ -1,5 +1,5 @@
-//! The locks and atomics of [`log`](crate::log) and [`load`](crate::load): the standard library's
-//! and arc-swap's or, with the feature `shuttle`, those of a model checker, so that the very code
+//! The locks and atomics of [`invalidation`](crate::invalidation) and
+//! [`single_flight`](crate::single_flight): the standard library's and arc-swap's or, with the feature `shuttle`, those of a model checker, so that the very code
 //! that ships is the code that is checked (`tests/model.rs`).
 //!
 //! The checker explores interleavings, not weak memory: to it every atomic is sequentially

@@ -1,10 +1,12 @@
 //! What is stored is served until it expires, is evicted or is revoked, and not after.
 
-use sark_cache_core::cache::{ENTRY_OVERHEAD, MAX_ENTRY_BYTES};
-use sark_cache_core::glob::Glob;
+use sark_cache_core::Glob;
+use sark_cache_core::invalidation::MAX_GLOBS;
 use sark_cache_core::limits::MAX_TAGS;
-use sark_cache_core::log::MAX_GLOBS;
-use sark_cache_core::{Cache, Eviction, Key, KeyWriter, Options, Refused, Scope, Tags, poll_once};
+use sark_cache_core::limits::{ENTRY_OVERHEAD, MAX_ENTRY_BYTES};
+use sark_cache_core::{
+    Cache, Eviction, InsertError, Key, KeyWriter, Options, Scope, Tags, poll_once,
+};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -40,7 +42,7 @@ fn wait<F: Future>(future: F) -> F::Output {
     }
 }
 
-fn put(cache: &TestCache, key: Key, value: &[u8]) -> Result<(), Refused> {
+fn put(cache: &TestCache, key: Key, value: &[u8]) -> Result<(), InsertError> {
     wait(cache.insert(key, value.to_vec(), MINUTE, Tags::default(), cache.stamp()))
 }
 
@@ -89,7 +91,7 @@ fn a_decision_that_cannot_be_stored_takes_the_place_of_the_one_that_was() {
     put(&cache, alice.clone(), b"old").unwrap();
     let refused =
         wait(cache.insert(alice.clone(), vec![], Duration::ZERO, Tags::default(), cache.stamp()));
-    assert_eq!(refused, Err(Refused::NoTimeToLive));
+    assert_eq!(refused, Err(InsertError::NoTimeToLive));
     assert_eq!(get(&cache, &alice), None);
 }
 
@@ -171,13 +173,13 @@ fn an_entry_that_is_too_large_is_refused() {
     let fits = MAX_ENTRY_BYTES - alice.as_bytes().len();
     assert_eq!(put(&cache, alice.clone(), &vec![0; fits]), Ok(()));
     assert_eq!(get(&cache, &alice).map(|value| value.len()), Some(fits));
-    let refused = Refused::TooLarge { bytes: MAX_ENTRY_BYTES + 1, limit: MAX_ENTRY_BYTES };
+    let refused = InsertError::TooLarge { bytes: MAX_ENTRY_BYTES + 1, limit: MAX_ENTRY_BYTES };
     assert_eq!(put(&cache, alice.clone(), &vec![0; fits + 1]), Err(refused));
     assert_eq!(get(&cache, &alice), None, "what was there is superseded");
 
     let options = Options { max_size: 10, max_bytes: Some(2_000), eviction: Eviction::Lru };
     let small = sized(options);
-    assert!(matches!(put(&small, alice, &[0; 1_700]), Err(Refused::TooLarge { .. })));
+    assert!(matches!(put(&small, alice, &[0; 1_700]), Err(InsertError::TooLarge { .. })));
 }
 
 #[test]
@@ -198,9 +200,9 @@ fn tags_count_as_bytes_and_too_many_of_them_are_refused() {
 
     let one_more = all.with(&cache.log().tags(&["one more"]));
     assert_eq!(one_more.len(), MAX_TAGS + 1);
-    assert_eq!(insert("1", one_more, 0), Err(Refused::TooManyTags));
+    assert_eq!(insert("1", one_more, 0), Err(InsertError::TooManyTags));
     assert_eq!(get(&cache, &key("1", "read", "doc")), None);
-    assert!(matches!(insert("1", all, 19_500), Err(Refused::TooLarge { .. })));
+    assert!(matches!(insert("1", all, 19_500), Err(InsertError::TooLarge { .. })));
     assert_eq!(insert("1", Tags::default(), 19_500), Ok(()));
     assert!(get(&cache, &key("1", "read", "doc")).is_some());
 }
@@ -273,7 +275,7 @@ fn a_decision_overtaken_by_an_invalidation_is_refused() {
     wait(cache.invalidate(Scope::of([Some("alice"), None, None], &[])));
     let insert =
         |name: &Key| wait(cache.insert(name.clone(), vec![], MINUTE, Tags::default(), stamp));
-    assert_eq!(insert(&alice), Err(Refused::Overtaken));
+    assert_eq!(insert(&alice), Err(InsertError::Invalidated));
     assert_eq!(insert(&key("bob", "read", "doc")), Ok(()));
     assert_eq!(get(&cache, &alice), None);
     assert_eq!(put(&cache, alice.clone(), b"new"), Ok(()));
@@ -289,7 +291,7 @@ fn removing_an_entry_also_fences_what_is_being_evaluated_for_it() {
     assert!(wait(cache.remove(alice.as_bytes())));
     assert!(!wait(cache.remove(alice.as_bytes())));
     let late = wait(cache.insert(alice.clone(), b"allow".to_vec(), MINUTE, Tags::default(), stamp));
-    assert_eq!(late, Err(Refused::Overtaken));
+    assert_eq!(late, Err(InsertError::Invalidated));
     assert_eq!(get(&cache, &alice), None);
 }
 
@@ -327,7 +329,7 @@ fn a_request_is_removed_under_every_policy_that_something_was_stored_under() {
         assert_eq!(cache.held(), policies);
         assert_eq!(cache.snapshot().counts.invalidations, policies);
         let late = cache.insert(key_under("1", "alice"), vec![], MINUTE, Tags::default(), stamp);
-        assert_eq!(wait(late), Err(Refused::Overtaken));
+        assert_eq!(wait(late), Err(InsertError::Invalidated));
     }
 }
 
@@ -347,7 +349,7 @@ fn removing_under_one_policy_leaves_the_others() {
 
 #[test]
 fn a_full_log_says_how_many_entries_it_ended() {
-    use sark_cache_core::log::MAX_RECORDS;
+    use sark_cache_core::invalidation::MAX_RECORDS;
     let cache = cache(10);
     for user in ["alice", "bob"] {
         put(&cache, key(user, "read", "doc"), b"allow").unwrap();
@@ -420,7 +422,7 @@ fn many_threads_never_see_a_wrong_value_and_every_look_up_is_counted() {
                         0..3 => {
                             // Another thread may just have removed it, and so revoked this one.
                             let stored = put(cache, name_key, &name.to_le_bytes());
-                            assert!(matches!(stored, Ok(()) | Err(Refused::Overtaken)));
+                            assert!(matches!(stored, Ok(()) | Err(InsertError::Invalidated)));
                         }
                         9 => {
                             wait(cache.remove(name_key.as_bytes()));
@@ -458,7 +460,7 @@ fn latency_is_sampled_and_percentiles_are_within_the_promised_error() {
     }
     assert!((latencies.mean() - 5_000.5).abs() < 1e-9);
     cache.reset_stats();
-    assert_eq!(cache.snapshot().requests, sark_cache_core::latency::Latencies::default());
+    assert_eq!(cache.snapshot().requests, sark_cache_core::metrics::Latencies::default());
 }
 
 #[test]

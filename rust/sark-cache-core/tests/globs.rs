@@ -1,9 +1,11 @@
 //! Patterns match as Redis matches them, and no field of a request acts as one.
 
 use proptest::prelude::*;
+use sark_cache_core::Glob;
 use sark_cache_core::KeyWriter;
-use sark_cache_core::glob::{Glob, MAX_PATTERN_BYTES, Texts, key_text};
 use sark_cache_core::key::Parts;
+use sark_cache_core::key::{KeyTexts, key_text};
+use sark_cache_core::limits::MAX_PATTERN_BYTES;
 
 fn text(user: &str, action: &str, resource: &str) -> String {
     let mut writer = KeyWriter::new();
@@ -82,7 +84,7 @@ fn the_text_key_is_the_documented_one() {
 fn matches(pattern: &str, [user, action, resource]: [&str; 3]) -> bool {
     let mut writer = KeyWriter::new();
     writer.request(user, action, resource).unwrap();
-    Texts::of(&Parts::of(writer.as_bytes()).unwrap()).match_any(&glob(pattern))
+    glob(pattern).matches_any(&KeyTexts::of(&Parts::of(writer.as_bytes()).unwrap()))
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Two requests have equal keys exactly when they are equal.
 
 use proptest::prelude::*;
-use sark_cache_core::key::{MAX_DEPTH, MAX_KEY_BYTES, Parts, without_policy};
-use sark_cache_core::limits::{MAX_FIELD_BYTES, MAX_POLICY_BYTES};
-use sark_cache_core::{KeyWriter, NotJson};
+use sark_cache_core::key::{Parts, without_policy};
+use sark_cache_core::limits::{MAX_DEPTH, MAX_FIELD_BYTES, MAX_KEY_BYTES, MAX_POLICY_BYTES};
+use sark_cache_core::{EncodeError, KeyWriter};
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -19,7 +19,7 @@ enum Json {
 }
 
 impl Json {
-    fn write(&self, writer: &mut KeyWriter) -> Result<(), NotJson> {
+    fn write(&self, writer: &mut KeyWriter) -> Result<(), EncodeError> {
         match self {
             Self::Null => writer.null(),
             Self::Bool(value) => writer.bool(*value),
@@ -159,11 +159,11 @@ fn a_part_that_is_too_long_is_refused_by_its_name() {
         assert_eq!(KeyWriter::new().request(fields[0], fields[1], fields[2]), Ok(()));
         fields[at] = &beyond;
         let refused = KeyWriter::new().request(fields[0], fields[1], fields[2]);
-        assert_eq!(refused, Err(NotJson::TooLong { part, limit: MAX_FIELD_BYTES }));
+        assert_eq!(refused, Err(EncodeError::TooLong { part, limit: MAX_FIELD_BYTES }));
     }
     assert_eq!(KeyWriter::new().policy(&"x".repeat(MAX_POLICY_BYTES)), Ok(()));
     let refused = KeyWriter::new().policy(&"x".repeat(MAX_POLICY_BYTES + 1));
-    assert_eq!(refused, Err(NotJson::TooLong { part: "policy", limit: MAX_POLICY_BYTES }));
+    assert_eq!(refused, Err(EncodeError::TooLong { part: "policy", limit: MAX_POLICY_BYTES }));
 }
 
 #[test]
@@ -185,32 +185,32 @@ fn one_and_its_lookalikes_have_four_keys() {
 #[test]
 fn what_json_cannot_hold_is_refused() {
     for float in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        assert_eq!(Json::Float(float).write(&mut KeyWriter::new()), Err(NotJson::NotFinite));
+        assert_eq!(Json::Float(float).write(&mut KeyWriter::new()), Err(EncodeError::NotFinite));
     }
-    let twice = KeyWriter::new().map(&mut [("a", 1), ("a", 2)], |_, _| Ok::<_, NotJson>(()));
-    assert_eq!(twice, Err(NotJson::DuplicateKey));
+    let twice = KeyWriter::new().map(&mut [("a", 1), ("a", 2)], |_, _| Ok::<_, EncodeError>(()));
+    assert_eq!(twice, Err(EncodeError::DuplicateKey));
 }
 
 #[test]
 fn nesting_is_bounded() {
     let nested = |depth| (0..depth).fold(Json::Null, |inner, _| Json::List(vec![inner]));
     assert_eq!(nested(MAX_DEPTH).write(&mut KeyWriter::new()), Ok(()));
-    assert_eq!(nested(MAX_DEPTH + 1).write(&mut KeyWriter::new()), Err(NotJson::TooDeep));
+    assert_eq!(nested(MAX_DEPTH + 1).write(&mut KeyWriter::new()), Err(EncodeError::TooDeep));
 }
 
 #[test]
 fn writing_stops_at_the_largest_key() {
     // 2⁶⁰ strings, if it did not.
-    fn doubled(writer: &mut KeyWriter, depth: u32) -> Result<(), NotJson> {
+    fn doubled(writer: &mut KeyWriter, depth: u32) -> Result<(), EncodeError> {
         if depth == 0 {
             return writer.string("x");
         }
         writer.list([(); 2].iter(), |writer, ()| doubled(writer, depth - 1))
     }
     let mut writer = KeyWriter::new();
-    assert_eq!(doubled(&mut writer, 60), Err(NotJson::TooLarge));
+    assert_eq!(doubled(&mut writer, 60), Err(EncodeError::TooLarge));
     assert!(writer.as_bytes().len() < 2 * MAX_KEY_BYTES);
-    assert_eq!(KeyWriter::new().string(&"x".repeat(MAX_KEY_BYTES + 1)), Err(NotJson::TooLarge));
+    assert_eq!(KeyWriter::new().string(&"x".repeat(MAX_KEY_BYTES + 1)), Err(EncodeError::TooLarge));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a distribution says of durations is exact at powers of two, and of one moment.
 
-use sark_cache_core::latency::{Distribution, Latency};
+use sark_cache_core::metrics::{Distribution, Latency};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;

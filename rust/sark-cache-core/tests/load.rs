@@ -1,9 +1,9 @@
 //! How long a request waits for a load: an heir's moment, a waiter's patience, and what piles up.
 
-use sark_cache_core::load::{
-    Asker, Joined, Leader, MAX_OVERTAKEN, MOMENT, PATIENCE, Turn, WaitGraph, Waiter,
+use sark_cache_core::invalidation::Log;
+use sark_cache_core::single_flight::{
+    Asker, Joined, Leader, MAX_OVERTAKEN, MOMENT, PATIENCE, WaitGraph, WaitOutcome, Waiter,
 };
-use sark_cache_core::log::Log;
 use sark_cache_core::{Flights, Tags};
 use std::future::Future;
 use std::pin::Pin;
@@ -54,12 +54,12 @@ impl Wake for Woken {
     }
 }
 
-fn poll(waiter: &mut Waiter<u64, Task>, woken: &Arc<Woken>) -> Poll<Turn<u64, Task>> {
+fn poll(waiter: &mut Waiter<u64, Task>, woken: &Arc<Woken>) -> Poll<WaitOutcome<u64, Task>> {
     let waker = Waker::from(Arc::clone(woken));
     Pin::new(waiter).poll(&mut Context::from_waker(&waker))
 }
 
-fn turn(waiter: &mut Waiter<u64, Task>) -> Turn<u64, Task> {
+fn turn(waiter: &mut Waiter<u64, Task>) -> WaitOutcome<u64, Task> {
     match poll(waiter, &Arc::default()) {
         Poll::Ready(turn) => turn,
         Poll::Pending => panic!("nothing was given to this waiter"),
@@ -85,8 +85,8 @@ fn an_heir_that_does_not_come_is_passed_over() {
     loads.look_after(after(1)); // sees the heir for the first time
     assert!(poll(&mut next, &Arc::default()).is_pending());
     loads.look_after(after(2));
-    let Turn::Lead(leader) = turn(&mut next) else { panic!("the next one leads") };
-    assert!(matches!(turn(&mut late), Turn::Retry), "it joins again");
+    let WaitOutcome::Lead(leader) = turn(&mut next) else { panic!("the next one leads") };
+    assert!(matches!(turn(&mut late), WaitOutcome::Retry), "it joins again");
     assert!(finish(leader, 7));
     assert!(loads.is_empty());
 }
@@ -101,7 +101,7 @@ fn a_flight_whose_only_heir_does_not_come_ends() {
     loads.look_after(after(2));
     assert!(loads.is_empty());
     let leader = lead(&loads, 3);
-    assert!(matches!(turn(&mut late), Turn::Retry));
+    assert!(matches!(turn(&mut late), WaitOutcome::Retry));
     assert!(finish(leader, 7));
 }
 
@@ -113,8 +113,8 @@ fn a_waiter_that_declines_passes_the_lead_on() {
     first.decline(); // it was not called: nothing happens
     drop(leader);
     first.decline();
-    assert!(matches!(turn(&mut second), Turn::Lead(_)));
-    assert!(matches!(turn(&mut first), Turn::Retry));
+    assert!(matches!(turn(&mut second), WaitOutcome::Lead(_)));
+    assert!(matches!(turn(&mut first), WaitOutcome::Retry));
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn a_wake_up_that_was_lost_is_made_again() {
     assert_eq!(woken.0.load(Ordering::SeqCst), 1);
     loads.look_after(after(2));
     assert_eq!(woken.0.load(Ordering::SeqCst), 2);
-    assert!(matches!(poll(&mut waiter, &woken), Poll::Ready(Turn::Outcome(7))));
+    assert!(matches!(poll(&mut waiter, &woken), Poll::Ready(WaitOutcome::Outcome(7))));
     assert!(!loads.look_after(after(3)).anybody);
 }
 
@@ -141,7 +141,7 @@ fn a_leader_that_was_deposed_stores_nothing_and_answers_nobody() {
     loads.depose(waiter.flight(), &Task(9)); // not the leader
     assert!(poll(&mut waiter, &Arc::default()).is_pending());
     loads.depose(waiter.flight(), &Task(1));
-    assert!(matches!(turn(&mut waiter), Turn::Retry));
+    assert!(matches!(turn(&mut waiter), WaitOutcome::Retry));
     let new = lead(&loads, 2);
     assert!(!finish(old, 1));
     assert_eq!(loads.len(), 1);
@@ -158,12 +158,12 @@ fn a_waiter_whose_patience_ended_takes_the_place() {
     let patience = u64::try_from(PATIENCE.as_nanos()).unwrap();
     let look = loads.look_after(after(1) + patience);
     assert_eq!(look.slow, [(early.flight(), Task(1))]);
-    let Turn::Late(flight) = turn(&mut early) else { panic!("it waited long enough") };
+    let WaitOutcome::Late(flight) = turn(&mut early) else { panic!("it waited long enough") };
     assert!(poll(&mut later, &Arc::default()).is_pending(), "this one did not");
     let Joined::Lead(new) = join(&loads, 2, Some(flight)) else { panic!("it leads") };
     assert!(new.overtook());
     assert!(!finish(slow, 1), "it lost its place");
-    assert!(matches!(turn(&mut later), Turn::Outcome(1)), "and is finished for who waited");
+    assert!(matches!(turn(&mut later), WaitOutcome::Outcome(1)), "and is finished for who waited");
     assert!(finish(new, 2));
 }
 
@@ -189,15 +189,15 @@ fn evaluations_that_never_end_do_not_pile_up_for_ever() {
 fn a_refresh_that_was_cut_off_can_be_given_up() {
     let loads = loads();
     let none = Tags::default();
-    let cut_off = loads.lead_ahead(b"key", &none, &Task(1)).unwrap();
-    assert!(loads.lead_ahead(b"key", &none, &Task(2)).is_none());
-    let (flight, leader) = loads.led_ahead(b"key").unwrap();
+    let cut_off = loads.start_refresh(b"key", &none, &Task(1)).unwrap();
+    assert!(loads.start_refresh(b"key", &none, &Task(2)).is_none());
+    let (flight, leader) = loads.running_refresh(b"key").unwrap();
     loads.depose(flight, &leader);
-    let again = loads.lead_ahead(b"key", &none, &Task(2)).unwrap();
+    let again = loads.start_refresh(b"key", &none, &Task(2)).unwrap();
     assert!(!finish(cut_off, 1));
-    assert!(loads.led_ahead(b"key").is_some());
+    assert!(loads.running_refresh(b"key").is_some());
     assert!(finish(again, 2));
-    assert!(loads.led_ahead(b"key").is_none());
+    assert!(loads.running_refresh(b"key").is_none());
 }
 
 #[test]

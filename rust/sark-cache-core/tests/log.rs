@@ -1,8 +1,8 @@
 //! A decision holds exactly as long as no newer record matches it; when in doubt it does not.
 
 use proptest::prelude::*;
-use sark_cache_core::glob::Glob;
-use sark_cache_core::log::{Log, MAX_GLOBS, MAX_RECORDS, Subject, Verdict};
+use sark_cache_core::Glob;
+use sark_cache_core::invalidation::{Log, MAX_GLOBS, MAX_RECORDS, Subject, Verdict};
 use sark_cache_core::{KeyWriter, Scope, Stamp};
 
 const SECOND: u64 = 1_000_000_000;
@@ -25,7 +25,7 @@ fn glob(pattern: &str) -> Scope {
 }
 
 fn holds(log: &Log, stamp: Stamp, key: &[u8], tags: &[u64]) -> bool {
-    log.verdict(stamp, Subject { key, tags }) != Verdict::Overtaken
+    log.verdict(stamp, Subject { key, tags }) != Verdict::Invalidated
 }
 
 #[derive(Debug, Clone)]

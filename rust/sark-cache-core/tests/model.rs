@@ -6,9 +6,11 @@
 //! without a number it is 10,000. Variants that are broken on purpose show that the
 //! checker would notice.
 
+use sark_cache_core::invalidation::{Log, Subject, Verdict};
 use sark_cache_core::key::without_policy;
-use sark_cache_core::load::{Asker, Flights, Joined, Leader, MOMENT, Turn, WaitGraph};
-use sark_cache_core::log::{Log, Subject, Verdict};
+use sark_cache_core::single_flight::{
+    Asker, Flights, Joined, Leader, MOMENT, WaitGraph, WaitOutcome,
+};
 use sark_cache_core::{KeyWriter, Scope, Stamp, Tags};
 use shuttle::future::{block_on, yield_now};
 use shuttle::sync::Mutex;
@@ -129,7 +131,7 @@ impl World {
         let mut store = self.store.lock().unwrap();
         let entry = store.get_mut(key)?;
         match self.log.verdict(entry.stamp, Subject { key, tags: &entry.tags }) {
-            Verdict::Overtaken => None,
+            Verdict::Invalidated => None,
             Verdict::Holds(newer) => {
                 entry.stamp = entry.stamp.max(newer);
                 Some(entry.decision)
@@ -189,10 +191,10 @@ impl World {
                     self.flights.depose(waiter.flight(), waiter.joined());
                 }
                 Joined::Wait(waiter) => match waiter.await {
-                    Turn::Outcome(decision) => return decision,
-                    Turn::Lead(leader) => return self.lead(leader, key, tags).await,
-                    Turn::Retry => {}
-                    Turn::Late(flight) => in_vain = Some(flight),
+                    WaitOutcome::Outcome(decision) => return decision,
+                    WaitOutcome::Lead(leader) => return self.lead(leader, key, tags).await,
+                    WaitOutcome::Retry => {}
+                    WaitOutcome::Late(flight) => in_vain = Some(flight),
                 },
             }
         }
@@ -205,7 +207,7 @@ impl World {
     /// Refreshes what is stored, unless that is under way.
     async fn refresh(&self, key: &[u8], tags: &Tags) {
         if self.look_up(key).is_some()
-            && let Some(leader) = self.flights.lead_ahead(key, tags, &Task(0))
+            && let Some(leader) = self.flights.start_refresh(key, tags, &Task(0))
         {
             self.lead(leader, key, tags).await;
         }
@@ -497,9 +499,11 @@ fn loaders_ask_for_each_other(caches: usize) {
             Joined::Lead(leader) => leader,
             Joined::Wait(waiter) if waiter.is_circular(|_| Vec::new()) => return 0,
             Joined::Wait(waiter) => match waiter.await {
-                Turn::Outcome(depth) => return depth,
-                Turn::Lead(leader) => leader,
-                Turn::Retry | Turn::Late(_) => unreachable!("nobody revokes or looks"),
+                WaitOutcome::Outcome(depth) => return depth,
+                WaitOutcome::Lead(leader) => leader,
+                WaitOutcome::Retry | WaitOutcome::Late(_) => {
+                    unreachable!("nobody revokes or looks")
+                }
             },
             Joined::Crowded | Joined::Found(_) => unreachable!("nothing is stored"),
         };
@@ -553,7 +557,7 @@ fn records_are_made() {
                         assert!(!must && !overtaken, "{name} was revoked");
                         stamp = newer;
                     }
-                    Verdict::Overtaken => overtaken = true,
+                    Verdict::Invalidated => overtaken = true,
                 }
             }
             // In doubt it may be dropped: only a floor casts doubt on what nobody revoked.

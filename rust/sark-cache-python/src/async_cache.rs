@@ -9,7 +9,7 @@ use crate::load::registry::LoadRegistry;
 use crate::load::{Load, LoadRequest};
 use crate::value::Stored;
 use pyo3::prelude::*;
-use sark_cache_core::{Cache, KeyWriter, Refused, Scope, Tags, poll_once};
+use sark_cache_core::{Cache, InsertError, KeyWriter, Scope, Tags, poll_once};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,7 +81,9 @@ impl AsyncCache {
         let value = Stored::from_python(value)?;
         let insert = pin!(self.cache.insert(key, value, ttl, Tags::default(), stamp));
         match poll_or_block(py, insert, || _ = self.cache.maintain()) {
-            Ok(()) | Err(Refused::NoTimeToLive | Refused::Overtaken) => ready(py, NOTHING),
+            Ok(()) | Err(InsertError::NoTimeToLive | InsertError::Invalidated) => {
+                ready(py, NOTHING)
+            }
             Err(refused) => Err(Fault::from(refused).into()),
         }
     }

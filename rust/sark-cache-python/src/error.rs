@@ -5,7 +5,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 use sark_cache_core::limits::MAX_ENTRY_BYTES;
-use sark_cache_core::{NotJson, Refused};
+use sark_cache_core::{EncodeError, InsertError};
 
 pyo3::import_exception!(sark_cache.errors, InvalidationError);
 
@@ -42,14 +42,14 @@ impl Fault {
     }
 }
 
-impl From<NotJson> for Fault {
-    fn from(error: NotJson) -> Self {
+impl From<EncodeError> for Fault {
+    fn from(error: EncodeError) -> Self {
         Self::NotJson(error.to_string())
     }
 }
 
-impl From<Refused> for Fault {
-    fn from(error: Refused) -> Self {
+impl From<InsertError> for Fault {
+    fn from(error: InsertError) -> Self {
         Self::NotJson(error.to_string())
     }
 }
@@ -128,12 +128,12 @@ fn no_text(string: &Bound<'_, PyString>, error: PyErr) -> Fault {
 
 #[cold]
 fn too_long(part: &'static str, limit: usize) -> Fault {
-    NotJson::TooLong { part, limit }.into()
+    EncodeError::TooLong { part, limit }.into()
 }
 
 #[cold]
 fn too_large() -> Fault {
-    NotJson::TooLarge.into()
+    EncodeError::TooLarge.into()
 }
 
 /// A `TypeError` that names the argument, what it takes and what it was given.

@@ -20,7 +20,7 @@ use crate::runtime::{block_on_detached, block_on_here, spawn};
 use crate::value::deferred_drop::let_go;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
-use sark_cache_core::ready::{Polled, poll_or_keep};
+use sark_cache_core::poll::{Polled, poll_or_keep};
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};

@@ -8,9 +8,8 @@ use crate::convert::flat_dict::Atom;
 use crate::error::{Fault, text, type_name, wrong_type};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
-use sark_cache_core::NotJson;
-use sark_cache_core::cache::MAX_ENTRY_BYTES;
-use sark_cache_core::key::MAX_DEPTH;
+use sark_cache_core::EncodeError;
+use sark_cache_core::limits::{MAX_DEPTH, MAX_ENTRY_BYTES};
 use smallvec::SmallVec;
 use std::mem;
 
@@ -80,7 +79,7 @@ impl<'a, 'py> Json<'a, 'py> {
 pub trait Sink {
     /// An error once there is more than could be stored. Asked before every value, so a few objects
     /// that hold each other many times over stop there.
-    fn room(&self) -> Result<(), NotJson>;
+    fn room(&self) -> Result<(), EncodeError>;
 
     /// Takes a value as a whole, if that is faster than in its parts; false, and nothing is taken.
     fn whole(&mut self, value: &Bound<'_, PyAny>) -> bool {
@@ -88,13 +87,13 @@ pub trait Sink {
         false
     }
 
-    fn atom(&mut self, atom: Atom<'_>) -> Result<(), NotJson>;
+    fn atom(&mut self, atom: Atom<'_>) -> Result<(), EncodeError>;
 
     /// Takes an integer that 64 bits do not hold, by its [digits](hexadecimal).
-    fn big_int(&mut self, digits: &str) -> Result<(), NotJson>;
+    fn big_int(&mut self, digits: &str) -> Result<(), EncodeError>;
 
     /// Begins a list; so many items follow.
-    fn enter_list(&mut self, items: usize) -> Result<(), NotJson>;
+    fn enter_list(&mut self, items: usize) -> Result<(), EncodeError>;
 
     /// Begins a mapping; for each of the fields, in the order that they then have, its name and its
     /// value follow.
@@ -174,7 +173,9 @@ fn begin<'py>(
         Json::BigInt(value) => sink.big_int(&hexadecimal(value)?)?,
         Json::Float(value) => sink.atom(Atom::Float(value))?,
         Json::String(value) => sink.atom(Atom::String(value))?,
-        Json::List(_) | Json::Map(_) if depth == MAX_DEPTH => return Err(NotJson::TooDeep.into()),
+        Json::List(_) | Json::Map(_) if depth == MAX_DEPTH => {
+            return Err(EncodeError::TooDeep.into());
+        }
         Json::List(items) => {
             sink.enter_list(items.len())?;
             return Ok(Some(Rest::Items(items.into_iter())));
@@ -227,12 +228,12 @@ fn field<'py>(
 }
 
 /// Every item takes a byte at least, so what has more of them than that cannot be stored.
-fn fits(items: usize) -> Result<(), NotJson> {
-    if items > MAX_ENTRY_BYTES { Err(NotJson::TooLarge) } else { Ok(()) }
+fn fits(items: usize) -> Result<(), EncodeError> {
+    if items > MAX_ENTRY_BYTES { Err(EncodeError::TooLarge) } else { Ok(()) }
 }
 
 fn finite<'a, 'py>(value: f64) -> Result<Json<'a, 'py>, Fault> {
-    if value.is_finite() { Ok(Json::Float(value)) } else { Err(NotJson::NotFinite.into()) }
+    if value.is_finite() { Ok(Json::Float(value)) } else { Err(EncodeError::NotFinite.into()) }
 }
 
 /// The digits of an integer of any size, lower-case, `-` in front if negative. Linear in its size.

@@ -8,7 +8,7 @@ use crate::error::{Fault, text, text_of_part, wrong_type};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 use sark_cache_core::limits::{MAX_FIELD_BYTES, MAX_POLICY_BYTES};
-use sark_cache_core::{KeyWriter, NotJson};
+use sark_cache_core::{EncodeError, KeyWriter};
 use std::cell::Cell;
 
 thread_local! {
@@ -166,19 +166,19 @@ pub fn general<R>(key: &Bound<'_, PyAny>, using: impl FnOnce(&KeyWriter) -> R) -
 }
 
 impl Sink for KeyWriter {
-    fn room(&self) -> Result<(), NotJson> {
+    fn room(&self) -> Result<(), EncodeError> {
         self.room_for(0)
     }
 
-    fn atom(&mut self, atom: Atom<'_>) -> Result<(), NotJson> {
+    fn atom(&mut self, atom: Atom<'_>) -> Result<(), EncodeError> {
         write_atom(self, atom)
     }
 
-    fn big_int(&mut self, digits: &str) -> Result<(), NotJson> {
+    fn big_int(&mut self, digits: &str) -> Result<(), EncodeError> {
         self.big_int(digits)
     }
 
-    fn enter_list(&mut self, items: usize) -> Result<(), NotJson> {
+    fn enter_list(&mut self, items: usize) -> Result<(), EncodeError> {
         self.enter_list(items)
     }
 
@@ -189,7 +189,7 @@ impl Sink for KeyWriter {
         }
         fields.sort_unstable_by(|one, other| name_of(one).cmp(name_of(other)));
         if fields.windows(2).any(|pair| name_of(&pair[0]) == name_of(&pair[1])) {
-            return Err(NotJson::DuplicateKey.into());
+            return Err(EncodeError::DuplicateKey.into());
         }
         Ok(KeyWriter::enter_map(self, fields.len())?)
     }
@@ -208,7 +208,7 @@ fn name_of<'a>((name, _): &'a (Bound<'_, PyString>, Bound<'_, PyAny>)) -> &'a st
     name.to_str().unwrap_or_default()
 }
 
-fn write_atom(writer: &mut KeyWriter, atom: Atom<'_>) -> Result<(), NotJson> {
+fn write_atom(writer: &mut KeyWriter, atom: Atom<'_>) -> Result<(), EncodeError> {
     match atom {
         Atom::Null => writer.null(),
         Atom::Bool(value) => writer.bool(value),

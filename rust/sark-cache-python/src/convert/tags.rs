@@ -5,7 +5,7 @@ use crate::error::{Fault, text_within, wrong_type};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
-use sark_cache_core::Refused;
+use sark_cache_core::InsertError;
 use sark_cache_core::limits::{MAX_REVOKED_TAGS, MAX_TAG_BYTES, MAX_TAGS};
 
 /// The names in a `tags` argument, read once.
@@ -24,7 +24,7 @@ impl Tags {
         };
         let (mut tags, read) = Self::read(given, MAX_TAGS)?;
         if read > MAX_TAGS {
-            tags.reason = Some(Refused::TooManyTags.to_string());
+            tags.reason = Some(InsertError::TooManyTags.to_string());
         }
         Ok(tags)
     }

@@ -32,8 +32,10 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
-use sark_cache_core::load::{FlightId, Joined, Leader, MAX_OVERTAKEN, Turn, Waiter};
-use sark_cache_core::ready::poll_once;
+use sark_cache_core::poll::poll_once;
+use sark_cache_core::single_flight::{
+    FlightId, Joined, Leader, MAX_OVERTAKEN, WaitOutcome, Waiter,
+};
 use sark_cache_core::{Cache, Entry, Key};
 use std::future::Future;
 use std::mem;
@@ -223,7 +225,9 @@ impl Load {
             Err(fault) => {
                 self.pause();
                 let (discarding, key) = (Arc::clone(cache), key.clone());
-                run_in_background(async move { discarding.discard(key.as_bytes()).await });
+                run_in_background(
+                    async move { discarding.remove_superseded(key.as_bytes()).await },
+                );
                 self.report(py, fault)?;
                 self.end(py, Outcome::NotShared, &tags, |_, _| ())?;
                 Ok(value.clone())
@@ -287,7 +291,7 @@ impl Load {
     pub fn refresh(py: Python<'_>, request: LoadRequest) -> PyResult<Option<Self>> {
         let LoadRequest { cache, loads, key, tags, .. } = &request;
         let asker = Task::to_be_made(py)?;
-        let Some(leader) = loads.flights().lead_ahead(key.as_bytes(), tags, &asker) else {
+        let Some(leader) = loads.flights().start_refresh(key.as_bytes(), tags, &asker) else {
             return Ok(None);
         };
         cache.stats().counters.revalidations.increment();
@@ -389,13 +393,13 @@ impl Load {
             return None;
         };
         Some(match turn {
-            Turn::Outcome(outcome) => State::Answered(Answer::Loaded(outcome)),
-            Turn::Lead(leader) => State::Leads(leader),
-            Turn::Retry => {
+            WaitOutcome::Outcome(outcome) => State::Answered(Answer::Loaded(outcome)),
+            WaitOutcome::Lead(leader) => State::Leads(leader),
+            WaitOutcome::Retry => {
                 self.again.store(true, Ordering::Relaxed);
                 State::Idle
             }
-            Turn::Late(flight) => {
+            WaitOutcome::Late(flight) => {
                 self.again.store(true, Ordering::Relaxed);
                 let mut in_vain = lock(&self.in_vain);
                 *in_vain = Some((flight, in_vain.map_or(1, |(_, times)| times + 1)));

@@ -2,7 +2,7 @@
 
 use crate::error::Fault;
 use pyo3::prelude::*;
-use sark_cache_core::stats::Stats;
+use sark_cache_core::metrics::Stats;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 

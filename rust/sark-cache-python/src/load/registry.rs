@@ -8,8 +8,7 @@ use crate::runtime::fork_guard::generation;
 use crate::value::Stored;
 use pyo3::prelude::*;
 use sark_cache_core::clock::nanos;
-use sark_cache_core::load::{FlightId, MOMENT, WaitGraph};
-use sark_cache_core::pauses::Pauses;
+use sark_cache_core::single_flight::{FlightId, MOMENT, Pauses, WaitGraph};
 use sark_cache_core::{Cache, Flights};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
@@ -48,7 +47,7 @@ impl LoadRegistry {
         if self.pauses.has(key, now()) {
             return Refreshing::Pauses;
         }
-        let led = self.flights().led_ahead(key);
+        let led = self.flights().running_refresh(key);
         led.map_or(Refreshing::No, |(flight, leader)| Refreshing::Led(flight, leader))
     }
 

@@ -9,7 +9,7 @@
 //! included, and the loop may be run again afterwards, as notebooks do. So between the sleepers of a
 //! callback no Python code runs but the tasks' own, and what one of them raises is passed on after
 //! the last one was resumed. A callback that is lost before it begins is called again: see
-//! [`look_after`](sark_cache_core::load::Flights::look_after).
+//! [`look_after`](sark_cache_core::single_flight::Flights::look_after).
 
 use crate::load::event_loop::{is_closed, runs};
 use crate::runtime::run_in_background;
@@ -17,7 +17,7 @@ use pyo3::exceptions::asyncio::{CancelledError, InvalidStateError};
 use pyo3::exceptions::{PyException, PyStopIteration};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
-use sark_cache_core::ready::yield_once;
+use sark_cache_core::poll::yield_once;
 use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::mem;

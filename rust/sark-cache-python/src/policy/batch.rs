@@ -34,7 +34,7 @@ pub fn get<'py>(
         return PyList::new(py, repeat_n(NOTHING, count));
     }
     let about = requests.cast_exact::<PyList>().map_or(0, PyListMethods::len);
-    let mut look_ups = store.cache.look_ups(about);
+    let mut look_ups = store.cache.batch_lookup(about);
     let mut keys = Keys::of(policy);
     rows(argument, requests, &(3..=4), shape, |row| match keys.next(row) {
         Ok(key) => {

@@ -9,9 +9,8 @@ use crate::policy::report::log;
 use crate::policy::store::{Instance, Store};
 use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::prelude::*;
-use sark_cache_core::glob::{Glob, MAX_PATTERN_BYTES};
-use sark_cache_core::limits::{MAX_FIELD_BYTES, MAX_POLICY_BYTES};
-use sark_cache_core::{KeyWriter, Scope};
+use sark_cache_core::limits::{MAX_FIELD_BYTES, MAX_PATTERN_BYTES, MAX_POLICY_BYTES};
+use sark_cache_core::{Glob, KeyWriter, Scope};
 use std::sync::atomic::Ordering;
 
 /// Removes the entry of a request, under one policy or, for None, under all.

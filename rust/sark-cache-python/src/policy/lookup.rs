@@ -109,7 +109,7 @@ fn refresh_ahead(
     let py = cache.py();
     let refresh = || -> Result<bool, Fault> {
         let fraction = object.getattr(name!(py, "STALE_THRESHOLD_RATIO"))?.extract()?;
-        if !store.cache.ends_soon(entry, fraction) {
+        if !store.cache.is_near_expiry(entry, fraction) {
             return Ok(false);
         }
         let refreshing = request(asked, |key| store.loads.refreshes(key.as_bytes()))?;

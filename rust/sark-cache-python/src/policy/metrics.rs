@@ -4,7 +4,7 @@ use crate::policy::store::Store;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use sark_cache_core::latency::{Distribution, Latencies, Latency};
+use sark_cache_core::metrics::{Distribution, Latencies, Latency};
 use std::time::Duration;
 
 /// Records the duration of one evaluation, in milliseconds.

@@ -6,7 +6,7 @@ use pyo3::call::PyCallArgs;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
-use sark_cache_core::stats::Stats;
+use sark_cache_core::metrics::Stats;
 
 impl Instance<'_, '_> {
     /// Counts a fault in `errors` and logs it. Raises a fault that is an error of the caller.

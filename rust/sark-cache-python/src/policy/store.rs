@@ -156,7 +156,7 @@ impl Store {
             Ok((value, tags)) => Ok(PendingInsert { key, value, tags, ttl }),
             Err(fault) => {
                 let cache = Arc::clone(&self.cache);
-                run_in_background(async move { cache.discard(key.as_bytes()).await });
+                run_in_background(async move { cache.remove_superseded(key.as_bytes()).await });
                 Err(fault)
             }
         }

@@ -14,7 +14,7 @@ pub use tokio_runtime::spawn;
 
 use fork_guard::{ForkGuard, after_fork_in_parent, before_fork, reset_in_child};
 use pyo3::prelude::*;
-use sark_cache_core::ready::{Polled, poll_or_keep};
+use sark_cache_core::poll::{Polled, poll_or_keep};
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};

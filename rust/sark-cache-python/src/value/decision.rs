@@ -13,8 +13,8 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyString, PyTuple, PyType};
 use pyo3::{IntoPyObjectExt, PyTypeInfo};
-use sark_cache_core::NotJson;
-use sark_cache_core::cache::MAX_ENTRY_BYTES;
+use sark_cache_core::EncodeError;
+use sark_cache_core::limits::MAX_ENTRY_BYTES;
 use std::sync::Arc;
 
 /// A decision that cannot be changed: what `get_decision` returns, one for every caller.
@@ -87,7 +87,7 @@ impl Decision {
             return Err(not_an_object().into());
         }
         if bytes.len() > MAX_ENTRY_BYTES {
-            return Err(Fault::from(NotJson::TooLarge).into());
+            return Err(Fault::from(EncodeError::TooLarge).into());
         }
         Ok(Self(bytes))
     }

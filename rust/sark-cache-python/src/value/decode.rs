@@ -9,7 +9,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyInt, PyList, PyString, PyTuple};
-use sark_cache_core::key::MAX_DEPTH;
+use sark_cache_core::limits::MAX_DEPTH;
 use smallvec::SmallVec;
 use std::mem;
 

@@ -9,8 +9,8 @@ use crate::value::format::{
 };
 use pyo3::prelude::*;
 use pyo3::types::PyString;
-use sark_cache_core::NotJson;
-use sark_cache_core::cache::MAX_ENTRY_BYTES;
+use sark_cache_core::EncodeError;
+use sark_cache_core::limits::MAX_ENTRY_BYTES;
 use smallvec::SmallVec;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -42,26 +42,26 @@ struct Writer<'b> {
 }
 
 impl Sink for Writer<'_> {
-    fn room(&self) -> Result<(), NotJson> {
-        if self.bytes.len() > MAX_ENTRY_BYTES { Err(NotJson::TooLarge) } else { Ok(()) }
+    fn room(&self) -> Result<(), EncodeError> {
+        if self.bytes.len() > MAX_ENTRY_BYTES { Err(EncodeError::TooLarge) } else { Ok(()) }
     }
 
     fn whole(&mut self, value: &Bound<'_, PyAny>) -> bool {
         write_flat(self.bytes, value)
     }
 
-    fn atom(&mut self, atom: Atom<'_>) -> Result<(), NotJson> {
+    fn atom(&mut self, atom: Atom<'_>) -> Result<(), EncodeError> {
         write_atom(self.bytes, atom);
         Ok(())
     }
 
-    fn big_int(&mut self, digits: &str) -> Result<(), NotJson> {
+    fn big_int(&mut self, digits: &str) -> Result<(), EncodeError> {
         self.bytes.push(BIG_INT);
         write_text(self.bytes, digits);
         Ok(())
     }
 
-    fn enter_list(&mut self, items: usize) -> Result<(), NotJson> {
+    fn enter_list(&mut self, items: usize) -> Result<(), EncodeError> {
         self.bytes.push(LIST);
         write_length(self.bytes, items);
         Ok(())
@@ -75,7 +75,7 @@ impl Sink for Writer<'_> {
         names.sort_unstable();
         if names.windows(2).any(|pair| pair[0] == pair[1]) {
             // Which of the two counts, every reader would have to guess.
-            return Err(NotJson::DuplicateKey.into());
+            return Err(EncodeError::DuplicateKey.into());
         }
         self.bytes.push(DICT);
         write_length(self.bytes, fields.len());

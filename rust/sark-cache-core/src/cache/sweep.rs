@@ -9,9 +9,9 @@
 //! For each entry a look-up per kind of scope that waits, as in the log, and one match for each
 //! pattern that waits. For each invalidation that waits some 200 bytes.
 
-use crate::glob::Texts;
+use crate::invalidation::{Log, Recorded, Scope, ScopeKinds, Stamp, Subject, Tags};
+use crate::key::KeyTexts;
 use crate::key::{Parts, without_policy};
-use crate::log::{Kinds, Log, Recorded, Scope, Stamp, Subject, Tags};
 use ahash::RandomState;
 use std::collections::HashMap;
 use std::mem;
@@ -68,7 +68,7 @@ impl Sweep {
                         || self.tags.iter().any(|tag| subject.tags.contains(tag)))
             }
             Scope::Glob(glob) => {
-                Parts::of(subject.key).is_some_and(|parts| Texts::of(&parts).match_any(glob))
+                Parts::of(subject.key).is_some_and(|parts| glob.matches_any(&KeyTexts::of(&parts)))
             }
         }
     }
@@ -77,7 +77,7 @@ impl Sweep {
 /// Those that wait to be swept, in the order of their stamps, ready to be found for an entry.
 pub(crate) struct Sweepers<'s> {
     log: &'s Log,
-    kinds: Kinds,
+    kinds: ScopeKinds,
     by_hash: HashMap<u64, Vec<&'s Sweep>, RandomState>,
     everything: Vec<&'s Sweep>,
     globs: Vec<&'s Sweep>,
@@ -85,7 +85,7 @@ pub(crate) struct Sweepers<'s> {
 
 impl<'s> Sweepers<'s> {
     pub(crate) fn new(sweeps: &'s [Arc<Sweep>], log: &'s Log) -> Self {
-        let (kinds, by_hash) = (Kinds::default(), HashMap::default());
+        let (kinds, by_hash) = (ScopeKinds::default(), HashMap::default());
         let mut made = Self { log, kinds, by_hash, everything: Vec::new(), globs: Vec::new() };
         let mut sweeps: Vec<&Sweep> = sweeps.iter().map(Arc::as_ref).collect();
         sweeps.sort_by_key(|sweep| sweep.stamp);
@@ -94,7 +94,7 @@ impl<'s> Sweepers<'s> {
                 Scope::Everything => made.everything.push(sweep),
                 Scope::Glob(_) => made.globs.push(sweep),
                 scope => {
-                    let (kinds, hashes) = log.scope_hashes(scope);
+                    let (kinds, hashes) = log.scopes().hashes(scope);
                     made.kinds = made.kinds.and(kinds);
                     for hash in hashes {
                         made.by_hash.entry(hash).or_default().push(sweep);
@@ -116,7 +116,7 @@ impl<'s> Sweepers<'s> {
             first = first.into_iter().chain(found).min_by_key(|sweep| sweep.stamp);
         };
         consider(after(&self.globs));
-        self.log.any_scope(self.kinds, subject, |hash| {
+        self.log.scopes().matches_any_scope(self.kinds, subject, |hash| {
             consider(self.by_hash.get(&hash).and_then(|sweeps| after(sweeps)));
             false
         });
@@ -131,7 +131,7 @@ pub(crate) struct Sweeps(Mutex<Arc<Waiting>>);
 pub(crate) struct Waiting {
     process: u32,
     sweeps: Mutex<Vec<Arc<Sweep>>>,
-    pub(crate) turn: async_lock::Mutex<()>,
+    pub(crate) sweeping: async_lock::Mutex<()>,
 }
 
 impl Default for Sweeps {
@@ -154,8 +154,8 @@ impl Sweeps {
 
 impl Waiting {
     fn new() -> Self {
-        let (sweeps, turn) = (Mutex::default(), async_lock::Mutex::new(()));
-        Self { process: process::id(), sweeps, turn }
+        let (sweeps, sweeping) = (Mutex::default(), async_lock::Mutex::new(()));
+        Self { process: process::id(), sweeps, sweeping }
     }
 
     pub(crate) fn add(&self, sweep: &Arc<Sweep>) {

@@ -1,7 +1,7 @@
 //! What an entry weighs: its share of the entries or of the bytes, whichever is larger.
 
-use crate::cache::{ENTRY_OVERHEAD, Options, TAG_BYTES};
-use crate::limits::{MAX_ENTRY_BYTES, MAX_TAGS};
+use crate::limits::{ENTRY_OVERHEAD, MAX_ENTRY_BYTES, MAX_TAGS, TAG_BYTES};
+use crate::options::Options;
 
 /// One unit of measure for two limits.
 pub(crate) struct Weights {

@@ -9,7 +9,7 @@ use crate::shim::atomic::{AtomicU64, Ordering};
 const FIRST_SLOTS: usize = if cfg!(feature = "shuttle") { 4 } else { 64 };
 
 /// The records of the invalidation log by scope.
-pub(crate) struct Table {
+pub(crate) struct RecordTable {
     slots: Box<[Slot]>,
 }
 
@@ -19,7 +19,7 @@ struct Slot {
     stamp: AtomicU64,
 }
 
-impl Table {
+impl RecordTable {
     /// At least `slots` slots, rounded up to a power of two.
     pub(crate) fn new(slots: usize) -> Self {
         let slots = slots.max(FIRST_SLOTS).next_power_of_two();

@@ -15,20 +15,20 @@ const MAX_VALUE_POWER: u8 = 36;
 
 /// Durations, as a mean, as percentiles and as a distribution.
 #[derive(Debug, Default)]
-pub struct Latency(Mutex<Recorded>);
+pub struct Latency(Mutex<Samples>);
 
 #[derive(Debug, Clone)]
-struct Recorded {
+struct Samples {
     buckets: Histogram,
     count: u64,
     /// In nanoseconds.
     sum: u64,
 }
 
-/// Durations at one moment, in nanoseconds. All zero when nothing was recorded.
+/// Durations at one moment, in nanoseconds. All zero when nothing was samples.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Latencies {
-    /// How many durations were recorded.
+    /// How many durations were samples.
     pub count: u64,
     /// Their sum.
     pub sum: u64,
@@ -59,7 +59,7 @@ pub struct Distribution {
     pub sum: u64,
 }
 
-impl Default for Recorded {
+impl Default for Samples {
     fn default() -> Self {
         let buckets = Histogram::new(GROUPING_POWER, MAX_VALUE_POWER)
             .expect("the powers are constants within the library's bounds");
@@ -76,10 +76,10 @@ impl Latency {
     /// Records the same duration `count` times.
     pub(crate) fn record_many(&self, count: u64, duration: Duration) {
         let duration = nanos(duration).min((1 << MAX_VALUE_POWER) - 1);
-        let mut recorded = self.lock();
-        recorded.count += count;
-        recorded.sum += count * duration;
-        let added = recorded.buckets.add(duration, count);
+        let mut samples = self.lock();
+        samples.count += count;
+        samples.sum += count * duration;
+        let added = samples.buckets.add(duration, count);
         debug_assert!(added.is_ok(), "the duration is below the greatest value");
     }
 
@@ -88,7 +88,7 @@ impl Latency {
     /// A bucket counts as below a bound when all of it is. Powers of two lie between buckets; another
     /// bound may have up to 3.2 % of itself counted as above it.
     pub fn distribution(&self, bounds: &[u64]) -> Distribution {
-        let Recorded { buckets, count, sum } = self.lock().clone();
+        let Samples { buckets, count, sum } = self.lock().clone();
         let mut buckets = buckets.iter().peekable();
         let mut passed = 0;
         let below = bounds.iter().map(|bound| {
@@ -101,7 +101,7 @@ impl Latency {
     }
 
     pub(crate) fn latencies(&self) -> Latencies {
-        let Recorded { buckets, count, sum } = self.lock().clone();
+        let Samples { buckets, count, sum } = self.lock().clone();
         let percentile = |of| {
             let found = buckets.quantile(of).ok().flatten();
             found.and_then(|found| found.entries().values().next().map(Bucket::end)).unwrap_or(0)
@@ -116,10 +116,10 @@ impl Latency {
     }
 
     pub(crate) fn reset(&self) {
-        *self.lock() = Recorded::default();
+        *self.lock() = Samples::default();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Recorded> {
+    fn lock(&self) -> MutexGuard<'_, Samples> {
         // Nothing that runs under the lock panics half way through a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,0 +1,39 @@
+//! The numbers that a log knows the tags of a decision by.
+
+use std::ops::Deref;
+
+/// The tags of a decision, as the log of one cache numbers them: each number once, in rising order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tags(pub(super) Box<[u64]>);
+
+impl Tags {
+    /// These and those of `more`. Linear in their number.
+    #[must_use]
+    pub fn with(&self, more: &Self) -> Self {
+        if more.is_empty() {
+            return self.clone();
+        }
+        let (mut own, mut others) = (self.iter().peekable(), more.iter().peekable());
+        let mut both = Vec::with_capacity(self.len() + more.len());
+        while let Some(next) = own.peek().into_iter().chain(others.peek()).min().copied() {
+            own.next_if_eq(&next);
+            others.next_if_eq(&next);
+            both.push(*next);
+        }
+        Self(both.into())
+    }
+
+    /// These without those of `less`.
+    #[must_use]
+    pub fn without(&self, less: &Self) -> Self {
+        Self(self.iter().filter(|tag| less.binary_search(tag).is_err()).copied().collect())
+    }
+}
+
+impl Deref for Tags {
+    type Target = [u64];
+
+    fn deref(&self) -> &[u64] {
+        &self.0
+    }
+}

@@ -1,0 +1,273 @@
+//! Writing the key of a request, or of one value, into a buffer that can be used again.
+
+use super::{GENERAL, Key, POLICY, REQUEST};
+use crate::error::EncodeError;
+use crate::limits::{MAX_DEPTH, MAX_FIELD_BYTES, MAX_KEY_BYTES, MAX_POLICY_BYTES};
+
+const NULL: u8 = 0;
+const FALSE: u8 = 1;
+const TRUE: u8 = 2;
+const INT: u8 = 3;
+const BIG_INT: u8 = 4;
+const FLOAT: u8 = 5;
+const STRING: u8 = 6;
+const LIST: u8 = 7;
+const MAP: u8 = 8;
+
+/// Writes one key: first [`request`](Self::request) or [`general`](Self::general), then its values.
+#[derive(Debug, Clone, Default)]
+pub struct KeyWriter {
+    bytes: Vec<u8>,
+    depth: usize,
+}
+
+impl KeyWriter {
+    /// A writer with a buffer of its own.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A writer that uses the buffer of an earlier one, whose contents are dropped.
+    pub fn reusing(mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        Self { bytes: buffer, depth: 0 }
+    }
+
+    /// The buffer, to be used again.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Starts the key of a request under this policy, unless it is empty; the request follows.
+    ///
+    /// # Errors
+    /// [`EncodeError::TooLong`].
+    #[inline]
+    pub fn policy(&mut self, policy: &str) -> Result<(), EncodeError> {
+        if policy.is_empty() {
+            return Ok(());
+        }
+        self.bytes.push(POLICY);
+        self.part("policy", policy, MAX_POLICY_BYTES)
+    }
+
+    /// The key of a request under a policy, which is short enough, made of its key under none.
+    pub(crate) fn under(policy: &str, request: &[u8]) -> Box<[u8]> {
+        let mut writer = Self::new();
+        // What was a key's policy before is not too long.
+        _ = writer.policy(policy);
+        writer.bytes.extend_from_slice(request);
+        writer.bytes.into()
+    }
+
+    /// Writes an authorization request; a context, if any, follows as one [`map`](Self::map).
+    ///
+    /// # Errors
+    /// [`EncodeError::TooLong`].
+    pub fn request(&mut self, user: &str, action: &str, resource: &str) -> Result<(), EncodeError> {
+        self.begin_request(user, action)?;
+        self.resource(resource)
+    }
+
+    /// Writes what requests of the same user and action have in common;
+    /// [`resource`](Self::resource) follows.
+    ///
+    /// # Errors
+    /// [`EncodeError::TooLong`].
+    pub fn begin_request(&mut self, user: &str, action: &str) -> Result<(), EncodeError> {
+        self.bytes.push(REQUEST);
+        self.part("user_id", user, MAX_FIELD_BYTES)?;
+        self.part("action", action, MAX_FIELD_BYTES)
+    }
+
+    /// Writes the resource of a request that was [begun](Self::begin_request).
+    ///
+    /// # Errors
+    /// [`EncodeError::TooLong`].
+    pub fn resource(&mut self, resource: &str) -> Result<(), EncodeError> {
+        self.part("resource", resource, MAX_FIELD_BYTES)
+    }
+
+    /// Goes back to where the first `written` bytes were written, to go on in another way.
+    pub fn back_to(&mut self, written: usize) {
+        self.bytes.truncate(written);
+        self.depth = 0;
+    }
+
+    /// Starts a general key; exactly one value follows.
+    pub fn general(&mut self) {
+        self.bytes.push(GENERAL);
+    }
+
+    /// Writes null.
+    pub fn null(&mut self) {
+        self.bytes.push(NULL);
+    }
+
+    /// Writes true or false.
+    pub fn bool(&mut self, value: bool) {
+        self.bytes.push(if value { TRUE } else { FALSE });
+    }
+
+    /// Writes an integer that fits in 64 bits.
+    pub fn int(&mut self, value: i64) {
+        self.bytes.push(INT);
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    /// Writes an integer that does not fit in 64 bits, given as lower-case hexadecimal digits with
+    /// `-` in front if negative and no leading zeros.
+    ///
+    /// # Errors
+    /// [`EncodeError::TooLarge`].
+    pub fn big_int(&mut self, hexadecimal: &str) -> Result<(), EncodeError> {
+        self.bytes.push(BIG_INT);
+        self.text(hexadecimal)
+    }
+
+    /// Writes a float.
+    ///
+    /// # Errors
+    /// [`EncodeError::NotFinite`] for infinities and NaN.
+    pub fn float(&mut self, value: f64) -> Result<(), EncodeError> {
+        if !value.is_finite() {
+            return Err(EncodeError::NotFinite);
+        }
+        self.bytes.push(FLOAT);
+        self.bytes.extend_from_slice(&value.to_bits().to_le_bytes());
+        Ok(())
+    }
+
+    /// Writes a string.
+    ///
+    /// # Errors
+    /// [`EncodeError::TooLarge`].
+    pub fn string(&mut self, value: &str) -> Result<(), EncodeError> {
+        self.bytes.push(STRING);
+        self.text(value)
+    }
+
+    /// Writes a list; `write` writes one item.
+    ///
+    /// # Errors
+    /// What `write` returns; [`EncodeError::TooDeep`]; [`EncodeError::TooLarge`].
+    pub fn list<T, E: From<EncodeError>>(
+        &mut self,
+        items: impl ExactSizeIterator<Item = T>,
+        mut write: impl FnMut(&mut Self, T) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.enter_list(items.len())?;
+        for item in items {
+            write(self, item)?;
+            self.room_for(0)?;
+        }
+        self.leave();
+        Ok(())
+    }
+
+    /// Writes a mapping; `write` writes one value. Sorts `entries` by key.
+    ///
+    /// # Errors
+    /// What `write` returns; [`EncodeError::DuplicateKey`]; [`EncodeError::TooDeep`]; [`EncodeError::TooLarge`].
+    pub fn map<T: Copy, E: From<EncodeError>>(
+        &mut self,
+        entries: &mut [(&str, T)],
+        mut write: impl FnMut(&mut Self, T) -> Result<(), E>,
+    ) -> Result<(), E> {
+        entries.sort_unstable_by_key(|(key, _)| *key);
+        if entries.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+            return Err(EncodeError::DuplicateKey.into());
+        }
+        self.enter_map(entries.len())?;
+        for (key, value) in entries {
+            self.name(key)?;
+            write(self, *value)?;
+            self.room_for(0)?;
+        }
+        self.leave();
+        Ok(())
+    }
+
+    /// Begins a list. Its items follow, and then [`leave`](Self::leave).
+    ///
+    /// # Errors
+    /// [`EncodeError::TooDeep`]; [`EncodeError::TooLarge`].
+    pub fn enter_list(&mut self, items: usize) -> Result<(), EncodeError> {
+        self.enter(LIST, items)
+    }
+
+    /// Begins a mapping. For each key in byte order, none of them twice, its [`name`](Self::name) and
+    /// its value follow, and then [`leave`](Self::leave).
+    ///
+    /// # Errors
+    /// [`EncodeError::TooDeep`]; [`EncodeError::TooLarge`].
+    pub fn enter_map(&mut self, entries: usize) -> Result<(), EncodeError> {
+        self.enter(MAP, entries)
+    }
+
+    /// Writes a key of a mapping.
+    ///
+    /// # Errors
+    /// [`EncodeError::TooLarge`].
+    pub fn name(&mut self, name: &str) -> Result<(), EncodeError> {
+        self.text(name)
+    }
+
+    /// Ends a list or mapping.
+    pub fn leave(&mut self) {
+        self.depth -= 1;
+    }
+
+    /// An error unless so many more bytes fit. Atoms of a fixed size are written without asking.
+    ///
+    /// # Errors
+    /// [`EncodeError::TooLarge`].
+    #[inline]
+    pub fn room_for(&self, bytes: usize) -> Result<(), EncodeError> {
+        if self.bytes.len() + bytes > MAX_KEY_BYTES { Err(EncodeError::TooLarge) } else { Ok(()) }
+    }
+
+    /// The bytes written so far: the key to look up with.
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The key to store with.
+    pub fn to_key(&self) -> Key {
+        Key(self.bytes.as_slice().into())
+    }
+
+    fn enter(&mut self, tag: u8, count: usize) -> Result<(), EncodeError> {
+        if self.depth == MAX_DEPTH {
+            return Err(EncodeError::TooDeep);
+        }
+        self.depth += 1;
+        self.bytes.push(tag);
+        self.length(count)
+    }
+
+    /// Writes a part of a request. All of them together are less than the largest key.
+    #[inline]
+    fn part(&mut self, part: &'static str, text: &str, limit: usize) -> Result<(), EncodeError> {
+        if text.len() > limit {
+            return Err(EncodeError::TooLong { part, limit });
+        }
+        self.length(text.len())?;
+        self.bytes.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+
+    fn text(&mut self, text: &str) -> Result<(), EncodeError> {
+        self.room_for(text.len())?;
+        self.length(text.len())?;
+        self.bytes.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+
+    fn length(&mut self, length: usize) -> Result<(), EncodeError> {
+        let length = u32::try_from(length).map_err(|_| EncodeError::TooLarge)?;
+        self.bytes.extend_from_slice(&length.to_le_bytes());
+        Ok(())
+    }
+}
