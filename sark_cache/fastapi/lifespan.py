@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -35,7 +35,8 @@ def policy_cache_lifespan(
     At the start it looks for Redis once, if one is configured, for half a second or so: the app
     starts whether it answers or not. From then on expired entries are removed in the background, if
     the settings say so. At the end the cleanup stops, and with the last app of the process the
-    caches, the feature flags and their connections are closed.
+    caches, the feature flags and their connections are closed. That holds if the shutdown is
+    cancelled, too.
 
     Args:
         settings: What to make the caches from. None: what the environment holds at the start.
@@ -97,9 +98,10 @@ async def _policy_cache_of_process(settings: CacheSettings) -> AsyncGenerator[_S
         yield shared
     finally:
         if _give_back(shared):
-            await shared.cache.close()
-            shared.selection.close()
-            await close_policy_caches()
+            async with AsyncExitStack() as closing:  # all of it, even if one step is cancelled
+                closing.push_async_callback(close_policy_caches)
+                closing.callback(shared.selection.close)
+                closing.push_async_callback(shared.cache.close)
 
 
 def _take(settings: CacheSettings) -> _Shared:

@@ -10,7 +10,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from math import ceil, floor
 from time import perf_counter
@@ -664,11 +664,14 @@ class PolicyCache(Closing):
     async def close(self) -> None:
         """Stops serving, ends what runs in the background, closes the connections made here."""
         self._closed = True
-        await self._revocations.settled(CLOSE_SECONDS)
-        self._ended = True
-        await self._loads.close()
-        await self._deposits.superseded.close()
-        await self._links.close()
+        async with AsyncExitStack() as closing:  # all of it, even if one step is cancelled
+            closing.push_async_callback(self._links.close)
+            closing.push_async_callback(self._deposits.superseded.close)
+            closing.push_async_callback(self._loads.close)
+            try:
+                await self._revocations.settled(CLOSE_SECONDS)
+            finally:
+                self._ended = True
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(ttl_seconds={self.ttl_seconds}, enabled={self.enabled})"

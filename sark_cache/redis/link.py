@@ -253,13 +253,30 @@ class Link:
         asked = [question for question in self.questions.values() if not question.done()]
         if self._examination is not None and not self._examination.done():
             asked.append(self._examination)
-        if asked:
-            await asyncio.wait(asked, timeout=self.command_timeout)
-        await end([*asked, *self._open.values()], "probes")
-        # The client is not used any more, whatever it raises.
-        with suppress(Exception), cancellation_kept():
-            async with asyncio.timeout(self.command_timeout):
-                await self._close()
+        try:
+            if asked:
+                await asyncio.wait(asked, timeout=self.command_timeout)
+        finally:  # even if that is cancelled
+            try:
+                await end([*asked, *self._open.values()], "probes")
+            finally:
+                await self._close_client()
+
+    async def _close_client(self) -> None:
+        """Closes a client made here. If that is cancelled, its connections are closed before."""
+
+        async def close() -> None:
+            # The client is not used any more, whatever it raises.
+            with suppress(Exception), cancellation_kept():
+                async with asyncio.timeout(self.command_timeout):
+                    await self._close()
+
+        closing = asyncio.create_task(close(), name="sark-cache closing")
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await asyncio.wait([closing])
+            raise
 
     @asynccontextmanager
     async def _until(self, deadline: float, key: str, name: str) -> AsyncGenerator[None]:

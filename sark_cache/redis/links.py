@@ -89,12 +89,13 @@ class Links:
         """Closes every link in its own event loop, unless that is closed itself."""
         running = asyncio.get_running_loop()
         links, self._links = self._links, {}
+        own = links.pop(running, None)
         for event_loop, link in links.items():
-            if event_loop is running:
-                await link.close()
-            elif event_loop.is_running():
+            if event_loop.is_running():
                 with suppress(RuntimeError):  # it was closed just now
                     asyncio.run_coroutine_threadsafe(link.close(), event_loop)
+        if own is not None:
+            await own.close()
 
     def _made(self, event_loop: asyncio.AbstractEventLoop) -> Link:
         inherited = self._process != os.getpid() and bool(self._links)

@@ -40,3 +40,24 @@ async def test_a_cache_closes_whatever_a_dead_node_does_to_its_probe(own_cluster
     assert all(in_time for in_time, _ in ended)
     assert sum(was_open for _, was_open in ended) > CLOSES / 2, "most had a probe to end"
     assert [task for task in asyncio.all_tasks() if task.get_name() == "sark-cache probe"] == []
+
+
+async def test_a_close_that_is_cancelled_anywhere_leaves_nothing_behind(own_redis):
+    server = own_redis()
+    turns, was_closing = 1, True  # before the first turn, nothing of it runs
+    while was_closing:
+        cache = PolicyCache(server.url, command_timeout=2)
+        await asyncio.gather(*(cache.get(f"user-{number}", "read", "doc") for number in range(8)))
+        closing = asyncio.create_task(cache.close())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        was_closing = closing.cancel()
+        await asyncio.wait([closing])
+        assert closing.cancelled() is was_closing
+        async with asyncio.timeout(BOUND_SECONDS):
+            while int(server.info("clients")["connected_clients"]) > 1:  # that which asks
+                await asyncio.sleep(0.01)
+        named = [task.get_name() for task in asyncio.all_tasks()]
+        assert not [name for name in named if name.startswith("sark-cache")]
+        turns += 1
+    assert turns > 2

@@ -1,6 +1,8 @@
 """What an app says once when it starts: where its settings cache nothing, or caches are apart."""
 
+import asyncio
 import logging
+import threading
 from typing import Annotated
 
 import httpx
@@ -10,6 +12,7 @@ from fastapi import BackgroundTasks, Depends, FastAPI
 
 from sark_cache import selection
 from sark_cache.fastapi import PolicyCacheDep, authorize, policy_cache_lifespan
+from sark_cache.process import caches
 from sark_cache.settings import CacheSettings
 
 
@@ -83,3 +86,50 @@ async def test_a_revocation_may_be_a_background_task():
         assert (await client.get("/")).json() == first
         assert (await client.post("/revoke")).status_code == 200
         assert (await client.get("/")).json()["evaluation"] > first["evaluation"]
+
+
+# A shutdown that is cancelled
+
+
+def watches():
+    """The threads that look into Redis."""
+    return [thread.name for thread in threading.enumerate() if thread.name.endswith(" watch")]
+
+
+async def shut_down(app, turns):
+    """Runs an app, and cancels its shutdown after some turns of the event loop.
+
+    Returns whether the shutdown had not ended by then.
+    """
+    started, ending = asyncio.Event(), asyncio.Event()
+
+    async def run():
+        async with app.router.lifespan_context(app):
+            started.set()
+            await ending.wait()
+
+    running = asyncio.create_task(run())
+    await started.wait()
+    ending.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    was_ending = running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled() is was_ending
+    return was_ending
+
+
+async def test_a_shutdown_that_is_cancelled_anywhere_leaves_nothing_behind(own_redis):
+    server = own_redis()
+    before = watches()
+    turns, was_ending = 0, True
+    while was_ending:
+        settings = CacheSettings(redis_url=server.url, cleanup_enabled=True)
+        app = FastAPI(lifespan=policy_cache_lifespan(settings))
+        was_ending = await shut_down(app, turns)
+        turns += 1
+        assert watches() == before
+        assert caches() == []
+        named = [task.get_name() for task in asyncio.all_tasks()]
+        assert not [name for name in named if name.startswith("sark-cache")]
+    assert turns > 3
