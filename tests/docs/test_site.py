@@ -126,6 +126,8 @@ def test_every_public_name_is_in_the_reference():
     for name in sark_cache.__all__:
         defined = f"sark_cache.settings.{name}" if name == "CacheSettings" else f"sark_cache.{name}"
         assert defined in reference, name
+    for name in ("allow_all", "deny_all", "policy_cache", "no_policy_cache"):
+        assert f"sark_cache.testing.{name}" in reference, name
 
 
 def test_the_benchmark_page_has_every_chart():
