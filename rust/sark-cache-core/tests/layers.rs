@@ -164,7 +164,7 @@ fn path_to_root(tokens: &[TokenTree], depth: usize) -> Option<usize> {
     if starts_with(0, "crate") {
         return Some(SEGMENT);
     }
-    let supers = (0..).take_while(|at| starts_with(at * SEGMENT, "super")).count();
+    let supers = (0..=depth).take_while(|at| starts_with(at * SEGMENT, "super")).count();
     (supers > 0 && supers == depth).then_some(supers * SEGMENT)
 }
 
