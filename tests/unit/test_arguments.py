@@ -1,4 +1,4 @@
-"""Arguments: each iterable is read once, and no further than its bound."""
+"""Arguments: each iterable is read once, and no further than its limit."""
 
 import itertools
 
@@ -20,7 +20,7 @@ def endless():
     return (f"tag-{number}" for number in itertools.count())
 
 
-def test_tags_are_read_from_whatever_has_items():
+def test_tags_are_read_from_any_iterable():
     for tags in (["a", "b"], ("a", "b"), iter("ab"), dict.fromkeys("ab").keys(), map(str, "ab")):
         assert read_tags(tags) == ("a", "b")
     assert read_tags(None) == read_tags(()) == ()
@@ -36,7 +36,7 @@ def test_endless_tags_are_read_up_to_the_bound():
     assert beyond_limits("alice", "read", "doc", tags=tags) == f"more than {MAX_TAGS} tags"
 
 
-def test_a_revocation_tells_tags_that_were_left_out_from_empty_ones():
+def test_a_revocation_distinguishes_omitted_tags_from_empty_ones():
     assert read_revoked_tags(NOT_GIVEN) == read_revoked_tags(None) == ()
     assert repr(NOT_GIVEN) == "()"
     for empty in ((), [], set(), iter(())):
@@ -44,13 +44,13 @@ def test_a_revocation_tells_tags_that_were_left_out_from_empty_ones():
             read_revoked_tags(empty)
 
 
-def test_a_revocation_names_more_tags_than_a_decision_has_but_not_endlessly_many():
+def test_a_revocation_accepts_more_tags_than_a_decision_has_up_to_a_limit():
     assert len(read_revoked_tags(itertools.islice(endless(), MAX_REVOKED_TAGS))) == MAX_REVOKED_TAGS
     with pytest.raises(ValueError, match=r"at most 10,000 in one revocation"):
         read_revoked_tags(endless())
 
 
-def test_what_a_loader_returns_reads_its_tags_once():
+def test_the_result_of_a_loader_reads_its_tags_once():
     loaded = Loaded({"allow": True}, tags=(tag for tag in ["a", "b"]))
     assert loaded.tags == ("a", "b")
 

@@ -1,4 +1,4 @@
-"""The general cache beneath: any JSON under any JSON key, and errors raised."""
+"""The general cache: any JSON under any JSON key, and bad input raises."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ KEYS = TEXT | st.lists(JSON, max_size=3).map(tuple)
 
 
 @given(KEYS, KEYS, JSON)
-def test_a_value_is_found_under_its_own_key_alone(key, other, value):
+def test_a_value_is_found_under_its_own_key_only(key, other, value):
     cache = AsyncCache()
     assert ready(cache.set(key, value)) is None
     assert typed(ready(cache.get(key))) == typed(value)
@@ -22,7 +22,7 @@ def test_a_value_is_found_under_its_own_key_alone(key, other, value):
         assert ready(cache.get(other)) is None
 
 
-def test_a_str_and_the_tuple_of_it_are_two_keys():
+def test_a_str_and_a_tuple_of_it_are_different_keys():
     cache = AsyncCache()
     ready(cache.set("a", 1))
     ready(cache.set(("a",), 2))
@@ -69,7 +69,7 @@ async def test_a_key_that_is_neither_str_nor_tuple_is_a_type_error(key):
             await call()
 
 
-async def test_what_is_not_json_is_a_value_error():
+async def test_a_value_that_is_not_json_is_a_value_error():
     cache = AsyncCache()
     with pytest.raises(ValueError, match="type object is not JSON"):
         await cache.get(("a", object()))

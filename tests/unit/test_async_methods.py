@@ -1,4 +1,4 @@
-"""Frameworks know the native caches' methods as async, and each has acted when it returns."""
+"""Methods of the native caches: frameworks recognize them as async, and each acts when called."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from sark_cache import AsyncCache, RustPolicyCache
 
 ALLOW = {"allow": True}
 MANY = 3_000
-"""More entries than are visited in one turn: an operation on all of them is not ready at once."""
+"""More entries than one step visits: an operation on all of them is not ready at once."""
 
 METHODS = [
     *[
@@ -55,7 +55,7 @@ each_method = pytest.mark.parametrize(
 
 
 @each_method
-def test_it_is_known_as_a_coroutine_function(kind, name):
+def test_a_method_is_recognized_as_a_coroutine_function(kind, name):
     for owner in (kind, kind()):
         method = getattr(owner, name)
         assert asyncio.iscoroutinefunction(method)
@@ -64,7 +64,7 @@ def test_it_is_known_as_a_coroutine_function(kind, name):
             assert inspect.iscoroutinefunction(method)
 
 
-def test_what_returns_no_awaitable_is_not():
+def test_a_method_without_an_awaitable_is_not_recognized_as_one():
     for name in ("stamp", "get_metrics", "record_opa_latency", "reset_metrics"):
         assert not asyncio.iscoroutinefunction(getattr(RustPolicyCache(), name))
 
@@ -76,7 +76,7 @@ def test_starlette_awaits_it(kind, name):
 
 
 @each_method
-async def test_its_mock_gives_what_can_be_awaited(kind, name):
+async def test_a_mock_of_it_returns_awaitables(kind, name):
     for mocked in (
         MagicMock(spec=kind),
         MagicMock(spec=kind()),
@@ -106,7 +106,7 @@ def test_it_looks_like_a_method(kind, name):
     assert name in repr(method)
 
 
-def test_it_is_called_as_a_method_is():
+def test_it_is_called_like_a_method():
     cache = RustPolicyCache()
     bound = cache.set
     assert bound.__self__ is cache
@@ -131,7 +131,7 @@ def test_it_is_called_as_a_method_is():
             wrong()
 
 
-def test_a_subclass_overrides_it_and_calls_what_it_overrides():
+def test_a_subclass_overrides_it_and_calls_the_original():
     class Counting(RustPolicyCache):
         asked = 0
 
@@ -180,7 +180,7 @@ DROPPED = {
 
 @pytest.mark.parametrize("size", [10, MANY])
 @pytest.mark.parametrize("revoke", DROPPED.values(), ids=DROPPED)
-def test_a_revocation_that_nobody_awaits_has_taken_effect(revoke, size):
+def test_a_revocation_that_is_not_awaited_has_taken_effect(revoke, size):
     cache = filled(size)
     assert ready(cache.get("alice", "read", "1")) == ALLOW
     revoke(cache)
@@ -189,7 +189,7 @@ def test_a_revocation_that_nobody_awaits_has_taken_effect(revoke, size):
     assert ready(cache.get_decision("alice", "read", "1")) is None
 
 
-def test_what_is_stored_without_awaiting_is_stored():
+def test_a_decision_is_stored_without_awaiting():
     cache = RustPolicyCache()
     cache.set("alice", "read", "1", ALLOW)
     cache.set_batch([("alice", "read", "2", ALLOW)])
@@ -199,7 +199,7 @@ def test_what_is_stored_without_awaiting_is_stored():
 
 
 @pytest.mark.parametrize("size", [10, MANY])
-def test_a_cleanup_that_nobody_awaits_is_done(size):
+def test_a_cleanup_that_is_not_awaited_is_done(size):
     cache = filled(size, ttl_seconds=1e-9)
     cache.cleanup_expired()
     until = time.monotonic() + 30
@@ -208,7 +208,7 @@ def test_a_cleanup_that_nobody_awaits_is_done(size):
     assert cache.metrics.expirations == size
 
 
-async def test_a_load_that_nobody_awaits_leaves_the_request_to_the_next():
+async def test_a_load_that_is_not_awaited_does_not_lead():
     async def load():
         return ALLOW
 

@@ -1,4 +1,4 @@
-"""What the methods return is taken for a coroutine, wherever coroutines go."""
+"""Awaitables of the native caches work wherever coroutines do."""
 
 import asyncio
 import collections.abc
@@ -14,7 +14,7 @@ from sark_cache import RustPolicyCache
 
 ALLOW = {"allow": True}
 MANY = 3_000
-"""More entries than are visited in one turn: an operation on all of them is not ready at once."""
+"""More entries than one step visits: an operation on all of them is not ready at once."""
 
 
 @pytest.fixture(params=["ready", "pending"])
@@ -43,7 +43,7 @@ def test_a_hit_is_ready_without_any_event_loop(cache):
     assert ready(cache.get_batch([("alice", "read", "doc")])) == [ALLOW]
 
 
-def test_everything_that_takes_a_coroutine_takes_it(ask):
+def test_functions_that_take_coroutines_accept_it(ask):
     call, expected = ask
 
     async def main():
@@ -66,12 +66,12 @@ def test_everything_that_takes_a_coroutine_takes_it(ask):
     asyncio.run(main())
 
 
-def test_it_can_be_run_by_itself(ask):
+def test_asyncio_run_accepts_it(ask):
     call, expected = ask
     assert asyncio.run(call()) == expected
 
 
-def test_another_loop_s_thread_can_be_asked(ask):
+def test_it_can_be_run_in_the_loop_of_another_thread(ask):
     call, expected = ask
 
     async def main():
@@ -83,7 +83,7 @@ def test_another_loop_s_thread_can_be_asked(ask):
     assert asyncio.run(main()) == expected
 
 
-def test_anyio_takes_it(ask):
+def test_anyio_accepts_it(ask):
     call, expected = ask
 
     async def main():
@@ -102,7 +102,7 @@ def test_anyio_takes_it(ask):
     assert anyio.run(main) == [expected] * 3
 
 
-def test_uvloop_takes_it(ask):
+def test_uvloop_accepts_it(ask):
     uvloop = pytest.importorskip("uvloop", reason="uvloop does not run on this platform")
     call, expected = ask
 
@@ -126,7 +126,7 @@ async def test_awaiting_twice_is_an_error(ask):
         awaitable.throw(ValueError("late"))
 
 
-async def test_who_awaits_what_is_being_awaited_is_refused_and_disturbs_nobody(cache):
+async def test_a_second_await_during_the_first_fails_without_affecting_it(cache):
     await cache.set_batch([("alice", "read", str(i), ALLOW) for i in range(MANY)])
     awaitable = cache.size()
     future = awaitable.send(None)
@@ -139,7 +139,7 @@ async def test_who_awaits_what_is_being_awaited_is_refused_and_disturbs_nobody(c
 
 
 @pytest.mark.parametrize("spend", ["close", "throw"])
-async def test_what_was_closed_or_thrown_into_is_spent(ask, spend):
+async def test_a_closed_or_thrown_into_awaitable_cannot_be_awaited(ask, spend):
     call, _ = ask
     awaitable = call()
     if spend == "close":
@@ -151,7 +151,7 @@ async def test_what_was_closed_or_thrown_into_is_spent(ask, spend):
         await awaitable
 
 
-def test_throw_takes_what_a_coroutine_s_takes(ask):
+def test_throw_takes_the_arguments_of_a_coroutine_s_throw(ask):
     call, _ = ask
     for arguments in [
         (KeyError("x"),),
@@ -175,7 +175,7 @@ def test_sending_returns_the_result_by_stop_iteration(ask, cache):
     assert next(iter(cache.get("nobody", "read", "1")), "nothing") == "nothing"
 
 
-async def test_an_awaitable_that_is_never_awaited_is_no_fault(ask, recwarn):
+async def test_an_awaitable_that_is_never_awaited_does_not_warn(ask, recwarn):
     call, _ = ask
     for _ in range(10):
         call()
@@ -190,7 +190,7 @@ async def test_a_task_that_is_cancelled_before_it_starts_raises_cancelled_error(
         await task
 
 
-async def test_a_task_that_is_cancelled_half_way_disturbs_nobody(cache):
+async def test_a_task_that_is_cancelled_half_way_does_not_stop_the_operation(cache):
     await cache.set_batch([("alice", "read", str(i), ALLOW) for i in range(MANY)])
     other = asyncio.create_task(cache.size())
     task = asyncio.create_task(cache.clear())
@@ -199,13 +199,13 @@ async def test_a_task_that_is_cancelled_half_way_disturbs_nobody(cache):
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await other in range(MANY + 1)
-    # What was begun is finished though nobody waits: the entries go.
+    # The operation is finished although nothing waits for it: the entries are removed.
     async with asyncio.timeout(5):
         while cache.metrics.size:
             await asyncio.sleep(0.001)
 
 
-def test_a_pending_operation_awaited_without_asyncio_says_what_is_missing(cache):
+def test_awaiting_a_pending_operation_without_asyncio_is_an_error_that_says_so(cache):
     asyncio.run(cache.set_batch([("alice", "read", str(i), ALLOW) for i in range(MANY)]))
     size = cache.size()
     with pytest.raises(RuntimeError, match="no running event loop"):
@@ -213,7 +213,7 @@ def test_a_pending_operation_awaited_without_asyncio_says_what_is_missing(cache)
     assert asyncio.run(size) == MANY, "it can still be awaited where there is one"
 
 
-def test_decided_when_called_not_when_awaited():
+def test_operations_act_when_called_not_when_awaited():
     cache = RustPolicyCache()
     asked = cache.get("alice", "read", "doc")
     stored = cache.set("alice", "read", "doc", ALLOW)

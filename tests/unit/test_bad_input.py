@@ -1,4 +1,4 @@
-"""Bad data is a miss, counted and logged; a wrong type is an error that names the argument."""
+"""Bad data is a miss that is counted and logged; a wrong type raises an error with its argument."""
 
 import logging
 import math
@@ -29,7 +29,7 @@ async def test_a_context_that_is_not_json_is_a_miss(cache, bad):
     assert (cache.metrics.hits, cache.metrics.misses) == (0, 2)
 
 
-async def test_a_decision_that_is_not_json_is_not_stored_and_ends_the_one_before(cache, bad):
+async def test_a_decision_that_is_not_json_is_not_stored_and_removes_the_older_one(cache, bad):
     await cache.set_batch([(user, "read", "doc", ALLOW) for user in ("alice", "bob", "carol")])
     assert await cache.set("alice", "read", "doc", bad) is False
     assert await cache.set_batch([("bob", "read", "doc", bad)]) == 0
@@ -38,20 +38,20 @@ async def test_a_decision_that_is_not_json_is_not_stored_and_ends_the_one_before
     assert cache.metrics.errors == 2
 
 
-async def test_deleting_under_a_context_that_is_not_json_finds_nothing(cache):
+async def test_deleting_with_a_context_that_is_not_json_finds_nothing(cache):
     await cache.set("alice", "read", "doc", ALLOW)
     assert await cache.delete("alice", "read", "doc", {"x": object()}) is False
     assert await cache.get("alice", "read", "doc") == ALLOW
     assert cache.metrics.errors == 1
 
 
-async def test_deleting_under_a_context_that_raises_is_never_silent(cache):
+async def test_deleting_with_a_context_that_raises_is_never_silent(cache):
     with pytest.raises(InvalidationError, match="own code raised") as raised:
         await cache.delete("alice", "read", "doc", Broken(OSError("the disk is gone")))
     assert isinstance(raised.value.__cause__, OSError)
 
 
-async def test_what_holds_itself_many_times_over_is_too_large_and_not_gigabytes(cache):
+async def test_a_value_with_many_references_to_itself_is_refused_without_expanding_it(cache):
     huge = {"x": doubled(60)}
     assert await cache.get("alice", "read", "doc", huge) is None
     assert await cache.set("alice", "read", "doc", huge) is False
@@ -61,7 +61,7 @@ async def test_what_holds_itself_many_times_over_is_too_large_and_not_gigabytes(
 
 
 class Meddling(Mapping):
-    """A mapping whose code changes another dict while it is read."""
+    """A mapping that changes another dict while it is read."""
 
     def __init__(self, other):
         self.other = other
@@ -89,7 +89,7 @@ async def test_a_dict_that_changes_while_it_is_read_is_read_as_it_was(cache):
     assert await cache.get("alice", "read", "doc", {"first": {"a": 1}, "last": 3}) == ALLOW
 
 
-async def test_64_levels_are_not_too_many(cache):
+async def test_64_levels_are_allowed(cache):
     deep = {"x": nested(63)}
     assert await cache.set("alice", "read", "doc", deep, deep) is True
     assert await cache.get("alice", "read", "doc", deep) == deep
@@ -165,12 +165,12 @@ async def test_a_batch_of_the_wrong_shape_is_a_type_error(cache, rows):
 
 
 @pytest.mark.parametrize("latency", [-1, math.nan, math.inf])
-def test_a_latency_that_cannot_be_is_an_error(cache, latency):
+def test_an_impossible_latency_is_an_error(cache, latency):
     with pytest.raises(ValueError, match="latency_ms must be a finite number"):
         cache.record_opa_latency(latency)
 
 
-async def test_a_wrong_type_is_an_error_even_while_the_cache_is_off(cache):
+async def test_a_wrong_type_is_an_error_even_while_the_cache_is_disabled(cache):
     cache.enabled = False
     for attempt in (
         lambda: cache.get(1, "read", "doc"),
@@ -183,7 +183,7 @@ async def test_a_wrong_type_is_an_error_even_while_the_cache_is_off(cache):
     assert cache.get_metrics()["errors"] == 0
 
 
-async def test_nothing_was_ever_stored_under_what_is_no_utf_8_so_nothing_dies_with_it(cache):
+async def test_a_revocation_of_a_field_that_is_not_utf_8_removes_nothing(cache):
     await cache.set("alice", "read", "doc", ALLOW, tags=["good"])
     assert await cache.set("bob", "read", "doc", ALLOW, tags=["\ud800"]) is False
     assert await cache.invalidate(user_id="\ud800") == 0
@@ -196,7 +196,7 @@ async def test_nothing_was_ever_stored_under_what_is_no_utf_8_so_nothing_dies_wi
         await cache.invalidate_pattern("x" * 1025)
 
 
-async def test_a_log_that_fails_fails_no_request(cache, monkeypatch):
+async def test_a_failing_log_handler_fails_no_request(cache, monkeypatch):
     def fail(operation, reason):
         message = "the log is full"
         raise OSError(message)
@@ -209,15 +209,13 @@ async def test_a_log_that_fails_fails_no_request(cache, monkeypatch):
     assert cache.metrics.errors == 1
 
 
-async def test_what_an_exception_says_about_a_request_is_not_logged(cache, caplog):
+async def test_the_message_of_an_exception_is_not_logged(cache, caplog):
     await cache.get("alice", "read", "doc", Broken(KeyError("ssn=123-45-6789")))
     assert "raised KeyError" in caplog.text
     assert "ssn" not in caplog.text
 
 
-async def test_a_burst_of_faults_is_logged_once_and_says_nothing_about_who_asked(
-    cache, caplog, monkeypatch
-):
+async def test_a_burst_of_faults_is_logged_once_and_without_the_request(cache, caplog, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(faults.time, "monotonic", lambda: clock[0])
     for _ in range(100):
@@ -235,5 +233,5 @@ async def test_a_burst_of_faults_is_logged_once_and_says_nothing_about_who_asked
     assert caplog.records[-1].left_out == 99
 
 
-def test_errors_of_the_package_have_one_base():
+def test_errors_of_the_package_have_one_base_class():
     assert issubclass(InvalidationError, SarkCacheError)

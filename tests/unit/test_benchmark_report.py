@@ -45,7 +45,7 @@ def complaints(text, report=REPORT):
 # The tables of the pages
 
 
-def test_what_is_committed_agrees():
+def test_the_committed_files_agree():
     assert check() == []
 
 
@@ -64,7 +64,7 @@ def test_tables_of_an_earlier_report_are_found(path):
     assert list(tables.complaints(text, tables.PAGES[path], of_another_run("test_lone_miss")))
 
 
-def test_the_tables_are_made_of_the_report():
+def test_the_tables_are_made_from_the_report():
     report = of_another_run("test_lone_miss")
     assert complaints(tables.with_tables(TEXT, report), report) == []
 
@@ -107,7 +107,7 @@ def test_a_partial_run_leaves_the_other_results():
     assert set(new["runs"]) == {*REPORT["runs"], HERE["began"]}
 
 
-def test_a_run_of_which_nothing_is_left_is_forgotten():
+def test_a_run_without_results_is_removed():
     one = saved.merged(REPORT, [measured("test_new")], HERE, there={"test_new"})
     again = saved.merged(one, [measured("test_new")], {**HERE, "began": "2100-01-02 00:00"})
     assert list(one["benchmarks"]) == list(again["benchmarks"]) == ["test_new"]

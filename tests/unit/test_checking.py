@@ -1,4 +1,4 @@
-"""`sark-cache --check`, which says whether what is installed works, with no extra installed."""
+"""`sark-cache --check` tests an installation without any extra."""
 
 import os
 import shutil
@@ -18,13 +18,13 @@ PACKAGE = Path(sark_cache.__file__).parent
 
 @pytest.fixture
 def alone(tmp_path):
-    """The package in a folder of its own, for an interpreter that finds nothing but this."""
+    """A copy of the package for an interpreter that finds no other package."""
     ignore = shutil.ignore_patterns("__pycache__")
     return Path(shutil.copytree(PACKAGE, tmp_path / "sark_cache", ignore=ignore))
 
 
 def ended(package, argument):
-    """How the command ended, what it said, and what it complained of."""
+    """Returns the exit code, output and error output of the command."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     process = subprocess.run(
         [sys.executable, "-S", "-X", "dev", "-m", "sark_cache", argument],
@@ -39,7 +39,7 @@ def ended(package, argument):
     return process.returncode, process.stdout, process.stderr
 
 
-def test_it_takes_nothing_but_the_package(alone):
+def test_it_needs_only_the_package(alone):
     assert is_rust_cache_available()
     code, out, err = ended(alone, "--check")
     assert (code, err) == (0, "")
@@ -47,10 +47,10 @@ def test_it_takes_nothing_but_the_package(alone):
     assert any(f"_native{suffix}" in out for suffix in EXTENSION_SUFFIXES)
     for promise in PROMISES:
         assert promise in out
-    assert ended(alone, "doctor")[0] == 5  # which takes typer
+    assert ended(alone, "doctor")[0] == 5  # needs typer
 
 
-def test_without_the_compiled_module_it_fails_and_says_what_is_there_instead(alone):
+def test_without_the_compiled_module_it_fails_and_lists_the_files_found(alone):
     compiled = [path for path in alone.iterdir() if path.suffix in {".so", ".pyd"}]
     of_another = f"_native.cpython-399{compiled[0].suffix}"
     shutil.copy(compiled[0], alone / of_another)
@@ -69,21 +69,21 @@ async def test_a_cache_keeps_its_promises():
 
 
 class Stubborn(RustPolicyCache):
-    """Revokes nothing, whatever it says."""
+    """A cache that revokes nothing and reports that it did."""
 
     async def invalidate(self, **_):
         return 1
 
 
 class Forgetful(RustPolicyCache):
-    """Keeps nothing."""
+    """A cache that stores nothing."""
 
     async def set(self, *_, **__):
         return True
 
 
 class Wasteful(RustPolicyCache):
-    """Loads for each who asks."""
+    """A cache that runs the loader for every request."""
 
     async def get_or_load(self, *request):
         decision = await request[-1]()
@@ -92,7 +92,7 @@ class Wasteful(RustPolicyCache):
 
 
 class Torn(RustPolicyCache):
-    """Cannot be asked."""
+    """A cache whose `get` raises."""
 
     def get(self, *_):
         raise EOFError
@@ -126,6 +126,6 @@ async def test_each_promise_that_a_cache_breaks_is_named(kind, broken):
     assert await broken_promises(kind) == broken
 
 
-async def test_what_a_cache_raises_is_said():
+async def test_an_error_of_a_cache_is_shown():
     first, *_ = await broken_promises(Torn)
     assert first == "stores and finds (EOFError())"

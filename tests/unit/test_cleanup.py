@@ -1,4 +1,4 @@
-"""Cleanup tasks: what expired leaves the cache, whatever goes wrong meanwhile."""
+"""Cleanup tasks remove expired entries, whatever fails in between."""
 
 import asyncio
 import gc
@@ -21,11 +21,11 @@ from sark_cache.cleanup import (
 SOON = 0.001
 NEVER = 3600
 PATIENCE = 10.0
-"""What a test waits for at most, in seconds, before it fails."""
+"""The maximum number of seconds that a test waits."""
 
 
 class Cache:
-    """A cache whose cycles are at the test's command."""
+    """A cache whose cleanup the test controls."""
 
     def __init__(self):
         self.cycles = 0
@@ -95,14 +95,14 @@ async def test_the_first_cycle_comes_after_one_interval(cache):
     assert cache.cycles == 0
 
 
-async def test_it_goes_by_the_defaults_of_sark(cache):
+async def test_it_has_the_defaults_of_sark(cache):
     task = CacheCleanupTask(cache)
     assert (task.cache, task.interval, task.enabled, task.running) == (cache, 60, True, False)
     assert task.metrics == CleanupMetrics()
 
 
 @pytest.mark.parametrize("interval", [0, -1, -0.0, math.nan, math.inf])
-async def test_an_interval_is_more_than_nothing_and_finite(cache, interval):
+async def test_an_interval_is_positive_and_finite(cache, interval):
     with pytest.raises(ValueError, match="interval must be more than 0 seconds and finite"):
         CacheCleanupTask(cache, interval)
     with pytest.raises(ValueError, match="interval"):
@@ -140,7 +140,7 @@ async def test_starting_twice_starts_it_once(cache):
         assert len(asyncio.all_tasks()) == 2
 
 
-async def test_stopping_what_was_not_started_or_is_stopped_is_harmless(cache):
+async def test_stopping_an_idle_task_is_harmless(cache):
     task = CacheCleanupTask(cache, NEVER)
     await task.stop()
     await task.start()
@@ -166,7 +166,7 @@ async def test_disabled_it_does_not_start(cache):
     await task.stop()
 
 
-async def test_stopping_waits_for_a_cycle_under_way(cache):
+async def test_stopping_waits_for_a_running_cycle(cache):
     cache.may_end.clear()
     task = CacheCleanupTask(cache, SOON)
     await task.start()
@@ -194,7 +194,7 @@ async def test_stopping_cancels_a_cycle_that_takes_too_long(cache, monkeypatch, 
     assert "it is cancelled" in caplog.text
 
 
-async def test_who_does_not_wait_for_the_end_of_stopping_leaves_nothing_behind(cache):
+async def test_a_cancelled_stop_leaves_nothing_running(cache):
     cache.may_end.clear()
     task = CacheCleanupTask(cache, SOON)
     await task.start()
@@ -205,7 +205,7 @@ async def test_who_does_not_wait_for_the_end_of_stopping_leaves_nothing_behind(c
     assert no_other_tasks()
 
 
-async def test_a_start_during_a_stop_starts_it_anew(cache):
+async def test_a_start_during_a_stop_starts_it_again(cache):
     cache.may_end.clear()
     task = CacheCleanupTask(cache, SOON)
     await task.start()
@@ -237,12 +237,12 @@ async def test_a_cache_may_stop_its_own_cleanup():
     assert task.metrics.cleanups_run == cache.cycles == 1
 
 
-async def test_it_lives_though_nobody_holds_it():
+async def test_it_keeps_running_without_references_to_it():
     class Waits(Cache):
         async def cleanup_expired(self):
             self.cycles += 1
             self.begun.set()
-            await asyncio.get_running_loop().create_future()  # which nobody holds, either
+            await asyncio.get_running_loop().create_future()  # which has no other reference, either
 
     cache = Waits()
     await CacheCleanupTask(cache, SOON).start()
@@ -256,7 +256,7 @@ async def test_it_lives_though_nobody_holds_it():
 # Event loops
 
 
-async def test_another_loop_cannot_stop_it_and_is_told_where_to(cache):
+async def test_stopping_it_in_another_loop_is_an_error_that_names_the_loop(cache):
     async with cleaning(cache, NEVER) as task:
 
         def stop_elsewhere():
@@ -292,7 +292,7 @@ def test_it_ends_with_its_event_loop_and_can_be_started_in_another_one():
     assert not task.running, "its loop is closed"
     asyncio.run(stop())
     asyncio.run(start_and_stop())
-    pending._log_destroy_pending = False  # it is forgotten on purpose
+    pending._log_destroy_pending = False  # it is abandoned on purpose
 
 
 @needs_fork
@@ -335,7 +335,7 @@ def test_a_child_starts_its_own():
 # Faults
 
 
-async def test_a_cycle_that_fails_is_counted_and_logged_once_and_the_loop_lives_on(cache, caplog):
+async def test_a_failing_cycle_is_counted_and_logged_once_and_the_task_goes_on(cache, caplog):
     async with cleaning(cache) as task:
         cache.removes = ConnectionError("gone")
         for _ in range(5):
@@ -351,14 +351,14 @@ async def test_a_cycle_that_fails_is_counted_and_logged_once_and_the_loop_lives_
     assert "cleanup failed: ConnectionError: gone" in fault.message
 
 
-async def test_a_cache_that_returns_no_number_is_one_that_fails(cache):
+async def test_a_cycle_that_returns_no_number_counts_as_failed(cache):
     cache.removes = None
     task = CacheCleanupTask(cache)
     assert await task.trigger_cleanup() == 0
     assert task.metrics == CleanupMetrics(errors=1)
 
 
-async def test_what_is_cancelled_is_not_caught(cache):
+async def test_a_cancellation_is_not_caught(cache):
     cache.removes = asyncio.CancelledError()
     task = CacheCleanupTask(cache, SOON)
     with pytest.raises(asyncio.CancelledError):
@@ -377,7 +377,7 @@ async def test_what_is_cancelled_is_not_caught(cache):
     await task.stop()
 
 
-async def test_its_health_is_whether_it_does_what_it_is_meant_to(cache):
+async def test_it_is_healthy_if_it_runs_as_configured(cache):
     task = CacheCleanupTask(cache, NEVER)
     assert not await task.health_check()
     await task.start()
@@ -390,7 +390,7 @@ async def test_its_health_is_whether_it_does_what_it_is_meant_to(cache):
 # Triggers and metrics
 
 
-async def test_a_triggered_cycle_returns_what_it_removed(cache):
+async def test_a_triggered_cycle_returns_the_number_of_removed_entries(cache):
     for enabled in (True, False):
         task = CacheCleanupTask(cache, NEVER, enabled)
         assert await task.trigger_cleanup() == 3
@@ -429,7 +429,7 @@ async def test_metrics_can_be_reset(cache):
     assert task.metrics == CleanupMetrics()
 
 
-def test_metrics_are_known_by_the_names_of_sark():
+def test_metrics_have_the_names_of_sark():
     assert CleanupMetrics().avg_entries_per_cleanup == 0.0
     assert CleanupMetrics(3, 10, 4, 1.23456, 1).to_dict() == {
         "cleanups_run": 3,
@@ -441,14 +441,14 @@ def test_metrics_are_known_by_the_names_of_sark():
     }
 
 
-async def test_metrics_can_be_had_as_a_dict(cache):
+async def test_metrics_are_available_as_a_dict(cache):
     task = CacheCleanupTask(cache)
     await task.trigger_cleanup()
     assert task.get_metrics() == task.metrics.to_dict()
     assert task.get_metrics()["avg_entries_per_cleanup"] == 3
 
 
-# One for the process
+# One for each process
 
 
 async def test_a_process_has_one_from_start_to_stop(cache):
@@ -464,7 +464,7 @@ async def test_a_process_has_one_from_start_to_stop(cache):
     assert no_other_tasks()
 
 
-async def test_a_second_cache_is_not_cleaned_up_silently_by_nobody(cache, caplog):
+async def test_a_start_for_a_second_cache_warns(cache, caplog):
     task = await start_cache_cleanup(cache, NEVER)
     assert await start_cache_cleanup(Cache(), NEVER) is task
     assert "the cleanup of another cache runs already" in caplog.text

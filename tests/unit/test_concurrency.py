@@ -1,4 +1,4 @@
-"""Many threads, tasks and event loops on one cache."""
+"""One cache used by many threads, tasks and event loops."""
 
 import asyncio
 import random
@@ -17,7 +17,7 @@ def decision_for(user, resource):
 
 
 def mixed(cache, number, operations):
-    """Asks, stores, deletes and revokes at random; returns how often it asked."""
+    """Requests, stores, deletes and revokes at random; returns the number of requests."""
     choose = random.Random(number)
     asked = 0
     for _ in range(operations):
@@ -71,7 +71,7 @@ def test_two_event_loops_in_two_threads_share_one_cache():
     async def work(number):
         for i in range(300):
             await cache.set(f"u{number}", "read", str(i), decision_for(f"u{number}", str(i)))
-        # Counting visits every entry, on threads of the cache's own: both loops wait at once.
+        # Counting visits every entry on the cache's own threads: both loops wait at once.
         sizes = await asyncio.gather(*(cache.size() for _ in range(20)))
         assert all(300 <= size <= 5_600 for size in sizes)
         assert await cache.invalidate(user_id=f"u{number}") == 300

@@ -1,4 +1,4 @@
-"""Functions that return awaitables: known as async, and what they return may be dropped."""
+"""Functions that return awaitables: recognized as async, and their result may be dropped."""
 
 import asyncio
 import gc
@@ -22,19 +22,19 @@ class Things:
         return Deferred(seven)
 
 
-def test_a_marked_method_is_known_as_async():
+def test_a_marked_method_is_recognized_as_async():
     for method in (Things.count, Things().count):
         assert asyncio.iscoroutinefunction(method)
         assert inspect.iscoroutinefunction(method) is (sys.version_info >= (3, 12))
 
 
-async def test_its_mock_gives_what_can_be_awaited():
+async def test_a_mock_of_it_returns_awaitables():
     things = MagicMock(spec=Things)
     things.count.return_value = 8
     assert await things.count() == 8
 
 
-async def test_every_way_to_await_takes_it():
+async def test_it_can_be_awaited_in_every_way():
     assert await Deferred(seven) == 7
     assert await asyncio.create_task(Deferred(seven)) == 7
     assert await asyncio.gather(Deferred(seven), Deferred(seven)) == [7, 7]
@@ -46,14 +46,14 @@ def test_it_is_run_as_the_main_coroutine_of_an_event_loop():
     assert asyncio.run(waiting) == 7
 
 
-async def test_it_is_awaited_once():
+async def test_it_can_be_awaited_once():
     once = Deferred(seven)
     await once
     with pytest.raises(RuntimeError, match="already awaited"):
         await once
 
 
-async def test_cancelled_it_ends():
+async def test_it_can_be_cancelled():
     ended = []
 
     async def for_ever():
@@ -70,21 +70,21 @@ async def test_cancelled_it_ends():
     assert ended == [True]
 
 
-def test_dropped_or_closed_it_warns_of_nothing(recwarn):
+def test_dropping_or_closing_it_does_not_warn(recwarn):
     Deferred(seven)
     Deferred(seven).close()
     gc.collect()
     assert not recwarn.list
 
 
-def test_what_is_thrown_into_it_is_raised():
+def test_an_exception_thrown_into_it_is_raised():
     with pytest.raises(LookupError, match="gone"):
         Deferred(seven).throw(LookupError("gone"))
     with pytest.raises(LookupError, match="gone"):
         Deferred(seven).throw(LookupError, LookupError("gone"), None)
 
 
-async def test_what_cannot_be_made_is_not_made_again():
+async def test_a_failed_call_is_not_repeated():
     def fail():
         raise LookupError
 

@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules ask only for what is really exported."""
+"""The dashboard and the alert rules query only exported metrics and labels."""
 
 import itertools
 import json
@@ -25,12 +25,12 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 VARIABLES = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
 
 OF_THE_SCRAPE = {"job", "instance"}
-"""The labels that Prometheus itself gives to whatever it scrapes."""
+"""The labels that Prometheus adds to every sample."""
 
 
 @pytest.fixture(scope="module")
 def exported():
-    """What a real scrape of a real cache brings: each name with its type and labels."""
+    """Returns the metrics of a real scrape of a real cache: each name with its type and labels."""
     registry = CollectorRegistry()
     register(RustPolicyCache(), registry, name="gateway", flags=Rollouts(rust_cache=25))
     return {
@@ -41,7 +41,7 @@ def exported():
 
 
 def queries():
-    """Every PromQL expression of both files, with where it stands."""
+    """Returns every PromQL expression of both files with its location."""
     for panel in PANELS:
         for target in panel["targets"]:
             yield pytest.param(target["expr"], id=f"{panel['title']} {target['refId']}")
@@ -59,19 +59,19 @@ QUERIES = tuple(queries())
 
 
 def parse(query):
-    """As Grafana sends it: with its own variables replaced."""
+    """Parses an expression with Grafana's variables replaced, as Grafana sends it."""
     return promql.parse(query.replace("$__rate_interval", "5m"))
 
 
 def nodes(expression, kind):
-    """The parts of an expression that are of a kind."""
+    """Yields the parts of an expression that are of a kind."""
     found = []
     promql.walk(expression, lambda node: found.append(node) if isinstance(node, kind) else None)
     return found
 
 
 def grouped_by(expression):
-    """The labels that any part of an expression is grouped or matched by."""
+    """Returns the labels that any part of an expression is grouped or matched by."""
     labels = set()
     for aggregation in nodes(expression, promql.AggregateExpr):
         if aggregation.modifier:
@@ -87,7 +87,7 @@ def selected(expression):
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_a_query_asks_for_names_and_labels_that_are_exported(query, exported):
+def test_a_query_uses_only_exported_names_and_labels(query, exported):
     expression = parse(query)
     assert selected(expression), "a query without a metric"
     for selector in selected(expression):
@@ -101,7 +101,7 @@ def test_a_query_asks_for_names_and_labels_that_are_exported(query, exported):
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_a_query_takes_rates_of_counters_and_of_nothing_else(query, exported):
+def test_a_query_takes_rates_of_counters_only(query, exported):
     expression = parse(query)
     rated = set()
     for call in nodes(expression, promql.Call):
@@ -114,7 +114,7 @@ def test_a_query_takes_rates_of_counters_and_of_nothing_else(query, exported):
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_a_quantile_is_taken_of_buckets_grouped_by_their_bounds(query):
+def test_a_quantile_is_computed_from_buckets_grouped_by_their_bounds(query):
     for call in nodes(parse(query), promql.Call):
         if call.func.name == "histogram_quantile":
             quantile, grouped = call.args
@@ -123,16 +123,16 @@ def test_a_quantile_is_taken_of_buckets_grouped_by_their_bounds(query):
             assert all(selector.name.endswith("_bucket") for selector in selected(grouped))
 
 
-def test_the_dashboard_shows_whatever_is_exported(exported):
+def test_the_dashboard_shows_every_exported_metric(exported):
     shown = {selector.name for query in QUERIES for selector in selected(parse(query.values[0]))}
     follow = {"sark_cache_hit_ratio", "sark_cache_effective_hit_ratio", "sark_cache_miss_ratio"}
-    follow |= {"sark_cache_latency_percentile_seconds"}  # since the last reset; asked for by rates
+    follow |= {"sark_cache_latency_percentile_seconds"}  # since the last reset; rates show it
     parts = {f"sark_cache_{name}_seconds" for name in ("latency", "evaluation")}
     follow |= {f"{name}_{part}" for name in parts for part in ("sum", "count")}
     assert exported.keys() - shown == follow
 
 
-def test_the_dashboard_is_one_that_grafana_takes():
+def test_the_dashboard_has_the_form_that_grafana_imports():
     assert DASHBOARD["schemaVersion"] == 39, "that of Grafana 11, which later ones read"
     assert DASHBOARD["uid"]
     assert DASHBOARD["title"]
@@ -147,7 +147,7 @@ def test_the_dashboard_is_one_that_grafana_takes():
         assert len(references) == len(set(references))
 
 
-def test_every_panel_has_a_place_of_its_own():
+def test_no_two_panels_overlap():
     taken = set()
     for panel in DASHBOARD["panels"]:
         at = panel["gridPos"]
@@ -159,7 +159,7 @@ def test_every_panel_has_a_place_of_its_own():
         taken |= cells
 
 
-def test_the_dashboard_asks_the_chosen_source_and_uses_the_variables_that_it_has():
+def test_the_dashboard_queries_the_chosen_source_and_uses_its_own_variables():
     assert VARIABLES["datasource"]["type"] == "datasource"
     for panel in PANELS:
         for asking in (panel, *panel["targets"]):
@@ -168,7 +168,7 @@ def test_the_dashboard_asks_the_chosen_source_and_uses_the_variables_that_it_has
     assert used - {"__rate_interval", "__all"} == VARIABLES.keys()
 
 
-def test_legends_name_labels_that_are_left():
+def test_legends_name_labels_of_the_result():
     for panel in PANELS:
         for target in panel["targets"]:
             named = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
@@ -178,7 +178,7 @@ def test_legends_name_labels_that_are_left():
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_an_alert_says_what_happened_and_what_to_do(rule):
+def test_an_alert_describes_the_event_and_what_to_do(rule):
     assert re.fullmatch(r"SarkCache[A-Z]\w+", rule["alert"])
     assert rule["labels"]["severity"] in {"info", "warning", "critical"}
     assert set(rule["annotations"]) == {"summary", "description", "runbook"}
@@ -186,11 +186,11 @@ def test_an_alert_says_what_happened_and_what_to_do(rule):
     named = set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"])))
     assert named <= grouped_by(parse(rule["expr"]))
     assert "for" in rule or rule["labels"]["severity"] == "info"
-    # Without a comparison it would fire for whatever exists.
+    # Without a comparison it would fire for every series that exists.
     compared = {"<", ">", "<=", ">=", "!=", "=="}
     assert compared & {str(each.op) for each in nodes(parse(rule["expr"]), promql.BinaryExpr)}
 
 
-def test_alerts_have_names_of_their_own():
+def test_alerts_have_unique_names():
     names = [rule["alert"] for rule in RULES]
     assert len(names) == len(set(names))

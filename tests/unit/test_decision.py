@@ -1,4 +1,4 @@
-"""`Decision`: nothing in it can be changed, and it reads like the dict that it was made of."""
+"""`Decision`: an immutable mapping that reads like the dict it was made from."""
 
 import asyncio
 import copy
@@ -44,7 +44,7 @@ def kind(request):
 
 @given(st.dictionaries(names, json_values))
 @pytest.mark.parametrize("kind", [Decision, PlainDecision], ids=["compiled", "plain"])
-def test_it_equals_the_dict_it_was_made_of(kind, fields):
+def test_it_equals_the_dict_it_was_made_from(kind, fields):
     decision = kind(fields)
     assert decision == fields
     assert fields == decision
@@ -88,7 +88,7 @@ def test_it_reads_like_a_mapping(kind):
             pytest.fail("it is no mapping to a match statement")
 
 
-def test_it_is_frozen_all_the_way_down(kind):
+def test_it_is_immutable_at_every_depth(kind):
     decision = kind(FIELDS)
     assert decision["obligations"] == ("log", kind({"mask": ["ssn"]}))
     assert isinstance(decision["subject"], kind)
@@ -104,7 +104,7 @@ def test_it_is_frozen_all_the_way_down(kind):
     assert decision == FIELDS
 
 
-def test_what_it_was_made_of_and_what_it_gives_may_change_without_changing_it(kind):
+def test_it_does_not_change_with_its_source_or_with_its_copies(kind):
     given_fields = copy.deepcopy(FIELDS)
     decision = kind(given_fields)
     given_fields["subject"]["roles"].append("admin")
@@ -114,7 +114,7 @@ def test_what_it_was_made_of_and_what_it_gives_may_change_without_changing_it(ki
     assert copy.deepcopy(decision) is decision
 
 
-def test_only_true_itself_allows(kind):
+def test_only_the_value_true_allows(kind):
     assert kind({"allow": True}).allow is True
     for value in (False, None, 1, "true", [True], {"allow": True}, 1.0):
         assert kind({"allow": value}).allow is False
@@ -134,11 +134,11 @@ def test_it_equals_nothing_else(kind):
     assert decision != "a"
 
 
-def test_equal_ones_are_one_in_a_set(kind):
+def test_equal_decisions_are_one_element_of_a_set(kind):
     assert len({kind({"a": 1, "b": [2]}), kind({"b": (2.0,), "a": 1}), kind({"a": 2})}) == 2
 
 
-def test_what_is_no_json_object_is_refused(kind):
+def test_a_value_that_is_not_a_json_object_is_refused(kind):
     with pytest.raises(TypeError, match="fields must be a mapping, not list"):
         kind([("allow", True)])
     for fields in ({1: 2}, {"a": object()}, {"a": float("nan")}, {"a": "x" * 70_000}):
@@ -146,13 +146,13 @@ def test_what_is_no_json_object_is_refused(kind):
             kind(fields)
 
 
-def test_it_shows_what_it_holds(kind):
+def test_its_repr_shows_its_fields(kind):
     assert repr(kind({"allow": False, "on": ["a"]})) == "Decision({'allow': False, 'on': ['a']})"
     assert json.dumps(kind(FIELDS).to_dict()) == json.dumps(FIELDS)
 
 
 class Repeating(Mapping):
-    """As some classes for HTTP headers are: a name may come twice."""
+    """A mapping that may repeat a key, like some classes for HTTP headers."""
 
     def __init__(self, *fields):
         self.fields = fields
@@ -177,14 +177,14 @@ def test_a_field_that_comes_twice_is_refused(kind):
         kind({"inner": Repeating(("allow", True), ("allow", False))})
 
 
-async def test_what_says_two_things_is_not_stored_and_ends_what_was():
+async def test_a_decision_with_a_repeated_field_is_not_stored_and_removes_the_older_one():
     cache = RustPolicyCache()
     await cache.set("alice", "read", "doc", {"allow": True})
     assert not await cache.set("alice", "read", "doc", Repeating(("allow", True), ("allow", False)))
     assert await cache.get_decision("alice", "read", "doc") is None
 
 
-async def test_what_is_a_mapping_and_something_else_is_not_stored():
+async def test_a_mapping_that_is_also_another_json_type_is_not_stored():
     @Mapping.register
     class Text(str):
         __slots__ = ()
@@ -199,7 +199,7 @@ async def test_what_is_a_mapping_and_something_else_is_not_stored():
         Decision(Text("allow"))
 
 
-async def test_those_handed_out_outlive_their_entries_and_then_go():
+async def test_returned_decisions_outlive_their_entries_and_are_then_released():
     cache = RustPolicyCache(max_size=10)
     kept = []
     for number in range(500):
@@ -209,13 +209,14 @@ async def test_those_handed_out_outlive_their_entries_and_then_go():
     assert [decision["number"] for decision in kept] == list(range(500))
     for _ in range(20):
         await cache.get("alice", "read", "doc")
-    # What the entries left behind is let go of, some at each call: nobody else holds one now.
+    # Each call releases some of the decisions that the removed entries left: nothing else holds
+    # them.
     own = [Decision({})]
     counts = [sys.getrefcount(decision) for decision in kept]
     assert set(counts) == {sys.getrefcount(decision) for decision in own}
 
 
-def test_entries_go_in_any_thread_while_others_hold_their_decisions():
+def test_entries_can_be_removed_in_any_thread_while_others_hold_their_decisions():
     cache = RustPolicyCache(max_size=64)
 
     def use():
@@ -240,7 +241,7 @@ async def one(cache, number):
     assert decision is None or decision["number"] == number
 
 
-async def test_every_caller_is_handed_the_same_one():
+async def test_every_caller_gets_the_same_object():
     cache = RustPolicyCache()
     await cache.set("alice", "read", "doc", FIELDS)
     decision = await cache.get_decision("alice", "read", "doc")

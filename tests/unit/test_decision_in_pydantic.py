@@ -1,4 +1,4 @@
-"""`Decision` in pydantic: the type of a field, and a value wherever it stands in one."""
+"""`Decision` in pydantic: as the type of a field, and as a value anywhere inside one."""
 
 import json
 
@@ -23,13 +23,13 @@ def kind(request):
     return request.param
 
 
-def test_it_is_written_as_the_json_that_it_was_made_of(kind):
+def test_it_is_serialized_as_the_json_it_was_made_from(kind):
     written = TypeAdapter(kind).dump_json(kind(FIELDS))
     assert json.loads(written) == FIELDS
 
 
 @pytest.mark.parametrize("value", ["obligations", "subject"])
-def test_so_is_each_of_its_values_wherever_it_stands(kind, value):
+def test_its_values_are_serialized_wherever_they_are(kind, value):
     decision = kind(FIELDS)
     for anything in (TypeAdapter(object), TypeAdapter(dict), TypeAdapter(dict[str, object])):
         assert json.loads(anything.dump_json({"value": decision[value]})) == {
@@ -57,7 +57,7 @@ def test_it_may_be_a_field_of_a_model(kind):
 
 
 @pytest.mark.parametrize("wrong", ["allow", 7, None, ["allow"], {1: True}, {"allow": object()}])
-def test_what_is_no_decision_is_no_valid_one(kind, wrong):
+def test_a_value_that_is_not_a_decision_is_invalid(kind, wrong):
     with pytest.raises(ValidationError):
         TypeAdapter(kind).validate_python(wrong)
 
@@ -69,7 +69,7 @@ def test_its_schema_is_that_of_a_json_object(kind):
         assert schema.get("additionalProperties", True) is True
 
 
-def test_pydantic_is_not_imported_before_it_asks():
+def test_pydantic_is_not_imported_by_the_package():
     assert run(
         """
         import sys
@@ -79,7 +79,7 @@ def test_pydantic_is_not_imported_before_it_asks():
     ) == ["[]"]
 
 
-def test_where_there_is_no_pydantic_it_has_nothing_of_it():
+def test_without_pydantic_a_decision_has_no_pydantic_attributes():
     assert run(
         """
         import inspect, sys

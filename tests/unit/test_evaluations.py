@@ -1,4 +1,4 @@
-"""Who observes evaluations sees each of them, and nothing of what a hit does."""
+"""Observers of evaluations see every evaluation, and no hit."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ ALLOW = {"allow": True}
 
 
 class Seen:
-    """Notes what happens to the evaluations of one cache."""
+    """An observer that records the evaluations of one cache."""
 
     def __init__(self, cache):
         self.events = []
@@ -43,14 +43,14 @@ async def allow():
     return ALLOW
 
 
-async def test_an_evaluation_is_seen_and_a_hit_is_not(cache, seen):
+async def test_an_evaluation_is_observed_and_a_hit_is_not(cache, seen):
     for _ in range(3):
         assert await cache.get_or_load(*REQUEST, allow) == ALLOW
         assert await cache.get(*REQUEST) == ALLOW
     assert seen.events == ["begin", ("end", 0)]
 
 
-async def test_those_who_wait_are_counted(cache, seen):
+async def test_waiters_are_counted(cache, seen):
     may_end = asyncio.Event()
 
     async def slow():
@@ -66,7 +66,7 @@ async def test_those_who_wait_are_counted(cache, seen):
     assert seen.events == ["begin", ("end", 3)]
 
 
-async def test_the_loader_runs_within_the_sight_of_who_observes(cache):
+async def test_the_loader_runs_in_the_context_of_the_observer(cache):
     within = []
 
     @contextlib.contextmanager
@@ -87,7 +87,7 @@ async def test_the_loader_runs_within_the_sight_of_who_observes(cache):
     assert within == ["in", "loads", "out"]
 
 
-async def test_what_a_loader_raises_is_seen_and_raised_with_its_own_traceback(cache, seen):
+async def test_an_exception_of_a_loader_is_observed_and_raised_with_its_traceback(cache, seen):
     async def fails():
         raise ConnectionError
 
@@ -99,7 +99,7 @@ async def test_what_a_loader_raises_is_seen_and_raised_with_its_own_traceback(ca
 
 
 @pytest.mark.parametrize("brings", ["no decision", None])
-async def test_what_brings_no_decision_failed(cache, seen, brings):
+async def test_a_loader_without_a_decision_is_observed_as_failed(cache, seen, brings):
     async def no_decision():
         return brings
 
@@ -110,7 +110,7 @@ async def test_what_brings_no_decision_failed(cache, seen, brings):
     assert seen.events == ["begin", ("TypeError", 0)] * 2
 
 
-async def test_one_who_is_cancelled_is_seen_and_so_is_the_one_who_takes_over(cache, seen):
+async def test_a_cancelled_leader_and_its_successor_are_both_observed(cache, seen):
     may_end = asyncio.Event()
 
     async def slow():
@@ -126,7 +126,7 @@ async def test_one_who_is_cancelled_is_seen_and_so_is_the_one_who_takes_over(cac
     assert seen.events == ["begin", ("CancelledError", 1), "begin", ("end", 0)]
 
 
-async def test_everybody_who_evaluates_alone_is_seen(cache, seen):
+async def test_unshared_evaluations_are_all_observed(cache, seen):
     may_end = asyncio.Event()
 
     async def cannot_be_shared():
@@ -143,7 +143,7 @@ async def test_everybody_who_evaluates_alone_is_seen(cache, seen):
     assert Counter(seen.events[2:]) == {"begin": 2, ("end", 0): 2}
 
 
-async def test_evaluations_past_the_cache_are_seen(cache, seen):
+async def test_evaluations_that_bypass_the_cache_are_observed(cache, seen):
     assert await cache.get_or_load(*REQUEST, allow, {"not": object()}) == ALLOW
     later = cache.get_or_load(*REQUEST, allow)
     cache.enabled = False
@@ -154,9 +154,9 @@ async def test_evaluations_past_the_cache_are_seen(cache, seen):
     assert seen.events == ["begin", ("end", 0)] * 4
 
 
-async def test_a_refresh_is_seen_as_one():
+async def test_a_refresh_is_observed_as_a_refresh():
     class Brief(RustPolicyCache):
-        STALE_THRESHOLD_RATIO = 1.0  # everything nears its end
+        STALE_THRESHOLD_RATIO = 1.0  # every hit is due for a refresh
 
     cache, refreshed = Brief(), asyncio.Event()
 
@@ -193,7 +193,7 @@ async def test_the_general_cache_can_be_observed_too():
     assert seen.events == ["begin", ("end", 0)]
 
 
-async def test_several_may_observe_one_cache_and_each_ends_alone(cache):
+async def test_a_cache_may_have_several_observers_that_end_independently(cache):
     first, second = Seen(cache), Seen(cache)
     await cache.get_or_load("alice", "read", "1", allow)
     first.end()

@@ -1,4 +1,4 @@
-"""What leaves a full cache."""
+"""Eviction from a full cache."""
 
 import random
 import threading
@@ -13,7 +13,7 @@ ALLOW = {"allow": True}
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 3, 100])
-def test_the_least_recently_used_leaves_first(capacity):
+def test_the_least_recently_used_entry_is_evicted_first(capacity):
     cache = RustPolicyCache(max_size=capacity)
     model: OrderedDict[str, None] = OrderedDict()
     choose = random.Random(capacity)
@@ -33,7 +33,7 @@ def test_the_least_recently_used_leaves_first(capacity):
 
 
 @pytest.mark.parametrize("eviction", ["lru", "tiny_lfu"])
-async def test_a_full_cache_keeps_to_its_capacity_and_counts_what_it_drops(eviction):
+async def test_a_full_cache_keeps_its_capacity_and_counts_evictions(eviction):
     cache = RustPolicyCache(max_size=10_000, eviction=eviction)
     for i in range(10_000):
         await cache.set("alice", "read", str(i), ALLOW)
@@ -45,7 +45,7 @@ async def test_a_full_cache_keeps_to_its_capacity_and_counts_what_it_drops(evict
     assert cache.metrics.evictions == 290_000
 
 
-async def test_scans_do_not_push_out_what_is_often_used_under_tiny_lfu():
+async def test_scans_do_not_evict_frequently_used_entries_under_tiny_lfu():
     cache = RustPolicyCache(max_size=100, eviction="tiny_lfu")
     for i in range(50):
         await cache.set("alice", "read", f"hot-{i}", ALLOW)
@@ -56,7 +56,7 @@ async def test_scans_do_not_push_out_what_is_often_used_under_tiny_lfu():
     assert sum(decision is not None for decision in hot) > 40
 
 
-async def test_bytes_are_bounded_as_well_as_entries():
+async def test_bytes_are_limited_as_well_as_entries():
     cache = RustPolicyCache(max_size=1_000, max_bytes=100_000)
     for i in range(1_000):
         await cache.set("alice", "read", str(i), {"reason": "x" * 1_000})
@@ -84,12 +84,12 @@ async def test_bytes_are_bounded_as_well_as_entries():
         ({"ttl_seconds": 0}, ValueError, "ttl_seconds of a cache must be more than 0"),
     ],
 )
-def test_a_limit_that_cannot_be_kept_is_an_error(arguments, error, message):
+def test_an_impossible_limit_is_an_error(arguments, error, message):
     with pytest.raises(error, match=message):
         RustPolicyCache(**arguments)
 
 
-def test_evictions_are_not_made_up_while_other_threads_are_at_it():
+def test_no_evictions_are_counted_in_a_cache_that_is_not_full():
     cache = RustPolicyCache(max_size=10_000_000)
     done = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Faults in the log: once per burst, at their level, and without who asked for what."""
+"""Faults in the log: once per burst, at their level, and without the request."""
 
 import logging
 import os
@@ -19,7 +19,9 @@ def logged(caplog):
     return [(record.levelname, record.operation, record.left_out) for record in caplog.records]
 
 
-def test_a_burst_is_logged_once_and_the_next_says_how_many_were_left_out(log, caplog, monkeypatch):
+def test_a_burst_is_logged_once_and_the_next_record_counts_the_suppressed_ones(
+    log, caplog, monkeypatch
+):
     for _ in range(3):
         log.report("get", "no answer in time")
     assert logged(caplog) == [("WARNING", "get", 0)]
@@ -39,7 +41,7 @@ def test_an_unconfirmed_revocation_is_an_error_and_a_burst_of_its_own(log, caplo
     assert caplog.records[1].levelno == logging.ERROR
 
 
-def test_a_revocation_of_everything_names_what_to_say_instead(log, caplog):
+def test_the_warning_of_a_revocation_of_everything_suggests_clear(log, caplog):
     for _ in range(2):
         log.revokes_everything()
     [record] = caplog.records

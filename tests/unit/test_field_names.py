@@ -1,4 +1,4 @@
-"""The names of fields that clients choose are not remembered beyond a bound."""
+"""Field names that clients choose are interned only up to a limit."""
 
 from interpreters import run
 
@@ -24,7 +24,7 @@ NEW_NAMES = """
 """
 
 
-def test_names_beyond_the_most_that_are_kept_are_interned_nowhere():
+def test_names_beyond_the_limit_are_not_interned():
     run(f"""{NEW_NAMES}
     asyncio.run(store(names("first", 4_200)))
     later = names("later", 2_000)
@@ -33,7 +33,7 @@ def test_names_beyond_the_most_that_are_kept_are_interned_nowhere():
     """)
 
 
-def test_names_that_threads_bring_at_once_are_interned_only_where_they_are_kept():
+def test_names_that_threads_store_at_once_are_interned_up_to_the_limit():
     run(f"""{NEW_NAMES}
     import threading
     threads = [
@@ -50,7 +50,7 @@ def test_names_that_threads_bring_at_once_are_interned_only_where_they_are_kept(
     """)
 
 
-def test_what_a_request_is_about_is_interned_nowhere():
+def test_the_fields_of_a_request_are_not_interned():
     run(f"""{NEW_NAMES}
     import logging
     logging.disable()  # a sensitivity that nobody knows is warned of

@@ -1,4 +1,4 @@
-"""Feature flags: who is in, at which percentage, and what OpenFeature has to say."""
+"""Feature flags: the users of a rollout, its percentages, and OpenFeature."""
 
 import hashlib
 import logging
@@ -34,25 +34,25 @@ def flags():
     return FeatureFlagManager()
 
 
-# Who is in
+# Users of a rollout
 
 
 @pytest.mark.parametrize("feature", ["rust_cache", "rust_opa", "anything else"])
 @pytest.mark.parametrize("percentage", [0, 1, 37, 99, 100])
-def test_who_is_in_follows_the_formula(flags, feature, percentage):
+def test_users_are_selected_by_the_formula(flags, feature, percentage):
     flags.set_rollout_pct(feature, percentage)
     for user in USERS:
         text = hashlib.md5(f"{feature}:{user}".encode()).hexdigest()  # noqa: S324
         assert flags.should_use_rust(feature, user) is (int(text, 16) % 100 < percentage)
 
 
-def test_known_users_of_sark_keep_their_side(flags):
+def test_users_of_sark_are_selected_as_before(flags):
     """Counted with SARK's own code, for `user0` to `user999` at 25 %."""
     flags.set_rollout_pct("rust_opa", 25)
     assert sum(flags.should_use_rust("rust_opa", f"user{n}") for n in range(1000)) == 252
 
 
-def test_everyone_who_is_in_stays_in_while_it_grows(flags):
+def test_a_selected_user_stays_selected_at_higher_percentages(flags):
     inside = set()
     for percentage in range(101):
         flags.set_rollout_pct("rust_cache", percentage)
@@ -63,7 +63,7 @@ def test_everyone_who_is_in_stays_in_while_it_grows(flags):
     assert inside == set(USERS)
 
 
-def test_the_features_have_sides_of_their_own(flags):
+def test_features_select_users_independently(flags):
     for feature in ("rust_opa", "rust_cache"):
         flags.set_rollout_pct(feature, 50)
     both = [
@@ -75,7 +75,7 @@ def test_the_features_have_sides_of_their_own(flags):
 
 
 @pytest.mark.parametrize("user", ["", "ü", "日本", "a:b", "\ud800", "x" * 100_000])
-def test_any_text_is_a_user(flags, user):
+def test_any_text_is_a_user_id(flags, user):
     flags.set_rollout_pct("rust_cache", 100)
     assert flags.should_use_rust("rust_cache", user)
     flags.rollback("rust_cache")
@@ -85,19 +85,19 @@ def test_any_text_is_a_user(flags, user):
 # Percentages
 
 
-def test_rollouts_start_at_nobody(flags):
+def test_rollouts_start_at_0_percent(flags):
     assert flags.get_all_rollouts() == {"rust_opa": 0, "rust_cache": 0}
     assert not any(flags.should_use_rust("rust_cache", user) for user in USERS)
 
 
-def test_rollouts_start_where_they_are_told_to():
+def test_rollouts_start_at_the_given_percentages():
     flags = FeatureFlagManager(initial={"rust_cache": 10, "new": 20})
     assert flags.get_all_rollouts() == {"rust_opa": 0, "rust_cache": 10, "new": 20}
     flags.set_rollout_pct("rust_cache", 30)
     assert flags.get_rollout_pct("rust_cache") == 30
 
 
-def test_a_feature_that_nobody_set_is_used_by_nobody(flags):
+def test_an_unknown_feature_is_used_by_no_user(flags):
     assert flags.get_rollout_pct("unheard of") == 0
     assert not flags.should_use_rust("unheard of", "alice")
     assert "unheard of" not in flags.get_all_rollouts()
@@ -109,7 +109,7 @@ def test_setting_a_feature_adds_it(flags):
     assert flags.get_all_rollouts() == {"rust_opa": 0, "rust_cache": 0, "new": 100}
 
 
-def test_a_rollback_is_of_one_feature(flags):
+def test_a_rollback_of_one_feature_changes_no_other(flags):
     for feature in ("rust_opa", "rust_cache"):
         flags.set_rollout_pct(feature, 100)
     flags.rollback("rust_opa")
@@ -142,7 +142,7 @@ def test_a_percentage_is_an_integer(flags, percentage):
 
 
 @pytest.mark.parametrize("feature", [None, b"rust_cache", 1])
-def test_a_feature_is_named_by_text(flags, feature):
+def test_a_feature_name_is_a_str(flags, feature):
     for ask in (
         flags.get_rollout_pct,
         flags.rollback,
@@ -154,7 +154,7 @@ def test_a_feature_is_named_by_text(flags, feature):
 
 
 @pytest.mark.parametrize("feature", ["", "a\nb", "\ud800"])
-def test_a_feature_that_cannot_be_written_in_redis_cannot_be_set(flags, feature):
+def test_a_feature_name_that_redis_cannot_store_is_refused(flags, feature):
     with pytest.raises(ValueError, match="feature must be printable text"):
         flags.set_rollout_pct(feature, 1)
     assert flags.get_rollout_pct(feature) == 0
@@ -195,7 +195,7 @@ def test_features_are_as_many_as_a_process_can_have_and_more_are_refused(flags):
 
 
 @pytest.mark.parametrize("user", [None, 1, b"alice"])
-def test_a_user_is_named_by_text(flags, user):
+def test_a_user_id_is_a_str(flags, user):
     with pytest.raises(TypeError, match="user_id must be a str"):
         flags.should_use_rust("rust_cache", user)
 
@@ -224,11 +224,11 @@ def test_a_user_is_named_by_text(flags, user):
         (ValueError("WRONGTYPE"), None),
     ],
 )
-def test_what_redis_holds_is_a_percentage_or_it_is_not(stored, percentage):
+def test_a_value_in_redis_is_read_as_a_percentage_or_not_at_all(stored, percentage):
     assert percentage_in(stored) == percentage
 
 
-def test_changes_are_logged_and_who_asks_is_not(flags, caplog):
+def test_changes_are_logged_and_users_are_not(flags, caplog):
     caplog.set_level(logging.DEBUG)
     flags.set_rollout_pct("rust_cache", 25)
     flags.set_rollout_pct("rust_cache", 25)
@@ -254,13 +254,13 @@ def test_changes_are_logged_and_who_asks_is_not(flags, caplog):
     ],
     ids=lambda client: f"{type(client).__module__}.{type(client).__qualname__}",
 )
-def test_a_client_that_a_thread_cannot_use_is_refused(client):
+def test_a_client_that_threads_cannot_use_is_refused(client):
     name = type(client).__qualname__
     with pytest.raises(TypeError, match=rf"redis_client must be a synchronous client.*{name}"):
         FeatureFlagManager(client)
 
 
-# One for the process
+# One for each process
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ def test_a_closed_one_sets_nothing_and_is_replaced(process_flags):
     assert process_flags().get_rollout_pct("rust_cache") == 0
 
 
-def test_initial_percentages_count_whoever_asked_before(process_flags):
+def test_initial_percentages_apply_even_after_an_earlier_call(process_flags):
     process_flags()
     assert process_flags(initial={"rust_cache": 5}).get_rollout_pct("rust_cache") == 5
     assert process_flags().get_rollout_pct("rust_cache") == 5
@@ -327,7 +327,7 @@ def test_a_child_can_get_and_change_the_flags_whatever_the_parent_s_threads_do()
 
 
 def flag(decide):
-    """A flag of the SDK's provider in memory whose value depends on the user."""
+    """A flag of the SDK's in-memory provider whose value depends on the user."""
 
     def evaluate(_, context):
         return FlagResolutionDetails(value=decide(context.targeting_key))
@@ -344,7 +344,7 @@ def use(provider, domain=None):
 
 @pytest.fixture
 def provide():
-    """Sets the application's provider, with these flags."""
+    """Sets the application's provider to one with these flags."""
 
     def provide(domain=None, /, **flags):
         provider = InMemoryProvider({name: flag(decide) for name, decide in flags.items()})
@@ -379,13 +379,13 @@ def test_the_provider_decides_about_each_user(provide):
     assert [u for u in ("alice", *USERS) if flags.should_use_rust("rust_cache", u)] == ["alice"]
 
 
-def test_a_provider_of_our_domain_goes_before_the_default_one(provide):
+def test_a_provider_of_our_domain_takes_precedence_over_the_default_one(provide):
     provide(rust_cache=lambda _: False)
     client = provide(DOMAIN, rust_cache=lambda _: True)
     assert FeatureFlagManager(openfeature_client=client).should_use_rust("rust_cache", "alice")
 
 
-def test_what_the_provider_does_not_know_the_percentage_decides(provide):
+def test_the_percentage_decides_about_flags_unknown_to_the_provider(provide):
     flags = FeatureFlagManager(openfeature_client=provide(other=lambda _: True))
     by_percentage = FeatureFlagManager()
     for each in (flags, by_percentage):
@@ -395,7 +395,7 @@ def test_what_the_provider_does_not_know_the_percentage_decides(provide):
         assert decision is by_percentage.should_use_rust("rust_cache", user)
 
 
-def test_a_rollback_keeps_everybody_out_whatever_the_provider_says(provide):
+def test_a_rollback_overrides_the_provider(provide):
     flags = FeatureFlagManager(openfeature_client=provide(rust_cache=lambda _: True))
     assert flags.should_use_rust("rust_cache", "alice")
     flags.rollback("rust_cache")
@@ -410,7 +410,7 @@ def failing(user):
 
 
 @pytest.mark.parametrize("decide", [failing, lambda _: "yes"])
-def test_a_provider_that_fails_leaves_it_to_the_percentage(provide, decide):
+def test_the_percentage_decides_if_the_provider_fails(provide, decide):
     flags = FeatureFlagManager(
         openfeature_client=provide(rust_cache=decide), initial={"rust_cache": 100}
     )
@@ -418,7 +418,7 @@ def test_a_provider_that_fails_leaves_it_to_the_percentage(provide, decide):
 
 
 class Unruly:
-    """A client unlike the SDK's, which keeps what its provider does to itself."""
+    """A client that raises, unlike the SDK's, which catches the errors of its provider."""
 
     def __init__(self, answer):
         self.answer = answer
@@ -433,7 +433,7 @@ class Unruly:
     ("answer", "logged"),
     [(LookupError(), "the client raised LookupError"), (1, "the client returned int, not a bool")],
 )
-def test_a_client_that_fails_is_logged_once_and_leaves_it_to_the_percentage(answer, logged, caplog):
+def test_a_failing_client_is_logged_once_and_the_percentage_decides(answer, logged, caplog):
     flags = FeatureFlagManager(openfeature_client=Unruly(answer), initial={"rust_cache": 100})
     for _ in range(100):
         assert flags.should_use_rust("rust_cache", "alice") is True
@@ -442,7 +442,7 @@ def test_a_client_that_fails_is_logged_once_and_leaves_it_to_the_percentage(answ
     assert "alice" not in caplog.text
 
 
-def test_the_process_s_flags_ask_a_provider_that_is_set_later(process_flags, provide):
+def test_the_flags_of_the_process_use_a_provider_that_is_set_later(process_flags, provide):
     assert not process_flags().should_use_rust("rust_cache", "alice")
     provide(rust_cache=lambda _: True)
     assert process_flags().should_use_rust("rust_cache", "alice")

@@ -1,4 +1,4 @@
-"""One evaluation for all who ask at the same time, with the compiled module and without it."""
+"""Single flight: one evaluation for concurrent requests, with and without the compiled module."""
 
 import asyncio
 import gc
@@ -15,12 +15,12 @@ def flights(request):
     return request.param()
 
 
-def test_there_are_those_of_the_compiled_module_where_it_is():
+def test_the_compiled_implementation_is_used_if_available():
     assert isinstance(new_flights(), NativeFlights)
 
 
 async def together(flights, evaluate, count=5):
-    """Tasks that ask for the same; the first of them evaluates when this returns."""
+    """Starts tasks with the same request; returns when the first of them evaluates."""
     tasks = [asyncio.create_task(flights.run(KEY, evaluate)) for _ in range(count)]
     for _ in range(3):
         await asyncio.sleep(0)
@@ -38,7 +38,7 @@ class Evaluation:
         return '{"allow":true}'
 
 
-async def test_one_evaluates_for_all(flights):
+async def test_one_evaluation_serves_all_requests(flights):
     evaluation = Evaluation()
     tasks = await together(flights, evaluation)
     evaluation.may_end.set()
@@ -48,14 +48,14 @@ async def test_one_evaluates_for_all(flights):
     assert evaluation.runs == 2, "nothing is kept"
 
 
-async def test_nothing_is_an_answer_too(flights):
+async def test_none_is_a_valid_result(flights):
     async def evaluate():
         await asyncio.sleep(0)
 
     assert await asyncio.gather(*await together(flights, evaluate)) == [None] * 5
 
 
-async def test_other_keys_are_evaluated_for_themselves(flights):
+async def test_other_keys_are_evaluated_independently(flights):
     evaluation = Evaluation()
     tasks = await together(flights, evaluation, 2)
     other = asyncio.create_task(flights.run("the same, since position 2", evaluation))
@@ -65,7 +65,7 @@ async def test_other_keys_are_evaluated_for_themselves(flights):
     assert evaluation.runs == 2
 
 
-async def test_what_it_raises_everybody_is_raised_and_it_is_forgotten(flights):
+async def test_an_exception_is_raised_to_every_waiter_and_not_kept(flights):
     async def fail():
         await asyncio.sleep(0.01)
         raise LookupError
@@ -77,7 +77,7 @@ async def test_what_it_raises_everybody_is_raised_and_it_is_forgotten(flights):
     assert await flights.run(KEY, evaluation) == '{"allow":true}'
 
 
-async def test_a_failure_that_nobody_waited_for_is_not_reported_by_the_event_loop(flights, caplog):
+async def test_a_failure_without_waiters_is_not_reported_by_the_event_loop(flights, caplog):
     async def fail():
         raise LookupError
 
@@ -88,7 +88,7 @@ async def test_a_failure_that_nobody_waited_for_is_not_reported_by_the_event_loo
     assert not caplog.records
 
 
-async def test_one_who_leads_and_is_cancelled_hands_over(flights):
+async def test_a_cancelled_leader_hands_over(flights):
     evaluation = Evaluation()
     leader, *others = await together(flights, evaluation)
     leader.cancel()
@@ -100,7 +100,7 @@ async def test_one_who_leads_and_is_cancelled_hands_over(flights):
     assert leader.cancelled()
 
 
-async def test_one_who_waits_and_is_cancelled_disturbs_nobody(flights):
+async def test_a_cancelled_waiter_does_not_affect_the_others(flights):
     evaluation = Evaluation()
     leader, waiter, other = await together(flights, evaluation, 3)
     waiter.cancel()
@@ -111,7 +111,7 @@ async def test_one_who_waits_and_is_cancelled_disturbs_nobody(flights):
     assert waiter.cancelled()
 
 
-async def test_an_evaluation_that_asks_for_itself_is_told_so(flights):
+async def test_an_evaluation_that_requests_itself_gets_an_error(flights):
     async def evaluate():
         return await flights.run(KEY, evaluate)
 
@@ -119,7 +119,7 @@ async def test_an_evaluation_that_asks_for_itself_is_told_so(flights):
         await flights.run(KEY, evaluate)
 
 
-async def test_an_evaluation_may_ask_for_another(flights):
+async def test_an_evaluation_may_request_another(flights):
     async def other():
         return "other"
 
@@ -129,8 +129,8 @@ async def test_an_evaluation_may_ask_for_another(flights):
     assert await flights.run(KEY, evaluate) == "other"
 
 
-def test_one_that_is_abandoned_with_its_event_loop_is_not_waited_for(flights):
-    """A loop that is closed under its tasks does not end them."""
+def test_an_evaluation_of_a_closed_event_loop_is_not_waited_for(flights):
+    """Closing a loop does not end its tasks."""
 
     async def abandon():
         evaluation = Evaluation()
@@ -148,7 +148,7 @@ def test_one_that_is_abandoned_with_its_event_loop_is_not_waited_for(flights):
     assert asyncio.run(ask()) == '{"allow":true}'
 
 
-async def test_two_evaluations_that_ask_for_each_other_are_told_so(flights):
+async def test_two_evaluations_that_request_each_other_get_an_error(flights):
     both = asyncio.Barrier(2)
 
     def asks_for(other):
@@ -166,8 +166,8 @@ async def test_two_evaluations_that_ask_for_each_other_are_told_so(flights):
     assert {type(answer) for answer in answers} == {RuntimeError}
 
 
-async def test_what_a_finished_evaluation_began_is_part_of_no_other(flights):
-    """A task keeps the context of the evaluation that made it, which is over."""
+async def test_a_task_of_a_finished_evaluation_belongs_to_no_evaluation(flights):
+    """A task keeps the context of the evaluation that created it, even after that has ended."""
     later = asyncio.Event()
 
     async def ask():
@@ -210,7 +210,7 @@ async def later(request):
 
 
 @pytest.mark.parametrize("asks", [in_a_task, gathered, in_a_group, later])
-async def test_an_evaluation_that_asks_for_itself_through_a_task_is_told_so(flights, asks):
+async def test_an_evaluation_that_requests_itself_through_a_task_gets_an_error(flights, asks):
     async def evaluate():
         return await asks(flights.run(KEY, evaluate))
 
@@ -220,7 +220,7 @@ async def test_an_evaluation_that_asks_for_itself_through_a_task_is_told_so(flig
     assert "own key" in str(getattr(raised.value, "exceptions", [raised.value])[0])
 
 
-async def test_two_flights_whose_evaluations_ask_for_each_other_are_told_so(flights):
+async def test_evaluations_of_two_flights_that_request_each_other_get_an_error(flights):
     second = type(flights)()
     both = asyncio.Barrier(2)
 
@@ -238,7 +238,7 @@ async def test_two_flights_whose_evaluations_ask_for_each_other_are_told_so(flig
     assert {type(answer) for answer in answers} == {RuntimeError}
 
 
-async def test_a_task_that_nobody_waits_for_may_ask_for_the_evaluation_that_made_it(flights):
+async def test_a_task_that_is_not_awaited_may_request_the_evaluation_that_created_it(flights):
     tasks = []
 
     async def evaluate():
@@ -251,7 +251,7 @@ async def test_a_task_that_nobody_waits_for_may_ask_for_the_evaluation_that_made
 
 
 @pytest.mark.parametrize("kind", [NativeFlights, AsyncioFlights])
-async def test_one_that_waits_for_too_long_evaluates_for_itself(kind):
+async def test_a_request_that_waits_for_too_long_evaluates_on_its_own(kind):
     overdue = []
     flights = kind(lambda: overdue.append(1))
     never_ends, runs = Evaluation(), []
@@ -272,7 +272,7 @@ async def test_one_that_waits_for_too_long_evaluates_for_itself(kind):
     assert await stuck == '{"allow":true}'
 
 
-async def test_evaluations_that_never_end_do_not_pile_up_for_ever(monkeypatch):
+async def test_evaluations_that_never_end_do_not_accumulate(monkeypatch):
     monkeypatch.setattr("sark_cache.flights.PATIENCE_SECONDS", 0.001)
     monkeypatch.setattr("sark_cache.flights.MOMENT_SECONDS", 0.002)
     flights, never_ends = AsyncioFlights(), Evaluation()
@@ -287,11 +287,11 @@ async def test_evaluations_that_never_end_do_not_pile_up_for_ever(monkeypatch):
     await asyncio.gather(*tasks)
 
 
-def test_flights_of_closed_loops_are_forgotten():
+def test_flights_of_closed_loops_are_removed():
     flights = AsyncioFlights()
     loop = asyncio.new_event_loop()
     task = loop.create_task(flights.run(KEY, Evaluation()))
-    task._log_destroy_pending = False  # it is forgotten on purpose
+    task._log_destroy_pending = False  # it is abandoned on purpose
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
 
@@ -305,7 +305,7 @@ def test_flights_of_closed_loops_are_forgotten():
 
 
 class InterruptedLoop(asyncio.SelectorEventLoop):
-    """A loop in whose own code an interrupt comes, as Python raises it wherever code runs."""
+    """A loop in whose own code an interrupt is raised, which can happen anywhere in Python."""
 
     calls_left = None
 
@@ -318,7 +318,7 @@ class InterruptedLoop(asyncio.SelectorEventLoop):
 
 
 @pytest.mark.parametrize("call", [1, 3, 10])
-def test_everybody_gets_on_whenever_an_interrupt_comes(flights, call):
+def test_every_waiter_goes_on_wherever_an_interrupt_is_raised(flights, call):
     loop = InterruptedLoop()
     may_end = asyncio.Event()
 
@@ -338,8 +338,8 @@ def test_everybody_gets_on_whenever_an_interrupt_comes(flights, call):
             loop.run_until_complete(until_all_are_done())
         except KeyboardInterrupt:
             continue
-    told = {task.exception() or task.result() for task in tasks[1:]}
-    assert told == {"over"}
+    answers = {task.exception() or task.result() for task in tasks[1:]}
+    assert answers == {"over"}
     loop.run_until_complete(asyncio.wait(tasks))
-    tasks[0].exception()  # looked at, so that asyncio does not log it
+    tasks[0].exception()  # retrieved, so that asyncio does not log it
     loop.close()

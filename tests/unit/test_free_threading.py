@@ -1,8 +1,8 @@
-"""What threads do at the very same time, to the very same object, without a GIL to keep them apart.
+"""Threads that use the same objects at the same time, without a GIL to serialize them.
 
-With a GIL they take turns, as often as the interpreter can be made to let them, and all of this
-holds as well. The collector runs all the time: without a GIL it stops every thread, so whoever
-waits for a thread that is stopped waits forever.
+With a GIL the threads take turns, at the shortest switch interval, and every test holds as well.
+The garbage collector runs all the time. Without a GIL it stops every thread, so that a thread that
+waits for a stopped one would wait forever.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from threads import in_threads
 
 THREADS = 4
 MANY = 3_000
-"""More entries than are visited in one turn: an operation on all of them is not ready at once."""
+"""More entries than one step visits: an operation on all of them is not ready at once."""
 
 
 @pytest.fixture(autouse=True)
@@ -50,16 +50,16 @@ def the_collector_runs(turns_are_short):
 @pytest.mark.skipif(
     not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this interpreter always has a GIL"
 )
-def test_to_import_it_turns_no_gil_on():
+def test_importing_the_module_does_not_enable_the_gil():
     code = "import sark_cache, sark_cache._native, sys; sys.exit(sys._is_gil_enabled())"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
-def test_equal_decisions_are_handed_out_as_objects_of_their_own(cache):
+def test_equal_decisions_are_returned_as_separate_objects(cache):
     def decision(number):
         return {"allow": True, "reason": f"r{number}", "who": [{"mask": ["ssn", number]}, {}]}
 
-    # Few enough that threads ask for the same ones, many enough that they get in each other's way.
+    # Few enough that threads request the same entries, and many enough for contention.
     for number in range(100):
         cache.set("alice", "read", str(number), decision(number))
 
@@ -75,7 +75,7 @@ def test_equal_decisions_are_handed_out_as_objects_of_their_own(cache):
     in_threads(THREADS, work)
 
 
-def test_a_decision_is_one_object_until_it_is_revoked_and_outlives_that(cache):
+def test_a_decision_is_one_object_until_it_is_revoked_and_stays_valid(cache):
     fields = {"allow": True, "reason": "owner", "who": {"roles": ["analyst"]}}
     number = itertools.count()
     begun, ended = [], []
@@ -86,7 +86,7 @@ def test_a_decision_is_one_object_until_it_is_revoked_and_outlives_that(cache):
         ended.append(revocation)
 
     def store():
-        """Stores, unless a revocation overtakes it: one that did not end before this began."""
+        """Stores the decision; only a revocation during the call may prevent that."""
         ended_before = len(ended)
         stored = ready(cache.set("alice", "read", "doc", fields))
         assert stored or len(begun) > ended_before
@@ -119,7 +119,7 @@ def test_a_decision_is_one_object_until_it_is_revoked_and_outlives_that(cache):
     assert all(decision is first[0] for decision in itertools.chain(first, *others))
 
 
-def test_a_decision_may_be_let_go_of_by_any_thread(cache):
+def test_any_thread_may_release_a_decision(cache):
     shared = []
 
     def work(number):
@@ -134,12 +134,12 @@ def test_a_decision_may_be_let_go_of_by_any_thread(cache):
 
 
 @pytest.mark.parametrize("taken", ["send", "next", "throw and close"])
-def test_of_many_threads_that_await_one_result_one_is_given_it(cache, taken):
+def test_one_of_many_threads_that_await_a_result_gets_it(cache, taken):
     ready(cache.set("alice", "read", "doc", {"allow": True}))
     results = [cache.get("alice", "read", "doc") for _ in range(3_000)]
 
     def take(result, number):
-        """What came of it: a decision, or the error of who comes late."""
+        """Returns the outcome: a decision, or the error of a second await."""
         try:
             if taken == "next":
                 next(result)
@@ -166,7 +166,7 @@ def test_of_many_threads_that_await_one_result_one_is_given_it(cache, taken):
             assert {"allow": True} in outcomes
 
 
-def test_of_many_loops_that_await_one_pending_result_one_is_given_it(cache):
+def test_one_of_many_loops_that_await_a_pending_result_gets_it(cache):
     asyncio.run(cache.set_batch([("alice", "read", str(i), {"n": i}) for i in range(MANY)]))
     pending = [cache.size() for _ in range(100)]
 
@@ -186,7 +186,7 @@ def test_of_many_loops_that_await_one_pending_result_one_is_given_it(cache):
         assert set(outcomes) <= {MANY, *late}
 
 
-def test_what_is_changed_while_it_is_stored_is_stored_as_it_was_at_one_moment(cache):
+def test_a_decision_that_changes_while_it_is_stored_is_stored_consistently(cache):
     fields, items = {"one": 0, "two": 0}, [0] * 8
     over = threading.Event()
 
@@ -219,7 +219,7 @@ def test_what_is_changed_while_it_is_stored_is_stored_as_it_was_at_one_moment(ca
     assert cache.metrics.errors == 0
 
 
-def test_a_name_that_many_threads_bring_at_once_is_one_name(cache):
+def test_a_field_name_that_many_threads_store_at_once_is_one_object(cache):
     rounds = 40
 
     def work(number):
@@ -234,8 +234,9 @@ def test_a_name_that_many_threads_bring_at_once_is_one_name(cache):
         assert all(list(other) == list(first) for other in others)
 
 
-def test_no_loop_is_answered_with_what_was_evaluated_before_a_revocation(cache):
-    """The version counts up before each revocation; an answer has at least the one before it."""
+def test_no_loop_gets_a_decision_from_before_a_revocation(cache):
+    """The version is counted up before each revocation; an answer has at least the version before
+    it."""
     enough = 100
     version, revoked = [0], [0]
     over = threading.Event()
@@ -255,7 +256,7 @@ def test_no_loop_is_answered_with_what_was_evaluated_before_a_revocation(cache):
             await asyncio.wait_for(asyncio.gather(*(ask() for _ in range(10))), 60)
 
     def revoke():
-        """Revokes until that ended enough decisions: what it finds is up to those who ask."""
+        """Revokes until enough decisions were removed; each call removes a varying number."""
         while not over.wait(0.0005) and cache.metrics.invalidations < enough:
             version[0] += 1
             cache.invalidate(user_id="alice")
@@ -276,7 +277,7 @@ def test_no_loop_is_answered_with_what_was_evaluated_before_a_revocation(cache):
     assert metrics.loads >= metrics.invalidations
 
 
-def test_caches_come_and_go_in_many_threads():
+def test_caches_can_be_created_and_released_in_many_threads():
     def work(number):
         for turn in range(100):
             cache = RustPolicyCache(max_size=8)

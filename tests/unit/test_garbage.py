@@ -1,10 +1,10 @@
-"""The garbage collector does not see what is cached."""
+"""Cached decisions are not visited by the garbage collector."""
 
 from interpreters import run
 
 
 def test_300000_decisions_add_no_object_that_the_collector_visits():
-    """In an interpreter of its own, where no thread of another test makes objects meanwhile."""
+    """Runs in another interpreter, where no thread of another test creates objects."""
     grown, found = run(
         """
         import asyncio, gc

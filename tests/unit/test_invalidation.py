@@ -1,4 +1,4 @@
-"""What is revoked is not served, from the moment of the call."""
+"""A revoked decision is not served from the moment of the call."""
 
 import asyncio
 from itertools import product
@@ -73,7 +73,7 @@ async def test_new_decisions_are_served_after_it(cache):
     assert await cache.get("alice", "read", "doc") == {"allow": False}
 
 
-async def test_a_decision_evaluated_before_it_is_refused_after_it(cache):
+async def test_a_decision_evaluated_before_it_is_not_stored_after_it(cache):
     stamp = cache.stamp()
     await cache.invalidate(user_id="alice")
     assert await cache.set("alice", "read", "doc", ALLOW, stamp=stamp) is False
@@ -82,14 +82,14 @@ async def test_a_decision_evaluated_before_it_is_refused_after_it(cache):
     assert cache.metrics.invalidations == 1
 
 
-async def test_a_set_made_before_it_and_awaited_after_it_stores_nothing_to_be_served(cache):
+async def test_a_set_called_before_it_and_awaited_after_it_serves_nothing(cache):
     task = cache.set("alice", "read", "doc", ALLOW)
     await cache.invalidate(user_id="alice")
     await task
     assert await cache.get("alice", "read", "doc") is None
 
 
-async def test_deleting_or_clearing_also_refuses_what_was_being_evaluated(cache):
+async def test_deleting_or_clearing_also_invalidates_running_evaluations(cache):
     stamp = cache.stamp()
     await cache.delete("alice", "read", "doc")
     assert await cache.set("alice", "read", "doc", ALLOW, stamp=stamp) is False
@@ -121,7 +121,7 @@ PATTERNS = {
 
 
 @pytest.mark.parametrize(("pattern", "died"), PATTERNS.items())
-async def test_a_pattern_revokes_what_its_glob_matches(cache, pattern, died):
+async def test_a_pattern_revokes_decisions_that_its_glob_matches(cache, pattern, died):
     await cache.set_batch(
         [("alice", "read", "doc", ALLOW), ("bob", "read", "doc", ALLOW), ("*", "write", "d", ALLOW)]
     )
@@ -145,7 +145,7 @@ async def test_a_pattern_can_name_a_context_by_its_hash(cache):
 
 
 @given(st.lists(st.tuples(AWKWARD, AWKWARD, AWKWARD), max_size=8, unique=True), st.data())
-def test_any_fields_are_taken_as_they_are(requests, data):
+def test_fields_are_matched_literally(requests, data):
     cache = RustPolicyCache()
     for request in requests:
         ready(cache.set(*request, ALLOW))
@@ -156,7 +156,7 @@ def test_any_fields_are_taken_as_they_are(requests, data):
         assert (ready(cache.get(*request)) is None) == (request in expected)
 
 
-async def test_tags_revoke_whatever_carries_one_of_them(cache):
+async def test_tags_revoke_every_decision_that_has_one_of_them(cache):
     await cache.set("alice", "read", "doc", ALLOW, tags=("role:admin", "bundle:1"))
     await cache.set("bob", "read", "doc", ALLOW, tags=["role:user"])
     await cache.set("carol", "read", "doc", ALLOW)

@@ -1,4 +1,4 @@
-"""A stored decision is nobody's: no change from outside reaches it, and its types survive."""
+"""Stored decisions are isolated: no change from outside reaches them, and their types survive."""
 
 from collections import OrderedDict
 from types import MappingProxyType
@@ -12,7 +12,7 @@ from sark_cache import RustPolicyCache
 
 
 def containers(value):
-    """Every dict and list inside a value, itself included."""
+    """Yields every dict and list inside a value, including the value."""
     if isinstance(value, dict):
         yield value
         for item in value.values():
@@ -61,13 +61,13 @@ ALIKE = st.builds(
     st.tuples(st.booleans(), st.sampled_from(["a", "ab", "b", "é"]), JSON, JSON),
     st.sampled_from(["at", "rule", "much longer than names are " * 3]),
 )
-"""Decisions with the same first field and as many of them, most with the same names."""
+"""Decisions with equal first fields and equally many fields, most with equal names."""
 
 
 @given(st.lists(ALIKE, min_size=2, max_size=4), st.lists(st.integers(0, 3), max_size=40))
 @example([{"allow": True, "of": [1]}, {"allow": True, "of": [True]}], [0, 0, 1, 1] * 40)
 @example([{"allow": [], "of": {}}, {"allow": [[]], "of": {}}, {"allow": [], "to": {}}], [0, 1, 2])
-def test_no_hit_is_told_from_others_like_it(decisions, asked):
+def test_similar_decisions_are_not_confused(decisions, asked):
     cache = RustPolicyCache()
     for number, decision in enumerate(decisions):
         ready(cache.set("alice", "read", f"doc{number}", decision))

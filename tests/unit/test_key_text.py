@@ -1,4 +1,4 @@
-"""The text of a key, made in Python; and that what patterns match is the compiled module's."""
+"""The text of a key in Python, which equals the text that patterns match in the compiled module."""
 
 import asyncio
 import re
@@ -24,7 +24,7 @@ def text(user_id, action, resource, context=None, policy="", prefix=PREFIX):
 
 
 @given(NAMES, NAMES, NAMES, OBJECTS)
-def test_the_compiled_module_knows_a_decision_by_the_same_text(user_id, action, resource, context):
+def test_the_compiled_module_makes_the_same_text(user_id, action, resource, context):
     async def check():
         cache = RustPolicyCache()
         assert await cache.set(user_id, action, resource, {"allow": True}, context)
@@ -45,7 +45,7 @@ def test_a_key_reads_as_documented():
     assert re.fullmatch(f"{PREFIX}::u:a:r:[0-9a-f]{{32}}", text("u", "a", "r", {"ip": "::1"}))
 
 
-def test_a_subclass_of_str_is_known_by_its_text():
+def test_a_subclass_of_str_counts_as_its_text():
     class Role(str):
         __slots__ = ()
 
@@ -69,7 +69,7 @@ def test_equal_texts_are_equal_requests(one, other):
 
 
 @given(REQUESTS)
-def test_a_key_has_its_parts_under_its_own_prefix_alone(request):
+def test_a_key_is_parsed_under_its_own_prefix_only(request):
     key = text(*request, prefix=prefix_of("shop:"))
     assert len(parts_of(prefix_of("shop:"), key)) == 5
     for namespace in ("", "shop", "shop:s", f"shop:{PREFIX}:", f"shop:{PREFIX}:p:u:"):
@@ -96,7 +96,7 @@ def test_a_scope_has_a_pattern_that_all_its_keys_match(scope, pattern):
     assert scope.pattern(PREFIX) == pattern
 
 
-def test_a_scope_takes_only_what_has_all_its_parts():
+def test_a_scope_matches_only_keys_with_all_its_parts():
     keys = [
         text("alice", "read", "read"),
         text("alice", "read:read", "x", policy="read"),
@@ -109,5 +109,5 @@ def test_a_scope_takes_only_what_has_all_its_parts():
     assert Scope().filter(PREFIX, keys) == keys[:2]
 
 
-def test_a_prefix_that_looks_like_a_pattern_is_none():
+def test_the_pattern_of_a_prefix_escapes_its_wildcards():
     assert Scope().pattern("a[b]*") == r"a\[b\]\*:*"

@@ -1,4 +1,4 @@
-"""Different requests have different keys, and equal requests the same."""
+"""Different requests have different keys, and equal requests have equal keys."""
 
 from collections import OrderedDict
 from enum import IntEnum, StrEnum
@@ -19,7 +19,7 @@ REQUESTS = st.tuples(PARTS, st.none() | OBJECTS)
 
 
 def served(stored, asked):
-    """Whether asking for one request is answered with the decision stored for another."""
+    """Returns whether one request is answered with the decision stored for another."""
     cache = RustPolicyCache(max_size=2)
     assert ready(cache.set(*stored[0], ALLOW, stored[1]))
     return ready(cache.get(*asked[0], asked[1])) is not None
@@ -30,12 +30,12 @@ def same(a, b):
 
 
 @given(REQUESTS, REQUESTS)
-def test_a_request_is_answered_exactly_with_its_own_decision(a, b):
+def test_a_request_is_answered_with_its_own_decision_only(a, b):
     assert served(a, b) == same(a, b)
 
 
 @given(PARTS, OBJECTS, OBJECTS)
-def test_contexts_are_told_apart(parts, a, b):
+def test_different_contexts_are_different_requests(parts, a, b):
     assert served((parts, a), (parts, b)) == (typed(a) == typed(b))
 
 
@@ -47,7 +47,7 @@ def test_the_order_of_a_context_does_not_matter(parts, items):
 @given(AWKWARD, AWKWARD, AWKWARD)
 @example("a", ":", "b")
 @example("", ":", "")
-def test_nothing_can_be_shifted_from_one_part_to_the_next(a, separator, b):
+def test_text_cannot_be_shifted_from_one_field_to_the_next(a, separator, b):
     assume(a + separator != a or separator + b != b)
     assert served(((a + separator, b, "x"), None), ((a, separator + b, "x"), None)) == (
         separator == ""
@@ -86,7 +86,7 @@ LOOKALIKES = [
 
 
 @pytest.mark.parametrize("a", LOOKALIKES, ids=repr)
-def test_lookalikes_in_a_context_are_told_apart(a):
+def test_lookalikes_in_a_context_are_different(a):
     request = ("alice", "read", "doc")
     for b in LOOKALIKES:
         assert served((request, {"x": a}), (request, {"x": b})) == (typed(a) == typed(b)), b
@@ -95,7 +95,7 @@ def test_lookalikes_in_a_context_are_told_apart(a):
 @pytest.mark.parametrize(
     ("a", "b"),
     [
-        # The resource's separators, which SARK folds into one.
+        # The resource's separators, which SARK replaces by one.
         (("u", "a", "a:b"), ("u", "a", "a_b")),
         (("u", "a", "a:b"), ("u", "a", "a/b")),
         (("u", "a", "a/b"), ("u", "a", "a_b")),
@@ -109,14 +109,14 @@ def test_lookalikes_in_a_context_are_told_apart(a):
         (("[u]", "a", "r"), ("u", "a", "r")),
     ],
 )
-def test_the_collisions_of_sarks_caches_are_gone(a, b):
+def test_requests_that_collide_in_sark_do_not_collide(a, b):
     assert not served((a, None), (b, None))
     assert not served((b, None), (a, None))
 
 
-def test_a_64_bit_hash_of_the_context_is_not_what_tells_contexts_apart():
-    # Whole contexts are compared, so no number of them brings a collision near: 2**16 contexts that
-    # differ in one bit each are all found again, and none is found under another.
+def test_contexts_are_not_distinguished_by_a_64_bit_hash():
+    # Whole contexts are compared, so that no number of them makes a collision likely: 2**16
+    # contexts that differ in one bit each are all found again, and none is found under another.
     cache = RustPolicyCache(max_size=2**16)
     entries = [("u", "a", "r", {"n": i}, {"bits": i}) for i in range(2**16)]
     assert ready(cache.set_batch(entries)) == 2**16
@@ -130,7 +130,7 @@ def test_no_context_and_an_empty_one_are_the_same_request():
     assert served((request, {}), (request, None))
 
 
-def test_lists_and_tuples_are_the_same_json():
+def test_lists_and_tuples_are_equal():
     request = ("alice", "read", "doc")
     assert served((request, {"x": [1, [2]]}), (request, {"x": (1, (2,))}))
 
@@ -142,7 +142,7 @@ def test_any_mapping_is_a_context():
 
 
 class Lazy(dict):
-    """A dict that keeps its entries elsewhere."""
+    """A dict whose items are those of another dict."""
 
     def __init__(self, entries):
         super().__init__()
@@ -169,13 +169,13 @@ class Endless(list):
         return repeat(1)
 
 
-def test_a_list_without_an_end_is_a_miss(cache):
+def test_an_endless_list_is_a_miss(cache):
     assert ready(cache.get("alice", "read", "doc", {"x": Endless()})) is None
     assert ready(cache.set("alice", "read", "doc", {"x": Endless()})) is False
     assert cache.metrics.errors == 2
 
 
-def test_what_subclasses_show_is_what_counts():
+def test_subclasses_of_dict_and_list_count_as_the_items_they_return():
     request = ("alice", "read", "doc")
     assert served((request, {"mfa": True}), (request, Lazy({"mfa": True})))
     assert not served((request, Lazy({"mfa": True})), (request, Lazy({"mfa": False})))
@@ -184,7 +184,7 @@ def test_what_subclasses_show_is_what_counts():
     assert served((request, {"a": 1, "b": [2]}), (request, OrderedDict(b=[2], a=1)))
 
 
-def test_subclasses_of_str_and_int_count_as_what_they_are():
+def test_subclasses_of_str_and_int_count_as_their_value():
     class Role(StrEnum):
         ADMIN = "admin"
 

@@ -1,4 +1,4 @@
-"""How long requests took: the histogram written in Python, and the compiled one."""
+"""Latency histograms: the one written in Python, and the compiled one."""
 
 import random
 import sys
@@ -36,7 +36,7 @@ def test_nothing_recorded_is_zero():
     assert latency.histogram([0.001]) == LatencyHistogram((0.001,), (0,), 0, 0)
 
 
-def test_a_mean_is_exact_and_a_percentile_at_most_a_bucket_too_much():
+def test_a_mean_is_exact_and_a_percentile_at_most_a_bucket_too_high():
     latency = recorded(*(n * 1e-6 for n in range(1, 10_001)))
     assert latency.count == 10_000
     assert latency.mean_ms == pytest.approx(5.0005)

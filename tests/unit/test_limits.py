@@ -1,4 +1,4 @@
-"""Every test has a limit, and one that takes longer is shown with the stacks of all that waits."""
+"""The time limit of tests, and the stacks that are shown when a test exceeds it."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ PLUGINS = (*("-p", "pytest_asyncio.plugin"), *("-p", "pytest_timeout"), *("-p", 
 ENVIRONMENT = {
     "PYTHONPATH": str(TESTS),
     "PYTEST_ADDOPTS": "",
-    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # those take longer to load than the tests to run
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # loading plugins takes longer than the tests
 }
 NEXT = """
 def test_the_next_one():
@@ -40,7 +40,7 @@ interruptible = pytest.mark.skipif(
 
 @pytest.fixture
 def tests(tmp_path):
-    """Runs a file of tests in a process of its own, with a limit of a second each."""
+    """Runs a file of tests in another process, with a limit of one second each."""
     (tmp_path / "pytest.ini").write_text(SETTINGS, "utf-8")
 
     def run(code, *, last=30):
@@ -66,7 +66,7 @@ def test_this_test_has_a_limit(request):
 
 
 @interruptible
-def test_a_test_that_waits_for_ever_fails_with_the_stacks_of_all_tasks(tests):
+def test_a_test_that_waits_forever_fails_with_the_stacks_of_all_tasks(tests):
     ended = tests(
         """
         import asyncio
@@ -122,7 +122,7 @@ def test_loops_of_other_threads_and_threads_without_a_loop_are_shown(tests):
 
 
 @interruptible
-def test_one_that_waits_for_a_process_fails(tests):
+def test_a_test_that_waits_for_a_process_fails(tests):
     ended = tests(
         """
         import subprocess, sys

@@ -1,4 +1,4 @@
-"""`get_or_load`: one loader for all who ask, in the task of the one who asked first."""
+"""`get_or_load`: one loader for concurrent requests, in the task of the first one."""
 
 import asyncio
 import contextvars
@@ -16,7 +16,7 @@ from loaders import ALLOW, DENY, REQUEST, Evaluation, begun, bringing, never
 from sark_cache import AsyncCache, Loaded
 
 
-async def test_what_the_loader_brings_is_returned_and_stored(cache):
+async def test_the_result_of_the_loader_is_returned_and_stored(cache):
     assert await cache.get_or_load(*REQUEST, bringing(ALLOW)) == ALLOW
     assert await cache.get_or_load(*REQUEST, never) == ALLOW
     assert await cache.get(*REQUEST) == ALLOW
@@ -29,13 +29,13 @@ async def test_a_hit_is_ready_at_once(cache):
     assert ready(cache.get_or_load(*REQUEST, never)) == ALLOW
 
 
-async def test_the_context_is_part_of_what_is_loaded(cache):
+async def test_the_context_is_part_of_the_request(cache):
     assert await cache.get_or_load(*REQUEST, bringing(ALLOW), {"mfa": True}) == ALLOW
     assert await cache.get_or_load(*REQUEST, bringing(DENY), context={"mfa": False}) == DENY
     assert await cache.get(*REQUEST, {"mfa": True}) == ALLOW
 
 
-async def test_everybody_gets_a_decision_of_their_own(cache):
+async def test_every_caller_gets_a_separate_copy(cache):
     loader = Evaluation()
     tasks = await begun(cache, loader, 3)
     brought = {"allow": True, "roles": ["admin"]}
@@ -58,7 +58,7 @@ async def test_nothing_happens_before_it_is_awaited(cache):
 async def test_the_leader_is_the_first_to_be_awaited(cache):
     abandoned = cache.get_or_load(*REQUEST, never)
     assert await cache.get_or_load(*REQUEST, bringing(ALLOW)) == ALLOW
-    assert await abandoned == ALLOW, "answered by what was stored meanwhile"
+    assert await abandoned == ALLOW, "answered by the entry stored in between"
     assert cache.metrics.coalesced == 1
 
 
@@ -66,7 +66,7 @@ async def test_the_leader_is_the_first_to_be_awaited(cache):
 
 
 def ask_from_loops(cache, loader, loops=4, per_loop=250):
-    """Asks for one decision from many tasks on each of many loops; all the answers."""
+    """Requests one decision from many tasks on each of many loops; returns all answers."""
     barrier = threading.Barrier(loops)
 
     async def ask(number):
@@ -81,7 +81,7 @@ def ask_from_loops(cache, loader, loops=4, per_loop=250):
 
 
 async def all_have_asked(cache, callers):
-    """Returns when so many requests have missed, however long their threads take to begin."""
+    """Waits until `count` requests have missed, however long their threads take to start."""
     while cache.metrics.misses < callers:
         await asyncio.sleep(0.001)
 
@@ -101,7 +101,7 @@ def test_1000_callers_on_4_loops_are_answered_by_one_load(cache, round_):
     assert (metrics.loads, metrics.coalesced, metrics.misses) == (1, 999, 1_000)
 
 
-def test_1000_callers_on_4_loops_are_answered_though_the_leader_is_cancelled(cache):
+def test_1000_callers_on_4_loops_are_answered_even_if_the_leader_is_cancelled(cache):
     runs = []
 
     async def load():
@@ -130,10 +130,10 @@ async def test_tasks_of_uvloop_are_answered_too(cache):
     assert await asyncio.gather(*tasks, elsewhere) == [ALLOW] * 3
 
 
-# In the leader's own task
+# The leader's own task
 
 
-async def test_the_loader_runs_in_the_task_and_context_of_the_one_who_asked(cache):
+async def test_the_loader_runs_in_the_task_and_context_of_the_leader(cache):
     variable = contextvars.ContextVar("variable")
     variable.set("before")
 
@@ -161,10 +161,10 @@ async def test_a_traceback_shows_the_loader(cache):
     assert names[-2:] == ["load", "ask_the_engine"]
 
 
-# Failing
+# Failures
 
 
-async def test_what_the_loader_raises_everybody_is_raised(cache):
+async def test_an_exception_of_the_loader_is_raised_to_every_waiter(cache):
     loader, error = Evaluation(), ConnectionError("no engine")
     tasks = await begun(cache, loader, 5)
     loader.fail(error)
@@ -172,11 +172,11 @@ async def test_what_the_loader_raises_everybody_is_raised(cache):
     assert all(answer is error for answer in answers)
     assert loader.runs == 1
     assert await cache.get(*REQUEST) is None
-    assert await cache.get_or_load(*REQUEST, bringing(ALLOW)) == ALLOW, "tried anew"
+    assert await cache.get_or_load(*REQUEST, bringing(ALLOW)) == ALLOW, "tried again"
     assert (cache.metrics.load_errors, cache.metrics.loads, cache.metrics.coalesced) == (1, 2, 4)
 
 
-async def test_a_shared_exception_does_not_gather_tracebacks(cache):
+async def test_a_shared_exception_does_not_accumulate_tracebacks(cache):
     loader = Evaluation()
     tasks = await begun(cache, loader, 50)
     loader.fail(ConnectionError())
@@ -187,7 +187,7 @@ async def test_a_shared_exception_does_not_gather_tracebacks(cache):
 
 
 @pytest.mark.parametrize("brought", [None, True, "allow", [ALLOW], object(), Loaded("allow")])
-async def test_what_is_no_decision_is_a_type_error_for_everybody(cache, brought):
+async def test_a_result_that_is_not_a_decision_is_a_type_error_for_every_waiter(cache, brought):
     loader = Evaluation()
     tasks = await begun(cache, loader, 3)
     loader.bring(brought)
@@ -198,7 +198,7 @@ async def test_what_is_no_decision_is_a_type_error_for_everybody(cache, brought)
     assert cache.metrics.load_errors == 1
 
 
-async def test_a_loader_that_is_not_async_is_told_so(cache):
+async def test_a_loader_that_is_not_async_is_a_type_error(cache):
     with pytest.raises(TypeError, match=r"loader must be an async function.*returned dict"):
         await cache.get_or_load(*REQUEST, lambda: ALLOW)
     with pytest.raises(TypeError, match=r"loader must be an async function.*not dict"):
@@ -214,7 +214,7 @@ async def test_a_loader_that_is_not_async_is_told_so(cache):
         (Loaded(ALLOW, tags=[1]), "a tag must be"),
     ],
 )
-async def test_a_wrong_loaded_is_everybodys_error(cache, late, error):
+async def test_a_wrong_loaded_is_an_error_for_every_waiter(cache, late, error):
     loader = Evaluation()
     tasks = await begun(cache, loader, 2)
     loader.bring(late)
@@ -238,7 +238,7 @@ async def test_wrong_arguments_raise_at_the_call(cache):
 
 
 class Interrupt(BaseException):
-    """What is no Exception, such as KeyboardInterrupt."""
+    """A BaseException that is no Exception, like KeyboardInterrupt."""
 
 
 async def test_an_interrupted_leader_hands_over(cache):
@@ -268,8 +268,8 @@ async def test_every_loader_that_fails_is_counted(cache, caplog):
     assert (cache.metrics.loads, cache.metrics.load_errors) == (3, 3)
 
 
-def test_those_who_wait_are_woken_though_the_leader_has_no_stack_left(cache):
-    """The leader ends near the limit of recursion, where even to wake somebody is too much."""
+def test_waiters_are_woken_even_if_the_leader_has_no_stack_left(cache):
+    """The leader ends near the recursion limit, where even waking a waiter needs too much stack."""
 
     async def deep(levels, waiting):
         if levels:
@@ -292,25 +292,27 @@ def test_those_who_wait_are_woken_though_the_leader_has_no_stack_left(cache):
         waiting.set()
         try:
             async with asyncio.timeout(5):
-                told = await asyncio.gather(leading, *waiters, return_exceptions=True)
+                answers = await asyncio.gather(leading, *waiters, return_exceptions=True)
         finally:
             await cache.clear()
-        return told
+        return answers
 
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(200)
     try:
         for levels in range(100, 190):
-            for told in asyncio.run(scene(levels)):
-                assert told == ALLOW or isinstance(told, (RecursionError, pytest.fail.Exception))
+            for answer in asyncio.run(scene(levels)):
+                assert answer == ALLOW or isinstance(
+                    answer, (RecursionError, pytest.fail.Exception)
+                )
     finally:
         sys.setrecursionlimit(limit)
 
 
-# Inside each other
+# Loads inside loads
 
 
-async def test_a_loader_that_asks_for_its_own_key_gets_an_error(cache):
+async def test_a_loader_that_requests_its_own_key_gets_an_error(cache):
     async def load():
         return await cache.get_or_load(*REQUEST, load)
 
@@ -320,7 +322,7 @@ async def test_a_loader_that_asks_for_its_own_key_gets_an_error(cache):
     assert await cache.get_or_load(*REQUEST, bringing(ALLOW)) == ALLOW
 
 
-async def test_a_task_that_a_loader_made_is_inside_it(cache):
+async def test_a_task_that_a_loader_created_is_inside_it(cache):
     async def load():
         return await asyncio.create_task(cache.get_or_load(*REQUEST, never))
 
@@ -329,7 +331,7 @@ async def test_a_task_that_a_loader_made_is_inside_it(cache):
             await cache.get_or_load(*REQUEST, load)
 
 
-async def test_a_task_that_outlives_the_loader_that_made_it_may_ask(cache):
+async def test_a_task_that_outlives_its_loader_may_request_the_key(cache):
     outlived = asyncio.Event()
 
     async def later():
@@ -365,7 +367,7 @@ async def test_loaders_that_wait_for_each_other_get_an_error(cache):
     assert all("nor two for each other's" in str(answer) for answer in answers)
 
 
-async def test_loaders_may_ask_for_other_decisions_and_other_caches(cache):
+async def test_loaders_may_request_other_decisions_and_use_other_caches(cache):
     general = AsyncCache()
 
     async def base():
@@ -382,10 +384,10 @@ async def test_loaders_may_ask_for_other_decisions_and_other_caches(cache):
     assert await cache.size() == 2
 
 
-# Nothing is left behind
+# Nothing is kept
 
 
-async def test_what_a_load_held_is_let_go(cache):
+async def test_a_finished_load_holds_no_references(cache):
     class Engine:
         async def evaluate(self):
             await asyncio.sleep(0)
@@ -403,7 +405,7 @@ async def test_what_a_load_held_is_let_go(cache):
         return_exceptions=True,
     )
     del engine
-    await asyncio.sleep(0)  # in which asyncio lets go of what was gathered
+    await asyncio.sleep(0)  # asyncio releases the gathered tasks
     gc.collect()
     assert gone() is None
 
@@ -422,7 +424,7 @@ async def test_the_general_cache_loads_too():
     assert await cache.get_or_load("brief", bringing(2)) == 2
 
 
-async def test_the_general_cache_raises_to_everybody_what_it_cannot_store():
+async def test_the_general_cache_raises_an_error_to_every_waiter_if_it_cannot_store():
     cache = AsyncCache()
     loader = Evaluation()
     tasks = [asyncio.create_task(cache.get_or_load("key", loader)) for _ in range(3)]

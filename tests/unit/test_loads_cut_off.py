@@ -1,4 +1,4 @@
-"""Loads whose tasks do not go on, because their event loop was stopped or closed."""
+"""Loads whose tasks do not continue, because their event loop was stopped or closed."""
 
 import asyncio
 import gc
@@ -12,7 +12,7 @@ from loaders import ALLOW, DENY, REQUEST, bringing, never
 from sark_cache import RustPolicyCache
 
 SOON = 4
-"""Seconds: more than the second that an heir has, less than the patience of a waiter."""
+"""Seconds: more than the one that a successor has, fewer than a waiter waits."""
 
 
 async def endless():
@@ -20,7 +20,7 @@ async def endless():
 
 
 class Loop:
-    """An event loop that is run in turns, as a notebook runs its own."""
+    """An event loop that is run piece by piece, as a notebook runs its own."""
 
     def __init__(self):
         self.loop = asyncio.new_event_loop()
@@ -29,7 +29,7 @@ class Loop:
     def begin(self, coroutine):
         """Runs until the coroutine waits, and keeps its task."""
         task = self.loop.create_task(coroutine)
-        task._log_destroy_pending = False  # it is forgotten on purpose
+        task._log_destroy_pending = False  # it is abandoned on purpose
         self.tasks.append(task)
         self.loop.run_until_complete(asyncio.sleep(0.01))
         return task
@@ -40,7 +40,7 @@ class Loop:
 
 @contextmanager
 def another_loop(ends):
-    """A loop that is stopped or closed by the time that it `ends`, with its tasks still there."""
+    """A loop that has been stopped or closed by the end of the block, with its tasks pending."""
     loop = Loop()
     loop.end = loop.loop.close if ends == "closed" else lambda: None
     yield loop
@@ -51,7 +51,7 @@ ENDS = pytest.mark.parametrize("ends", ["closed", "stopped"])
 
 
 def ask_in_time(cache, loader=None):
-    """Asks in a loop of its own."""
+    """Requests in another loop."""
 
     async def ask():
         async with asyncio.timeout(SOON):
@@ -61,7 +61,7 @@ def ask_in_time(cache, loader=None):
 
 
 @ENDS
-def test_a_new_request_takes_over_from_a_leader_that_does_not_go_on(cache, ends):
+def test_a_new_request_takes_over_from_a_leader_that_does_not_continue(cache, ends):
     with another_loop(ends) as other:
         other.begin(cache.get_or_load(*REQUEST, endless))
         other.end()
@@ -84,7 +84,7 @@ def test_a_leader_that_comes_back_stores_nothing(cache):
         assert ask_in_time(cache, never) == ALLOW
 
 
-def test_a_leader_of_a_loop_that_runs_again_before_anybody_asks_goes_on(cache):
+def test_a_leader_continues_if_its_loop_runs_again_before_the_next_request(cache):
     with another_loop("stopped") as other:
         may_end = asyncio.Event()
 
@@ -99,7 +99,7 @@ def test_a_leader_of_a_loop_that_runs_again_before_anybody_asks_goes_on(cache):
 
 
 @ENDS
-def test_a_request_that_waits_takes_over_when_the_leaders_loop_ends(cache, ends):
+def test_a_waiter_takes_over_when_the_leaders_loop_ends(cache, ends):
     with another_loop(ends) as other:
         waits = threading.Event()
 
@@ -128,14 +128,14 @@ def test_a_request_that_waits_takes_over_when_the_leaders_loop_ends(cache, ends)
 
 
 @ENDS
-def test_the_lead_goes_past_a_waiter_whose_loop_ended(cache, ends):
+def test_the_lead_skips_a_waiter_whose_loop_ended(cache, ends):
     with another_loop(ends) as other:
         led = asyncio.run(lead_past(cache, other))
         assert led == [ALLOW, ALLOW]
 
 
 async def lead_past(cache, other):
-    """Cancels a leader whose first waiter belongs to a loop that does not run; all the answers."""
+    """Cancels a leader whose first waiter is in a loop that does not run; returns all answers."""
     leader = asyncio.create_task(cache.get_or_load(*REQUEST, endless))
     await asyncio.sleep(0.01)
 
@@ -151,8 +151,8 @@ async def lead_past(cache, other):
         return [await live, await cache.get_or_load(*REQUEST, never)]
 
 
-def test_the_lead_goes_past_a_waiter_whose_loop_stops_before_it_leads(cache):
-    """It is called while its loop runs, which then stops for good."""
+def test_the_lead_skips_a_waiter_whose_loop_stops_before_it_leads(cache):
+    """The successor is called while its loop runs, which then stops for good."""
     with another_loop("stopped") as other:
 
         async def scene():
@@ -161,7 +161,7 @@ def test_the_lead_goes_past_a_waiter_whose_loop_stops_before_it_leads(cache):
             other.tasks += [leader, heir]
             await asyncio.sleep(0.01)
             leader.cancel()
-            await asyncio.wait([leader])  # in the turn in which the heir is called
+            await asyncio.wait([leader])  # the iteration in which the successor is called
             asyncio.get_running_loop().stop()
             await asyncio.sleep(0)
 
@@ -181,7 +181,7 @@ def test_a_stopped_waiter_is_answered_when_its_loop_runs_again(cache):
         assert other.run(waiter) == ALLOW
 
 
-def test_a_leader_in_an_abandoned_loop_is_let_go(cache):
+def test_a_leader_in_an_abandoned_loop_is_released(cache):
     loop = Loop()
     loop.begin(cache.get_or_load(*REQUEST, endless))
     loop.loop.close()
@@ -191,13 +191,13 @@ def test_a_leader_in_an_abandoned_loop_is_let_go(cache):
 
 
 class Refreshed(RustPolicyCache):
-    """A cache whose every sensitive entry is to be refreshed."""
+    """A cache in which every sensitive entry is due for a refresh."""
 
     STALE_THRESHOLD_RATIO: ClassVar = 1.0
 
 
 @ENDS
-def test_a_refresh_that_was_cut_off_is_begun_again(ends):
+def test_an_interrupted_refresh_is_started_again(ends):
     cache = Refreshed()
     asked = []
 
@@ -218,7 +218,7 @@ def test_a_refresh_that_was_cut_off_is_begun_again(ends):
         other.run(cache.set(*REQUEST, ALLOW, sensitivity="critical"))
         other.run(hit())
         for task in cache._refreshes._tasks:
-            task._log_destroy_pending = False  # it is forgotten on purpose
+            task._log_destroy_pending = False  # it is abandoned on purpose
         other.end()
         cache.set_revalidate_callback(ends_at_once)
         asyncio.run(hit())

@@ -1,4 +1,4 @@
-"""Leaders and waiters that are cancelled, interrupted or abandoned: nobody else is held up."""
+"""Leaders and waiters that are cancelled, interrupted or abandoned do not hold up the others."""
 
 import asyncio
 import contextvars
@@ -24,7 +24,7 @@ async def test_a_cancelled_leader_hands_over_to_a_waiter_with_its_own_loader(cac
     assert (first.runs, second.runs, cache.metrics.loads) == (1, 1, 2)
 
 
-async def test_a_waiter_that_gives_up_disturbs_nobody(cache):
+async def test_a_cancelled_waiter_does_not_affect_the_others(cache):
     loader = Evaluation()
     leader, impatient, patient = await begun(cache, loader, 3)
     with pytest.raises(TimeoutError):
@@ -48,7 +48,7 @@ async def test_a_leader_that_runs_out_of_time_hands_over(cache):
     assert await patient == ALLOW
 
 
-async def test_all_of_many_give_up_at_once(cache):
+async def test_all_requests_of_a_load_may_be_cancelled_at_once(cache):
     loader = Evaluation()
     tasks = await begun(cache, loader, 2_000)
     for task in tasks:
@@ -74,7 +74,7 @@ def test_a_leader_whose_loop_ends_hands_over_to_another_loop(cache):
     async def lead():
         await begun(cache, Evaluation())
         await asyncio.to_thread(waits.wait)
-        # And ends, with the leader still at it: asyncio.run cancels it.
+        # The leader is still running when its loop ends: asyncio.run cancels it.
 
     async def wait():
         while cache.metrics.loads == 0:
@@ -112,7 +112,7 @@ def test_a_waiter_on_a_closed_loop_does_not_keep_the_lead(cache):
 
     def wait_and_close():
         task = forgotten.create_task(ask())
-        task._log_destroy_pending = False  # it is forgotten on purpose
+        task._log_destroy_pending = False  # it is abandoned on purpose
         forgotten.run_until_complete(asyncio.sleep(0))
         forgotten.close()
         return task

@@ -1,4 +1,4 @@
-"""Loaders that wait for themselves or each other: told so, or waiting within a bound."""
+"""Loaders that wait for themselves or for each other get an error, or wait for a limited time."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ from sark_cache.loading import within
 
 OTHER = ("bob", "read", "doc")
 SOON = 4
-"""Seconds: less than the patience of a waiter."""
+"""Seconds, fewer than a waiter waits."""
 
 
 async def in_a_task(request):
@@ -51,12 +51,12 @@ WAYS = [in_its_own_task, in_a_task, gathered, in_a_group, waited_for, with_a_tim
 
 
 def reason(error):
-    """What an error says, or those of a group."""
+    """Returns the message of an error, or those of an exception group."""
     return "; ".join(map(reason, getattr(error, "exceptions", ()))) or str(error)
 
 
 @pytest.mark.parametrize("asks", WAYS)
-async def test_a_loader_that_would_wait_for_itself_is_told_so(cache, asks):
+async def test_a_loader_that_would_wait_for_itself_gets_an_error(cache, asks):
     async def load():
         return await asks(cache.get_or_load(*REQUEST, never))
 
@@ -68,9 +68,9 @@ async def test_a_loader_that_would_wait_for_itself_is_told_so(cache, asks):
 
 
 async def answers_of_both(first, second, asks=in_its_own_task):
-    """The answers where the loader of each of two requests asks for the other.
+    """Returns the answers of two requests whose loaders each make the other request.
 
-    `first` and `second` are functions that ask with a loader.
+    `first` and `second` are functions that make a request with a given loader.
     """
     both = asyncio.Barrier(2)
 
@@ -85,7 +85,7 @@ async def answers_of_both(first, second, asks=in_its_own_task):
 
 
 @pytest.mark.parametrize("asks", WAYS)
-async def test_loaders_that_would_wait_for_each_other_are_told_so(cache, asks):
+async def test_loaders_that_would_wait_for_each_other_get_an_error(cache, asks):
     answers = await answers_of_both(
         lambda loader: cache.get_or_load(*REQUEST, loader),
         lambda loader: cache.get_or_load(*OTHER, loader),
@@ -95,7 +95,7 @@ async def test_loaders_that_would_wait_for_each_other_are_told_so(cache, asks):
 
 
 @pytest.mark.parametrize("second", [RustPolicyCache, AsyncCache])
-async def test_loaders_of_two_caches_that_would_wait_for_each_other_are_told_so(cache, second):
+async def test_loaders_of_two_caches_that_would_wait_for_each_other_get_an_error(cache, second):
     key = ("key",) if second is AsyncCache else REQUEST
     second = second()
     answers = await answers_of_both(
@@ -105,7 +105,7 @@ async def test_loaders_of_two_caches_that_would_wait_for_each_other_are_told_so(
     assert all("nor two for each other's" in reason(answer) for answer in answers)
 
 
-async def test_a_circle_through_a_task_that_outlives_the_loader_that_made_it_is_seen(cache):
+async def test_a_cycle_through_a_task_that_outlives_its_loader_is_detected(cache):
     """one → the task of two's loader → three → one."""
     one, two, three = (("u", "read", name) for name in "123")
     tasks, two_ended, three_runs = [], asyncio.Event(), asyncio.Event()
@@ -136,7 +136,7 @@ async def test_a_circle_through_a_task_that_outlives_the_loader_that_made_it_is_
 
 
 @pytest.mark.parametrize("seconds", [0, 1.2], ids=["at once", "after looking twice"])
-async def test_a_task_that_nobody_waits_for_is_answered(cache, seconds):
+async def test_a_task_that_the_loader_does_not_await_is_answered(cache, seconds):
     background = []
 
     async def load():
@@ -149,7 +149,7 @@ async def test_a_task_that_nobody_waits_for_is_answered(cache, seconds):
     assert cache.metrics.overdue == 0
 
 
-async def test_a_loader_that_waits_for_the_first_of_two_tasks_is_in_no_circle(cache):
+async def test_a_loader_that_waits_for_the_first_of_two_tasks_is_in_no_cycle(cache):
     async def load():
         own = asyncio.create_task(cache.get_or_load(*REQUEST, never))
         other = asyncio.create_task(asyncio.sleep(1.2))
@@ -162,7 +162,7 @@ async def test_a_loader_that_waits_for_the_first_of_two_tasks_is_in_no_circle(ca
     assert await background[0] == ALLOW
 
 
-async def test_what_a_loader_schedules_is_not_remembered_for_ever(cache):
+async def test_tasks_that_loaders_schedule_do_not_keep_earlier_loads_alive(cache):
     """Each load schedules the next one of its own decision."""
     loads, over = [], asyncio.Event()
 
@@ -184,7 +184,7 @@ async def test_what_a_loader_schedules_is_not_remembered_for_ever(cache):
     assert set(loads) == {1}
 
 
-# Where nobody can see it
+# Undetected deadlocks
 
 
 def ask_elsewhere(cache, loader):
@@ -192,7 +192,7 @@ def ask_elsewhere(cache, loader):
 
 
 @pytest.mark.parametrize("way", ["executor", "thread", "shield"])
-async def test_a_request_that_waits_for_too_long_evaluates_for_itself(cache, way):
+async def test_a_request_that_waits_for_too_long_evaluates_on_its_own(cache, way):
     async def load():
         match way:
             case "executor":
@@ -210,7 +210,7 @@ async def test_a_request_that_waits_for_too_long_evaluates_for_itself(cache, way
     assert await cache.get(*REQUEST) == ALLOW, "what the overtaken load brought is not stored"
 
 
-async def test_of_many_that_wait_for_too_long_one_evaluates_and_the_others_wait_for_it(cache):
+async def test_one_of_many_that_wait_for_too_long_evaluates_and_the_others_wait_for_it(cache):
     runs = []
 
     async def stuck():

@@ -1,4 +1,4 @@
-"""Ctrl-C while those who wait are woken, in an event loop that is run again afterwards."""
+"""Ctrl-C while waiters are woken, in an event loop that is run again afterwards."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ WAITERS = 50
 
 
 class InterruptedLoop(asyncio.SelectorEventLoop):
-    """A loop in whose own code an interrupt comes, as Python raises it wherever code runs."""
+    """A loop in whose own code an interrupt is raised, which can happen anywhere in Python."""
 
     calls_left = None
     interrupts = 0
@@ -39,7 +39,7 @@ def loop():
 
 
 def go_on(loop, coroutine):
-    """Runs it as a notebook does: what an interrupt ended is begun again. How many there were."""
+    """Runs a loop again after each interrupt, like a notebook; returns the number of interrupts."""
     interrupts = 0
     while True:
         try:
@@ -59,7 +59,7 @@ async def begin(cache, load):
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4, 10, 30])
-def test_everybody_is_woken_whenever_an_interrupt_comes(cache, loop, call):
+def test_every_waiter_is_woken_wherever_an_interrupt_is_raised(cache, loop, call):
     may_end = asyncio.Event()
 
     async def load():
@@ -77,11 +77,13 @@ def test_everybody_is_woken_whenever_an_interrupt_comes(cache, loop, call):
     assert go_on(loop, until_all_are_done) == loop.interrupts, "and the interrupt came through"
     assert [task.result() for task in tasks[1:]] == [ALLOW] * WAITERS
     assert tasks[0].done()
-    tasks[0].exception()  # looked at, so that asyncio does not log it
+    tasks[0].exception()  # retrieved, so that asyncio does not log it
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
-def test_one_who_is_interrupted_when_woken_keeps_nobody_from_being_woken(cache, loop, interrupt):
+def test_an_interrupt_of_one_waiter_does_not_prevent_the_others_from_being_woken(
+    cache, loop, interrupt
+):
     may_end = asyncio.Event()
 
     async def load():
@@ -108,7 +110,7 @@ def test_one_who_is_interrupted_when_woken_keeps_nobody_from_being_woken(cache, 
     assert all(isinstance(task.exception(), interrupt) for task in interrupted)
 
 
-async def test_a_wait_that_is_cancelled_says_why(cache):
+async def test_a_cancelled_wait_raises_with_the_message_of_the_cancellation(cache):
     loading = asyncio.create_task(cache.get_or_load(*REQUEST, asyncio.Event().wait))
     await asyncio.sleep(0)
     waiting = asyncio.create_task(cache.get_or_load(*REQUEST, never))

@@ -1,4 +1,4 @@
-"""A load never brings an answer from before an invalidation to who asked after it."""
+"""A load never gives a decision from before an invalidation to a request made after it."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ REVOKING = {
 
 
 @pytest.mark.parametrize("revoke", REVOKING.values(), ids=REVOKING)
-async def test_invalidated_while_loading_is_answered_but_not_stored(cache, revoke):
+async def test_a_load_that_is_invalidated_is_answered_but_not_stored(cache, revoke):
     before, after = Evaluation(), Evaluation()
     asked_before = await begun(cache, before, 2, tags=["role:admin"])
     await revoke(cache)
@@ -47,7 +47,7 @@ async def test_the_older_load_does_not_overwrite_the_newer(cache):
     assert await cache.get(*REQUEST) == DENY
 
 
-async def test_a_load_that_was_superseded_stores_nothing_whatever_its_tags(cache):
+async def test_a_superseded_load_stores_nothing_whatever_its_tags(cache):
     untagged, tagged = Evaluation(), Evaluation()
     first = await begun(cache, untagged)
     cache.invalidate(tags=["role:admin"])
@@ -59,7 +59,7 @@ async def test_a_load_that_was_superseded_stores_nothing_whatever_its_tags(cache
     assert await cache.get(*REQUEST) == DENY
 
 
-async def test_what_is_set_meanwhile_is_not_overwritten(cache):
+async def test_a_decision_set_during_a_load_is_not_overwritten(cache):
     loader = Evaluation()
     tasks = await begun(cache, loader)
     assert await cache.set(*REQUEST, DENY)
@@ -68,7 +68,7 @@ async def test_what_is_set_meanwhile_is_not_overwritten(cache):
     assert await cache.get_or_load(*REQUEST, never) == DENY
 
 
-async def test_what_those_who_wait_depend_on_revokes_what_they_waited_for(cache):
+async def test_the_tags_of_waiters_revoke_the_loaded_decision(cache):
     loader = Evaluation()
     tasks = await begun(cache, loader)
     waiting = asyncio.create_task(cache.get_or_load(*REQUEST, never, tags=["role:admin"]))
@@ -78,7 +78,7 @@ async def test_what_those_who_wait_depend_on_revokes_what_they_waited_for(cache)
     assert await cache.invalidate(tags=["role:admin"]) == 1
 
 
-async def test_a_cancelled_leader_that_was_overtaken_leaves_its_waiters_to_the_newer_load(cache):
+async def test_the_waiters_of_an_invalidated_and_cancelled_leader_join_the_newer_load(cache):
     before, after = Evaluation(), Evaluation()
     leader, waiter = await begun(cache, before, 2)
     cache.invalidate("alice")
@@ -90,7 +90,7 @@ async def test_a_cancelled_leader_that_was_overtaken_leaves_its_waiters_to_the_n
     assert (before.runs, after.runs) == (1, 1)
 
 
-async def test_an_invalidation_of_something_else_disturbs_no_load(cache):
+async def test_an_invalidation_of_other_decisions_does_not_affect_a_load(cache):
     loader = Evaluation()
     asked_before = await begun(cache, loader)
     cache.invalidate("bob")
@@ -102,7 +102,7 @@ async def test_an_invalidation_of_something_else_disturbs_no_load(cache):
     assert await cache.get(*REQUEST) == ALLOW
 
 
-async def test_after_a_hand_over_what_is_loaded_is_as_new_as_the_second_load(cache):
+async def test_after_a_hand_over_the_decision_is_as_new_as_the_second_load(cache):
     first, second = Evaluation(), Evaluation()
     [leader] = await begun(cache, first)
     waiter = asyncio.create_task(cache.get_or_load(*REQUEST, second))
@@ -115,7 +115,7 @@ async def test_after_a_hand_over_what_is_loaded_is_as_new_as_the_second_load(cac
     assert await cache.get(*REQUEST) == DENY, "evaluated after the invalidation"
 
 
-async def test_a_late_tag_that_was_revoked_meanwhile_is_held_against_those_who_came_later(cache):
+async def test_a_late_tag_revoked_during_a_load_sends_later_requests_to_a_new_load(cache):
     first, second = Evaluation(), Evaluation()
     early = await begun(cache, first)
     cache.invalidate(tags=["bundle:42"])

@@ -1,4 +1,4 @@
-"""What of a load is stored: for how long, under which tags, and what is not."""
+"""Results of loads: their TTL and tags, and the results that are not stored."""
 
 import asyncio
 from types import MappingProxyType
@@ -9,7 +9,7 @@ from loaders import ALLOW, DENY, REQUEST, Evaluation, begun, bringing
 from sark_cache import Loaded, RustPolicyCache
 
 
-async def test_loaded_decides_the_time_to_live(cache):
+async def test_loaded_sets_the_ttl(cache):
     loaded = Loaded(ALLOW, ttl_seconds=0.02)
     assert await cache.get_or_load(*REQUEST, bringing(loaded), ttl_seconds=60) == ALLOW
     assert await cache.get(*REQUEST) == ALLOW
@@ -17,14 +17,14 @@ async def test_loaded_decides_the_time_to_live(cache):
     assert await cache.get(*REQUEST) is None
 
 
-async def test_the_time_to_live_is_the_calls_or_the_sensitivitys(cache):
+async def test_the_ttl_is_that_of_the_call_or_of_the_sensitivity(cache):
     cache.OPTIMIZED_TTL = {"critical": 0.02}
-    await cache.get_or_load("told", "read", "doc", bringing(ALLOW), ttl_seconds=0.02)
+    await cache.get_or_load("given", "read", "doc", bringing(ALLOW), ttl_seconds=0.02)
     await cache.get_or_load("critical", "read", "doc", bringing(ALLOW), sensitivity="critical")
     await cache.get_or_load("plain", "read", "doc", bringing(ALLOW))
     assert await cache.size() == 3
     await asyncio.sleep(0.03)
-    assert await cache.get("told", "read", "doc") is None
+    assert await cache.get("given", "read", "doc") is None
     assert await cache.get("critical", "read", "doc") is None
     assert await cache.get("plain", "read", "doc") == ALLOW
 
@@ -37,7 +37,7 @@ async def test_tags_of_the_call_and_of_loaded_revoke(cache):
         assert await cache.get(*REQUEST) is None
 
 
-async def test_a_time_to_live_of_zero_is_shared_but_not_stored(cache):
+async def test_a_ttl_of_zero_is_shared_but_not_stored(cache):
     loader = Evaluation()
     tasks = await begun(cache, loader, 3, ttl_seconds=0)
     loader.bring(ALLOW)
@@ -45,10 +45,10 @@ async def test_a_time_to_live_of_zero_is_shared_but_not_stored(cache):
     assert (loader.runs, await cache.size(), cache.metrics.errors) == (1, 0, 0)
 
 
-# What cannot be stored
+# Results that cannot be stored
 
 
-async def test_a_decision_that_is_not_json_is_returned_and_everybody_evaluates(cache, caplog):
+async def test_a_decision_that_is_not_json_is_returned_and_every_request_evaluates(cache, caplog):
     odd = {"allow": True, "at": object()}
     loader = Evaluation()
     tasks = await begun(cache, loader, 3)
@@ -68,7 +68,7 @@ async def test_a_decision_that_is_too_large_is_returned(cache):
     assert cache.metrics.errors == 1
 
 
-async def test_a_decision_that_outgrows_the_cache_is_shared(caplog):
+async def test_a_decision_larger_than_the_cache_is_shared(caplog):
     cache = RustPolicyCache(max_bytes=2_000)
     large = {"allow": True, "reason": "x" * 3_000}
     loader = Evaluation()
@@ -96,10 +96,10 @@ async def test_a_tag_that_cannot_be_stored_stores_nothing(cache, caplog):
     assert cache.metrics.errors == 2
 
 
-# Off and closed
+# Disabled and closed
 
 
-async def test_a_cache_that_is_off_evaluates_and_counts_nothing(cache):
+async def test_a_disabled_cache_evaluates_and_counts_nothing(cache):
     cache.enabled = False
     loaded = Loaded(ALLOW, ttl_seconds=60)
     for brought in (ALLOW, loaded):
@@ -112,7 +112,7 @@ async def test_a_cache_that_is_off_evaluates_and_counts_nothing(cache):
 
 
 @pytest.mark.parametrize("stop", ["close", "disable"])
-async def test_a_cache_that_stops_while_loading_stores_nothing(cache, stop):
+async def test_a_cache_that_is_disabled_or_closed_while_loading_stores_nothing(cache, stop):
     loader = Evaluation()
     tasks = await begun(cache, loader, 2)
     if stop == "close":
@@ -126,7 +126,7 @@ async def test_a_cache_that_stops_while_loading_stores_nothing(cache, stop):
     assert await cache.get_or_load(*REQUEST, bringing(DENY)) == DENY
 
 
-async def test_a_cache_that_was_switched_off_before_it_was_awaited_counts_nothing(cache):
+async def test_a_cache_that_was_disabled_before_the_call_is_awaited_counts_nothing(cache):
     loading = cache.get_or_load(*REQUEST, bringing(ALLOW))
     await cache.set(*REQUEST, DENY)
     cache.enabled = False

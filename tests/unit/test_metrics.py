@@ -1,4 +1,4 @@
-"""What a cache counts."""
+"""The metrics of a cache."""
 
 from sark_cache import CacheMetrics, RustPolicyCache
 
@@ -34,7 +34,7 @@ KEYS = {
 }
 
 
-def test_nothing_asked_is_a_miss_rate_of_100(cache):
+def test_without_requests_the_miss_rate_is_100(cache):
     metrics = cache.get_metrics()
     assert set(metrics) == KEYS
     assert (metrics["hit_rate"], metrics["effective_hit_rate"], metrics["miss_rate"]) == (0, 0, 100)
@@ -56,7 +56,7 @@ async def test_rates_are_percentages_with_two_decimals(cache):
     assert cache.metrics.hit_rate == 200 / 3
 
 
-def test_stale_hits_count_for_the_effective_rate_alone():
+def test_stale_hits_count_for_the_effective_rate_only():
     metrics = CacheMetrics(hits=2, stale_hits=1, misses=1)
     assert (metrics.total_requests, metrics.hit_rate, metrics.effective_hit_rate) == (4, 50, 75)
 
@@ -76,7 +76,7 @@ def test_evaluations_are_averaged(cache):
     assert cache.get_metrics()["avg_opa_latency_ms"] == 15.25
 
 
-async def test_a_reset_sets_everything_that_is_counted_to_zero():
+async def test_a_reset_sets_all_counters_to_zero():
     cache = RustPolicyCache(max_size=2)
     for i in range(10):
         await cache.set("alice", "read", str(i), ALLOW)
@@ -89,7 +89,7 @@ async def test_a_reset_sets_everything_that_is_counted_to_zero():
     assert cache.metrics.evictions == 1
 
 
-async def test_every_way_to_leave_is_counted_once():
+async def test_every_kind_of_removal_is_counted_once():
     cache = RustPolicyCache(max_size=100)
     for i in range(150):
         await cache.set("alice", "read", str(i), ALLOW)  # 50 are evicted

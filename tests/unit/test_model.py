@@ -1,4 +1,4 @@
-"""The whole cache against a dict: whatever is done in whatever order, both answer alike."""
+"""The whole cache against a dict: after any sequence of operations both give the same answers."""
 
 import asyncio
 import itertools
@@ -18,7 +18,7 @@ POLICIES = ("", "p1", "p2")
 LEAST_STEPS = 10_000
 BRIEF = 0.002
 ITERATIONS = 8
-"""Of the event loop: more than the longest chain of wake-ups takes."""
+"""Iterations of the event loop: more than the longest chain of wake-ups takes."""
 
 requests = st.tuples(
     st.sampled_from(USERS),
@@ -39,7 +39,7 @@ def key_of(request):
 
 @dataclass
 class Asker:
-    """One call of `get_or_load`, and what the model expects of it."""
+    """One call of `get_or_load`, and the answer that the model expects."""
 
     request: tuple
     tags: frozenset
@@ -47,7 +47,7 @@ class Asker:
     task: asyncio.Task | None = None
     brings: asyncio.Future | None = None
     ran: bool = False
-    """Whether its loader began; the model's view is `leads`."""
+    """Set when its loader has started; the model's view is `leads`."""
     leads: bool = False
     expected: object = None
     answered: bool = False
@@ -62,7 +62,7 @@ class Asker:
 
 @dataclass
 class Flight:
-    """One load under way."""
+    """One running load."""
 
     key: tuple
     tags: frozenset
@@ -72,7 +72,7 @@ class Flight:
 
 
 class CacheAgainstDict(RuleBasedStateMachine):
-    """Every rule does one thing to both and compares what comes back."""
+    """Rules that do the same to the cache and the model and compare the results."""
 
     steps = 0
 
@@ -114,7 +114,7 @@ class CacheAgainstDict(RuleBasedStateMachine):
         return any(matches(key, carried) for matches in self.revocations[stamp:])
 
     def revoke(self, matches):
-        """Revokes in the model; how many entries die of it."""
+        """Revokes in the model; returns the number of entries removed."""
         self.revocations.append(matches)
         dead = [key for key, (_, carried) in self.stored.items() if matches(key, carried)]
         for key in dead:
@@ -122,14 +122,14 @@ class CacheAgainstDict(RuleBasedStateMachine):
         return len(dead)
 
     def store(self, key, decision, carried, stamp):
-        """Stores in the model unless it was overtaken; whether it was stored."""
+        """Stores in the model unless the stamp is invalidated; returns whether it was stored."""
         if self.revoked_since(stamp, key, carried):
             return False
         self.stored[key] = (decision, carried)
         return True
 
     def ask(self, asker):
-        """What becomes of one that found nothing, or that is told to ask anew."""
+        """Handles a request that missed, or one that has to load again."""
         key = key_of(asker.request)
         asker.since = len(self.revocations)
         flight = self.current.get(key)
@@ -240,7 +240,7 @@ class CacheAgainstDict(RuleBasedStateMachine):
         has_place = self.current.get(flight.key) is flight
         self.end(flight)
         if has_place and brief:
-            self.stored.pop(flight.key, None)  # superseded by what cannot be stored
+            self.stored.pop(flight.key, None)  # superseded by a decision that cannot be stored
         elif has_place:
             self.store(flight.key, decision, carried, flight.began)
         leader.answer(decision)
@@ -339,7 +339,7 @@ class CacheAgainstDict(RuleBasedStateMachine):
     def clean_up(self):
         self.run(self.cache.cleanup_expired())
 
-    # What holds after every step
+    # Invariants
 
     @invariant()
     def every_asker_is_answered_as_expected_or_waits(self):

@@ -1,4 +1,4 @@
-"""What a process has heard of the log: which revocations may concern a request."""
+"""The revocations that a process has read from the log, and the requests they may concern."""
 
 import json
 
@@ -32,7 +32,7 @@ def news():
     return news
 
 
-def told(news, *records, since=0):
+def receive(news, *records, since=0):
     newest = records[-1][:24]
     news.hear(At(newest, list(reversed(records))), position(since))
 
@@ -57,37 +57,37 @@ def told(news, *records, since=0):
 )
 def test_a_record_begins_an_era_for_the_requests_that_it_may_concern(news, what, concerns):
     before = news.era(of(*ALICE))
-    told(news, record(1, **what))
+    receive(news, record(1, **what))
     assert (news.era(of(*ALICE)) > before) is concerns
     assert (news.position, news.latest) == (position(1), position(1))
 
 
-def test_the_same_news_twice_or_late_begin_no_era(news):
-    told(news, record(1, user_id="alice"), record(2, user_id="bob"))
+def test_the_same_news_twice_or_late_begins_no_era(news):
+    receive(news, record(1, user_id="alice"), record(2, user_id="bob"))
     era = news.era(of(*ALICE))
-    told(news, record(1, user_id="alice"))
-    told(news, record(1, user_id="alice"), record(2, user_id="bob"))
+    receive(news, record(1, user_id="alice"))
+    receive(news, record(1, user_id="alice"), record(2, user_id="bob"))
     assert news.era(of(*ALICE)) == era
     assert news.position == position(2)
 
 
-def test_what_was_missed_concerns_everybody(news):
+def test_missed_records_concern_every_request(news):
     before = news.era(of(*ALICE))
     news.hear(At(position(9), None), position(0))
     assert news.era(of(*ALICE)) > before
-    told(news, record(10, user_id="bob"), since=9)
+    receive(news, record(10, user_id="bob"), since=9)
     assert news.era(of(*ALICE)) > before
 
 
-def test_news_that_cannot_be_read_concern_everybody(news):
+def test_unreadable_records_concern_every_request(news):
     before = news.era(of(*ALICE))
     news.hear(At(position(1), [f"{position(1)} 1700000000000 [[["]), position(0))
     assert news.era(of(*ALICE)) > before
 
 
-def test_no_more_is_remembered_than_the_bound(news):
+def test_the_memory_is_limited(news):
     for number in range(1, MOST_RECORDS + 50):
-        told(news, record(number, user_id=f"user-{number}"), since=number - 1)
+        receive(news, record(number, user_id=f"user-{number}"), since=number - 1)
     first = news.era(of(*ALICE))
-    told(news, record(MOST_RECORDS + 50, user_id="bob"), since=MOST_RECORDS + 49)
+    receive(news, record(MOST_RECORDS + 50, user_id="bob"), since=MOST_RECORDS + 49)
     assert news.era(of(*ALICE)) > first, "a forgotten one counts as if it concerned everybody"

@@ -1,4 +1,4 @@
-"""What several threads hear of the invalidation log at once."""
+"""Several threads that read the invalidation log at once."""
 
 import json
 import threading
@@ -28,7 +28,7 @@ def revoked(number, user):
 
 @pytest.fixture
 def slow_thread(monkeypatch):
-    """Makes a thread that stops while it reads what it hears, and events to know and to end it."""
+    """Starts a thread that pauses while it reads; events report and end the pause."""
     reads, may_go_on = threading.Event(), threading.Event()
     read = news._read
 
@@ -50,7 +50,7 @@ def slow_thread(monkeypatch):
     may_go_on.set()
 
 
-def test_what_one_thread_heard_is_not_forgotten_by_another_that_heard_less(slow_thread):
+def test_a_thread_with_older_news_does_not_undo_newer_news(slow_thread):
     begin, may_go_on = slow_thread
     heard = news.News()
     heard.hear(At(position(0)), None)

@@ -1,4 +1,4 @@
-"""The cache that never hits: every request evaluates, and what is wrong is told as elsewhere."""
+"""`NullPolicyCache`: every request evaluates, and wrong arguments raise as elsewhere."""
 
 import pytest
 
@@ -55,7 +55,7 @@ async def test_every_request_evaluates_and_is_counted(cache):
     assert cache.metrics.total_requests == 0
 
 
-async def test_switched_off_it_counts_nothing(cache):
+async def test_a_disabled_cache_counts_nothing(cache):
     cache.enabled = False
     assert await cache.get(*ALICE) is None
     assert await cache.get_or_load(*ALICE, bringing(ALLOW)) == ALLOW
@@ -79,7 +79,7 @@ async def test_wrong_arguments_are_errors_as_elsewhere(cache):
         await cache.get_batch([("alice", None, "doc")])
 
 
-async def test_it_is_closed_as_others_are(cache):
+async def test_it_is_closed_like_other_caches(cache):
     async with cache as entered:
         assert entered is cache
         assert await cache.health_check() is True

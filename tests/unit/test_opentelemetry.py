@@ -1,4 +1,4 @@
-"""What OpenTelemetry collects: the numbers of the metrics, and a span for each evaluation."""
+"""OpenTelemetry: the numbers of the metrics, and a span for each evaluation."""
 
 import asyncio
 import gc
@@ -31,7 +31,7 @@ def telemetry():
     assert not observers
 
 
-async def test_the_numbers_are_those_that_prometheus_gets(cache, telemetry):
+async def test_the_numbers_equal_those_of_prometheus(cache, telemetry):
     registry = CollectorRegistry()
     prometheus.register(cache, registry, name="gateway", flags=Rollouts(rust_cache=25, rust_opa=0))
     telemetry.instrument(cache, name="gateway", flags=Rollouts(rust_cache=25, rust_opa=0))
@@ -75,7 +75,7 @@ async def test_every_instrument_has_its_kind_unit_and_description(cache, telemet
     assert not counters & {"sark_cache.entries", "sark_cache.hit_ratio", "sark_cache.rollout"}
 
 
-async def test_buckets_sum_and_count_are_of_one_moment(cache, telemetry):
+async def test_buckets_sum_and_count_are_consistent(cache, telemetry):
     telemetry.instrument(cache)
     for recorded in range(1, 50):
         cache.record_opa_latency(2)
@@ -129,7 +129,7 @@ async def test_several_caches_share_the_instruments(cache, telemetry, caplog):
         telemetry.instrument(RustPolicyCache(), name="a")
 
 
-async def test_what_is_not_instrumented_any_more_is_neither_exported_nor_traced(telemetry):
+async def test_an_uninstrumented_cache_is_neither_exported_nor_traced(telemetry):
     cache = RustPolicyCache()
     alive = weakref.ref(cache)
     instrumentation = telemetry.instrument(cache)
@@ -160,7 +160,7 @@ async def test_nothing_is_added_to_the_path_of_a_hit(cache, telemetry):
     assert vars(cache) == before
 
 
-async def test_an_evaluation_is_a_span_and_a_hit_is_none(cache, telemetry):
+async def test_an_evaluation_has_a_span_and_a_hit_has_none(cache, telemetry):
     telemetry.instrument(cache, name="gateway")
     tracer = telemetry.tracer_provider.get_tracer("test")
     within = []
@@ -188,7 +188,7 @@ async def test_an_evaluation_is_a_span_and_a_hit_is_none(cache, telemetry):
     assert evaluation.instrumentation_scope.name == "sark_cache"
 
 
-async def test_the_parent_is_the_span_of_the_one_who_evaluates(cache, telemetry):
+async def test_the_parent_is_the_span_of_the_leader(cache, telemetry):
     telemetry.instrument(cache)
     tracer = telemetry.tracer_provider.get_tracer("test")
     may_end = asyncio.Event()
@@ -212,7 +212,7 @@ async def test_the_parent_is_the_span_of_the_one_who_evaluates(cache, telemetry)
     assert evaluation.attributes["sark_cache.coalesced"] == 4
 
 
-async def test_what_a_loader_raises_is_told_by_its_type_alone(cache, telemetry):
+async def test_an_exception_of_a_loader_is_recorded_by_its_type_only(cache, telemetry):
     telemetry.instrument(cache)
 
     class EngineError(Exception):
@@ -237,7 +237,7 @@ async def test_what_a_loader_raises_is_told_by_its_type_alone(cache, telemetry):
         assert span.status.description is None
 
 
-async def test_an_evaluation_that_is_cancelled_is_no_error(cache, telemetry):
+async def test_a_cancelled_evaluation_is_not_an_error(cache, telemetry):
     telemetry.instrument(cache)
     begun = asyncio.Event()
 
@@ -270,15 +270,15 @@ def test_an_evaluation_that_is_abandoned_ends_its_span_and_logs_nothing(cache, t
         request.send(None)
 
     request = asyncio.run(abandon())
-    request.close()  # in another context than the one that it began in
+    request.close()  # in another context than the one in which it was started
     [span] = telemetry.spans()
     assert span.attributes["sark_cache.outcome"] == "cancelled"
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_a_refresh_is_a_span_of_its_own(telemetry):
+async def test_a_refresh_has_its_own_span(telemetry):
     class Brief(RustPolicyCache):
-        STALE_THRESHOLD_RATIO = 1.0  # everything nears its end
+        STALE_THRESHOLD_RATIO = 1.0  # every hit is due for a refresh
 
     cache, refreshed = Brief(), asyncio.Event()
     tracer = telemetry.tracer_provider.get_tracer("test")
@@ -299,7 +299,7 @@ async def test_a_refresh_is_a_span_of_its_own(telemetry):
     assert spans["sark_cache.refresh"].parent.span_id == spans["request"].context.span_id
 
 
-async def test_no_span_says_what_the_request_was_about(cache, telemetry):
+async def test_no_span_contains_the_request(cache, telemetry):
     telemetry.instrument(cache)
     asked = ("user-7c1", "action-7c1", "resource-7c1", bringing({"reason": "reason-7c1"}))
     await cache.get_or_load(*asked, {"context": "context-7c1"}, tags=["tag-7c1"])
@@ -313,7 +313,7 @@ def run(script):
     )
 
 
-def test_the_global_providers_are_the_default_whenever_they_are_set():
+def test_the_global_providers_are_the_default_even_if_set_later():
     script = """
 import asyncio
 from opentelemetry import metrics, trace
@@ -371,7 +371,7 @@ async def test_without_a_provider_nothing_happens(cache, caplog):
     assert not caplog.records
 
 
-def test_a_tree_that_is_not_installed_has_no_version(cache, telemetry, monkeypatch):
+def test_a_source_tree_that_is_not_installed_has_no_version(cache, telemetry, monkeypatch):
     monkeypatch.setattr(sys, "path", [])
     telemetry.instrument(cache)
     monkeypatch.undo()

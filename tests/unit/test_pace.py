@@ -1,4 +1,4 @@
-"""The steps of a walk: as long as the last ones allow."""
+"""The number of keys in each step of a scan, which follows the speed of the last steps."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,28 +6,28 @@ from hypothesis import strategies as st
 from sark_cache.redis.walk import FIRST_KEYS, KEYS_AT_ONCE, STEP_BYTES, Pace
 
 
-def test_short_keys_of_a_server_nearby_are_taken_many_at_once():
+def test_short_keys_of_a_near_server_are_scanned_many_at_once():
     pace = Pace(0.025)
     for _ in range(10):
         pace.took(60 * pace.keys, 0.0005)
     assert pace.keys == KEYS_AT_ONCE
 
 
-def test_long_keys_are_taken_few_at_once():
+def test_long_keys_are_scanned_few_at_once():
     pace = Pace(0.025)
     for _ in range(10):
         pace.took(64 * 1024 * pace.keys, 0.0005)
     assert pace.keys * 64 * 1024 <= STEP_BYTES
 
 
-def test_a_slow_way_shortens_the_steps():
+def test_a_slow_connection_shortens_the_steps():
     pace = Pace(0.025)
     for _ in range(10):
         pace.took(100 * pace.keys, 0.002 * pace.keys)
     assert 1 <= pace.keys <= 0.025 / 0.002
 
 
-def test_a_step_that_was_not_answered_is_followed_by_shorter_ones_until_it_is_one_key():
+def test_steps_without_a_reply_get_shorter_down_to_one_key():
     pace = Pace(0.025)
     steps = [pace.keys]
     while pace.failed():
@@ -38,7 +38,7 @@ def test_a_step_that_was_not_answered_is_followed_by_shorter_ones_until_it_is_on
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**40), st.floats(0, 1e9)) | st.none()))
-def test_a_step_has_always_a_key_and_never_too_many(steps):
+def test_a_step_has_at_least_one_key_and_never_too_many(steps):
     pace = Pace(0.025)
     for step in steps:
         pace.failed() if step is None else pace.took(*step)

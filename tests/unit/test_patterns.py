@@ -1,4 +1,4 @@
-"""Patterns are globs as Redis has them, over each spelling of a decision's text."""
+"""Patterns are globs as in Redis, matched against each spelling of a decision's text."""
 
 import time
 
@@ -39,7 +39,7 @@ def matches(pattern, **request):
         ("", False),
     ],
 )
-def test_a_pattern_matches_the_encoded_the_raw_and_sarks_spelling(pattern, matched):
+def test_a_pattern_matches_the_encoded_the_raw_and_the_sark_spelling(pattern, matched):
     request = {"user_id": "user-1", "action": "tool:invoke", "resource": "a/b:c d"}
     assert matches(pattern, **request, policy="app:f") is matched
 
@@ -66,12 +66,12 @@ def test_a_pattern_matches_the_encoded_the_raw_and_sarks_spelling(pattern, match
         ("*a\nb", "x\na\nb", True),
     ],
 )
-def test_a_glob_is_that_of_redis(pattern, text, matched):
+def test_a_glob_matches_as_in_redis(pattern, text, matched):
     assert Glob(pattern).matches(text.encode()) is matched
 
 
 @given(TEXT | AWKWARD, TEXT | AWKWARD, GLOBS | TEXT)
-def test_what_matches_is_among_the_candidates(user_id, resource, pattern):
+def test_every_match_is_among_the_candidates(user_id, resource, pattern):
     for wanted in (f"policy:decision:{pattern}", f"policy:decision:{literal(user_id)}*", pattern):
         try:
             wanted.encode()
@@ -82,7 +82,7 @@ def test_what_matches_is_among_the_candidates(user_id, resource, pattern):
             assert Glob(candidates(PREFIX, wanted)).matches(one.encode())
 
 
-def test_the_server_looks_only_at_users_that_begin_as_the_pattern_says():
+def test_the_server_scans_only_users_with_the_prefix_of_the_pattern():
     assert candidates(PREFIX, "policy:decision:user-1:*") == "shop:sark-cache:1:*:user-1*"
     assert candidates(PREFIX, "policy:decision:us*") == "shop:sark-cache:1:*:us*"
     assert candidates(PREFIX, "policy:decision:a%3A*") == "shop:sark-cache:1:*:a*"
@@ -90,7 +90,7 @@ def test_the_server_looks_only_at_users_that_begin_as_the_pattern_says():
     assert candidates(PREFIX, "policy:decision:[ab]*") == "shop:sark-cache:1:*:*"
 
 
-def test_many_runs_cost_no_backtracking():
+def test_many_stars_cause_no_backtracking():
     assert not Glob("*" + "a*" * 300 + "b").matches(b"a" * 60_000)
     assert Glob("*" + "?a*" * 200 + "b").matches(b"a" * 60_000 + b"b")
 

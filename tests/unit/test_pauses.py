@@ -1,4 +1,4 @@
-"""Pauses between refreshes that bring nothing, as the backends in Python make them."""
+"""Pauses between refreshes without a result, as the backends in Python compute them."""
 
 import pytest
 
@@ -8,14 +8,14 @@ from sark_cache.pauses import FIRST_SECONDS, LONGEST_SECONDS, MAX_KEYS, Pauses
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time, which the test moves on."""
+    """A clock that the test moves."""
     time = [1_000.0]
     monkeypatch.setattr(pauses, "monotonic", lambda: time[0])
     return time
 
 
 def length(kept, clock):
-    """How long the pause lasts that begins now."""
+    """Returns the length of the pause that begins now."""
     kept.begin("key")
     began = clock[0]
     while kept.has("key"):
@@ -23,7 +23,7 @@ def length(kept, clock):
     return clock[0] - began
 
 
-def test_each_pause_of_a_row_is_about_twice_as_long(clock):
+def test_each_pause_in_a_row_is_about_twice_as_long(clock):
     kept = Pauses()
     for row in range(10):
         whole = min(FIRST_SECONDS * 2**row, LONGEST_SECONDS)
@@ -39,7 +39,7 @@ def test_a_success_ends_the_row(clock):
     assert length(kept, clock) <= FIRST_SECONDS + 0.01
 
 
-def test_a_row_that_is_long_over_begins_again(clock):
+def test_an_old_row_starts_again(clock):
     kept = Pauses()
     for _ in range(10):
         kept.begin("key")
@@ -56,7 +56,7 @@ def test_pauses_of_many_keys_end_at_different_times(clock):
     assert 5 < sum(map(kept.has, keys)) < 95
 
 
-def test_the_memory_is_bounded_and_the_last_key_has_its_pause(clock):
+def test_the_memory_is_limited_and_keeps_the_latest_key(clock):
     kept = Pauses()
     for number in range(MAX_KEYS + 500):
         kept.begin(f"key-{number}")

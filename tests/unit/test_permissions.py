@@ -1,4 +1,4 @@
-"""What servers say of commands that they refuse, and the commands that are asked for."""
+"""Error replies of servers that refuse a command, and the list of commands that are checked."""
 
 import re
 
@@ -38,18 +38,18 @@ CONDITIONS = [
 
 
 @pytest.mark.parametrize("said", REFUSALS)
-def test_a_refusal_is_known_by_its_words(said):
+def test_a_refusal_is_recognized_by_its_message(said):
     assert refusal(said) == REFUSALS[said]
     assert refusal(ResponseError(said)) == REFUSALS[said]
 
 
 @pytest.mark.parametrize("said", CONDITIONS)
-def test_what_the_server_is_in_is_no_refusal(said):
+def test_an_error_about_the_server_s_state_is_not_a_refusal(said):
     assert refusal(said) is None
     assert refusal(ResponseError(said)) is None
 
 
-def test_an_error_of_the_client_or_a_reply_is_no_refusal():
+def test_an_error_of_the_client_or_a_reply_is_not_a_refusal():
     for other in (ClientConnectionError("not allowed"), TimeoutError("no permissions")):
         assert refusal(other) is None
     for other in (OutOfMemoryError("command not allowed"), ReadOnlyError("not allowed")):
@@ -59,7 +59,7 @@ def test_an_error_of_the_client_or_a_reply_is_no_refusal():
     assert refusal(NoPermissionError("whatever it says")) == "NOPERM"
 
 
-def test_the_command_that_was_refused_is_named_where_the_server_names_it():
+def test_the_refused_command_is_named_if_the_server_names_it():
     said = "ERR ACL failure in script: User bob has no permissions to run the 'get' command"
     assert named(said, "EVAL") == "GET"
     assert named("User bob has no permissions to run the 'config|get' command", "X") == "CONFIG|GET"
@@ -92,7 +92,7 @@ def test_replicas_are_counted_by_role_or_by_info_where_role_is_only_forbidden():
     assert Findings({"ROLE": "unknown command"}).uncounted == "ROLE (unknown command)"
 
 
-def test_a_reply_that_is_none_of_the_script_is_an_error():
+def test_a_reply_that_the_script_never_gives_is_an_error():
     for reply in (None, 1, "OK", [], [""] * 8, {}):
         with pytest.raises(ValueError, match="not what the script returns"):
             findings(reply, {})

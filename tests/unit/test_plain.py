@@ -1,4 +1,4 @@
-"""JSON that others wrote is parsed within bounds: of length, of depth, and of the stack."""
+"""JSON from elsewhere is parsed within limits of length, depth and stack."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_text_is_parsed_to_the_depth_of_an_entry(of):
         parsed(open_ + deepest + close)
 
 
-def test_what_stands_in_strings_is_not_deep():
+def test_brackets_in_strings_do_not_count_as_depth():
     for value in ("[" * 500, '"[' * 100, "\\[" * 200, [[] for _ in range(500)], {"[{": "]" * 99}):
         assert parsed(json.dumps(value)) == value
 
@@ -63,11 +63,11 @@ def test_text_that_is_too_long_is_not_parsed():
         parsed('{"a": [1 2]}')
 
 
-def test_a_thread_with_a_small_stack_is_not_overrun():
+def test_a_small_stack_does_not_overflow():
     assert len([line for line in run(ON_A_SMALL_STACK) if "nested deeper than" in line]) == 2
 
 
 @pytest.mark.parametrize("text", ["a" * 10**7, "é" * 10**7], ids=["ASCII", "not ASCII"])
-def test_long_text_is_refused_before_work_is_done_on_it(text):
+def test_long_text_is_refused_before_it_is_parsed(text):
     with pytest.raises(NotJSONError, match="larger than the 65536 bytes"):
         plain({"text": text})

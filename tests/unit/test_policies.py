@@ -1,4 +1,4 @@
-"""Natively: what one policy decided is unknown under every other one."""
+"""Policies in the native cache: a decision of one policy is unknown to every other one."""
 
 import asyncio
 import inspect
@@ -38,7 +38,7 @@ def test_a_policy_sees_exactly_its_own_decisions(one, other):
 
 
 @given(st.tuples(*4 * [st.sampled_from(["", "a", "\x01", "\x03", "a\x01"])]))
-def test_a_policy_cannot_be_taken_for_another_part(parts):
+def test_a_policy_cannot_be_confused_with_another_field(parts):
     policy, *request = parts
     for other_policy, *other in permutations(parts):
         cache = RustPolicyCache()
@@ -47,7 +47,7 @@ def test_a_policy_cannot_be_taken_for_another_part(parts):
         assert (ready(cache.get(*other, policy=other_policy)) is not None) == same
 
 
-async def test_no_policy_is_the_empty_one(cache):
+async def test_no_policy_equals_the_empty_policy(cache):
     await cache.set(*REQUEST, ALLOW)
     assert await cache.get(*REQUEST, policy="") == ALLOW
     assert await cache.delete(*REQUEST, policy="") is True
@@ -66,7 +66,7 @@ async def test_rows_of_a_batch_keep_their_policy(cache):
     assert decisions(cache) == {"": None, "members": None, "admins": ALLOW}
 
 
-async def test_each_policy_has_loads_of_its_own(cache):
+async def test_each_policy_has_its_own_loads(cache):
     may_end = asyncio.Event()
 
     def loader(policy):
@@ -111,7 +111,7 @@ async def test_a_request_is_deleted_under_every_policy(cache):
 
 
 @pytest.mark.parametrize("policies", [2, 1_000])
-async def test_what_is_evaluated_when_its_request_is_deleted_is_not_stored(cache, policies):
+async def test_an_evaluation_whose_request_is_deleted_is_not_stored(cache, policies):
     for policy in range(policies):
         await cache.set("bob", "read", "doc", ALLOW, policy=str(policy))
     stamp, may_end = cache.stamp(), asyncio.Event()
@@ -139,7 +139,7 @@ async def test_what_is_evaluated_when_its_request_is_deleted_is_not_stored(cache
     ],
     ids=repr,
 )
-async def test_what_a_policy_decided_is_revoked_with_what_else_is_named(cache, scope):
+async def test_a_revocation_of_a_policy_matches_its_other_fields_too(cache, scope):
     entries = [
         (user, policy, tags)
         for user in ("alice", "bob")
@@ -167,7 +167,7 @@ async def test_fields_without_a_policy_are_revoked_under_every_policy(cache):
     assert await cache.invalidate(user_id="alice") == len(POLICIES)
 
 
-async def test_patterns_do_not_see_policies(cache):
+async def test_patterns_do_not_match_policies(cache):
     await under_every_policy(cache)
     assert await cache.invalidate_pattern("*admins*") == 0
     assert await cache.invalidate_pattern("policy:decision:alice:read:doc:none") == len(POLICIES)
@@ -197,7 +197,7 @@ async def test_a_policy_is_a_str(cache, policy):
     assert await cache.size() == 0
 
 
-def test_signatures_say_so():
+def test_signatures_have_a_policy_argument():
     for name in ("get", "get_decision", "set", "get_or_load", "get_batch", "set_batch"):
         parameter = inspect.signature(getattr(RustPolicyCache, name)).parameters["policy"]
         assert (parameter.kind, parameter.default) == (parameter.KEYWORD_ONLY, "")
@@ -207,7 +207,7 @@ def test_signatures_say_so():
 
 
 async def refreshed(callback, policy):
-    """What a late hit is after it was refreshed, under each policy."""
+    """Returns the decision of a late hit after its refresh, for each policy."""
     cache = RustPolicyCache(ttl_seconds=0.2)
     cache.set_revalidate_callback(callback)
     await under_every_policy(cache)
@@ -228,14 +228,14 @@ async def test_a_refresh_asks_for_the_policy_and_stores_under_it():
 
     for policy in POLICIES:
         cache = await refreshed(callback, policy)
-        told = policy or "none"
-        assert asked.pop() == (*REQUEST, None, told)
-        assert await cache.get(*REQUEST, policy=policy) == {"again": told}
+        named = policy or "none"
+        assert asked.pop() == (*REQUEST, None, named)
+        assert await cache.get(*REQUEST, policy=policy) == {"again": named}
         for other in set(POLICIES) - {policy}:
-            assert await cache.get(*REQUEST, policy=other) != {"again": told}
+            assert await cache.get(*REQUEST, policy=other) != {"again": named}
 
 
-async def test_a_callback_that_knows_of_no_policies_replaces_no_decision_of_one():
+async def test_a_callback_without_a_policy_replaces_no_decision_of_a_policy():
     asked = []
 
     async def callback(*request):
@@ -250,11 +250,11 @@ async def test_a_callback_that_knows_of_no_policies_replaces_no_decision_of_one(
     assert asked == [(*REQUEST, None)]
 
 
-def test_deleting_under_few_policies_does_not_visit_every_entry():
+def test_deleting_under_few_policies_does_not_scan_all_entries():
     cache = RustPolicyCache(max_size=200_000)
     ready(cache.set_batch([("bob", "read", str(i), ALLOW) for i in range(100_000)]))
     ready(cache.set(*REQUEST, ALLOW, policy="admins"))
     began = time.perf_counter()
     assert ready(cache.delete(*REQUEST)) is True
-    # A visit to 100,000 entries is not ready at once, and takes 50 ms at least.
+    # A scan of 100,000 entries is not ready at once, and takes 50 ms at least.
     assert time.perf_counter() - began < 0.025

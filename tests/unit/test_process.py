@@ -1,4 +1,4 @@
-"""The cache and its process: forks, the interpreter's exit, a missing compiled module."""
+"""The cache and its process: forks, the exit of the interpreter, a missing compiled module."""
 
 import ast
 import shutil
@@ -34,7 +34,7 @@ def in_child(work):
 
 
 @needs_fork
-def test_a_forked_child_has_a_working_copy_of_its_own():
+def test_a_forked_child_has_a_working_copy():
     assert run(
         FILL
         + """
@@ -72,7 +72,7 @@ print(in_child(child))
 
 
 @needs_fork
-def test_forking_while_the_cache_is_busy_leaves_the_child_a_sound_one():
+def test_a_fork_while_the_cache_is_busy_leaves_a_working_cache_to_the_child():
     assert run(
         FILL
         + """
@@ -104,7 +104,7 @@ print(codes == [0] * 30)
 
 
 @needs_fork
-def test_threads_that_fork_at_the_same_time_leave_their_children_sound_caches():
+def test_forks_in_several_threads_at_once_leave_working_caches_to_the_children():
     assert run(
         FILL
         + """
@@ -141,7 +141,7 @@ print(bad == [0] * 60)
 
 
 @needs_fork
-def test_a_child_can_log_faults_and_get_the_cache_of_its_process_whatever_the_parent_did():
+def test_a_child_can_log_faults_and_get_its_process_cache_whatever_the_parent_did():
     assert run(
         """
 import asyncio, os, signal, threading, logging
@@ -174,7 +174,7 @@ print(codes == [0] * 20)
 
 
 @needs_fork
-def test_what_was_begun_before_a_fork_says_so_in_the_child():
+def test_operations_from_before_a_fork_raise_an_error_in_the_child():
     assert run(
         FILL
         + """
@@ -194,7 +194,7 @@ print(in_child(work), asyncio.run(size))
 
 
 @needs_fork
-def test_a_child_does_not_wait_for_what_the_parent_loads():
+def test_a_child_does_not_wait_for_loads_of_the_parent():
     assert run(
         FILL
         + """
@@ -228,7 +228,7 @@ print(answers == [ALLOW, ALLOW], cache.metrics.loads)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are limited this way on Linux")
-def test_where_no_thread_can_be_started_operations_are_finished_on_the_caller_s():
+def test_where_no_thread_can_be_started_operations_run_on_the_caller_s_thread():
     assert run(
         FILL
         + """
@@ -269,7 +269,7 @@ atexit.register(last)
         "pass",
     ],
 )
-def test_the_interpreter_exits_at_once_whatever_is_under_way(pending):
+def test_the_interpreter_exits_at_once_whatever_is_running(pending):
     code = (
         FILL
         + f"""
@@ -299,7 +299,7 @@ print("leaving", flush=True)
     assert (process.returncode, err) == (0, "")
 
 
-def test_importing_starts_no_thread_and_pulls_in_no_other_package():
+def test_importing_starts_no_thread_and_imports_no_other_package():
     out = run(
         """
         import os, sys, threading
@@ -317,13 +317,15 @@ def test_importing_starts_no_thread_and_pulls_in_no_other_package():
 
 @pytest.fixture
 def without_module(tmp_path):
-    """A copy of the package as it is where no wheel fits: without the compiled module."""
+    """A copy of the package without the compiled module, as on platforms without a wheel."""
     copy = tmp_path / "sark_cache"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("*.so", "*.pyd", "__pycache__"))
     return tmp_path
 
 
-def test_without_the_compiled_module_the_package_imports_and_says_what_is_missing(without_module):
+def test_without_the_compiled_module_the_package_imports_and_errors_name_what_is_missing(
+    without_module,
+):
     assert run(
         """
         import sark_cache

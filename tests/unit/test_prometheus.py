@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: every number of the metrics, in the form and by the rules it expects."""
+"""Prometheus: a scrape has every number of the metrics, in the expected format."""
 
 import gc
 import importlib
@@ -30,7 +30,7 @@ def registry():
 
 
 def numbers(registry):
-    """The numbers without labels that a scrape of one cache brings, by what follows the prefix."""
+    """Returns the unlabelled numbers of a scrape of one cache, by name without prefix."""
     return {
         name.removeprefix("sark_cache_"): value
         for (name, *labels), value in samples(registry).items()
@@ -43,7 +43,7 @@ async def allow():
 
 
 async def anything_happens(cache, chance):
-    """One operation of any kind."""
+    """Runs one operation of any kind."""
     user, resource = chance.choice("abc"), str(chance.randrange(20))
     request = (user, "read", resource)
     match chance.randrange(9):
@@ -104,7 +104,7 @@ async def test_every_number_of_the_metrics_follows_from_a_scrape(cache, registry
     assert all(expected[name] for name in ("hits", "misses", "loads", "errors", "expirations"))
 
 
-async def test_a_scrape_has_the_form_that_prometheus_and_openmetrics_ask_for(cache, registry):
+async def test_a_scrape_has_the_format_of_prometheus_and_of_openmetrics(cache, registry):
     register(cache, registry, name="gateway", flags=Rollouts(rust_cache=25, rust_opa=0))
     await cache.get(*REQUEST)
     cache.record_opa_latency(5)
@@ -135,11 +135,11 @@ async def test_a_scrape_has_the_form_that_prometheus_and_openmetrics_ask_for(cac
 async def test_labels_say_which_cache_and_which_backend(cache, registry):
     register(cache, registry, name="gateway", flags=Rollouts(rust_cache=25))
     scraped = samples(registry)
-    told_apart = (("backend", "native"), ("cache", "gateway"))
-    assert scraped["sark_cache_backend_info", *told_apart] == 1
+    identity = (("backend", "native"), ("cache", "gateway"))
+    assert scraped["sark_cache_backend_info", *identity] == 1
     assert scraped["sark_cache_rollout_percent", ("feature", "rust_cache")] == 25
     assert all(
-        set(told_apart) <= set(labels)
+        set(identity) <= set(labels)
         for name, *labels in scraped
         if name != "sark_cache_rollout_percent"
     )
@@ -195,7 +195,7 @@ async def test_bounds_may_be_chosen(cache, registry):
         PolicyCacheCollector(cache, bounds=(1, 0.001))
 
 
-async def test_after_a_reset_counters_start_anew(cache, registry):
+async def test_after_a_reset_counters_start_at_zero(cache, registry):
     register(cache, registry)
     await cache.get(*REQUEST)
     cache.record_opa_latency(5)
@@ -208,7 +208,7 @@ async def test_after_a_reset_counters_start_anew(cache, registry):
     assert numbers(registry)["misses_total"] == 1
 
 
-async def test_a_cache_that_is_switched_off_or_closed_is_scraped_like_any_other(cache, registry):
+async def test_a_disabled_or_closed_cache_is_scraped_like_any_other(cache, registry):
     register(cache, registry)
     await cache.get(*REQUEST)
     assert numbers(registry)["enabled"] == 1
@@ -265,7 +265,7 @@ async def test_several_caches_share_families(cache, registry):
     assert scraped["sark_cache_rollout_percent", ("feature", "rust_opa")] == 1
 
 
-def test_two_caches_that_nobody_could_tell_apart_are_refused(cache, registry):
+def test_two_caches_with_the_same_labels_are_refused(cache, registry):
     register(cache, registry)
     with pytest.raises(ValueError, match='backend "native" and name=None is exported already'):
         register(RustPolicyCache(), registry)
@@ -273,7 +273,7 @@ def test_two_caches_that_nobody_could_tell_apart_are_refused(cache, registry):
     register(RustPolicyCache(), CollectorRegistry())
 
 
-def test_what_was_unregistered_is_exported_no_more_and_lets_go_of_the_cache(registry):
+def test_an_unregistered_collector_exports_nothing_and_releases_the_cache(registry):
     cache = RustPolicyCache()
     alive = weakref.ref(cache)
     registration = register(cache, registry)
@@ -289,7 +289,7 @@ def test_what_was_unregistered_is_exported_no_more_and_lets_go_of_the_cache(regi
     register(RustPolicyCache(), registry).unregister()
 
 
-def test_a_registry_that_is_gone_lets_go_of_its_caches():
+def test_a_deleted_registry_releases_its_caches():
     cache, registry = RustPolicyCache(), CollectorRegistry()
     alive = weakref.ref(cache)
     register(cache, registry)
@@ -314,7 +314,7 @@ def test_a_collector_can_be_registered_by_hand(cache, registry):
     assert "sark_cache_hits_total" in generate_latest(registry).decode()
 
 
-def test_a_scrape_may_ask_for_some_names_alone(cache, registry):
+def test_a_scrape_may_be_limited_to_some_names(cache, registry):
     register(cache, registry)
     some = registry.restricted_registry(["sark_cache_hits_total", "sark_cache_latency_seconds_sum"])
     assert {sample.name for family in some.collect() for sample in family.samples} == {

@@ -1,4 +1,5 @@
-"""Refresh ahead: what nears its end is served, and evaluated anew in the background, once."""
+"""Refresh ahead: a hit near expiration is served, and its entry is refreshed once in the
+background."""
 
 import asyncio
 import contextlib
@@ -18,11 +19,11 @@ REQUEST = ("alice", "read", "doc")
 OLD, NEW = {"version": 1}, {"version": 2}
 TTL = 0.4
 LATE = 0.75 * TTL
-"""In the last 30 % of the time to live."""
+"""A time in the last 30 % of the TTL."""
 
 
 class Refreshed(RustPolicyCache):
-    """A cache whose sensitive entries live briefly, and whose callback is at the test's command."""
+    """A cache whose sensitive entries have a short TTL and whose callback the test controls."""
 
     OPTIMIZED_TTL: ClassVar = {"critical": TTL, "confidential": 2 * TTL, "public": TTL}
 
@@ -46,7 +47,7 @@ class Refreshed(RustPolicyCache):
         self.stored = time.monotonic()
 
     async def store_and_hit_late(self, **options):
-        """Stores, and asks when it is near its end: where a refresh begins."""
+        """Stores an entry and requests it near expiration, which starts a refresh."""
         await self.store(**options)
         await self.until(LATE)
         assert await self.get(*REQUEST, options.get("context"), "critical") == OLD
@@ -60,7 +61,7 @@ class Refreshed(RustPolicyCache):
                 await asyncio.sleep(0.001)
 
 
-async def test_a_hit_near_its_end_is_served_and_refreshed():
+async def test_a_hit_near_expiration_is_served_and_refreshed():
     cache = Refreshed()
     await cache.store()
     await cache.until(LATE)
@@ -92,7 +93,7 @@ async def test_a_hit_is_not_refreshed_early():
 
 
 @pytest.mark.parametrize("sensitivity", [None, "public", "internal", "unheard of", "\ud800"])
-async def test_only_what_is_critical_or_confidential_is_refreshed(sensitivity):
+async def test_only_critical_and_confidential_entries_are_refreshed(sensitivity):
     cache = Refreshed()
     await cache.store()
     await cache.until(LATE)
@@ -101,7 +102,7 @@ async def test_only_what_is_critical_or_confidential_is_refreshed(sensitivity):
 
 
 @pytest.mark.parametrize("off", ["no callback", "switched off", "no event loop"])
-async def test_without_what_it_takes_a_hit_is_a_hit(off):
+async def test_without_a_callback_setting_or_event_loop_a_hit_is_not_refreshed(off):
     cache = Refreshed(stale_while_revalidate=off != "switched off")
     if off == "no callback":
         cache.revalidate_callback = None
@@ -130,16 +131,16 @@ async def test_one_refresh_at_a_time():
     assert (cache.metrics.stale_hits, cache.metrics.revalidations) == (100, 1)
 
 
-async def test_a_refresh_that_hangs_is_not_joined_by_another_one():
+async def test_a_hanging_refresh_prevents_a_second_one():
     cache = Refreshed()
     cache.may_end.clear()
-    for _ in range(2):  # what is stored meanwhile nears its end, too
+    for _ in range(2):  # a decision that is stored during it also nears expiration
         await cache.store_and_hit_late()
     assert len(cache.asked) == len(cache._refreshes._tasks) == 1
     await cache.close()
 
 
-async def test_nothing_is_served_past_its_time_however_long_the_refresh_takes():
+async def test_no_expired_entry_is_served_however_long_the_refresh_takes():
     cache = Refreshed()
     cache.may_end.clear()
     await cache.store_and_hit_late()
@@ -155,7 +156,7 @@ async def own():
 
 
 @pytest.mark.parametrize("ends", ["never", "with an exception", "with a decision"])
-async def test_nobody_waits_for_a_refresh_and_nothing_newer_is_overwritten_by_it(ends):
+async def test_no_request_waits_for_a_refresh_and_no_newer_decision_is_overwritten(ends):
     cache = Refreshed()
     cache.may_end.clear()
     await cache.store_and_hit_late()
@@ -172,14 +173,14 @@ async def test_nobody_waits_for_a_refresh_and_nothing_newer_is_overwritten_by_it
     await cache.close()
 
 
-def test_a_refresh_whose_loop_was_closed_holds_nobody_up():
+def test_a_refresh_of_a_closed_loop_holds_up_no_request():
     cache = Refreshed()
     cache.may_end.clear()
 
     async def begin():
         await cache.store_and_hit_late()
         [task] = cache._refreshes._tasks
-        task._log_destroy_pending = False  # it is forgotten on purpose
+        task._log_destroy_pending = False  # it is abandoned on purpose
 
     async def ask():
         await cache.until(TTL)
@@ -193,7 +194,7 @@ def test_a_refresh_whose_loop_was_closed_holds_nobody_up():
 
 
 @pytest.mark.parametrize("ttl_seconds", [TTL, 2 * TTL])
-async def test_what_is_refreshed_lives_as_long_as_what_it_replaces(ttl_seconds):
+async def test_a_refreshed_entry_has_the_ttl_of_the_old_one(ttl_seconds):
     cache = Refreshed(ttl_seconds=60)
     await cache.store("confidential", ttl_seconds=ttl_seconds)
     await cache.until(0.75 * ttl_seconds)
@@ -206,7 +207,7 @@ async def test_what_is_refreshed_lives_as_long_as_what_it_replaces(ttl_seconds):
     assert await cache.get(*REQUEST) is None
 
 
-async def test_what_is_refreshed_lives_no_longer_than_its_sensitivity_lets_it():
+async def test_a_refreshed_entry_has_at_most_the_ttl_of_its_sensitivity():
     cache = Refreshed(ttl_seconds=60)
     cache.brings = Loaded(NEW, ttl_seconds=60)
     await cache.store_and_hit_late()
@@ -216,7 +217,7 @@ async def test_what_is_refreshed_lives_no_longer_than_its_sensitivity_lets_it():
     assert await cache.get(*REQUEST) is None
 
 
-async def test_the_callback_is_told_the_context_as_it_was():
+async def test_the_callback_gets_the_context_as_it_was():
     cache = Refreshed()
     context = {"roles": ["admin"], "mfa": True}
     await cache.store_and_hit_late(context=context)
@@ -226,7 +227,7 @@ async def test_the_callback_is_told_the_context_as_it_was():
     assert await cache.get(*REQUEST, {"roles": ["admin"], "mfa": True}) == NEW
 
 
-async def test_what_could_revoke_it_can_revoke_its_successor():
+async def test_the_tags_of_an_entry_revoke_its_refreshed_successor():
     cache = Refreshed()
     cache.brings = Loaded(NEW, tags=["bundle:42"])
     for tag in ("role:admin", "bundle:42"):
@@ -238,7 +239,7 @@ async def test_what_could_revoke_it_can_revoke_its_successor():
 
 
 @pytest.mark.parametrize("revocation", [{"user_id": "alice"}, {"tags": ["role:admin"]}, {}])
-async def test_what_is_revoked_while_it_is_refreshed_is_not_stored(revocation):
+async def test_an_entry_that_is_revoked_during_its_refresh_is_not_stored(revocation):
     cache = Refreshed()
     cache.may_end.clear()
     await cache.store_and_hit_late(tags=["role:admin"])
@@ -251,7 +252,7 @@ async def test_what_is_revoked_while_it_is_refreshed_is_not_stored(revocation):
 
 
 @pytest.mark.parametrize("brings", [ConnectionError("secret"), "no decision"])
-async def test_a_refresh_that_fails_is_counted_and_logged_and_the_entry_lives_on(brings, caplog):
+async def test_a_failed_refresh_is_counted_and_logged_and_the_entry_stays(brings, caplog):
     cache = Refreshed()
     cache.brings = brings
     await cache.store_and_hit_late()
@@ -267,7 +268,7 @@ async def test_a_refresh_that_fails_is_counted_and_logged_and_the_entry_lives_on
 
 
 async def hits_in(cache, seconds):
-    """Hits as fast as it can for so long."""
+    """Requests the entry as fast as possible for `seconds`; returns the number of hits."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         assert await cache.get(*REQUEST, None, "critical") is not None
@@ -275,13 +276,13 @@ async def hits_in(cache, seconds):
 
 
 class LongRefreshed(Refreshed):
-    """A cache whose every sensitive entry is to be refreshed, for a minute."""
+    """A cache in which every sensitive entry is due for a refresh, for a minute."""
 
     OPTIMIZED_TTL: ClassVar = {"critical": 60}
     STALE_THRESHOLD_RATIO: ClassVar = 1.0
 
 
-async def test_a_refresh_that_fails_is_tried_again_after_ever_longer_pauses():
+async def test_a_failed_refresh_is_retried_after_increasing_pauses():
     cache = LongRefreshed()
     cache.brings = ConnectionError()
     await cache.store()
@@ -304,7 +305,7 @@ async def test_a_refresh_that_succeeds_ends_the_pauses():
     assert len(cache.asked) >= asked + 2, "its next pause is the first again"
 
 
-async def test_the_pause_of_one_decision_is_no_other_ones():
+async def test_each_decision_has_its_own_pauses():
     cache = LongRefreshed()
     cache.brings = ConnectionError()
     for number in range(20):
@@ -314,7 +315,7 @@ async def test_the_pause_of_one_decision_is_no_other_ones():
     assert len(cache.asked) == 20
 
 
-async def test_a_callback_that_has_nothing_new_leaves_the_entry_to_its_end(caplog):
+async def test_a_callback_that_returns_none_lets_the_entry_expire(caplog):
     cache = Refreshed()
     cache.brings = None
     await cache.store_and_hit_late()
@@ -337,7 +338,7 @@ async def test_a_callback_that_is_not_async_fails_no_request(caplog):
     assert "TypeError" in caplog.text
 
 
-async def test_a_refresh_lives_though_nobody_holds_it():
+async def test_a_refresh_keeps_running_without_references_to_it():
     cache = Refreshed()
     cache.may_end.clear()
     await cache.store_and_hit_late()
@@ -375,7 +376,7 @@ def test_refreshes_begin_in_several_threads_at_the_same_time():
     elsewhere = asyncio.new_event_loop()
 
     class Met(asyncio.SelectorEventLoop):
-        """Once it is asked whether it is closed, another thread begins a refresh just then."""
+        """An event loop whose `is_closed` lets another thread start a refresh."""
 
         begins = None
 
@@ -417,8 +418,8 @@ async def test_a_callback_may_close_the_cache():
     assert cache.closed
 
 
-async def test_a_refresh_is_in_no_load_of_the_one_who_asked():
-    """It would otherwise be told that it waits for itself."""
+async def test_a_refresh_belongs_to_no_load_of_the_request_that_started_it():
+    """Otherwise the request would be taken for a deadlock."""
     cache = Refreshed()
     other = ("bob", "read", "doc")
 
@@ -426,7 +427,9 @@ async def test_a_refresh_is_in_no_load_of_the_one_who_asked():
         return await cache.get_or_load(*other, pytest.fail)
 
     async def load():
-        assert await cache.get(*REQUEST, None, "critical") == OLD  # refreshes, and that asks bob's
+        assert (
+            await cache.get(*REQUEST, None, "critical") == OLD
+        )  # refreshes, and the callback requests bob's
         await asyncio.sleep(0.01)
         return NEW
 
@@ -438,7 +441,7 @@ async def test_a_refresh_is_in_no_load_of_the_one_who_asked():
     assert await cache.get(*REQUEST) == NEW
 
 
-async def test_a_refresh_that_brings_what_cannot_be_stored_ends_the_entry(caplog):
+async def test_a_refresh_whose_result_cannot_be_stored_removes_the_entry(caplog):
     cache = Refreshed()
     cache.brings = {"allow": object()}
     await cache.store_and_hit_late()

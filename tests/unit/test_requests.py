@@ -1,4 +1,4 @@
-"""Storing decisions and asking for them."""
+"""Requests: storing decisions and looking them up."""
 
 from unittest import mock
 
@@ -17,7 +17,7 @@ from sark_cache import (
 ALLOW = {"allow": True, "reason": "owner"}
 
 
-async def test_what_was_stored_is_served(cache):
+async def test_a_stored_decision_is_served(cache):
     assert await cache.get("alice", "read", "doc") is None
     assert await cache.set("alice", "read", "doc", ALLOW) is True
     assert await cache.get("alice", "read", "doc") == ALLOW
@@ -40,7 +40,7 @@ async def test_a_later_decision_replaces_an_earlier_one(cache):
     assert await cache.size() == 1
 
 
-async def test_delete_says_whether_it_was_there(cache):
+async def test_delete_returns_whether_the_entry_existed(cache):
     await cache.set("alice", "read", "doc", ALLOW, {"a": 1})
     assert await cache.delete("alice", "read", "doc") is False
     assert await cache.delete("alice", "read", "doc", {"a": 1}) is True
@@ -48,7 +48,7 @@ async def test_delete_says_whether_it_was_there(cache):
     assert await cache.get("alice", "read", "doc", {"a": 1}) is None
 
 
-async def test_batches_keep_their_order_and_count_what_was_stored(cache):
+async def test_batches_keep_their_order_and_return_the_number_stored(cache):
     entries = [
         ("alice", "read", "doc", ALLOW, None, None),
         ("bob", "read", "doc", ALLOW, {"ip": "::1"}, 60),
@@ -77,7 +77,7 @@ async def test_a_large_batch_is_stored_whole(cache):
     assert [decision["n"] for decision in decisions] == list(range(5_000))
 
 
-async def test_an_empty_batch_is_nothing(cache):
+async def test_an_empty_batch_is_allowed(cache):
     assert await cache.get_batch([]) == []
     assert await cache.set_batch([]) == 0
 
@@ -87,7 +87,7 @@ async def test_preloading_stores_decisions(cache):
     assert await cache.get("alice", "read", "doc") == ALLOW
 
 
-async def test_clear_and_clear_all_drop_everything(cache):
+async def test_clear_and_clear_all_remove_everything(cache):
     for clear in (cache.clear, cache.clear_all):
         await cache.set("alice", "read", "doc", ALLOW)
         assert await clear() is True
@@ -110,7 +110,7 @@ async def test_a_disabled_cache_serves_nothing_stores_nothing_and_counts_nothing
     assert await cache.get("bob", "read", "doc") is None
 
 
-async def test_a_closed_cache_is_empty_unhealthy_and_stays_so(cache):
+async def test_a_closed_cache_stays_empty_and_unhealthy(cache):
     await cache.set("alice", "read", "doc", ALLOW)
     assert await cache.health_check() is True
     async with cache as entered:
@@ -131,7 +131,7 @@ async def test_the_revalidation_callback_is_kept(cache):
     assert cache.revalidate_callback is evaluate
 
 
-def test_the_constructor_takes_what_sark_callers_pass():
+def test_the_constructor_takes_the_arguments_of_sark():
     cache = RustPolicyCache(500, 120, False, False)
     assert (cache.max_size, cache.ttl_seconds) == (500, 120)
     assert (cache.enabled, cache.use_optimized_ttl) == (False, False)
@@ -171,7 +171,7 @@ async def test_the_process_has_one_cache_until_its_caches_are_closed():
     first = get_rust_policy_cache(max_size=7, ttl_seconds=9, enabled=False)
     assert (first.max_size, first.ttl_seconds, first.enabled) == (7, 9, False)
     assert get_rust_policy_cache(max_size=8) is first
-    await first.close()  # which others still use: it stays as it is
+    await first.close()  # other code still uses them: the cache stays as it is
     assert get_rust_policy_cache() is first
     await close_policy_caches()
     second = get_rust_policy_cache()
@@ -179,7 +179,7 @@ async def test_the_process_has_one_cache_until_its_caches_are_closed():
     assert (second.max_size, second.ttl_seconds, second.enabled) == (10_000, 300, True)
 
 
-def test_a_subclass_may_have_a_constructor_of_its_own():
+def test_a_subclass_may_have_its_own_constructor():
     class Edge(RustPolicyCache):
         def __init__(self, ttl, *, settings):
             super().__init__(max_size=settings["size"], ttl_seconds=ttl)
@@ -188,7 +188,7 @@ def test_a_subclass_may_have_a_constructor_of_its_own():
     assert (cache.max_size, cache.ttl_seconds) == (5, 60)
 
 
-def test_a_cache_that_was_not_made_or_is_made_twice_says_so(cache):
+def test_using_an_uninitialized_cache_or_initializing_it_twice_is_an_error(cache):
     class Forgetful(RustPolicyCache):
         def __init__(self):
             pass
@@ -200,7 +200,7 @@ def test_a_cache_that_was_not_made_or_is_made_twice_says_so(cache):
         cache.__init__()
 
 
-async def test_a_closed_cache_is_not_entered_again(cache):
+async def test_a_closed_cache_cannot_be_entered_again(cache):
     await cache.close()
     with pytest.raises(RuntimeError, match="this cache is closed"):
         async with cache:

@@ -1,4 +1,4 @@
-"""Revocations that were called are carried out, whatever becomes of the caller."""
+"""Revocations are carried out once they are called, even if the caller is cancelled."""
 
 import asyncio
 import sys
@@ -11,7 +11,7 @@ from sark_cache.revocations import Revocations, background_loop
 
 
 class Log:
-    """What was carried out, and what nobody was told."""
+    """Records the revocations that were carried out and the errors that were reported."""
 
     def __init__(self, elsewhere=background_loop):
         self.done = []
@@ -43,18 +43,18 @@ async def until(condition):
             await asyncio.sleep(0)
 
 
-async def test_awaited_it_returns_what_was_done(log):
+async def test_an_awaited_revocation_returns_its_result(log):
     assert await log.revoke() == 7
     assert len(log.done) == 1
 
 
-async def test_dropped_it_is_carried_out(log):
+async def test_a_dropped_revocation_is_carried_out(log):
     log.revoke()
     await until(lambda: log.done)
     assert log.unconfirmed == []
 
 
-async def test_what_fails_is_raised_where_it_is_awaited_and_reported_where_it_is_not(log):
+async def test_a_failure_is_raised_if_awaited_and_reported_otherwise(log):
     with pytest.raises(LookupError, match="gone"):
         await log.revoke(error=LookupError("gone"))
     assert log.unconfirmed == []
@@ -63,7 +63,7 @@ async def test_what_fails_is_raised_where_it_is_awaited_and_reported_where_it_is
     assert log.unconfirmed == [("invalidate", "gone")]
 
 
-async def test_one_that_failed_before_it_was_dropped_is_reported(log):
+async def test_a_failure_before_the_revocation_is_dropped_is_reported(log):
     kept = log.revoke(steps=0, error=LookupError("gone"))
     await log.revocations.settled(10)
     assert log.unconfirmed == []
@@ -71,7 +71,7 @@ async def test_one_that_failed_before_it_was_dropped_is_reported(log):
     assert log.unconfirmed == [("invalidate", "gone")]
 
 
-async def test_a_caller_that_is_cancelled_cancels_nothing_but_itself(log):
+async def test_cancelling_the_caller_does_not_cancel_the_revocation(log):
     began = asyncio.Event()
 
     async def call():
@@ -87,11 +87,11 @@ async def test_a_caller_that_is_cancelled_cancels_nothing_but_itself(log):
         await caller
     del caller
     await until(lambda: log.unconfirmed)
-    assert log.unconfirmed == [("invalidate", "gone")], "nobody was told"
+    assert log.unconfirmed == [("invalidate", "gone")], "it was not reported"
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2])
-def test_an_event_loop_that_ends_waits_for_what_was_called_in_it(log, steps):
+def test_an_event_loop_that_ends_waits_for_its_revocations(log, steps):
     async def main():
         log.revoke()
         for _ in range(steps):
@@ -102,14 +102,14 @@ def test_an_event_loop_that_ends_waits_for_what_was_called_in_it(log, steps):
     assert log.unconfirmed == []
 
 
-def test_in_a_thread_without_an_event_loop_it_runs_in_the_background(log):
+def test_a_revocation_in_a_thread_without_an_event_loop_runs_in_the_background(log):
     log.revoke()
     assert asyncio.run(log.revoke()) == 7
     assert asyncio.run(log.revocations.settled(10)) is None
     assert log.done == ["sark-cache revocations"] * 2
 
 
-def test_where_there_is_no_event_loop_at_all_it_runs_where_it_is_awaited():
+def test_without_any_event_loop_a_revocation_runs_where_it_is_awaited():
     log = Log(elsewhere=lambda: None)
     assert asyncio.run(log.revoke()) == 7
     assert log.done == ["MainThread"]
@@ -117,7 +117,7 @@ def test_where_there_is_no_event_loop_at_all_it_runs_where_it_is_awaited():
     assert log.unconfirmed == [("invalidate", "no event loop carried it out")]
 
 
-def test_one_that_its_event_loop_left_behind_runs_where_it_is_awaited(log):
+def test_a_revocation_of_a_closed_event_loop_runs_where_it_is_awaited(log):
     async def call():
         return log.revoke(steps=5)
 
@@ -132,7 +132,7 @@ def test_one_that_its_event_loop_left_behind_runs_where_it_is_awaited(log):
     event_loop.close()
 
 
-async def test_one_whose_event_loop_stops_while_it_is_awaited_runs_where_it_is_awaited(log):
+async def test_a_revocation_whose_event_loop_stops_runs_where_it_is_awaited(log):
     here, begun, over = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
     elsewhere = asyncio.new_event_loop()
 
@@ -170,7 +170,7 @@ async def test_one_whose_event_loop_stops_while_it_is_awaited_runs_where_it_is_a
     assert log.done == [threading.current_thread().name]
 
 
-async def test_one_that_is_cancelled_again_and_again_ends(log):
+async def test_a_revocation_that_is_cancelled_repeatedly_ends(log):
     tries = []
 
     async def never():
@@ -203,12 +203,12 @@ async def never():
 """
 
 
-def test_the_interpreter_waits_at_its_exit_for_what_runs_in_the_background():
+def test_the_interpreter_waits_at_exit_for_background_revocations():
     assert run(PRELUDE + "revocations.begin('delete', slowly)") == ["done"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are limited this way on Linux")
-def test_where_no_thread_can_be_started_it_runs_where_it_is_awaited_and_later_in_the_background():
+def test_without_threads_a_revocation_runs_where_it_is_awaited_and_later_ones_in_the_background():
     assert run(
         """
 import asyncio, os, resource, threading, time
@@ -240,7 +240,7 @@ print(done[1:])
     ]
 
 
-def test_the_interpreter_carries_out_what_a_closed_event_loop_left_behind():
+def test_the_interpreter_carries_out_revocations_of_a_closed_event_loop():
     assert run(
         PRELUDE
         + """
@@ -255,13 +255,13 @@ event_loop.close()
     ) == ["done"]
 
 
-def test_the_interpreter_exits_in_time_and_says_what_was_not_confirmed():
+def test_the_interpreter_exits_in_time_and_reports_unconfirmed_revocations():
     assert run(PRELUDE + "revocations.begin('delete', never)", seconds=30) == [
         "unconfirmed: delete the interpreter exits"
     ]
 
 
-def test_a_forked_child_leaves_its_parent_s_to_the_parent():
+def test_a_forked_child_does_not_repeat_revocations_of_its_parent():
     assert (
         run(
             PRELUDE

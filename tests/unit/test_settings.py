@@ -1,4 +1,4 @@
-"""Settings: read from the environment, and refused at start if they are wrong."""
+"""Settings are read from the environment; wrong ones are refused at the start."""
 
 import logging
 
@@ -34,7 +34,7 @@ DEFAULTS = {
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    """The environment without settings, and a way to put some into it."""
+    """Removes all settings from the environment; returns a function that sets some."""
     for setting in DEFAULTS:
         for variable in variables_of(setting):
             monkeypatch.delenv(variable, raising=False)
@@ -46,14 +46,14 @@ def environment(monkeypatch):
     return put
 
 
-# What is read
+# Reading
 
 
 def test_without_variables_settings_are_the_defaults():
     assert CacheSettings.from_environment().model_dump() == DEFAULTS
 
 
-def test_every_setting_is_explained_and_says_what_it_takes():
+def test_every_setting_has_a_description_and_its_allowed_values():
     assert SETTINGS.keys() == DEFAULTS.keys()
     for setting in SETTINGS.values():
         assert setting.description
@@ -101,7 +101,7 @@ def test_each_setting_is_read_from_its_variable(environment, variable, value, se
         ({"USE_RUST_CACHE": "false", "ENABLED": "false"}, True),
     ],
 )
-def test_the_variable_of_sark_is_honoured_and_the_prefixed_one_goes_before_it(
+def test_the_variable_of_sark_is_read_and_the_prefixed_one_takes_precedence(
     environment, variables, used
 ):
     environment(**variables)
@@ -110,18 +110,18 @@ def test_the_variable_of_sark_is_honoured_and_the_prefixed_one_goes_before_it(
     assert settings.enabled
 
 
-def test_an_empty_variable_counts_as_none(environment):
+def test_an_empty_variable_counts_as_unset(environment):
     environment(SARK_CACHE_REDIS_URL="", SARK_CACHE_CACHE_MAX_SIZE="")
     assert CacheSettings.from_environment().model_dump() == DEFAULTS
 
 
-def test_an_argument_goes_before_its_variable(environment):
+def test_an_argument_takes_precedence_over_its_variable(environment):
     environment(SARK_CACHE_CACHE_TTL="60", RUST_ENABLED="true")
     settings = CacheSettings(cache_ttl=5, use_rust_cache=False, cache_max_bytes=None)
     assert (settings.cache_ttl, settings.use_rust_cache) == (5, False)
 
 
-def test_settings_do_not_change():
+def test_settings_are_immutable():
     with pytest.raises(ValidationError, match="frozen"):
         CacheSettings().cache_ttl = 5
 
@@ -148,7 +148,7 @@ URLS = [
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_any_kind_of_server_will_do(environment, url):
+def test_every_kind_of_server_is_accepted(environment, url):
     environment(SARK_CACHE_REDIS_URL=url)
     settings = CacheSettings.from_environment()
     assert settings.redis_url == SecretStr(url)
@@ -167,7 +167,7 @@ def test_any_kind_of_server_will_do(environment, url):
         (None, None),
     ],
 )
-def test_the_address_is_shown_without_who_asks(url, address):
+def test_the_address_is_shown_without_credentials(url, address):
     assert CacheSettings(redis_url=url).redis_address == address
 
 
@@ -184,7 +184,7 @@ def test_the_address_is_shown_without_who_asks(url, address):
         "postgresql+sentinel://secret",
     ],
 )
-def test_what_is_no_server_is_refused_and_not_shown(environment, url):
+def test_a_url_that_is_not_a_server_is_refused_and_not_shown(environment, url):
     environment(SARK_CACHE_REDIS_URL=url)
     with pytest.raises(
         SettingsError, match="SARK_CACHE_REDIS_URL must be a URL: redis://"
@@ -198,7 +198,7 @@ def test_what_is_no_server_is_refused_and_not_shown(environment, url):
         assert error.__suppress_context__ or error.__context__ is None
 
 
-# What is wrong
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_what_is_no_server_is_refused_and_not_shown(environment, url):
         ("SARK_CACHE_LOG_USER_IDS", "2", "true or false"),
     ],
 )
-def test_a_wrong_value_is_refused_with_its_variable_and_what_that_takes(
+def test_a_wrong_value_is_refused_with_its_variable_and_the_allowed_values(
     environment, variable, value, takes
 ):
     environment(**{variable: value})
@@ -234,7 +234,7 @@ def test_a_wrong_value_is_refused_with_its_variable_and_what_that_takes(
     ]
 
 
-def test_all_that_is_wrong_is_said_at_once(environment):
+def test_all_wrong_values_are_reported_at_once(environment):
     environment(
         SARK_CACHE_CACHE_TTL="x" * 1000,
         SARK_CACHE_CACHE_MAX_SIZE="0",
@@ -268,7 +268,7 @@ def test_all_that_is_wrong_is_said_at_once(environment):
         ("SARK_CACHE_LOG_USERIDS", "SARK_CACHE_LOG_USER_IDS"),
     ],
 )
-def test_a_misspelt_variable_is_refused_with_the_one_that_is_meant(environment, variable, meant):
+def test_a_misspelt_variable_is_refused_with_a_suggestion(environment, variable, meant):
     environment(**{variable: "60"})
     with pytest.raises(
         SettingsError, match=rf"{variable.upper()} is no setting: did you mean {meant}\?"
@@ -294,7 +294,7 @@ def test_a_variable_of_something_else_is_logged_and_ignored(environment, caplog,
     assert "secret" not in caplog.text
 
 
-def test_what_kubernetes_says_about_services_of_that_name_is_no_setting(environment, caplog):
+def test_variables_that_kubernetes_sets_for_services_are_ignored(environment, caplog):
     environment(
         SARK_CACHE_SERVICE_HOST="10.0.0.1",
         SARK_CACHE_SERVICE_PORT="80",

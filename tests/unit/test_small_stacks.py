@@ -1,4 +1,4 @@
-"""The deepest value that can be stored is stored and served in a thread with the smallest stack.
+"""The deepest allowed value is stored and served in a thread with the smallest stack.
 
 A thread's stack is 8 MiB on most Linux systems, and 128 KiB with musl. CPython takes 32 KiB.
 """
@@ -58,7 +58,7 @@ IN_A_SMALL_THREAD = """
 
 
 def in_a_small_thread(work, stack=SMALLEST):
-    """Runs `work`, lines of Python, in a small thread of an interpreter of its own."""
+    """Runs `work`, lines of Python, in a small thread of another interpreter."""
     body = "".join(f"        {line}\n" for line in work.splitlines())
     return run(
         f"{IN_A_SMALL_THREAD}\n    def work():\n{body}\n    in_a_small_thread(work)\n", str(stack)
@@ -155,7 +155,7 @@ def test_one_level_more_is_refused(kind):
 
 
 @pytest.mark.parametrize("kind", [Decision, PlainDecision], ids=["compiled", "plain"])
-def test_what_holds_others_hashes_as_the_set_of_its_fields_does(kind):
+def test_a_nested_decision_hashes_like_the_set_of_its_fields(kind):
     decision = kind({"allow": True, "on": [[1, {"a": None}], "x"], "by": {"roles": [], "n": 1.0}})
     assert hash(decision) == hash(frozenset(decision.items()))
     assert hash(decision) == hash(kind({"by": {"n": 1, "roles": ()}, **decision}))

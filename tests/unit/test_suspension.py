@@ -1,8 +1,8 @@
-"""The time that a machine sleeps counts: what expired meanwhile is not served when it wakes up.
+"""The time that a machine is suspended counts towards TTLs.
 
-No test can put the machine to sleep. But Linux lets a process enter a time namespace in which
-`CLOCK_BOOTTIME` is an hour ahead and `CLOCK_MONOTONIC` is as it was: a process sees the same when
-the machine was suspended for an hour.
+A test cannot suspend the machine. But Linux lets a process enter a time namespace in which
+`CLOCK_BOOTTIME` is an hour ahead and `CLOCK_MONOTONIC` is unchanged. To a process, that equals a
+suspension of one hour.
 """
 
 import sys
@@ -52,14 +52,14 @@ SLEEP = """
 
 
 def asleep_for_an_hour(before, after):
-    """Runs `before`, lets an hour pass that the machine sleeps, and runs `after`."""
+    """Runs `before`, suspends the machine for an hour, and runs `after`."""
     indented = [textwrap.indent(textwrap.dedent(part), "    ") for part in (before, after)]
     said = run(f"{SLEEP}\n{indented[0]}\n    or_skip(fall_asleep())\n{indented[1]}\n")
     if said == ["skip"]:
         pytest.skip("this user may not make a time namespace")
 
 
-def test_what_would_have_expired_in_the_sleep_is_not_served_after_it():
+def test_an_entry_that_expired_during_the_suspension_is_not_served():
     asleep_for_an_hour(
         """
         cache = RustPolicyCache(ttl_seconds=SECONDS - 10)
@@ -77,7 +77,7 @@ def test_what_would_have_expired_in_the_sleep_is_not_served_after_it():
     )
 
 
-def test_what_lives_longer_than_the_sleep_is_served_for_the_rest():
+def test_an_entry_with_a_longer_ttl_is_served_for_the_rest_of_it():
     asleep_for_an_hour(
         """
         cache = RustPolicyCache(ttl_seconds=SECONDS + 60)
@@ -92,7 +92,7 @@ def test_what_lives_longer_than_the_sleep_is_served_for_the_rest():
     )
 
 
-def test_the_general_cache_counts_the_sleep_too():
+def test_the_general_cache_counts_the_suspension_too():
     asleep_for_an_hour(
         """
         cache = AsyncCache(ttl_seconds=SECONDS - 10)

@@ -1,4 +1,4 @@
-"""Tasks that are ended: within a bound, also where a cancellation is lost on the way."""
+"""Tasks end within a limit, even if a cancellation is lost on the way."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from sark_cache.tasks import cancellation_kept, end
 
 
 async def losing(cancellations):
-    """Goes on for so many cancellations, as a loop around a client that loses them does."""
+    """Ignores `cancellations` cancellations, like a loop around a client that loses them."""
     while cancellations:
         try:
             await asyncio.sleep(3600)
@@ -22,21 +22,21 @@ async def begun(coroutine):
     return task
 
 
-async def test_nothing_to_end_takes_no_time(caplog):
+async def test_without_tasks_it_returns_at_once(caplog):
     await end([], "probes")
     await end([await begun(losing(0))], "probes")
     assert caplog.records == []
 
 
 @pytest.mark.parametrize("lost", [0, 1, 3])
-async def test_a_task_that_loses_cancellations_is_asked_again(lost, caplog):
+async def test_a_task_that_loses_cancellations_is_cancelled_again(lost, caplog):
     task = await begun(losing(lost))
     await end([task], "probes")
     assert task.done()
     assert caplog.records == []
 
 
-async def test_a_task_that_never_ends_is_waited_for_within_the_bound(caplog):
+async def test_a_task_that_never_ends_is_waited_for_up_to_the_limit(caplog):
     stubborn, willing = await begun(losing(10**6)), await begun(asyncio.sleep(3600))
     async with asyncio.timeout(10):
         await end([stubborn, willing], "probes", 0.05)
@@ -48,7 +48,7 @@ async def test_a_task_that_never_ends_is_waited_for_within_the_bound(caplog):
 
 
 async def lost(then=None):
-    """Loses the cancellation of the current task, and raises something else if told to."""
+    """Loses the cancellation of the current task, and raises another error if given one."""
     asyncio.current_task().cancel()
     try:
         await asyncio.sleep(0)
@@ -58,7 +58,7 @@ async def lost(then=None):
 
 
 @pytest.mark.parametrize("error", [None, ConnectionError("nobody there")])
-async def test_a_cancellation_that_was_lost_is_raised_all_the_same(error):
+async def test_a_lost_cancellation_is_raised_again(error):
     async def work():
         with cancellation_kept():
             await lost(error)
@@ -68,14 +68,14 @@ async def test_a_cancellation_that_was_lost_is_raised_all_the_same(error):
     assert task.cancelled()
 
 
-async def test_without_a_cancellation_everything_passes():
+async def test_without_a_cancellation_errors_pass_through():
     with cancellation_kept():
         pass
     with pytest.raises(ConnectionError), cancellation_kept():
         raise ConnectionError
 
 
-async def test_a_time_out_whose_cancellation_was_lost_ends_all_the_same():
+async def test_a_time_out_whose_cancellation_was_lost_ends_the_block():
     async def work():
         async with asyncio.timeout(0.01):
             with cancellation_kept():

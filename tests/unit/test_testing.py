@@ -1,4 +1,4 @@
-"""What tests of services are given: caches that note what they are asked, evaluations replaced."""
+"""Helpers for tests of services: caches that record requests, and replaced evaluations."""
 
 import asyncio
 import sys
@@ -44,7 +44,7 @@ async def test_it_is_a_real_cache(recording):
     assert asyncio.iscoroutinefunction(recording.invalidate)
 
 
-async def test_it_notes_what_it_is_asked_and_what_is_evaluated(recording):
+async def test_it_records_requests_and_evaluations(recording):
     context = {"ip": "::1"}
     await recording.get(*ALICE, context)
     await recording.get_or_load(*ALICE, bringing(ALLOW), context, policy="p")
@@ -65,7 +65,7 @@ async def test_it_notes_what_it_is_asked_and_what_is_evaluated(recording):
     assert recording.calls == recording.evaluated == []
 
 
-async def test_wrong_arguments_are_told_as_elsewhere(recording):
+async def test_wrong_arguments_are_errors_as_elsewhere(recording):
     with pytest.raises(TypeError, match="user_id must be a str"):
         await recording.get(1, "read", "doc")
     with pytest.raises(TypeError, match="loader must be"):
@@ -87,13 +87,13 @@ async def test_every_evaluation_is_replaced(cache):
         assert await kind.get_or_load("bob", "read", "doc", bringing(Loaded(DENY))) == DENY
 
 
-async def test_a_value_of_the_general_cache_is_no_evaluation():
+async def test_values_of_the_general_cache_are_not_replaced():
     general = AsyncCache()
     with allow_all():
         assert await general.get_or_load("key", bringing(7)) == 7
 
 
-async def test_what_the_caches_of_the_process_hold_is_set_aside():
+async def test_entries_of_the_process_caches_are_set_aside():
     await get_rust_policy_cache().set(*ALICE, DENY)
     with allow_all():
         assert await get_rust_policy_cache().get_or_load(*ALICE, never) == ALLOW
@@ -101,7 +101,7 @@ async def test_what_the_caches_of_the_process_hold_is_set_aside():
     await close_policy_caches()
 
 
-async def test_mocks_of_caches_give_what_can_be_awaited():
+async def test_mocks_of_caches_return_awaitables():
     for mock in (MagicMock(spec=RustPolicyCache), create_autospec(RustPolicyCache, instance=True)):
         mock.invalidate.return_value = 3
         assert await mock.invalidate(user_id="alice") == 3
@@ -121,7 +121,7 @@ async def load():
     return {"allow": False}
 
 @pytest.mark.asyncio
-async def test_it_stands_in_the_place_of_all(policy_cache):
+async def test_it_replaces_all_caches(policy_cache):
     for cache in (create_policy_cache("alice"), get_policy_cache(), get_rust_policy_cache()):
         assert cache is policy_cache
     await SelectedPolicyCache().get(*ALICE)
@@ -133,7 +133,7 @@ async def test_it_stands_in_the_place_of_all(policy_cache):
         assert await SelectedPolicyCache().get_or_load(*ALICE, load) == {"allow": False}, "a hit"
 
 @pytest.mark.asyncio
-async def test_it_is_empty_at_first(policy_cache):
+async def test_it_is_empty_at_the_start(policy_cache):
     assert await policy_cache.size() == 0
     assert policy_cache.calls == []
 
@@ -147,13 +147,13 @@ async def test_without_a_cache_every_request_evaluates(no_policy_cache):
 """
 
 
-def test_the_fixtures_stand_in_the_place_of_the_caches_of_the_process(pytester):
+def test_the_fixtures_replace_the_caches_of_the_process(pytester):
     pytester.makeconftest('pytest_plugins = ["sark_cache.testing"]')
     pytester.makepyfile(FIXTURES)
     pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=3)
 
 
-def test_without_pytest_all_but_the_fixtures_works():
+def test_without_pytest_everything_except_the_fixtures_works():
     assert run(
         """
         import sys

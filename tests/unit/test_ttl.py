@@ -1,4 +1,4 @@
-"""How long an entry lives."""
+"""The TTL of an entry."""
 
 import asyncio
 import math
@@ -13,7 +13,7 @@ ALLOW = {"allow": True}
 
 
 async def lifetime(cache, ttl, resource):
-    """Stores an entry and asks for it until it is gone: the (least, most) it may have lived."""
+    """Requests an entry until it expires; returns the (shortest, longest) possible lifetime."""
     before = time.perf_counter()
     assert await cache.set("alice", "read", resource, ALLOW, None, ttl)
     after = time.perf_counter()
@@ -30,13 +30,13 @@ async def lifetime(cache, ttl, resource):
 
 
 @pytest.mark.parametrize("ttl", [0.05, 0.1, 0.5, 1, 2.5, 5])
-async def test_an_entry_is_served_until_its_time_is_over_and_not_5_ms_longer(cache, ttl):
+async def test_an_entry_is_served_until_it_expires_and_not_5_ms_longer(cache, ttl):
     last_served, first_missed = await lifetime(cache, ttl, "doc")
     assert last_served <= ttl + 0.005
     assert first_missed >= ttl
 
 
-async def test_each_entry_has_its_own_time_to_live():
+async def test_each_entry_has_its_own_ttl():
     cache = RustPolicyCache(ttl_seconds=0.05)
     await cache.set("alice", "read", "short", ALLOW)
     await cache.set("alice", "read", "long", ALLOW, ttl_seconds=60)
@@ -45,7 +45,7 @@ async def test_each_entry_has_its_own_time_to_live():
     assert await cache.get("alice", "read", "long") == ALLOW
 
 
-async def test_storing_again_starts_the_time_anew(cache):
+async def test_storing_again_restarts_the_ttl(cache):
     await cache.set("alice", "read", "doc", ALLOW, ttl_seconds=0.1)
     await asyncio.sleep(0.06)
     await cache.set("alice", "read", "doc", ALLOW, ttl_seconds=0.1)
@@ -53,7 +53,7 @@ async def test_storing_again_starts_the_time_anew(cache):
     assert await cache.get("alice", "read", "doc") == ALLOW
 
 
-async def test_asking_does_not_prolong_a_life(cache):
+async def test_a_hit_does_not_prolong_the_ttl(cache):
     await cache.set("alice", "read", "doc", ALLOW, ttl_seconds=0.1)
     for _ in range(6):
         await cache.get("alice", "read", "doc")
@@ -62,7 +62,7 @@ async def test_asking_does_not_prolong_a_life(cache):
 
 
 class Short(RustPolicyCache):
-    """The table with times that a test can wait for."""
+    """A TTL table with times short enough for a test."""
 
     OPTIMIZED_TTL = {"critical": 0.05, "public": 60}  # noqa: RUF012
 
@@ -78,7 +78,7 @@ class Short(RustPolicyCache):
         ({}, True),
     ],
 )
-async def test_the_explicit_time_or_the_caches_counts_and_a_sensitivity_shortens_it(
+async def test_the_given_ttl_or_that_of_the_cache_applies_and_a_sensitivity_shortens_it(
     arguments, served
 ):
     cache = Short(ttl_seconds=60)
@@ -87,7 +87,7 @@ async def test_the_explicit_time_or_the_caches_counts_and_a_sensitivity_shortens
     assert (await cache.get("alice", "read", "doc") is not None) == served
 
 
-async def test_any_mapping_is_a_table_of_times():
+async def test_any_mapping_is_a_ttl_table():
     class Frozen(RustPolicyCache):
         OPTIMIZED_TTL = MappingProxyType({"critical": 0.05})
 
@@ -99,7 +99,7 @@ async def test_any_mapping_is_a_table_of_times():
     assert await cache.get("bob", "read", "doc") == ALLOW
 
 
-async def test_sensitivity_counts_only_if_optimized_ttl_is_on():
+async def test_a_sensitivity_applies_only_if_optimized_ttls_are_enabled():
     cache = Short(ttl_seconds=60, use_optimized_ttl=False)
     await cache.set("alice", "read", "doc", ALLOW, sensitivity="critical")
     await asyncio.sleep(0.06)
@@ -110,7 +110,7 @@ async def test_sensitivity_counts_only_if_optimized_ttl_is_on():
     assert await cache.get("alice", "read", "doc") is None
 
 
-async def test_the_default_time_can_be_changed_while_it_runs(cache):
+async def test_the_default_ttl_can_be_changed_at_run_time(cache):
     cache.ttl_seconds = 0.05
     assert cache.ttl_seconds == 0.05
     await cache.set("alice", "read", "doc", ALLOW)
@@ -118,7 +118,7 @@ async def test_the_default_time_can_be_changed_while_it_runs(cache):
     assert await cache.get("alice", "read", "doc") is None
 
 
-async def test_zero_stores_nothing_and_ends_what_it_supersedes(cache):
+async def test_a_ttl_of_zero_stores_nothing_and_removes_the_older_decision(cache):
     await cache.set("alice", "read", "doc", ALLOW)
     assert await cache.set("alice", "read", "doc", {"allow": False}, ttl_seconds=0) is False
     assert await cache.get("alice", "read", "doc") is None
@@ -128,7 +128,7 @@ async def test_zero_stores_nothing_and_ends_what_it_supersedes(cache):
 
 
 @pytest.mark.parametrize("ttl", [-1, -0.001, -(10**400), math.nan, -math.inf])
-async def test_a_negative_time_or_none_at_all_is_an_error(cache, ttl):
+async def test_a_negative_ttl_or_nan_is_an_error(cache, ttl):
     with pytest.raises(ValueError, match="ttl_seconds"):
         await cache.set("alice", "read", "doc", ALLOW, ttl_seconds=ttl)
     with pytest.raises(ValueError, match="ttl_seconds"):
@@ -141,13 +141,13 @@ async def test_a_negative_time_or_none_at_all_is_an_error(cache, ttl):
 
 
 @pytest.mark.parametrize("ttl", ["60", [], True])
-async def test_a_time_that_is_no_number_is_a_type_error(cache, ttl):
+async def test_a_ttl_that_is_not_a_number_is_a_type_error(cache, ttl):
     with pytest.raises(TypeError, match="ttl_seconds must be a number of seconds"):
         await cache.set("alice", "read", "doc", ALLOW, ttl_seconds=ttl)
 
 
 @pytest.mark.parametrize("ttl", [1e-12, 1e18, 10**400, math.inf])
-async def test_extreme_times_are_taken(cache, ttl):
+async def test_extreme_ttls_are_accepted(cache, ttl):
     assert await cache.set("alice", "read", "doc", ALLOW, ttl_seconds=ttl) is True
     assert (await cache.get("alice", "read", "doc") is not None) == (ttl > 1)
 
@@ -165,7 +165,7 @@ async def test_expired_entries_do_not_count_and_are_cleaned_up_exactly(cache):
     assert cache.metrics.expirations == 250
 
 
-async def test_clearing_takes_expired_entries_along(cache):
+async def test_clearing_also_removes_expired_entries(cache):
     await cache.set("alice", "read", "short", ALLOW, ttl_seconds=1e-9)
     await cache.set("alice", "read", "long", ALLOW)
     await cache.clear()

@@ -1,8 +1,8 @@
-"""tests/typing names everything that is public, so that no type of it goes unchecked.
+"""Every public name is named in tests/typing, so that its types are checked.
 
-A function of a public module counts as named where it is read, a member of a public class where it
-is read of something that is annotated as that class, or of the class itself. What is assigned to a
-`PolicyCacheProtocol` has the members of that.
+A function of a public module counts as named where it is read. A member of a public class counts as
+named where it is read from the class, or from a value that is annotated as that class. A value that
+is assigned to a `PolicyCacheProtocol` has the members of that class.
 """
 
 import ast
@@ -32,7 +32,7 @@ PUBLIC = [(module, name) for module in MODULES for name in importlib.import_modu
 
 
 class Named(ast.NodeVisitor):
-    """What is named in a file: names, and members as `(class, member)`."""
+    """The names in a file: plain names, and members as `(class, member)`."""
 
     def __init__(self):
         self.names, self.members, self.conforming = set(), set(), set()
@@ -54,7 +54,7 @@ class Named(ast.NodeVisitor):
         self.generic_visit(assignment)
 
     def visit_Call(self, call):
-        """`assert_type(value, Class)` says what a value is."""
+        """Reads the class of a value from `assert_type(value, Class)`."""
         if _last_name(call.func) == "assert_type" and isinstance(call.args[0], ast.Name):
             self._classes[call.args[0].id] = _last_name(call.args[1])
         self.generic_visit(call)
@@ -73,7 +73,7 @@ class Named(ast.NodeVisitor):
 
 
 def _last_name(expression):
-    """`Stamp` for `redis.Stamp`, `Decision` for `Decision | None`."""
+    """Returns `Stamp` for `redis.Stamp`, and `Decision` for `Decision | None`."""
     if isinstance(expression, ast.BinOp):
         return _last_name(expression.left)
     return getattr(expression, "attr", getattr(expression, "id", None))
@@ -88,7 +88,7 @@ def named():
 
 
 def members(klass):
-    """The public members of a class that this package gave it, those of its instances as well."""
+    """Returns the public members that this package defines in a class or its instances."""
     found = set()
     for base in klass.__mro__:
         if base.__module__.startswith("sark_cache"):
@@ -120,5 +120,5 @@ def test_every_member_of_a_public_class_is_checked(named, module, name):
 
 
 @pytest.mark.parametrize("name", ["RustPolicyCache", "PolicyCache", "SelectedPolicyCache"])
-def test_every_cache_is_checked_to_have_the_interface(named, name):
+def test_every_cache_is_checked_against_the_interface(named, name):
     assert name in named.conforming

@@ -24,7 +24,7 @@ def options(url):
     return connected, connected.client.connection_pool.connection_kwargs
 
 
-def test_one_server_by_its_host_port_and_database():
+def test_one_server_is_given_by_host_port_and_database():
     connected, kwargs = options("redis://me:p%40ss@cache.example:6380/3")
     assert isinstance(connected.client, redis.asyncio.Redis)
     assert (kwargs["host"], kwargs["port"], kwargs["db"]) == ("cache.example", 6380, 3)
@@ -32,7 +32,7 @@ def test_one_server_by_its_host_port_and_database():
     assert kwargs["socket_connect_timeout"] == 0.05
 
 
-def test_what_is_left_out_is_as_usual():
+def test_omitted_parts_have_the_usual_defaults():
     _, kwargs = options("redis://")
     assert (kwargs["host"], kwargs["port"], kwargs["db"]) == ("localhost", 6379, 0)
     _, kwargs = options("redis://[::1]")
@@ -54,7 +54,7 @@ def test_a_socket_on_this_machine():
     assert (kwargs["path"], kwargs["db"]) == ("/run/redis.sock", 4)
 
 
-def test_sentinel_by_its_hosts_and_service():
+def test_sentinel_is_given_by_its_hosts_and_service():
     url = "redis+sentinel://me:secret@a,b:26380/main/2?sentinel_password=other"
     connected, kwargs = options(url)
     pool = connected.client.connection_pool
@@ -65,7 +65,7 @@ def test_sentinel_by_its_hosts_and_service():
     assert {one["password"] for one in asked} == {"other"}
 
 
-async def test_a_cluster_by_some_of_its_nodes():
+async def test_a_cluster_is_given_by_some_of_its_nodes():
     connected = connect("redis+cluster://127.0.0.1:7001,127.0.0.1:7002", 0.05, 0.25)
     assert isinstance(connected.client, redis.asyncio.RedisCluster)
     nodes = connected.client.nodes_manager.startup_nodes
@@ -73,14 +73,14 @@ async def test_a_cluster_by_some_of_its_nodes():
     await connected.close()
 
 
-async def test_valkey_has_a_client_of_its_own():
+async def test_valkey_urls_use_the_client_of_valkey():
     assert isinstance(connect("valkey://host", 1, 1).client, valkey.asyncio.Valkey)
     cluster = connect("valkey+cluster://127.0.0.1:7001", 1, 1)
     assert isinstance(cluster.client, valkey.asyncio.ValkeyCluster)
     await cluster.close()
 
 
-def test_the_other_client_will_do(monkeypatch):
+def test_the_other_client_is_used_if_only_that_is_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "redis", None)
     assert isinstance(connect("redis://host", 1, 1).client, valkey.asyncio.Valkey)
     monkeypatch.setitem(sys.modules, "valkey", None)
@@ -113,7 +113,7 @@ def test_the_other_client_will_do(monkeypatch):
         ("redis://host?colour=red", "option that redis-py does not take: .*colour"),
     ],
 )
-def test_a_wrong_url_fails_when_the_cache_is_made_and_says_what_is_right(url, message):
+def test_a_wrong_url_fails_when_the_cache_is_made_and_the_error_shows_a_right_one(url, message):
     with pytest.raises(ValueError, match=message):
         PolicyCache.from_url(url)
 
@@ -125,7 +125,7 @@ def test_a_wrong_url_fails_when_the_cache_is_made_and_says_what_is_right(url, me
         ("redis+cluster://host/1", "a cluster has but one"),
     ],
 )
-def test_a_wrong_database_is_told_without_the_password(url, message):
+def test_the_error_of_a_wrong_database_has_no_password(url, message):
     with pytest.raises(ValueError, match=message) as raised:
         PolicyCache.from_url(url)
     assert "secret" not in str(raised.value)
@@ -160,7 +160,7 @@ A_CLIENT = r"pass a client that uses it, redis.asyncio.Redis\(connection_pool=po
         (lambda: redis.asyncio, r"pass redis.asyncio.Redis.from_url\(url\)"),
     ],
 )
-def test_what_is_no_client_is_refused_at_once_and_the_error_says_what_to_pass(made, message):
+def test_an_object_that_is_not_a_client_is_refused_at_once_with_what_to_pass(made, message):
     with pytest.raises(TypeError, match=message):
         PolicyCache(made())
 
@@ -187,7 +187,7 @@ TOPOLOGIES = ["redis://host", "redis+sentinel://host/main", "valkey://host"]
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("url", TOPOLOGIES)
 @pytest.mark.parametrize("connected", [lambda *args: connect(*args).client, connect_blocking])
-def test_an_option_means_what_it_means_to_the_client(connected, url, option):
+def test_an_option_has_the_meaning_of_the_client(connected, url, option):
     client = connected(f"{url}?{option}", 0.05, 0.25)
     name, _, _ = option.partition("=")
     value = client.connection_pool.connection_kwargs[name]
@@ -195,7 +195,7 @@ def test_an_option_means_what_it_means_to_the_client(connected, url, option):
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_an_option_means_what_from_url_makes_of_it(option):
+def test_an_option_is_read_as_by_from_url(option):
     ours = connect(f"redis://host?{option}", 0.05, 0.25).client
     theirs = redis.asyncio.Redis.from_url(f"redis://host?{option}")
     name, _, _ = option.partition("=")
@@ -203,13 +203,13 @@ def test_an_option_means_what_from_url_makes_of_it(option):
     assert kwargs[0] == kwargs[1]
 
 
-def test_the_number_of_connections_is_that_of_the_pool():
+def test_the_number_of_connections_is_the_size_of_the_pool():
     for url in TOPOLOGIES:
         pool = connect(f"{url}?max_connections=20", 0.05, 0.25).client.connection_pool
         assert pool.max_connections == 20
 
 
-async def test_the_options_of_a_cluster_are_read_alike():
+async def test_the_options_of_a_cluster_are_read_in_the_same_way():
     url = "redis+cluster://127.0.0.1:7001?health_check_interval=30&max_connections=20"
     connected = connect(url, 0.05, 0.25)
     [node] = connected.client.nodes_manager.startup_nodes.values()
@@ -218,19 +218,19 @@ async def test_the_options_of_a_cluster_are_read_alike():
     await connected.close()
 
 
-def test_the_database_of_an_option_goes_before_that_of_the_path_as_in_the_client():
+def test_the_database_of_an_option_overrides_that_of_the_path_as_in_the_client():
     _, kwargs = options("redis://host/2?db=1")
     assert kwargs["db"] == 1
 
 
-def test_a_login_may_be_an_option_and_that_of_the_host_goes_before_it():
+def test_a_login_may_be_an_option_and_that_of_the_host_overrides_it():
     _, kwargs = options("redis://host?username=me&password=secret")
     assert (kwargs["username"], kwargs["password"]) == ("me", "secret")
     _, kwargs = options("redis://you:other@host?username=me&password=secret")
     assert (kwargs["username"], kwargs["password"]) == ("you", "other")
 
 
-def test_sentinels_are_asked_over_the_same_tls():
+def test_sentinels_are_connected_with_the_same_tls():
     connected, _ = options("rediss+sentinel://a/main?ssl_ca_certs=/ca.pem")
     [sentinel] = connected.client.connection_pool.sentinel_manager.sentinels
     assert sentinel.connection_pool.connection_kwargs["ssl_ca_certs"] == "/ca.pem"
@@ -247,7 +247,7 @@ WRONG_OPTIONS = [
 
 @pytest.mark.parametrize(("option", "named"), WRONG_OPTIONS)
 @pytest.mark.parametrize("url", ["redis://host", "rediss://host", "rediss+sentinel://host/main"])
-def test_a_wrong_option_ends_the_start_and_names_the_variable(monkeypatch, url, option, named):
+def test_a_wrong_option_fails_the_start_and_names_the_variable(monkeypatch, url, option, named):
     if named is None and not url.startswith("rediss"):
         pytest.skip("it counts for TLS alone")
     monkeypatch.setenv("SARK_CACHE_REDIS_URL", f"{url}?{option}")
@@ -265,7 +265,7 @@ SEPARATORS = [*":/?#[]@%&=, \\", "%2F", "://", "?a=", "&db=", "\u2100", "\n", ":
 
 @st.composite
 def passwords(draw):
-    """Passwords that nobody quoted, made of parts that can be found again."""
+    """Unquoted passwords, made of parts that can be recognized in a message."""
     parts = draw(st.lists(st.sampled_from(TOKENS), min_size=1, max_size=4))
     return "".join(part + draw(st.sampled_from(SEPARATORS)) for part in parts)
 
@@ -291,7 +291,7 @@ def test_no_part_of_a_password_is_in_any_message(url, password):
     with contextlib.suppress(ValueError):
         address = parse(url)
         said.append(repr(address))
-        if is_end_of_url:  # a whole URL may come of it, whose host is no secret
+        if is_end_of_url:  # a whole URL may result, whose host is not secret
             hosts = repr((address.hosts, address.path, address.service))
     for make in (
         parse,
@@ -319,7 +319,7 @@ def test_a_password_with_a_slash_is_not_taken_for_a_host():
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
-def test_time_outs_are_more_than_nothing(seconds):
+def test_time_outs_are_positive(seconds):
     with pytest.raises(ValueError, match="command_timeout must be more than 0 seconds"):
         PolicyCache(command_timeout=seconds)
     with pytest.raises(ValueError, match="connect_timeout must be more than 0 seconds"):

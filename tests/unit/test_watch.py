@@ -1,4 +1,4 @@
-"""Watches: a thread of their own that looks every so often, as long as someone wants to know."""
+"""Background polling: a thread that polls at an interval while its owner exists."""
 
 import gc
 import threading
@@ -12,11 +12,11 @@ from sark_cache.watch import Watch
 SOON = 0.001
 NEVER = 3600.0
 PATIENCE = 10.0
-"""What a test waits for at most, in seconds, before it fails."""
+"""The maximum number of seconds that a test waits."""
 
 
 class Owner:
-    """Has a watch; what it sees, and how long it looks, is at the test's command."""
+    """An owner of a watch whose polls the test controls."""
 
     def __init__(self, every=NEVER, **options):
         self.looks = 0
@@ -46,25 +46,25 @@ def threads():
     return [thread for thread in threading.enumerate() if "sark-cache test watch" in thread.name]
 
 
-def test_making_a_watch_begins_nothing(owner):
+def test_creating_a_watch_starts_nothing(owner):
     assert threads() == []
 
 
-def test_the_first_to_ask_waits_for_the_first_look(owner):
+def test_the_first_call_waits_for_the_first_poll(owner):
     owner.watch.ensure()
     assert owner.looks == 1
     [thread] = threads()
     assert thread.daemon
 
 
-def test_asking_again_begins_nothing_again(owner):
+def test_a_second_call_starts_nothing(owner):
     for _ in range(100):
         owner.watch.ensure()
     assert owner.looks == 1
     assert len(threads()) == 1
 
 
-def test_many_that_ask_first_at_the_same_time_begin_one_thread(owner):
+def test_many_first_calls_at_once_start_one_thread(owner):
     asking = [threading.Thread(target=owner.watch.ensure) for _ in range(20)]
     for thread in asking:
         thread.start()
@@ -74,7 +74,7 @@ def test_many_that_ask_first_at_the_same_time_begin_one_thread(owner):
     assert len(threads()) == 1
 
 
-def test_a_look_that_hangs_holds_the_first_to_ask_up_for_a_moment_and_then_nobody():
+def test_a_hanging_poll_delays_the_first_call_a_moment_and_no_other():
     owner = Owner(first_look_seconds=0.05)
     owner.may_end.clear()
     owner.watch.ensure()
@@ -87,7 +87,7 @@ def test_a_look_that_hangs_holds_the_first_to_ask_up_for_a_moment_and_then_nobod
     owner.watch.close()
 
 
-def test_it_looks_again_and_again():
+def test_it_polls_repeatedly():
     owner = Owner(every=SOON)
     owner.watch.ensure()
     for _ in range(5):
@@ -96,18 +96,18 @@ def test_it_looks_again_and_again():
     owner.watch.close()
 
 
-def test_it_looks_at_once_when_woken(owner):
+def test_it_polls_at_once_when_woken(owner):
     owner.watch.ensure()
     assert owner.watch.wake().wait(PATIENCE)
     assert owner.looks == 2
 
 
-def test_waking_begins_the_watch(owner):
+def test_waking_starts_the_watch(owner):
     assert owner.watch.wake().wait(PATIENCE)
     assert owner.looks >= 1
 
 
-def test_a_look_that_had_begun_is_not_the_one_that_was_asked_for(owner):
+def test_a_poll_that_had_started_before_does_not_count(owner):
     owner.may_end.clear()
     begun = threading.Thread(target=owner.watch.wake)
     begun.start()
@@ -120,7 +120,7 @@ def test_a_look_that_had_begun_is_not_the_one_that_was_asked_for(owner):
     begun.join()
 
 
-def test_a_look_that_raises_is_logged_once_and_the_watch_goes_on(owner, caplog):
+def test_a_failing_poll_is_logged_once_and_polling_continues(owner, caplog):
     owner.fails = ConnectionError("nobody there")
     for _ in range(3):
         assert owner.watch.wake().wait(PATIENCE)
@@ -135,7 +135,7 @@ def test_closing_ends_the_thread(owner):
     assert threads() == []
 
 
-def test_a_closed_watch_does_not_begin_again(owner):
+def test_a_closed_watch_does_not_start_again(owner):
     owner.watch.ensure()
     owner.watch.close()
     owner.watch.close()
@@ -145,13 +145,13 @@ def test_a_closed_watch_does_not_begin_again(owner):
     assert owner.looks == 1
 
 
-def test_a_watch_that_never_began_can_be_closed(owner):
+def test_a_watch_that_never_started_can_be_closed(owner):
     owner.watch.close()
     owner.watch.ensure()
     assert owner.looks == 0
 
 
-def test_closing_waits_for_a_look_under_way_but_not_for_ever(owner):
+def test_closing_waits_for_a_running_poll_for_a_limited_time(owner):
     owner.may_end.clear()
     owner.watch.wake()
     assert owner.looking.wait(PATIENCE)
@@ -162,7 +162,7 @@ def test_closing_waits_for_a_look_under_way_but_not_for_ever(owner):
     assert not thread.is_alive()
 
 
-def test_the_thread_does_at_its_end_what_it_was_told_to_and_logs_what_fails(caplog):
+def test_the_thread_runs_the_closing_function_at_its_end_and_logs_its_failure(caplog):
     ended_by = []
 
     def end():
@@ -179,7 +179,7 @@ def test_the_thread_does_at_its_end_what_it_was_told_to_and_logs_what_fails(capl
     assert "OSError: closed already" in caplog.text
 
 
-def test_a_look_may_close_its_own_watch():
+def test_a_poll_may_close_its_own_watch():
     class Once(Owner):
         def look(self):
             self.watch.close()
@@ -201,7 +201,7 @@ def test_the_thread_ends_with_its_owner():
     assert not thread.is_alive()
 
 
-def test_an_owner_that_is_gone_when_its_turn_comes_is_not_looked_for():
+def test_a_deleted_owner_is_not_polled():
     owner = Owner()
     watch = owner.watch
     del owner
@@ -228,7 +228,7 @@ owner = Owner()
 
 
 @needs_fork
-def test_a_forked_child_begins_its_own_and_can_fork_again():
+def test_a_forked_child_starts_its_own_thread_and_can_fork_again():
     assert run(
         OWNER
         + """
@@ -255,7 +255,7 @@ print(owner.looks, threading.active_count())
 
 
 @needs_fork
-def test_what_a_child_closes_the_parent_keeps():
+def test_a_watch_that_a_child_closes_stays_open_in_the_parent():
     assert run(
         OWNER
         + """
@@ -272,7 +272,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), owner.watch.wake().wait(
 
 
 @needs_fork
-def test_a_child_forked_at_any_moment_can_begin_its_watch():
+def test_a_child_forked_at_any_moment_can_start_its_watch():
     assert run(
         OWNER
         + """
@@ -303,7 +303,7 @@ print(codes == [0] * 50)
 
 @needs_fork
 @pytest.mark.skipif("sys.platform != 'linux'", reason="threads are limited this way on Linux")
-def test_where_no_thread_can_be_had_asking_goes_on_and_it_is_logged_once():
+def test_without_threads_calls_still_work_and_it_is_logged_once():
     code = (
         OWNER
         + """
@@ -330,7 +330,7 @@ print(owner.looks)
 
 
 @pytest.mark.parametrize("look", ["time.sleep(3600)", "os.read(os.pipe()[0], 1)", "pass"])
-def test_the_interpreter_exits_at_once_whatever_a_look_waits_for(look):
+def test_the_interpreter_exits_at_once_whatever_a_poll_waits_for(look):
     code = (
         OWNER
         + f"""
