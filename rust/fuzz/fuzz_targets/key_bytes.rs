@@ -4,11 +4,11 @@
 
 use libfuzzer_sys::fuzz_target;
 use sark_cache_core::KeyWriter;
-use sark_cache_core::key::{KeyTexts, Parts};
+use sark_cache_core::key::{KeyParts, KeyTexts};
 use sark_cache_fuzz::reference;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Some(parts) = Parts::of(bytes) {
+    if let Some(parts) = KeyParts::of(bytes) {
         let [user, action, resource] = parts.fields;
         let mut written = KeyWriter::new();
         written.policy(parts.policy).expect("it was short enough");

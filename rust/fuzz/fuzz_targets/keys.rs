@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use sark_cache_core::key::Parts;
+use sark_cache_core::key::KeyParts;
 use sark_cache_fuzz::model::{LARGEST, Subject};
 use sark_cache_fuzz::reference;
 
@@ -27,7 +27,7 @@ fuzz_target!(|subjects: (Subject, Subject)| -> Corpus {
 });
 
 fn parts_are_those_of(subject: &Subject, key: &[u8]) {
-    let parts = Parts::of(key);
+    let parts = KeyParts::of(key);
     match subject {
         Subject::Request(fields, context) => {
             let parts = parts.expect("a request has parts");

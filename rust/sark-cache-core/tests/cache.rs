@@ -132,11 +132,11 @@ fn a_full_cache_keeps_to_its_capacity_and_counts_what_it_drops() {
         for i in 0..10_000 {
             put(&cache, key(&i.to_string(), "", ""), b"").unwrap();
         }
-        assert_eq!(wait(cache.live()), 10_000);
+        assert_eq!(wait(cache.count_live()), 10_000);
         for i in 10_000..40_000 {
             put(&cache, key(&i.to_string(), "", ""), b"").unwrap();
         }
-        assert_eq!(wait(cache.live()), 10_000);
+        assert_eq!(wait(cache.count_live()), 10_000);
         assert_eq!(cache.snapshot().counts.evictions, 30_000);
     }
 }
@@ -152,7 +152,7 @@ fn bytes_are_bounded_too() {
         bytes = name.as_bytes().len() + value.len() + ENTRY_OVERHEAD;
         wait(cache.insert(name, value, MINUTE, Tags::default(), cache.stamp())).unwrap();
     }
-    let live = wait(cache.live());
+    let live = wait(cache.count_live());
     assert_eq!(live, max_bytes / bytes as u64);
 }
 
@@ -163,7 +163,7 @@ fn small_entries_are_bounded_by_their_number_whatever_the_bytes() {
     for i in 0..1_000 {
         put(&cache, key(&i.to_string(), "", ""), b"").unwrap();
     }
-    assert_eq!(wait(cache.live()), 100);
+    assert_eq!(wait(cache.count_live()), 100);
 }
 
 #[test]
@@ -196,9 +196,9 @@ fn tags_count_as_bytes_and_too_many_of_them_are_refused() {
         assert_eq!(insert(&user.to_string(), all.clone(), 0), Ok(()));
     }
     // Without their tags 43 would have room.
-    assert!((15..=20).contains(&cache.held()), "{}", cache.held());
+    assert!((15..=20).contains(&cache.entry_count()), "{}", cache.entry_count());
 
-    let one_more = all.with(&cache.log().tags(&["one more"]));
+    let one_more = all.union(&cache.log().tags(&["one more"]));
     assert_eq!(one_more.len(), MAX_TAGS + 1);
     assert_eq!(insert("1", one_more, 0), Err(InsertError::TooManyTags));
     assert_eq!(get(&cache, &key("1", "read", "doc")), None);
@@ -229,7 +229,7 @@ fn an_extreme_pair_of_limits_still_stores() {
         let cache =
             sized(Options { max_size, max_bytes: Some(max_bytes), eviction: Eviction::Lru });
         put(&cache, key("alice", "read", "doc"), &[0; 100]).unwrap();
-        assert_eq!(wait(cache.live()), 1, "{max_size} entries, {max_bytes} bytes");
+        assert_eq!(wait(cache.count_live()), 1, "{max_size} entries, {max_bytes} bytes");
     }
 }
 
@@ -241,7 +241,7 @@ fn an_invalidation_takes_effect_before_its_future_is_polled() {
     let count = cache.invalidate(Scope::of([Some("alice"), None, None], &[]));
     assert_eq!(get(&cache, &alice), None);
     assert_eq!(wait(count), 1);
-    assert_eq!(cache.held(), 0);
+    assert_eq!(cache.entry_count(), 0);
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn an_invalidation_counts_exactly_what_it_ended() {
     assert_eq!(wait(cache.invalidate(Scope::of([Some("alice"), None, None], &[]))), 0);
     assert_eq!(wait(cache.invalidate(Scope::of([None, None, Some("1")], &[]))), 1);
     assert_eq!(wait(cache.invalidate(Scope::Everything)), 1_999);
-    assert_eq!((wait(cache.live()), cache.held()), (0, 0));
+    assert_eq!((wait(cache.count_live()), cache.entry_count()), (0, 0));
     let counts = cache.snapshot().counts;
     assert_eq!((counts.invalidations, counts.expirations), (3_000, 1));
 }
@@ -325,8 +325,8 @@ fn a_request_is_removed_under_every_policy_that_something_was_stored_under() {
         let stamp = cache.stamp();
         assert!(wait(cache.remove_request(alice.as_bytes())));
         assert!(!wait(cache.remove_request(alice.as_bytes())));
-        assert_eq!(wait(cache.live()), policies);
-        assert_eq!(cache.held(), policies);
+        assert_eq!(wait(cache.count_live()), policies);
+        assert_eq!(cache.entry_count(), policies);
         assert_eq!(cache.snapshot().counts.invalidations, policies);
         let late = cache.insert(key_under("1", "alice"), vec![], MINUTE, Tags::default(), stamp);
         assert_eq!(wait(late), Err(InsertError::Invalidated));
@@ -357,9 +357,9 @@ fn a_full_log_says_how_many_entries_it_ended() {
     for i in 0..MAX_RECORDS {
         drop(cache.invalidate(Scope::of([Some(&i.to_string()), None, None], &[])));
     }
-    assert_eq!(wait(cache.live()), 2);
+    assert_eq!(wait(cache.count_live()), 2);
     assert_eq!(wait(cache.invalidate(Scope::of([Some("nobody"), None, None], &[]))), 2);
-    assert_eq!((wait(cache.live()), cache.held()), (0, 0));
+    assert_eq!((wait(cache.count_live()), cache.entry_count()), (0, 0));
 }
 
 #[test]
@@ -399,11 +399,11 @@ fn expired_entries_are_removed_and_counted_exactly() {
         ))
         .unwrap();
     }
-    assert_eq!(wait(cache.live()), 1_000);
-    assert_eq!(cache.held(), 2_000);
+    assert_eq!(wait(cache.count_live()), 1_000);
+    assert_eq!(cache.entry_count(), 2_000);
     assert_eq!(wait(cache.cleanup_expired()), 1_000);
     assert_eq!(wait(cache.cleanup_expired()), 0);
-    assert_eq!(cache.held(), 1_000);
+    assert_eq!(cache.entry_count(), 1_000);
     assert_eq!(cache.snapshot().counts.expirations, 1_000);
 }
 
@@ -440,7 +440,7 @@ fn many_threads_never_see_a_wrong_value_and_every_look_up_is_counted() {
     });
     let counts = cache.snapshot().counts;
     assert_eq!(counts.hits + counts.misses, gets.load(Ordering::Relaxed));
-    assert!(wait(cache.live()) <= 500);
+    assert!(wait(cache.count_live()) <= 500);
 }
 
 #[test]
@@ -501,7 +501,7 @@ fn invalidations_that_wait_are_swept_together_and_counted_apart() {
         assert_eq!(poll(future.as_mut()), Poll::Ready(2), "swept with the second");
     }
     assert_eq!(poll(everything.as_mut()), Poll::Ready(0), "what was there, others ended");
-    assert_eq!(wait(cache.live()), 1);
+    assert_eq!(wait(cache.count_live()), 1);
 }
 
 #[test]
@@ -517,5 +517,5 @@ fn a_sweep_that_is_broken_off_leaves_its_work_to_the_next() {
     assert!(next.as_mut().poll(&mut context).is_pending());
     drop(broken_off);
     assert_eq!(wait(next), 0, "they died of the first");
-    assert_eq!(cache.held(), 0);
+    assert_eq!(cache.entry_count(), 0);
 }

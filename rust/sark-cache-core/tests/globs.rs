@@ -3,14 +3,14 @@
 use proptest::prelude::*;
 use sark_cache_core::Glob;
 use sark_cache_core::KeyWriter;
-use sark_cache_core::key::Parts;
+use sark_cache_core::key::KeyParts;
 use sark_cache_core::key::{KeyTexts, key_text};
 use sark_cache_core::limits::MAX_PATTERN_BYTES;
 
 fn text(user: &str, action: &str, resource: &str) -> String {
     let mut writer = KeyWriter::new();
     writer.request(user, action, resource).unwrap();
-    key_text(&Parts::of(writer.as_bytes()).unwrap())
+    key_text(&KeyParts::of(writer.as_bytes()).unwrap())
 }
 
 fn glob(pattern: &str) -> Glob {
@@ -84,7 +84,7 @@ fn the_text_key_is_the_documented_one() {
 fn matches(pattern: &str, [user, action, resource]: [&str; 3]) -> bool {
     let mut writer = KeyWriter::new();
     writer.request(user, action, resource).unwrap();
-    glob(pattern).matches_any(&KeyTexts::of(&Parts::of(writer.as_bytes()).unwrap()))
+    glob(pattern).matches_any(&KeyTexts::of(&KeyParts::of(writer.as_bytes()).unwrap()))
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Two requests have equal keys exactly when they are equal.
 
 use proptest::prelude::*;
-use sark_cache_core::key::{Parts, without_policy};
+use sark_cache_core::key::{KeyParts, without_policy};
 use sark_cache_core::limits::{MAX_DEPTH, MAX_FIELD_BYTES, MAX_KEY_BYTES, MAX_POLICY_BYTES};
 use sark_cache_core::{EncodeError, KeyWriter};
 use std::collections::BTreeMap;
@@ -127,7 +127,7 @@ proptest! {
         context in json(),
     ) {
         let key = request_under(&policy, &parts, Some(&context));
-        let read = Parts::of(&key).unwrap();
+        let read = KeyParts::of(&key).unwrap();
         prop_assert_eq!(read.policy, policy);
         prop_assert_eq!(without_policy(&key), request(&parts, Some(&context)));
         prop_assert_eq!(read.fields.map(str::to_owned), parts);
@@ -136,7 +136,7 @@ proptest! {
 
     #[test]
     fn no_bytes_make_reading_parts_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-        let _ = Parts::of(&bytes);
+        let _ = KeyParts::of(&bytes);
         let _ = without_policy(&bytes);
     }
 }
@@ -146,7 +146,7 @@ fn the_empty_policy_is_no_policy() {
     let parts = ["alice", "read", "doc"].map(str::to_owned);
     let mut written_out = vec![3, 0, 0, 0, 0];
     written_out.extend(request(&parts, None));
-    assert_eq!(Parts::of(&written_out), None);
+    assert_eq!(KeyParts::of(&written_out), None);
     assert_eq!(request_under("", &parts, None)[0], 1);
 }
 
@@ -168,7 +168,7 @@ fn a_part_that_is_too_long_is_refused_by_its_name() {
 
 #[test]
 fn a_general_key_has_no_parts() {
-    assert_eq!(Parts::of(&general(&Json::String("alice".into()))), None);
+    assert_eq!(KeyParts::of(&general(&Json::String("alice".into()))), None);
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn writing_stops_at_the_largest_key() {
 fn a_reused_buffer_keeps_nothing() {
     let mut first = KeyWriter::new();
     first.request("alice", "read", "doc").unwrap();
-    let mut second = KeyWriter::reusing(first.into_buffer());
+    let mut second = KeyWriter::with_buffer(first.into_buffer());
     second.request("bob", "", "").unwrap();
     assert_eq!(second.as_bytes(), request(&["bob".into(), String::new(), String::new()], None));
 }

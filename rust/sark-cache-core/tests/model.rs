@@ -9,7 +9,7 @@
 use sark_cache_core::invalidation::{Log, Subject, Verdict};
 use sark_cache_core::key::without_policy;
 use sark_cache_core::single_flight::{
-    Asker, Flights, Joined, Leader, MOMENT, WaitGraph, WaitOutcome,
+    CHECK_INTERVAL, Caller, Flights, Joined, Leader, WaitGraph, WaitOutcome,
 };
 use sark_cache_core::{KeyWriter, Scope, Stamp, Tags};
 use shuttle::future::{block_on, yield_now};
@@ -73,7 +73,7 @@ enum Broken {
 #[derive(Clone, Copy)]
 struct Task(u64);
 
-impl Asker for Task {
+impl Caller for Task {
     fn id(&self) -> Option<u64> {
         Some(self.0)
     }
@@ -179,22 +179,22 @@ impl World {
         if let Some(decision) = self.look_up(key) {
             return decision;
         }
-        let tags = &known.with(late);
+        let tags = &known.union(late);
         let mut in_vain = None;
         loop {
             let overtakes = |flight| in_vain == Some(flight);
             match self.flights.join(key, known, &task, overtakes, || self.look_up(key)) {
                 Joined::Found(decision) => return decision,
                 Joined::Lead(leader) => return self.lead(leader, key, tags).await,
-                Joined::Crowded => unreachable!("nobody waits in vain so often"),
-                Joined::Wait(waiter) if self.has_stopped(*waiter.joined()) => {
-                    self.flights.depose(waiter.flight(), waiter.joined());
+                Joined::TooManyLoads => unreachable!("nobody waits in vain so often"),
+                Joined::Wait(waiter) if self.has_stopped(*waiter.leader_at_join()) => {
+                    self.flights.end_abandoned(waiter.flight(), waiter.leader_at_join());
                 }
                 Joined::Wait(waiter) => match waiter.await {
                     WaitOutcome::Outcome(decision) => return decision,
                     WaitOutcome::Lead(leader) => return self.lead(leader, key, tags).await,
                     WaitOutcome::Retry => {}
-                    WaitOutcome::Late(flight) => in_vain = Some(flight),
+                    WaitOutcome::TimedOut(flight) => in_vain = Some(flight),
                 },
             }
         }
@@ -227,7 +227,7 @@ impl World {
             if self.broken == Broken::Order {
                 stored = Some((stamp, all));
             } else {
-                self.commit(key, decision, stamp, &all.with(tags));
+                self.commit(key, decision, stamp, &all.union(tags));
             }
         });
         if let Some((stamp, all)) = stored {
@@ -278,7 +278,7 @@ fn decisions_change(broken: Broken) {
                 for _ in 0..2 {
                     block_on(world.ask(&alice, &known, &late));
                     if one_of([true, false, false]) {
-                        block_on(world.refresh(&alice, &known.with(&late)));
+                        block_on(world.refresh(&alice, &known.union(&late)));
                     }
                 }
             })
@@ -447,12 +447,12 @@ fn one_stops(broken: Broken) {
     let looks_after = (broken != Broken::LookAfter).then(|| {
         let world = Arc::clone(&world);
         thread::spawn(move || {
-            let moment = u64::try_from(MOMENT.as_nanos()).unwrap();
+            let moment = u64::try_from(CHECK_INTERVAL.as_nanos()).unwrap();
             for now in 1.. {
-                let look = world.flights.look_after(now * moment);
-                for (flight, leader) in look.slow {
+                let check = world.flights.check_waiters(now * moment);
+                for (flight, leader) in check.slow {
                     if world.has_stopped(leader) {
-                        world.flights.depose(flight, &leader);
+                        world.flights.end_abandoned(flight, &leader);
                     }
                 }
                 if world.over.load(Ordering::SeqCst) == 1 {
@@ -497,15 +497,15 @@ fn loaders_ask_for_each_other(caches: usize) {
         let flights = &caches[keys[0] % caches.len()];
         let leader = match flights.join(&key(name), &none, &task, |_| false, || None::<u64>) {
             Joined::Lead(leader) => leader,
-            Joined::Wait(waiter) if waiter.is_circular(|_| Vec::new()) => return 0,
+            Joined::Wait(waiter) if waiter.is_deadlocked(|_| Vec::new()) => return 0,
             Joined::Wait(waiter) => match waiter.await {
                 WaitOutcome::Outcome(depth) => return depth,
                 WaitOutcome::Lead(leader) => leader,
-                WaitOutcome::Retry | WaitOutcome::Late(_) => {
+                WaitOutcome::Retry | WaitOutcome::TimedOut(_) => {
                     unreachable!("nobody revokes or looks")
                 }
             },
-            Joined::Crowded | Joined::Found(_) => unreachable!("nothing is stored"),
+            Joined::TooManyLoads | Joined::Found(_) => unreachable!("nothing is stored"),
         };
         yield_now().await;
         let depth = Box::pin(ask(caches, task, [keys[1], keys[0]])).await + 1;

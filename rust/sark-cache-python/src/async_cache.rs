@@ -145,7 +145,7 @@ impl AsyncCache {
     /// The number of live entries. Visits them all, off the event loop if they are many.
     fn size<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let cache = Arc::clone(&self.cache);
-        awaitable(py, async move { Ok(cache.live().await) })
+        awaitable(py, async move { Ok(cache.count_live().await) })
     }
 
     /// Removes the expired entries; returns how many there were. Visits all.

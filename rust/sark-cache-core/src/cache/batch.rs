@@ -19,7 +19,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> BatchLookup<'_, V> {
     pub fn look_up(&mut self, key: &[u8]) {
         // Never pending; should moka change that, a miss is the safe answer.
         let found = poll_once(self.cache.entries.get(key)).flatten();
-        self.found.push(found.filter(|entry| self.cache.holds(key, entry)));
+        self.found.push(found.filter(|entry| self.cache.is_valid(key, entry)));
     }
 
     /// Takes down a miss for what has no key.

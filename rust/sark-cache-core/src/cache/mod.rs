@@ -28,7 +28,7 @@ pub use entry::Entry;
 
 use crate::clock::{Clock, nanos};
 use crate::error::InsertError;
-use crate::invalidation::{Log, Policies, Stamp, Subject, Tags, Verdict};
+use crate::invalidation::{KnownPolicies, Log, Stamp, Subject, Tags, Verdict};
 use crate::key::Key;
 use crate::limits::{MAX_TAGS, TAG_BYTES};
 use crate::metrics::{Snapshot, Stats};
@@ -60,7 +60,7 @@ pub struct Cache<V> {
     clock: Clock,
     stats: Stats,
     eviction_counter: EvictionCounter,
-    policies: Policies,
+    policies: KnownPolicies,
     sweeps: Sweeps,
     weights: Weights,
     inserts: AtomicU64,
@@ -89,7 +89,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             clock: Clock::new(),
             stats: Stats::default(),
             eviction_counter: EvictionCounter::default(),
-            policies: Policies::default(),
+            policies: KnownPolicies::default(),
             sweeps: Sweeps::default(),
             weights,
             inserts: AtomicU64::new(0),
@@ -129,7 +129,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     /// The entry under `key`, as [`get`](Self::get) finds it; counts nothing.
     #[inline]
     pub async fn find(&self, key: &[u8]) -> Option<Arc<Entry<V>>> {
-        self.entries.get(key).await.filter(|entry| self.serves(key, entry))
+        self.entries.get(key).await.filter(|entry| self.is_served(key, entry))
     }
 
     /// Whether an entry that was just served has less than `fraction` of its time to live left.
@@ -167,7 +167,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
                 return Err(weighed.err().unwrap_or(InsertError::NoTimeToLive));
             }
         };
-        self.log.expect_ttl(ttl);
+        self.log.retain_for(ttl);
         let subject = Subject { key: key.as_bytes(), tags: &tags };
         let Verdict::Holds(stamp) = self.log.verdict(stamp, subject) else {
             self.stats.counters.invalidations.increment();
@@ -183,8 +183,8 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             tags,
             ttl,
         };
-        self.policies.note(key.as_bytes());
-        self.put(key, Arc::new(entry)).await;
+        self.policies.remember(key.as_bytes());
+        self.insert_entry(key, Arc::new(entry)).await;
         if self.inserts.fetch_add(1, Ordering::Relaxed) % self.maintain_every
             == self.maintain_every - 1
         {
@@ -216,7 +216,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     }
 
     /// How many entries are held, in constant time. Some may be expired.
-    pub fn held(&self) -> u64 {
+    pub fn entry_count(&self) -> u64 {
         self.maintain();
         self.entries.entry_count()
     }
@@ -246,7 +246,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     }
 
     /// Puts an entry in and counts it if it took nobody's place.
-    async fn put(&self, key: Key, entry: Arc<Entry<V>>) {
+    async fn insert_entry(&self, key: Key, entry: Arc<Entry<V>>) {
         let mut insert = pin!(None);
         let mut incoming = Some((key, entry));
         let mut present = false;
@@ -279,14 +279,14 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     }
 
     #[inline]
-    fn serves(&self, key: &[u8], entry: &Entry<V>) -> bool {
-        !self.clock.has_reached(entry.deadline) && self.holds(key, entry)
+    fn is_served(&self, key: &[u8], entry: &Entry<V>) -> bool {
+        !self.clock.has_reached(entry.deadline) && self.is_valid(key, entry)
     }
 
     /// Whether nothing newer than the entry's stamp revokes it. Stamps it anew, so that it is
     /// checked once per invalidation at most.
     #[inline]
-    fn holds(&self, key: &[u8], entry: &Entry<V>) -> bool {
+    fn is_valid(&self, key: &[u8], entry: &Entry<V>) -> bool {
         let stamp = entry.stamp();
         match self.log.verdict(stamp, entry.subject(key)) {
             Verdict::Invalidated => false,

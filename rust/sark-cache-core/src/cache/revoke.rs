@@ -25,7 +25,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         self: &Arc<Self>,
         key: &[u8],
     ) -> impl Future<Output = bool> + Send + use<V> {
-        self.remove_each(Scope::Request(key.into()), self.policies.keys(key))
+        self.remove_each(Scope::Request(key.into()), self.policies.keys_of(key))
     }
 
     /// Revokes what `scope` covers and removes what is under these keys, which are all of its keys;
@@ -37,7 +37,9 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     ) -> impl Future<Output = bool> + Send + use<V> {
         let cache = Arc::clone(self);
         let is_served = |key: &[u8]| {
-            poll_once(self.entries.get(key)).flatten().is_some_and(|entry| self.serves(key, &entry))
+            poll_once(self.entries.get(key))
+                .flatten()
+                .is_some_and(|entry| self.is_served(key, &entry))
         };
         let served = keys.iter().flatten().filter(|key| is_served(key)).count() as u64;
         let recorded = self.record(&scope);
@@ -58,7 +60,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     /// Revokes every decision in `scope`, stored or being evaluated.
     ///
     /// Takes effect when called: from then on nothing older in `scope` is served. The future
-    /// removes the entries and returns how many died; it visits them all and lets others run. The
+    /// removes the entries and returns how many removed; it visits them all and lets others run. The
     /// number is exact if nobody else removes entries meanwhile.
     pub fn invalidate(self: &Arc<Self>, scope: Scope) -> impl Future<Output = u64> + Send + use<V> {
         let recorded = self.record(&scope);
@@ -75,40 +77,40 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         recorded
     }
 
-    /// Removes what an invalidation ended and returns how many entries died of it. The expired
+    /// Removes what an invalidation ended and returns how many entries removed of it. The expired
     /// ones among them go too, and count as such.
     async fn sweep(&self, scope: Scope, recorded: Recorded) -> u64 {
         let sweep = Sweep::new(scope, recorded, &self.log);
         if !self.is_large() {
             self.sweep_together(&[Arc::clone(&sweep)]).await;
-            return sweep.died();
+            return sweep.removed();
         }
-        let waiting = self.sweeps.waiting();
-        waiting.add(&sweep);
-        let _sweeping = waiting.sweeping.lock().await;
-        if let Some(together) = waiting.with(&sweep) {
+        let pending = self.sweeps.pending();
+        pending.add(&sweep);
+        let _sweeping = pending.sweeping.lock().await;
+        if let Some(together) = pending.batch_with(&sweep) {
             self.sweep_together(&together).await;
-            waiting.done(&together);
+            pending.finish(&together);
         }
-        sweep.died()
+        sweep.removed()
     }
 
     async fn sweep_together(&self, sweeps: &[Arc<Sweep>]) {
         let sweepers = Sweepers::new(sweeps, &self.log);
         let now = self.clock.now();
-        let (mut died, mut expired) = (0, 0);
+        let (mut removed, mut expired) = (0, 0);
         let ended =
-            |key: &[u8], entry: &Entry<V>| sweepers.ended(entry.stamp(), entry.subject(key));
+            |key: &[u8], entry: &Entry<V>| sweepers.first_match(entry.stamp(), entry.subject(key));
         let count = |sweep: &Sweep, entry: &Entry<V>| {
             if entry.deadline > now {
-                sweep.count();
-                died += 1;
+                sweep.count_removed();
+                removed += 1;
             } else {
                 expired += 1;
             }
         };
         self.remove_if(ended, count).await;
-        self.stats.counters.invalidations.add(died);
+        self.stats.counters.invalidations.add(removed);
         self.stats.counters.expirations.add(expired);
     }
 }

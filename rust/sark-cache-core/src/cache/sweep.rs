@@ -11,7 +11,7 @@
 
 use crate::invalidation::{Log, Recorded, Scope, ScopeKinds, Stamp, Subject, Tags};
 use crate::key::KeyTexts;
-use crate::key::{Parts, without_policy};
+use crate::key::{KeyParts, without_policy};
 use ahash::RandomState;
 use std::collections::HashMap;
 use std::mem;
@@ -24,7 +24,7 @@ pub(crate) struct Sweep {
     scope: Scope,
     tags: Tags,
     stamp: Stamp,
-    died: AtomicU64,
+    removed: AtomicU64,
     done: AtomicBool,
 }
 
@@ -35,18 +35,18 @@ impl Sweep {
             Scope::Fields { tags, .. } => log.tags(tags),
             _ => Tags::default(),
         };
-        let (died, done) = (AtomicU64::new(0), AtomicBool::new(false));
-        Arc::new(Self { scope, tags, stamp: recorded.stamp, died, done })
+        let (removed, done) = (AtomicU64::new(0), AtomicBool::new(false));
+        Arc::new(Self { scope, tags, stamp: recorded.stamp, removed, done })
     }
 
     /// Counts an entry that it ended.
-    pub(crate) fn count(&self) {
-        self.died.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn count_removed(&self) {
+        self.removed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many entries it ended.
-    pub(crate) fn died(&self) -> u64 {
-        self.died.load(Ordering::Acquire)
+    pub(crate) fn removed(&self) -> u64 {
+        self.removed.load(Ordering::Acquire)
     }
 
     /// Whether the scope covers the entry. Compares the fields themselves, not their hashes.
@@ -56,8 +56,8 @@ impl Sweep {
             Scope::Key(key) => **key == *subject.key,
             Scope::Request(key) => **key == *without_policy(subject.key),
             Scope::Fields { fields, policy, .. } => {
-                let parts = Parts::of(subject.key);
-                let equals = |wanted: &Option<Box<str>>, part: fn(Parts<'_>) -> &str| {
+                let parts = KeyParts::of(subject.key);
+                let equals = |wanted: &Option<Box<str>>, part: fn(KeyParts<'_>) -> &str| {
                     wanted.as_deref().is_none_or(|wanted| parts.map(part) == Some(wanted))
                 };
                 equals(policy, |parts| parts.policy)
@@ -67,9 +67,8 @@ impl Sweep {
                     && (self.tags.is_empty()
                         || self.tags.iter().any(|tag| subject.tags.contains(tag)))
             }
-            Scope::Glob(glob) => {
-                Parts::of(subject.key).is_some_and(|parts| glob.matches_any(&KeyTexts::of(&parts)))
-            }
+            Scope::Glob(glob) => KeyParts::of(subject.key)
+                .is_some_and(|parts| glob.matches_any(&KeyTexts::of(&parts))),
         }
     }
 }
@@ -95,7 +94,7 @@ impl<'s> Sweepers<'s> {
                 Scope::Glob(_) => made.globs.push(sweep),
                 scope => {
                     let (kinds, hashes) = log.scopes().hashes(scope);
-                    made.kinds = made.kinds.and(kinds);
+                    made.kinds = made.kinds.union(kinds);
                     for hash in hashes {
                         made.by_hash.entry(hash).or_default().push(sweep);
                     }
@@ -106,7 +105,7 @@ impl<'s> Sweepers<'s> {
     }
 
     /// The first invalidation after `stamp` that ended the entry, if any did.
-    pub(crate) fn ended(&self, stamp: Stamp, subject: Subject<'_>) -> Option<&'s Sweep> {
+    pub(crate) fn first_match(&self, stamp: Stamp, subject: Subject<'_>) -> Option<&'s Sweep> {
         let after = |sweeps: &[&'s Sweep]| {
             let since = sweeps.partition_point(|sweep| sweep.stamp <= stamp);
             sweeps[since..].iter().find(|sweep| sweep.covers(subject)).copied()
@@ -125,10 +124,10 @@ impl<'s> Sweepers<'s> {
 }
 
 /// The invalidations of one cache that wait to be swept, and the turn to sweep.
-pub(crate) struct Sweeps(Mutex<Arc<Waiting>>);
+pub(crate) struct Sweeps(Mutex<Arc<PendingSweeps>>);
 
 /// Those of one process: whoever had the turn does not go on in a forked child.
-pub(crate) struct Waiting {
+pub(crate) struct PendingSweeps {
     process: u32,
     sweeps: Mutex<Vec<Arc<Sweep>>>,
     pub(crate) sweeping: async_lock::Mutex<()>,
@@ -136,23 +135,23 @@ pub(crate) struct Waiting {
 
 impl Default for Sweeps {
     fn default() -> Self {
-        Self(Mutex::new(Arc::new(Waiting::new())))
+        Self(Mutex::new(Arc::new(PendingSweeps::new())))
     }
 }
 
 impl Sweeps {
     /// Those that wait in this process.
-    pub(crate) fn waiting(&self) -> Arc<Waiting> {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.process != process::id() {
+    pub(crate) fn pending(&self) -> Arc<PendingSweeps> {
+        let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if pending.process != process::id() {
             // Left where it is, as whatever else the parent was doing.
-            mem::forget(mem::replace(&mut *waiting, Arc::new(Waiting::new())));
+            mem::forget(mem::replace(&mut *pending, Arc::new(PendingSweeps::new())));
         }
-        Arc::clone(&waiting)
+        Arc::clone(&pending)
     }
 }
 
-impl Waiting {
+impl PendingSweeps {
     fn new() -> Self {
         let (sweeps, sweeping) = (Mutex::default(), async_lock::Mutex::new(()));
         Self { process: process::id(), sweeps, sweeping }
@@ -163,18 +162,18 @@ impl Waiting {
     }
 
     /// Those to be swept with `sweep`; `None` if another one's turn was for it, too. They wait until
-    /// they are [done](Self::done), so that another turn can be for them should this one break off.
-    pub(crate) fn with(&self, sweep: &Sweep) -> Option<Vec<Arc<Sweep>>> {
-        let waiting = self.sweeps.lock().unwrap_or_else(PoisonError::into_inner);
-        (!sweep.done.load(Ordering::Acquire)).then(|| waiting.clone())
+    /// they are [done](Self::finish), so that another turn can be for them should this one break off.
+    pub(crate) fn batch_with(&self, sweep: &Sweep) -> Option<Vec<Arc<Sweep>>> {
+        let pending = self.sweeps.lock().unwrap_or_else(PoisonError::into_inner);
+        (!sweep.done.load(Ordering::Acquire)).then(|| pending.clone())
     }
 
     /// Whoever was swept waits no more.
-    pub(crate) fn done(&self, swept: &[Arc<Sweep>]) {
-        let mut waiting = self.sweeps.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn finish(&self, swept: &[Arc<Sweep>]) {
+        let mut pending = self.sweeps.lock().unwrap_or_else(PoisonError::into_inner);
         for sweep in swept {
             sweep.done.store(true, Ordering::Release);
         }
-        waiting.retain(|sweep| !sweep.done.load(Ordering::Relaxed));
+        pending.retain(|sweep| !sweep.done.load(Ordering::Relaxed));
     }
 }

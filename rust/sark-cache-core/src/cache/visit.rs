@@ -18,7 +18,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     }
 
     /// How many entries would be served now: neither expired nor revoked.
-    pub async fn live(&self) -> u64 {
+    pub async fn count_live(&self) -> u64 {
         self.maintain();
         let now = self.clock.now();
         let mut live = 0;
@@ -27,7 +27,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             yield_once().await;
         }
         for (key, entry) in &self.entries {
-            live += u64::from(entry.deadline > now && self.holds(key.as_bytes(), &entry));
+            live += u64::from(entry.deadline > now && self.is_valid(key.as_bytes(), &entry));
             yield_after(&mut visits, 1).await;
         }
         live

@@ -4,7 +4,7 @@ use super::glob::Glob;
 use super::scope::{Scope, ScopeHasher, ScopeKinds, Subject};
 use super::table::RecordTable;
 use super::tags::Tags;
-use crate::key::{KeyTexts, Parts};
+use crate::key::{KeyParts, KeyTexts};
 use crate::shim::atomic::{AtomicU64, Ordering};
 use crate::shim::{Mutex, MutexGuard, Swap};
 use std::collections::VecDeque;
@@ -140,7 +140,7 @@ impl Log {
 
     /// Tells the log that decisions may live this long, in nanoseconds. To be called before the
     /// verdict that lets such a decision in.
-    pub fn expect_ttl(&self, ttl: u64) {
+    pub fn retain_for(&self, ttl: u64) {
         if self.longest_ttl.load(Ordering::Relaxed) < ttl {
             self.longest_ttl.fetch_max(ttl, Ordering::SeqCst);
         }
@@ -174,7 +174,7 @@ impl Log {
         let globs = self.globs.load();
         if let Some((latest, _)) = globs.last()
             && *latest > stamp.0
-            && let Some(parts) = Parts::of(subject.key)
+            && let Some(parts) = KeyParts::of(subject.key)
         {
             let texts = KeyTexts::of(&parts);
             return globs
@@ -233,7 +233,7 @@ impl Log {
             if writer.used == MAX_RECORDS {
                 return false;
             }
-            let grown = self.records.load().without(0, (writer.used + 1) * 4);
+            let grown = self.records.load().copy_newer(0, (writer.used + 1) * 4);
             self.records.store(Arc::new(grown));
         }
         self.records.load().insert(hash, stamp);
@@ -272,7 +272,7 @@ impl Log {
     fn raise_floor(&self, writer: &mut Writer, stamp: u64) {
         // The floor first: whoever no longer finds a record must find the floor.
         self.floor.fetch_max(stamp, Ordering::SeqCst);
-        let records = self.records.load().without(stamp, 0);
+        let records = self.records.load().copy_newer(stamp, 0);
         writer.used = records.used();
         self.records.store(Arc::new(records));
         let globs = self.globs.load();

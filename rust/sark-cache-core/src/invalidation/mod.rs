@@ -36,5 +36,5 @@ pub use log::{Log, MAX_GLOBS, MAX_RECORDS, Recorded, Stamp, Verdict};
 pub use scope::{Scope, Subject};
 pub use tags::Tags;
 
-pub(crate) use policies::Policies;
+pub(crate) use policies::KnownPolicies;
 pub(crate) use scope::ScopeKinds;

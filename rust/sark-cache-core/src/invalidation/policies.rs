@@ -13,28 +13,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) const MAX_KNOWN: usize = 256;
 
 /// The names, sorted. The empty one is known from the start.
-pub(crate) struct Policies {
+pub(crate) struct KnownPolicies {
     known: ArcSwap<Vec<Box<str>>>,
     writer: Mutex<()>,
 }
 
-impl Default for Policies {
+impl Default for KnownPolicies {
     fn default() -> Self {
         Self { known: ArcSwap::from_pointee(vec![Box::default()]), writer: Mutex::default() }
     }
 }
 
-impl Policies {
+impl KnownPolicies {
     /// Notes the policy of a key that is about to be stored under.
     #[inline]
-    pub(crate) fn note(&self, key: &[u8]) {
+    pub(crate) fn remember(&self, key: &[u8]) {
         let policy = policy_of(key);
         if !policy.is_empty() {
-            self.note_named(policy);
+            self.remember_named(policy);
         }
     }
 
-    fn note_named(&self, policy: &str) {
+    fn remember_named(&self, policy: &str) {
         let is_known = |known: &[Box<str>]| {
             known.len() > MAX_KNOWN || known.binary_search_by(|it| (**it).cmp(policy)).is_ok()
         };
@@ -53,7 +53,7 @@ impl Policies {
 
     /// The keys of a request, given by its key under no policy, under each known one; `None` if
     /// there are more policies than are known.
-    pub(crate) fn keys(&self, request: &[u8]) -> Option<Vec<Box<[u8]>>> {
+    pub(crate) fn keys_of(&self, request: &[u8]) -> Option<Vec<Box<[u8]>>> {
         let known = self.known.load();
         if known.len() > MAX_KNOWN {
             return None;

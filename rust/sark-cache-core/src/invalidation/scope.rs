@@ -2,7 +2,7 @@
 
 use super::glob::Glob;
 use super::tags::Tags;
-use crate::key::{Parts, without_policy};
+use crate::key::{KeyParts, without_policy};
 use ahash::RandomState;
 
 /// The bits of a kind that names user, action, resource, policy and a tag.
@@ -33,7 +33,7 @@ impl ScopeKinds {
         (1..KEY_KIND).filter(move |mask| self.has(*mask))
     }
 
-    pub(crate) fn and(self, more: Self) -> Self {
+    pub(crate) fn union(self, more: Self) -> Self {
         Self(self.0 | more.0)
     }
 }
@@ -125,7 +125,7 @@ impl ScopeHasher {
         {
             return true;
         }
-        let parts = Parts::of(subject.key).map(Named::from);
+        let parts = KeyParts::of(subject.key).map(Named::from);
         for mask in kinds.masks() {
             let named = match parts {
                 Some(parts) => parts.only(mask),
@@ -182,8 +182,8 @@ struct Named<'a> {
     policy: Option<&'a str>,
 }
 
-impl<'a> From<Parts<'a>> for Named<'a> {
-    fn from(parts: Parts<'a>) -> Self {
+impl<'a> From<KeyParts<'a>> for Named<'a> {
+    fn from(parts: KeyParts<'a>) -> Self {
         Self { fields: parts.fields.map(Some), policy: Some(parts.policy) }
     }
 }

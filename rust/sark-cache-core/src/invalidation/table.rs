@@ -66,7 +66,7 @@ impl RecordTable {
     }
 
     /// A copy with only the records newer than `stamp`, and with at least `slots` slots.
-    pub(crate) fn without(&self, stamp: u64, slots: usize) -> Self {
+    pub(crate) fn copy_newer(&self, stamp: u64, slots: usize) -> Self {
         let kept = || {
             self.slots.iter().filter_map(|slot| {
                 let hash = slot.hash.load(Ordering::Relaxed);

@@ -9,7 +9,7 @@ pub struct Tags(pub(super) Box<[u64]>);
 impl Tags {
     /// These and those of `more`. Linear in their number.
     #[must_use]
-    pub fn with(&self, more: &Self) -> Self {
+    pub fn union(&self, more: &Self) -> Self {
         if more.is_empty() {
             return self.clone();
         }
@@ -25,7 +25,7 @@ impl Tags {
 
     /// These without those of `less`.
     #[must_use]
-    pub fn without(&self, less: &Self) -> Self {
+    pub fn difference(&self, less: &Self) -> Self {
         Self(self.iter().filter(|tag| less.binary_search(tag).is_err()).copied().collect())
     }
 }

@@ -25,7 +25,7 @@ mod parts;
 mod text;
 mod writer;
 
-pub use parts::{Parts, without_policy};
+pub use parts::{KeyParts, without_policy};
 pub use text::{KEY_PREFIX, KeyTexts, key_text};
 pub use writer::KeyWriter;
 

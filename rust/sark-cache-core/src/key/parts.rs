@@ -4,7 +4,7 @@ use super::{POLICY, REQUEST};
 
 /// The parts of a request that an invalidation can name, read back from its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Parts<'k> {
+pub struct KeyParts<'k> {
     /// The policy that decides; empty when none is named.
     pub policy: &'k str,
     /// User, action and resource, in this order.
@@ -13,7 +13,7 @@ pub struct Parts<'k> {
     pub context: &'k [u8],
 }
 
-impl<'k> Parts<'k> {
+impl<'k> KeyParts<'k> {
     /// Reads the parts of a request's key; `None` for a general key, which has none.
     pub fn of(key: &'k [u8]) -> Option<Self> {
         let (policy, request) = split_policy(key)?;

@@ -17,7 +17,7 @@
 //! on the path of a hit that no pattern is newer than. Fields are bounded, so a text has at most
 //! 75 KiB.
 
-use super::Parts;
+use super::KeyParts;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
@@ -29,7 +29,7 @@ pub struct KeyTexts([Option<String>; 3]);
 
 impl KeyTexts {
     /// The spellings that differ, the encoded one first.
-    pub fn of(parts: &Parts<'_>) -> Self {
+    pub fn of(parts: &KeyParts<'_>) -> Self {
         let context = context_text(parts.context);
         let [user, action, resource] = parts.fields;
         let spelled = |fields: [&str; 3]| format!("{KEY_PREFIX}:{}:{context}", fields.join(":"));
@@ -49,7 +49,7 @@ impl KeyTexts {
 }
 
 /// The encoded text form of a request's key.
-pub fn key_text(parts: &Parts<'_>) -> String {
+pub fn key_text(parts: &KeyParts<'_>) -> String {
     let mut text = String::from(KEY_PREFIX);
     for field in parts.fields {
         text.push(':');

@@ -28,7 +28,7 @@ impl KeyWriter {
     }
 
     /// A writer that uses the buffer of an earlier one, whose contents are dropped.
-    pub fn reusing(mut buffer: Vec<u8>) -> Self {
+    pub fn with_buffer(mut buffer: Vec<u8>) -> Self {
         buffer.clear();
         Self { bytes: buffer, depth: 0 }
     }
@@ -89,7 +89,7 @@ impl KeyWriter {
     }
 
     /// Goes back to where the first `written` bytes were written, to go on in another way.
-    pub fn back_to(&mut self, written: usize) {
+    pub fn truncate(&mut self, written: usize) {
         self.bytes.truncate(written);
         self.depth = 0;
     }
@@ -159,7 +159,7 @@ impl KeyWriter {
         self.enter_list(items.len())?;
         for item in items {
             write(self, item)?;
-            self.room_for(0)?;
+            self.check_room(0)?;
         }
         self.leave();
         Ok(())
@@ -182,7 +182,7 @@ impl KeyWriter {
         for (key, value) in entries {
             self.name(key)?;
             write(self, *value)?;
-            self.room_for(0)?;
+            self.check_room(0)?;
         }
         self.leave();
         Ok(())
@@ -223,7 +223,7 @@ impl KeyWriter {
     /// # Errors
     /// [`EncodeError::TooLarge`].
     #[inline]
-    pub fn room_for(&self, bytes: usize) -> Result<(), EncodeError> {
+    pub fn check_room(&self, bytes: usize) -> Result<(), EncodeError> {
         if self.bytes.len() + bytes > MAX_KEY_BYTES { Err(EncodeError::TooLarge) } else { Ok(()) }
     }
 
@@ -259,7 +259,7 @@ impl KeyWriter {
     }
 
     fn text(&mut self, text: &str) -> Result<(), EncodeError> {
-        self.room_for(text.len())?;
+        self.check_room(text.len())?;
         self.length(text.len())?;
         self.bytes.extend_from_slice(text.as_bytes());
         Ok(())

@@ -1,26 +1,29 @@
-//! Pauses between refreshes that bring nothing, so that an evaluator that fails is not asked by
-//! every hit.
+//! Pauses between failed refreshes of a key, so that not every hit asks an evaluator that fails.
 //!
-//! The first pause of a key is [`FIRST`], each next one twice as long, [`LONGEST`] at most; of each a
-//! random part of up to a half is taken off, so that keys that failed together are not tried
-//! together. A refresh that brings a decision ends the row.
+//! The first pause of a key is [`FIRST_PAUSE`]. Each further one is twice as long, up to
+//! [`LONGEST_PAUSE`]. A random part of up to a half is subtracted from each, so that keys that failed
+//! together are not retried together. A successful refresh resets the key.
 //!
-//! At most [`MAX_KEYS`] keys are remembered, by a hash with a random seed: 32 bytes each, whatever
-//! the keys are. Two keys that share a hash share their pauses.
+//! At most [`MAX_KEYS`] keys are remembered, each by a hash with a random seed: 32 bytes per key,
+//! however long the keys are. Two keys with the same hash share their pauses.
 
+use crate::clock::nanos;
 use ahash::RandomState;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The first pause of a key.
-pub const FIRST: Duration = Duration::from_millis(250);
-/// The longest pause.
-pub const LONGEST: Duration = Duration::from_secs(60);
-/// The most keys that are remembered.
-pub const MAX_KEYS: usize = 4_096;
+/// The length of the first pause of a key.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The length of the longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The largest number of keys that are remembered.
+const MAX_KEYS: usize = 4_096;
 
-/// The pauses of one cache. Times are the nanoseconds of a monotonic clock.
+/// The pauses of one cache, by key.
+///
+/// Times are nanoseconds of any monotonic clock. Each method takes one mutex and hashes the key.
+/// Memory: at most 128 KiB.
 #[derive(Default)]
 pub struct Pauses {
     hasher: RandomState,
@@ -29,35 +32,35 @@ pub struct Pauses {
 
 #[derive(Clone, Copy)]
 struct Pause {
-    /// How many there were in a row, with this one.
-    row: u32,
+    /// The number of failed refreshes in a row, this one included.
+    failures: u32,
     ends: u64,
 }
 
 impl Pauses {
-    /// Whether a key has a pause.
+    /// Returns whether a key has a pause at `now`.
     pub fn has(&self, key: &[u8], now: u64) -> bool {
         let keys = self.lock();
         !keys.is_empty() && keys.get(&self.hasher.hash_one(key)).is_some_and(|it| now < it.ends)
     }
 
-    /// Begins the next pause of a key.
+    /// Starts the next pause of a key, after a failed refresh.
     pub fn begin(&self, key: &[u8], now: u64) {
         let hash = self.hasher.hash_one(key);
         let mut keys = self.lock();
-        let row = match keys.get(&hash) {
-            // Long over, it is no part of the row.
-            Some(last) if now < last.ends.saturating_add(nanos(LONGEST)) => last.row + 1,
+        let failures = match keys.get(&hash) {
+            // A pause that ended long ago does not count.
+            Some(last) if now < last.ends.saturating_add(nanos(LONGEST_PAUSE)) => last.failures + 1,
             _ => 1,
         };
         if keys.len() >= MAX_KEYS && !keys.contains_key(&hash) {
             make_room(&mut keys, now);
         }
-        let ends = now.saturating_add(self.length(hash, row, now));
-        keys.insert(hash, Pause { row, ends });
+        let ends = now.saturating_add(self.length(hash, failures, now));
+        keys.insert(hash, Pause { failures, ends });
     }
 
-    /// Ends the row of a key.
+    /// Resets a key, after a successful refresh.
     pub fn end(&self, key: &[u8]) {
         let mut keys = self.lock();
         if !keys.is_empty() {
@@ -65,20 +68,20 @@ impl Pauses {
         }
     }
 
-    /// How many keys are remembered.
+    /// Returns the number of keys that are remembered.
     pub fn len(&self) -> usize {
         self.lock().len()
     }
 
-    /// Whether no key is remembered.
+    /// Returns whether no key is remembered.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    fn length(&self, hash: u64, row: u32, now: u64) -> u64 {
-        let doubled = nanos(FIRST).saturating_mul(1 << (row - 1).min(30));
-        let whole = doubled.min(nanos(LONGEST));
-        whole - self.hasher.hash_one((hash, row, now)) % (whole / 2)
+    fn length(&self, hash: u64, failures: u32, now: u64) -> u64 {
+        let doubled = nanos(FIRST_PAUSE).saturating_mul(1 << (failures - 1).min(30));
+        let whole = doubled.min(nanos(LONGEST_PAUSE));
+        whole - self.hasher.hash_one((hash, failures, now)) % (whole / 2)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Pause, RandomState>> {
@@ -86,7 +89,7 @@ impl Pauses {
     }
 }
 
-/// Forgets the pauses that are over or, where none is, the one that ends first.
+/// Removes the pauses that have ended or, if there are none, the one that ends first.
 fn make_room(keys: &mut HashMap<u64, Pause, RandomState>, now: u64) {
     keys.retain(|_, pause| now < pause.ends);
     if keys.len() >= MAX_KEYS
@@ -96,15 +99,11 @@ fn make_room(keys: &mut HashMap<u64, Pause, RandomState>, now: u64) {
     }
 }
 
-fn nanos(duration: Duration) -> u64 {
-    crate::clock::nanos(duration)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// How long the pause lasts that begins at `now`, to a millisecond.
+    /// Starts a pause at `now` and returns its length, to a millisecond.
     fn begin(pauses: &Pauses, now: u64) -> Duration {
         pauses.begin(b"key", now);
         let mut steps = (0..100_000).map(|step| now + step * 1_000_000);
@@ -113,10 +112,10 @@ mod tests {
     }
 
     #[test]
-    fn each_pause_of_a_row_is_about_twice_as_long() {
+    fn each_pause_is_about_twice_as_long_as_the_last() {
         let (pauses, mut now) = (Pauses::default(), 0);
-        for row in 0..12 {
-            let whole = (FIRST * 2_u32.pow(row)).min(LONGEST);
+        for failures in 0..12 {
+            let whole = (FIRST_PAUSE * 2_u32.pow(failures)).min(LONGEST_PAUSE);
             let lasts = begin(&pauses, now);
             assert!(whole / 2 <= lasts && lasts <= whole + Duration::from_millis(1), "{lasts:?}");
             now += nanos(lasts);
@@ -130,39 +129,39 @@ mod tests {
             pauses.begin(&key.to_le_bytes(), 0);
         }
         let half = |at: u64| (0_u32..100).filter(|key| pauses.has(&key.to_le_bytes(), at)).count();
-        assert_eq!(half(nanos(FIRST) / 2 - 1), 100);
-        assert!((5..95).contains(&half(nanos(FIRST) * 3 / 4)));
-        assert_eq!(half(nanos(FIRST)), 0);
+        assert_eq!(half(nanos(FIRST_PAUSE) / 2 - 1), 100);
+        assert!((5..95).contains(&half(nanos(FIRST_PAUSE) * 3 / 4)));
+        assert_eq!(half(nanos(FIRST_PAUSE)), 0);
     }
 
     #[test]
-    fn a_success_ends_the_row() {
+    fn a_success_resets_the_key() {
         let pauses = Pauses::default();
         pauses.begin(b"key", 0);
         pauses.begin(b"key", 0);
         pauses.end(b"key");
         assert!(!pauses.has(b"key", 0));
-        assert!(begin(&pauses, 0) <= FIRST + Duration::from_millis(1));
+        assert!(begin(&pauses, 0) <= FIRST_PAUSE + Duration::from_millis(1));
     }
 
     #[test]
-    fn a_row_that_is_long_over_begins_anew() {
+    fn failures_of_long_ago_do_not_count() {
         let pauses = Pauses::default();
         for _ in 0..10 {
             pauses.begin(b"key", 0);
         }
-        assert!(begin(&pauses, nanos(LONGEST * 2)) <= FIRST + Duration::from_millis(1));
+        assert!(begin(&pauses, nanos(LONGEST_PAUSE * 2)) <= FIRST_PAUSE + Duration::from_millis(1));
     }
 
     #[test]
-    fn the_memory_is_bounded_and_the_last_keys_have_their_pause() {
+    fn memory_is_bounded_and_the_newest_keys_have_their_pause() {
         let pauses = Pauses::default();
         for key in 0..3 * MAX_KEYS {
             pauses.begin(&key.to_le_bytes(), 0);
             assert!(pauses.has(&key.to_le_bytes(), 0));
         }
         assert_eq!(pauses.len(), MAX_KEYS);
-        pauses.begin(b"key", nanos(FIRST));
-        assert_eq!(pauses.len(), 1, "those that are over make room");
+        pauses.begin(b"key", nanos(FIRST_PAUSE));
+        assert_eq!(pauses.len(), 1, "the pauses that have ended are removed");
     }
 }

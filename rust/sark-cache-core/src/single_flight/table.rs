@@ -1,6 +1,6 @@
-//! The flights of one cache and the slots of those who wait for them, under one lock.
+//! The flights of one cache and the slots of its waiters, guarded by one lock.
 
-use super::{Asker, FlightId, Map};
+use super::{Caller, FlightId, Map};
 use crate::invalidation::{Stamp, Tags};
 use crate::shim::{Mutex, MutexGuard};
 use std::collections::VecDeque;
@@ -10,46 +10,48 @@ use std::task::Waker;
 use std::time::Duration;
 
 pub(super) struct FlightTable<T, A> {
-    /// The flight that a key's next request joins.
+    /// The current flight of each key: the one that the next caller joins.
     pub(super) current: Map<Box<[u8]>, FlightId>,
+    /// All running flights, superseded ones included.
     pub(super) flights: Map<FlightId, Flight<A>>,
-    /// The keys that are being refreshed, each by one flight, whether it still has its place or not.
+    /// The refresh of each key, current or superseded.
     pub(super) refreshes: Map<Box<[u8]>, FlightId>,
-    /// The waiters, and what they were given and have not collected.
+    /// The slots of waiters that wait, or that have not collected their delivery.
     pub(super) slots: Map<u64, WaiterSlot<T, A>>,
 }
 
-/// The last number given to a flight or a slot: one sequence for all caches.
-static LAST: AtomicU64 = AtomicU64::new(0);
+/// The last number given to a flight or a slot, in one sequence for all caches.
+static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
 
 pub(super) fn number() -> u64 {
-    LAST.fetch_add(1, Ordering::Relaxed) + 1
+    LAST_NUMBER.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 pub(super) struct Flight<A> {
     pub(super) key: Box<[u8]>,
-    /// Those of everybody who joined.
+    /// The tags of all callers that joined.
     pub(super) tags: Tags,
     pub(super) stamp: Stamp,
-    /// Refreshes what is stored; nobody waits for it.
+    /// Marks a refresh, which has no waiters.
     pub(super) is_refresh: bool,
     pub(super) leader: A,
-    /// The leader, as the graph looks it up: made for the first waiter.
-    pub(super) shown: Option<Arc<Mutex<A>>>,
-    /// The slot of the waiter that was called to lead and does not lead yet.
-    pub(super) heir: Option<u64>,
-    /// The slots of the waiters, the longest first; some of them may be gone.
+    /// The leader as the wait graph reads it, created for the first waiter.
+    pub(super) shared_leader: Option<Arc<Mutex<A>>>,
+    /// The slot of the waiter that was appointed and has not taken the lead yet.
+    pub(super) successor: Option<u64>,
+    /// The slots of the waiters, the longest wait first. Some of the waiters may have been dropped.
     pub(super) waiting: VecDeque<u64>,
-    /// How many flights of this key took each other's place before it.
-    pub(super) overtaken: u32,
+    /// The number of unfinished flights of this key that superseded each other before this one.
+    pub(super) superseded: u32,
 }
 
 pub(super) struct WaiterSlot<T, A> {
     pub(super) state: SlotState<T>,
-    pub(super) asker: A,
+    pub(super) caller: A,
+    /// The log's newest stamp when the waiter joined.
     pub(super) since: Stamp,
     pub(super) waker: Option<Waker>,
-    /// When `look_after` first saw it in this state.
+    /// The time at which `check_waiters` first saw the slot in this state.
     pub(super) seen: Option<u64>,
 }
 
@@ -58,20 +60,21 @@ pub(super) enum SlotState<T> {
     Delivered(Delivery<T>),
 }
 
+/// The result that a waiter collects at its next poll; see [`WaitOutcome`](super::WaitOutcome).
 pub(super) enum Delivery<T> {
     Outcome(T),
     Lead,
     Retry,
-    Late,
+    TimedOut,
 }
 
-/// What has to be done once the table is unlocked.
-pub(super) struct Later<A> {
+/// Wakers to call and flights to drop after the table is unlocked.
+pub(super) struct AfterUnlock<A> {
     pub(super) wakers: Vec<Waker>,
     pub(super) ended: Vec<Flight<A>>,
 }
 
-impl<A> Later<A> {
+impl<A> AfterUnlock<A> {
     pub(super) fn new() -> Self {
         Self { wakers: Vec::new(), ended: Vec::new() }
     }
@@ -82,13 +85,14 @@ impl<A> Later<A> {
     }
 }
 
-impl<T, A: Asker> FlightTable<T, A> {
-    pub(super) fn is_current(&self, id: FlightId, flight: &Flight<A>) -> bool {
-        self.current.get(&flight.key) == Some(&id)
+impl<T, A: Caller> FlightTable<T, A> {
+    /// Returns whether a running flight is the current one of its key.
+    pub(super) fn is_current(&self, id: FlightId) -> bool {
+        self.flights.get(&id).is_some_and(|flight| self.is_current_of(&flight.key, id))
     }
 
-    pub(super) fn has_place(&self, id: FlightId) -> bool {
-        self.flights.get(&id).is_some_and(|flight| self.is_current(id, flight))
+    pub(super) fn is_current_of(&self, key: &[u8], id: FlightId) -> bool {
+        self.current.get(key) == Some(&id)
     }
 
     pub(super) fn begin(&mut self, flight: Flight<A>) -> FlightId {
@@ -103,53 +107,55 @@ impl<T, A: Asker> FlightTable<T, A> {
         if self.refreshes.get(&flight.key) == Some(&id) {
             self.refreshes.remove(&flight.key);
         }
-        if self.is_current(id, &flight) {
+        if self.is_current_of(&flight.key, id) {
             self.current.remove(&flight.key);
         }
         Some(flight)
     }
 
-    pub(super) fn enthrone(&mut self, id: FlightId, heir: u64) {
-        if let (Some(flight), Some(slot)) = (self.flights.get_mut(&id), self.slots.get(&heir)) {
-            flight.heir = Some(heir);
-            flight.leader = slot.asker.clone();
-            if let Some(shown) = &flight.shown {
-                *lock(shown) = slot.asker.clone();
+    pub(super) fn appoint(&mut self, id: FlightId, successor: u64) {
+        if let (Some(flight), Some(slot)) = (self.flights.get_mut(&id), self.slots.get(&successor))
+        {
+            flight.successor = Some(successor);
+            flight.leader = slot.caller.clone();
+            if let Some(shared_leader) = &flight.shared_leader {
+                *lock(shared_leader) = slot.caller.clone();
             }
         }
     }
 
-    /// Forgets the slots of those who gave up, as far as they are the first or the last of a flight.
+    /// Removes the slots of dropped waiters from both ends of a flight's queue.
     pub(super) fn trim(&mut self, id: FlightId) {
         let Some(flight) = self.flights.get_mut(&id) else { return };
-        let gone = |slot: Option<&u64>| slot.is_some_and(|slot| !self.slots.contains_key(slot));
-        while gone(flight.waiting.front()) {
+        let is_dropped =
+            |slot: Option<&u64>| slot.is_some_and(|slot| !self.slots.contains_key(slot));
+        while is_dropped(flight.waiting.front()) {
             flight.waiting.pop_front();
         }
-        while gone(flight.waiting.back()) {
+        while is_dropped(flight.waiting.back()) {
             flight.waiting.pop_back();
         }
     }
 }
 
-impl<A: Asker> Flight<A> {
-    pub(super) fn new(key: &[u8], tags: &Tags, stamp: Stamp, leader: &A, overtaken: u32) -> Self {
+impl<A: Caller> Flight<A> {
+    pub(super) fn new(key: &[u8], tags: &Tags, stamp: Stamp, leader: &A, superseded: u32) -> Self {
         Self {
             key: key.into(),
             tags: tags.clone(),
             stamp,
             is_refresh: false,
             leader: leader.clone(),
-            shown: None,
-            heir: None,
+            shared_leader: None,
+            successor: None,
             waiting: VecDeque::new(),
-            overtaken,
+            superseded,
         }
     }
 }
 
 impl<T, A> WaiterSlot<T, A> {
-    /// How long it has been seen in its state, from now on if it was not.
+    /// Returns how long the slot has been seen in its state; the first call starts at zero.
     pub(super) fn seen_for(&mut self, now: u64) -> Duration {
         Duration::from_nanos(now.saturating_sub(*self.seen.get_or_insert(now)))
     }
@@ -167,6 +173,6 @@ impl<T, A> Default for FlightTable<T, A> {
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under the locks panics half way through a change.
+    // No code under these locks panics half way through a change, so poisoning is ignored.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,5 @@
-//! Which task waits for which other task, across all caches whose loaders may ask each other.
+//! The graph of tasks that wait for other tasks, shared by all caches whose loaders may ask each
+//! other.
 
 use super::table::lock;
 use super::{Map, RandomState};
@@ -6,17 +7,22 @@ use crate::shim::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// The most tasks that one search of the graph visits.
+/// The largest number of tasks that one search of the graph visits.
 const MAX_VISITED: usize = 1_000;
 
-/// A task that asks, as far as the flights have to know it.
-pub trait Asker: Clone {
-    /// Names the task while it lives; `None`: it cannot be told from others.
+/// The task that calls the cache.
+pub trait Caller: Clone {
+    /// Returns a number that is unique among the running tasks.
+    ///
+    /// `None` means that the task cannot be identified; deadlocks through it are not
+    /// found.
     fn id(&self) -> Option<u64>;
 }
 
-/// The tasks that wait for flights, and those that lead them. One for all caches whose loaders may
-/// ask for each other's values.
+/// The tasks that wait for flights, and the leaders they wait for.
+///
+/// Caches whose loaders may ask for each other's values share one graph. A search visits at most
+/// 1,000 tasks.
 pub struct WaitGraph<A> {
     waiting: Mutex<Map<u64, Wait<A>>>,
 }
@@ -32,18 +38,19 @@ impl<A> Default for WaitGraph<A> {
     }
 }
 
-impl<A: Asker> WaitGraph<A> {
-    /// Whether `from` is the task `to` or waits for it, however many are in between.
+impl<A: Caller> WaitGraph<A> {
+    /// Returns whether `from` is the task `to`, or waits for it directly or through other tasks.
     ///
-    /// `others` returns the tasks that a task waits for without a flight. Called without a lock.
-    pub fn leads_to(&self, from: A, to: u64, mut others: impl FnMut(&A) -> Vec<A>) -> bool {
+    /// `others` returns the tasks that a task waits for without a flight. It is called while no lock
+    /// is held.
+    pub fn reaches(&self, from: A, to: u64, mut others: impl FnMut(&A) -> Vec<A>) -> bool {
         let (mut seen, mut ahead) = (HashSet::<u64, RandomState>::default(), vec![from]);
-        while let Some(asker) = ahead.pop() {
-            match asker.id() {
+        while let Some(caller) = ahead.pop() {
+            match caller.id() {
                 Some(id) if id == to => return true,
                 Some(id) if seen.len() < MAX_VISITED && seen.insert(id) => {
                     ahead.extend(self.leader_for(id));
-                    ahead.extend(others(&asker));
+                    ahead.extend(others(&caller));
                 }
                 _ => {}
             }
@@ -51,14 +58,16 @@ impl<A: Asker> WaitGraph<A> {
         false
     }
 
-    /// Whether a task waits for itself.
-    pub fn is_circular(&self, asker: &A, mut others: impl FnMut(&A) -> Vec<A>) -> bool {
-        let Some(id) = asker.id() else { return false };
-        let next = self.leader_for(id).into_iter().chain(others(asker));
-        next.collect::<Vec<_>>().into_iter().any(|next| self.leads_to(next, id, &mut others))
+    /// Returns whether a task waits for itself, directly or through other tasks.
+    ///
+    /// `others` is as in [`reaches`](Self::reaches).
+    pub fn is_deadlocked(&self, caller: &A, mut others: impl FnMut(&A) -> Vec<A>) -> bool {
+        let Some(id) = caller.id() else { return false };
+        let next = self.leader_for(id).into_iter().chain(others(caller));
+        next.collect::<Vec<_>>().into_iter().any(|next| self.reaches(next, id, &mut others))
     }
 
-    /// The leader that a task waits for.
+    /// Returns the leader that a task waits for.
     pub(super) fn leader_for(&self, id: u64) -> Option<A> {
         let leader = Arc::clone(&lock(&self.waiting).get(&id)?.leader);
         let leader = lock(&leader).clone();

@@ -26,7 +26,7 @@ fn written<R>(
     using: impl FnOnce(&KeyWriter) -> R,
 ) -> Result<R, Fault> {
     // Taken, not borrowed: what is called below may run Python code that writes another key.
-    let mut writer = KeyWriter::reusing(BUFFER.take());
+    let mut writer = KeyWriter::with_buffer(BUFFER.take());
     let result = write(&mut writer).map(|()| using(&writer));
     let buffer = writer.into_buffer();
     if buffer.capacity() <= LARGEST_KEPT {
@@ -132,7 +132,7 @@ impl<'a, 'py> Keys<'a, 'py> {
             && begun.user_id.is(user_id)
             && begun.action.is(action)
         {
-            self.writer.back_to(begun.bytes);
+            self.writer.truncate(begun.bytes);
             finish(&mut self.writer, Ok(()), row.field(2)?, row.get(3))?;
         } else {
             self.begin(row)?;
@@ -142,7 +142,7 @@ impl<'a, 'py> Keys<'a, 'py> {
 
     fn begin(&mut self, row: Row<'_, 'py>) -> Result<(), Fault> {
         let [user_id, action, resource] = row.fields()?;
-        self.writer.back_to(0);
+        self.writer.truncate(0);
         let begun = begin(&mut self.writer, self.policy, user_id, action);
         self.begun = begun.is_ok().then(|| Begun {
             user_id: user_id.clone().into_any(),
@@ -167,7 +167,7 @@ pub fn general<R>(key: &Bound<'_, PyAny>, using: impl FnOnce(&KeyWriter) -> R) -
 
 impl Sink for KeyWriter {
     fn room(&self) -> Result<(), EncodeError> {
-        self.room_for(0)
+        self.check_room(0)
     }
 
     fn atom(&mut self, atom: Atom<'_>) -> Result<(), EncodeError> {

@@ -6,8 +6,8 @@
 //!
 //! The core cannot know whether a leader's task still runs, nor for which other tasks a task waits.
 //! That is asked here: when a request joins a load whose leader belongs to another event loop, when
-//! one joins from inside a loader, and once a [`MOMENT`] by an [`Alarm`] that each event loop has
-//! while requests of it wait.
+//! one joins from inside a loader, and once a [`CHECK_INTERVAL`] by an [`Alarm`] that each event
+//! loop has while requests of it wait.
 
 mod event_loop;
 mod outcome;
@@ -34,7 +34,7 @@ use pyo3::types::{PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 use sark_cache_core::poll::poll_once;
 use sark_cache_core::single_flight::{
-    FlightId, Joined, Leader, MAX_OVERTAKEN, WaitOutcome, Waiter,
+    FlightId, Joined, Leader, MAX_SUPERSEDED, WaitOutcome, Waiter,
 };
 use sark_cache_core::{Cache, Entry, Key};
 use std::future::Future;
@@ -201,7 +201,7 @@ impl Load {
         let LoadRequest { cache, key, .. } = &self.request;
         let ttl = ttl(ttl_seconds)?.unwrap_or(self.request.ttl).min(self.request.max_ttl);
         let late = Tags::of_decision(tags)?;
-        let tags = self.request.tags.with(&cache.log().tags(&late.names));
+        let tags = self.request.tags.union(&cache.log().tags(&late.names));
         match late.all().and_then(|()| Stored::from_python(value)) {
             Ok(stored) => {
                 if self.ahead {
@@ -324,14 +324,14 @@ impl Load {
         match loads.flights().join(key, tags, &asker, overtakes, found) {
             Joined::Found(entry) => Ok(State::Answered(Answer::Found(entry))),
             Joined::Lead(leader) => {
-                if leader.overtook() {
+                if leader.superseded_another() {
                     cache.stats().counters.overdue.increment();
                 }
                 Ok(State::Leads(leader))
             }
             Joined::Wait(waiter) => self.may_wait(py, waiter, &asker, inside),
-            Joined::Crowded => Err(PyRuntimeError::new_err(format!(
-                "get_or_load: {MAX_OVERTAKEN} evaluations of this decision have not ended; does \
+            Joined::TooManyLoads => Err(PyRuntimeError::new_err(format!(
+                "get_or_load: {MAX_SUPERSEDED} evaluations of this decision have not ended; does \
                  its loader wait for itself?"
             ))),
         }
@@ -345,12 +345,12 @@ impl Load {
         asker: &Task,
         inside: bool,
     ) -> PyResult<State> {
-        let leader = waiter.joined();
+        let leader = waiter.leader_at_join();
         let careful = inside || self.again.load(Ordering::Relaxed);
         if (careful || !leader.is_neighbour(asker)) && !leader.goes_on(py)? {
-            let depose = || self.request.loads.flights().depose(waiter.flight(), leader);
+            let depose = || self.request.loads.flights().end_abandoned(waiter.flight(), leader);
             together(py, depose)?;
-        } else if careful && waiter.is_circular(|task| task.waits_for(py)) {
+        } else if careful && waiter.is_deadlocked(|task| task.waits_for(py)) {
             return Err(PyRuntimeError::new_err(
                 "get_or_load: this request comes from a loader that it would have to wait for; \
                  a loader must not ask for its own key, nor two for each other's",
@@ -399,7 +399,7 @@ impl Load {
                 self.again.store(true, Ordering::Relaxed);
                 State::Idle
             }
-            WaitOutcome::Late(flight) => {
+            WaitOutcome::TimedOut(flight) => {
                 self.again.store(true, Ordering::Relaxed);
                 let mut in_vain = lock(&self.in_vain);
                 *in_vain = Some((flight, in_vain.map_or(1, |(_, times)| times + 1)));

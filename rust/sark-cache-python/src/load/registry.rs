@@ -8,7 +8,7 @@ use crate::runtime::fork_guard::generation;
 use crate::value::Stored;
 use pyo3::prelude::*;
 use sark_cache_core::clock::nanos;
-use sark_cache_core::single_flight::{FlightId, MOMENT, Pauses, WaitGraph};
+use sark_cache_core::single_flight::{CHECK_INTERVAL, FlightId, Pauses, WaitGraph};
 use sark_cache_core::{Cache, Flights};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
@@ -59,7 +59,7 @@ impl LoadRegistry {
             Refreshing::Pauses => Ok(true),
             Refreshing::Led(_, leader) if leader.goes_on(py)? => Ok(true),
             Refreshing::Led(flight, leader) => {
-                self.flights().depose(flight, &leader);
+                self.flights().end_abandoned(flight, &leader);
                 Ok(false)
             }
         }
@@ -90,21 +90,21 @@ impl LoadRegistry {
         watched.push((address, Arc::downgrade(&alive)));
         drop(watched);
         let alarm = Alarm { loads: Arc::downgrade(self), _alive: alive };
-        call_later(event_loop, MOMENT, Bound::new(event_loop.py(), alarm)?.as_any())
+        call_later(event_loop, CHECK_INTERVAL, Bound::new(event_loop.py(), alarm)?.as_any())
     }
 
     /// Looks after those who wait; whether anybody does.
     fn look_after(&self, py: Python<'_>) -> PyResult<bool> {
         let flights = self.flights();
-        let look = flights.look_after(now());
-        for (flight, leader) in look.slow.into_iter().take(MAX_LOOKED_AT) {
+        let check = flights.check_waiters(now());
+        for (flight, leader) in check.slow.into_iter().take(MAX_LOOKED_AT) {
             if !leader.goes_on(py)? {
-                flights.depose(flight, &leader);
-            } else if GRAPH.is_circular(&leader, |task| task.waits_for(py)) {
-                flights.reconsider(flight);
+                flights.end_abandoned(flight, &leader);
+            } else if GRAPH.is_deadlocked(&leader, |task| task.waits_for(py)) {
+                flights.retry_waiters(flight);
             }
         }
-        Ok(look.anybody)
+        Ok(check.pending)
     }
 }
 
@@ -123,7 +123,7 @@ pub fn now() -> u64 {
     nanos(ORIGIN.elapsed())
 }
 
-/// What an event loop calls once a [`MOMENT`] while requests wait.
+/// What an event loop calls once a [`CHECK_INTERVAL`] while requests wait.
 #[pyclass(frozen, module = "sark_cache._native")]
 struct Alarm {
     loads: Weak<LoadRegistry>,
@@ -139,7 +139,7 @@ impl Alarm {
         let mut anybody = Ok(true);
         together(py, || anybody = loads.look_after(py))?;
         if anybody? {
-            call_later(&running_loop(py)?, MOMENT, slf.as_any())?;
+            call_later(&running_loop(py)?, CHECK_INTERVAL, slf.as_any())?;
         }
         Ok(())
     }

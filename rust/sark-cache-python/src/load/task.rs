@@ -8,7 +8,7 @@ use crate::load::event_loop::{running_loop, runs};
 use crate::python_modules::{asyncio, waiting};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyWeakrefMethods, PyWeakrefReference};
-use sark_cache_core::single_flight::Asker;
+use sark_cache_core::single_flight::Caller;
 use std::sync::Arc;
 
 /// A task of an event loop that asks for something, or leads its load.
@@ -24,7 +24,7 @@ struct Known {
     reference: Option<Py<PyWeakrefReference>>,
 }
 
-impl Asker for Task {
+impl Caller for Task {
     fn id(&self) -> Option<u64> {
         self.0.id
     }

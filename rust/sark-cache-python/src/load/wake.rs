@@ -9,7 +9,7 @@
 //! included, and the loop may be run again afterwards, as notebooks do. So between the sleepers of a
 //! callback no Python code runs but the tasks' own, and what one of them raises is passed on after
 //! the last one was resumed. A callback that is lost before it begins is called again: see
-//! [`look_after`](sark_cache_core::single_flight::Flights::look_after).
+//! [`check_waiters`](sark_cache_core::single_flight::Flights::check_waiters).
 
 use crate::load::event_loop::{is_closed, runs};
 use crate::runtime::run_in_background;

@@ -35,7 +35,7 @@ pub fn snapshot<'py>(py: Python<'py>, store: &Store) -> PyResult<Bound<'py, PyDi
         numbers.set_item(name, count)?;
     }
     let Latencies { p50, p95, p99, .. } = snapshot.requests;
-    numbers.set_item("size", store.cache.held())?;
+    numbers.set_item("size", store.cache.entry_count())?;
     numbers.set_item("max_size", store.max_size)?;
     numbers.set_item("avg_cache_latency_ms", snapshot.requests.mean() / 1e6)?;
     numbers.set_item("avg_opa_latency_ms", snapshot.evaluations.mean() / 1e6)?;

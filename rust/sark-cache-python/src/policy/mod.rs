@@ -282,7 +282,7 @@ impl PolicyStore {
     /// The number of live entries. Visits them all, off the event loop if they are many.
     fn size<'py>(&self, py: Python<'py>) -> PyAwaitable<'py> {
         let cache = Arc::clone(&self.store()?.cache);
-        awaitable(py, async move { Ok(cache.live().await) })
+        awaitable(py, async move { Ok(cache.count_live().await) })
     }
 
     /// Removes the expired entries; returns how many there were. Visits all.

@@ -2,7 +2,8 @@
 
 use sark_cache_core::invalidation::Log;
 use sark_cache_core::single_flight::{
-    Asker, Joined, Leader, MAX_OVERTAKEN, MOMENT, PATIENCE, WaitGraph, WaitOutcome, Waiter,
+    CHECK_INTERVAL, Caller, Joined, Leader, MAX_SUPERSEDED, WAIT_LIMIT, WaitGraph, WaitOutcome,
+    Waiter,
 };
 use sark_cache_core::{Flights, Tags};
 use std::future::Future;
@@ -14,7 +15,7 @@ use std::task::{Context, Poll, Wake, Waker};
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Task(u64);
 
-impl Asker for Task {
+impl Caller for Task {
     fn id(&self) -> Option<u64> {
         Some(self.0)
     }
@@ -67,7 +68,7 @@ fn turn(waiter: &mut Waiter<u64, Task>) -> WaitOutcome<u64, Task> {
 }
 
 fn after(moments: u32) -> u64 {
-    u64::try_from((MOMENT * moments).as_nanos()).unwrap()
+    u64::try_from((CHECK_INTERVAL * moments).as_nanos()).unwrap()
 }
 
 fn finish(leader: Leader<u64, Task>, outcome: u64) -> bool {
@@ -82,9 +83,9 @@ fn an_heir_that_does_not_come_is_passed_over() {
     let leader = lead(&loads, 1);
     let (mut late, mut next) = (wait(&loads, 2), wait(&loads, 3));
     drop(leader);
-    loads.look_after(after(1)); // sees the heir for the first time
+    loads.check_waiters(after(1)); // sees the heir for the first time
     assert!(poll(&mut next, &Arc::default()).is_pending());
-    loads.look_after(after(2));
+    loads.check_waiters(after(2));
     let WaitOutcome::Lead(leader) = turn(&mut next) else { panic!("the next one leads") };
     assert!(matches!(turn(&mut late), WaitOutcome::Retry), "it joins again");
     assert!(finish(leader, 7));
@@ -97,8 +98,8 @@ fn a_flight_whose_only_heir_does_not_come_ends() {
     let leader = lead(&loads, 1);
     let mut late = wait(&loads, 2);
     drop(leader);
-    loads.look_after(after(1));
-    loads.look_after(after(2));
+    loads.check_waiters(after(1));
+    loads.check_waiters(after(2));
     assert!(loads.is_empty());
     let leader = lead(&loads, 3);
     assert!(matches!(turn(&mut late), WaitOutcome::Retry));
@@ -125,12 +126,12 @@ fn a_wake_up_that_was_lost_is_made_again() {
     assert!(poll(&mut waiter, &woken).is_pending());
     assert!(finish(leader, 7));
     assert_eq!(woken.0.load(Ordering::SeqCst), 1);
-    assert!(loads.look_after(after(1)).anybody);
+    assert!(loads.check_waiters(after(1)).pending);
     assert_eq!(woken.0.load(Ordering::SeqCst), 1);
-    loads.look_after(after(2));
+    loads.check_waiters(after(2));
     assert_eq!(woken.0.load(Ordering::SeqCst), 2);
     assert!(matches!(poll(&mut waiter, &woken), Poll::Ready(WaitOutcome::Outcome(7))));
-    assert!(!loads.look_after(after(3)).anybody);
+    assert!(!loads.check_waiters(after(3)).pending);
 }
 
 #[test]
@@ -138,9 +139,9 @@ fn a_leader_that_was_deposed_stores_nothing_and_answers_nobody() {
     let loads = loads();
     let old = lead(&loads, 1);
     let mut waiter = wait(&loads, 2);
-    loads.depose(waiter.flight(), &Task(9)); // not the leader
+    loads.end_abandoned(waiter.flight(), &Task(9)); // not the leader
     assert!(poll(&mut waiter, &Arc::default()).is_pending());
-    loads.depose(waiter.flight(), &Task(1));
+    loads.end_abandoned(waiter.flight(), &Task(1));
     assert!(matches!(turn(&mut waiter), WaitOutcome::Retry));
     let new = lead(&loads, 2);
     assert!(!finish(old, 1));
@@ -153,15 +154,15 @@ fn a_waiter_whose_patience_ended_takes_the_place() {
     let loads = loads();
     let slow = lead(&loads, 1);
     let mut early = wait(&loads, 2);
-    loads.look_after(after(1));
+    loads.check_waiters(after(1));
     let mut later = wait(&loads, 3);
-    let patience = u64::try_from(PATIENCE.as_nanos()).unwrap();
-    let look = loads.look_after(after(1) + patience);
-    assert_eq!(look.slow, [(early.flight(), Task(1))]);
-    let WaitOutcome::Late(flight) = turn(&mut early) else { panic!("it waited long enough") };
+    let patience = u64::try_from(WAIT_LIMIT.as_nanos()).unwrap();
+    let check = loads.check_waiters(after(1) + patience);
+    assert_eq!(check.slow, [(early.flight(), Task(1))]);
+    let WaitOutcome::TimedOut(flight) = turn(&mut early) else { panic!("it waited long enough") };
     assert!(poll(&mut later, &Arc::default()).is_pending(), "this one did not");
     let Joined::Lead(new) = join(&loads, 2, Some(flight)) else { panic!("it leads") };
-    assert!(new.overtook());
+    assert!(new.superseded_another());
     assert!(!finish(slow, 1), "it lost its place");
     assert!(matches!(turn(&mut later), WaitOutcome::Outcome(1)), "and is finished for who waited");
     assert!(finish(new, 2));
@@ -175,12 +176,12 @@ fn evaluations_that_never_end_do_not_pile_up_for_ever() {
         let flight = leaders.last().unwrap().flight();
         match join(&loads, task, Some(flight)) {
             Joined::Lead(leader) => leaders.push(leader),
-            Joined::Crowded => break,
+            Joined::TooManyLoads => break,
             _ => panic!("it takes the place of the last one"),
         }
-        assert!(task <= u64::from(MAX_OVERTAKEN));
+        assert!(task <= u64::from(MAX_SUPERSEDED));
     }
-    assert_eq!(leaders.len(), 1 + MAX_OVERTAKEN as usize);
+    assert_eq!(leaders.len(), 1 + MAX_SUPERSEDED as usize);
     assert!(finish(leaders.pop().unwrap(), 1));
     assert!(finish(lead(&loads, 99), 2), "where one ended, the next may begin");
 }
@@ -192,7 +193,7 @@ fn a_refresh_that_was_cut_off_can_be_given_up() {
     let cut_off = loads.start_refresh(b"key", &none, &Task(1)).unwrap();
     assert!(loads.start_refresh(b"key", &none, &Task(2)).is_none());
     let (flight, leader) = loads.running_refresh(b"key").unwrap();
-    loads.depose(flight, &leader);
+    loads.end_abandoned(flight, &leader);
     let again = loads.start_refresh(b"key", &none, &Task(2)).unwrap();
     assert!(!finish(cut_off, 1));
     assert!(loads.running_refresh(b"key").is_some());
@@ -204,10 +205,10 @@ fn a_refresh_that_was_cut_off_can_be_given_up() {
 fn a_circle_through_what_only_the_caller_knows_is_seen() {
     let graph = WaitGraph::<Task>::default();
     let others = |task: &Task| if task.0 < 5 { vec![Task(task.0 + 1)] } else { vec![] };
-    assert!(graph.leads_to(Task(1), 5, others));
-    assert!(!graph.leads_to(Task(2), 1, others));
-    assert!(!graph.is_circular(&Task(1), others));
-    assert!(graph.is_circular(&Task(1), |task: &Task| vec![Task(task.0 % 3 + 1)]));
+    assert!(graph.reaches(Task(1), 5, others));
+    assert!(!graph.reaches(Task(2), 1, others));
+    assert!(!graph.is_deadlocked(&Task(1), others));
+    assert!(graph.is_deadlocked(&Task(1), |task: &Task| vec![Task(task.0 % 3 + 1)]));
     let endless = |task: &Task| vec![Task(task.0 + 1)];
-    assert!(!graph.leads_to(Task(1), 1_000_000, endless), "it is looked for within a bound");
+    assert!(!graph.reaches(Task(1), 1_000_000, endless), "it is looked for within a bound");
 }
