@@ -1,7 +1,9 @@
 """What the pages say works: every block of code on them is run, in its order, as a reader would."""
 
+import ast
 import re
 import tomllib
+from codeop import CommandCompiler
 
 import pytest
 
@@ -30,6 +32,28 @@ def readers(tmp_path_factory):
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
 def test_a_block_works(block, readers):
     readers(block.page).follow(block)
+
+
+TYPED = [
+    block
+    for block in BLOCKS
+    if block.language == "python"
+    and block.title is None
+    and "python -m asyncio" in TEXTS[block.page]
+]
+
+
+@pytest.mark.parametrize("block", TYPED, ids=lambda block: block.name)
+def test_a_block_can_be_pasted_where_the_page_says(block):
+    """A prompt ends a compound statement at an empty line, and nowhere else."""
+    compiled = CommandCompiler()
+    compiled.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    typed = []
+    for line in [*block.text.splitlines(), ""]:
+        typed.append(line)
+        if compiled("\n".join(typed), block.name) is not None:
+            typed = []
+    assert typed == []
 
 
 def test_every_file_that_a_page_has_written_is_used():
