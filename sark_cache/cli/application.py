@@ -66,7 +66,7 @@ def _all_commands(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", is_eager=True, callback=_show_version, help="The version, and no more."
+            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
         ),
     ] = False,
     check: Annotated[
@@ -75,7 +75,7 @@ def _all_commands(
             "--check",
             is_eager=True,
             callback=_check,
-            help="Tries what is installed: the compiled module, and what a cache promises. Takes "
+            help="Test the installation: the compiled module, and the promises of a cache. Needs "
             "no extra.",
         ),
     ] = False,

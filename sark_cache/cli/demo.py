@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 HELP = (
     "Shows the cache at work on this machine, and measures it.",
     (
-        "In front of a policy engine that takes 5 ms: misses and hits, a thousand callers at once, "
-        "and a revocation. Takes about a second and no server; where Redis is configured, its hits "
-        "are measured, too, with one decision that is revoked in the end. Exits with 1 if it does "
-        "not go as it should."
+        "The cache stands in front of a policy engine that takes 5 ms. The demo shows misses and "
+        "hits, a thousand callers at once, and a revocation. It takes about a second and needs no "
+        "server. If Redis is configured, it also measures hits there, with one decision that it "
+        "stores and revokes. Exits with 1 if a result is wrong."
     ),
 )
 EXAMPLES = (

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 UserID: TypeAlias = Annotated[
     str | None,
-    typer.Option("--user", metavar="ID", help="Say which backend answers for this user, and why."),
+    typer.Option("--user", metavar="ID", help="Show which backend serves this user, and why."),
 ]
 
 HELP = (
     "Looks at what is installed, configured and reachable, and whether it works.",
     (
-        "Exits with 0 if all that is configured works, else with 1. Nothing is changed. A provider "
-        "that a service sets for OpenFeature is not known here."
+        "Exits with 0 if all that is configured works, else with 1. Changes nothing. Does not see "
+        "a provider that a service sets for OpenFeature."
     ),
 )
 EXAMPLES = (

@@ -212,7 +212,7 @@ def _judge(found: Examination, settings: "CacheSettings") -> None:
     for server in found.servers:
         _judge_server(found, server, settings)
     found.problems += [
-        f"{rollout.problem}: processes that run keep what they last knew"
+        f"{rollout.problem}: {rollouts.NO_PERCENTAGE}"
         for rollout in found.rollouts.values()
         if rollout.problem is not None
     ]

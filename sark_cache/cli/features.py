@@ -1,5 +1,6 @@
 """Which features there are, so that a misspelt name is refused instead of set."""
 
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,28 @@ from sark_cache.cli.servers import why
 from sark_cache.flags import INITIAL
 
 if TYPE_CHECKING:
+    from sark_cache.cli.rollouts import Rollout
     from sark_cache.settings import CacheSettings
 
 MOST_NAMED = 10
 """Features that an error names at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A name that is no feature of this package and was never set in Redis."""
+
+    feature: str
+    known: list[str]
+    near: str | None
+    """The feature that is probably meant."""
+
+    @property
+    def message(self) -> str:
+        """Says so, with the features there are."""
+        named = ", ".join(self.known[:MOST_NAMED]) + (", ..." if self.known[MOST_NAMED:] else "")
+        suggested = f" Did you mean {self.near}?" if self.near is not None else ""
+        return f"no feature is called {self.feature}.{suggested} There are: {named}."
 
 
 def require_known(
@@ -41,15 +60,24 @@ def require_known(
     except Exception as error:  # noqa: BLE001 - whatever the client raises
         message = f"Redis does not say whether {feature} was ever set: {why(error, settings)}."
         raise FailureError(ExitCode.WRONG, message + forced) from None
-    if found.source == "redis" or found.problem is not None:
-        return
+    unheard_of = unknown(client, feature, found)
+    if unheard_of is not None:
+        document = {"did_you_mean": unheard_of.near, "known_features": unheard_of.known}
+        raise FailureError(ExitCode.USAGE, unheard_of.message + forced, document)
+
+
+def unknown(client: Any, feature: str, rollout: "Rollout") -> Unknown | None:  # noqa: ANN401
+    """Returns the features there are if a name is none of them, else None.
+
+    Args:
+        client: A client of the server.
+        feature: The name.
+        rollout: Its rollout, as it was read.
+    """
+    if feature in INITIAL or rollout.source == "redis" or rollout.problem is not None:
+        return None
     known = _known(client)
-    near = _nearest(feature, known)
-    named = ", ".join(known[:MOST_NAMED]) + (", ..." if len(known) > MOST_NAMED else "")
-    suggested = f" Did you mean {near}?" if near is not None else ""
-    message = f"no feature is called {feature}.{suggested} There are: {named}.{forced}"
-    document = {"did_you_mean": near, "known_features": known}
-    raise FailureError(ExitCode.USAGE, message, document)
+    return Unknown(feature, known, _nearest(feature, known))
 
 
 def _known(client: Any) -> list[str]:  # noqa: ANN401 - of either library

@@ -7,7 +7,7 @@ import typer
 
 from sark_cache.cli import rollouts
 from sark_cache.cli.configuration import settings_with_redis
-from sark_cache.cli.features import require_known
+from sark_cache.cli.features import require_known, unknown
 from sark_cache.cli.options import AsJSON, Command, Group, RedisURL, taught
 from sark_cache.cli.outcomes import ExitCode, FailureError, ending
 from sark_cache.cli.output import complain, console, rows, title, working, write_json
@@ -44,9 +44,11 @@ Percent: TypeAlias = Annotated[
         metavar="PERCENT", min=0, max=100, help="The percentage of users that get it, 0 to 100."
     ),
 ]
-Every: TypeAlias = Annotated[bool, typer.Option("--all", help="Every feature that was ever set.")]
+Every: TypeAlias = Annotated[
+    bool, typer.Option("--all", help="Every feature that flags list shows.")
+]
 Force: TypeAlias = Annotated[
-    bool, typer.Option("--force", help="Also a feature that was never set before.")
+    bool, typer.Option("--force", help="Allow a feature that was never set before.")
 ]
 
 
@@ -56,7 +58,7 @@ Force: TypeAlias = Annotated[
     help=taught(
         "Lists every feature with its rollout.",
         "These are the features of this package, and those that were ever set in Redis. Exits with "
-        "1 if Redis holds a value that is no percentage.",
+        "1 if a value in Redis is not a percentage.",
         examples=(
             "sark-cache flags list",
             "sark-cache flags list --json | jq '.features | keys'",
@@ -73,12 +75,12 @@ def list_all(redis_url: RedisURL = None, *, as_json: AsJSON = False) -> None:
     cls=Command,
     help=taught(
         "Shows the rollout of one feature, or of all of them.",
-        "It is the one of a process that starts now. Exits with 1 if Redis holds a value that is "
-        "no percentage.",
+        "Shows the value that a newly started process uses. A name that was never set gets a "
+        "warning. Exits with 1 if the value in Redis is not a percentage.",
         examples=(
             "sark-cache flags get",
             "sark-cache flags get rust_cache",
-            "sark-cache flags get rust_cache --json | jq .features.rust_cache.percentage",
+            "sark-cache flags get rust_cache --json | jq .features",
         ),
     ),
 )
@@ -164,7 +166,7 @@ def rollback(
         "with 1 if Redis did not confirm it.",
         examples=(
             "sark-cache flags remove new_report",
-            "sark-cache flags remove rust_cache --json | jq .features.rust_cache.removed",
+            "sark-cache flags remove rust_cache --json | jq .features",
         ),
     ),
 )
@@ -205,6 +207,9 @@ def _show(settings: "CacheSettings", feature: str | None, *, as_json: bool) -> N
     ):
         features = [feature] if feature is not None else rollouts.everywhere(client)
         found = rollouts.read(client, features, settings)
+        unheard_of = unknown(client, feature, found[feature]) if feature and not as_json else None
+    if unheard_of is not None:
+        complain("warning", unheard_of.message)
     problems = [one.problem for one in found.values() if one.problem is not None]
     if as_json:
         features_found = {name: asdict(one) for name, one in found.items()}
@@ -216,7 +221,7 @@ def _show(settings: "CacheSettings", feature: str | None, *, as_json: bool) -> N
         title(out, f"Rollouts in Redis at {settings.redis_address}")
         rows(out, {name: one.told for name, one in found.items()})
     for problem in problems:
-        complain("problem", f"{problem}: running processes keep the last percentage that they saw")
+        complain("problem", f"{problem}: {rollouts.NO_PERCENTAGE}")
     if problems:
         raise typer.Exit(ExitCode.WRONG)
 

@@ -25,35 +25,40 @@ WALK_SECONDS = 5.0
 """How long each step of a walk over all keys may take, and replicas to confirm it."""
 
 User: TypeAlias = Annotated[
-    str | None, typer.Option("--user", metavar="ID", help="What was decided for this user.")
+    str | None, typer.Option("--user", metavar="ID", help="Revoke decisions for this user.")
 ]
 Action: TypeAlias = Annotated[
-    str | None, typer.Option("--action", metavar="NAME", help="What was decided on this action.")
+    str | None, typer.Option("--action", metavar="NAME", help="Revoke decisions on this action.")
 ]
 Resource: TypeAlias = Annotated[
     str | None,
-    typer.Option("--resource", metavar="ID", help="What was decided on this resource."),
+    typer.Option("--resource", metavar="ID", help="Revoke decisions on this resource."),
 ]
 Tags: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        "--tag", metavar="NAME", help="What has this tag; given several times, any of them."
+        "--tag",
+        metavar="NAME",
+        help="Revoke decisions with this tag. Given several times: with any of them.",
     ),
 ]
 Policy: TypeAlias = Annotated[
     str | None,
-    typer.Option("--policy", metavar="NAME", help="What this policy decided."),
+    typer.Option("--policy", metavar="NAME", help="Revoke decisions of this policy."),
 ]
 Pattern: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--pattern",
         metavar="GLOB",
-        help="What a glob of Redis matches in policy:decision:USER:ACTION:RESOURCE:CONTEXT, "
-        "percent-encoded, raw, or as SARK writes it: _ for : and / of a resource.",
+        help="Revoke decisions whose key a glob of Redis matches. A key is "
+        "policy:decision:USER:ACTION:RESOURCE:CONTEXT: percent-encoded, raw, or as SARK writes it, "
+        "with _ for : and / of a resource. Combines with no other option.",
     ),
 ]
-Everything: TypeAlias = Annotated[bool, typer.Option("--everything", help="All decisions.")]
+Everything: TypeAlias = Annotated[
+    bool, typer.Option("--everything", help="Revoke all decisions. Combines with no other option.")
+]
 Yes: TypeAlias = Annotated[
     bool, typer.Option("--yes", "-y", help="Do not ask before revoking everything.")
 ]
@@ -69,8 +74,8 @@ EXAMPLES = (
 HELP = (
     "Revokes decisions in Redis, for all processes at once.",
     (
-        "Options are combined: what matches all of them is revoked. When the command ends with 0, "
-        "none of it is served from Redis any more, and no evaluation that was under way is stored. "
+        "Of several options, a decision has to match each. When the command ends with 0, no such "
+        "decision is served from Redis any more, and an evaluation that was running is not stored. "
         "After 1 or Ctrl-C that is not certain: run it again."
     ),
     (
@@ -118,12 +123,16 @@ class Revoked:
         fields = (self.user_id, self.action, self.resource, self.policy)
         named = any(part is not None for part in fields)
         ways = [named or bool(self.tags), self.pattern is not None, self.everything]
-        if sum(ways) != 1:
+        if sum(ways) == 0:
             message = (
-                "give --user, --action, --resource, --policy or --tag, or --pattern, "
-                "or --everything"
+                "nothing to revoke is named: give --user, --action, --resource, --policy or --tag, "
+                "or --pattern, or --everything"
             )
-            raise typer.BadParameter(message, param_hint="what to revoke")
+            raise typer.BadParameter(message, param_hint="OPTIONS")
+        if sum(ways) > 1:
+            alone = "--pattern" if self.pattern is not None else "--everything"
+            message = "it combines with no other option that names decisions: give one of them"
+            raise typer.BadParameter(message, param_hint=alone)
 
 
 def invalidate(
@@ -180,7 +189,7 @@ def _ask(settings: "CacheSettings") -> None:
 
 
 def _revoke(settings: "CacheSettings", what: Revoked) -> int:
-    """Revokes; returns how many entries died.
+    """Revokes; returns the number of entries removed.
 
     Raises:
         FailureError: That could not be confirmed.
@@ -219,8 +228,8 @@ async def _revoke_with(cache: PolicyCache, what: Revoked) -> int:
 
 def _tell(settings: "CacheSettings", what: Revoked, entries: int) -> None:
     out = console()
-    died = counted(entries, "entry", "entries")
-    remark(out, "ok", f"revoked in Redis at {settings.redis_address}: {died} died")
+    removed = counted(entries, "entry", "entries")
+    remark(out, "ok", f"revoked in Redis at {settings.redis_address}: {removed} removed")
     if what.pattern is not None and not entries:
         out.print("Keys look like this: policy:decision:USER:ACTION:RESOURCE:CONTEXT")
     out.print(

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 KEYS_AT_ONCE = 1_000
 
+NO_PERCENTAGE = (
+    "running processes keep the last percentage that they saw. Set it again, with "
+    "sark-cache flags set"
+)
+"""What follows from a value in Redis that is no percentage, and the cure."""
+
 SETTING_OF = {feature: f"{feature}_rollout_pct" for feature in INITIAL}
 
 

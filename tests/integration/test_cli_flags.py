@@ -61,6 +61,18 @@ def test_one_feature_is_shown_whether_or_not_it_was_ever_set(fresh_redis):
     assert (unheard_of["percentage"], unheard_of["source"]) == (0, "default")
 
 
+def test_a_feature_that_nobody_knows_is_shown_with_a_warning(fresh_redis):
+    ended = sark_cache("flags", "get", "rust_cach", **{URL: fresh_redis.url})
+    assert ended.code == 0
+    assert ended.err.strip() == (
+        "warning: no feature is called rust_cach. Did you mean rust_cache? "
+        "There are: rust_cache, rust_opa."
+    )
+    fresh_redis.command("SET", "feature_flag:rust_cach", "5")
+    for feature in ("rust_cach", "rust_cache", "rust_opa"):
+        assert sark_cache("flags", "get", feature, **{URL: fresh_redis.url}).err == ""
+
+
 def test_all_that_there_are_are_listed(fresh_redis):
     fresh_redis.command("SET", "feature_flag:new", "7")
     assert flags(fresh_redis, "list") == flags(fresh_redis, "get")
@@ -76,6 +88,9 @@ def test_what_is_no_percentage_exits_with_1(fresh_redis):
     features = flags(fresh_redis, "get", code=1)["features"]
     assert "does not hold an integer from 0 to 100" in features["rust_cache"]["problem"]
     assert "does not hold an integer from 0 to 100" in features["rust_opa"]["problem"]
+    for command in (["flags", "get"], ["doctor"]):
+        ended = sark_cache(*command, **{URL: fresh_redis.url})
+        assert "Set it again, with sark-cache flags set" in ended.out + ended.err
 
 
 def test_names_cannot_play_tricks_on_a_terminal(fresh_redis):

@@ -75,12 +75,14 @@ def test_what_was_to_be_revoked_is_in_the_json(fresh_redis):
     }
 
 
-async def test_how_many_died_is_told_and_that_native_caches_are_not_reached(cache, fresh_redis):
-    for user, died in (("alice", "2 entries"), ("bob", "1 entry"), ("bob", "0 entries")):
+async def test_the_number_removed_is_shown_and_that_native_caches_are_not_reached(
+    cache, fresh_redis
+):
+    for user, removed in (("alice", "2 entries"), ("bob", "1 entry"), ("bob", "0 entries")):
         ended = sark_cache("invalidate", "--user", user, **{URL: fresh_redis.url})
         assert (ended.code, ended.err) == (0, "")
         first, second = ended.out.splitlines()
-        assert first == f"ok: revoked in Redis at {fresh_redis.url}: {died} died"
+        assert first == f"ok: revoked in Redis at {fresh_redis.url}: {removed} removed"
         assert second.startswith("Native caches inside running services are not reached")
         assert "300 s" in second
 
@@ -128,6 +130,20 @@ WRONG = [
     ["--user", "alice", "--everything", "--yes"],
     ["--pattern", "*", "--everything", "--yes"],
 ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "nothing to revoke is named"),
+        (["--pattern", "*", "--user", "alice"], "--pattern: it combines with no other option"),
+        (["--everything", "--tag", "a"], "--everything: it combines with no other option"),
+    ],
+)
+def test_an_error_names_the_option_that_stands_alone(fresh_redis, arguments, words):
+    ended = sark_cache("invalidate", *arguments, COLUMNS="200", **{URL: fresh_redis.url})
+    assert (ended.code, ended.out) == (2, "")
+    assert words in ended.err
 
 
 @pytest.mark.parametrize("arguments", WRONG)
