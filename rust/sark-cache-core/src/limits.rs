@@ -1,27 +1,33 @@
-//! How large the parts of one decision may be, so that no client costs more than a bounded amount of
-//! work and memory. The Python package has the same numbers in `sark_cache/arguments.py`.
+//! Upper bounds on the parts of a decision. They bound the work and memory that one client costs.
+//!
+//! The Python package repeats these numbers; keep both equal.
 
-/// The most bytes of a user id, an action or a resource.
+/// The largest user id, action or resource, in bytes.
 pub const MAX_FIELD_BYTES: usize = 8 * 1024;
-/// The most bytes of the name of a policy.
+/// The largest name of a policy, in bytes.
 pub const MAX_POLICY_BYTES: usize = 256;
-/// The most tags of a decision.
+/// The largest number of tags of one decision.
 pub const MAX_TAGS: usize = 64;
-/// The most bytes of a tag.
+/// The largest tag, in bytes.
 pub const MAX_TAG_BYTES: usize = 256;
-/// The most tags that one revocation can name.
+/// The largest number of tags that one invalidation can name.
 pub const MAX_REVOKED_TAGS: usize = 10_000;
-/// The most that key and value of one entry may take together, in bytes.
+/// The largest entry, in bytes of key and value together.
 pub const MAX_ENTRY_BYTES: usize = 64 * 1024;
-/// How deep lists and mappings may be nested.
+/// The deepest nesting of lists and mappings.
 pub const MAX_DEPTH: usize = 64;
-/// The most bytes of a key. A larger one could not be stored, so writing stops there: a few objects
-/// that hold each other many times over cannot become gigabytes.
+/// The largest key, in bytes.
+///
+/// A larger one could not be stored, so encoding stops there: a few objects that contain each other
+/// many times cannot grow to gigabytes.
 pub const MAX_KEY_BYTES: usize = MAX_ENTRY_BYTES;
 /// The longest pattern, in bytes.
 pub const MAX_PATTERN_BYTES: usize = 1024;
-/// What an entry takes beside its key and value, in bytes, for `max_bytes`: resident memory
-/// measured with 300,000 entries, moka's share included.
+/// The memory that an entry takes in addition to its key and value, in bytes, as counted for
+/// [`Options::max_bytes`](crate::Options::max_bytes).
+///
+/// Resident memory, measured with 300,000 entries; moka's share is included.
 pub const ENTRY_OVERHEAD: usize = 420;
-/// What a tag of an entry takes, in bytes, for `max_bytes`: the number that the log knows it by.
+/// The memory that one tag of an entry takes, in bytes, as counted for
+/// [`Options::max_bytes`](crate::Options::max_bytes).
 pub const TAG_BYTES: usize = 8;

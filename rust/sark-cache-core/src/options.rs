@@ -1,27 +1,27 @@
-//! How large a cache is, and which entry leaves it when it is full.
+//! The size of a cache and its eviction policy.
 
-/// Which entry leaves a full cache.
+/// The choice of the entry that is evicted from a full cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Eviction {
-    /// The least recently used. The order is exact up to 128 entries; larger caches keep to it
-    /// within 1 % of their capacity, at most 64 entries.
+    /// The least recently used entry. The order is exact in caches of up to 128 entries. In larger
+    /// ones an entry may be evicted early or late by up to 1 % of the capacity, at most 64 entries.
     #[default]
     Lru,
-    /// The least frequently used of those that are not recent: resists scans.
+    /// The least frequently used of the entries that were not used recently. Resists scans.
     TinyLfu,
 }
 
-/// How large a cache is and what it keeps.
+/// The options of a [`Cache`](crate::Cache).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// The most entries.
+    /// The largest number of entries.
     pub max_size: u64,
-    /// The most bytes, counting keys, values, [`TAG_BYTES`](crate::limits::TAG_BYTES) a tag and
-    /// [`ENTRY_OVERHEAD`](crate::limits::ENTRY_OVERHEAD); `None`: any.
+    /// The largest number of bytes, or `None` for no limit.
     ///
-    /// With both limits an entry weighs the larger of its share of the entries and its share of
-    /// the bytes, so neither is ever exceeded.
+    /// An entry counts with its key, its value, [`TAG_BYTES`](crate::limits::TAG_BYTES) per tag and
+    /// [`ENTRY_OVERHEAD`](crate::limits::ENTRY_OVERHEAD). It weighs the larger of its share of the
+    /// entries and its share of the bytes, so neither limit is ever exceeded.
     pub max_bytes: Option<u64>,
-    /// Which entry leaves first.
+    /// The entry that is evicted first.
     pub eviction: Eviction,
 }

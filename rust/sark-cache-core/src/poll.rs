@@ -1,25 +1,25 @@
-//! Poll once on the caller's thread.
+//! Polling a future once, on the caller's thread.
 //!
-//! Every operation of the cache is a future, and nearly every one is ready at its first poll:
-//! no waker is ever called, no task is made, no thread is changed. [`poll_or_keep`] takes that
-//! one poll with a waker that does nothing, and hands the future back when it was not ready, so
-//! that a runtime can finish it. A pending future of moka's must not be dropped half way.
+//! Every operation of the cache is a future, and nearly every one is ready at its first poll: it
+//! needs no waker, no task and no other thread. [`poll_once`] and [`poll_or_keep`] make that one poll
+//! with a waker that does nothing. `poll_or_keep` returns a pending future, so that a runtime can
+//! finish it; an insert of moka's must not be dropped half way.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-/// The outcome of the one poll: the value, or the future to be finished elsewhere.
+/// The result of [`poll_or_keep`].
 pub enum Polled<F: Future> {
-    /// The future was ready.
+    /// The output of a future that was ready.
     Ready(F::Output),
-    /// It was not; a runtime has to finish it.
+    /// A future that was not ready and that a runtime has to finish.
     Pending(Pin<Box<F>>),
 }
 
-/// Polls `future` once and keeps it if it is not ready. Allocates: one box.
+/// Polls `future` once and returns it if it is not ready. Allocates one box.
 ///
-/// For futures that own what they need. On the hit path use [`poll_once`], which does not allocate.
+/// On the hit path use [`poll_once`], which does not allocate.
 pub fn poll_or_keep<F: Future>(future: F) -> Polled<F> {
     let mut future = Box::pin(future);
     match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -28,9 +28,9 @@ pub fn poll_or_keep<F: Future>(future: F) -> Polled<F> {
     }
 }
 
-/// Polls `future` once and drops it: `None` if it was not ready. Does not allocate.
+/// Polls `future` once and drops it. Returns `None` if it was not ready. Does not allocate.
 ///
-/// Only for futures that may be dropped at any point, as look-ups and maintenance may.
+/// Only for futures that may be dropped at any point, such as lookups and maintenance.
 #[inline]
 pub fn poll_once<F: Future>(future: F) -> Option<F::Output> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
@@ -39,7 +39,7 @@ pub fn poll_once<F: Future>(future: F) -> Option<F::Output> {
     }
 }
 
-/// Pending once, ready at the next poll: the place where a long sweep lets others run.
+/// Is pending once and ready at the next poll, so that other tasks run during a long operation.
 pub async fn yield_once() {
     let mut yielded = false;
     std::future::poll_fn(|context| {

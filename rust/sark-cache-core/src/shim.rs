@@ -1,9 +1,9 @@
 //! The locks and atomics of [`invalidation`](crate::invalidation) and
-//! [`single_flight`](crate::single_flight): the standard library's and arc-swap's or, with the feature `shuttle`, those of a model checker, so that the very code
-//! that ships is the code that is checked (`tests/model.rs`).
+//! [`single_flight`](crate::single_flight).
 //!
-//! The checker explores interleavings, not weak memory: to it every atomic is sequentially
-//! consistent.
+//! They are the standard library's and arc-swap's. With the feature `shuttle` they are a model
+//! checker's, so that the code that ships is the code that is checked (`tests/model.rs`). The checker
+//! explores interleavings, not weak memory: it treats every atomic as sequentially consistent.
 
 #[cfg(not(feature = "shuttle"))]
 mod real {
@@ -18,7 +18,7 @@ mod checked {
     pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
     use std::sync::{Arc, PoisonError};
 
-    /// As much of arc-swap as is used, on a lock that the checker knows.
+    /// The used part of arc-swap, on a lock that the checker controls.
     #[derive(Default)]
     pub(crate) struct Swap<T>(Mutex<Arc<T>>);
 

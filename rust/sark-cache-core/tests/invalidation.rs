@@ -110,7 +110,7 @@ fn a_decision_that_passed_is_stamped_anew() {
     let stamp = log.newest();
     let record = log.record(&Scope::of([Some("bob"), None, None], &[]), 0).stamp;
     let alice = key("alice", "read", "doc");
-    assert_eq!(log.verdict(stamp, Subject { key: &alice, tags: &[] }), Verdict::Holds(record));
+    assert_eq!(log.verdict(stamp, Subject { key: &alice, tags: &[] }), Verdict::Valid(record));
 }
 
 #[test]

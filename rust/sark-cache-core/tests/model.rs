@@ -132,7 +132,7 @@ impl World {
         let entry = store.get_mut(key)?;
         match self.log.verdict(entry.stamp, Subject { key, tags: &entry.tags }) {
             Verdict::Invalidated => None,
-            Verdict::Holds(newer) => {
+            Verdict::Valid(newer) => {
                 entry.stamp = entry.stamp.max(newer);
                 Some(entry.decision)
             }
@@ -141,7 +141,7 @@ impl World {
 
     fn commit(&self, key: &[u8], decision: u64, stamp: Stamp, tags: &Tags) {
         let stamp = if self.broken == Broken::Commit { self.log.newest() } else { stamp };
-        if let Verdict::Holds(stamp) = self.log.verdict(stamp, Subject { key, tags }) {
+        if let Verdict::Valid(stamp) = self.log.verdict(stamp, Subject { key, tags }) {
             let entry = Entry { decision, stamp, tags: tags.clone() };
             self.store.lock().unwrap().insert(key.to_vec(), entry);
         }
@@ -553,7 +553,7 @@ fn records_are_made() {
             for _ in 0..3 {
                 let must = name == "alice" && revoked.load(Ordering::SeqCst) > 0;
                 match log.verdict(stamp, Subject { key: &key, tags: &[] }) {
-                    Verdict::Holds(newer) => {
+                    Verdict::Valid(newer) => {
                         assert!(!must && !overtaken, "{name} was revoked");
                         stamp = newer;
                     }

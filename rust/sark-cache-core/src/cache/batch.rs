@@ -1,13 +1,14 @@
-//! Many look-ups at once.
+//! Batches of lookups.
 
 use super::{Cache, Entry};
 use crate::poll::poll_once;
 use std::sync::Arc;
 
-/// A batch of look-ups, which reads the clock once and counts once.
+/// A batch of lookups, which reads the clock once and updates the counters once.
 ///
-/// Each finds what is stored and not revoked when it is made; what has expired when the batch is
-/// finished is left out then, so nothing is served late, however long a batch takes.
+/// Each lookup finds the entry if it is not revoked at that moment. [`finish`](Self::finish) leaves
+/// out the entries that have expired by then, so no entry is served late, however long the batch
+/// takes.
 pub struct BatchLookup<'c, V> {
     pub(super) cache: &'c Cache<V>,
     pub(super) found: Vec<Option<Arc<Entry<V>>>>,
@@ -17,17 +18,17 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> BatchLookup<'_, V> {
     /// Looks up `key`.
     #[inline]
     pub fn look_up(&mut self, key: &[u8]) {
-        // Never pending; should moka change that, a miss is the safe answer.
+        // Never pending with today's moka. If that changes, a miss is the safe answer.
         let found = poll_once(self.cache.entries.get(key)).flatten();
         self.found.push(found.filter(|entry| self.cache.is_valid(key, entry)));
     }
 
-    /// Takes down a miss for what has no key.
+    /// Adds a miss, for a request that has no key.
     pub fn miss(&mut self) {
         self.found.push(None);
     }
 
-    /// The entries, in the order of the look-ups. Counts the hits and the misses.
+    /// Returns the entries in the order of the lookups. Counts the hits and the misses.
     pub fn finish(mut self) -> Vec<Option<Arc<Entry<V>>>> {
         let now = self.cache.clock.now();
         let mut hits = 0;

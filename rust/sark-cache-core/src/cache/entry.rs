@@ -1,10 +1,10 @@
-//! What is stored under a key.
+//! The entry of a key.
 
 use crate::invalidation::{Stamp, Subject, Tags};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A stored decision.
+/// A stored decision, with its tags and its time to live.
 #[derive(Debug)]
 pub struct Entry<V> {
     pub(super) value: V,
@@ -12,22 +12,22 @@ pub struct Entry<V> {
     pub(super) deadline: u64,
     pub(super) weight: u32,
     pub(super) tags: Tags,
-    /// Nanoseconds from when it was stored to its deadline.
+    /// The time from the insert to the deadline, in nanoseconds.
     pub(super) ttl: u64,
 }
 
 impl<V> Entry<V> {
-    /// The stored value.
+    /// Returns the stored value.
     pub fn value(&self) -> &V {
         &self.value
     }
 
-    /// What it can be revoked by besides its key.
+    /// Returns the tags, each of which can revoke the entry.
     pub fn tags(&self) -> &Tags {
         &self.tags
     }
 
-    /// How long it lives in all.
+    /// Returns the whole time to live.
     pub fn ttl(&self) -> Duration {
         Duration::from_nanos(self.ttl)
     }

@@ -1,14 +1,16 @@
-//! Counting evictions without being told of them: a listener would make every insert take a lock
-//! per key, and moka's expiry would be asked at every look-up.
+//! Counting evictions without moka's eviction listener.
+//!
+//! With a listener every insert takes a lock per key, and a lookup can wait for it. So the counter
+//! compares the number of entries with the numbers added and removed.
 
 use crate::metrics::Counter;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How many entries came and went: what moka evicted is what is missing.
+/// The numbers of entries added and removed. The entries that are missing were evicted.
 ///
-/// Whatever is under way in other threads makes the number too small, never too large, so the
-/// counter only grows; when nothing is under way it is exact.
+/// Operations that run in other threads make the number of evictions too small, never too large, so
+/// it only grows. It is exact when no operation runs.
 #[derive(Debug, Default)]
 pub(crate) struct EvictionCounter {
     pub(crate) added: Counter,
@@ -17,18 +19,20 @@ pub(crate) struct EvictionCounter {
     shards: [Mutex<()>; SHARDS],
 }
 
-/// How many inserts of different keys may look for their predecessors at once.
+/// The number of locks: so many inserts of different keys can run at once.
 const SHARDS: usize = 16;
 
 impl EvictionCounter {
-    /// To be held from the look for a key's predecessor until it is replaced.
+    /// Locks the shard of a key. An insert holds it while it checks for an entry and replaces it.
     pub(crate) fn lock_shard(&self, key: &[u8]) -> MutexGuard<'_, ()> {
-        // Most keys differ in their last byte, and it need not be fair.
+        // Most keys differ in their last byte; the shards need not be of equal size.
         let shard = usize::from(key.last().copied().unwrap_or_default()) % SHARDS;
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Moves `evictions` on: `held` entries are left of those `added` before they were counted.
+    /// Raises `evictions`: of the `added` entries, `held` are left.
+    ///
+    /// The caller reads `added` before it counts the entries that are left.
     pub(crate) fn update(&self, added: u64, held: u64, evictions: &Counter) {
         let mut evicted = self.evicted.lock().unwrap_or_else(PoisonError::into_inner);
         let missing = added.saturating_sub(held + self.removed.load(Ordering::SeqCst));

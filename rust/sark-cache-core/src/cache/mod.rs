@@ -1,19 +1,20 @@
-//! The cache: moka's future cache, each entry with its own expiry, stamp and tags.
+//! The cache: moka's future cache, whose entries have an expiration, a stamp and tags.
 //!
 //! # Cost
-//! A look-up is one hash, one probe and one clock reading: 0.25 µs for a hot key. It is ready at
-//! its first poll. An insert costs about 2 µs. `sweep`, `live`, `cleanup_expired` and `clear` visit
-//! every entry (up to a microsecond each) and let others run after every 512.
+//! A lookup is one hash, one probe and one clock reading: 0.25 µs for a hot key. It is ready at its
+//! first poll. An insert costs about 2 µs. `invalidate`, `count_live` and `cleanup_expired` visit
+//! every entry, up to a microsecond each, and yield after every 512.
 //!
 //! # Memory
-//! About 420 bytes per entry beside its key and value ([`ENTRY_OVERHEAD`](crate::limits::ENTRY_OVERHEAD)).
+//! About 420 bytes per entry in addition to its key and value
+//! ([`ENTRY_OVERHEAD`](crate::limits::ENTRY_OVERHEAD)).
 //!
-//! # Expiry
-//! Each entry has its own deadline, which decides to the nanosecond at every look-up. An expired
-//! entry keeps its place until [`Cache::cleanup_expired`] removes it, it is overwritten, or it is
-//! the one to leave a full cache. moka's own expiry would remove it without saying so, and its
-//! eviction listener, which would say so, makes every insert take a lock per key and lets a
-//! look-up wait for it; without a listener no look-up ever waits for anything.
+//! # Expiration
+//! Every lookup compares the deadline of the entry with the clock, to the nanosecond. An expired entry
+//! takes memory until [`Cache::cleanup_expired`] removes it, it is overwritten, or it is evicted.
+//! moka's own expiration is not used: it would remove entries without reporting them. moka's eviction
+//! listener would report them, but with a listener every insert takes a lock per key, and a lookup
+//! can wait for it. Without one no lookup ever waits.
 
 mod batch;
 mod entry;
@@ -46,14 +47,16 @@ use std::time::Duration;
 use sweep::Sweeps;
 use weight::Weights;
 
-/// Caches up to this size keep to their capacity, and to the exact order of use, at every insert.
+/// The largest cache that enforces its capacity, and the exact order of use, at every insert.
 const EXACT_UP_TO: u64 = 128;
-/// moka looks after itself at least this often, counted in inserts.
-const LEAST_MAINTENANCE: u64 = 64;
+/// The largest number of inserts between two runs of moka's maintenance.
+const MAX_MAINTENANCE_INTERVAL: u64 = 64;
 
 type Entries<V> = moka::future::Cache<Key, Arc<Entry<V>>, RandomState>;
 
-/// The cache. Share it behind an `Arc`; every method takes `&self`.
+/// A cache of decisions. Share it in an `Arc`; every method takes `&self`.
+///
+/// The value `V` is the encoded decision; it counts with its bytes.
 pub struct Cache<V> {
     entries: Entries<V>,
     log: Arc<Log>,
@@ -68,7 +71,7 @@ pub struct Cache<V> {
 }
 
 impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
-    /// An empty cache.
+    /// Creates an empty cache.
     pub fn new(options: Options) -> Self {
         let weights = Weights::new(options);
         let mut entries = moka::future::Cache::builder()
@@ -78,8 +81,8 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
                 Eviction::TinyLfu => EvictionPolicy::tiny_lfu(),
             });
         if options.max_bytes.is_some() {
-            // Not if all weigh the same: with a weigher moka's TinyLFU remembers the frequencies of
-            // a quarter of the keys only, which costs up to six points of the hit ratio.
+            // Only with a limit on bytes: with a weigher, moka's TinyLFU remembers the frequencies of
+            // only a quarter of the keys, which costs up to six points of the hit ratio.
             entries = entries.weigher(|_key, entry: &Arc<Entry<V>>| entry.weight);
         }
         let entries = entries.build_with_hasher(RandomState::new());
@@ -93,29 +96,31 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             sweeps: Sweeps::default(),
             weights,
             inserts: AtomicU64::new(0),
-            maintain_every: (options.max_size / EXACT_UP_TO).clamp(1, LEAST_MAINTENANCE),
+            maintain_every: (options.max_size / EXACT_UP_TO).clamp(1, MAX_MAINTENANCE_INTERVAL),
         }
     }
 
-    /// What the cache counts.
+    /// Returns the metrics of the cache.
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
 
-    /// The log of what was revoked.
+    /// Returns the invalidation log of the cache.
     pub fn log(&self) -> &Arc<Log> {
         &self.log
     }
 
-    /// The stamp of now: take it before evaluating, store with it afterwards.
+    /// Returns the newest stamp: take it before an evaluation, and [`insert`](Self::insert) with it.
+    ///
+    /// Costs one atomic load.
     #[inline]
     pub fn stamp(&self) -> Stamp {
         self.log.newest()
     }
 
-    /// The entry under `key`, unless it has expired or was revoked. Counts a hit or a miss.
+    /// Returns the entry under `key`, unless it has expired or was revoked. Counts a hit or a miss.
     ///
-    /// Ready at its first poll, and may be dropped at any point.
+    /// Ready at its first poll; may be dropped at any point. Costs 0.25 µs for a hot key.
     #[inline]
     pub async fn get(&self, key: &[u8]) -> Option<Arc<Entry<V>>> {
         let found = self.find(key).await;
@@ -126,13 +131,13 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         found
     }
 
-    /// The entry under `key`, as [`get`](Self::get) finds it; counts nothing.
+    /// Returns the entry under `key` as [`get`](Self::get) does, but counts neither a hit nor a miss.
     #[inline]
     pub async fn find(&self, key: &[u8]) -> Option<Arc<Entry<V>>> {
         self.entries.get(key).await.filter(|entry| self.is_served(key, entry))
     }
 
-    /// Whether an entry that was just served has less than `fraction` of its time to live left.
+    /// Returns whether less than `fraction` of the entry's time to live is left. Reads the clock.
     pub fn is_near_expiry(&self, entry: &Entry<V>, fraction: f64) -> bool {
         let left = entry.deadline.saturating_sub(self.clock.now());
         #[expect(clippy::cast_precision_loss, reason = "a time to live does not need 53 bits")]
@@ -140,17 +145,20 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         soon
     }
 
-    /// Starts a batch of about `capacity` look-ups.
+    /// Starts a batch of lookups, with space for `capacity` of them.
     pub fn batch_lookup(&self, capacity: usize) -> BatchLookup<'_, V> {
         BatchLookup { cache: self, found: Vec::with_capacity(capacity) }
     }
 
-    /// Stores `value` for `ttl`, evaluated at `stamp`.
+    /// Stores `value` for `ttl`. `stamp` is the [stamp](Self::stamp) from before its evaluation.
+    ///
+    /// Costs about 2 µs. A future that is pending has stored the entry already and must be polled to
+    /// completion.
     ///
     /// # Errors
-    /// [`InsertError`] says why nothing was stored: an invalidation overtook it, it is too large or has
-    /// too many tags, or its time to live is zero. But for the first case, what was stored before is
-    /// dropped: the decision that was refused has superseded it.
+    /// [`InsertError`] says why nothing was stored: the decision was revoked during its evaluation, it
+    /// is too large or has too many tags, or its time to live is zero. Except in the first case, an
+    /// older entry under `key` is removed, because the new decision superseded it.
     pub async fn insert(
         &self,
         key: Key,
@@ -169,12 +177,12 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         };
         self.log.retain_for(ttl);
         let subject = Subject { key: key.as_bytes(), tags: &tags };
-        let Verdict::Holds(stamp) = self.log.verdict(stamp, subject) else {
+        let Verdict::Valid(stamp) = self.log.verdict(stamp, subject) else {
             self.stats.counters.invalidations.increment();
             return Err(InsertError::Invalidated);
         };
-        // An invalidation that comes between the verdict and the insert is newer than the stamp,
-        // so the next look-up finds it.
+        // An invalidation between the verdict and the insert is newer than the stamp, so the next
+        // lookup finds it.
         let entry = Entry {
             value,
             stamp: AtomicU64::new(stamp.raw()),
@@ -193,16 +201,16 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         Ok(())
     }
 
-    /// Drops what is stored under `key` because something superseded it that cannot be stored.
+    /// Removes the entry under `key`, because a decision that cannot be stored superseded it.
     pub async fn remove_superseded(&self, key: &[u8]) {
         self.remove_entry(key).await;
     }
 
-    /// What an entry of this key, value and tags weighs.
+    /// Returns the weight that an entry of this key, value and tags would have. Constant time.
     ///
     /// # Errors
-    /// [`InsertError::TooLarge`] and [`InsertError::TooManyTags`], as [`insert`](Self::insert) would return
-    /// them.
+    /// [`InsertError::TooLarge`] and [`InsertError::TooManyTags`], as [`insert`](Self::insert) would
+    /// return them.
     pub fn weigh(&self, key: &Key, value: &V, tags: &Tags) -> Result<u32, InsertError> {
         if tags.len() > MAX_TAGS {
             return Err(InsertError::TooManyTags);
@@ -215,22 +223,24 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         })
     }
 
-    /// How many entries are held, in constant time. Some may be expired.
+    /// Returns the number of entries, expired and revoked ones included, without visiting them.
+    ///
+    /// Runs moka's maintenance first, so that pending evictions happen.
     pub fn entry_count(&self) -> u64 {
         self.maintain();
         self.entries.entry_count()
     }
 
-    /// Brings moka's bookkeeping up to date: evictions that are due happen, and are counted. False
-    /// if another thread is at it.
+    /// Runs moka's maintenance, so that pending evictions happen. Returns false if another thread
+    /// runs it.
     pub fn maintain(&self) -> bool {
         poll_once(self.entries.run_pending_tasks()).is_some()
     }
 
-    /// Everything counted so far, evictions that are due included.
+    /// Copies all metrics, pending evictions included. Runs moka's maintenance first.
     pub fn snapshot(&self) -> Snapshot {
         let added = self.eviction_counter.added.get();
-        // Only right after moka's bookkeeping is up to date is what is missing evicted.
+        // Only right after moka's maintenance are the missing entries evicted ones.
         if self.maintain() {
             let held = self.entries.entry_count();
             self.eviction_counter.update(added, held, &self.stats.counters.evictions);
@@ -238,14 +248,14 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         self.stats.snapshot()
     }
 
-    /// Sets what is counted to zero.
+    /// Sets all metrics to zero.
     pub fn reset_stats(&self) {
-        // Evictions that are due belong to the time before.
+        // Pending evictions belong to the time before.
         self.snapshot();
         self.stats.reset();
     }
 
-    /// Puts an entry in and counts it if it took nobody's place.
+    /// Inserts an entry and counts it as added if it replaced none.
     async fn insert_entry(&self, key: Key, entry: Arc<Entry<V>>) {
         let mut insert = pin!(None);
         let mut incoming = Some((key, entry));
@@ -259,7 +269,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             }
             let polled = insert.as_mut().as_pin_mut().map(|insert| insert.poll(context));
             drop(shard);
-            // Pending, it is in already; moka's log of it is full.
+            // If it is pending, the entry is stored already, but moka's log of writes is full.
             polled.unwrap_or(Poll::Ready(()))
         })
         .await;
@@ -269,7 +279,8 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     }
 
     async fn remove_entry(&self, key: &[u8]) -> Option<Arc<Entry<V>>> {
-        // Counted first and taken back: in between too few seem to have been evicted, not too many.
+        // Counted first and taken back if nothing was removed: in between, the number of evictions is
+        // too small rather than too large.
         self.eviction_counter.removed.fetch_add(1, Ordering::SeqCst);
         let removed = self.entries.remove(key).await;
         if removed.is_none() {
@@ -283,14 +294,14 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         !self.clock.has_reached(entry.deadline) && self.is_valid(key, entry)
     }
 
-    /// Whether nothing newer than the entry's stamp revokes it. Stamps it anew, so that it is
-    /// checked once per invalidation at most.
+    /// Returns whether no record newer than the entry's stamp matches it. Raises its stamp, so that it
+    /// is checked once per invalidation at most.
     #[inline]
     fn is_valid(&self, key: &[u8], entry: &Entry<V>) -> bool {
         let stamp = entry.stamp();
         match self.log.verdict(stamp, entry.subject(key)) {
             Verdict::Invalidated => false,
-            Verdict::Holds(newer) => {
+            Verdict::Valid(newer) => {
                 if newer > stamp {
                     entry.stamp.fetch_max(newer.raw(), Ordering::Relaxed);
                 }

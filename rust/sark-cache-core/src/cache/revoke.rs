@@ -1,6 +1,6 @@
-//! Revoking decisions, and removing the entries that were revoked.
+//! Revocation, and the removal of revoked entries.
 
-use super::sweep::{Sweep, Sweepers};
+use super::sweep::{Sweep, SweepIndex};
 use super::{Cache, Entry};
 use crate::invalidation::{Recorded, Scope};
 use crate::poll::poll_once;
@@ -8,19 +8,19 @@ use std::future::Future;
 use std::sync::Arc;
 
 impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
-    /// Revokes the entry under `key` and whatever is being evaluated for it, and removes it.
+    /// Revokes the decision under `key`, stored or being evaluated, and removes its entry.
     ///
-    /// Takes effect when called. The future removes the entry and says whether it was there and
-    /// would have been served.
+    /// Takes effect when called. The future removes the entry and returns whether a lookup would have
+    /// found it. Costs a record in the log, a lookup and a removal.
     pub fn remove(self: &Arc<Self>, key: &[u8]) -> impl Future<Output = bool> + Send + use<V> {
         self.remove_each(Scope::Key(key.into()), Some(vec![key.into()]))
     }
 
-    /// Revokes what is stored for a request under whatever policy, and whatever is being evaluated
-    /// for it, and removes it. `key` is its key under none.
+    /// Revokes the decisions for a request under every policy, stored or being evaluated, and removes
+    /// their entries. `key` is the key of the request under no policy.
     ///
-    /// As [`remove`](Self::remove), with one look-up for each policy that something was stored
-    /// under. With more than 256 of them it visits every entry.
+    /// Works as [`remove`](Self::remove), with one lookup for each policy that a decision was ever
+    /// stored under. With more than 256 policies it visits every entry.
     pub fn remove_request(
         self: &Arc<Self>,
         key: &[u8],
@@ -28,20 +28,21 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         self.remove_each(Scope::Request(key.into()), self.policies.keys_of(key))
     }
 
-    /// Revokes what `scope` covers and removes what is under these keys, which are all of its keys;
-    /// if they are not known, every entry is visited.
+    /// Revokes `scope` and removes the entries under `keys`, which are all keys in that scope.
+    ///
+    /// If the keys are not known, it visits every entry.
     fn remove_each(
         self: &Arc<Self>,
         scope: Scope,
         keys: Option<Vec<Box<[u8]>>>,
     ) -> impl Future<Output = bool> + Send + use<V> {
         let cache = Arc::clone(self);
-        let is_served = |key: &[u8]| {
+        let would_be_served = |key: &[u8]| {
             poll_once(self.entries.get(key))
                 .flatten()
                 .is_some_and(|entry| self.is_served(key, &entry))
         };
-        let served = keys.iter().flatten().filter(|key| is_served(key)).count() as u64;
+        let served = keys.iter().flatten().filter(|key| would_be_served(key)).count() as u64;
         let recorded = self.record(&scope);
         async move {
             let Some(keys) = keys else { return cache.sweep(scope, recorded).await > 0 };
@@ -59,16 +60,19 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
 
     /// Revokes every decision in `scope`, stored or being evaluated.
     ///
-    /// Takes effect when called: from then on nothing older in `scope` is served. The future
-    /// removes the entries and returns how many removed; it visits them all and lets others run. The
-    /// number is exact if nobody else removes entries meanwhile.
+    /// Takes effect when called: from then on no older decision in `scope` is served or stored. That
+    /// costs a record in the log, under one mutex.
+    ///
+    /// The future removes the entries and returns the number of entries removed. It visits every entry,
+    /// up to a microsecond each, and yields after every 512. Invalidations that run at the same time
+    /// share a visit. The number is exact if no other operation removes entries at the same time.
     pub fn invalidate(self: &Arc<Self>, scope: Scope) -> impl Future<Output = u64> + Send + use<V> {
         let recorded = self.record(&scope);
         let cache = Arc::clone(self);
         async move { cache.sweep(scope, recorded).await }
     }
 
-    /// Records an invalidation, and counts it if the log was too full to record less than everything.
+    /// Records an invalidation. Counts a flush if the log was full and had to revoke everything.
     fn record(&self, scope: &Scope) -> Recorded {
         let recorded = self.log.record(scope, self.clock.now());
         if recorded.everything && *scope != Scope::Everything {
@@ -77,8 +81,9 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         recorded
     }
 
-    /// Removes what an invalidation ended and returns how many entries removed of it. The expired
-    /// ones among them go too, and count as such.
+    /// Removes the entries that an invalidation revoked and returns their number.
+    ///
+    /// Expired entries among them are removed too, and counted as expirations.
     async fn sweep(&self, scope: Scope, recorded: Recorded) -> u64 {
         let sweep = Sweep::new(scope, recorded, &self.log);
         if !self.is_large() {
@@ -96,11 +101,11 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     }
 
     async fn sweep_together(&self, sweeps: &[Arc<Sweep>]) {
-        let sweepers = Sweepers::new(sweeps, &self.log);
+        let index = SweepIndex::new(sweeps, &self.log);
         let now = self.clock.now();
         let (mut removed, mut expired) = (0, 0);
-        let ended =
-            |key: &[u8], entry: &Entry<V>| sweepers.first_match(entry.stamp(), entry.subject(key));
+        let first_match =
+            |key: &[u8], entry: &Entry<V>| index.first_match(entry.stamp(), entry.subject(key));
         let count = |sweep: &Sweep, entry: &Entry<V>| {
             if entry.deadline > now {
                 sweep.count_removed();
@@ -109,7 +114,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
                 expired += 1;
             }
         };
-        self.remove_if(ended, count).await;
+        self.remove_if(first_match, count).await;
         self.stats.counters.invalidations.add(removed);
         self.stats.counters.expirations.add(expired);
     }

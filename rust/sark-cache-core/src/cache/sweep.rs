@@ -1,13 +1,13 @@
-//! Removing the entries that invalidations ended, and telling each invalidation how many those were.
+//! Sweeps: the removal of the entries that invalidations revoked.
 //!
-//! An invalidation takes effect when it is recorded; what is left is to give back the memory and to
-//! count. That takes a visit to every entry, about a microsecond each. So invalidations that come
-//! while a visit is under way wait for the next one, which is made for all of them together: however
-//! many there are, the entries are visited twice.
+//! An invalidation takes effect when it is recorded. A *sweep* frees the memory of the revoked
+//! entries and counts them. That takes a visit to every entry, about a microsecond each. Invalidations
+//! that arrive during a visit wait for the next visit, which serves all of them: however many there
+//! are, the entries are visited twice.
 //!
 //! # Cost
-//! For each entry a look-up per kind of scope that waits, as in the log, and one match for each
-//! pattern that waits. For each invalidation that waits some 200 bytes.
+//! Per entry, one lookup for each kind of scope among the pending sweeps, as in the log, and one match
+//! for each pending pattern. Memory: about 200 bytes per pending sweep.
 
 use crate::invalidation::{Log, Recorded, Scope, ScopeKinds, Stamp, Subject, Tags};
 use crate::key::KeyTexts;
@@ -19,7 +19,7 @@ use std::process;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// One invalidation whose entries are to be removed.
+/// The sweep of one invalidation.
 pub(crate) struct Sweep {
     scope: Scope,
     tags: Tags,
@@ -39,17 +39,17 @@ impl Sweep {
         Arc::new(Self { scope, tags, stamp: recorded.stamp, removed, done })
     }
 
-    /// Counts an entry that it ended.
+    /// Counts an entry that was removed for this sweep.
     pub(crate) fn count_removed(&self) {
         self.removed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many entries it ended.
+    /// Returns the number of entries removed for this sweep.
     pub(crate) fn removed(&self) -> u64 {
         self.removed.load(Ordering::Acquire)
     }
 
-    /// Whether the scope covers the entry. Compares the fields themselves, not their hashes.
+    /// Returns whether the scope covers the entry. Compares the fields, not their hashes.
     fn covers(&self, subject: Subject<'_>) -> bool {
         match &self.scope {
             Scope::Everything => true,
@@ -73,8 +73,8 @@ impl Sweep {
     }
 }
 
-/// Those that wait to be swept, in the order of their stamps, ready to be found for an entry.
-pub(crate) struct Sweepers<'s> {
+/// Pending sweeps, indexed so that the first one that matches an entry is found fast.
+pub(crate) struct SweepIndex<'s> {
     log: &'s Log,
     kinds: ScopeKinds,
     by_hash: HashMap<u64, Vec<&'s Sweep>, RandomState>,
@@ -82,7 +82,7 @@ pub(crate) struct Sweepers<'s> {
     globs: Vec<&'s Sweep>,
 }
 
-impl<'s> Sweepers<'s> {
+impl<'s> SweepIndex<'s> {
     pub(crate) fn new(sweeps: &'s [Arc<Sweep>], log: &'s Log) -> Self {
         let (kinds, by_hash) = (ScopeKinds::default(), HashMap::default());
         let mut made = Self { log, kinds, by_hash, everything: Vec::new(), globs: Vec::new() };
@@ -104,7 +104,7 @@ impl<'s> Sweepers<'s> {
         made
     }
 
-    /// The first invalidation after `stamp` that ended the entry, if any did.
+    /// Returns the first sweep, newer than `stamp`, that covers the entry.
     pub(crate) fn first_match(&self, stamp: Stamp, subject: Subject<'_>) -> Option<&'s Sweep> {
         let after = |sweeps: &[&'s Sweep]| {
             let since = sweeps.partition_point(|sweep| sweep.stamp <= stamp);
@@ -123,13 +123,14 @@ impl<'s> Sweepers<'s> {
     }
 }
 
-/// The invalidations of one cache that wait to be swept, and the turn to sweep.
+/// The pending sweeps of one cache.
 pub(crate) struct Sweeps(Mutex<Arc<PendingSweeps>>);
 
-/// Those of one process: whoever had the turn does not go on in a forked child.
+/// The pending sweeps of one process. A sweep that runs during a fork does not run in the child.
 pub(crate) struct PendingSweeps {
     process: u32,
     sweeps: Mutex<Vec<Arc<Sweep>>>,
+    /// Held by the invalidation that visits the entries.
     pub(crate) sweeping: async_lock::Mutex<()>,
 }
 
@@ -140,11 +141,11 @@ impl Default for Sweeps {
 }
 
 impl Sweeps {
-    /// Those that wait in this process.
+    /// Returns the pending sweeps of this process.
     pub(crate) fn pending(&self) -> Arc<PendingSweeps> {
         let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if pending.process != process::id() {
-            // Left where it is, as whatever else the parent was doing.
+            // Not dropped: it may be locked by a thread of the parent.
             mem::forget(mem::replace(&mut *pending, Arc::new(PendingSweeps::new())));
         }
         Arc::clone(&pending)
@@ -161,14 +162,16 @@ impl PendingSweeps {
         self.sweeps.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(sweep));
     }
 
-    /// Those to be swept with `sweep`; `None` if another one's turn was for it, too. They wait until
-    /// they are [done](Self::finish), so that another turn can be for them should this one break off.
+    /// Returns the sweeps to make together with `sweep`, or `None` if another visit already made it.
+    ///
+    /// They stay pending until [`finish`](Self::finish), so that another visit makes them if this one
+    /// is cancelled.
     pub(crate) fn batch_with(&self, sweep: &Sweep) -> Option<Vec<Arc<Sweep>>> {
         let pending = self.sweeps.lock().unwrap_or_else(PoisonError::into_inner);
         (!sweep.done.load(Ordering::Acquire)).then(|| pending.clone())
     }
 
-    /// Whoever was swept waits no more.
+    /// Marks these sweeps as done and removes them from the pending ones.
     pub(crate) fn finish(&self, swept: &[Arc<Sweep>]) {
         let mut pending = self.sweeps.lock().unwrap_or_else(PoisonError::into_inner);
         for sweep in swept {

@@ -1,13 +1,15 @@
-//! Visits to every entry, which let others run.
+//! Operations that visit every entry and yield to other tasks in between.
 
 use super::{Cache, Entry};
 use crate::poll::yield_once;
 
-/// How many entries a sweep visits before it lets others run.
+/// The number of visits after which an operation yields.
 const VISITS_PER_YIELD: usize = 512;
 
 impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
-    /// Removes every entry whose time to live is over and returns how many those were.
+    /// Removes every expired entry and returns the number of entries removed.
+    ///
+    /// Visits every entry, up to a microsecond each, and yields after every 512.
     pub async fn cleanup_expired(&self) -> u64 {
         let now = self.clock.now();
         let mut removed = 0;
@@ -17,7 +19,9 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         removed
     }
 
-    /// How many entries would be served now: neither expired nor revoked.
+    /// Returns the number of entries that are neither expired nor revoked.
+    ///
+    /// Visits every entry, up to a microsecond each, and yields after every 512.
     pub async fn count_live(&self) -> u64 {
         self.maintain();
         let now = self.clock.now();
@@ -33,40 +37,42 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         live
     }
 
-    /// Whether to visit every entry takes so long that others have to run meanwhile.
+    /// Returns whether a visit to every entry takes long enough to yield in between.
     pub(super) fn is_large(&self) -> bool {
         self.entries.entry_count() > VISITS_PER_YIELD as u64
     }
 
-    /// Visits every entry and removes those that are `dead`, and why; `removed` is told of each.
+    /// Visits every entry and removes those for which `reason` returns one. `removed` gets the reason
+    /// and the entry.
     pub(super) async fn remove_if<W>(
         &self,
-        dead: impl Fn(&[u8], &Entry<V>) -> Option<W>,
+        reason: impl Fn(&[u8], &Entry<V>) -> Option<W>,
         mut removed: impl FnMut(W, &Entry<V>),
     ) {
         let mut visits = 0;
         if self.is_large() {
-            // Even to begin takes a while in a large cache: not on the caller's thread.
+            // Creating the iterator takes a while in a large cache, so the caller's thread is left.
             yield_once().await;
         }
         for (key, entry) in &self.entries {
-            // Between the look and the removal somebody may have stored a new decision. Then that
-            // one is lost, which costs an evaluation; it is not counted.
-            if dead(key.as_bytes(), &entry).is_some()
-                && let Some(gone) = self.remove_entry(key.as_bytes()).await
-                && let Some(why) = dead(key.as_bytes(), &gone)
+            // Another thread may store a new decision between the check and the removal. That
+            // decision is removed too, which costs an evaluation; it is not counted.
+            if reason(key.as_bytes(), &entry).is_some()
+                && let Some(entry) = self.remove_entry(key.as_bytes()).await
+                && let Some(why) = reason(key.as_bytes(), &entry)
             {
-                removed(why, &gone);
+                removed(why, &entry);
             }
-            // Long keys take long to compare with patterns.
+            // Comparing a long key with patterns takes longer, so it counts as several visits.
             yield_after(&mut visits, 1 + key.as_bytes().len() / VISITS_PER_YIELD).await;
         }
         self.maintain();
     }
 }
 
-/// Lets others run after every [`VISITS_PER_YIELD`] visits: pending once, so that what has many
-/// entries to visit leaves the caller's thread for a runtime's.
+/// Adds `more` visits and yields after every [`VISITS_PER_YIELD`].
+///
+/// An operation that yields is pending once, so it moves from the caller's thread to a runtime.
 async fn yield_after(visits: &mut usize, more: usize) {
     *visits += more;
     if *visits >= VISITS_PER_YIELD {

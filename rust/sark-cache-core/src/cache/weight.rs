@@ -1,9 +1,9 @@
-//! What an entry weighs: its share of the entries or of the bytes, whichever is larger.
+//! The weight of an entry: the larger of its shares of the entries and of the bytes.
 
 use crate::limits::{ENTRY_OVERHEAD, MAX_ENTRY_BYTES, MAX_TAGS, TAG_BYTES};
 use crate::options::Options;
 
-/// One unit of measure for two limits.
+/// The weights of the entries of one cache, which stand for both limits.
 pub(crate) struct Weights {
     pub(crate) capacity: u64,
     per_entry: u32,
@@ -12,7 +12,7 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    /// Fine enough that rounding up costs at most 0.1 % of the capacity.
+    /// The weight of the smallest entry. Rounding up then costs at most 0.1 % of the capacity.
     const PER_ENTRY: u64 = 1024;
 
     pub(crate) fn new(options: Options) -> Self {
@@ -26,7 +26,7 @@ impl Weights {
         };
         let most = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         let entry_limit = MAX_ENTRY_BYTES.min(most.saturating_sub(ENTRY_OVERHEAD));
-        // No finer than lets the largest entry's weight fit in the 32 bits that moka has for it.
+        // moka's weights have 32 bits. The weight of the largest entry must fit.
         let largest = (MAX_ENTRY_BYTES + MAX_TAGS * TAG_BYTES + ENTRY_OVERHEAD).min(most);
         let finest = u128::from(max_bytes) * u128::from(u32::MAX) / largest as u128;
         let capacity = options.max_size.saturating_mul(Self::PER_ENTRY);
@@ -40,8 +40,9 @@ impl Weights {
         }
     }
 
-    /// The weight of an entry with this many bytes of key and value, and of tags; `None` if it is
-    /// too large.
+    /// Returns the weight of an entry with this many bytes of key and value, and of tags.
+    ///
+    /// Returns `None` if the entry is too large.
     pub(crate) fn of(&self, bytes: usize, tags: usize) -> Option<u32> {
         if bytes > self.entry_limit {
             return None;

@@ -1,20 +1,29 @@
-//! Redis glob patterns over the [text forms](crate::key::KeyTexts) of a request's key, as
-//! `invalidate_pattern` takes them.
+//! Redis glob patterns, which match the [text forms](crate::key::KeyTexts) of a request's key.
 
 use crate::key::KeyTexts;
 use crate::limits::MAX_PATTERN_BYTES;
 use memchr::memmem;
 
-/// A compiled pattern: `*` any run, `?` any one byte, `[a-z]` one of, `[^a-z]` none of, `\x` x itself.
+/// A compiled glob pattern, with the syntax of Redis.
 ///
-/// Matches bytes, as Redis does (`stringmatchlen` in its `util.c` is the reference). What stands
-/// between two `*` is looked for once, from the left: linear in the text if it is literal, at worst
-/// the text times its own length if it has `?` or classes.
+/// | pattern | matches |
+/// |---|---|
+/// | `*` | any bytes, or none |
+/// | `?` | any one byte |
+/// | `[a-z]` | one byte of the class |
+/// | `[^a-z]` | one byte outside of the class |
+/// | `\x` | the byte `x` itself |
+///
+/// Bytes are matched, as in Redis (the reference is `stringmatchlen` in its `util.c`).
+///
+/// # Cost
+/// Each segment between two `*` is searched for once, from the left. A literal segment costs time
+/// linear in the text. One with `?` or a class costs at most the length of the text times its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob {
-    /// What stands before the first run.
+    /// The segment before the first `*`.
     first: Segment,
-    /// What stands after each run.
+    /// The segments that follow a `*`.
     rest: Vec<Segment>,
 }
 
@@ -59,7 +68,7 @@ impl Segment {
         }
     }
 
-    /// Whether it matches all of `text`, which is as long as it is.
+    /// Returns whether the segment matches `text`, which has the same length.
     fn matches(&self, text: &[u8]) -> bool {
         match self {
             Self::Literal(bytes) => bytes == text,
@@ -67,7 +76,7 @@ impl Segment {
         }
     }
 
-    /// Where in `text` it first matches.
+    /// Returns the offset of the first match in `text`.
     fn find(&self, text: &[u8]) -> Option<usize> {
         match self {
             Self::Literal(bytes) => memmem::find(text, bytes),
@@ -77,8 +86,9 @@ impl Segment {
 }
 
 impl Glob {
-    /// Compiles `pattern`; `None` if it is longer than [`MAX_PATTERN_BYTES`]. Any other string is a
-    /// pattern: an unclosed class ends where the pattern ends.
+    /// Compiles a pattern. Returns `None` if it is longer than [`MAX_PATTERN_BYTES`].
+    ///
+    /// Any other string is a pattern: an unclosed class ends with the pattern.
     pub fn new(pattern: &str) -> Option<Self> {
         if pattern.len() > MAX_PATTERN_BYTES {
             return None;
@@ -100,7 +110,7 @@ impl Glob {
         Some(Self { first, rest: segments })
     }
 
-    /// Whether the whole of `text` matches.
+    /// Returns whether the pattern matches the whole of `text`.
     pub fn matches(&self, text: &str) -> bool {
         let text = text.as_bytes();
         let Self { first, rest } = self;
@@ -122,7 +132,7 @@ impl Glob {
         true
     }
 
-    /// Whether one of the text forms of a key matches.
+    /// Returns whether the pattern matches one of the text forms of a key.
     pub fn matches_any(&self, texts: &KeyTexts) -> bool {
         texts.iter().any(|text| self.matches(text))
     }
@@ -134,7 +144,7 @@ fn class(bytes: &mut std::iter::Peekable<std::str::Bytes<'_>>) -> Token {
     while let Some(byte) = bytes.next() {
         match byte {
             b']' => break,
-            // What is escaped stands for itself alone and begins no range.
+            // An escaped byte stands for itself and does not start a range.
             b'\\' => {
                 let escaped = bytes.next().unwrap_or(b'\\');
                 ranges.push((escaped, escaped));

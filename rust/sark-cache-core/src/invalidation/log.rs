@@ -1,4 +1,4 @@
-//! The records of what was revoked, one writer and any number of readers.
+//! The records of revocations, with one writer at a time and readers that take no lock.
 
 use super::glob::Glob;
 use super::scope::{Scope, ScopeHasher, ScopeKinds, Subject};
@@ -10,20 +10,20 @@ use crate::shim::{Mutex, MutexGuard, Swap};
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 
-/// The most records the log keeps; beyond it everything older than the newest record is dead.
+/// The largest number of records. When it is exceeded, every older decision is revoked.
 pub const MAX_RECORDS: usize = 65_536;
-/// The most patterns the log keeps; beyond it everything older than the newest one is dead.
+/// The largest number of patterns. When it is exceeded, every older decision is revoked.
 pub const MAX_GLOBS: usize = 64;
 
-/// Records are pruned a period at a time, so they stay at most 1/16 longer than they must.
+/// Records are pruned by period, so they are kept at most 1/16 longer than necessary.
 const PERIODS_PER_TTL: u64 = 16;
-/// Bounds the list of periods when nothing is pruned for long.
+/// The largest number of periods, for logs that are not pruned for a long time.
 const MAX_PERIODS: usize = 256;
-/// Records are kept for a minute even if no decision lives that long, for evaluations that outlast
-/// the time to live of what they return.
-const LEAST_RETENTION: u64 = 60_000_000_000;
+/// The shortest retention of records: one minute, in nanoseconds, for evaluations that take longer
+/// than the time to live of their decision.
+const MIN_RETENTION: u64 = 60_000_000_000;
 
-/// A moment in the log's time: the number of invalidations recorded before it.
+/// A moment in the time of a log: the number of invalidations recorded before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Stamp(u64);
 
@@ -37,23 +37,23 @@ impl Stamp {
     }
 }
 
-/// What the log says of a decision.
+/// The result of [`Log::verdict`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It holds; it may be stamped with this stamp, so that it is not checked against the same
+    /// The decision is valid. It may take this stamp, so that it is not checked against the same
     /// records again.
-    Holds(Stamp),
-    /// A newer record matches it.
+    Valid(Stamp),
+    /// A newer record matches the decision.
     Invalidated,
 }
 
-/// What became of an invalidation.
+/// The result of [`Log::record`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recorded {
-    /// Its stamp.
+    /// The stamp of the invalidation.
     pub stamp: Stamp,
-    /// Everything older is dead, not only what is in its scope: because that was its scope, or
-    /// because the log is full.
+    /// True if every older decision is revoked: because that was the scope, or because the log is
+    /// full.
     pub everything: bool,
 }
 
@@ -61,7 +61,7 @@ pub struct Recorded {
 pub struct Log {
     newest: AtomicU64,
     floor: AtomicU64,
-    /// The [`ScopeKinds`] of records ever made. Only these are looked up.
+    /// The [`ScopeKinds`] that were ever recorded. Only these are looked up.
     kinds: AtomicU64,
     records: Swap<RecordTable>,
     globs: Swap<Vec<(u64, Glob)>>,
@@ -70,15 +70,15 @@ pub struct Log {
     scopes: ScopeHasher,
 }
 
-/// What only the one who records needs.
+/// The state that only a writer needs.
 #[derive(Default)]
 struct Writer {
     used: usize,
-    /// When records were made, oldest first.
+    /// The times of the records, oldest first.
     periods: VecDeque<Period>,
 }
 
-/// A stretch of time, in nanoseconds, and the newest record made in it.
+/// A period of time, in nanoseconds, and the newest record made in it.
 struct Period {
     began: u64,
     ended: u64,
@@ -86,7 +86,7 @@ struct Period {
 }
 
 impl Writer {
-    /// Notes that the record `stamp` is made at `now`.
+    /// Adds a record made at `now` to the last period, or to a new one.
     fn record_period(&mut self, now: u64, stamp: u64, interval: u64) {
         match self.periods.back_mut() {
             Some(period) if now.saturating_sub(period.began) < interval => {
@@ -96,20 +96,20 @@ impl Writer {
             _ => self.periods.push_back(Period { began: now, ended: now, newest: stamp }),
         }
         if self.periods.len() > MAX_PERIODS {
-            // Merged into its successor: pruned a little later.
+            // The next period now stands for its records too, which are pruned a little later.
             self.periods.pop_front();
         }
     }
 
-    /// Whether one more record fits with half of the slots left empty.
+    /// Returns whether one more record fits while half of the slots stay empty.
     fn has_room(&self, records: &RecordTable) -> bool {
         self.used < MAX_RECORDS && (self.used + 1) * 2 <= records.capacity()
     }
 }
 
 impl Log {
-    /// An empty log.
-    #[expect(clippy::new_without_default, reason = "its seed is random: no two are equal")]
+    /// Creates an empty log.
+    #[expect(clippy::new_without_default, reason = "the seed is random: no two logs are equal")]
     pub fn new() -> Self {
         Self {
             newest: AtomicU64::new(0),
@@ -117,19 +117,19 @@ impl Log {
             kinds: AtomicU64::new(0),
             records: Swap::from_pointee(RecordTable::new(0)),
             globs: Swap::default(),
-            longest_ttl: AtomicU64::new(LEAST_RETENTION),
+            longest_ttl: AtomicU64::new(MIN_RETENTION),
             writer: Mutex::default(),
             scopes: ScopeHasher::new(),
         }
     }
 
-    /// The stamp of now: take it before evaluating.
+    /// Returns the newest stamp. Take it before an evaluation begins. Costs one atomic load.
     #[inline]
     pub fn newest(&self) -> Stamp {
         Stamp(self.newest.load(Ordering::Acquire))
     }
 
-    /// The numbers under which the log knows these tags.
+    /// Returns the numbers of these tags. Costs one hash per tag and a sort.
     pub fn tags<N: AsRef<str>>(&self, names: &[N]) -> Tags {
         self.scopes.tags(names)
     }
@@ -138,29 +138,33 @@ impl Log {
         &self.scopes
     }
 
-    /// Tells the log that decisions may live this long, in nanoseconds. To be called before the
-    /// verdict that lets such a decision in.
+    /// Keeps records for at least `ttl`, in nanoseconds.
+    ///
+    /// Call it before the verdict on a decision with that time to live. Costs one atomic load, unless
+    /// the time is the longest so far.
     pub fn retain_for(&self, ttl: u64) {
         if self.longest_ttl.load(Ordering::Relaxed) < ttl {
             self.longest_ttl.fetch_max(ttl, Ordering::SeqCst);
         }
     }
 
-    /// Whether a decision with this stamp still holds.
+    /// Returns whether a decision with this stamp is still valid.
     ///
-    /// The order matters. The newest stamp is read first: whoever reads *n* there also sees every
-    /// record up to *n*, because a record is written before the counter moves. The floor is read
-    /// last: whoever misses a record because it was pruned sees the floor that replaced it.
+    /// Costs one atomic load if the stamp is the newest one, and otherwise a lookup per kind of scope
+    /// that was ever recorded. Takes no lock.
     #[inline]
     pub fn verdict(&self, stamp: Stamp, subject: Subject<'_>) -> Verdict {
+        // The newest stamp is read first: a thread that reads *n* here sees every record up to *n*,
+        // because a record is written before the counter advances. The floor is read last: a thread
+        // that misses a pruned record sees the floor that replaced it.
         let newest = self.newest();
         if stamp >= newest {
-            return Verdict::Holds(stamp);
+            return Verdict::Valid(stamp);
         }
         if self.matched_since(stamp, subject) || stamp.0 < self.floor.load(Ordering::Acquire) {
             return Verdict::Invalidated;
         }
-        Verdict::Holds(newest)
+        Verdict::Valid(newest)
     }
 
     #[inline(never)]
@@ -184,8 +188,10 @@ impl Log {
         false
     }
 
-    /// Records an invalidation at time `now` (nanoseconds on the cache's clock). From the moment it
-    /// returns, no older decision in `scope` holds.
+    /// Records an invalidation. From the moment it returns, no older decision in `scope` is valid.
+    ///
+    /// `now` is the time in nanoseconds of the cache's clock. Takes one mutex; constant time,
+    /// amortized.
     pub fn record(&self, scope: &Scope, now: u64) -> Recorded {
         let mut writer = self.lock();
         let stamp = self.newest.load(Ordering::Relaxed) + 1;
@@ -203,27 +209,27 @@ impl Log {
         if everything {
             self.raise_floor(&mut writer, stamp);
         }
-        // Last: whoever reads this stamp finds the record, or the floor, that it stands for.
+        // Last, so that a thread that reads this stamp finds the record, or the floor.
         self.newest.store(stamp, Ordering::SeqCst);
         Recorded { stamp: Stamp(stamp), everything }
     }
 
-    /// How many records the log holds, patterns included.
+    /// Returns the number of records, patterns included.
     pub fn len(&self) -> usize {
         self.lock().used + self.globs.load().len()
     }
 
-    /// Whether nothing is recorded but, perhaps, a floor.
+    /// Returns whether the log has no records. It may still have a floor.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     fn lock(&self) -> MutexGuard<'_, Writer> {
-        // Nothing here panics half way through a change, so a poisoned lock guards sound data.
+        // No code under this lock panics half way through a change, so poisoning is ignored.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a record; false if the log is full of records that all still matter.
+    /// Writes a record. Returns false if the log is full and no record can be pruned.
     fn write(&self, writer: &mut Writer, hash: u64, stamp: u64, now: u64) -> bool {
         if self.records.load().update(hash, stamp) {
             return true;
@@ -241,7 +247,8 @@ impl Log {
         true
     }
 
-    /// Writes the record of a pattern, in place of an older one of the same pattern; false as above.
+    /// Writes the record of a pattern, replacing an older one of the same pattern. Returns false if
+    /// the log is full of patterns that cannot be pruned.
     fn write_glob(&self, writer: &mut Writer, glob: &Glob, stamp: u64, now: u64) -> bool {
         if self.globs.load().len() >= MAX_GLOBS {
             self.prune(writer, now);
@@ -256,7 +263,7 @@ impl Log {
         true
     }
 
-    /// Replaces every record older than the longest time to live by a floor.
+    /// Replaces every record older than the longest time to live by the floor.
     fn prune(&self, writer: &mut Writer, now: u64) {
         let horizon = now.saturating_sub(self.longest_ttl.load(Ordering::SeqCst));
         let mut past = None;
@@ -268,9 +275,9 @@ impl Log {
         }
     }
 
-    /// Everything stamped below `stamp` is dead; records up to it are dropped.
+    /// Revokes every decision stamped below `stamp` and removes the records up to it.
     fn raise_floor(&self, writer: &mut Writer, stamp: u64) {
-        // The floor first: whoever no longer finds a record must find the floor.
+        // The floor first, so that a thread that no longer finds a record finds the floor.
         self.floor.fetch_max(stamp, Ordering::SeqCst);
         let records = self.records.load().copy_newer(stamp, 0);
         writer.used = records.used();

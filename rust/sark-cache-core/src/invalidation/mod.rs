@@ -1,28 +1,31 @@
-//! The invalidation log: what was revoked, and when.
+//! The invalidation log: the record of what was revoked, and when.
 //!
-//! Its clock is a counter. A *stamp* is the counter's value at the moment an evaluation began; an
-//! *invalidation* adds one to the counter and records its scope under the new value. A decision
-//! holds as long as no record newer than its stamp matches it, wherever the decision is: stored, or
-//! still on its way from the policy engine.
+//! Its clock is a counter. A *stamp* is the value of the counter when an evaluation began. An
+//! *invalidation* adds one to the counter and records its *scope* under the new value. A decision is
+//! valid while no *record* newer than its stamp matches it. The rule is the same for a stored entry
+//! and for a decision that the policy engine is still evaluating.
 //!
 //! # Cost
-//! A decision stamped at or after the newest record costs one atomic load ([`Log::newest`]). An
-//! older one is checked once: one look-up (a hash and a probe) for each combination of
-//! fields and policy that was ever invalidated; then its owner stamps it anew. Reading takes no lock and never
-//! waits. Recording takes one mutex and constant time, amortized.
+//! A decision that is stamped with the newest record costs one atomic load ([`Log::newest`]). An
+//! older one costs one lookup (a hash and a probe) per kind of scope that was ever recorded; then its
+//! owner raises the stamp, so that it is checked once per invalidation at most. Reading takes no lock
+//! and never waits. Recording takes one mutex and constant time, amortized.
 //!
 //! # Memory
-//! 16 bytes per slot, at most half of the slots used, at most [`MAX_RECORDS`] records: 2 MiB. One
-//! record per scope: invalidating the same user twice takes no more room than once.
+//! 16 bytes per slot, at most half of the slots used, at most [`MAX_RECORDS`] records: 2 MiB. Each
+//! scope has one record: invalidating the same user twice takes no more memory than once.
 //!
 //! # The floor
-//! Everything stamped below the floor is dead. Three things raise it, and they are all that ever
-//! shrinks the log: invalidating everything, pruning (records older than the longest time to live
-//! can only matter to decisions that have expired, so the floor takes their place), and a log
-//! that is full. When in doubt a decision is dropped; it is never served.
+//! A decision that is stamped below the *floor* is revoked. Three events raise the floor and remove
+//! the records below it; nothing else shrinks the log:
 //!
-//! Scopes are kept as 64-bit hashes under a random seed. Should two collide, a decision is
-//! dropped that could have been kept.
+//! - everything is invalidated;
+//! - records are pruned: one older than the longest time to live matches only decisions that have
+//!   expired, so the floor can replace it;
+//! - the log is full.
+//!
+//! In doubt a decision is revoked, never served. Scopes are stored as 64-bit hashes with a random
+//! seed; if two of them collide, a decision is revoked that could have been served.
 
 mod glob;
 mod log;

@@ -1,18 +1,19 @@
-//! The policies that decisions were stored under, so that one request can be removed under all of
-//! them without a visit to every entry.
+//! The names of the policies that decisions were stored under.
+//!
+//! With them, one request can be removed under every policy without a visit to every entry.
 //!
 //! # Cost
-//! A decision under no policy costs nothing. Under one it costs a look through the known ones when it
-//! is stored, and a lock when its policy is new.
+//! Storing a decision under no policy costs nothing. Storing one under a policy costs a binary search
+//! among the known names, and a lock if its name is new.
 
 use crate::key::{KeyWriter, policy_of};
 use arc_swap::ArcSwap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The most policies that are known by name; with more of them every entry is visited.
+/// The largest number of names that are kept. With more policies, every entry is visited.
 pub(crate) const MAX_KNOWN: usize = 256;
 
-/// The names, sorted. The empty one is known from the start.
+/// The names, sorted. The empty one is always known.
 pub(crate) struct KnownPolicies {
     known: ArcSwap<Vec<Box<str>>>,
     writer: Mutex<()>,
@@ -25,7 +26,7 @@ impl Default for KnownPolicies {
 }
 
 impl KnownPolicies {
-    /// Notes the policy of a key that is about to be stored under.
+    /// Adds the policy of a key that is about to be stored.
     #[inline]
     pub(crate) fn remember(&self, key: &[u8]) {
         let policy = policy_of(key);
@@ -41,7 +42,7 @@ impl KnownPolicies {
         if is_known(&self.known.load()) {
             return;
         }
-        let _one_at_a_time = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.known.load();
         if !is_known(&known) {
             let mut more = Vec::clone(&known);
@@ -51,8 +52,9 @@ impl KnownPolicies {
         }
     }
 
-    /// The keys of a request, given by its key under no policy, under each known one; `None` if
-    /// there are more policies than are known.
+    /// Returns the keys of a request under each policy, given its key under no policy.
+    ///
+    /// Returns `None` if there are more policies than names are kept.
     pub(crate) fn keys_of(&self, request: &[u8]) -> Option<Vec<Box<[u8]>>> {
         let known = self.known.load();
         if known.len() > MAX_KNOWN {

@@ -1,21 +1,21 @@
-//! What an invalidation covers, and the hashes that the log finds it by.
+//! The scope of an invalidation, and the hashes under which the log records it.
 
 use super::glob::Glob;
 use super::tags::Tags;
 use crate::key::{KeyParts, without_policy};
 use ahash::RandomState;
 
-/// The bits of a kind that names user, action, resource, policy and a tag.
+// The bits of a kind of scope: user, action, resource, policy, tag.
 const FIELDS: [u32; 3] = [1, 2, 4];
 const POLICY: u32 = 8;
 const TAGGED: u32 = 16;
-/// The kind of records that name one whole key.
+/// The kind of scope that names one key.
 const KEY_KIND: u32 = 32;
-/// The kind of records that name one request under every policy.
+/// The kind of scope that names one request under every policy.
 const REQUEST_KIND: u32 = 33;
 
-/// Kinds of scopes: bits 0–31 by the mask of fields, policy and tag that one names, two more for
-/// whole keys and whole requests.
+/// A set of kinds of scopes, one bit each: bits 0–31 for the combinations of fields, policy and tag,
+/// two more for keys and for requests.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ScopeKinds(pub(super) u64);
 
@@ -28,7 +28,7 @@ impl ScopeKinds {
         self.0 & (1 << kind) != 0
     }
 
-    /// Those that name parts of a request or tags, in rising order.
+    /// Iterates over the kinds that name fields, a policy or tags, in rising order.
     fn masks(self) -> impl Iterator<Item = u32> {
         (1..KEY_KIND).filter(move |mask| self.has(*mask))
     }
@@ -38,37 +38,38 @@ impl ScopeKinds {
     }
 }
 
-/// Which decisions an invalidation ends.
+/// The decisions that an invalidation revokes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
-    /// All of them.
+    /// All decisions.
     Everything,
-    /// The one under this key.
+    /// The decision under this key.
     Key(Box<[u8]>),
-    /// Those for one request under whatever policy, given by its key under none.
+    /// The decisions for one request under every policy, given its key under no policy.
     Request(Box<[u8]>),
-    /// Those whose user, action, resource and policy equal the given ones, and, if there are tags,
-    /// that carry at least one of them. What is `None` matches anything.
+    /// The decisions with these fields and this policy, and with at least one of the tags, if any are
+    /// given. `None` matches every value.
     Fields {
-        /// User, action and resource, in this order.
+        /// The user, the action and the resource, in this order.
         fields: [Option<Box<str>>; 3],
-        /// The policy that decides; the empty one is that of requests that name none.
+        /// The policy. The empty one matches requests that name no policy.
         policy: Option<Box<str>>,
-        /// Tags; empty: tags do not matter.
+        /// The tags. If empty, tags are not compared.
         tags: Vec<Box<str>>,
     },
-    /// Those with a text key that matches a pattern.
+    /// The decisions with a text key that matches a pattern.
     Glob(Glob),
 }
 
 impl Scope {
-    /// The scope of these fields and tags under whatever policy; [`Scope::Everything`] when none is
-    /// given.
+    /// Returns the scope of these fields and tags under every policy, or [`Scope::Everything`] if none
+    /// is given.
     pub fn of(fields: [Option<&str>; 3], tags: &[&str]) -> Self {
         Self::under(None, fields, tags)
     }
 
-    /// The scope of this policy, these fields and tags; [`Scope::Everything`] when none is given.
+    /// Returns the scope of this policy, these fields and tags, or [`Scope::Everything`] if none is
+    /// given.
     pub fn under(policy: Option<&str>, fields: [Option<&str>; 3], tags: &[&str]) -> Self {
         if policy.is_none() && fields.iter().all(Option::is_none) && tags.is_empty() {
             return Self::Everything;
@@ -81,16 +82,16 @@ impl Scope {
     }
 }
 
-/// A decision as the log sees it: its key and its tags.
+/// A decision as the log checks it: its key and its tags.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
     /// The canonical key.
     pub key: &'a [u8],
-    /// Its tags, as [`Log::tags`](super::Log::tags) numbers them.
+    /// Its tags, as numbered by [`Log::tags`](super::Log::tags).
     pub tags: &'a [u64],
 }
 
-/// Hashes scopes and tags under one random seed.
+/// The hasher of scopes and tags, with one random seed.
 pub(crate) struct ScopeHasher(RandomState);
 
 impl ScopeHasher {
@@ -98,7 +99,7 @@ impl ScopeHasher {
         Self(RandomState::new())
     }
 
-    /// The numbers under which the log knows these tags.
+    /// Returns the numbers of these tags.
     pub(super) fn tags<N: AsRef<str>>(&self, names: &[N]) -> Tags {
         let mut numbers: Vec<u64> = names.iter().map(|name| self.tag(name.as_ref())).collect();
         numbers.sort_unstable();
@@ -110,7 +111,7 @@ impl ScopeHasher {
         self.0.hash_one(name)
     }
 
-    /// Whether `lookup` says yes to the hash of any scope of these kinds that covers the subject.
+    /// Returns whether `lookup` is true for any scope of these kinds that covers the subject.
     pub(crate) fn matches_any_scope(
         &self,
         kinds: ScopeKinds,
@@ -129,7 +130,7 @@ impl ScopeHasher {
         for mask in kinds.masks() {
             let named = match parts {
                 Some(parts) => parts.only(mask),
-                // A key without parts is matched by no record that names some.
+                // A record of fields or a policy does not match a key without parts.
                 None if mask & !TAGGED != 0 => continue,
                 None => Named::default(),
             };
@@ -145,8 +146,10 @@ impl ScopeHasher {
         false
     }
 
-    /// The hashes under which [`matches_any_scope`](Self::matches_any_scope) finds this scope, and their kind; none
-    /// for everything and for patterns.
+    /// Returns the kind of a scope, and the hashes under which
+    /// [`matches_any_scope`](Self::matches_any_scope) looks it up.
+    ///
+    /// Patterns, and the scope of everything, have none.
     pub(crate) fn hashes(&self, scope: &Scope) -> (ScopeKinds, Vec<u64>) {
         let whole = |kind, key| (ScopeKinds::of(kind), vec![self.hash_whole(kind, key)]);
         match scope {
@@ -175,7 +178,7 @@ impl ScopeHasher {
     }
 }
 
-/// The parts of a request that a record names.
+/// The parts of a request that a scope names.
 #[derive(Clone, Copy, Default)]
 struct Named<'a> {
     fields: [Option<&'a str>; 3],
@@ -189,7 +192,7 @@ impl<'a> From<KeyParts<'a>> for Named<'a> {
 }
 
 impl Named<'_> {
-    /// Those of them that a kind names.
+    /// Keeps only the parts that a kind names.
     fn only(mut self, mask: u32) -> Self {
         for (field, bit) in self.fields.iter_mut().zip(FIELDS) {
             *field = field.filter(|_| mask & bit != 0);
@@ -205,7 +208,7 @@ impl Named<'_> {
     }
 }
 
-/// Zero marks an empty slot, so no hash may be zero.
+/// Replaces a hash of zero, which marks an empty slot.
 fn non_zero(hash: u64) -> u64 {
     hash.max(1)
 }

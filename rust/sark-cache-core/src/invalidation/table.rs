@@ -1,11 +1,13 @@
-//! Scope hash → newest stamp: open addressing with linear probing, written by one, read by all.
+//! The hash table of the log: scope hash → newest stamp. One writer, any number of readers.
 //!
-//! A slot goes from empty to used once and keeps its hash; only its stamp changes afterwards, and
-//! only upwards. So a reader needs no lock: it sees a slot empty, or with the stamp it was given.
+//! Open addressing with linear probing. A slot is filled once and keeps its hash; afterwards only its
+//! stamp changes, and only upwards. So a reader needs no lock: it sees a slot empty, or with a stamp
+//! that was written to it.
 
 use crate::shim::atomic::{AtomicU64, Ordering};
 
-/// So few under the model checker that it sees a table grow, and that copying one takes few steps.
+/// The size of the first table. Small under the model checker, so that tables grow within a schedule
+/// and copying one takes few steps.
 const FIRST_SLOTS: usize = if cfg!(feature = "shuttle") { 4 } else { 64 };
 
 /// The records of the invalidation log by scope.
@@ -20,16 +22,16 @@ struct Slot {
 }
 
 impl RecordTable {
-    /// At least `slots` slots, rounded up to a power of two.
+    /// Creates a table with at least `slots` slots, rounded up to a power of two.
     pub(crate) fn new(slots: usize) -> Self {
         let slots = slots.max(FIRST_SLOTS).next_power_of_two();
         Self { slots: std::iter::repeat_with(Slot::default).take(slots).collect() }
     }
 
-    /// The slots that `hash` may be in, in the order of probing.
+    /// Iterates over the slots that may hold `hash`, in the order of probing.
     fn probe(&self, hash: u64) -> impl Iterator<Item = &Slot> {
         let mask = self.slots.len() - 1;
-        #[expect(clippy::cast_possible_truncation, reason = "the low bits are what is wanted")]
+        #[expect(clippy::cast_possible_truncation, reason = "only the low bits are used")]
         let start = hash as usize;
         (0..=mask).map(move |step| &self.slots[start.wrapping_add(step) & mask])
     }
@@ -41,12 +43,12 @@ impl RecordTable {
             .and_then(|(slot, found)| (found == hash).then_some(slot))
     }
 
-    /// The stamp of the newest record of `hash`.
+    /// Returns the stamp of the newest record of `hash`.
     pub(crate) fn find(&self, hash: u64) -> Option<u64> {
         self.slot(hash).map(|slot| slot.stamp.load(Ordering::Acquire))
     }
 
-    /// Moves the record of `hash` to `stamp`; false if there is none.
+    /// Raises the record of `hash` to `stamp`. Returns false if there is none.
     pub(crate) fn update(&self, hash: u64, stamp: u64) -> bool {
         self.slot(hash).is_some_and(|slot| {
             slot.stamp.store(stamp, Ordering::Release);
@@ -54,18 +56,18 @@ impl RecordTable {
         })
     }
 
-    /// Adds a record that is not there yet. The caller keeps half of the slots empty.
+    /// Adds a record for a new hash. The caller keeps half of the slots empty.
     pub(crate) fn insert(&self, hash: u64, stamp: u64) {
         let slot = self
             .probe(hash)
             .find(|slot| slot.hash.load(Ordering::Relaxed) == 0)
             .expect("half of the slots are empty");
-        // The stamp first: a reader that finds the hash finds its stamp.
+        // The stamp first, so that a reader that finds the hash finds its stamp.
         slot.stamp.store(stamp, Ordering::Relaxed);
         slot.hash.store(hash, Ordering::Release);
     }
 
-    /// A copy with only the records newer than `stamp`, and with at least `slots` slots.
+    /// Copies the records newer than `stamp` into a table with at least `slots` slots.
     pub(crate) fn copy_newer(&self, stamp: u64, slots: usize) -> Self {
         let kept = || {
             self.slots.iter().filter_map(|slot| {
@@ -81,12 +83,12 @@ impl RecordTable {
         copy
     }
 
-    /// How many slots there are.
+    /// Returns the number of slots.
     pub(crate) fn capacity(&self) -> usize {
         self.slots.len()
     }
 
-    /// How many of them hold a record.
+    /// Returns the number of slots that hold a record.
     pub(crate) fn used(&self) -> usize {
         self.slots.iter().filter(|slot| slot.hash.load(Ordering::Relaxed) != 0).count()
     }

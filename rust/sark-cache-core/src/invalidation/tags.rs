@@ -1,13 +1,15 @@
-//! The numbers that a log knows the tags of a decision by.
+//! The tags of a decision, as numbers.
 
 use std::ops::Deref;
 
-/// The tags of a decision, as the log of one cache numbers them: each number once, in rising order.
+/// The tags of a decision, as numbered by [`Log::tags`](super::Log::tags).
+///
+/// A sorted set of numbers, 8 bytes per tag. Valid only for the log that numbered them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tags(pub(super) Box<[u64]>);
 
 impl Tags {
-    /// These and those of `more`. Linear in their number.
+    /// Returns the tags that are in either set. Linear in their number.
     #[must_use]
     pub fn union(&self, more: &Self) -> Self {
         if more.is_empty() {
@@ -23,7 +25,7 @@ impl Tags {
         Self(both.into())
     }
 
-    /// These without those of `less`.
+    /// Returns the tags that are not in `less`. Costs a binary search per tag.
     #[must_use]
     pub fn difference(&self, less: &Self) -> Self {
         Self(self.iter().filter(|tag| less.binary_search(tag).is_err()).copied().collect())

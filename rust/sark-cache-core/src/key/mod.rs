@@ -1,9 +1,9 @@
-//! Requests as canonical bytes: equal bytes exactly when the requests are equal.
+//! Keys: canonical bytes that are equal exactly when the requests are equal.
 //!
-//! The encoding is injective: every value starts with a tag for its type, everything of variable
-//! length carries its length, and mappings are written with their keys sorted. Two different
-//! requests never share a key, and there is no hash to collide. `1`, `1.0`, `true` and `"1"`
-//! differ; an empty context and no context are the same request.
+//! The encoding is injective: every value starts with a byte for its type, every part of variable
+//! length carries its length, and the keys of a mapping are sorted. Two different requests never
+//! share a key, because no hash is involved. `1`, `1.0`, `true` and `"1"` differ. An empty context
+//! equals no context.
 //!
 //! | value | bytes |
 //! |---|---|
@@ -15,11 +15,18 @@
 //! | list | `07`, count, the items |
 //! | mapping | `08`, count, for each key in byte order: length, UTF-8, the value |
 //!
-//! Lengths and counts are 32-bit little-endian. A request is `01`, then user, action and resource
-//! (length and UTF-8 each), then the context's mapping if it has entries. A general key is `02` and
-//! one value. A request under a policy is `03`, the policy (length and UTF-8) and the key of the
-//! request without it; the empty policy is written as none, so every request has one key.
-//! Cost: one pass; no allocation when the writer's buffer is used again.
+//! Lengths and counts are 32-bit little-endian.
+//!
+//! | key | bytes |
+//! |---|---|
+//! | request | `01`, user, action and resource (length and UTF-8 each), the context's mapping if it has entries |
+//! | general key | `02`, one value |
+//! | request under a policy | `03`, the policy (length and UTF-8), the key of the request under no policy |
+//!
+//! An empty policy is not written, so every request has one key.
+//!
+//! # Cost
+//! One pass over the request. No allocation if the writer's buffer is reused.
 
 mod parts;
 mod text;
@@ -37,12 +44,12 @@ const REQUEST: u8 = 1;
 const GENERAL: u8 = 2;
 const POLICY: u8 = 3;
 
-/// A canonical key that owns its bytes. Equality and hash are those of the bytes.
+/// A key to store with. Owns its bytes; equality and hash are those of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key(Box<[u8]>);
 
 impl Key {
-    /// The canonical bytes.
+    /// Returns the canonical bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }

@@ -1,20 +1,21 @@
-//! Reading back from a key the parts that an invalidation can name.
+//! Reading the parts of a request back from its key.
 
 use super::{POLICY, REQUEST};
 
-/// The parts of a request that an invalidation can name, read back from its key.
+/// The parts of a request that an invalidation can name. Borrows from the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyParts<'k> {
-    /// The policy that decides; empty when none is named.
+    /// The policy; empty if the request names none.
     pub policy: &'k str,
-    /// User, action and resource, in this order.
+    /// The user, the action and the resource, in this order.
     pub fields: [&'k str; 3],
-    /// The canonical bytes of the context; empty when there is none.
+    /// The canonical bytes of the context; empty if there is none.
     pub context: &'k [u8],
 }
 
 impl<'k> KeyParts<'k> {
-    /// Reads the parts of a request's key; `None` for a general key, which has none.
+    /// Reads the parts of a request's key. Returns `None` for a general key, which has no parts, and
+    /// for bytes that are not a key. Costs a UTF-8 check of the parts.
     pub fn of(key: &'k [u8]) -> Option<Self> {
         let (policy, request) = split_policy(key)?;
         let (&REQUEST, mut rest) = request.split_first()? else {
@@ -28,17 +29,17 @@ impl<'k> KeyParts<'k> {
     }
 }
 
-/// The key of the same request under no policy; other keys as they are.
+/// Returns the key of the same request under no policy. Other keys are returned unchanged.
 pub fn without_policy(key: &[u8]) -> &[u8] {
     split_policy(key).map_or(key, |(_, request)| request)
 }
 
-/// The policy of a key; empty if it names none.
+/// Returns the policy of a key; empty if it names none.
 pub(crate) fn policy_of(key: &[u8]) -> &str {
     split_policy(key).map_or("", |(policy, _)| policy)
 }
 
-/// The policy that a key begins with, and what follows it; `None` if it is cut short, or written
+/// Splits a key into its policy and the rest. Returns `None` if the policy is truncated, or written
 /// although it is empty.
 fn split_policy(key: &[u8]) -> Option<(&str, &[u8])> {
     match key.split_first() {

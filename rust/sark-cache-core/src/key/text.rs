@@ -1,54 +1,55 @@
-//! The text forms of a request's key, which patterns are matched against.
+//! The text forms of a request's key, which glob patterns match.
 //!
-//! A text form is `policy:decision:{user}:{action}:{resource}:{context}`, whatever the policy. The
-//! context is `none` or the first 32 hexadecimal digits of the SHA-256 over its canonical bytes.
-//! There are three spellings of the other parts, and a pattern that matches one of them matches:
+//! A text form is `policy:decision:{user}:{action}:{resource}:{context}`; the policy is not part of
+//! it. The context is `none` or the first 32 hexadecimal digits of the SHA-256 of its canonical
+//! bytes. The other parts have three spellings, and a pattern matches a request if it matches one of
+//! them:
 //!
-//! * encoded: `% : * ? [ ] { } \` and control characters percent-encoded, so that a pattern can be
-//!   written that matches one part and nothing else;
-//! * raw: as they are, so that `user-1:tool:invoke:*` finds the action `tool:invoke`;
-//! * SARK's: raw, but with `_` for each `:` and `/` of the resource.
+//! * encoded: `% : * ? [ ] { } \` and control characters are percent-encoded, so that a pattern can
+//!   match exactly one part;
+//! * raw: the parts as they are, so that `user-1:tool:invoke:*` matches the action `tool:invoke`;
+//! * SARK's: raw, but each `:` and `/` of the resource is replaced by `_`.
 //!
-//! In the last two `:` may stand for itself or between parts. A pattern may so match more than was
-//! meant, which costs evaluations and serves nothing wrong.
+//! In the last two, a `:` may belong to a part or separate two parts. A pattern may therefore match
+//! more requests than intended. That costs evaluations; no wrong decision is served.
 //!
 //! # Cost
-//! Making the texts costs about a microsecond, and only those that differ are made. It is never done
-//! on the path of a hit that no pattern is newer than. Fields are bounded, so a text has at most
-//! 75 KiB.
+//! Building the texts costs about a microsecond. Only spellings that differ are built. A hit builds
+//! them only if a pattern was recorded after the entry's stamp. Fields are bounded, so a text has at
+//! most 75 KiB.
 
 use super::KeyParts;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
-/// What every text key starts with.
+/// The prefix of every text form.
 pub const KEY_PREFIX: &str = "policy:decision";
 
 /// The text forms of one request's key.
 pub struct KeyTexts([Option<String>; 3]);
 
 impl KeyTexts {
-    /// The spellings that differ, the encoded one first.
+    /// Builds the spellings that differ, the encoded one first. Costs about a microsecond.
     pub fn of(parts: &KeyParts<'_>) -> Self {
         let context = context_text(parts.context);
         let [user, action, resource] = parts.fields;
         let spelled = |fields: [&str; 3]| format!("{KEY_PREFIX}:{}:{context}", fields.join(":"));
-        let raw = parts.fields.iter().any(|field| field.contains(is_encoded));
-        let sarks = resource.contains([':', '/']);
+        let has_encoded = parts.fields.iter().any(|field| field.contains(is_encoded));
+        let has_separator = resource.contains([':', '/']);
         Self([
             Some(key_text(parts)),
-            raw.then(|| spelled(parts.fields)),
-            sarks.then(|| spelled([user, action, &resource.replace([':', '/'], "_")])),
+            has_encoded.then(|| spelled(parts.fields)),
+            has_separator.then(|| spelled([user, action, &resource.replace([':', '/'], "_")])),
         ])
     }
 
-    /// The texts, each once.
+    /// Iterates over the texts; no spelling appears twice.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().flatten().map(String::as_str)
     }
 }
 
-/// The encoded text form of a request's key.
+/// Returns the encoded text form of a request's key.
 pub fn key_text(parts: &KeyParts<'_>) -> String {
     let mut text = String::from(KEY_PREFIX);
     for field in parts.fields {

@@ -1,4 +1,4 @@
-//! Writing the key of a request, or of one value, into a buffer that can be used again.
+//! Writing keys into a buffer that can be reused.
 
 use super::{GENERAL, Key, POLICY, REQUEST};
 use crate::error::EncodeError;
@@ -14,7 +14,9 @@ const STRING: u8 = 6;
 const LIST: u8 = 7;
 const MAP: u8 = 8;
 
-/// Writes one key: first [`request`](Self::request) or [`general`](Self::general), then its values.
+/// A writer of one key: first [`request`](Self::request) or [`general`](Self::general), then values.
+///
+/// Appends to a buffer and allocates only when the buffer grows.
 #[derive(Debug, Clone, Default)]
 pub struct KeyWriter {
     bytes: Vec<u8>,
@@ -22,23 +24,24 @@ pub struct KeyWriter {
 }
 
 impl KeyWriter {
-    /// A writer with a buffer of its own.
+    /// Creates a writer with a new buffer.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A writer that uses the buffer of an earlier one, whose contents are dropped.
+    /// Creates a writer that clears and uses the buffer of an earlier one.
     pub fn with_buffer(mut buffer: Vec<u8>) -> Self {
         buffer.clear();
         Self { bytes: buffer, depth: 0 }
     }
 
-    /// The buffer, to be used again.
+    /// Returns the buffer, for [`with_buffer`](Self::with_buffer).
     pub fn into_buffer(self) -> Vec<u8> {
         self.bytes
     }
 
-    /// Starts the key of a request under this policy, unless it is empty; the request follows.
+    /// Starts the key of a request under a policy. The request follows. An empty policy writes
+    /// nothing.
     ///
     /// # Errors
     /// [`EncodeError::TooLong`].
@@ -51,16 +54,16 @@ impl KeyWriter {
         self.part("policy", policy, MAX_POLICY_BYTES)
     }
 
-    /// The key of a request under a policy, which is short enough, made of its key under none.
+    /// Returns the key of a request under a policy, given its key under no policy.
     pub(crate) fn under(policy: &str, request: &[u8]) -> Box<[u8]> {
         let mut writer = Self::new();
-        // What was a key's policy before is not too long.
+        // The policy comes from another key, so it is not too long.
         _ = writer.policy(policy);
         writer.bytes.extend_from_slice(request);
         writer.bytes.into()
     }
 
-    /// Writes an authorization request; a context, if any, follows as one [`map`](Self::map).
+    /// Writes an authorization request. Its context, if any, follows as one [`map`](Self::map).
     ///
     /// # Errors
     /// [`EncodeError::TooLong`].
@@ -69,8 +72,8 @@ impl KeyWriter {
         self.resource(resource)
     }
 
-    /// Writes what requests of the same user and action have in common;
-    /// [`resource`](Self::resource) follows.
+    /// Writes the part that requests of the same user and action share. [`resource`](Self::resource)
+    /// follows.
     ///
     /// # Errors
     /// [`EncodeError::TooLong`].
@@ -80,7 +83,7 @@ impl KeyWriter {
         self.part("action", action, MAX_FIELD_BYTES)
     }
 
-    /// Writes the resource of a request that was [begun](Self::begin_request).
+    /// Writes the resource, after [`begin_request`](Self::begin_request).
     ///
     /// # Errors
     /// [`EncodeError::TooLong`].
@@ -88,13 +91,13 @@ impl KeyWriter {
         self.part("resource", resource, MAX_FIELD_BYTES)
     }
 
-    /// Goes back to where the first `written` bytes were written, to go on in another way.
+    /// Removes all but the first `written` bytes, to continue differently.
     pub fn truncate(&mut self, written: usize) {
         self.bytes.truncate(written);
         self.depth = 0;
     }
 
-    /// Starts a general key; exactly one value follows.
+    /// Starts a general key. Exactly one value follows.
     pub fn general(&mut self) {
         self.bytes.push(GENERAL);
     }
@@ -115,8 +118,8 @@ impl KeyWriter {
         self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
-    /// Writes an integer that does not fit in 64 bits, given as lower-case hexadecimal digits with
-    /// `-` in front if negative and no leading zeros.
+    /// Writes an integer that does not fit in 64 bits, given in lower-case hexadecimal digits without
+    /// leading zeros, `-` in front if negative.
     ///
     /// # Errors
     /// [`EncodeError::TooLarge`].
@@ -147,10 +150,10 @@ impl KeyWriter {
         self.text(value)
     }
 
-    /// Writes a list; `write` writes one item.
+    /// Writes a list. `write` writes one item.
     ///
     /// # Errors
-    /// What `write` returns; [`EncodeError::TooDeep`]; [`EncodeError::TooLarge`].
+    /// [`EncodeError::TooDeep`], [`EncodeError::TooLarge`], or an error of `write`.
     pub fn list<T, E: From<EncodeError>>(
         &mut self,
         items: impl ExactSizeIterator<Item = T>,
@@ -165,10 +168,11 @@ impl KeyWriter {
         Ok(())
     }
 
-    /// Writes a mapping; `write` writes one value. Sorts `entries` by key.
+    /// Writes a mapping. `write` writes one value. Sorts `entries` by key.
     ///
     /// # Errors
-    /// What `write` returns; [`EncodeError::DuplicateKey`]; [`EncodeError::TooDeep`]; [`EncodeError::TooLarge`].
+    /// [`EncodeError::DuplicateKey`], [`EncodeError::TooDeep`], [`EncodeError::TooLarge`], or an error
+    /// of `write`.
     pub fn map<T: Copy, E: From<EncodeError>>(
         &mut self,
         entries: &mut [(&str, T)],
@@ -188,19 +192,21 @@ impl KeyWriter {
         Ok(())
     }
 
-    /// Begins a list. Its items follow, and then [`leave`](Self::leave).
+    /// Starts a list. Its items follow, then [`leave`](Self::leave).
     ///
     /// # Errors
-    /// [`EncodeError::TooDeep`]; [`EncodeError::TooLarge`].
+    /// [`EncodeError::TooDeep`] and [`EncodeError::TooLarge`].
     pub fn enter_list(&mut self, items: usize) -> Result<(), EncodeError> {
         self.enter(LIST, items)
     }
 
-    /// Begins a mapping. For each key in byte order, none of them twice, its [`name`](Self::name) and
-    /// its value follow, and then [`leave`](Self::leave).
+    /// Starts a mapping. Its entries follow, then [`leave`](Self::leave).
+    ///
+    /// An entry is a [`name`](Self::name) and a value. The caller writes the names in byte order, each
+    /// once.
     ///
     /// # Errors
-    /// [`EncodeError::TooDeep`]; [`EncodeError::TooLarge`].
+    /// [`EncodeError::TooDeep`] and [`EncodeError::TooLarge`].
     pub fn enter_map(&mut self, entries: usize) -> Result<(), EncodeError> {
         self.enter(MAP, entries)
     }
@@ -218,7 +224,7 @@ impl KeyWriter {
         self.depth -= 1;
     }
 
-    /// An error unless so many more bytes fit. Atoms of a fixed size are written without asking.
+    /// Checks that this many more bytes fit. Values of a fixed size are written without this check.
     ///
     /// # Errors
     /// [`EncodeError::TooLarge`].
@@ -227,13 +233,13 @@ impl KeyWriter {
         if self.bytes.len() + bytes > MAX_KEY_BYTES { Err(EncodeError::TooLarge) } else { Ok(()) }
     }
 
-    /// The bytes written so far: the key to look up with.
+    /// Returns the bytes written so far: the key to look up with.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The key to store with.
+    /// Returns a key to store with. Copies the bytes.
     pub fn to_key(&self) -> Key {
         Key(self.bytes.as_slice().into())
     }
@@ -247,7 +253,7 @@ impl KeyWriter {
         self.length(count)
     }
 
-    /// Writes a part of a request. All of them together are less than the largest key.
+    /// Writes a part of a request. All parts together are smaller than the largest key.
     #[inline]
     fn part(&mut self, part: &'static str, text: &str, limit: usize) -> Result<(), EncodeError> {
         if text.len() > limit {

@@ -1,14 +1,15 @@
-//! What a cache counts: one line a counter.
+//! The counters of a cache, one line per counter.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])* $name:ident),* $(,)?) => {
-        /// What happened so far. All counters only grow, until [`Cache::reset_stats`](crate::Cache::reset_stats).
+        /// The counters of a cache. They only grow, until
+        /// [`Cache::reset_stats`](crate::Cache::reset_stats).
         #[derive(Debug, Default)]
         pub struct Counters { $($(#[doc = $doc])* pub $name: Counter),* }
 
-        /// The counters at one moment.
+        /// The values of [`Counters`] at one moment.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         pub struct Counts { $($(#[doc = $doc])* pub $name: u64),* }
 
@@ -18,7 +19,7 @@ macro_rules! counters {
         }
 
         impl Counts {
-            /// Names and values, in the order of declaration.
+            /// Iterates over names and values, in the order of declaration.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name)),*].into_iter()
             }
@@ -27,38 +28,38 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Look-ups answered from the cache, but for the stale ones.
+    /// Lookups answered from the cache, without the stale hits.
     hits,
-    /// Look-ups that found nothing, something expired, or something revoked.
+    /// Lookups that found no entry, an expired one, or a revoked one.
     misses,
-    /// Hits in the last part of their time to live that are refreshed, or are being refreshed.
+    /// Hits on entries near their expiration, for which a refresh starts or is running.
     stale_hits,
-    /// Refreshes begun in the background.
+    /// Refreshes started in the background.
     revalidations,
-    /// Batches looked up or stored.
+    /// Batches of lookups or inserts.
     batch_operations,
-    /// Entries dropped because the cache was full.
+    /// Entries removed because the cache was full.
     evictions,
-    /// Entries dropped because their time to live was over.
+    /// Entries removed because they had expired.
     expirations,
-    /// Entries dropped because they were revoked, and decisions refused because they were revoked
-    /// while they were being evaluated.
+    /// Entries removed because they were revoked, and decisions that were not stored because they were
+    /// revoked while they were being evaluated.
     invalidations,
-    /// Invalidations that revoked everything because the log had no room for their scope.
+    /// Invalidations that revoked everything because the log was full.
     flushes,
-    /// Loaders run.
+    /// Loaders that were run.
     loads,
     /// Loaders that failed.
     load_errors,
-    /// Requests answered by a load that another request had begun.
+    /// Requests answered by a load that another request had started.
     coalesced,
-    /// Requests that waited too long for another's load, and evaluated for themselves.
+    /// Requests that waited too long for another request's load and evaluated for themselves.
     overdue,
-    /// Requests that could not be served or stored: bad input or a fault in the backend.
+    /// Requests that failed because of bad input or a failure of the backend.
     errors,
 }
 
-/// A number that only grows.
+/// A number that only grows. Each method costs one relaxed atomic operation.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -75,12 +76,12 @@ impl Counter {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Sets the number to zero; returns what it was.
+    /// Sets the number to zero and returns its previous value.
     pub fn take(&self) -> u64 {
         self.0.swap(0, Ordering::Relaxed)
     }
 
-    /// The number now.
+    /// Returns the number.
     #[inline]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

@@ -1,8 +1,8 @@
-//! How long requests took: a mean, percentiles and a distribution, each of one moment.
+//! Latencies: a mean, percentiles and a distribution, all of the same moment.
 //!
-//! 32 buckets per power of two of nanoseconds, so a percentile is at most 3.2 % off; they take 8 KiB.
-//! A mutex makes buckets, count and sum agree. It is held for some nanoseconds to record, which one
-//! request in 64 does, and for less than a microsecond to take a copy, which is what is read.
+//! There are 32 buckets per power of two of nanoseconds, so a percentile is at most 3.2 % off. The
+//! buckets take 8 KiB. A mutex keeps buckets, count and sum consistent. Recording holds it for some
+//! nanoseconds; reading copies the buckets, which holds it for less than a microsecond.
 
 use crate::clock::nanos;
 use histogram::{Bucket, Histogram};
@@ -10,10 +10,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 const GROUPING_POWER: u8 = 5;
-/// 2³⁶ ns = 69 s; anything slower counts as that.
+/// 2³⁶ ns = 69 s; a longer duration counts as that.
 const MAX_VALUE_POWER: u8 = 36;
 
-/// Durations, as a mean, as percentiles and as a distribution.
+/// A histogram of durations, of 8 KiB.
 #[derive(Debug, Default)]
 pub struct Latency(Mutex<Samples>);
 
@@ -25,35 +25,35 @@ struct Samples {
     sum: u64,
 }
 
-/// Durations at one moment, in nanoseconds. All zero when nothing was samples.
+/// The statistics of durations at one moment, in nanoseconds. All zero if nothing was recorded.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Latencies {
-    /// How many durations were samples.
+    /// The number of durations.
     pub count: u64,
     /// Their sum.
     pub sum: u64,
-    /// Half of them took no longer.
+    /// The median.
     pub p50: u64,
-    /// 95 % of them took no longer.
+    /// The 95th percentile.
     pub p95: u64,
-    /// 99 % of them took no longer.
+    /// The 99th percentile.
     pub p99: u64,
 }
 
 impl Latencies {
-    /// The mean, in nanoseconds.
+    /// Returns the mean, in nanoseconds.
     #[expect(clippy::cast_precision_loss, reason = "a mean does not need 53 bits")]
     pub fn mean(&self) -> f64 {
         if self.count == 0 { 0.0 } else { self.sum as f64 / self.count as f64 }
     }
 }
 
-/// How many durations were below each of some bounds, at one moment.
+/// The numbers of durations below given bounds, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Distribution {
-    /// For each bound, how many were below it.
+    /// The number of durations below each bound.
     pub below: Vec<u64>,
-    /// How many there were.
+    /// The number of all durations.
     pub count: u64,
     /// Their sum, in nanoseconds.
     pub sum: u64,
@@ -68,12 +68,12 @@ impl Default for Samples {
 }
 
 impl Latency {
-    /// Records one duration.
+    /// Records one duration. Takes one mutex, for some nanoseconds.
     pub fn record(&self, duration: Duration) {
         self.record_many(1, duration);
     }
 
-    /// Records the same duration `count` times.
+    /// Records a duration `count` times.
     pub(crate) fn record_many(&self, count: u64, duration: Duration) {
         let duration = nanos(duration).min((1 << MAX_VALUE_POWER) - 1);
         let mut samples = self.lock();
@@ -83,10 +83,10 @@ impl Latency {
         debug_assert!(added.is_ok(), "the duration is below the greatest value");
     }
 
-    /// How many durations were below each of `bounds`, nanoseconds that rise.
+    /// Counts the durations below each of `bounds`, in nanoseconds and in rising order.
     ///
-    /// A bucket counts as below a bound when all of it is. Powers of two lie between buckets; another
-    /// bound may have up to 3.2 % of itself counted as above it.
+    /// The counts are exact for powers of two. For another bound, a duration that is shorter by up to
+    /// 3.2 % may not be counted as below it.
     pub fn distribution(&self, bounds: &[u64]) -> Distribution {
         let Samples { buckets, count, sum } = self.lock().clone();
         let mut buckets = buckets.iter().peekable();
@@ -120,7 +120,7 @@ impl Latency {
     }
 
     fn lock(&self) -> MutexGuard<'_, Samples> {
-        // Nothing that runs under the lock panics half way through a change.
+        // No code under this lock panics half way through a change, so poisoning is ignored.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,8 +1,8 @@
-//! Counters, and how long a sample of requests took; counting takes no lock.
+//! Metrics: counters, and the latency of a sample of requests.
 //!
-//! A counter costs one relaxed atomic addition (about 5 ns when no other core writes it). One
-//! request in [`SAMPLE_EVERY`] is timed, which costs two clock readings and what it costs to
-//! [record](Latency) them.
+//! # Cost
+//! A counter costs one relaxed atomic addition: about 5 ns while no other core writes it. One request
+//! in [`SAMPLE_EVERY`] is timed. That costs two clock readings and one [`Latency::record`].
 
 mod counters;
 mod latency;
@@ -12,39 +12,41 @@ pub use latency::{Distribution, Latencies, Latency};
 
 use std::time::{Duration, Instant};
 
-/// One request in this many is timed, the first one included.
+/// The interval of the sample: one request in this many is timed, the first one included.
 pub const SAMPLE_EVERY: u64 = 64;
 
-/// Everything one cache counts.
+/// The metrics of one cache.
 #[derive(Debug, Default)]
 pub struct Stats {
     /// The counters.
     pub counters: Counters,
-    /// How long requests to the cache took: a sample.
+    /// The latency of requests to the cache, from a sample.
     pub requests: Latency,
-    /// How long evaluations took, as told by those who ran them.
+    /// The latency of evaluations. The cache does not measure it; the code that evaluates records it.
     pub evaluations: Latency,
 }
 
-/// [`Stats`] at one moment.
+/// The values of [`Stats`] at one moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Snapshot {
     /// The counters.
     pub counts: Counts,
-    /// How long requests to the cache took: a sample.
+    /// The latency of requests to the cache, from a sample.
     pub requests: Latencies,
-    /// How long evaluations took.
+    /// The latency of evaluations.
     pub evaluations: Latencies,
 }
 
 impl Stats {
-    /// Starts timing a request if it is one of the sample; hand the result to [`stop`](Self::stop).
+    /// Starts to time a request if it belongs to the sample. Pass the result to [`stop`](Self::stop).
+    ///
+    /// Costs three atomic loads, and a clock reading for one request in [`SAMPLE_EVERY`].
     #[inline]
     pub fn start(&self) -> Option<Instant> {
-        self.look_ups().is_multiple_of(SAMPLE_EVERY).then(Instant::now)
+        self.lookups().is_multiple_of(SAMPLE_EVERY).then(Instant::now)
     }
 
-    /// Records a request that [`start`](Self::start) chose to time.
+    /// Records a request that [`start`](Self::start) timed.
     #[inline]
     pub fn stop(&self, started: Option<Instant>) {
         if let Some(started) = started {
@@ -52,29 +54,30 @@ impl Stats {
         }
     }
 
-    /// Apart, so that it takes no room in what all the others run.
+    /// Not inlined: keeps the code of the common path small.
     #[cold]
     fn record_sample(&self, started: Instant) {
         self.requests.record(started.elapsed());
     }
 
-    /// Records a batch of `requests`, already counted, that took `duration` together: those of them
-    /// that belong to the sample, each with its share.
+    /// Records a batch of `requests` that took `duration` together and that are already counted.
+    ///
+    /// The requests of the batch that belong to the sample are recorded with an equal share each.
     pub fn record_batch(&self, requests: usize, duration: Duration) {
         let Ok(divisor @ 1..) = u32::try_from(requests) else { return };
-        let counted = self.look_ups();
+        let counted = self.lookups();
         let before = counted.saturating_sub(u64::from(divisor));
         let sampled = counted.div_ceil(SAMPLE_EVERY) - before.div_ceil(SAMPLE_EVERY);
         self.requests.record_many(sampled, duration / divisor);
     }
 
     #[inline]
-    fn look_ups(&self) -> u64 {
+    fn lookups(&self) -> u64 {
         let Counters { hits, stale_hits, misses, .. } = &self.counters;
         hits.get() + stale_hits.get() + misses.get()
     }
 
-    /// Everything as it is now. Each number is exact; together they may be a few operations apart.
+    /// Copies all values. Each is exact; together they may be a few operations apart.
     pub(crate) fn snapshot(&self) -> Snapshot {
         Snapshot {
             counts: self.counters.counts(),
@@ -83,7 +86,7 @@ impl Stats {
         }
     }
 
-    /// Sets everything to zero.
+    /// Sets all values to zero.
     pub(crate) fn reset(&self) {
         self.counters.reset();
         self.requests.reset();
