@@ -10,6 +10,9 @@ logger: Final = logging.getLogger("sark_cache")
 QUIET_SECONDS = 10.0
 """A burst is logged once; after this long, the next fault is logged again."""
 
+LEFT_OUT = " (%d more left out since the last such message)"
+"""Ends the message after a burst of which something was left out."""
+
 
 class FaultLog:
     """Logs the first fault of a burst, and with the next burst how many were left out.
@@ -28,7 +31,7 @@ class FaultLog:
         self._log(
             logging.WARNING,
             operation,
-            "%s cache: %s failed: %s (%d more left out since the last such message)",
+            "%s cache: %s failed: %s",
             reason,
         )
 
@@ -38,7 +41,7 @@ class FaultLog:
             logging.ERROR,
             f"unconfirmed {operation}",
             "%s cache: %s, which nobody awaits, could not be confirmed: %s. What was to be revoked "
-            "may still be served (%d more left out since the last such message)",
+            "may still be served",
             reason,
             operation,
         )
@@ -48,8 +51,7 @@ class FaultLog:
         self._log(
             logging.WARNING,
             "invalidate()",
-            "%s cache: %s %s; use clear() where that is meant (%d more left out since the last "
-            "such message)",
+            "%s cache: %s %s; use clear() where that is meant",
             "without arguments revokes everything",
         )
 
@@ -66,13 +68,14 @@ class FaultLog:
         bursts.quiet_until[burst] = now + QUIET_SECONDS
         left_out = bursts.left_out.pop(burst, 0)
         named = operation or burst
+        message, counts = (f"{message}{LEFT_OUT}", (left_out,)) if left_out else (message, ())
         logger.log(
             level,
             message,
             self._backend,
             named,
             reason,
-            left_out,
+            *counts,
             extra={"backend": self._backend, "operation": named, "left_out": left_out},
         )
 

@@ -231,7 +231,7 @@ def _wrong_line(detail: Mapping[str, Any]) -> str:
     takes = next(each for each in SETTINGS[setting].metadata if isinstance(each, Takes))
     if setting == "redis_url":  # the value may hold a password; the reason shows no part of it
         reason = str(detail["msg"]).removeprefix("Value error, ")
-        return f"{variable} must be {takes.words} ({reason})"
+        return f"{variable} is wrong: {reason}. It must be {takes.words}"
     return f"{variable}={str(detail['input'])[:50]!r} must be {takes.words}"
 
 

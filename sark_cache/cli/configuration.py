@@ -68,7 +68,7 @@ def _check(url: str) -> None:
         urls.check(url or "nothing")
     except ValueError as error:
         takes = next(each for each in SETTINGS["redis_url"].metadata if isinstance(each, Takes))
-        message = f"it must be {takes.words} ({error})"
+        message = f"{error}. It must be {takes.words}"
         raise typer.BadParameter(message, param_hint="--redis-url") from None
 
 

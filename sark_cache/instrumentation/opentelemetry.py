@@ -54,7 +54,7 @@ try:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
     from opentelemetry.trace import TracerProvider
 except ImportError as _error:
-    _message = "opentelemetry is missing: get it with `pip install sark-cache[otel]`"
+    _message = "opentelemetry is missing: get it with `pip install 'sark-cache[otel]'`"
     raise ImportError(_message) from _error
 
 from sark_cache.instrumentation.evaluations import observe

@@ -70,7 +70,7 @@ try:
     from prometheus_client import REGISTRY, CollectorRegistry, Metric
     from prometheus_client.registry import Collector
 except ImportError as _error:
-    _message = "prometheus_client is missing: get it with `pip install sark-cache[prometheus]`"
+    _message = "prometheus_client is missing: get it with `pip install 'sark-cache[prometheus]'`"
     raise ImportError(_message) from _error
 
 from sark_cache.instrumentation.measurements import (

@@ -100,8 +100,8 @@ def test_a_variable_that_is_no_setting_is_warned_of():
 
 def test_an_option_that_the_client_does_not_know_is_a_wrong_setting():
     found = doctor(**{URL: "redis://localhost?colour=red"})
-    assert f"{URL} must be a URL" in found["problems"][0]
-    assert "url has an option that redis-py does not take" in found["problems"][0]
+    assert f"{URL} is wrong: url has an option that redis-py does not take" in found["problems"][0]
+    assert "It must be a URL: redis://" in found["problems"][0]
 
 
 # Redis

@@ -291,7 +291,9 @@ def test_the_option_goes_before_the_variable(fresh_redis):
 def test_an_option_that_is_no_url_is_a_wrong_use_and_not_shown(url):
     ended = in_process("flags", "get", "--redis-url", url)
     assert (ended.code, ended.out) == (2, "")
-    assert "Invalid value for --redis-url: it must be a URL" in ended.err
+    unwrapped = " ".join(ended.err.replace("│", " ").split())
+    assert "Invalid value for --redis-url: url must " in unwrapped
+    assert "It must be a URL: redis://" in unwrapped
     assert "s3cret" not in ended.err
 
 

@@ -30,6 +30,10 @@ def test_a_burst_is_logged_once_and_the_next_record_counts_the_suppressed_ones(
     log._bursts.quiet_until.clear()
     log.report("get", "no answer in time")
     assert logged(caplog)[1:] == [("WARNING", "set", 0), ("WARNING", "get", 2)]
+    assert [record.message for record in caplog.records[1:]] == [
+        "redis cache: set failed: no answer in time",
+        "redis cache: get failed: no answer in time (2 more left out since the last such message)",
+    ]
 
 
 def test_an_unconfirmed_revocation_is_an_error_and_a_burst_of_its_own(log, caplog):

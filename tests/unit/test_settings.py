@@ -187,7 +187,7 @@ def test_the_address_is_shown_without_credentials(url, address):
 def test_a_url_that_is_not_a_server_is_refused_and_not_shown(environment, url):
     environment(SARK_CACHE_REDIS_URL=url)
     with pytest.raises(
-        SettingsError, match="SARK_CACHE_REDIS_URL must be a URL: redis://"
+        SettingsError, match=r"SARK_CACHE_REDIS_URL is wrong: url .*\. It must be a URL: redis://"
     ) as refused:
         CacheSettings.from_environment()
     with pytest.raises(ValidationError) as invalid:
