@@ -10,6 +10,10 @@
 
 from typing import TYPE_CHECKING
 
+from sark_cache._core.compiled import AsyncCache, Stamp, is_rust_cache_available
+from sark_cache.backends.native import RustPolicyCache
+from sark_cache.backends.null import NullPolicyCache
+from sark_cache.backends.redis import PolicyCache
 from sark_cache.cleanup import (
     CacheCleanupTask,
     CleanupMetrics,
@@ -17,16 +21,16 @@ from sark_cache.cleanup import (
     start_cache_cleanup,
     stop_cache_cleanup,
 )
-from sark_cache.compiled import AsyncCache, Stamp, is_rust_cache_available
 from sark_cache.decision import Decision
 from sark_cache.errors import FlagError, InvalidationError, SarkCacheError, SettingsError
-from sark_cache.flags import FeatureFlagManager, get_feature_flag_manager
-from sark_cache.native import RustPolicyCache
-from sark_cache.null import NullPolicyCache
-from sark_cache.process import close_policy_caches, get_policy_cache, get_rust_policy_cache
-from sark_cache.redis import PolicyCache
-from sark_cache.routing import SelectedPolicyCache
-from sark_cache.selection import create_policy_cache
+from sark_cache.rollout.manager import FeatureFlagManager, get_feature_flag_manager
+from sark_cache.selection.registry import (
+    close_policy_caches,
+    get_policy_cache,
+    get_rust_policy_cache,
+)
+from sark_cache.selection.selected import SelectedPolicyCache
+from sark_cache.selection.selector import create_policy_cache
 from sark_cache.types import (
     LATENCY_BOUNDS_SECONDS,
     BatchEntry,

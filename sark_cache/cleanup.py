@@ -13,8 +13,8 @@ from collections.abc import Awaitable
 from dataclasses import asdict, dataclass, field
 from typing import Final, Protocol
 
-from sark_cache.faults import FaultLog
-from sark_cache.tasks import end
+from sark_cache._core.fault_log import FaultLog
+from sark_cache._core.tasks import end
 
 logger: Final = logging.getLogger("sark_cache")
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, final
 
-from sark_cache.plain import JSON, NotJSONError, plain_mapping, type_name
-from sark_cache.pydantic_schema import make_known
+from sark_cache._core.json import JSON, NotJSONError, plain_mapping, type_name
+from sark_cache._core.pydantic_schema import make_known
 
 __all__ = ["Decision", "PlainDecision"]
 

@@ -24,9 +24,9 @@ except ModuleNotFoundError as _error:
     _message = f"{_error.name} is missing: get it with `pip install 'sark-cache[settings]'`"
     raise ModuleNotFoundError(_message, name=_error.name) from _error
 
-from sark_cache.arguments import NAMESPACE, NAMESPACE_WORDS
+from sark_cache._core import redis_urls as urls
+from sark_cache._core.arguments import NAMESPACE, NAMESPACE_WORDS
 from sark_cache.errors import SettingsError
-from sark_cache.redis import urls
 
 logger: Final = logging.getLogger("sark_cache")
 

@@ -19,12 +19,12 @@ from inspect import signature
 from itertools import islice
 from typing import Any, Final, TypeAlias, cast
 
-from sark_cache import process
-from sark_cache.arguments import MAX_REVOKED_TAGS
-from sark_cache.coroutines import returns_awaitable
-from sark_cache.loading import replacing
-from sark_cache.native import RustPolicyCache
-from sark_cache.null import NullPolicyCache
+from sark_cache._core.arguments import MAX_REVOKED_TAGS
+from sark_cache._core.coroutines import returns_awaitable
+from sark_cache.backends._shared.loading import replacing
+from sark_cache.backends.native import RustPolicyCache
+from sark_cache.backends.null import NullPolicyCache
+from sark_cache.selection import registry as process
 from sark_cache.types import Context, Loaded, Loader
 
 Request: TypeAlias = tuple[str, str, str, Context | None]

@@ -15,7 +15,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
-from sark_cache.arguments import MAX_TAGS, NOT_GIVEN
+from sark_cache._core.arguments import MAX_TAGS, NOT_GIVEN
 from sark_cache.decision import Decision
 
 JSONObject: TypeAlias = dict[str, Any]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from sark_cache.cli.application import application
+from sark_cache.cli.app import application
 
 URL = "SARK_CACHE_REDIS_URL"
 

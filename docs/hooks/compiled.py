@@ -1,6 +1,6 @@
 """Shows the reference the compiled classes as their stub has them.
 
-`sark_cache.compiled` has stand-ins for where the compiled module is missing, and who reads the
+`sark_cache._core.compiled` has stand-ins for where the compiled module is missing, and who reads the
 source alone takes these for the classes. Loaded by mkdocstrings as an extension of Griffe.
 """
 

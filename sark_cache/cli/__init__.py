@@ -6,7 +6,7 @@ which tries the package itself, takes nothing.
 
 import sys
 
-from sark_cache.cli.outcomes import ExitCode
+from sark_cache.cli._exit import ExitCode
 
 INSTALL = "pip install 'sark-cache[cli]'"
 
@@ -15,10 +15,10 @@ def main() -> None:
     """Runs the command that the arguments of this process name, and ends the process."""
     try:
         if sys.argv[1:] == ["--check"]:
-            from sark_cache.cli.checking import check  # noqa: PLC0415 - brings asyncio
+            from sark_cache.cli.self_check import check  # noqa: PLC0415 - brings asyncio
 
             sys.exit(check())
-        from sark_cache.cli.application import run  # noqa: PLC0415 - takes the extra
+        from sark_cache.cli.app import run  # noqa: PLC0415 - takes the extra
 
         run()
     except ModuleNotFoundError as error:

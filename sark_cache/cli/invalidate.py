@@ -9,14 +9,22 @@ import typer
 from rich.prompt import Confirm
 from rich.text import Text
 
-from sark_cache.arguments import check_pattern
-from sark_cache.cli.configuration import settings_with_redis
-from sark_cache.cli.options import AsJSON, RedisURL
-from sark_cache.cli.outcomes import ExitCode, FailureError, ending
-from sark_cache.cli.output import complain, console, counted, printable, remark, working, write_json
-from sark_cache.cli.servers import connected, of_commands, url_of
+from sark_cache._core.arguments import check_pattern
+from sark_cache.backends.redis import PolicyCache
+from sark_cache.cli._exit import ExitCode, FailureError, ending
+from sark_cache.cli._options import AsJSON, RedisURL
+from sark_cache.cli._output import (
+    complain,
+    console,
+    counted,
+    printable,
+    remark,
+    working,
+    write_json,
+)
+from sark_cache.cli._redis import connected, of_commands, url_of
+from sark_cache.cli._settings import settings_with_redis
 from sark_cache.errors import InvalidationError
-from sark_cache.redis import PolicyCache
 
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Final, get_origin
 
 from fastapi import Header, HTTPException, Request
 
-from sark_cache import arguments
+from sark_cache._core import arguments
+from sark_cache._core.json import type_name
 from sark_cache.fastapi.sources import DEPENDENCY, Dependency, read_source
-from sark_cache.plain import type_name
 
 FORGEABLE: Final = (
     "a page of another site could have sent this: send Content-Type: application/json or the "

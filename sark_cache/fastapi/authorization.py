@@ -11,7 +11,7 @@ from fastapi import HTTPException
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 
-from sark_cache import arguments
+from sark_cache._core import arguments
 from sark_cache.fastapi.evaluators import (
     AsyncEvaluator,
     Engine,

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Final, Protocol, TypeAlias, get_origin
 
 from starlette.concurrency import run_in_threadpool
 
-from sark_cache import arguments
+from sark_cache._core import arguments
+from sark_cache._core.json import type_name
 from sark_cache.fastapi.calling import is_async
 from sark_cache.fastapi.sources import FromRequest, read_source
-from sark_cache.plain import type_name
-from sark_cache.routing import SelectedPolicyCache
+from sark_cache.selection.selected import SelectedPolicyCache
 from sark_cache.types import Context, Loaded
 
 Evaluation: TypeAlias = Mapping[str, Any] | Loaded

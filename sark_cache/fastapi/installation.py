@@ -16,11 +16,11 @@ from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.routing import Router
 
-from sark_cache import arguments
+from sark_cache._core import arguments
+from sark_cache._core.json import type_name
 from sark_cache.cleanup import CacheCleanupTask
-from sark_cache.flags import FeatureFlagManager
-from sark_cache.plain import type_name
-from sark_cache.routing import SelectedPolicyCache
+from sark_cache.rollout.manager import FeatureFlagManager
+from sark_cache.selection.selected import SelectedPolicyCache
 
 ATTRIBUTE: Final = "_sark_cache"
 

@@ -9,14 +9,14 @@ from typing import Final
 
 from starlette.applications import Starlette
 
+from sark_cache._core.poller import lock_across_forks
 from sark_cache.cleanup import CacheCleanupTask
 from sark_cache.fastapi.installation import Installation, installed
 from sark_cache.fastapi.refreshing import Revalidate, evaluators_by_policy, refreshed_by
-from sark_cache.process import close_policy_caches
-from sark_cache.routing import SelectedPolicyCache
-from sark_cache.selection import Selection, use_settings
+from sark_cache.selection.registry import close_policy_caches
+from sark_cache.selection.selected import SelectedPolicyCache
+from sark_cache.selection.selector import Selection, use_settings
 from sark_cache.settings import CacheSettings
-from sark_cache.watch import lock_across_forks
 
 
 def policy_cache_lifespan(

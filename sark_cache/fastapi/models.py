@@ -4,8 +4,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from sark_cache import arguments
-from sark_cache.flags import MOST_NAME_BYTES, is_name
+from sark_cache._core import arguments
+from sark_cache.rollout.manager import MOST_NAME_BYTES, is_name
 
 State: TypeAlias = Literal["ok", "unavailable"]
 

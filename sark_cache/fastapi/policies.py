@@ -9,8 +9,8 @@ from inspect import ismethod, unwrap
 from pathlib import PurePath
 from typing import Any, Final, NoReturn
 
+from sark_cache._core.json import type_name
 from sark_cache.fastapi.sources import read_policy
-from sark_cache.plain import type_name
 
 MAIN: Final = ("__main__", "__mp_main__")
 

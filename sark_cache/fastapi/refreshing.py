@@ -12,7 +12,7 @@ from sark_cache.fastapi.evaluators import (
 )
 from sark_cache.fastapi.policies import policy_of
 from sark_cache.fastapi.sources import read_policy
-from sark_cache.routing import SelectedPolicyCache
+from sark_cache.selection.selected import SelectedPolicyCache
 from sark_cache.types import Context, RevalidateCallback
 
 Refresher: TypeAlias = Callable[

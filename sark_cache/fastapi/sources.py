@@ -12,10 +12,10 @@ from typing import Annotated, Any, Final, NoReturn, TypeAlias, get_args, get_ori
 from fastapi import Depends, params
 from starlette.requests import HTTPConnection
 
-from sark_cache import arguments
+from sark_cache._core import arguments
+from sark_cache._core.json import type_name
+from sark_cache.backends.native import RustPolicyCache
 from sark_cache.fastapi.calling import is_async
-from sark_cache.native import RustPolicyCache
-from sark_cache.plain import type_name
 
 Dependency: TypeAlias = Callable[..., Any]
 """What `Depends` takes."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from sark_cache.instrumentation.evaluations import Several
-from sark_cache.latency import whole_nanoseconds
+from sark_cache._core.observers import Several
+from sark_cache.backends._shared.latency import whole_nanoseconds
 from sark_cache.types import LatencyHistogram, PolicyCacheProtocol
 
 

@@ -57,7 +57,7 @@ except ImportError as _error:
     _message = "opentelemetry is missing: get it with `pip install 'sark-cache[otel]'`"
     raise ImportError(_message) from _error
 
-from sark_cache.instrumentation.evaluations import observe
+from sark_cache._core.observers import observe
 from sark_cache.instrumentation.measurements import (
     BACKEND,
     COUNTERS,

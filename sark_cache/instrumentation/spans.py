@@ -11,7 +11,7 @@ from types import TracebackType
 from opentelemetry import context, trace
 from opentelemetry.trace import StatusCode, Tracer
 
-from sark_cache.instrumentation.evaluations import Evaluation
+from sark_cache._core.observers import Evaluation
 
 
 class Spans:

@@ -7,7 +7,7 @@ import pytest
 import valkey.asyncio
 
 from sark_cache import RustPolicyCache
-from sark_cache.redis import PolicyCache
+from sark_cache.backends.redis import PolicyCache
 
 # On a busy machine a command may take long; how long one may take is what tests/faults are about.
 PATIENT = {"connect_timeout": 10, "command_timeout": 10}

@@ -13,7 +13,7 @@ from sark_cache import (
     SelectedPolicyCache,
     close_policy_caches,
 )
-from sark_cache.selection import Selection
+from sark_cache.selection.selector import Selection
 
 ALLOW = {"allow": True}
 USERS = [f"user-{number}" for number in range(8)]

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from sark_cache.redis import PolicyCache
+from sark_cache.backends.redis import PolicyCache
 from servers import Cluster
 
 ALLOW = {"allow": True, "reason": "owner"}

@@ -10,7 +10,8 @@ import redis
 
 from conftest_faults import ALLOW, load
 from sark_cache import FeatureFlagManager, InvalidationError
-from sark_cache.redis import PolicyCache, urls
+from sark_cache._core import redis_urls as urls
+from sark_cache.backends.redis import PolicyCache
 from servers import wait_until
 
 # asyncio leaves the transport of a connection open whose making is cut short.

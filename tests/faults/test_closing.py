@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from sark_cache.redis import PolicyCache
+from sark_cache.backends.redis import PolicyCache
 
 # asyncio leaves the transport of a connection open whose making is cut short.
 pytestmark = [

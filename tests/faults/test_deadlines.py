@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from conftest_faults import ALLOW, SPARE_SECONDS
-from sark_cache.redis import PolicyCache
+from sark_cache.backends.redis import PolicyCache
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),

@@ -117,7 +117,7 @@ def test_a_forked_child_serves_again_what_was_superseded_in_its_parent(own_redis
     server = own_redis()
     code = """
         import asyncio, logging, os, signal, sys
-        from sark_cache.redis import PolicyCache
+        from sark_cache.backends.redis import PolicyCache
 
         ALICE = ("alice", "read", "doc")
         url, pid = sys.argv[1], int(sys.argv[2])

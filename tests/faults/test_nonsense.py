@@ -7,7 +7,8 @@ import pytest
 
 from conftest_faults import ALLOW
 from sark_cache import InvalidationError
-from sark_cache.redis import PolicyCache, walk
+from sark_cache.backends.redis import PolicyCache
+from sark_cache.backends.redis import invalidation as walk
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),

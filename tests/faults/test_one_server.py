@@ -9,7 +9,7 @@ import redis.asyncio
 
 from conftest_faults import ALLOW, load
 from sark_cache import InvalidationError
-from sark_cache.redis import PolicyCache
+from sark_cache.backends.redis import PolicyCache
 
 # asyncio leaves the transport of a connection open whose making is cut short.
 pytestmark = [

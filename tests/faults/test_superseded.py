@@ -7,7 +7,7 @@ import pytest
 
 from conftest_faults import ALLOW
 from loaders import Evaluation
-from sark_cache.redis import PolicyCache, superseded
+from sark_cache.backends.redis import PolicyCache, superseded
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),

@@ -19,9 +19,9 @@ from sark_cache import (
     create_policy_cache,
     get_policy_cache,
     get_rust_policy_cache,
-    selection,
 )
 from sark_cache.fastapi import PolicyCacheDep, policy_cache_lifespan
+from sark_cache.selection import selector as selection
 
 ALLOW = {"allow": True}
 ALICE = ("alice", "read", "doc")

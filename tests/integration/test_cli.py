@@ -15,8 +15,9 @@ import pytest
 
 import sark_cache as package
 from commands import COMMAND, URL, Terminal, in_process, sark_cache, started
-from sark_cache.cli import main, showing
-from sark_cache.cli.output import duration
+from sark_cache.cli import main
+from sark_cache.cli._output import duration
+from sark_cache.cli.demo import scenario as showing
 
 PACKAGE = Path(package.__file__).parent
 
@@ -176,7 +177,7 @@ def test_a_compiled_module_that_is_not_wanted_is_not_missed(without_compiled):
 
 
 def test_what_else_is_missing_is_no_extra_s_fault(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sark_cache.cli.application", None)
+    monkeypatch.setitem(sys.modules, "sark_cache.cli.app", None)
     with pytest.raises(ModuleNotFoundError):
         main()
 
@@ -274,7 +275,7 @@ def test_ctrl_c_before_it_has_begun_exits_with_130(monkeypatch):
     def run():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sark_cache.cli.application.run", run)
+    monkeypatch.setattr("sark_cache.cli.app.run", run)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130
@@ -343,7 +344,7 @@ def test_a_demo_that_does_not_go_as_it_should_exits_with_1(monkeypatch):
     async def show():
         return replace(await showing.show(), entries_revoked=2, overtaken_was_stored=True)
 
-    monkeypatch.setattr("sark_cache.cli.demo.show", show)
+    monkeypatch.setattr("sark_cache.cli.demo.command.show", show)
     ended = in_process("demo", "--json")
     assert (ended.code, ended.document["ok"]) == (1, False)
     assert ended.document["entries_revoked"] == 2

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from commands import URL, in_process, sark_cache, url_without
-from sark_cache.flags import MOST_NAME_BYTES, FeatureFlagManager
+from sark_cache.rollout.manager import MOST_NAME_BYTES, FeatureFlagManager
 
 KEY = "feature_flag:rust_cache"
 

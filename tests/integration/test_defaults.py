@@ -10,10 +10,10 @@ from sark_cache import (
     PolicyCache,
     SettingsError,
     close_policy_caches,
-    defaults,
     get_policy_cache,
     get_rust_policy_cache,
 )
+from sark_cache.backends._shared import defaults
 
 URL = "redis://127.0.0.1:1/0"
 

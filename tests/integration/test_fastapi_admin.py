@@ -9,9 +9,9 @@ import pytest
 from documents_app import ADMIN, admin, create_app
 from fastapi import Depends, FastAPI, Header, Security
 
-from sark_cache.arguments import MAX_REVOKED_TAGS
+from sark_cache._core.arguments import MAX_REVOKED_TAGS
 from sark_cache.fastapi import FromRequest, policy_cache_lifespan, policy_cache_router
-from sark_cache.flags import INITIAL, MOST_FEATURES
+from sark_cache.rollout.manager import INITIAL, MOST_FEATURES
 from sark_cache.settings import CacheSettings
 
 NATIVE = CacheSettings(rust_cache_rollout_pct=100)

@@ -10,9 +10,9 @@ import pytest
 from documents_app import evaluate
 from fastapi import BackgroundTasks, Depends, FastAPI
 
-from sark_cache import selection
 from sark_cache.fastapi import PolicyCacheDep, authorize, policy_cache_lifespan
-from sark_cache.process import caches
+from sark_cache.selection import selector as selection
+from sark_cache.selection.registry import caches
 from sark_cache.settings import CacheSettings
 
 

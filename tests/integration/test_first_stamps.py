@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from sark_cache import PolicyCache
-from sark_cache.redis import scripts
+from sark_cache.backends.redis import scripts
 
 ALICE = ("alice", "read", "doc")
 ALLOW = {"allow": True}

@@ -16,8 +16,8 @@ import valkey.sentinel
 
 from interpreters import needs_fork, run, started
 from sark_cache.errors import FlagError
-from sark_cache.flag_store import FlagStore
-from sark_cache.flags import MOST_ASKED_FOR, FeatureFlagManager, get_feature_flag_manager
+from sark_cache.rollout.manager import MOST_ASKED_FOR, FeatureFlagManager, get_feature_flag_manager
+from sark_cache.rollout.redis_store import FlagStore
 
 KEY = "feature_flag:rust_cache"
 A_SECOND = 1.0
@@ -157,7 +157,7 @@ def test_asking_makes_no_round_trips(fresh_redis, manager):
 FOUR = """
 import sys, time
 import redis
-from sark_cache.flags import get_feature_flag_manager
+from sark_cache.rollout.manager import get_feature_flag_manager
 flags = get_feature_flag_manager(redis.Redis.from_url(sys.argv[1]))
 assert flags.should_use_rust("rust_cache", "alice")
 print("in", flush=True)
@@ -382,7 +382,7 @@ def test_the_interpreter_exits_at_once(fresh_redis, server):
     code = """
     import sys
     import redis
-    from sark_cache.flags import get_feature_flag_manager
+    from sark_cache.rollout.manager import get_feature_flag_manager
     flags = get_feature_flag_manager(redis.Redis.from_url(sys.argv[1]))
     flags.get_all_rollouts()
     print("begun", flush=True)
@@ -412,7 +412,7 @@ def test_a_forked_child_sees_changes_over_a_connection_of_its_own(fresh_redis, m
     code = """
     import os, signal, sys, time
     import redis
-    from sark_cache.flags import get_feature_flag_manager
+    from sark_cache.rollout.manager import get_feature_flag_manager
     flags = get_feature_flag_manager(redis.Redis.from_url(sys.argv[1]))
     assert flags.get_rollout_pct("rust_cache") == 10
     print("begun", flush=True)
@@ -445,7 +445,7 @@ def test_a_child_asked_long_after_the_fork_gives_no_old_answer(fresh_redis):
         """
         import os, signal, sys
         import redis
-        from sark_cache.flags import get_feature_flag_manager
+        from sark_cache.rollout.manager import get_feature_flag_manager
         client = redis.Redis.from_url(sys.argv[1])
         flags = get_feature_flag_manager(client)
         flags.set_rollout_pct("rust_cache", 100)
@@ -470,7 +470,7 @@ def test_a_child_does_not_write_what_its_parent_could_not(fresh_redis):
     import os, signal, sys
     import redis
     from sark_cache.errors import FlagError
-    from sark_cache.flags import get_feature_flag_manager
+    from sark_cache.rollout.manager import get_feature_flag_manager
     flags = get_feature_flag_manager(redis.Redis.from_url(sys.argv[1]))
     flags.get_all_rollouts()
     print("begun", flush=True)
@@ -507,7 +507,7 @@ def test_children_forked_at_any_moment_of_a_look_see_changes(fresh_redis):
         """
         import os, signal, sys, threading
         import redis
-        from sark_cache.flags import get_feature_flag_manager
+        from sark_cache.rollout.manager import get_feature_flag_manager
         client = redis.Redis.from_url(sys.argv[1])
         flags = get_feature_flag_manager(client)
         flags.set_rollout_pct("rust_cache", 10)

@@ -13,12 +13,12 @@ from sark_cache import (
     RustPolicyCache,
     SelectedPolicyCache,
     close_policy_caches,
-    flags,
-    process,
-    selection,
 )
-from sark_cache.instrumentation.evaluations import observers
+from sark_cache._core.observers import observers
 from sark_cache.instrumentation.prometheus import register
+from sark_cache.rollout import manager as flags
+from sark_cache.selection import registry as process
+from sark_cache.selection import selector as selection
 from telemetry import Telemetry, families, samples
 
 NATIVE, REDIS, NONE = (("backend", backend) for backend in ("native", "redis", "none"))

@@ -14,7 +14,7 @@ import redis
 import redis.asyncio
 
 from sark_cache import CacheSettings, close_policy_caches
-from sark_cache.selection import use_settings
+from sark_cache.selection.selector import use_settings
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")

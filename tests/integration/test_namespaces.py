@@ -8,7 +8,7 @@ import pytest
 from loaders import ALLOW, DENY, Evaluation, bringing
 from loaders import REQUEST as ALICE
 from sark_cache import PolicyCache
-from sark_cache.patterns import Glob
+from sark_cache._core.patterns import Glob
 
 BOB = ("bob", "read", "doc")
 # Each may be taken for the beginning, the end or a part of another one's keys.

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sark_cache.redis import PolicyCache
+from sark_cache.backends.redis import PolicyCache
 
 ALLOW = {"allow": True}
 FIELD_BYTES = 8 * 1024

@@ -26,13 +26,13 @@ from sark_cache import (
     SettingsError,
     close_policy_caches,
     create_policy_cache,
-    flags,
     get_policy_cache,
     get_rust_policy_cache,
-    process,
-    selection,
 )
-from sark_cache.linked import LinkedNullPolicyCache, LinkedPolicyCache
+from sark_cache.rollout import manager as flags
+from sark_cache.selection import registry as process
+from sark_cache.selection import selector as selection
+from sark_cache.selection.linked import LinkedNullPolicyCache, LinkedPolicyCache
 
 ALLOW = {"allow": True}
 ALICE = ("alice", "read", "doc")

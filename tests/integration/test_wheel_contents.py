@@ -94,9 +94,9 @@ def test_a_wheel_for_musl_brings_the_library_that_musl_lacks(wheel, files):
 
 
 def test_what_was_changed_after_it_was_recorded_is_found(wheel, files):
-    changed = files | {"sark_cache/native.py": b"import os"}
+    changed = files | {"sark_cache/backends/native.py": b"import os"}
     wrong = faults(wheel(changed, recorded=files))
-    assert wrong == ["sark_cache/native.py is not what was recorded"]
+    assert wrong == ["sark_cache/backends/native.py is not what was recorded"]
 
 
 def test_nothing_is_needed_that_no_extra_asks_for(wheel, files):

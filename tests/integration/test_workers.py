@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from sark_cache import workers
+from sark_cache._core import workers
 
 APP = """
 import os
 
-from sark_cache.workers import several_workers
+from sark_cache._core.workers import several_workers
 
 
 async def app(scope, receive, send):
@@ -99,7 +99,7 @@ def test_variables_and_the_command_line_say_it_too(monkeypatch, variables, argv,
 def test_a_child_of_an_app_that_was_loaded_before_its_workers_knows_that_it_is_one():
     code = """
 import os, sys
-from sark_cache.workers import several_workers
+from sark_cache._core.workers import several_workers
 child = os.fork()
 if child == 0:
     print(several_workers(), flush=True)

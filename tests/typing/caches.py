@@ -24,8 +24,8 @@ from sark_cache import (
     RustPolicyCache,
     SelectedPolicyCache,
     create_policy_cache,
-    redis,
 )
+from sark_cache.backends import redis
 
 
 def all_of_them() -> None:

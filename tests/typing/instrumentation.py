@@ -14,7 +14,8 @@ from sark_cache import (
     SelectedPolicyCache,
     get_feature_flag_manager,
 )
-from sark_cache.instrumentation.evaluations import Evaluation, Observer, observe
+from sark_cache._core.observers import Evaluation, Observer, observe
+from sark_cache.backends._shared.latency import Latency
 from sark_cache.instrumentation.opentelemetry import Instrumentation, instrument
 from sark_cache.instrumentation.prometheus import (
     PolicyCacheCollector,
@@ -22,7 +23,6 @@ from sark_cache.instrumentation.prometheus import (
     Rollouts,
     register,
 )
-from sark_cache.latency import Latency
 from sark_cache.types import LATENCY_BOUNDS_SECONDS, LatencyHistogram
 
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from sark_cache import CacheMetrics, Loaded
-from sark_cache.arguments import (
+from sark_cache._core.arguments import (
     MAX_REVOKED_TAGS,
     MAX_TAGS,
     NOT_GIVEN,
@@ -13,7 +13,7 @@ from sark_cache.arguments import (
     read_revoked_tags,
     read_tags,
 )
-from sark_cache.latency import Latency
+from sark_cache.backends._shared.latency import Latency
 
 
 def endless():

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import pytest
 
 from not_json import NOT_JSON, Broken, doubled, nested
-from sark_cache import InvalidationError, RustPolicyCache, SarkCacheError, faults
+from sark_cache import InvalidationError, RustPolicyCache, SarkCacheError
+from sark_cache._core import fault_log as faults
 
 ALLOW = {"allow": True}
 

@@ -11,7 +11,7 @@ import pytest
 
 import sark_cache
 from sark_cache import RustPolicyCache, is_rust_cache_available
-from sark_cache.cli.checking import PROMISES, broken_promises
+from sark_cache.cli.self_check import PROMISES, broken_promises
 
 PACKAGE = Path(sark_cache.__file__).parent
 

@@ -8,7 +8,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from sark_cache.coroutines import Deferred, returns_awaitable
+from sark_cache._core.coroutines import Deferred, returns_awaitable
 
 
 async def seven():

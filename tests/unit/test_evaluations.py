@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from sark_cache import AsyncCache, RustPolicyCache
-from sark_cache.instrumentation.evaluations import observe, observers
+from sark_cache._core.observers import observe, observers
 
 REQUEST = ("alice", "read", "doc")
 ALLOW = {"allow": True}

@@ -6,8 +6,8 @@ import os
 import pytest
 
 from interpreters import needs_fork
-from sark_cache import faults
-from sark_cache.faults import FaultLog
+from sark_cache._core import fault_log as faults
+from sark_cache._core.fault_log import FaultLog
 
 
 @pytest.fixture

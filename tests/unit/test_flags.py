@@ -16,15 +16,15 @@ from openfeature.provider.in_memory_provider import InMemoryFlag, InMemoryProvid
 from openfeature.provider.no_op_provider import NoOpProvider
 
 from interpreters import needs_fork, run
-from sark_cache.flag_store import percentage_in
-from sark_cache.flags import (
+from sark_cache.rollout.manager import (
     INITIAL,
     MOST_FEATURES,
     MOST_NAME_BYTES,
     FeatureFlagManager,
     get_feature_flag_manager,
 )
-from sark_cache.openfeature import DOMAIN, openfeature_client
+from sark_cache.rollout.openfeature import DOMAIN, openfeature_client
+from sark_cache.rollout.redis_store import percentage_in
 
 USERS = [f"user-{number}" for number in range(10_000)]
 
@@ -298,7 +298,7 @@ def test_a_child_can_get_and_change_the_flags_whatever_the_parent_s_threads_do()
     assert run(
         """
         import os, signal, threading
-        from sark_cache.flags import get_feature_flag_manager
+        from sark_cache.rollout.manager import get_feature_flag_manager
         done = threading.Event()
 
         def busy():
@@ -365,8 +365,8 @@ def test_without_the_sdk_openfeature_is_not_looked_for():
     assert run(
         """
         import sys
-        from sark_cache.flags import get_feature_flag_manager
-        from sark_cache.openfeature import openfeature_client
+        from sark_cache.rollout.manager import get_feature_flag_manager
+        from sark_cache.rollout.openfeature import openfeature_client
         print(openfeature_client(), get_feature_flag_manager().should_use_rust("x", "alice"))
         print([name for name in sys.modules if name.partition(".")[0] in ("openfeature", "redis")])
         """

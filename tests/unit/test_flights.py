@@ -5,7 +5,12 @@ import gc
 
 import pytest
 
-from sark_cache.flights import MAX_OVERTAKEN, AsyncioFlights, NativeFlights, new_flights
+from sark_cache.backends._shared.single_flight import (
+    MAX_OVERTAKEN,
+    AsyncioFlights,
+    NativeFlights,
+    new_flights,
+)
 
 KEY = "alice may read, since position 1"
 
@@ -273,8 +278,8 @@ async def test_a_request_that_waits_for_too_long_evaluates_on_its_own(kind):
 
 
 async def test_evaluations_that_never_end_do_not_accumulate(monkeypatch):
-    monkeypatch.setattr("sark_cache.flights.PATIENCE_SECONDS", 0.001)
-    monkeypatch.setattr("sark_cache.flights.MOMENT_SECONDS", 0.002)
+    monkeypatch.setattr("sark_cache.backends._shared.single_flight.PATIENCE_SECONDS", 0.001)
+    monkeypatch.setattr("sark_cache.backends._shared.single_flight.MOMENT_SECONDS", 0.002)
     flights, never_ends = AsyncioFlights(), Evaluation()
     tasks = []
     for _ in range(1 + MAX_OVERTAKEN):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from json_values import AWKWARD, OBJECTS, TEXT
 from sark_cache import RustPolicyCache
-from sark_cache.keys import Scope, digits_of, literal, parts_of, prefix_of, request_key
-from sark_cache.plain import plain_mapping
+from sark_cache._core.json import plain_mapping
+from sark_cache._core.keys import Scope, digits_of, literal, parts_of, prefix_of, request_key
 
 PREFIX = "sark-cache:1"
 NAMES = (

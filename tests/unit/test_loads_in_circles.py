@@ -7,7 +7,7 @@ import pytest
 
 from loaders import ALLOW, DENY, REQUEST, bringing, never
 from sark_cache import AsyncCache, RustPolicyCache
-from sark_cache.loading import within
+from sark_cache.backends._shared.loading import within
 
 OTHER = ("bob", "read", "doc")
 SOON = 4

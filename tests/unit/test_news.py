@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from sark_cache.keys import Scope, request_key
-from sark_cache.redis.news import MOST_RECORDS, News
-from sark_cache.redis.replies import At
-from sark_cache.redis.store import subject
+from sark_cache._core.keys import Scope, request_key
+from sark_cache.backends.redis.news import MOST_RECORDS, News
+from sark_cache.backends.redis.replies import At
+from sark_cache.backends.redis.store import subject
 
 ALICE = ("", "alice", "read", "doc")
 

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from sark_cache.redis import news
-from sark_cache.redis.replies import At
+from sark_cache.backends.redis import news
+from sark_cache.backends.redis.replies import At
 
 ALICE = {
     "key": "k",

@@ -16,9 +16,9 @@ from prometheus_client import CollectorRegistry
 
 from loaders import ALLOW, REQUEST, bringing
 from sark_cache import RustPolicyCache
-from sark_cache.compiled import PolicyStore
+from sark_cache._core.compiled import PolicyStore
+from sark_cache._core.observers import observers
 from sark_cache.instrumentation import prometheus
-from sark_cache.instrumentation.evaluations import observers
 from sark_cache.instrumentation.opentelemetry import instrument
 from telemetry import Rollouts, Telemetry, samples
 

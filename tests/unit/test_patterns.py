@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from json_values import AWKWARD, TEXT
-from sark_cache import patterns
-from sark_cache.keys import literal, prefix_of, request_key
-from sark_cache.patterns import Glob, candidates, matcher
+from sark_cache._core import patterns
+from sark_cache._core.keys import literal, prefix_of, request_key
+from sark_cache._core.patterns import Glob, candidates, matcher
 
 PREFIX = prefix_of("shop:")
 GLOBS = st.text("ab:*?[]^-\\é", max_size=12)

@@ -2,8 +2,13 @@
 
 import pytest
 
-from sark_cache import pauses
-from sark_cache.pauses import FIRST_SECONDS, LONGEST_SECONDS, MAX_KEYS, Pauses
+from sark_cache.backends._shared import refresh_pauses as pauses
+from sark_cache.backends._shared.refresh_pauses import (
+    FIRST_SECONDS,
+    LONGEST_SECONDS,
+    MAX_KEYS,
+    Pauses,
+)
 
 
 @pytest.fixture

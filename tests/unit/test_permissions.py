@@ -13,8 +13,8 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from sark_cache.redis import scripts
-from sark_cache.redis.permissions import IN_SCRIPTS, Findings, findings, named, refusal
+from sark_cache.backends.redis import scripts
+from sark_cache.backends.redis.permissions import IN_SCRIPTS, Findings, findings, named, refusal
 
 REFUSALS = {
     "ERR The user executing the script can't run this command or subcommand": "NOPERM",

@@ -7,12 +7,12 @@ from hypothesis import given
 
 from interpreters import run
 from json_values import OBJECTS
-from sark_cache.plain import MAX_PARSED_DEPTH, MAX_TEXT, NotJSONError, parsed, plain
+from sark_cache._core.json import MAX_PARSED_DEPTH, MAX_TEXT, NotJSONError, parsed, plain
 
 ON_A_SMALL_STACK = """
 import threading
 
-from sark_cache.plain import parsed, plain
+from sark_cache._core.json import parsed, plain
 
 def deep(levels):
     value = 1

@@ -15,8 +15,8 @@ from prometheus_client.openmetrics.parser import (
 )
 
 from sark_cache import RustPolicyCache
-from sark_cache.compiled import PolicyStore
-from sark_cache.instrumentation.evaluations import observers
+from sark_cache._core.compiled import PolicyStore
+from sark_cache._core.observers import observers
 from sark_cache.instrumentation.prometheus import PolicyCacheCollector, register
 from telemetry import Rollouts, families, samples
 

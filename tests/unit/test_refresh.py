@@ -13,7 +13,7 @@ import pytest
 
 from awaiting import ready
 from sark_cache import Loaded, RustPolicyCache
-from sark_cache.refreshing import Refreshes
+from sark_cache.backends._shared.background_refresh import Refreshes
 
 REQUEST = ("alice", "read", "doc")
 OLD, NEW = {"version": 1}, {"version": 2}

@@ -11,8 +11,8 @@ from sark_cache import (
     close_policy_caches,
     get_rust_policy_cache,
     is_rust_cache_available,
-    process,
 )
+from sark_cache.selection import registry as process
 
 ALLOW = {"allow": True, "reason": "owner"}
 

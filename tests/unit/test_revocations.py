@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from interpreters import run
-from sark_cache.revocations import Revocations, background_loop
+from sark_cache.backends._shared.revocations import Revocations, background_loop
 
 
 class Log:
@@ -187,7 +187,7 @@ async def test_a_revocation_that_is_cancelled_repeatedly_ends(log):
 
 PRELUDE = """
 import asyncio, os, sys
-from sark_cache.revocations import Revocations, background_loop
+from sark_cache.backends._shared.revocations import Revocations, background_loop
 
 def report(operation, error):
     print("unconfirmed:", operation, error, flush=True)
@@ -212,7 +212,7 @@ def test_without_threads_a_revocation_runs_where_it_is_awaited_and_later_ones_in
     assert run(
         """
 import asyncio, os, resource, threading, time
-from sark_cache.revocations import Revocations, background_loop
+from sark_cache.backends._shared.revocations import Revocations, background_loop
 
 done = []
 revocations = Revocations(lambda operation, error: print(operation, error), background_loop)

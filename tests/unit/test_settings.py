@@ -317,7 +317,7 @@ def test_nothing_else_of_the_package_imports_pydantic():
         """
         import sys
         import sark_cache
-        import sark_cache.flags, sark_cache.cleanup
+        import sark_cache.rollout.manager, sark_cache.cleanup
         print([name for name in sys.modules if name.startswith("pydantic")])
         sark_cache.CacheSettings
         print("pydantic_settings" in sys.modules)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from sark_cache.tasks import cancellation_kept, end
+from sark_cache._core.tasks import cancellation_kept, end
 
 
 async def losing(cancellations):

@@ -23,10 +23,10 @@ FILES = [
 MODULES = (
     "sark_cache",
     "sark_cache.fastapi",
-    "sark_cache.instrumentation.evaluations",
+    "sark_cache._core.observers",
     "sark_cache.instrumentation.opentelemetry",
     "sark_cache.instrumentation.prometheus",
-    "sark_cache.redis",
+    "sark_cache.backends.redis",
 )
 PUBLIC = [(module, name) for module in MODULES for name in importlib.import_module(module).__all__]
 

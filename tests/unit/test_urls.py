@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from sark_cache._core.redis_urls import connect, connect_blocking, parse
+from sark_cache.backends.redis import PolicyCache
 from sark_cache.errors import SettingsError
-from sark_cache.flags import FeatureFlagManager
-from sark_cache.redis import PolicyCache
-from sark_cache.redis.urls import connect, connect_blocking, parse
+from sark_cache.rollout.manager import FeatureFlagManager
 from sark_cache.settings import CacheSettings
 
 
@@ -329,5 +329,5 @@ def test_time_outs_are_positive(seconds):
 
 
 def test_no_client_library_is_imported_before_a_cache_is_used():
-    code = "import sark_cache.redis, sys; sys.exit('redis' in sys.modules)"
+    code = "import sark_cache.backends.redis, sys; sys.exit('redis' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

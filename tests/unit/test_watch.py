@@ -7,7 +7,7 @@ import time
 import pytest
 
 from interpreters import needs_fork, run, started
-from sark_cache.watch import Watch
+from sark_cache._core.poller import Watch
 
 SOON = 0.001
 NEVER = 3600.0
@@ -214,7 +214,7 @@ def test_a_deleted_owner_is_not_polled():
 
 OWNER = """
 import os, resource, signal, sys, threading, time
-from sark_cache.watch import Watch
+from sark_cache._core.poller import Watch
 
 class Owner:
     looks = 0

@@ -10,16 +10,16 @@ pub fn asyncio(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     import(py, &ASYNCIO, "asyncio")
 }
 
-/// Returns `sark_cache.loading`, whose coroutines drive a [`Load`](crate::load::Load).
+/// Returns `sark_cache.backends._shared.loading`, whose coroutines drive a [`Load`](crate::load::Load).
 pub fn loading(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static LOADING: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    import(py, &LOADING, "sark_cache.loading")
+    import(py, &LOADING, "sark_cache.backends._shared.loading")
 }
 
-/// Returns `sark_cache.waiting`, which finds the tasks that a task waits for.
+/// Returns `sark_cache.backends._shared.task_waits`, which finds the tasks that a task waits for.
 pub fn waiting(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static WAITING: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    import(py, &WAITING, "sark_cache.waiting")
+    import(py, &WAITING, "sark_cache.backends._shared.task_waits")
 }
 
 fn import<'py>(

@@ -1,6 +1,6 @@
 //! `get_or_load` after a miss: what one request does until it is answered.
 //!
-//! A [`Load`] is driven by a coroutine of `sark_cache.loading`, because the one who leads awaits
+//! A [`Load`] is driven by a coroutine of `sark_cache.backends._shared.loading`, because the one who leads awaits
 //! its loader in its own task and context, with its own traceback. Which of those who ask leads,
 //! and what the others are told, is the core's business ([`Flights`]).
 //!

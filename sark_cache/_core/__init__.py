@@ -1,0 +1,1 @@
+"""Shared machinery of the package. Private: nothing here is part of the public interface."""

@@ -1,0 +1,322 @@
+"""What the methods take: checked as by the compiled module, with errors that name the argument."""
+
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
+from itertools import islice
+from typing import Any, Final, NoReturn, TypeAlias
+
+from sark_cache._core.json import type_name
+
+MAX_PATTERN_BYTES = 1024
+MAX_FIELD_BYTES = 8 * 1024
+"""The longest user id, action or resource that a decision is stored for, in bytes of UTF-8."""
+MAX_POLICY_BYTES = 256
+MAX_TAGS = 64
+"""The most tags that a decision can have."""
+MAX_TAG_BYTES = 256
+MAX_REVOKED_TAGS = 10_000
+"""The most tags that one revocation can name."""
+NAMESPACE = re.compile(r"[A-Za-z0-9._:/-]{0,64}")
+NAMESPACE_WORDS = "at most 64 letters, digits and characters of ._:/-"
+LONGEST_TTL = 100 * 365 * 24 * 60 * 60
+"""A hundred years, in seconds: the longest time to live that is told apart from an endless one."""
+
+
+class _NotGiven(tuple[str, ...]):
+    """An empty default, told apart from an empty tuple that a caller gave. Shown as `()`."""
+
+    __slots__ = ()
+
+
+NOT_GIVEN: Final[tuple[str, ...]] = _NotGiven()
+"""The default of `tags` in revocations: tags that were given must name something."""
+
+
+def refuse(argument: str, takes: str, given: object) -> NoReturn:
+    """Raises a TypeError that names the argument, what it takes and what it was given."""
+    message = f"{argument} must be {takes}, not {type_name(given)}"
+    raise TypeError(message)
+
+
+def check_request(
+    user_id: object, action: object, resource: object, context: object, sensitivity: object
+) -> None:
+    """Raises unless these are the arguments of a request."""
+    check_fields(user_id, action, resource)
+    check_context(context)
+    check_optional("sensitivity", sensitivity)
+
+
+def check_pattern(pattern: object) -> None:
+    """Raises unless it is a str of UTF-8 and not too long."""
+    if not isinstance(pattern, str):
+        refuse("pattern", "a str", pattern)
+    try:
+        size = len(pattern.encode())
+    except UnicodeEncodeError:
+        message = "pattern must be UTF-8, not have a lone surrogate"
+        raise ValueError(message) from None
+    if size > MAX_PATTERN_BYTES:
+        message = f"pattern must be at most {MAX_PATTERN_BYTES} bytes"
+        raise ValueError(message)
+
+
+def check_text(argument: str, given: object) -> None:
+    """Raises unless it is a str."""
+    if not isinstance(given, str):
+        refuse(argument, "a str", given)
+
+
+def check_fields(user_id: object, action: object, resource: object, where: str = "") -> None:
+    """Raises unless all three are str."""
+    if not isinstance(user_id, str):
+        refuse(f"{where}user_id", "a str", user_id)
+    if not isinstance(action, str):
+        refuse(f"{where}action", "a str", action)
+    if not isinstance(resource, str):
+        refuse(f"{where}resource", "a str", resource)
+
+
+def check_context(context: object) -> None:
+    """Raises unless it is a mapping or None."""
+    if context is not None and not isinstance(context, Mapping):
+        refuse("context", "a mapping or None", context)
+
+
+def check_optional(argument: str, given: object) -> None:
+    """Raises unless it is a str or None."""
+    if given is not None and not isinstance(given, str):
+        refuse(argument, "a str or None", given)
+
+
+def read_policy(policy: object) -> str:
+    """Returns the name of a policy.
+
+    Raises:
+        TypeError: It is not a str.
+    """
+    if not isinstance(policy, str):
+        refuse("policy", "a str", policy)
+    return policy
+
+
+def read_namespace(namespace: object) -> str:
+    """Returns what stands before every key of a cache in Redis.
+
+    Raises:
+        TypeError: It is not a str.
+        ValueError: It is too long, or has a character that a key or a pattern treats specially.
+    """
+    if not isinstance(namespace, str):
+        refuse("namespace", "a str", namespace)
+    if not NAMESPACE.fullmatch(namespace):
+        message = f"namespace must be {NAMESPACE_WORDS}"
+        raise ValueError(message)
+    return namespace
+
+
+def excess(text: str, limit: int) -> int | None:
+    """Returns the size of `text` in bytes of UTF-8 if it is more than `limit`, else None.
+
+    Costs nothing for text that is surely within or beyond the limit: no UTF-8 is made of it.
+    """
+    if len(text) > limit:
+        return len(text)
+    if 4 * len(text) <= limit or text.isascii():
+        return None
+    size = len(text.encode(errors="surrogatepass"))
+    return size if size > limit else None
+
+
+def beyond_limits(
+    user_id: str, action: str, resource: str, policy: str = "", tags: Collection[str] = ()
+) -> str | None:
+    """Returns what is beyond a limit of the caches, as a reason for the log, or None.
+
+    The reason names the argument and the limit, never what was given.
+    """
+    fields = (("user_id", user_id), ("action", action), ("resource", resource))
+    for name, field in fields:
+        if excess(field, MAX_FIELD_BYTES) is not None:
+            return f"{name} is longer than {MAX_FIELD_BYTES} bytes"
+    if excess(policy, MAX_POLICY_BYTES) is not None:
+        return f"policy is longer than {MAX_POLICY_BYTES} bytes"
+    return beyond_tags(tags)
+
+
+def beyond_tags(tags: Collection[str]) -> str | None:
+    """Returns what is beyond a limit of a decision's tags, as a reason for the log, or None."""
+    if len(tags) > MAX_TAGS:
+        return f"more than {MAX_TAGS} tags"
+    if any(excess(tag, MAX_TAG_BYTES) is not None for tag in tags):
+        return f"a tag is longer than {MAX_TAG_BYTES} bytes"
+    return None
+
+
+def check_decision(decision: object) -> None:
+    """Raises unless it is a mapping."""
+    if not isinstance(decision, Mapping):
+        refuse("decision", "a dict", decision)
+
+
+def check_boolean(argument: str, given: object) -> bool:
+    """Raises unless it is True or False."""
+    if not isinstance(given, bool):
+        refuse(argument, "True or False", given)
+    return given
+
+
+def check_loader(loader: object) -> None:
+    """Raises unless it can be called."""
+    if not callable(loader):
+        refuse("loader", "an async function without arguments", loader)
+
+
+def read_tags(tags: object) -> tuple[str, ...]:
+    """Returns the tags of a decision, read once; any iterable but a bare str, which has letters.
+
+    Reads one more than a decision can have, and no further: `beyond_limits` says that they are too
+    many, and an endless iterable ends here.
+
+    Raises:
+        TypeError: It is no such iterable, or one of the tags is not a str.
+    """
+    return () if tags is None else _read_names(tags, MAX_TAGS + 1)
+
+
+def read_revoked_tags(tags: object) -> tuple[str, ...]:
+    """Returns the tags that a revocation names, read once; none if they are `NOT_GIVEN` or None.
+
+    Raises:
+        TypeError: As `read_tags`.
+        ValueError: Tags were given, and there are none, or more than a revocation can name.
+    """
+    if tags is None or tags is NOT_GIVEN:
+        return ()
+    names = _read_names(tags, MAX_REVOKED_TAGS + 1)
+    if not names:
+        message = (
+            "tags must name at least one tag: leave them out to revoke whatever the tags, and use "
+            "clear() to revoke everything"
+        )
+        raise ValueError(message)
+    if len(names) > MAX_REVOKED_TAGS:
+        message = f"tags must be at most {MAX_REVOKED_TAGS:,} in one revocation: use several"
+        raise ValueError(message)
+    return names
+
+
+def _read_names(tags: Any, most: int) -> tuple[str, ...]:  # noqa: ANN401 - any iterable is read
+    if not _is_collection(tags):
+        refuse("tags", "a list, tuple or set of str", tags)
+    names: tuple[Any, ...] = tuple(islice(tags, most))
+    for name in names:
+        if not isinstance(name, str):
+            refuse("a tag", "a str", name)
+    return names
+
+
+def read_ttl(ttl_seconds: object) -> float | None:
+    """A time to live in seconds, at most a hundred years; None if none is given."""
+    if ttl_seconds is None:
+        return None
+    if isinstance(ttl_seconds, bool) or not isinstance(ttl_seconds, int | float):
+        refuse("ttl_seconds", "a number of seconds or None", ttl_seconds)
+    if not ttl_seconds >= 0:  # nor NaN
+        message = f"ttl_seconds must be a number of seconds, 0 or more, not {ttl_seconds}"
+        raise ValueError(message)
+    return float(min(ttl_seconds, LONGEST_TTL))
+
+
+def read_default_ttl(ttl_seconds: object, default: float) -> float:
+    """The time to live of a cache, in seconds."""
+    seconds = read_ttl(ttl_seconds)
+    if seconds == 0:
+        message = "ttl_seconds of a cache must be more than 0; to store nothing use enabled=False"
+        raise ValueError(message)
+    return default if seconds is None else seconds
+
+
+def read_replicas(replicas: object) -> int | None:
+    """Returns a number of replicas, or None.
+
+    Raises:
+        TypeError, ValueError: It is not a number, or a negative one.
+    """
+    if replicas is None:
+        return None
+    if not isinstance(replicas, int) or isinstance(replicas, bool):
+        refuse("replicas", "an integer, or None", replicas)
+    if replicas < 0:
+        message = f"replicas must be 0 or more, not {replicas}"
+        raise ValueError(message)
+    return replicas
+
+
+def read_timeout(argument: str, seconds: object) -> float:
+    """A time-out in seconds, more than 0 and finite."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        refuse(argument, "a number of seconds", seconds)
+    if not 0 < seconds < math.inf:
+        message = f"{argument} must be more than 0 seconds and finite, not {seconds}"
+        raise ValueError(message)
+    return float(seconds)
+
+
+def read_latency(latency_ms: object) -> float:
+    """A duration in milliseconds, 0 or more and finite."""
+    if isinstance(latency_ms, bool) or not isinstance(latency_ms, int | float):
+        refuse("latency_ms", "a number of milliseconds", latency_ms)
+    if not 0 <= latency_ms < math.inf:
+        message = f"latency_ms must be a finite number of milliseconds, 0 or more, not {latency_ms}"
+        raise ValueError(message)
+    return float(latency_ms)
+
+
+Row: TypeAlias = tuple[Any, ...]
+
+
+def read_requests(requests: object) -> list[Row]:
+    """The rows of a batch of requests: four items each."""
+    return _read_rows("requests", requests, range(3, 5), "(user_id, action, resource, context)")
+
+
+def read_entries(entries: object) -> list[Row]:
+    """The rows of a batch of entries: six items each."""
+    shape = "(user_id, action, resource, decision, context, ttl_seconds)"
+    rows = _read_rows("entries", entries, range(4, 7), shape)
+    for row in rows:
+        check_decision(row[3])
+        read_ttl(row[5])
+    return rows
+
+
+def _is_collection(given: object) -> bool:
+    """Whether it has items, and is neither taken for its letters nor for its keys."""
+    return isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
+
+
+def _is_row(given: object) -> bool:
+    return isinstance(given, tuple | list)
+
+
+def _read_rows(argument: str, given: Any, lengths: range, shape: str) -> list[Row]:  # noqa: ANN401
+    """Rows that are tuples or lists of an allowed length, filled up with None."""
+    if not _is_collection(given):
+        refuse(argument, f"a list of tuples {shape}", given)
+    rows: list[Row] = []
+    context = 3 if argument == "requests" else 4
+    for index, row in enumerate(given):
+        name = f"{argument}[{index}]"
+        if not _is_row(row):
+            refuse(name, f"a tuple {shape}", row)
+        items: Row = tuple(row)
+        if len(items) not in lengths:
+            message = f"{name} must be a tuple {shape}, not one of {len(items)} items"
+            raise TypeError(message)
+        full: Row = (*items, *(None,) * (lengths[-1] - len(items)))
+        check_fields(full[0], full[1], full[2], where=f"{name}: ")
+        check_context(full[context])
+        rows.append(full)
+    return rows

@@ -1,0 +1,79 @@
+"""Whether this service runs as several processes, as far as a process can know.
+
+Looked at, in this order: the server of gunicorn or uvicorn that runs this process, which knows its
+number of workers; the variables and the command line that servers read that number from; a fork
+after this package was imported, as of an app that is loaded before its workers are. Copies of the
+service on other machines, or started one by one, are not seen.
+"""
+
+import multiprocessing
+import os
+import re
+import signal
+import sys
+from pathlib import PurePath
+from typing import Final
+
+from sark_cache._core.poller import forks
+
+VARIABLES: Final = ("WEB_CONCURRENCY", "UVICORN_WORKERS", "GRANIAN_WORKERS")
+"""Where servers read the number of their workers."""
+
+SERVERS: Final = frozenset({"uvicorn", "gunicorn", "hypercorn", "granian", "fastapi"})
+"""Servers whose command line is understood: `-w 4`, `--workers 4` or `--workers=4`."""
+
+_WORKERS: Final = re.compile(r"(?:^|\s)(?:-w\s*|--workers[=\s]\s*)(\d+)")
+
+
+def several_workers() -> str | None:
+    """Returns why this process is one of several, in words for the log, or None."""
+    by_server = _of_server()
+    if by_server is not None:
+        server, workers = by_server
+        return f"{server} runs {workers} workers" if workers > 1 else None
+    for variable in VARIABLES:
+        value = os.environ.get(variable, "")
+        if value.isdecimal() and int(value) > 1:
+            return f"{variable}={value}"
+    for where, text in (
+        ("GUNICORN_CMD_ARGS", _gunicorn_arguments()),
+        ("its command line", _argv()),
+    ):
+        workers = _workers_in(text)
+        if workers > 1:
+            return f"{where} says {workers} workers"
+    return "it was forked after sark_cache was imported" if forks() else None
+
+
+def _of_server() -> tuple[str, int] | None:
+    """The server that runs this process, and the number of its workers, if it says so."""
+    handler = getattr(signal, "SIGUSR1", None) and signal.getsignal(signal.SIGUSR1)
+    if "gunicorn" in sys.modules:
+        settings = getattr(getattr(handler, "__self__", None), "cfg", None)
+        workers = getattr(settings, "workers", None)
+        if isinstance(workers, int):
+            return "gunicorn", workers
+    # What uvicorn gives to the processes that it starts, one that it reloads among them.
+    given = getattr(multiprocessing.current_process(), "_kwargs", {})
+    workers = getattr(given.get("config"), "workers", None)
+    if "uvicorn" in sys.modules and isinstance(workers, int):
+        return "uvicorn", workers
+    return None
+
+
+def _gunicorn_arguments() -> str:
+    return os.environ.get("GUNICORN_CMD_ARGS", "")
+
+
+def _argv() -> str:
+    """The command line, if it is that of a server: workers have that of their parent."""
+    command = getattr(sys, "argv", None) or [""]  # an embedded interpreter has none
+    program = PurePath(command[0])
+    named = {program.stem, program.parent.name}  # uvicorn; or uvicorn/__main__.py
+    return " ".join(command[1:]) if named & SERVERS else ""
+
+
+def _workers_in(text: str) -> int:
+    """The number of workers that a command line asks for; 0 if it says nothing."""
+    found = _WORKERS.findall(text)
+    return int(found[-1]) if found else 0

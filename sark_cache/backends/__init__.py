@@ -1,0 +1,1 @@
+"""The policy caches, one for each place where decisions are kept."""

@@ -1,0 +1,287 @@
+"""`NullPolicyCache`: the interface without a memory, where no backend is to be had."""
+
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from sark_cache._core import arguments
+from sark_cache._core.arguments import NOT_GIVEN
+from sark_cache._core.coroutines import Deferred, returns_awaitable
+from sark_cache.backends._shared.loading import evaluate
+from sark_cache.backends._shared.recorder import Record
+from sark_cache.backends.base import Closing
+from sark_cache.decision import Decision
+from sark_cache.types import (
+    LATENCY_BOUNDS_SECONDS,
+    BatchEntry,
+    BatchRequest,
+    CacheMetrics,
+    Context,
+    JSONObject,
+    LatencyHistogram,
+    Loader,
+    RevalidateCallback,
+)
+
+
+class NullPolicyCache(Closing):
+    """A cache that never hits: every request evaluates, nothing is stored, nothing can be revoked.
+
+    What is wrong with an argument is told as elsewhere, so that nobody finds out when another
+    backend is chosen.
+    """
+
+    backend: ClassVar[str] = "none"
+
+    def __init__(self) -> None:
+        self.enabled = True
+        self._closed = False
+        self._record = Record(self.backend)
+
+    @property
+    def max_size(self) -> int:
+        """0: it holds nothing."""
+        return 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    async def get(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        sensitivity: str | None = None,
+        *,
+        policy: str = "",
+    ) -> JSONObject | None:
+        """None, counted as a miss."""
+        arguments.check_request(user_id, action, resource, context, sensitivity)
+        arguments.read_policy(policy)
+        self._count("misses")
+        return None
+
+    async def get_decision(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        sensitivity: str | None = None,
+        *,
+        policy: str = "",
+    ) -> Decision | None:
+        """None, counted as a miss."""
+        arguments.check_request(user_id, action, resource, context, sensitivity)
+        arguments.read_policy(policy)
+        self._count("misses")
+        return None
+
+    async def set(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        decision: Mapping[str, Any],
+        context: Context | None = None,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        *,
+        tags: Collection[str] = (),
+        stamp: object = None,
+        policy: str = "",
+    ) -> bool:
+        """False: it is not stored."""
+        del stamp
+        arguments.check_request(user_id, action, resource, context, sensitivity)
+        arguments.check_decision(decision)
+        arguments.read_ttl(ttl_seconds)
+        arguments.read_tags(tags)
+        arguments.read_policy(policy)
+        return False
+
+    def stamp(self) -> None:
+        """Nothing, which `set` takes."""
+
+    @returns_awaitable
+    def delete(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None = None,
+        *,
+        policy: str | None = None,
+    ) -> Coroutine[object, None, bool]:
+        """False: it was not there."""
+        arguments.check_request(user_id, action, resource, context, None)
+        arguments.check_optional("policy", policy)
+        return Deferred(_no)
+
+    async def get_or_load(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        loader: Loader,
+        context: Context | None = None,
+        *,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        tags: Collection[str] = (),
+        policy: str = "",
+    ) -> JSONObject:
+        """What the loader brings."""
+        arguments.check_request(user_id, action, resource, context, sensitivity)
+        arguments.check_loader(loader)
+        arguments.read_ttl(ttl_seconds)
+        arguments.read_tags(tags)
+        arguments.read_policy(policy)
+        self._count("misses")
+        self._count("loads")
+        return await evaluate(loader, lambda: self._count("load_errors"), self)
+
+    async def get_batch(
+        self, requests: Iterable[BatchRequest], *, policy: str = ""
+    ) -> list[JSONObject | None]:
+        """None for each, counted as misses."""
+        rows = arguments.read_requests(requests)
+        arguments.read_policy(policy)
+        self._count("batch_operations")
+        self._count("misses", len(rows))
+        return [None] * len(rows)
+
+    async def set_batch(
+        self,
+        entries: Iterable[BatchEntry],
+        *,
+        tags: Collection[str] = (),
+        stamp: object = None,
+        policy: str = "",
+    ) -> int:
+        """0: none is stored."""
+        del stamp
+        arguments.read_entries(entries)
+        arguments.read_tags(tags)
+        arguments.read_policy(policy)
+        self._count("batch_operations")
+        return 0
+
+    async def preload_cache(
+        self,
+        preload_data: Iterable[BatchEntry],
+        *,
+        tags: Collection[str] = (),
+        stamp: object = None,
+        policy: str = "",
+    ) -> int:
+        """0: none is stored."""
+        return await self.set_batch(preload_data, tags=tags, stamp=stamp, policy=policy)
+
+    @returns_awaitable
+    def invalidate(
+        self,
+        user_id: str | None = None,
+        action: str | None = None,
+        resource: str | None = None,
+        *,
+        tags: Collection[str] | None = NOT_GIVEN,
+        policy: str | None = None,
+    ) -> Coroutine[object, None, int]:
+        """0: nothing died."""
+        given = {"user_id": user_id, "action": action, "resource": resource, "policy": policy}
+        for name, value in given.items():
+            arguments.check_optional(name, value)
+        names = arguments.read_revoked_tags(tags)
+        if not names and all(value is None for value in given.values()):
+            self._record.revokes_everything()
+        return Deferred(_none)
+
+    @returns_awaitable
+    def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
+        """0: nothing died."""
+        arguments.check_pattern(pattern)
+        return Deferred(_none)
+
+    @returns_awaitable
+    def clear(self) -> Coroutine[object, None, bool]:
+        """True: nothing is left."""
+        return Deferred(_yes)
+
+    @returns_awaitable
+    def clear_all(self) -> Coroutine[object, None, bool]:
+        """The same as `clear`."""
+        return self.clear()
+
+    async def size(self) -> int:
+        """0."""
+        return 0
+
+    async def get_cache_size(self) -> int:
+        """0."""
+        return 0
+
+    async def cleanup_expired(self) -> int:
+        """0."""
+        return 0
+
+    def set_revalidate_callback(self, callback: RevalidateCallback) -> None:
+        """Takes a callback that has nothing to refresh."""
+
+    def record_opa_latency(self, latency_ms: float) -> None:
+        """Adds the duration of one evaluation, in milliseconds."""
+        self._record.evaluations.record(arguments.read_latency(latency_ms) / 1e3)
+
+    @property
+    def metrics(self) -> CacheMetrics:
+        """What the cache counted: a snapshot."""
+        return self._record.metrics()
+
+    def get_metrics(self) -> dict[str, int | float]:
+        """What the cache counted, as a dict."""
+        return self.metrics.to_dict()
+
+    def reset_metrics(self) -> None:
+        """Sets every counter to zero."""
+        self._record.reset()
+
+    def latency_histogram(
+        self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
+    ) -> LatencyHistogram:
+        """An empty one: not to look takes no time."""
+        return self._record.requests.histogram(bounds)
+
+    def evaluation_histogram(
+        self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
+    ) -> LatencyHistogram:
+        """How long evaluations took, as `record_opa_latency` was told."""
+        return self._record.evaluations.histogram(bounds)
+
+    async def health_check(self) -> bool:
+        """Whether it is open: it never fails."""
+        return not self._closed
+
+    async def close(self) -> None:
+        """Ends it."""
+        self._closed = True
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def _count(self, name: str, count: int = 1) -> None:
+        if self.enabled and not self._closed:
+            self._record.count(name, count)
+
+
+async def _no() -> bool:
+    return False
+
+
+async def _yes() -> bool:
+    return True
+
+
+async def _none() -> int:
+    return 0

@@ -1,0 +1,72 @@
+"""Whether a connection leads to servers on which everything that is stored can be revoked."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+from sark_cache._core.tasks import cancellation_kept
+from sark_cache.backends.redis.connection import Link
+from sark_cache.backends.redis.invalidation import Primary
+from sark_cache.backends.redis.permissions import CHECK, Findings, findings
+
+MOST_KEYS = 1_000
+"""The most keys that are tried to find one that a node of a cluster keeps: some for each node."""
+
+
+async def examine(link: Link) -> Findings:
+    """Tries every command that the cache sends, on every primary.
+
+    A node of a cluster that does not answer in half of the time of a command is left out: it has a
+    circuit of its own, and is examined when that closes.
+
+    Raises:
+        Exception: What the client raises, or that the server is a replica.
+    """
+    if not link.is_cluster:
+        return await _examine(link, Primary(link), f"{link.log}.check")
+    with cancellation_kept():
+        async with asyncio.timeout_at(link.deadline()):
+            await link.client.initialize()
+    nodes = link.client.get_primaries()
+    bounded = (_bounded(link, node) for node in nodes)
+    found = [one for one in await asyncio.gather(*bounded) if one is not None]
+    refused = {name: said for one in found for name, said in one.refused.items()}
+    return Findings(refused, max((one.replicas for one in found), default=0))
+
+
+async def _bounded(link: Link, node: Any) -> Findings | None:  # noqa: ANN401 - of either library
+    try:
+        with cancellation_kept():
+            async with asyncio.timeout(link.command_timeout / 2):
+                return await _examine(link, Primary(link, node), _key_of(link, node))
+    except Exception:  # noqa: BLE001 - whatever it is, it is no refusal
+        return None
+
+
+async def _examine(link: Link, primary: Primary, key: str) -> Findings:
+    others: dict[str, tuple[Any, ...]] = {
+        "SCAN": ("SCAN", 0, "MATCH", key, "COUNT", 1),
+        "INFO": ("INFO", "server"),
+        "ROLE": ("ROLE",),
+        "WAIT": ("WAIT", 0, 1),
+    }
+    if not primary.takes_many_keys:
+        others["CLUSTER"] = ("CLUSTER", "NODES")
+    said, *replies = await primary.run(("EVAL", CHECK, 1, key), *others.values(), raises=False)
+    by_name = dict(zip(others, replies, strict=True))
+    found = findings(said, by_name)
+    return replace(found, replicas=max(_connected(by_name["ROLE"]), link.replicas or 0))
+
+
+def _connected(role: Any) -> int:  # noqa: ANN401 - what the client makes of a reply
+    """Returns how many replicas a reply to ROLE names; 0 if it is an error or cannot be read."""
+    try:
+        return len(role[2])
+    except (TypeError, LookupError):
+        return 0
+
+
+def _key_of(link: Link, node: Any) -> str:  # noqa: ANN401
+    """Returns a key that nobody has and that a node keeps."""
+    keys = (f"{link.log}.check.{number}" for number in range(MOST_KEYS))
+    return next(key for key in keys if link.client.get_node_from_key(key) is node)

@@ -1,0 +1,165 @@
+"""`get_or_load` after a miss, and refreshes ahead: evaluations, shared and then stored.
+
+An evaluation is known by its request *and* the newest revocation before it that may concern that. A
+request that misses after such a revocation, by any process, joins no evaluation that is older.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+from sark_cache._core import arguments
+from sark_cache.backends._shared.background_refresh import Refreshes, goes_on
+from sark_cache.backends._shared.loading import Evaluation, evaluate, evaluated, evaluated_ahead
+from sark_cache.backends._shared.recorder import Record
+from sark_cache.backends._shared.refresh_pauses import Pauses
+from sark_cache.backends._shared.single_flight import FlightKey, new_flights
+from sark_cache.backends.redis.request import Request
+from sark_cache.backends.redis.store import Found
+from sark_cache.backends.redis.writer import Deposits
+from sark_cache.types import JSONObject, Loader, RevalidateCallback
+
+if TYPE_CHECKING:
+    import asyncio
+
+Lifetime: TypeAlias = Callable[[float | None], float]
+"""How long a decision lives, in seconds, given what its loader says, or None."""
+
+
+class Loads:
+    """The evaluations of one cache."""
+
+    def __init__(self, cache: object, deposits: Deposits, record: Record) -> None:
+        self._cache: Final = cache
+        self._deposits: Final = deposits
+        self._record: Final = record
+        self._flights: Final = new_flights(lambda: record.count("overdue"))
+        self._asking: Final[Counter[FlightKey]] = Counter()
+        self._refreshes: Final = Refreshes(record.fault)
+        self._refreshed: Final[dict[str, asyncio.Task[None]]] = {}
+        self._pauses: Final = Pauses()
+
+    async def alone(self, loader: Loader) -> JSONObject:
+        """What a loader brings, for one request and nobody else."""
+        self._record.count("loads")
+        return await evaluate(loader, lambda: self._record.count("load_errors"), self._cache)
+
+    async def shared(
+        self,
+        request: Request,
+        found: Found,
+        loader: Loader,
+        lifetime: Lifetime,
+        tags: tuple[str, ...],
+    ) -> JSONObject:
+        """What the loader of this request brings, or that of another like it, under way."""
+        brought: list[Mapping[str, Any]] = []
+
+        async def lead() -> str | None:
+            self._record.count("loads")
+            try:
+                decision, ttl, late = await evaluated(evaluation)
+                names = tuple(dict.fromkeys((*tags, *arguments.read_tags(late))))
+                lives = lifetime(arguments.read_ttl(ttl))
+            except Exception:
+                self._record.count("load_errors")
+                raise
+            brought.append(decision)
+            return await self._deposits.loaded(
+                "get_or_load", request, found, decision, lives, names
+            )
+
+        what = (request.key, found.era, sorted(set(tags)))
+        flight = sha256(json.dumps(what).encode()).hexdigest()
+        evaluation = Evaluation(self._cache, loader, waiting=lambda: self._asking[flight] - 1)
+        self._asking[flight] += 1
+        try:
+            text = await self._flights.run(flight, lead)
+        finally:
+            self._asking[flight] -= 1
+            if not self._asking[flight]:
+                del self._asking[flight]
+        if text is None:
+            # It cannot be copied, so everybody evaluates.
+            return cast("JSONObject", brought[0]) if brought else await self.alone(loader)
+        if not brought:
+            self._record.count("coalesced")
+        return cast("JSONObject", json.loads(text))
+
+    def refresh(
+        self,
+        request: Request,
+        found: Found,
+        callback: RevalidateCallback,
+        position: Callable[[], Awaitable[str | None]],
+        lifetime: Lifetime,
+    ) -> None:
+        """Begins to refresh an entry in the background.
+
+        Not while a refresh of it is running, nor soon after one that brought nothing.
+
+        Args:
+            request: The request that hit.
+            found: What it found.
+            callback: What evaluates it anew.
+            position: The log's, before that.
+            lifetime: How long the new entry lives, given what the callback says.
+        """
+        key = request.key.text
+        running = self._refreshed.get(key)
+        if self._pauses.has(key) or (running is not None and goes_on(running)):
+            return
+
+        def ended(task: "asyncio.Task[None]") -> None:
+            if self._refreshed.get(key) is task:
+                del self._refreshed[key]
+
+        self._record.count("revalidations")
+        refresh = self._with_pauses(
+            key, partial(self._refresh, request, found, callback, position, lifetime)
+        )
+        self._refreshed[key] = task = self._refreshes.begin(refresh)
+        task.add_done_callback(ended)
+
+    async def close(self) -> None:
+        """Ends the refreshes."""
+        await self._refreshes.ended(self._refreshes.stop())
+
+    async def _with_pauses(self, key: str, refresh: Callable[[], Awaitable[bool]]) -> None:
+        """Runs a refresh, after which there is a pause unless it brought something."""
+        try:
+            renewed = await refresh()
+        except Exception:
+            self._pauses.begin(key)
+            raise
+        if renewed:
+            self._pauses.end(key)
+        else:
+            self._pauses.begin(key)
+
+    async def _refresh(
+        self,
+        request: Request,
+        found: Found,
+        callback: RevalidateCallback,
+        position: Callable[[], Awaitable[str | None]],
+        lifetime: Lifetime,
+    ) -> bool:
+        """Evaluates a request again and stores the decision; False if there is nothing new."""
+
+        def load() -> Awaitable[Any]:
+            return callback(request.user_id, request.action, request.resource, request.context)
+
+        found = found._replace(position=await position())
+        brought = await evaluated_ahead(Evaluation(self._cache, load, ahead=True))
+        if brought is None:
+            return False
+        decision, ttl, late = brought
+        carried = found.entry.tags if found.entry else ()
+        names = tuple(dict.fromkeys((*carried, *arguments.read_tags(late))))
+        lives = lifetime(arguments.read_ttl(ttl))
+        await self._deposits.loaded("refresh", request, found, decision, lives, names)
+        return True

@@ -1,0 +1,115 @@
+"""Requests and decisions as they go to the servers: plain JSON under a key of text."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sark_cache._core.arguments import MAX_TAG_BYTES, beyond_limits, beyond_tags, excess
+from sark_cache._core.json import JSON, NotJSONError, plain_mapping
+from sark_cache._core.keys import RequestKey, Scope, digits_of, request_key
+from sark_cache.backends.redis.entry import encode, size_of, written
+from sark_cache.backends.redis.store import Write, lifetime_ms, marker_of, subject
+from sark_cache.types import Context
+
+
+class Request(NamedTuple):
+    """A request whose context is plain JSON."""
+
+    policy: str
+    user_id: str
+    action: str
+    resource: str
+    context: dict[str, JSON] | None
+    key: RequestKey
+    size: int
+    """The bytes of all that it is made of."""
+
+    @classmethod
+    def read(
+        cls,
+        prefix: str,
+        policy: str,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None,
+    ) -> "Request":
+        """Reads a request.
+
+        Raises:
+            NotJSONError: It cannot be a key; the cause is what the context's own code raised.
+        """
+        beyond = beyond_limits(user_id, action, resource, policy)
+        if beyond is not None:
+            raise NotJSONError(beyond)
+        copied = plain_mapping(context) if context is not None else None
+        try:
+            sizes = map(size_of, (policy, user_id, action, resource))
+            digits, size = digits_of(copied)
+            key = request_key(prefix, policy, user_id, action, resource, digits)
+            return cls(policy, user_id, action, resource, copied, key, size + sum(sizes))
+        except UnicodeEncodeError:
+            message = "a string with a lone surrogate, which UTF-8 cannot hold"
+            raise NotJSONError(message) from None
+
+    @property
+    def scope(self) -> Scope:
+        """This request alone, under its policy."""
+        return Scope(self.user_id, self.action, self.resource, self.policy, self.key.context)
+
+    @property
+    def subject(self) -> dict[str, Any]:
+        """What the log's records are matched against, but for tags."""
+        return subject(self.key, self.scope)
+
+    def write(self, decision: str, ttl_seconds: float, tags: tuple[str, ...]) -> Write:
+        """What stores a decision, whose text is given, for this request.
+
+        Raises:
+            NotJSONError: It is too large.
+        """
+        tags = tuple(dict.fromkeys(tags))
+        return Write(
+            self.key,
+            marker_of(self.key),
+            encode(self.key, self.size, decision, ttl_seconds, tags),
+            lifetime_ms(ttl_seconds),
+            json.dumps({**self.subject, "tags": tags}),
+        )
+
+
+def decision_text(decision: Mapping[str, Any], tags: tuple[str, ...]) -> str:
+    """A decision as text, if that and its tags can be stored.
+
+    Raises:
+        NotJSONError: They cannot.
+    """
+    beyond = beyond_tags(tags)
+    if beyond is not None:
+        raise NotJSONError(beyond)
+    if not all(map(is_utf8, tags)):
+        message = "a tag with a lone surrogate, which UTF-8 cannot hold"
+        raise NotJSONError(message)
+    return written(plain_mapping(decision))
+
+
+def can_be_fields(scope: Scope) -> bool:
+    """Returns whether a decision can have the fields that a scope names."""
+    named = {name: part or "" for name, part in scope._asdict().items() if name != "context"}
+    return beyond_limits(**named) is None and all(map(is_utf8, named.values()))
+
+
+def can_be_tag(tag: str) -> bool:
+    """Returns whether a decision can have a tag."""
+    return excess(tag, MAX_TAG_BYTES) is None and is_utf8(tag)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold a text: it has no lone surrogate."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,208 @@
+"""Writes decisions to the servers.
+
+A decision that is not stored has superseded the one before all the same: that is removed, so that
+no old allow outlives a newer deny.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final
+
+from sark_cache._core.arguments import Row
+from sark_cache._core.json import MAX_BYTES, NotJSONError
+from sark_cache._core.keys import RequestKey, Scope
+from sark_cache.backends._shared.recorder import Record
+from sark_cache.backends.redis import scripts
+from sark_cache.backends.redis.connection import UnavailableError
+from sark_cache.backends.redis.connections import Links
+from sark_cache.backends.redis.request import Request, decision_text
+from sark_cache.backends.redis.store import Fence, Found, Outcome, Over, Store, Write, elapsing
+from sark_cache.backends.redis.superseded import Superseded
+from sark_cache.types import Context
+
+MAX_SHARED = MAX_BYTES - 4096
+"""The longest entry whose decision is given to others who wait: it flies under a key of its own."""
+
+
+LONGEST_LOAD_SECONDS = 0.9e-3 * scripts.MARKER_MS
+"""An evaluation that takes longer is not stored where nothing was: a decision that was stored since
+may have expired, and its marker, too."""
+
+
+class Deposits:
+    """The way into the servers for one cache."""
+
+    def __init__(
+        self, store: Store, links: Links, record: Record, serves: Callable[[], bool]
+    ) -> None:
+        self._store: Final = store
+        self._links: Final = links
+        self._record: Final = record
+        self._serves: Final = serves
+        self.superseded: Final = Superseded(self._discard, self._flush, record.report)
+
+    def request(
+        self,
+        operation: str,
+        policy: str,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None,
+    ) -> Request | None:
+        """Returns a request; None, counted, if it cannot be one."""
+        try:
+            return Request.read(self._store.prefix, policy, user_id, action, resource, context)
+        except NotJSONError as error:
+            self._record.fault(operation, str(error))
+            return None
+
+    async def brought(
+        self,
+        operation: str,
+        policy: str,
+        rows: Sequence[Row],
+        tags: tuple[str, ...],
+        position: Callable[[], str] | None,
+    ) -> int:
+        """Stores the decisions that callers bring; returns how many of them were stored.
+
+        Args:
+            operation: The method that was called.
+            policy: The policy of all.
+            rows: User, action, resource, decision, context and time to live of each.
+            tags: Those of all.
+            position: Says the position of the log when they were evaluated; None: now. Asked first,
+                so that a decision that is on its way while something is revoked is stored before.
+        """
+        writes: list[Write] = []
+        dropped: list[RequestKey] = []
+        for user_id, action, resource, decision, context, ttl in rows:
+            request = self.request(operation, policy, user_id, action, resource, context)
+            if request is None:
+                continue
+            try:
+                text = decision_text(decision, tags)
+                write = request.write(text, ttl, tags)
+            except NotJSONError as error:
+                self._record.fault(operation, str(error))
+                dropped.append(request.key)
+            else:
+                if ttl:
+                    writes.append(write)
+                else:
+                    dropped.append(request.key)
+        deadline = self._links.current().deadline()
+        await self._fence_off(operation, deadline, [write.key for write in writes])
+        outcomes = await self._put(deadline, writes, position) if writes else []
+        for write, outcome in zip(writes, outcomes, strict=True):
+            self._count(operation, outcome)
+            if isinstance(outcome, UnavailableError):
+                dropped.append(write.key)
+        await self.drop(operation, deadline, dropped)
+        return outcomes.count(Outcome.STORED)
+
+    async def _fence_off(
+        self, operation: str, deadline: float, keys: Collection[RequestKey]
+    ) -> None:
+        """Has older writes overtaken that were not answered, and may still be on their way.
+
+        Where that cannot be confirmed, the keys stay superseded.
+        """
+        superseded = self.superseded.among(keys)
+        if not superseded:
+            return
+        try:
+            await self._store.discard(self._links.current(), deadline, superseded)
+        except UnavailableError as error:
+            self._record.fault(operation, str(error))
+        except asyncio.CancelledError:
+            self.superseded.add(keys)  # what the caller brought has superseded the older ones
+            raise
+        else:
+            self.superseded.forget(superseded)
+
+    async def _put(
+        self, deadline: float, writes: Sequence[Write], position: Callable[[], str] | None
+    ) -> list[Outcome | UnavailableError]:
+        link = self._links.current()
+        try:
+            if position is None:
+                now = await self._store.position_now(link, deadline)
+                if now is None:
+                    message = "there is no invalidation log and none can be begun (OOM or READONLY)"
+                    return [UnavailableError(message)] * len(writes)
+                position = now.__str__
+            return await self._store.put(link, deadline, writes, Fence(position))
+        except UnavailableError as error:
+            return [error] * len(writes)
+        except asyncio.CancelledError:
+            # Nobody knows which of them are stored. The older ones must not be served.
+            self.superseded.add([write.key for write in writes])
+            raise
+
+    async def loaded(
+        self,
+        operation: str,
+        request: Request,
+        found: Found,
+        decision: Mapping[str, Any],
+        ttl_seconds: float,
+        tags: tuple[str, ...],
+    ) -> str | None:
+        """Stores what was evaluated, unless it was revoked or superseded since the look-up.
+
+        It has what the look-up left of the request's time.
+
+        Returns the decision as text that others may be given; None if it is not for others.
+        """
+        link = self._links.current()
+        deadline = link.deadline() - found.spent
+        try:
+            text = decision_text(decision, tags)
+            write = request.write(text, ttl_seconds, tags)
+        except NotJSONError as error:
+            self._record.fault(operation, str(error))
+            await self.drop(operation, deadline, [request.key])
+            return None
+        if found.held is None and elapsing() - found.asked_at > LONGEST_LOAD_SECONDS:
+            message = f"an evaluation of more than {LONGEST_LOAD_SECONDS:g} s is not stored"
+            self._record.fault(operation, message)
+        elif ttl_seconds and self._serves():
+            over = Over.NOTHING if found.held is None else Over.WHAT_WAS_SEEN
+            position = (found.position or "").__str__
+            fence = Fence(position, over, found.held or "", found.marker or "")
+            [outcome] = await self._store.put(link, deadline, [write], fence)
+            self._count(operation, outcome)
+            if isinstance(outcome, UnavailableError) and found.held is not None:
+                await self.drop(operation, deadline, [request.key])
+        return text if len(write.text) < MAX_SHARED else None
+
+    async def drop(self, operation: str, deadline: float, keys: Sequence[RequestKey]) -> None:
+        """Removes what was superseded by a decision that is not stored.
+
+        Where that cannot be confirmed, it is not served any more, and removed in the background.
+        """
+        if not keys or not self._serves():
+            return
+        try:
+            await self._store.discard(self._links.current(), deadline, keys)
+        except UnavailableError as error:
+            self._record.fault(operation, str(error))
+            self.superseded.add(keys)
+        except asyncio.CancelledError:
+            self.superseded.add(keys)
+            raise
+
+    async def _discard(self, keys: Collection[RequestKey]) -> None:
+        link = self._links.current()
+        await self._store.discard(link, link.deadline(), keys)
+
+    async def _flush(self) -> int:
+        return await self._store.invalidate(self._links.current(), Scope(), ())
+
+    def _count(self, operation: str, outcome: Outcome | UnavailableError) -> None:
+        if isinstance(outcome, UnavailableError):
+            self._record.fault(operation, str(outcome))
+        elif outcome is Outcome.OVERTAKEN:
+            self._record.count("invalidations")

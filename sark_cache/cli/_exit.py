@@ -1,0 +1,66 @@
+"""How a command ends: an exit code that scripts can rely on, and what went wrong on stderr."""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any
+
+
+class ExitCode(IntEnum):
+    """The exit codes. They stay as they are; `MEANINGS` says what each of them says."""
+
+    FINE = 0
+    WRONG = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    SETTINGS = 4
+    MISSING = 5
+    INTERRUPTED = 130
+
+
+MEANINGS = {
+    ExitCode.FINE: "done, and all is well",
+    ExitCode.WRONG: "something is wrong, or could not be confirmed",
+    ExitCode.USAGE: "the command was used wrongly; nothing was done",
+    ExitCode.UNREACHABLE: "Redis cannot be reached, or refuses the login; nothing was done",
+    ExitCode.SETTINGS: "the settings are wrong, or name no Redis where one is needed",
+    ExitCode.MISSING: "a required package is not installed",
+    ExitCode.INTERRUPTED: "interrupted with Ctrl-C",
+}
+
+
+class FailureError(Exception):
+    """What ends a command early.
+
+    Args:
+        code: With which exit code.
+        message: What went wrong.
+        document: What scripts may want to know besides.
+    """
+
+    def __init__(
+        self, code: ExitCode, message: str, document: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.document: Mapping[str, Any] = document or {}
+
+
+@contextmanager
+def ending(*, as_json: bool) -> Generator[None]:
+    """Ends the command with the exit code of a `FailureError`, once it said what went wrong.
+
+    That goes to stderr; with `as_json`, stdout has it, too, as one object.
+    """
+    import typer  # noqa: PLC0415 - the exit codes are wanted without the extra
+
+    from sark_cache.cli._output import complain, write_json  # noqa: PLC0415 - likewise
+
+    try:
+        yield
+    except FailureError as failure:
+        complain("error", str(failure))
+        if as_json:
+            ended = {"ok": False, "exit_code": int(failure.code), "error": str(failure)}
+            write_json({**ended, **failure.document})
+        raise typer.Exit(failure.code) from None

@@ -1,0 +1,1 @@
+"""`sark-cache demo`: measures a hit, a miss and a revocation."""

@@ -1,0 +1,1 @@
+"""`sark-cache doctor`: examines the installation, the settings and the server."""

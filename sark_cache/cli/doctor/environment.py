@@ -1,0 +1,99 @@
+"""What is installed: versions, extras, and whether the compiled module is there and works."""
+
+import asyncio
+import platform
+import re
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+
+from sark_cache.backends.native import RustPolicyCache
+from sark_cache.cli._timing import Request, seconds_per_call
+
+PACKAGE = "sark-cache"
+ROUNDS = 50
+CALLS = 200
+
+_REQUIREMENT = re.compile(r"([\w.-]+)(?:\[([\w,-]+)\])?.*\bextra\s*==\s*['\"]([\w-]+)['\"]")
+"""`name[extras]>=version; extra == "extra"`: the name, its extras and whose it is."""
+
+
+def own_version() -> str:
+    """The version of this package; `unknown` where it runs without being installed."""
+    return _version(PACKAGE) or "unknown"
+
+
+def versions() -> dict[str, str]:
+    """The versions of this package and of what it runs on."""
+    return {
+        "sark_cache": own_version(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "platform": platform.platform(),
+    }
+
+
+def extras() -> dict[str, dict[str, str | None]]:
+    """What each extra of this package takes: the version of each package, None if it is missing."""
+    try:
+        names = metadata(PACKAGE).get_all("Provides-Extra") or []
+        lines = requires(PACKAGE) or []
+    except PackageNotFoundError:
+        return {}
+    found = [match for line in lines if (match := _REQUIREMENT.match(line))]
+    direct = {name: [match for match in found if match[3] == name] for name in names}
+    return {name: _packages(name, direct) for name in names}
+
+
+def _packages(extra: str, direct: dict[str, list[re.Match[str]]]) -> dict[str, str | None]:
+    packages: dict[str, str | None] = {}
+    for requirement in direct[extra]:
+        if requirement[1] == PACKAGE:
+            for other in requirement[2].split(","):
+                packages |= _packages(other, direct)
+        else:
+            packages[requirement[1]] = _version(requirement[1])
+    return packages
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """The compiled module: whether it is there and does what it should."""
+
+    available: bool
+    works: bool
+    hit_nanoseconds: float | None
+    problem: str | None
+
+
+def check_native() -> Native:
+    """Stores, finds and revokes a decision in a native cache of its own; takes some 20 ms."""
+    try:
+        cache = RustPolicyCache()
+    except RuntimeError as error:
+        return Native(available=False, works=False, hit_nanoseconds=None, problem=str(error))
+    # What is measured here is not asyncio's debug mode.
+    return asyncio.run(_check(cache), debug=False)
+
+
+async def _check(cache: RustPolicyCache) -> Native:
+    request: Request = ("alice", "read", "doc:1")
+    decision = {"allow": True, "reason": "owner"}
+    async with cache:
+        stored = await cache.set(*request, decision)
+        found = await cache.get(*request)
+        took = await seconds_per_call(cache.get, request, rounds=ROUNDS, calls=CALLS)
+        revoked = await cache.invalidate(user_id=request[0])
+        left = await cache.get(*request)
+    works = stored and found == decision and revoked == 1 and left is None
+    return Native(
+        available=True,
+        works=works,
+        hit_nanoseconds=round(1e9 * took, 1),
+        problem=None if works else "the native cache does not keep or revoke what it is told to",
+    )

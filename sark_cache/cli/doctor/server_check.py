@@ -1,0 +1,279 @@
+"""What is to be known of the servers: of what kind they are, how far away, and whether they serve.
+
+Nothing is changed on them: what is tried would change a key that nobody has, if it were there.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from sark_cache._core import redis_urls as urls
+from sark_cache._core.keys import prefix_of
+from sark_cache.backends.redis.connection import told
+from sark_cache.backends.redis.permissions import CHECK, Findings, in_scripts, refusal
+from sark_cache.cli._exit import FailureError
+from sark_cache.cli._output import counted, milliseconds
+from sark_cache.cli._redis import (
+    connected,
+    is_cluster,
+    of_commands,
+    of_requests,
+    primaries_of,
+    url_of,
+    why,
+)
+from sark_cache.cli.flags import storage as rollouts
+from sark_cache.cli.flags.storage import Rollout
+from sark_cache.rollout.manager import INITIAL
+
+if TYPE_CHECKING:
+    from sark_cache.settings import CacheSettings
+
+PINGS = 20
+
+
+def tried(key: str) -> dict[str, tuple[str | int, ...]]:
+    """Returns what the caches ask of a server, in a form that changes nothing.
+
+    Args:
+        key: One that nobody has.
+    """
+    return {
+        "GET": ("GET", key),
+        "PTTL": ("PTTL", key),
+        "SET": ("SET", key, "", "XX", "PX", 1),
+        "UNLINK": ("UNLINK", key),
+        "LINDEX": ("LINDEX", key, 0),
+        "LRANGE": ("LRANGE", key, 0, 0),
+        "LTRIM": ("LTRIM", key, 0, 0),
+        "TIME": ("TIME",),
+        "SCAN": ("SCAN", 0, "MATCH", key, "COUNT", 1),
+        "WAIT": ("WAIT", 0, 1),
+        "ROLE": ("ROLE",),
+        "INFO": ("INFO", "server"),
+        "EVAL": ("EVAL", CHECK, 1, key),
+    }
+
+
+TOPOLOGIES = {"": "server", "unix": "server", "sentinel": "sentinel", "cluster": "cluster"}
+
+
+@dataclass(slots=True)
+class Server:
+    """A server that keeps keys of its own; None: it did not say."""
+
+    address: str
+    version: str | None = None
+    role: str | None = None
+    replicas: int | None = None
+    """Connected ones."""
+    round_trip_ms: float | None = None
+    """The median of some PINGs."""
+    runs_scripts: bool | None = None
+    refused: dict[str, str] = field(default_factory=dict[str, str])
+    """What it does not do that the caches ask for, and why."""
+    counts_replicas: bool | None = None
+    """Whether it lets its replicas be counted."""
+    snapshots: str | None = None
+    """When it saves a snapshot of its memory, as its configuration has it; empty: never."""
+    appends: bool | None = None
+    """Whether it keeps an append-only file."""
+    maxmemory_bytes: int | None = None
+    """0: as much as there is."""
+    maxmemory_policy: str | None = None
+    cluster_state: str | None = None
+    """Of its cluster, as it sees it: `ok` or `fail`."""
+
+
+@dataclass(slots=True)
+class Examination:
+    """What was found out."""
+
+    address: str
+    topology: str
+    """`server`, `sentinel` or `cluster`."""
+    reachable: bool = False
+    in_time: bool = False
+    """Whether it answers within the time that a request gives it, too."""
+    servers: list[Server] = field(default_factory=list[Server])
+    rollouts: dict[str, Rollout] = field(default_factory=dict[str, Rollout])
+    problems: list[str] = field(default_factory=list[str])
+    warnings: list[str] = field(default_factory=list[str])
+
+    @property
+    def round_trip_ms(self) -> float | None:
+        """The longest of the servers' round trips."""
+        times = [one.round_trip_ms for one in self.servers if one.round_trip_ms is not None]
+        return max(times, default=None)
+
+
+def examine(settings: "CacheSettings") -> Examination:
+    """Looks at the servers that the settings name."""
+    topology = TOPOLOGIES[urls.parse(url_of(settings)).topology]
+    found = Examination(str(settings.redis_address), topology, in_time=_is_in_time(settings))
+    try:
+        with connected(settings, of_commands(settings)) as client:
+            found.reachable = True
+            _look(found, client, settings)
+    except FailureError as failure:
+        found.problems.append(str(failure))
+    _judge(found, settings)
+    return found
+
+
+def _is_in_time(settings: "CacheSettings") -> bool:
+    try:
+        with connected(settings, of_requests(settings)):
+            return True
+    except FailureError:
+        return False
+
+
+def _look(found: Examination, client: Any, settings: "CacheSettings") -> None:  # noqa: ANN401
+    for primary in primaries_of(client):
+        server = Server(primary.address)
+        found.servers.append(server)
+        try:
+            _examine(server, primary.client, f"{prefix_of(settings.namespace)}.doctor")
+            if is_cluster(client):
+                state: dict[str, str] = primary.client.execute_command("CLUSTER INFO")
+                server.cluster_state = state.get("cluster_state")
+        except Exception as error:  # noqa: BLE001 - whatever the client raises
+            found.problems.append(f"{primary.address}: {why(error, settings)}")
+    try:
+        found.rollouts = rollouts.read(client, INITIAL, settings)
+    except Exception as error:  # noqa: BLE001 - whatever the client raises
+        found.problems.append(f"rollouts cannot be read: {why(error, settings)}")
+
+
+def _examine(server: Server, client: Any, key: str) -> None:  # noqa: ANN401 - of either library
+    """Asks one server.
+
+    Raises:
+        Exception: What the client raises when the server does not answer.
+    """
+    times: list[float] = []
+    for _ in range(PINGS):
+        started = perf_counter()
+        client.ping()
+        times.append(perf_counter() - started)
+    server.round_trip_ms = milliseconds(median(times))
+    refusals = _try(server, client, key)
+    server.runs_scripts = "EVAL" not in server.refused
+    server.counts_replicas = Findings(refusals).uncounted is None
+    if "INFO" not in server.refused:
+        _read(server, client.info())
+    with suppress(Exception):  # many servers keep their configuration to themselves
+        server.snapshots = str(client.config_get("save")["save"])
+
+
+def _read(server: Server, info: dict[str, Any]) -> None:
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    version = info.get("valkey_version") or info.get("redis_version")
+    server.version = f"{name} {version}"
+    server.role = {"master": "primary", "slave": "replica"}.get(str(info.get("role")))
+    server.replicas = info.get("connected_slaves")
+    server.maxmemory_bytes = info.get("maxmemory")
+    server.maxmemory_policy = info.get("maxmemory_policy")
+    if "aof_enabled" in info:
+        server.appends = bool(info["aof_enabled"])
+
+
+def _try(server: Server, client: Any, key: str) -> dict[str, str]:  # noqa: ANN401 - of either library
+    """Tries every command, and notes what is not done; returns what the user may not do."""
+    refusals: dict[str, str] = {}
+    for name, command in tried(key).items():
+        try:
+            reply = client.execute_command(*command)
+            if name == "EVAL":
+                # A command that is refused by itself was noted already.
+                server.refused = in_scripts(reply) | server.refused
+        except Exception as error:  # noqa: BLE001 - whatever the client raises
+            if "moved" in told(error).lower():
+                continue  # the key is another server's, which will be asked
+            server.refused[name] = told(error)
+            if (said := refusal(error)) is not None:
+                refusals[name] = said
+    return refusals
+
+
+def _judge(found: Examination, settings: "CacheSettings") -> None:
+    """Says what is wrong, and what may become so."""
+    slowest = max((one.round_trip_ms or 0.0 for one in found.servers), default=0.0)
+    found.in_time = found.in_time and slowest < 1e3 * settings.redis_command_timeout
+    if found.reachable and not found.in_time:
+        found.problems.append(
+            "Redis answers, but not within the time that a request gives it: "
+            f"SARK_CACHE_REDIS_CONNECT_TIMEOUT is {settings.redis_connect_timeout:g} s, "
+            f"SARK_CACHE_REDIS_COMMAND_TIMEOUT {settings.redis_command_timeout:g} s"
+        )
+    for server in found.servers:
+        _judge_server(found, server, settings)
+    found.problems += [
+        f"{rollout.problem}: {rollouts.NO_PERCENTAGE}"
+        for rollout in found.rollouts.values()
+        if rollout.problem is not None
+    ]
+
+
+def _judge_server(found: Examination, server: Server, settings: "CacheSettings") -> None:
+    if server.cluster_state not in {None, "ok"}:
+        found.problems.append(f"{server.address} says of its cluster: {server.cluster_state}")
+    if server.role == "replica":
+        found.problems.append(f"{server.address} is a replica, which stores and revokes nothing")
+    _judge_permissions(found, server, settings)
+    _judge_storage(found, server)
+
+
+def _judge_permissions(found: Examination, server: Server, settings: "CacheSettings") -> None:
+    """Says what is not possible, and what is not guaranteed, for what a server refuses."""
+    replicas = max(server.replicas or 0, settings.redis_replicas or 0)
+    needed = Findings(server.refused, replicas).needed(is_cluster=found.topology == "cluster")
+    if needed:
+        told_of = ", ".join(f"{name} ({reason})" for name, reason in needed.items())
+        found.problems.append(
+            f"{server.address} does not do what the cache asks for: {told_of}. Nothing is served "
+            "from a server on which it could not be revoked"
+        )
+    if "INFO" in server.refused:
+        found.warnings.append(
+            f"{server.address} does not answer INFO ({server.refused['INFO']}): "
+            "its version, role, replicas and memory are unknown. A revocation is confirmed only "
+            "where one connection lasts from its beginning to its end"
+        )
+    if server.counts_replicas is False:
+        confirm = "the primary alone"
+        if settings.redis_replicas:
+            confirm = f"the primary and {counted(settings.redis_replicas, 'replica', 'replicas')}"
+        found.warnings.append(
+            f"{server.address} does not let its replicas be counted "
+            f"(ROLE: {server.refused['ROLE']}): a revocation is confirmed by {confirm}, and it is "
+            "not guaranteed that it survives a failover to any other. SARK_CACHE_REDIS_REPLICAS "
+            "says how many have to confirm it"
+        )
+
+
+def _judge_storage(found: Examination, server: Server) -> None:
+    """Says what a restart or a full memory does to what is stored."""
+    if server.snapshots:
+        found.warnings.append(
+            f"{server.address} saves snapshots (save {server.snapshots}): if it starts again from "
+            "one, decisions that were revoked after it was saved are back, and are served until "
+            'their time to live is over. Switch them off: save ""'
+        )
+    if server.appends is False:
+        found.warnings.append(
+            f"{server.address} keeps no append-only file (appendonly no): a restart loses what no "
+            "snapshot has, revocations and rollouts (feature_flag:*) included. Switch it on: "
+            "appendonly yes"
+        )
+    if str(server.maxmemory_policy).startswith("allkeys"):
+        found.warnings.append(
+            f"{server.address} evicts any key when its memory is full "
+            f"({server.maxmemory_policy}), rollouts (feature_flag:*) included: a process that "
+            "starts after that begins with the percentage of its settings. A volatile-* policy "
+            "evicts decisions alone. (Without the invalidation log, evaluations that are under "
+            "way are not stored, which does no harm.)"
+        )

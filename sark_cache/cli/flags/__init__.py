@@ -1,0 +1,1 @@
+"""`sark-cache flags`: shows and changes rollout percentages."""

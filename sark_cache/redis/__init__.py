@@ -1,5 +1,0 @@
-"""`PolicyCache`: authorization decisions in Redis or Valkey (extra `[redis]`)."""
-
-from sark_cache.redis.cache import PolicyCache, Stamp
-
-__all__ = ["PolicyCache", "Stamp"]

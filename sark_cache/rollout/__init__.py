@@ -1,0 +1,1 @@
+"""Percentage rollouts: which users get a feature."""

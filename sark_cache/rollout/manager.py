@@ -1,0 +1,467 @@
+"""Feature flags: for which share of the users something new is in use, changed while all runs.
+
+A user is in when `md5(feature:user) % 100` is below the feature's percentage, so that everyone who
+is in stays in while it grows. Asking costs that hash and a dict look-up, about two microseconds,
+and no round trip: a thread reads the percentages from Redis or Valkey twice a second.
+"""
+
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, NoReturn
+
+from sark_cache._core.fault_log import FaultLog
+from sark_cache._core.poller import Watch, lock_across_forks
+from sark_cache.errors import FlagError
+from sark_cache.rollout.openfeature import BooleanFlags, Provider, openfeature_client
+from sark_cache.rollout.redis_store import KEY_PREFIX, FlagStore, SynchronousClient, percentage_in
+
+logger: Final = logging.getLogger("sark_cache")
+
+INITIAL: Final[Mapping[str, int]] = {"rust_opa": 0, "rust_cache": 0}
+"""Where the rollout of the features of this package begins, in percent."""
+
+EVERYBODY: Final = 100
+"""A percentage that needs no hash."""
+
+REFRESH_SECONDS: Final = 0.5
+"""The pause between two looks into Redis: a change is seen within a second."""
+
+FIRST_LOOK_SECONDS: Final = 0.25
+"""How long the first to ask waits for Redis at most: once in a process, and for each new name."""
+
+CONFIRM_SECONDS: Final = 1.0
+"""How long setting a percentage waits for Redis at most."""
+
+MOST_ASKED_FOR: Final = 100
+"""How many features that nobody set here are looked for in Redis."""
+
+MOST_FEATURES: Final = 256
+"""How many features can have a percentage that was set in this process, or that it begins with."""
+
+MOST_NAME_BYTES: Final = 128
+"""How long the name of a feature may be, in UTF-8."""
+
+
+@dataclass(eq=False, slots=True)
+class _Intention:
+    """A percentage that was set here and is to be written to Redis, by the process that set it."""
+
+    percentage: int
+    process: int = field(default_factory=os.getpid)
+    tried: threading.Event = field(default_factory=threading.Event)
+    late: bool = False
+    """Whoever set it was told that it could not be confirmed."""
+    refusal: str = f"no answer within {CONFIRM_SECONDS:g} s"
+
+
+_changes = lock_across_forks()
+
+
+class FeatureFlagManager:
+    """The rollout percentages of features, and who is in.
+
+    In Redis a percentage is decimal text under `feature_flag:{feature}`. What another process sets
+    is seen here within a second. While Redis is away, or holds no integer from 0 to 100, or holds
+    nothing (restarted without its data), the last known percentage stays. The first to ask in a
+    process waits for Redis, at most a quarter of a second. It uses a connection of its own, in a
+    thread of its own; a forked child likewise.
+
+    With an OpenFeature client the provider decides, and the percentage is its default. A
+    percentage that was set to 0, by `rollback` say, keeps everybody out whatever the provider says.
+
+    Args:
+        redis_client: A synchronous client of redis-py or valkey-py: a plain one, a cluster's, or
+            `sentinel.master_for(name)`. None: percentages are this process's alone.
+        initial: Percentages that hold until one is set or found in Redis, 0 to 100. Those of
+            `rust_opa` and `rust_cache` are 0.
+        openfeature_client: A client of the OpenFeature SDK.
+
+    Raises:
+        TypeError: `redis_client` is no synchronous client, or `initial` holds no integers.
+        ValueError: A percentage in `initial` is not one.
+    """
+
+    def __init__(
+        self,
+        redis_client: SynchronousClient | None = None,
+        *,
+        initial: Mapping[str, int] | None = None,
+        openfeature_client: BooleanFlags | None = None,
+    ) -> None:
+        self._initial: Final = dict(INITIAL)
+        self._known: Final[dict[str, int]] = {}
+        self._seen_in_redis: Final[dict[str, int]] = {}
+        self._intended: Final[dict[str, _Intention]] = {}
+        self._asked_for: Final[set[str]] = set()
+        self._faults: Final = FaultLog("flag")
+        self._watch: Watch[FeatureFlagManager] | None = None
+        self._client: SynchronousClient | None = None
+        self._provider: Provider | None = None
+        self._closed = False
+        self.complete(redis_client, initial=initial, openfeature_client=openfeature_client)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    def should_use_rust(self, feature: str, user_id: str) -> bool:
+        """Whether a user is in.
+
+        Args:
+            feature: The feature's name. One that nobody has set is used by nobody.
+            user_id: The user.
+
+        Raises:
+            TypeError: An argument is not a str.
+        """
+        percentage = self.get_rollout_pct(feature)
+        if not isinstance(user_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            _refuse_text("user_id", user_id)
+        return self.includes(user_id, feature, percentage)
+
+    def includes(self, user_id: str, feature: str, percentage: int) -> bool:
+        """What `should_use_rust` says, for who has the percentage and has checked the rest."""
+        by_percentage = percentage == EVERYBODY or is_in_rollout(feature, user_id, percentage)
+        if self._provider is None or self._known.get(feature) == 0:
+            return by_percentage
+        return self._provider.includes(user_id, feature, default=by_percentage)
+
+    def get_rollout_pct(self, feature: str) -> int:
+        """The percentage of users that are in, 0 to 100; 0 for a feature that nobody has set.
+
+        Raises:
+            TypeError: `feature` is not a str.
+        """
+        if not isinstance(feature, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            _refuse_text("feature", feature)
+        if self._watch is not None:
+            self._watch.ensure()
+        percentage = self._known.get(feature)
+        if percentage is None:
+            percentage = self._initial.get(feature)
+        return self._ask_for(feature) if percentage is None else percentage
+
+    def was_set(self, feature: str) -> bool:
+        """Returns whether a percentage was ever set, here or in Redis as far as this process knows.
+
+        Distinguishes a feature that was set to 0 from one that nobody has touched. What `initial`
+        says counts for nothing.
+        """
+        return feature in self._known
+
+    @property
+    def has_provider(self) -> bool:
+        """Whether an OpenFeature client decides."""
+        return self._provider is not None
+
+    @property
+    def redis(self) -> SynchronousClient | None:
+        """The client that it was given, as in SARK."""
+        return self._client
+
+    @property
+    def rollout_pct(self) -> Mapping[str, int]:
+        """What `get_all_rollouts` returns, read-only, under the name that SARK has for it."""
+        return MappingProxyType(self.get_all_rollouts())
+
+    def get_all_rollouts(self) -> dict[str, int]:
+        """The percentage of every feature that was set, here or where this process looked."""
+        if self._watch is not None:
+            self._watch.ensure()
+        with _changes:
+            return {**self._initial, **self._known}
+
+    def set_rollout_pct(self, feature: str, percentage: int) -> None:
+        """Sets the percentage of users that are in: at once here, within a second elsewhere.
+
+        Args:
+            feature: The feature's name; a new one is added.
+            percentage: An integer from 0 to 100.
+
+        Raises:
+            TypeError: An argument has the wrong type.
+            ValueError: `percentage` is out of range; `feature` is no printable text or too long;
+                or there are 256 features already, and this would be one more.
+            FlagError: Redis did not confirm it within a second. It holds here, and is written when
+                Redis is back; unless another process has set a lower one by then, which stands.
+            RuntimeError: The manager is closed.
+        """
+        self._set({feature: percentage})
+
+    def rollback(self, feature: str) -> None:
+        """Sets a feature's percentage to 0; raises what `set_rollout_pct` raises."""
+        self._set({feature: 0})
+
+    def rollback_all(self) -> None:
+        """Sets the percentage of every feature of `get_all_rollouts` to 0, all at once here.
+
+        Raises:
+            FlagError: Redis did not confirm each of them within a second.
+            RuntimeError: The manager is closed.
+        """
+        with _changes:
+            features = {**self._initial, **self._known}
+        self._set(dict.fromkeys(features, 0))
+
+    def complete(
+        self,
+        redis_client: SynchronousClient | None = None,
+        *,
+        initial: Mapping[str, int] | None = None,
+        openfeature_client: BooleanFlags | None = None,
+    ) -> None:
+        """Takes what it was made without: a client of either kind only if it has none yet.
+
+        Raises:
+            TypeError, ValueError: As the constructor does.
+        """
+        for feature, percentage in (initial or {}).items():
+            _check(feature, percentage, f"initial[{feature!r}]")
+        with _changes:
+            self._check_number(initial or {})
+            self._initial.update(initial or {})
+        if redis_client is not None and self._watch is None:
+            store = FlagStore(redis_client)
+            self._client = redis_client
+            self._watch = Watch(
+                self,
+                lambda flags: FeatureFlagManager._look(flags, store),
+                REFRESH_SECONDS,
+                name="flag",
+                at_end=store.close,
+                first_look_seconds=FIRST_LOOK_SECONDS,
+            )
+        if openfeature_client is not None and self._provider is None:
+            self._provider = Provider(openfeature_client, self._faults)
+
+    def close(self) -> None:
+        """Ends the thread and its connection, within a second; percentages stay as they are."""
+        self._closed = True
+        if self._watch is not None:
+            self._watch.close()
+
+    def _ask_for(self, feature: str) -> int:
+        """The percentage of a feature not heard of, from now on looked for in Redis."""
+        if self._watch is None or self._closed or feature in self._asked_for:
+            return 0
+        # What is no name is not sent: a lone surrogate would end every look.
+        if len(self._asked_for) >= MOST_ASKED_FOR or not is_name(feature):
+            return 0
+        with _changes:
+            self._asked_for.add(feature)
+        self._watch.wake().wait(FIRST_LOOK_SECONDS)
+        return self._known.get(feature, 0)
+
+    def _set(self, percentages: Mapping[str, int]) -> None:
+        for feature, percentage in percentages.items():
+            _check(feature, percentage, "percentage")
+        if self._closed:
+            message = "this manager is closed; make another one"
+            raise RuntimeError(message)
+        intentions = {feature: _Intention(number) for feature, number in percentages.items()}
+        with _changes:
+            self._check_number(percentages)
+            before = {**self._initial, **self._known}
+            self._known.update(percentages)
+            if self._watch is not None:
+                self._intended.update(intentions)
+        for feature, percentage in percentages.items():
+            _log_change(feature, before.get(feature, 0), percentage)
+        if self._watch is not None:
+            self._watch.wake()
+            self._confirm(intentions)
+
+    def _check_number(self, percentages: Mapping[str, int]) -> None:
+        """Refuses features that would be more than a process can have."""
+        present = {**self._initial, **self._known}
+        if percentages.keys() <= present.keys():
+            return
+        if len(present.keys() | percentages.keys()) > MOST_FEATURES:
+            message = (
+                f"a process can have at most {MOST_FEATURES} features, and this one has "
+                f"{len(present)}: set one of them, or restart the process, which forgets those "
+                "that nothing asks for"
+            )
+            raise ValueError(message)
+
+    def _confirm(self, intentions: Mapping[str, _Intention]) -> None:
+        """Waits until all is written; raises for what is not, and leaves it to be written late."""
+        give_up = time.monotonic() + CONFIRM_SECONDS
+        for intention in intentions.values():
+            intention.tried.wait(max(give_up - time.monotonic(), 0))
+        with _changes:  # what is not intended any more was written, or a newer one took its place
+            late = {f: i for f, i in intentions.items() if self._intended.get(f) is i}
+            for intention in late.values():
+                intention.late = True
+        if late:
+            told = ", ".join(f"{feature} to {i.percentage} %" for feature, i in late.items())
+            reasons = ", ".join(sorted({intention.refusal for intention in late.values()}))
+            message = (
+                f"set {told} in this process, but other processes have not been told: Redis did "
+                f"not confirm ({reasons}). It is written when Redis is back."
+            )
+            raise FlagError(message)
+
+    def _look(self, store: FlagStore) -> None:
+        """Writes what is to be written, then reads; in the watch's thread alone."""
+        self._write_intended(store)
+        with _changes:
+            features = {**self._initial, **self._known}.keys() | self._asked_for
+        try:
+            stored = store.read(features)
+        except Exception as error:  # noqa: BLE001 - whatever a client raises: the last known stays
+            self._faults.report("refresh", _reason(error))
+            return
+        for feature, text in stored.items():
+            percentage = percentage_in(text)
+            if percentage is not None:
+                self._found(feature, percentage)
+            elif text is not None:
+                self._faults.report(
+                    f"reading {feature}",
+                    f"{KEY_PREFIX}{feature} does not hold an integer from 0 to 100",
+                )
+
+    def _found(self, feature: str, percentage: int) -> None:
+        with _changes:
+            if feature in self._intended:  # set here since
+                return
+            self._seen_in_redis[feature] = percentage
+            before = self._known.get(feature, self._initial.get(feature, 0))
+            self._known[feature] = percentage
+        _log_change(feature, before, percentage)
+
+    def _write_intended(self, store: FlagStore) -> None:
+        with _changes:
+            for feature, intention in tuple(self._intended.items()):
+                if intention.process != os.getpid():  # a parent's, which writes it
+                    del self._intended[feature]
+            intended = tuple(self._intended.items())
+        for feature, intention in intended:
+            try:
+                stands = self._write(store, feature, intention)
+            except Exception as error:  # noqa: BLE001 - whatever a client raises
+                intention.refusal = _reason(error)
+                intention.late = True
+                self._faults.report("write", intention.refusal)
+            else:
+                self._written(feature, intention, stands)
+            intention.tried.set()
+
+    def _write(self, store: FlagStore, feature: str, intention: _Intention) -> int:
+        if intention.late:
+            last_seen = self._seen_in_redis.get(feature)
+            return store.write_late(feature, intention.percentage, last_seen)
+        store.write(feature, intention.percentage)
+        return intention.percentage
+
+    def _written(self, feature: str, intention: _Intention, stands: int) -> None:
+        with _changes:
+            self._seen_in_redis[feature] = stands
+            if self._intended.get(feature) is not intention:  # a newer one is to be written
+                return
+            del self._intended[feature]
+            self._known[feature] = stands
+        if intention.late:
+            logger.warning(
+                "rollout of %s: %d %% was set while Redis was away; now %d %% stands there",
+                feature,
+                intention.percentage,
+                stands,
+                extra={"feature": feature, "intended": intention.percentage, "to": stands},
+            )
+
+
+def is_in_rollout(feature: str, user_id: str, percentage: int) -> bool:
+    """Whether a user is among the `percentage` of all users that get a feature.
+
+    The rule is SARK's: `int(md5(f"{feature}:{user_id}").hexdigest(), 16) % 100 < percentage`.
+    """
+    if percentage in {0, EVERYBODY}:  # whatever the hash, which costs more than a cache hit
+        return percentage == EVERYBODY
+    named = f"{feature}:{user_id}".encode("utf-8", "surrogatepass")
+    digest = hashlib.md5(named, usedforsecurity=False).digest()
+    return int.from_bytes(digest) % 100 < percentage
+
+
+def is_name(feature: str) -> bool:
+    """Returns whether a text can be the name of a feature: printable and not too long."""
+    # A lone surrogate is not printable, so that the text can be encoded.
+    return feature.isprintable() and 0 < len(feature.encode()) <= MOST_NAME_BYTES
+
+
+_instance: FeatureFlagManager | None = None
+_instance_lock = lock_across_forks()
+
+
+def get_feature_flag_manager(
+    redis_client: SynchronousClient | None = None,
+    *,
+    initial: Mapping[str, int] | None = None,
+) -> FeatureFlagManager:
+    """The feature flags of this process, made at the first call, and anew once they were closed.
+
+    Args:
+        redis_client: As for `FeatureFlagManager`. Given later, it counts if none was given before.
+        initial: As for `FeatureFlagManager`, whenever given.
+
+    A provider that the application has set for OpenFeature is asked from the next call on.
+
+    Raises:
+        TypeError, ValueError: As `FeatureFlagManager` does.
+    """
+    global _instance  # noqa: PLW0603 - one per process is what this is for
+    with _instance_lock:
+        if _instance is None or _instance.closed:
+            _instance = FeatureFlagManager(
+                redis_client, initial=initial, openfeature_client=openfeature_client()
+            )
+        else:
+            _instance.complete(
+                redis_client, initial=initial, openfeature_client=openfeature_client()
+            )
+        return _instance
+
+
+def _check(feature: object, percentage: object, name: str) -> None:
+    if not isinstance(feature, str):
+        _refuse_text("feature", feature)
+    if not feature or not feature.isprintable():
+        message = f"feature must be printable text, not {feature!r}"
+        raise ValueError(message)
+    if not is_name(feature):
+        message = f"feature must be at most {MOST_NAME_BYTES} bytes long: choose a shorter name"
+        raise ValueError(message)
+    if not isinstance(percentage, int) or isinstance(percentage, bool):
+        message = f"{name} must be an integer from 0 to 100, not a {type(percentage).__name__}"
+        raise TypeError(message)
+    if not 0 <= percentage <= 100:  # noqa: PLR2004
+        message = f"{name} must be from 0 to 100, not {percentage}"
+        raise ValueError(message)
+
+
+def _refuse_text(argument: str, given: object) -> NoReturn:
+    message = f"{argument} must be a str, not a {type(given).__name__}"
+    raise TypeError(message)
+
+
+def _log_change(feature: str, before: int, after: int) -> None:
+    if before != after:
+        logger.info(
+            "rollout of %s: from %d %% to %d %%",
+            feature,
+            before,
+            after,
+            extra={"feature": feature, "from": before, "to": after},
+        )
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__qualname__}: {error}"

@@ -1,0 +1,205 @@
+"""The caches of this process: one of each kind, made when first asked for, and linked."""
+
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import AsyncExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from sark_cache._core.poller import lock_across_forks
+from sark_cache.backends._shared.defaults import settings_in_force
+from sark_cache.backends.native import RustPolicyCache
+from sark_cache.backends.redis import PolicyCache
+from sark_cache.selection.linked import (
+    LinkedNullPolicyCache,
+    LinkedPolicyCache,
+    LinkedRustPolicyCache,
+    ProcessCache,
+)
+
+if TYPE_CHECKING:
+    from sark_cache.settings import CacheSettings
+
+Cache = TypeVar("Cache", LinkedRustPolicyCache, LinkedPolicyCache, LinkedNullPolicyCache)
+
+_caches: dict[type, ProcessCache] = {}
+_lock = lock_across_forks()
+
+_OF_ALL: Final = ("enabled", "cache_ttl", "use_optimized_ttl", "stale_while_revalidate")
+_OF_BACKEND: Final = {
+    "native": ("cache_max_size", "cache_max_bytes", "cache_eviction"),
+    "redis": (
+        *("redis_url", "namespace", "redis_replicas"),
+        *("redis_connect_timeout", "redis_command_timeout"),
+    ),
+}
+"""The settings that a cache is made from."""
+
+
+def get_rust_policy_cache(
+    max_size: int | None = None,
+    ttl_seconds: float | None = None,
+    enabled: bool = True,  # noqa: FBT001, FBT002 - the signature is SARK's
+) -> RustPolicyCache:
+    """The native cache of this process, made at the first call from the settings in force.
+
+    To close it leaves it usable, as SARK's callers expect; `close_policy_caches` ends it.
+
+    Args:
+        max_size: The most entries; None: as the settings say, 10,000 at first.
+        ttl_seconds: How long an entry lives by default, in seconds; None: as the settings say, 300
+            at first.
+        enabled: Whether it serves, if the settings say so, too.
+
+    The arguments count when the cache is made; later calls return it as it is.
+
+    Raises:
+        RuntimeError: The compiled module is not available.
+        SettingsError: The environment holds wrong settings; the message names the variables.
+    """
+
+    def make() -> LinkedRustPolicyCache:
+        settings = settings_in_force()
+        if settings is None:
+            return LinkedRustPolicyCache(max_size, ttl_seconds, enabled)
+        return native_of(settings, max_size, ttl_seconds, enabled=enabled)
+
+    return one(LinkedRustPolicyCache, make)
+
+
+def get_policy_cache(
+    ttl_seconds: float | None = None,
+    enabled: bool = True,  # noqa: FBT001, FBT002 - the signature is SARK's
+) -> PolicyCache:
+    """The Redis cache of this process, made at the first call from the settings in force.
+
+    It is on the server that the settings name (`SARK_CACHE_REDIS_URL`), or else on
+    `redis://localhost:6379/0`. To close it leaves it usable, as SARK's callers expect;
+    `close_policy_caches` ends it.
+
+    Args:
+        ttl_seconds: How long an entry lives by default, in seconds; None: as the settings say, 300
+            at first.
+        enabled: Whether it serves, if the settings say so, too.
+
+    The arguments count when the cache is made; later calls return it as it is.
+
+    Raises:
+        ImportError: Neither redis-py nor valkey-py is installed.
+        SettingsError: The environment holds wrong settings; the message names the variables.
+    """
+
+    def make() -> LinkedPolicyCache:
+        settings = settings_in_force()
+        if settings is None:
+            return LinkedPolicyCache(None, ttl_seconds, enabled)
+        return redis_of(settings, ttl_seconds, enabled=enabled)
+
+    return one(LinkedPolicyCache, make)
+
+
+def native_of(
+    settings: "CacheSettings",
+    max_size: int | None = None,
+    ttl_seconds: float | None = None,
+    *,
+    enabled: bool = True,
+) -> LinkedRustPolicyCache:
+    """Makes a native cache from settings, but for what is given."""
+    cache = LinkedRustPolicyCache(
+        settings.cache_max_size if max_size is None else max_size,
+        settings.cache_ttl if ttl_seconds is None else ttl_seconds,
+        settings.enabled and enabled,
+        settings.use_optimized_ttl,
+        stale_while_revalidate=settings.stale_while_revalidate,
+        max_bytes=settings.cache_max_bytes,
+        eviction=settings.cache_eviction,
+    )
+    cache.made_from = settings
+    return cache
+
+
+def redis_of(
+    settings: "CacheSettings", ttl_seconds: float | None = None, *, enabled: bool = True
+) -> LinkedPolicyCache:
+    """Makes a Redis cache from settings, but for what is given."""
+    cache = LinkedPolicyCache(
+        settings.redis_url.get_secret_value() if settings.redis_url else None,
+        settings.cache_ttl if ttl_seconds is None else ttl_seconds,
+        settings.enabled and enabled,
+        settings.stale_while_revalidate,
+        settings.use_optimized_ttl,
+        connect_timeout=settings.redis_connect_timeout,
+        command_timeout=settings.redis_command_timeout,
+        namespace=settings.namespace,
+        replicas=settings.redis_replicas,
+    )
+    cache.made_from = settings
+    return cache
+
+
+def differing(settings: "CacheSettings") -> Generator[tuple[str, list[str]]]:
+    """Yields the backends of open caches that were made from other settings, and which differ."""
+    for cache in caches():
+        made_from: CacheSettings | None = getattr(cache, "made_from", None)
+        names = [
+            name
+            for name in (*_OF_ALL, *_OF_BACKEND.get(cache.backend, ()))
+            if made_from is not None and getattr(made_from, name) != getattr(settings, name)
+        ]
+        if names:
+            yield cache.backend, names
+
+
+def one(kind: type[Cache], make: Callable[[], Cache]) -> Cache:
+    """The cache of this kind, made if there is none that is open."""
+    if _stand_ins:
+        stand_in: Cache = _stand_ins[-1]
+        return stand_in
+    cache = _caches.get(kind)
+    if isinstance(cache, kind) and not cache.closed:
+        return cache
+    with _lock:
+        cache = _caches.get(kind)
+        if not isinstance(cache, kind) or cache.closed:
+            cache = make()
+            cache.link(caches)  # before anybody finds it: what it revokes reaches all
+            _caches[kind] = cache
+        return cache
+
+
+def caches() -> list[ProcessCache]:
+    """The caches of this process that are open."""
+    if _stand_ins:
+        return _stand_ins[-1:]
+    return [cache for cache in tuple(_caches.values()) if not cache.closed]
+
+
+_stand_ins: list[Any] = []
+"""Caches that a test puts in the place of all others; the last one counts."""
+
+
+def has_stand_in() -> bool:
+    """Returns whether another cache stands in the place of those of the process."""
+    return bool(_stand_ins)
+
+
+@contextmanager
+def standing_in(cache: object) -> Generator[None]:
+    """Puts a cache in the place of all caches of the process: for tests of services."""
+    _stand_ins.append(cache)
+    try:
+        yield
+    finally:
+        _stand_ins.remove(cache)
+
+
+async def close_policy_caches() -> None:
+    """Ends the caches of this process, which nothing else does; the next to ask makes new ones."""
+    async with AsyncExitStack() as closing:  # whatever becomes of one, all of them are ended
+        with _lock:
+            for cache in [each for each in _caches.values() if not each.closed]:
+                closing.push_async_callback(_awaited, cache.end())
+            _caches.clear()
+
+
+async def _awaited(end: Coroutine[object, None, None]) -> None:
+    await end
