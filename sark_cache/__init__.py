@@ -23,6 +23,8 @@ from sark_cache.cleanup import (
 )
 from sark_cache.decision import Decision
 from sark_cache.errors import FlagError, InvalidationError, SarkCacheError, SettingsError
+from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, CacheMetrics, LatencyHistogram
+from sark_cache.protocol import PolicyCacheProtocol
 from sark_cache.rollout.manager import FeatureFlagManager, get_feature_flag_manager
 from sark_cache.selection.registry import (
     close_policy_caches,
@@ -32,16 +34,12 @@ from sark_cache.selection.registry import (
 from sark_cache.selection.selected import SelectedPolicyCache
 from sark_cache.selection.selector import create_policy_cache
 from sark_cache.types import (
-    LATENCY_BOUNDS_SECONDS,
     BatchEntry,
     BatchRequest,
-    CacheMetrics,
     Context,
     JSONObject,
-    LatencyHistogram,
     Loaded,
     Loader,
-    PolicyCacheProtocol,
     RevalidateCallback,
 )
 

@@ -13,14 +13,8 @@ from sark_cache.backends._shared.loading import refresh
 from sark_cache.backends._shared.revalidation import Revalidation
 from sark_cache.backends._shared.ttl import warn_of_unknown
 from sark_cache.backends.base import Closing
-from sark_cache.types import (
-    LATENCY_BOUNDS_SECONDS,
-    BatchEntry,
-    CacheMetrics,
-    Context,
-    LatencyHistogram,
-    RevalidateCallback,
-)
+from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, CacheMetrics, LatencyHistogram
+from sark_cache.types import BatchEntry, Context, RevalidateCallback
 
 
 class RustPolicyCache(Closing, PolicyStore):

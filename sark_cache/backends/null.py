@@ -10,14 +10,12 @@ from sark_cache.backends._shared.loading import evaluate
 from sark_cache.backends._shared.recorder import Record
 from sark_cache.backends.base import Closing
 from sark_cache.decision import Decision
+from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, CacheMetrics, LatencyHistogram
 from sark_cache.types import (
-    LATENCY_BOUNDS_SECONDS,
     BatchEntry,
     BatchRequest,
-    CacheMetrics,
     Context,
     JSONObject,
-    LatencyHistogram,
     Loader,
     RevalidateCallback,
 )

@@ -9,7 +9,8 @@ from typing import Protocol, runtime_checkable
 
 from sark_cache._core.observers import Several
 from sark_cache.backends._shared.latency import whole_nanoseconds
-from sark_cache.types import LatencyHistogram, PolicyCacheProtocol
+from sark_cache.metrics import LatencyHistogram, counters
+from sark_cache.protocol import PolicyCacheProtocol
 
 
 @runtime_checkable
@@ -45,51 +46,8 @@ class Timing(Measurement):
     counted: str
 
 
-COUNTERS = (
-    Measurement("hits", "{request}", "Look-ups answered from the cache, but for the stale ones."),
-    Measurement("misses", "{request}", "Look-ups that found nothing that may be served."),
-    Measurement(
-        "stale_hits",
-        "{request}",
-        "Look-ups answered near the end of the time to live, while the decision is refreshed.",
-    ),
-    Measurement("revalidations", "{refresh}", "Refreshes ahead that were begun in the background."),
-    Measurement("batch_operations", "{batch}", "Batches looked up or stored."),
-    Measurement("evictions", "{entry}", "Entries dropped because the cache was full."),
-    Measurement("expirations", "{entry}", "Entries removed because their time to live was over."),
-    Measurement(
-        "invalidations",
-        "{entry}",
-        "Entries revoked, and decisions refused because they were revoked while being evaluated.",
-    ),
-    Measurement("loads", "{evaluation}", "Evaluations begun because of a miss."),
-    Measurement("load_errors", "{evaluation}", "Evaluations because of a miss that failed."),
-    Measurement(
-        "coalesced",
-        "{request}",
-        "Requests that missed and were answered by what another one evaluated or stored.",
-    ),
-    Measurement(
-        "overdue",
-        "{request}",
-        "Requests that waited too long for another one's evaluation, and evaluated for themselves.",
-    ),
-    Measurement(
-        "errors",
-        "{error}",
-        "Requests that could not be served or stored (bad input, a fault of the backend), and "
-        "refreshes that failed.",
-    ),
-    Measurement(
-        "flushes",
-        "{revocation}",
-        "Revocations that revoked everything, because there was no room for one more record.",
-    ),
-    Measurement(
-        "unconfirmed_revocations",
-        "{revocation}",
-        "Revocations that nobody awaited and that could not be confirmed.",
-    ),
+COUNTERS = tuple(
+    Measurement(name, unit, description) for name, (unit, description) in counters().items()
 )
 """Named as in `get_metrics()`. They only grow, until `reset_metrics()`."""
 

@@ -71,7 +71,8 @@ from sark_cache.instrumentation.measurements import (
     Source,
 )
 from sark_cache.instrumentation.spans import Spans
-from sark_cache.types import LATENCY_BOUNDS_SECONDS, PolicyCacheProtocol
+from sark_cache.metrics import LATENCY_BOUNDS_SECONDS
+from sark_cache.protocol import PolicyCacheProtocol
 
 __all__ = ["Instrumentation", "Rollouts", "instrument"]
 

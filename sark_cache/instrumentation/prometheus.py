@@ -84,7 +84,8 @@ from sark_cache.instrumentation.measurements import (
     Rollouts,
     Source,
 )
-from sark_cache.types import LATENCY_BOUNDS_SECONDS, LatencyHistogram, PolicyCacheProtocol
+from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, LatencyHistogram
+from sark_cache.protocol import PolicyCacheProtocol
 
 __all__ = ["PolicyCacheCollector", "Registration", "Rollouts", "register"]
 

@@ -23,7 +23,7 @@ from sark_cache.instrumentation.prometheus import (
     Rollouts,
     register,
 )
-from sark_cache.types import LATENCY_BOUNDS_SECONDS, LatencyHistogram
+from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, LatencyHistogram
 
 
 class Percentages:

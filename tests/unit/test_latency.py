@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sark_cache import RustPolicyCache
 from sark_cache.backends._shared.latency import Latency
-from sark_cache.types import LATENCY_BOUNDS_SECONDS, LatencyHistogram
+from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, LatencyHistogram
 
 durations = st.floats(min_value=0, max_value=60)
 ALLOW = {"allow": True}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from math import ceil, frexp, isfinite, ldexp
 
-from sark_cache.types import LATENCY_BOUNDS_SECONDS, LatencyHistogram
+from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, LatencyHistogram
 
 _PER_SECOND = 1e9
 

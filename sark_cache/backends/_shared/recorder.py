@@ -9,7 +9,7 @@ from typing import Final
 
 from sark_cache._core.fault_log import FaultLog
 from sark_cache.backends._shared.latency import Latency
-from sark_cache.types import CacheMetrics
+from sark_cache.metrics import CacheMetrics
 
 
 class Counters:

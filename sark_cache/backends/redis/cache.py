@@ -37,14 +37,12 @@ from sark_cache.backends.redis.store import Found, Store, elapsing
 from sark_cache.backends.redis.writer import Deposits
 from sark_cache.decision import Decision
 from sark_cache.errors import InvalidationError
+from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, CacheMetrics, LatencyHistogram
 from sark_cache.types import (
-    LATENCY_BOUNDS_SECONDS,
     BatchEntry,
     BatchRequest,
-    CacheMetrics,
     Context,
     JSONObject,
-    LatencyHistogram,
     Loader,
     RevalidateCallback,
 )
