@@ -1,29 +1,89 @@
-"""`async with cache:` for every policy cache: closed at its end, and not entered again then."""
+"""`BasePolicyCache`: the part of the interface that is the same for every policy cache.
 
-from collections.abc import Coroutine
+A method of the interface that can be expressed by others is implemented here and nowhere else. So
+are the constants of the contract: the table of sensitivities and the thresholds. The rule that
+makes a time to live of them is in `sark_cache.backends._shared.ttl`, and for the native cache in
+the compiled module's `policy/ttl.rs`, which reads the same constants.
+"""
+
+from collections.abc import Collection, Coroutine, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Self, cast
+
+from sark_cache._core.coroutines import returns_awaitable
+from sark_cache.protocol import PolicyCacheProtocol
+from sark_cache.types import BatchEntry, RevalidateCallback
 
 
-class Closable(Protocol):
-    """What can be closed."""
+class BasePolicyCache:
+    """The shared part of a policy cache; a subclass implements the rest of `PolicyCacheProtocol`."""
 
-    @property
-    def closed(self) -> bool:
-        """Whether it was."""
-        ...
+    KEY_PREFIX: ClassVar[str] = "policy:decision"
+    """The beginning of the text that patterns match."""
+    DEFAULT_TTL_SECONDS: ClassVar[int] = 300
+    DEFAULT_MAX_SIZE: ClassVar[int] = 10_000
+    STALE_THRESHOLD_RATIO: ClassVar[float] = 0.3
+    """An entry is stale, and may be refreshed, in this last part of its time to live."""
+    OPTIMIZED_TTL: ClassVar[Mapping[str, float]] = {
+        "critical": 60,
+        "confidential": 120,
+        "internal": 180,
+        "public": 300,
+        "default": 120,
+    }
+    """The maximum time to live of each sensitivity, in seconds."""
+    REFRESHED_SENSITIVITIES: ClassVar[frozenset[str]] = frozenset({"critical", "confidential"})
+    """The sensitivities whose stale entries are refreshed in the background."""
 
-    def close(self) -> Coroutine[Any, Any, None]:
-        """Closes it."""
-        ...
+    @returns_awaitable
+    def clear_all(self: PolicyCacheProtocol) -> Coroutine[object, None, bool]:
+        """The same as `clear`."""
+        return self.clear()
 
+    @returns_awaitable
+    def get_cache_size(self: PolicyCacheProtocol) -> Coroutine[object, None, int]:
+        """The same as `size`."""
+        return self.size()
 
-class Closing:
-    """Makes an asynchronous context manager of a class that has `closed` and `close`."""
+    @returns_awaitable
+    def preload_cache(
+        self: PolicyCacheProtocol,
+        preload_data: Iterable[BatchEntry],
+        *,
+        tags: Collection[str] = (),
+        stamp: Any | None = None,  # noqa: ANN401 - every backend has its own
+        policy: str = "",
+    ) -> Coroutine[object, None, int]:
+        """Stores many decisions, as `set_batch` does. Returns the number of decisions stored."""
+        return self.set_batch(preload_data, tags=tags, stamp=stamp, policy=policy)
+
+    def set_revalidate_callback(self, callback: RevalidateCallback | None) -> None:
+        """Sets the callback that refreshes stale entries. None: nothing is refreshed.
+
+        A hit with `sensitivity` "critical" or "confidential" in the last 30 % of the entry's time
+        to live (`STALE_THRESHOLD_RATIO`) is served, and the entry is refreshed in the background,
+        once in this process. The callback is called with `(user_id, action, resource, context)`.
+        It returns a decision, a `Loaded`, or None for "no change". The new decision gets the time
+        to live and the tags of the entry that it replaces, within the limit of the sensitivity. An
+        invalidation during a refresh ends it, as it ends any load.
+
+        A decision of a named policy is refreshed only if the callback takes the keyword `policy`.
+        It is then called with the name of that policy, and the result is stored under it.
+
+        A callback that raises is counted in `errors` and logged; the entry stays until it expires.
+        One that returns something that cannot be stored removes the entry. After a failure, or
+        after None, the entry is not refreshed for 0.25 seconds, and for twice as long after each
+        further one, up to a minute. No request waits for a refresh.
+        """
+        self.revalidate_callback = callback
+
+    def get_metrics(self: PolicyCacheProtocol) -> dict[str, int | float]:
+        """Returns the counters as a dict. Costs some microseconds, whatever the size."""
+        return self.metrics.to_dict()
 
     async def __aenter__(self) -> Self:
-        if _closable(self).closed:
-            message = "this cache is closed; make another one"
+        if cast("PolicyCacheProtocol", self).closed:
+            message = "this cache is closed; create another one"
             raise RuntimeError(message)
         return self
 
@@ -33,9 +93,4 @@ class Closing:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await _closable(self).close()
-
-
-def _closable(cache: Any) -> Closable:  # noqa: ANN401 - the class that comes with this one
-    closable: Closable = cache
-    return closable
+        await cast("PolicyCacheProtocol", self).close()

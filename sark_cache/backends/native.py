@@ -1,10 +1,10 @@
 """`RustPolicyCache`: authorization decisions cached in this process, in Rust."""
 
 import asyncio
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import ClassVar, Final, Literal
 
-from sark_cache._core.compiled import PolicyStore, Stamp
+from sark_cache._core.compiled import PolicyStore
 from sark_cache._core.coroutines import Deferred, returns_awaitable
 from sark_cache._core.fault_log import FaultLog
 from sark_cache.backends._shared.background_refresh import Refreshes, running_loop
@@ -12,12 +12,12 @@ from sark_cache.backends._shared.latency import whole_nanoseconds
 from sark_cache.backends._shared.loading import refresh
 from sark_cache.backends._shared.revalidation import Revalidation
 from sark_cache.backends._shared.ttl import warn_of_unknown
-from sark_cache.backends.base import Closing
+from sark_cache.backends.base import BasePolicyCache
 from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, CacheMetrics, LatencyHistogram
-from sark_cache.types import BatchEntry, Context, RevalidateCallback
+from sark_cache.types import Context, RevalidateCallback
 
 
-class RustPolicyCache(Closing, PolicyStore):
+class RustPolicyCache(BasePolicyCache, PolicyStore):
     """Authorization decisions cached in this process.
 
     A hit takes about a microsecond and never leaves the calling thread; a decision that was
@@ -50,22 +50,11 @@ class RustPolicyCache(Closing, PolicyStore):
     """
 
     backend: ClassVar[str] = "native"
-    KEY_PREFIX: ClassVar[str] = "policy:decision"
-    DEFAULT_TTL_SECONDS: ClassVar[int] = 300
-    DEFAULT_MAX_SIZE: ClassVar[int] = 10_000
-    STALE_THRESHOLD_RATIO: ClassVar[float] = 0.3
-    OPTIMIZED_TTL: ClassVar[Mapping[str, float]] = {
-        "critical": 60,
-        "confidential": 120,
-        "internal": 180,
-        "public": 300,
-        "default": 120,
-    }
 
     def __init__(
         self,
-        max_size: int | None = DEFAULT_MAX_SIZE,
-        ttl_seconds: float | None = DEFAULT_TTL_SECONDS,
+        max_size: int | None = BasePolicyCache.DEFAULT_MAX_SIZE,
+        ttl_seconds: float | None = BasePolicyCache.DEFAULT_TTL_SECONDS,
         enabled: bool = True,  # noqa: FBT001, FBT002 - the signature is SARK's
         use_optimized_ttl: bool = True,  # noqa: FBT001, FBT002
         *,
@@ -83,10 +72,6 @@ class RustPolicyCache(Closing, PolicyStore):
     def metrics(self) -> CacheMetrics:
         """What the cache counted: a snapshot."""
         return CacheMetrics(**self._snapshot())
-
-    def get_metrics(self) -> dict[str, int | float]:
-        """What the cache counted, as a dict. Costs some microseconds, whatever the size."""
-        return self.metrics.to_dict()
 
     def latency_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
@@ -117,47 +102,6 @@ class RustPolicyCache(Closing, PolicyStore):
         rising = tuple(bounds)
         below, seconds, count = self._evaluation_distribution(whole_nanoseconds(rising))
         return LatencyHistogram(rising, tuple(below), seconds, count)
-
-    @returns_awaitable
-    def clear_all(self) -> Coroutine[object, None, bool]:
-        """The same as `clear`."""
-        return self.clear()
-
-    @returns_awaitable
-    def get_cache_size(self) -> Coroutine[object, None, int]:
-        """The same as `size`."""
-        return self.size()
-
-    @returns_awaitable
-    def preload_cache(
-        self,
-        preload_data: Iterable[BatchEntry],
-        *,
-        tags: Collection[str] = (),
-        stamp: Stamp | None = None,
-        policy: str = "",
-    ) -> Coroutine[object, None, int]:
-        """Stores many decisions, as `set_batch` does; returns how many were stored."""
-        return self.set_batch(preload_data, tags=tags, stamp=stamp, policy=policy)
-
-    def set_revalidate_callback(self, callback: RevalidateCallback) -> None:
-        """Sets what evaluates a request anew when its entry nears its end.
-
-        A hit with `sensitivity` "critical" or "confidential" in the last 30 % of its time to live
-        (`STALE_THRESHOLD_RATIO`) is served and, once, refreshed in the background: what
-        `callback(user_id, action, resource, context)` returns, a decision or a `Loaded`, is stored
-        with the time to live and the tags of what it replaces, no longer than that sensitivity
-        lets it live. An invalidation meanwhile ends it as it ends any load. A decision under a
-        policy is refreshed only if the
-        callback takes the keyword `policy`: it is called with the name of the policy, and what it
-        returns is stored under that policy. A callback that raises is counted in `errors` and
-        logged, and the entry lives out its time; one that returns what cannot be stored ends it.
-        A callback that returns None brings nothing new, and the entry lives out its time. After
-        that, or after one that raised, the entry is not refreshed for a quarter of a second, and
-        for twice as long each further time, up to a minute.
-        No request waits for a refresh: what expires meanwhile is loaded by who asks for it.
-        """
-        self.revalidate_callback = callback
 
     @property
     def revalidate_callback(self) -> RevalidateCallback | None:

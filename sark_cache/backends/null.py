@@ -1,27 +1,26 @@
 """`NullPolicyCache`: the interface without a memory, where no backend is to be had."""
 
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Mapping
 from typing import Any, ClassVar
 
 from sark_cache._core import arguments
 from sark_cache._core.arguments import NOT_GIVEN
 from sark_cache._core.coroutines import Deferred, returns_awaitable
 from sark_cache.backends._shared.loading import evaluate
-from sark_cache.backends._shared.recorder import Record
-from sark_cache.backends.base import Closing
+from sark_cache.backends._shared.recorder import Record, RecordedMetrics
+from sark_cache.backends.base import BasePolicyCache
 from sark_cache.decision import Decision
-from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, CacheMetrics, LatencyHistogram
+from sark_cache.metrics import CacheMetrics
 from sark_cache.types import (
     BatchEntry,
     BatchRequest,
     Context,
     JSONObject,
     Loader,
-    RevalidateCallback,
 )
 
 
-class NullPolicyCache(Closing):
+class NullPolicyCache(RecordedMetrics, BasePolicyCache):
     """A cache that never hits: every request evaluates, nothing is stored, nothing can be revoked.
 
     What is wrong with an argument is told as elsewhere, so that nobody finds out when another
@@ -167,17 +166,6 @@ class NullPolicyCache(Closing):
         self._count("batch_operations")
         return 0
 
-    async def preload_cache(
-        self,
-        preload_data: Iterable[BatchEntry],
-        *,
-        tags: Collection[str] = (),
-        stamp: object = None,
-        policy: str = "",
-    ) -> int:
-        """0: none is stored."""
-        return await self.set_batch(preload_data, tags=tags, stamp=stamp, policy=policy)
-
     @returns_awaitable
     def invalidate(
         self,
@@ -208,16 +196,7 @@ class NullPolicyCache(Closing):
         """True: nothing is left."""
         return Deferred(_yes)
 
-    @returns_awaitable
-    def clear_all(self) -> Coroutine[object, None, bool]:
-        """The same as `clear`."""
-        return self.clear()
-
     async def size(self) -> int:
-        """0."""
-        return 0
-
-    async def get_cache_size(self) -> int:
         """0."""
         return 0
 
@@ -225,37 +204,10 @@ class NullPolicyCache(Closing):
         """0."""
         return 0
 
-    def set_revalidate_callback(self, callback: RevalidateCallback) -> None:
-        """Takes a callback that has nothing to refresh."""
-
-    def record_opa_latency(self, latency_ms: float) -> None:
-        """Adds the duration of one evaluation, in milliseconds."""
-        self._record.evaluations.record(arguments.read_latency(latency_ms) / 1e3)
-
     @property
     def metrics(self) -> CacheMetrics:
         """What the cache counted: a snapshot."""
         return self._record.metrics()
-
-    def get_metrics(self) -> dict[str, int | float]:
-        """What the cache counted, as a dict."""
-        return self.metrics.to_dict()
-
-    def reset_metrics(self) -> None:
-        """Sets every counter to zero."""
-        self._record.reset()
-
-    def latency_histogram(
-        self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
-    ) -> LatencyHistogram:
-        """An empty one: not to look takes no time."""
-        return self._record.requests.histogram(bounds)
-
-    def evaluation_histogram(
-        self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
-    ) -> LatencyHistogram:
-        """How long evaluations took, as `record_opa_latency` was told."""
-        return self._record.evaluations.histogram(bounds)
 
     async def health_check(self) -> bool:
         """Whether it is open: it never fails."""

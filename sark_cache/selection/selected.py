@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 from sark_cache._core import arguments
 from sark_cache._core.arguments import NOT_GIVEN
 from sark_cache._core.coroutines import returns_awaitable
-from sark_cache.backends.base import Closing
+from sark_cache.backends.base import BasePolicyCache
 from sark_cache.backends.redis import PolicyCache
 from sark_cache.decision import Decision
 from sark_cache.errors import InvalidationError
@@ -38,7 +38,7 @@ class Stamps(NamedTuple):
     of: Mapping[str, tuple[ProcessCache, Any]]
 
 
-class SelectedPolicyCache(Closing):
+class SelectedPolicyCache(BasePolicyCache):
     """The policy cache of a service whose backend is chosen user by user, while it runs.
 
     Requests go where `create_policy_cache(user_id)` says at that moment, batches in parts. That
@@ -57,7 +57,7 @@ class SelectedPolicyCache(Closing):
 
     def __init__(self, selection: Selection | None = None) -> None:
         self._selection: Final = selection or get_selection()
-        self._callback: RevalidateCallback | None = None
+        self.revalidate_callback: RevalidateCallback | None = None
         self._enabled: bool | None = None
         self._closed = False
 
@@ -219,17 +219,6 @@ class SelectedPolicyCache(Closing):
                 stored += await cache.set_batch(part, tags=names, stamp=its, policy=policy)
         return stored
 
-    async def preload_cache(
-        self,
-        preload_data: Iterable[BatchEntry],
-        *,
-        tags: Collection[str] = (),
-        stamp: Stamps | None = None,
-        policy: str = "",
-    ) -> int:
-        """Stores many decisions, as `set_batch` does; returns how many were stored."""
-        return await self.set_batch(preload_data, tags=tags, stamp=stamp, policy=policy)
-
     @returns_awaitable
     def invalidate(
         self,
@@ -257,26 +246,13 @@ class SelectedPolicyCache(Closing):
         """Revokes everything in every cache."""
         return self._any().clear()
 
-    @returns_awaitable
-    def clear_all(self) -> Coroutine[object, None, bool]:
-        """The same as `clear`."""
-        return self.clear()
-
     async def size(self) -> int:
         """The number of live entries in all caches."""
         return sum([await cache.size() for cache in caches()])
 
-    async def get_cache_size(self) -> int:
-        """The same as `size`."""
-        return await self.size()
-
     async def cleanup_expired(self) -> int:
         """Removes expired entries from all caches; how many."""
         return sum([await cache.cleanup_expired() for cache in caches()])
-
-    def set_revalidate_callback(self, callback: RevalidateCallback) -> None:
-        """Sets what evaluates anew when an entry nears its end, in all caches."""
-        self._callback = callback
 
     def record_opa_latency(self, latency_ms: float) -> None:
         """Adds the duration of one evaluation, in milliseconds."""
@@ -301,10 +277,6 @@ class SelectedPolicyCache(Closing):
             cache_latency_p95_us=_percentile_us(requests, 0.95),
             cache_latency_p99_us=_percentile_us(requests, 0.99),
         )
-
-    def get_metrics(self) -> dict[str, int | float]:
-        """What all caches counted together, as a dict."""
-        return self.metrics.to_dict()
 
     def reset_metrics(self) -> None:
         """Sets every counter of every cache to zero."""
@@ -347,8 +319,8 @@ class SelectedPolicyCache(Closing):
         if self._closed:
             return _CLOSED
         cache = self._selection.cache_for(user_id)
-        if self._callback is not None:
-            cache.set_revalidate_callback(self._callback)
+        if self.revalidate_callback is not None:
+            cache.set_revalidate_callback(self.revalidate_callback)
         if self._enabled is not None:
             cache.enabled = self._enabled
         return cache

@@ -93,6 +93,7 @@ def native(cache: RustPolicyCache) -> None:
     assert_type(RustPolicyCache.DEFAULT_MAX_SIZE, int)
     assert_type(RustPolicyCache.STALE_THRESHOLD_RATIO, float)
     assert_type(RustPolicyCache.OPTIMIZED_TTL, Mapping[str, float])
+    assert_type(RustPolicyCache.REFRESHED_SENSITIVITIES, frozenset[str])
     assert_type(cache.ttl_seconds, float)
     cache.ttl_seconds = 0.5
     assert_type(cache.use_optimized_ttl, bool)

@@ -4,12 +4,14 @@ A fork could find such a lock taken. Without a GIL a dict has a lock inside, whi
 each operation.
 """
 
+from collections.abc import Sequence
 from threading import get_ident
 from typing import Final
 
+from sark_cache._core import arguments
 from sark_cache._core.fault_log import FaultLog
 from sark_cache.backends._shared.latency import Latency
-from sark_cache.metrics import CacheMetrics
+from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, CacheMetrics, LatencyHistogram
 
 
 class Counters:
@@ -91,3 +93,33 @@ class Record:
         self._counters.reset()
         self.requests.reset()
         self.evaluations.reset()
+
+
+class RecordedMetrics:
+    """The methods of a policy cache that its recorder answers; for caches written in Python."""
+
+    _record: Record
+
+    def record_opa_latency(self, latency_ms: float) -> None:
+        """Records the duration of one evaluation, in milliseconds.
+
+        Raises:
+            TypeError, ValueError: Not a number, or negative, infinite or NaN.
+        """
+        self._record.evaluations.record(arguments.read_latency(latency_ms) / 1e3)
+
+    def reset_metrics(self) -> None:
+        """Sets every counter and histogram to zero."""
+        self._record.reset()
+
+    def latency_histogram(
+        self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
+    ) -> LatencyHistogram:
+        """Returns the durations of requests to the cache; every request is measured."""
+        return self._record.requests.histogram(bounds)
+
+    def evaluation_histogram(
+        self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
+    ) -> LatencyHistogram:
+        """Returns the durations of evaluations, as given to `record_opa_latency`."""
+        return self._record.evaluations.histogram(bounds)

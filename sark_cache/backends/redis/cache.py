@@ -23,11 +23,11 @@ from sark_cache._core.json import NotJSONError
 from sark_cache._core.keys import RequestKey, Scope
 from sark_cache.backends._shared.defaults import settings_in_force, url_in_environment
 from sark_cache.backends._shared.loading import evaluate
-from sark_cache.backends._shared.recorder import Record
+from sark_cache.backends._shared.recorder import Record, RecordedMetrics
 from sark_cache.backends._shared.revalidation import Revalidation
 from sark_cache.backends._shared.revocations import Revocations
 from sark_cache.backends._shared.ttl import time_to_live
-from sark_cache.backends.base import Closing
+from sark_cache.backends.base import BasePolicyCache
 from sark_cache.backends.redis import scripts
 from sark_cache.backends.redis.connection import Link, UnavailableError, told
 from sark_cache.backends.redis.connections import Links
@@ -37,7 +37,7 @@ from sark_cache.backends.redis.store import Found, Store, elapsing
 from sark_cache.backends.redis.writer import Deposits
 from sark_cache.decision import Decision
 from sark_cache.errors import InvalidationError
-from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, CacheMetrics, LatencyHistogram
+from sark_cache.metrics import CacheMetrics
 from sark_cache.types import (
     BatchEntry,
     BatchRequest,
@@ -52,7 +52,6 @@ CONNECT_SECONDS = 0.05
 COMMAND_SECONDS = 0.25
 CLOSE_SECONDS = 1.0
 """How long a cache that is closed waits for the revocations that are under way."""
-REFRESHED_SENSITIVITIES = frozenset({"critical", "confidential"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ class Stamp:
         return f"{max(0, age)}:{max(0, time_ms)}"
 
 
-class PolicyCache(Closing):
+class PolicyCache(RecordedMetrics, BasePolicyCache):
     """Authorization decisions in Redis or Valkey, on one server, through Sentinel or on a cluster.
 
     The interface of `RustPolicyCache`, shared by every process that uses the same server: a
@@ -114,17 +113,6 @@ class PolicyCache(Closing):
     """
 
     backend: ClassVar[str] = "redis"
-    KEY_PREFIX: ClassVar[str] = "policy:decision"
-    DEFAULT_TTL_SECONDS: ClassVar[int] = 300
-    DEFAULT_MAX_SIZE: ClassVar[int] = 10_000
-    STALE_THRESHOLD_RATIO: ClassVar[float] = 0.3
-    OPTIMIZED_TTL: ClassVar[Mapping[str, float]] = {
-        "critical": 60,
-        "confidential": 120,
-        "internal": 180,
-        "public": 300,
-        "default": 120,
-    }
 
     def __init__(
         self,
@@ -156,7 +144,7 @@ class PolicyCache(Closing):
         self.revalidate_callback: RevalidateCallback | None = None
         self._closed = False
         self._ended = False
-        self._record: Final = Record(self.backend)
+        self._record = Record(self.backend)
         self._store: Final = Store(arguments.read_namespace(namespace))
         self._links: Final = Links(
             DEFAULT_URL if redis_client is None else redis_client,
@@ -482,24 +470,14 @@ class PolicyCache(Closing):
         timed = [(*row[:5], self._ttl(arguments.read_ttl(row[5]), None)) for row in rows]
         return await self._put("set_batch", policy, timed, names, stamp)
 
-    async def preload_cache(
-        self,
-        preload_data: Iterable[BatchEntry],
-        *,
-        tags: Collection[str] = (),
-        stamp: Stamp | None = None,
-        policy: str = "",
-    ) -> int:
-        """Stores many decisions, as `set_batch` does; returns how many were stored."""
-        return await self.set_batch(preload_data, tags=tags, stamp=stamp, policy=policy)
-
     def stamp(self) -> Stamp:
-        """The stamp of now: take it before evaluating a decision that `set` is to store.
+        """Returns the stamp of now: take it before evaluating a decision that `set` is to store.
 
-        No round trip: it says how much of the log this process knew. So a revocation by another
-        process just before it may keep a decision from being stored that could have been. One that
-        was taken before this cache was first used, by a `get` or `health_check` say, goes by its
-        age: a revocation in the five seconds before it counts, too.
+        No round trip: the stamp holds the position in the log that this process knew. So a
+        revocation by another process shortly before it can keep a decision from being stored that
+        could have been. A stamp taken before this cache was first used, by a `get` or a
+        `health_check` for example, goes by its age: a revocation in the five seconds before it
+        counts, too.
         """
         return Stamp(self._store.log, self._store.news.latest)
 
@@ -618,11 +596,6 @@ class PolicyCache(Closing):
 
         return self._revocations.begin("clear", carry_out)
 
-    @returns_awaitable
-    def clear_all(self) -> Coroutine[object, None, bool]:
-        """The same as `clear`."""
-        return self.clear()
-
     # Upkeep
 
     async def size(self) -> int:
@@ -635,10 +608,6 @@ class PolicyCache(Closing):
             self._record.fault("size", told(error))
             return 0
         return self._size
-
-    async def get_cache_size(self) -> int:
-        """The same as `size`."""
-        return await self.size()
 
     async def cleanup_expired(self) -> int:
         """0: the server removes expired entries by itself."""
@@ -674,61 +643,17 @@ class PolicyCache(Closing):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(ttl_seconds={self.ttl_seconds}, enabled={self.enabled})"
 
-    def set_revalidate_callback(self, callback: RevalidateCallback) -> None:
-        """Sets what evaluates a request anew when its entry nears its end.
-
-        A hit with `sensitivity` "critical" or "confidential" in the last 30 % of its time to live
-        (`STALE_THRESHOLD_RATIO`) is served and, once in this process, refreshed in the background:
-        what `callback(user_id, action, resource, context)` returns, a decision or a `Loaded`, is
-        stored with the time to live and the tags of what it replaces, no longer than that
-        sensitivity lets it live. An invalidation meanwhile ends it as it ends any load. A decision
-        under a policy is refreshed only if the callback takes the keyword `policy`: it is called
-        with the name of the policy, and what it returns is stored under that policy.
-        A callback that returns None brings nothing new, and the entry lives out its time. After
-        that, or after one that raised, the entry is not refreshed for a quarter of a second, and
-        for twice as long each further time, up to a minute.
-        """
-        self.revalidate_callback = callback
-
     # Metrics
-
-    def record_opa_latency(self, latency_ms: float) -> None:
-        """Adds the duration of one evaluation, in milliseconds.
-
-        Raises:
-            TypeError, ValueError: No number, or a negative, infinite or NaN one.
-        """
-        self._record.evaluations.record(arguments.read_latency(latency_ms) / 1e3)
 
     @property
     def metrics(self) -> CacheMetrics:
         """What the cache counted: a snapshot. `size` is what `size()` last found."""
         return self._record.metrics(size=self._size, max_size=self.max_size)
 
-    def get_metrics(self) -> dict[str, int | float]:
-        """What the cache counted, as a dict. No round trip."""
-        return self.metrics.to_dict()
-
-    def reset_metrics(self) -> None:
-        """Sets every counter and histogram to zero."""
-        self._record.reset()
-
     @property
     def circuit_open(self) -> bool:
         """Whether a server is not asked because it failed; of a cluster: any of its primaries."""
         return self._links.has_open_circuit
-
-    def latency_histogram(
-        self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
-    ) -> LatencyHistogram:
-        """How long requests to the cache took; every one is measured."""
-        return self._record.requests.histogram(bounds)
-
-    def evaluation_histogram(
-        self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
-    ) -> LatencyHistogram:
-        """How long evaluations took, as `record_opa_latency` was told."""
-        return self._record.evaluations.histogram(bounds)
 
     # How it is done
 
@@ -800,7 +725,7 @@ class PolicyCache(Closing):
         entry = found.entry
         if (
             self.stale_while_revalidate
-            and sensitivity in REFRESHED_SENSITIVITIES
+            and sensitivity in self.REFRESHED_SENSITIVITIES
             and entry is not None
             and found.left_seconds < entry.ttl_seconds * self.STALE_THRESHOLD_RATIO
         ):
