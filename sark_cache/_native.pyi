@@ -154,7 +154,7 @@ class AsyncCache:
 
 @final
 class Load:
-    """One request that missed, until it is answered; driven by `sark_cache.backends._shared.loading`."""
+    """One request that missed, until it is answered; driven by `loading.py`."""
 
     @property
     def loader(self) -> Callable[[], Awaitable[Any]]:

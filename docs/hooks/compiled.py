@@ -1,7 +1,8 @@
-"""Shows the reference the compiled classes as their stub has them.
+"""Documents the compiled classes from their stub.
 
-`sark_cache._core.compiled` has stand-ins for where the compiled module is missing, and who reads the
-source alone takes these for the classes. Loaded by mkdocstrings as an extension of Griffe.
+`sark_cache._core.compiled` defines stand-ins for installations without the compiled module. A tool
+that reads only the source would document those. mkdocstrings loads this file as an extension of
+Griffe.
 """
 
 from typing import Any

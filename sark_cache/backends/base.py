@@ -16,7 +16,7 @@ from sark_cache.types import BatchEntry, RevalidateCallback
 
 
 class BasePolicyCache:
-    """The shared part of a policy cache; a subclass implements the rest of `PolicyCacheProtocol`."""
+    """Base of the policy caches; a subclass implements the rest of `PolicyCacheProtocol`."""
 
     KEY_PREFIX: ClassVar[str] = "policy:decision"
     """The beginning of the text that patterns match."""

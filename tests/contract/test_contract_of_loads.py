@@ -8,6 +8,7 @@ import pytest
 from loaders import ALLOW, DENY, Evaluation, bringing, never
 from loaders import REQUEST as ALICE
 from sark_cache import Loaded
+from sark_cache.backends.base import BasePolicyCache
 
 
 async def asking(cache, loader, count, **options):
@@ -224,7 +225,7 @@ class Late:
     async def hit(self, sensitivity="critical", ttl=2.0):
         """Hits once the entry has less than 30 % of its life left."""
         await self.cache.set(*ALICE, ALLOW, {"ip": "::1"}, ttl, tags=["role:admin"])
-        await asyncio.sleep(0.8 * ttl)
+        await asyncio.sleep((1 - self.cache.STALE_THRESHOLD_RATIO) * ttl + 0.05)
         assert await self.cache.get(*ALICE, {"ip": "::1"}, sensitivity) == ALLOW
 
     async def ended(self):
@@ -237,7 +238,7 @@ class Late:
 
 async def test_a_hit_near_its_end_is_refreshed_once_in_the_background(cache):
     late = Late(cache, DENY)
-    await late.hit()
+    await late.hit(ttl=2)
     assert await cache.get(*ALICE, {"ip": "::1"}, "confidential") == ALLOW
     await late.ended()
     assert late.asked == [(*ALICE, {"ip": "::1"})]
@@ -283,10 +284,17 @@ async def test_a_refresh_that_fails_is_counted_and_the_entry_lives_on(cache, cap
     assert "secret" not in caplog.text
 
 
+@pytest.fixture
+def refreshed_early(monkeypatch):
+    """Makes entries stale soon, so that they stay stale for as long as a test can take."""
+    monkeypatch.setattr(BasePolicyCache, "STALE_THRESHOLD_RATIO", 0.999)
+
+
+@pytest.mark.usefixtures("refreshed_early")
 async def test_a_refresh_that_fails_is_not_tried_again_at_once(cache):
     late = Late(cache, ConnectionError())
     late.done.set()
-    await late.hit()
+    await late.hit(ttl=60)
     began = time.monotonic()
     for _ in range(30):
         assert await cache.get(*ALICE, {"ip": "::1"}, "critical") == ALLOW
@@ -298,15 +306,16 @@ async def test_a_refresh_that_fails_is_not_tried_again_at_once(cache):
     async with asyncio.timeout(5):
         while len(late.asked) == asked:  # but later
             if await cache.get(*ALICE, {"ip": "::1"}, "critical") is None:
-                await cache.set(*ALICE, ALLOW, {"ip": "::1"}, 0.1)
+                await cache.set(*ALICE, ALLOW, {"ip": "::1"}, 60)
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.usefixtures("refreshed_early")
 async def test_a_callback_that_has_nothing_new_is_no_error_and_not_asked_again_at_once(
     cache, caplog
 ):
     late = Late(cache, None)
-    await late.hit()
+    await late.hit(ttl=60)
     began = time.monotonic()
     await late.ended()
     for _ in range(10):

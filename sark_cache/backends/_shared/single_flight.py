@@ -4,8 +4,8 @@ The compiled module's where it is there: across threads and event loops, with a 
 over when its task is cancelled. Else a plain asyncio one, for the tasks of each event loop. Nothing
 is stored here: what an evaluation brings goes to those who wait for it, and is forgotten.
 
-Both end every wait, by the rules that `sark_cache.backends._shared.loading` explains. The plain one looks every half
-second whether the outcome is there and whether a circle has closed, and after five seconds a waiter
+Both end every wait, by the rules that `loading.py` explains. The plain one looks every half second
+whether the outcome is there and whether a circle has closed, and after five seconds a waiter
 evaluates for itself. So nobody waits for ever for a leader that was abandoned, for one that waits
 for its waiter, or for a wake-up that an interrupt lost.
 """

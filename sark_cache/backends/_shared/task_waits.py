@@ -3,8 +3,8 @@
 A loader may wait for a request in another task: `await task`, `gather`, a task group, `wait`,
 `wait_for`. A request that would close a circle of such waits is an error, and this is how the
 circle is seen. What asyncio does not show (a thread, `shield`) is no edge: there the wait for
-another's load is bounded instead, see `sark_cache.backends._shared.loading`. Nothing here is needed for that, so
-an event loop with tasks of another kind is no problem.
+another's load is bounded instead, see `loading.py`. Nothing here is needed for that, so an event
+loop with tasks of another kind is no problem.
 """
 
 import asyncio

@@ -89,7 +89,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
     Made from a URL, a cache may be used from any event loop; it connects when it is first used.
 
     Args:
-        redis_client: A URL (see `sark_cache._core.redis_urls`), or a client of `redis.asyncio` or
+        redis_client: A URL (see `from_url`), or a client of `redis.asyncio` or
             `valkey.asyncio`, which is yours to close. None: the server, namespace, time to live and
             time-outs of the settings in force, unless given; `redis://localhost:6379/0` if they
             name no server.
@@ -175,7 +175,11 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         namespace: str = "",
         replicas: int | None = None,
     ) -> Self:
-        """A cache on the server that a URL names: see `sark_cache._core.redis_urls` for what it may say.
+        """Returns a cache on the server that a URL names.
+
+        The URL may be of one server (`redis://`, `rediss://`, `unix://`), of Sentinels
+        (`redis+sentinel://`) or of a cluster (`redis+cluster://`), and takes the options that
+        `redis.asyncio.from_url` takes. The page on servers shows each form.
 
         Raises:
             TypeError, ValueError: An argument that cannot be used; the message names it.

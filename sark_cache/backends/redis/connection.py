@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 
 from sark_cache._core.json import type_name
 from sark_cache._core.tasks import cancellation_kept, end
-from sark_cache.backends.redis.permissions import Examine, Findings, named, refusal
+from sark_cache.backends.redis.permissions import Findings, named, refusal
 
 logger: Final = getLogger("sark_cache")
 
@@ -70,7 +70,7 @@ class Link:
         barred: str | None = None,
         *,
         log: str,
-        examine: Examine,
+        examine: Callable[["Link"], Awaitable[Findings]],
         found: Callable[[Findings], None],
         replicas: int | None = None,
     ) -> None:

@@ -7,12 +7,9 @@ it, and a warning says what is not guaranteed then.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
-
-if TYPE_CHECKING:
-    from sark_cache.backends.redis.connection import Link
+from typing import Final, cast
 
 IN_SCRIPTS: Final = ("GET", "PTTL", "SET", "UNLINK", "LINDEX", "LRANGE", "LPUSH", "LTRIM", "TIME")
 """The commands that the scripts of `sark_cache.backends.redis.scripts` run."""
@@ -58,8 +55,6 @@ _FORBIDDEN: Final = re.compile(
 _UNKNOWN: Final = re.compile(r"unknown|unsupported|not supported|not allowed", re.IGNORECASE)
 _KEYS: Final = re.compile(r"access (?:a key|one of the keys|at least one of the keys)")
 _QUOTED: Final = re.compile(r"run the '([a-z|]{1,32})' command")
-
-Examine: TypeAlias = "Callable[[Link], Awaitable[Findings]]"
 
 
 @dataclass(frozen=True, slots=True)
