@@ -14,7 +14,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import TypeAlias
 
-from sark_cache._core import compiled
+import sark_cache
 from sark_cache._core.compiled import is_rust_cache_available
 from sark_cache.backends.native import RustPolicyCache
 from sark_cache.cli._exit import ExitCode
@@ -67,7 +67,7 @@ def _of_compiled() -> str:
 
 def _why_missing() -> str:
     """What import said, and whether there is one that was made for another Python."""
-    package = Path(compiled.__file__).parent
+    package = Path(sark_cache.__file__).parent
     files = sorted(path.name for pattern in ("*.so", "*.pyd") for path in package.glob(pattern))
     there = f"{package} has {', '.join(files) or 'none'}; this Python takes {EXTENSION_SUFFIXES[0]}"
     try:
