@@ -131,7 +131,7 @@ class LinkedPolicyCache(Linked, PolicyCache):  # pyright: ignore[reportIncompati
     """The Redis cache of this process."""
 
     async def _drop_idle(self) -> None:
-        await self._links.drop_idle()
+        await self._connections.drop_idle()
 
 
 class LinkedNullPolicyCache(Linked, NullPolicyCache):  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -19,7 +19,7 @@ from sark_cache._core.poller import Watch, lock_across_forks
 from sark_cache._core.redis_urls import connect_blocking
 from sark_cache._core.workers import several_workers
 from sark_cache.backends._shared import defaults
-from sark_cache.backends.redis.connection import told
+from sark_cache.backends.redis.connection import describe
 from sark_cache.rollout.manager import EVERYBODY, FeatureFlagManager, get_feature_flag_manager
 from sark_cache.selection.linked import (
     LinkedNullPolicyCache,
@@ -106,7 +106,7 @@ class Selection:
         except Exception as error:
             if not fallback_on_error:
                 raise
-            self._faults.report(f"making the {backend} cache", told(error))
+            self._faults.report(f"making the {backend} cache", describe(error))
         if backend == "native" and self._is_redis_there():
             return self._redis()
         return self._null()
@@ -181,7 +181,7 @@ class Selection:
             self._server.answer()
         except Exception as error:  # noqa: BLE001 - whatever it is, Redis cannot be reached
             self._reached = False
-            self._faults.report("looking for the server", told(error))
+            self._faults.report("looking for the server", describe(error))
         else:
             self._reached = True
 

@@ -48,10 +48,10 @@ async def test_a_redis_cache_without_a_server_goes_by_the_environment(in_environ
     cache = PolicyCache()
     assert address(cache) == ("127.0.0.1", 1)
     assert cache.ttl_seconds == 70
-    assert cache._links.current().command_timeout == 3
+    assert cache._connections.current().command_timeout == 3
     assert cache._store.prefix.startswith("shop:")
     assert PolicyCache(ttl_seconds=600).ttl_seconds == 600
-    assert PolicyCache(command_timeout=1)._links.current().command_timeout == 1
+    assert PolicyCache(command_timeout=1)._connections.current().command_timeout == 1
 
 
 async def test_a_redis_cache_with_a_server_does_not(in_environment):

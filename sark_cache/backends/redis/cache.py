@@ -29,12 +29,12 @@ from sark_cache.backends._shared.revocations import Revocations
 from sark_cache.backends._shared.ttl import time_to_live
 from sark_cache.backends.base import BasePolicyCache
 from sark_cache.backends.redis import scripts
-from sark_cache.backends.redis.connection import Link, UnavailableError, told
-from sark_cache.backends.redis.connections import Links
-from sark_cache.backends.redis.loads import Lifetime, Loads
+from sark_cache.backends.redis.connection import GuardedConnection, UnavailableError, describe
+from sark_cache.backends.redis.connections import ConnectionPerLoop
+from sark_cache.backends.redis.loads import Lifetime, LoadRunner
 from sark_cache.backends.redis.request import Request, can_be_fields, can_be_tag
-from sark_cache.backends.redis.store import Found, Store, elapsing
-from sark_cache.backends.redis.writer import Deposits
+from sark_cache.backends.redis.store import DecisionStore, LookupResult, boot_time
+from sark_cache.backends.redis.writer import DecisionWriter
 from sark_cache.decision import Decision
 from sark_cache.errors import InvalidationError
 from sark_cache.metrics import CacheMetrics
@@ -61,7 +61,7 @@ class Stamp:
     log: str
     position: str | None
     """The log's newest record; None: nothing was heard of it yet."""
-    taken_at: float = field(default_factory=elapsing)
+    taken_at: float = field(default_factory=boot_time)
     """When it was taken, in seconds of no known beginning."""
     taken_at_time: float = field(default_factory=time.time)
     """The same by the clock of this process."""
@@ -70,7 +70,7 @@ class Stamp:
         """Returns what a write may not overtake: the position, or how old the stamp is."""
         if self.position is not None:
             return self.position
-        age = ceil(1e3 * (elapsing() - self.taken_at)) + scripts.AGE_MARGIN_MS
+        age = ceil(1e3 * (boot_time() - self.taken_at)) + scripts.AGE_MARGIN_MS
         time_ms = floor(1e3 * self.taken_at_time) - scripts.AGE_MARGIN_MS
         return f"{max(0, age)}:{max(0, time_ms)}"
 
@@ -132,8 +132,8 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             url = settings.redis_url
             redis_client = None if url is None else url.get_secret_value()
             ttl_seconds = settings.cache_ttl if ttl_seconds is None else ttl_seconds
-            connect_timeout = _first(connect_timeout, settings.redis_connect_timeout)
-            command_timeout = _first(command_timeout, settings.redis_command_timeout)
+            connect_timeout = _first_given(connect_timeout, settings.redis_connect_timeout)
+            command_timeout = _first_given(command_timeout, settings.redis_command_timeout)
             namespace = namespace or settings.namespace
         elif redis_client is None:
             redis_client = url_in_environment()
@@ -145,20 +145,26 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         self._closed = False
         self._ended = False
         self._record = Record(self.backend)
-        self._store: Final = Store(arguments.read_namespace(namespace))
-        self._links: Final = Links(
+        self._store: Final = DecisionStore(arguments.read_namespace(namespace))
+        self._connections: Final = ConnectionPerLoop(
             DEFAULT_URL if redis_client is None else redis_client,
-            arguments.read_timeout("connect_timeout", _first(connect_timeout, CONNECT_SECONDS)),
-            arguments.read_timeout("command_timeout", _first(command_timeout, COMMAND_SECONDS)),
+            arguments.read_timeout(
+                "connect_timeout", _first_given(connect_timeout, CONNECT_SECONDS)
+            ),
+            arguments.read_timeout(
+                "command_timeout", _first_given(command_timeout, COMMAND_SECONDS)
+            ),
             self._record.report,
             log=self._store.log,
             replicas=arguments.read_replicas(replicas),
         )
-        self._deposits: Final = Deposits(
-            self._store, self._links, self._record, lambda: self._serves
+        self._writer: Final = DecisionWriter(
+            self._store, self._connections, self._record, lambda: self._serves
         )
-        self._loads: Final = Loads(self, self._deposits, self._record)
-        self._revocations: Final = Revocations(self._unawaited, self._links.elsewhere)
+        self._load_runner: Final = LoadRunner(self, self._writer, self._record)
+        self._revocations: Final = Revocations(
+            self._on_unawaited_failure, self._connections.loop_for_threads
+        )
         self._size = 0
 
     @classmethod
@@ -241,7 +247,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             RuntimeError: No event loop runs.
             UnavailableError: The cache is closed, or was given a client of another event loop.
         """
-        return self._links.current().client
+        return self._connections.current().client
 
     @property
     def closed(self) -> bool:
@@ -272,7 +278,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         request, found = await self._look_up("get", policy, user_id, action, resource, context)
         if request is None or found.entry is None:
             return None
-        self._hit(request, found, sensitivity)
+        self._count_hit(request, found, sensitivity)
         return found.entry.decision
 
     async def get_decision(
@@ -297,7 +303,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             return None if decision is None else Decision(decision)
         except ValueError as error:
             # Another writer's, that JSON in Python takes and this package does not.
-            self._record.fault("get_decision", told(error))
+            self._record.fault("get_decision", describe(error))
             return None
 
     async def set(
@@ -348,7 +354,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         if not self._serves:
             return False
         row = (user_id, action, resource, decision, context, ttl)
-        return await self._put("set", policy, [row], names, stamp) == 1
+        return await self._write_many("set", policy, [row], names, stamp) == 1
 
     async def get_or_load(
         self,
@@ -393,7 +399,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         arguments.check_request(user_id, action, resource, context, sensitivity)
         arguments.check_loader(loader)
         names = arguments.read_tags(tags)
-        lives = self._lifetime(arguments.read_ttl(ttl_seconds), sensitivity)
+        lifetime = self._lifetime(arguments.read_ttl(ttl_seconds), sensitivity)
         arguments.read_policy(policy)
         if not self._serves:
             return await evaluate(loader, cache=self)
@@ -401,11 +407,11 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             "get_or_load", policy, user_id, action, resource, context
         )
         if request is not None and found.entry is not None:
-            self._hit(request, found, sensitivity)
+            self._count_hit(request, found, sensitivity)
             return found.entry.decision
         if request is None or found.position is None:
-            return await self._loads.alone(loader)
-        return await self._loads.shared(request, found, loader, lives, names)
+            return await self._load_runner.load_alone(loader)
+        return await self._load_runner.load_shared(request, found, loader, lifetime, names)
 
     async def get_batch(
         self, requests: Iterable[BatchRequest], *, policy: str = ""
@@ -426,12 +432,14 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         decisions: list[JSONObject | None] = [None] * len(rows)
         asked: dict[int, RequestKey] = {}
         for at, row in enumerate(rows):
-            request = self._deposits.request("get_batch", policy, *row)
+            request = self._writer.request("get_batch", policy, *row)
             if request is not None:
                 asked[at] = request.key
         if asked:
             refused = {key for key in asked.values() if self._is_superseded(key)}
-            found = await self._store.look_up_many(self._links.current(), list(asked.values()))
+            found = await self._store.look_up_many(
+                self._connections.current(), list(asked.values())
+            )
             for (at, key), one in zip(asked.items(), found, strict=True):
                 if one.fault is not None:
                     self._record.fault("get_batch", one.fault)
@@ -472,7 +480,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             return 0
         self._record.count("batch_operations")
         timed = [(*row[:5], self._ttl(arguments.read_ttl(row[5]), None)) for row in rows]
-        return await self._put("set_batch", policy, timed, names, stamp)
+        return await self._write_many("set_batch", policy, timed, names, stamp)
 
     def stamp(self) -> Stamp:
         """Returns the stamp of now: take it before evaluating a decision that `set` is to store.
@@ -516,16 +524,16 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
                 self._store.prefix, policy or "", user_id, action, resource, context
             )
         except NotJSONError as error:
-            return self._not_deleted(error)
+            return self._delete_nothing(error)
 
-        async def revoke(link: Link) -> int:
+        async def revoke(connection: GuardedConnection) -> int:
             if policy is None:
                 scope = request.scope._replace(policy=None)
-                return await self._store.invalidate(link, scope, ())
-            return await self._store.remove(link, request.key)
+                return await self._store.invalidate(connection, scope, ())
+            return await self._store.remove(connection, request.key)
 
         async def carry_out() -> bool:
-            return await self._confirmed("delete", revoke) > 0
+            return await self._confirm("delete", revoke) > 0
 
         return self._revocations.begin("delete", carry_out)
 
@@ -564,8 +572,10 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             self._record.revokes_everything()
         names = tuple(tag for tag in named if can_be_tag(tag))
         if not can_be_fields(scope) or (named and not names):
-            return Deferred(_none)  # nothing was ever stored under it
-        return self._revoked("invalidate", lambda link: self._store.invalidate(link, scope, names))
+            return Deferred(_return_zero)  # nothing was ever stored under it
+        return self._begin_revocation(
+            "invalidate", lambda connection: self._store.invalidate(connection, scope, names)
+        )
 
     @returns_awaitable
     def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
@@ -582,8 +592,9 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             InvalidationError: As `invalidate`.
         """
         arguments.check_pattern(pattern)
-        return self._revoked(
-            "invalidate_pattern", lambda link: self._store.invalidate_pattern(link, pattern)
+        return self._begin_revocation(
+            "invalidate_pattern",
+            lambda connection: self._store.invalidate_pattern(connection, pattern),
         )
 
     @returns_awaitable
@@ -595,7 +606,9 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         """
 
         async def carry_out() -> bool:
-            await self._confirmed("clear", lambda link: self._store.invalidate(link, Scope(), ()))
+            await self._confirm(
+                "clear", lambda connection: self._store.invalidate(connection, Scope(), ())
+            )
             return True
 
         return self._revocations.begin("clear", carry_out)
@@ -607,9 +620,9 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         if self._closed:
             return 0
         try:
-            self._size = await self._store.size(self._links.current())
+            self._size = await self._store.size(self._connections.current())
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not the caller's fault
-            self._record.fault("size", told(error))
+            self._record.fault("size", describe(error))
             return 0
         return self._size
 
@@ -621,12 +634,12 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         """Whether the server answers now."""
         if self._closed:
             return False
-        link = self._links.current()
-        if not await link.answers():
+        connection = self._connections.current()
+        if not await connection.answers():
             return False
         if self._store.news.latest is None:  # so that stamps are good from here on
             try:
-                await self._store.position(link, link.deadline())
+                await self._store.position(connection, connection.deadline())
             except UnavailableError as error:
                 self._record.fault("health_check", str(error))
                 return False
@@ -636,9 +649,9 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         """Stops serving, ends what runs in the background, closes the connections made here."""
         self._closed = True
         async with AsyncExitStack() as closing:  # all of it, even if one step is cancelled
-            closing.push_async_callback(self._links.close)
-            closing.push_async_callback(self._deposits.superseded.close)
-            closing.push_async_callback(self._loads.close)
+            closing.push_async_callback(self._connections.close)
+            closing.push_async_callback(self._writer.superseded.close)
+            closing.push_async_callback(self._load_runner.close)
             try:
                 await self._revocations.settled(CLOSE_SECONDS)
             finally:
@@ -657,7 +670,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
     @property
     def circuit_open(self) -> bool:
         """Whether a server is not asked because it failed; of a cluster: any of its primaries."""
-        return self._links.has_open_circuit
+        return self._connections.has_open_circuit
 
     # How it is done
 
@@ -688,23 +701,23 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         action: str,
         resource: str,
         context: Context | None,
-    ) -> tuple[Request | None, Found]:
+    ) -> tuple[Request | None, LookupResult]:
         """What is there for a request; counted if it is a miss."""
         started = perf_counter()
         request: Request | None = None
         found = _NOTHING
-        link = self._links.current()
-        if link.is_cut:
+        connection = self._connections.current()
+        if connection.is_unavailable:
             self._record.fault(operation, "the circuit is open")
         elif (
-            request := self._deposits.request(operation, policy, user_id, action, resource, context)
+            request := self._writer.request(operation, policy, user_id, action, resource, context)
         ) is not None:
             # Asked before, too: it may be removed, and forgotten, while the older reply comes.
             superseded = self._is_superseded(request.key)
             try:
-                found = await self._store.look_up(link, link.deadline(), request)
+                found = await self._store.look_up(connection, connection.deadline(), request)
             except Exception as error:  # noqa: BLE001 - whatever it is, it fails no request
-                self._record.fault(operation, told(error))
+                self._record.fault(operation, describe(error))
             if found.fault is not None:
                 self._record.fault(operation, found.fault)
             if superseded or self._is_superseded(request.key):
@@ -717,13 +730,13 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
     def _is_superseded(self, key: RequestKey) -> bool:
         """Returns whether a newer decision may not have reached the server."""
-        superseded = self._deposits.superseded
+        superseded = self._writer.superseded
         if not superseded:
             return False
-        superseded.settle()
+        superseded.start_removal()
         return superseded.refuses(key)
 
-    def _hit(self, request: Request, found: Found, sensitivity: str | None) -> None:
+    def _count_hit(self, request: Request, found: LookupResult, sensitivity: str | None) -> None:
         """Counts a hit, and begins to refresh what nears its end."""
         callback = None
         entry = found.entry
@@ -740,14 +753,14 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         self._record.count("stale_hits")
 
         async def position() -> str | None:
-            link = self._links.current()
-            return found.position or await self._store.position(link, link.deadline())
+            connection = self._connections.current()
+            return found.position or await self._store.position(connection, connection.deadline())
 
         # It lives as long as what it replaces.
-        lives = self._lifetime(entry.ttl_seconds, sensitivity)
-        self._loads.refresh(request, found, callback, position, lives)
+        lifetime = self._lifetime(entry.ttl_seconds, sensitivity)
+        self._load_runner.refresh(request, found, callback, position, lifetime)
 
-    async def _put(
+    async def _write_many(
         self,
         operation: str,
         policy: str,
@@ -757,32 +770,32 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
     ) -> int:
         """Stores what callers bring; how many of them were stored."""
         if stamp is None:
-            return await self._deposits.brought(operation, policy, rows, tags, None)
-        stored = await self._deposits.brought(operation, policy, rows, tags, stamp.fence)
+            return await self._writer.write_many(operation, policy, rows, tags, None)
+        stored = await self._writer.write_many(operation, policy, rows, tags, stamp.fence)
         if stored < len(rows):
             await self._learn_position()
         return stored
 
     async def _learn_position(self) -> None:
         """Asks where the log is, so that the next stamp is good."""
-        link = self._links.current()
+        connection = self._connections.current()
         with suppress(UnavailableError):  # then no stamp is
-            await self._store.position(link, link.deadline())
+            await self._store.position(connection, connection.deadline())
 
-    def _revoked(
-        self, operation: str, revoke: Callable[[Link], Awaitable[int]]
+    def _begin_revocation(
+        self, operation: str, revoke: Callable[[GuardedConnection], Awaitable[int]]
     ) -> Coroutine[object, None, int]:
         """Begins a revocation, which returns how many entries died."""
-        return self._revocations.begin(operation, lambda: self._confirmed(operation, revoke))
+        return self._revocations.begin(operation, lambda: self._confirm(operation, revoke))
 
-    def _not_deleted(self, error: NotJSONError) -> Coroutine[object, None, bool]:
+    def _delete_nothing(self, error: NotJSONError) -> Coroutine[object, None, bool]:
         """Deletes nothing: nothing was ever stored under a context that cannot be read.
 
         Fails if that was no fault of the context.
         """
         self._record.fault("delete", str(error))
         if error.__cause__ is None:
-            return Deferred(_no)
+            return Deferred(_return_false)
         unconfirmed, cause = _unconfirmed("delete", str(error)), error.__cause__
 
         async def fail() -> bool:
@@ -790,25 +803,27 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
         return self._revocations.begin("delete", fail)
 
-    async def _confirmed(self, operation: str, revoke: Callable[[Link], Awaitable[int]]) -> int:
+    async def _confirm(
+        self, operation: str, revoke: Callable[[GuardedConnection], Awaitable[int]]
+    ) -> int:
         try:
             if self._ended:
                 message = "this cache is closed"
                 raise UnavailableError(message)  # noqa: TRY301 - as what a closed link raises
-            died = await revoke(self._links.current())
+            removed = await revoke(self._connections.current())
         except Exception as error:
             reason = _reason(error)
             self._record.fault(operation, reason)
             raise _unconfirmed(operation, reason) from error
-        self._record.count("invalidations", died)
-        return died
+        self._record.count("invalidations", removed)
+        return removed
 
-    def _unawaited(self, operation: str, error: BaseException) -> None:
+    def _on_unawaited_failure(self, operation: str, error: BaseException) -> None:
         """Notes a revocation that failed, and that nobody awaits."""
         self._record.unconfirmed(operation, _reason(error.__cause__ or error))
 
 
-_NOTHING = Found()
+_NOTHING = LookupResult()
 
 
 def _unconfirmed(operation: str, reason: str) -> InvalidationError:
@@ -820,16 +835,16 @@ def _unconfirmed(operation: str, reason: str) -> InvalidationError:
 
 def _reason(error: BaseException) -> str:
     """Why something failed, as it may be logged."""
-    return str(error) if type(error).__module__.startswith("sark_cache") else told(error)
+    return str(error) if type(error).__module__.startswith("sark_cache") else describe(error)
 
 
-def _first(given: float | None, default: float) -> float:
+def _first_given(given: float | None, default: float) -> float:
     return default if given is None else given
 
 
-async def _no() -> bool:
+async def _return_false() -> bool:
     return False
 
 
-async def _none() -> int:
+async def _return_zero() -> int:
     return 0

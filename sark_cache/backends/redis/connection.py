@@ -58,7 +58,7 @@ class UnavailableError(Exception):
     """A command was not answered; says by what kind of error, and never what it was about."""
 
 
-class Link:
+class GuardedConnection:
     """A client of one event loop, and what is known of the servers behind it."""
 
     def __init__(
@@ -67,11 +67,11 @@ class Link:
         close: Callable[[], Awaitable[None]],
         command_timeout: float,
         report: Callable[[str, str], None],
-        barred: str | None = None,
+        unusable_reason: str | None = None,
         *,
         log: str,
-        examine: Callable[["Link"], Awaitable[Findings]],
-        found: Callable[[Findings], None],
+        examine: Callable[["GuardedConnection"], Awaitable[Findings]],
+        on_findings: Callable[[Findings], None],
         replicas: int | None = None,
     ) -> None:
         self.log: Final = log
@@ -79,24 +79,24 @@ class Link:
         self.replicas: Final = replicas
         """How many replicas have to confirm a revocation at least; None: nobody said."""
         self._examine = examine
-        self._found = found
+        self._on_findings = on_findings
         self._is_examined = False
         self._examination: asyncio.Task[None] | None = None
         self._refusal: str | None = None
         """Why nothing may be served though the servers answer."""
         self._client = client
         self._close = close
-        self._barred = barred
+        self._unusable_reason = unusable_reason
         self.is_cluster: Final[bool] = hasattr(client, "get_primaries")
         self.command_timeout = command_timeout
         self._report = report
         self.replicas_seen: tuple[int, float] = (0, 0.0)
         """How many replicas the server had when it was last well, and when that was."""
-        self.questions: dict[str, asyncio.Task[Any]] = {}
+        self.pending_queries: dict[str, asyncio.Task[Any]] = {}
         """What is being asked for all who want to know it."""
         self._closed = False
-        self._turns = asyncio.Semaphore(min(MOST_AT_ONCE, _pool_size(client)))
-        self._open: dict[str, asyncio.Task[None]] = {}
+        self._semaphore = asyncio.Semaphore(min(MOST_AT_ONCE, _pool_size(client)))
+        self._probes: dict[str, asyncio.Task[None]] = {}
         errors = import_module(f"{check_client(client)}.exceptions")
         self._no_answer: Final = tuple(_known(errors, _NOBODY_ANSWERS))
 
@@ -107,8 +107,8 @@ class Link:
         Raises:
             UnavailableError: It may not be used from this event loop.
         """
-        if self._barred is not None:
-            raise UnavailableError(self._barred)
+        if self._unusable_reason is not None:
+            raise UnavailableError(self._unusable_reason)
         if self._closed:
             message = "this cache is closed"
             raise UnavailableError(message)
@@ -125,19 +125,21 @@ class Link:
         )
 
     @property
-    def is_cut(self) -> bool:
+    def is_unavailable(self) -> bool:
         """Whether nobody can be asked: there is but one server, and its circuit is open."""
-        return (bool(self._open) and not self.is_cluster) or bool(self._barred or self._refusal)
+        return (bool(self._probes) and not self.is_cluster) or bool(
+            self._unusable_reason or self._refusal
+        )
 
     @property
     def has_open_circuit(self) -> bool:
         """Whether a server is not asked because it failed."""
-        return bool(self._open)
+        return bool(self._probes)
 
     def is_open(self, key: str) -> bool:
         """Whether the circuit of the server that keeps a key is open."""
         return self._refusal is not None or (
-            bool(self._open) and self._server_of(key) in self._open
+            bool(self._probes) and self._server_of(key) in self._probes
         )
 
     def deadline(self) -> float:
@@ -151,8 +153,8 @@ class Link:
             UnavailableError: There is none: the circuit is open, nobody answered in time, or the
                 server refused the command.
         """
-        async with self._until(deadline, key, str(command[0])):
-            return await self.once_free(lambda: self.client.execute_command(*command))
+        async with self._guarded(deadline, key, str(command[0])):
+            return await self.send_when_free(lambda: self.client.execute_command(*command))
 
     async def urgent(self, key: str, *command: Any) -> Any:  # noqa: ANN401
         """The reply to a command that is sent even if the circuit is open.
@@ -164,12 +166,12 @@ class Link:
         try:
             with cancellation_kept():
                 async with asyncio.timeout(self.command_timeout):
-                    return await self.once_free(lambda: self.client.execute_command(*command))
+                    return await self.send_when_free(lambda: self.client.execute_command(*command))
         except Exception as error:
             server = self._server_of(key)
             raise self._failed(error, server, key, began, str(command[0])) from error
 
-    async def once_free(self, send: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401
+    async def send_when_free(self, send: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401
         """Sends, as soon as the pool has a free connection; the caller bounds the wait.
 
         A pool of few connections may be in use by commands that do not wait for their turn.
@@ -192,7 +194,7 @@ class Link:
 
         What was not answered or refused is an exception in its place.
         """
-        reachable = [at for at, key in enumerate(keys) if self._server_of(key) not in self._open]
+        reachable = [at for at, key in enumerate(keys) if self._server_of(key) not in self._probes]
         replies: list[Any] = [UnavailableError("the circuit is open")] * len(keys)
         if not reachable:
             return replies
@@ -211,8 +213,8 @@ class Link:
     ) -> list[Any]:
         if len(commands) == 1:
             return [await self.command(deadline, keys[0], *commands[0])]
-        async with self._until(deadline, keys[0], str(commands[0][0])):
-            replies: list[Any] = await self.once_free(lambda: self._send_all(commands))
+        async with self._guarded(deadline, keys[0], str(commands[0][0])):
+            replies: list[Any] = await self.send_when_free(lambda: self._send_all(commands))
         for key, reply in zip(keys, replies, strict=True):
             if self.is_no_answer(reply) and type(reply).__name__ != "MaxConnectionsError":
                 self._trip(self._server_of(key), key, reply)
@@ -232,7 +234,7 @@ class Link:
             with cancellation_kept():
                 async with asyncio.timeout(self.command_timeout):
                     await self._ping()
-                    await self._ready()
+                    await self._ensure_examined()
         except Exception:  # noqa: BLE001 - whatever it is, it is no answer
             return False
         return self._refusal is None
@@ -250,7 +252,7 @@ class Link:
     async def close(self) -> None:
         """Ends what looks for the servers in the background, and closes a client made here."""
         self._closed = True
-        asked = [question for question in self.questions.values() if not question.done()]
+        asked = [query for query in self.pending_queries.values() if not query.done()]
         if self._examination is not None and not self._examination.done():
             asked.append(self._examination)
         try:
@@ -258,7 +260,7 @@ class Link:
                 await asyncio.wait(asked, timeout=self.command_timeout)
         finally:  # even if that is cancelled
             try:
-                await end([*asked, *self._open.values()], "probes")
+                await end([*asked, *self._probes.values()], "probes")
             finally:
                 await self._close_client()
 
@@ -279,15 +281,15 @@ class Link:
             raise
 
     @asynccontextmanager
-    async def _until(self, deadline: float, key: str, name: str) -> AsyncGenerator[None]:
+    async def _guarded(self, deadline: float, key: str, name: str) -> AsyncGenerator[None]:
         server = self._server_of(key)
         self._check_circuit(server)
         began: float | None = None
         try:
-            async with asyncio.timeout_at(deadline), self._turns:
+            async with asyncio.timeout_at(deadline), self._semaphore:
                 began = asyncio.get_running_loop().time()
                 if not self._is_examined:
-                    await self._ready()
+                    await self._ensure_examined()
                     self._check_circuit(server)
                 with cancellation_kept():
                     yield
@@ -302,11 +304,11 @@ class Link:
         """
         if self._refusal is not None:
             raise UnavailableError(self._refusal)
-        if server in self._open:
+        if server in self._probes:
             message = "the circuit is open"
             raise UnavailableError(message)
 
-    async def _ready(self) -> None:
+    async def _ensure_examined(self) -> None:
         """Returns when the servers were examined: once for all requests that wait for it.
 
         Raises:
@@ -315,14 +317,16 @@ class Link:
         if self._is_examined:
             return
         if self._examination is None or self._examination.done():
-            self._examination = asyncio.create_task(self._examined(), name="sark-cache examination")
-            self._examination.add_done_callback(_looked_at)
+            self._examination = asyncio.create_task(
+                self._examine_servers(), name="sark-cache examination"
+            )
+            self._examination.add_done_callback(_mark_retrieved)
         await asyncio.shield(self._examination)
 
-    async def _examined(self) -> None:
+    async def _examine_servers(self) -> None:
         """Finds out whether what is stored could be revoked; if not, nothing is served."""
         findings = await self._examine(self)
-        self._found(findings)
+        self._on_findings(findings)
         needed = findings.needed(is_cluster=self.is_cluster)
         self._is_examined = True
         if not needed:
@@ -356,7 +360,7 @@ class Link:
             )
             if began is not None and waited:
                 self._trip(server, key, error)
-        return UnavailableError(told(error))
+        return UnavailableError(describe(error))
 
     def _server_of(self, key: str) -> str:
         if not self.is_cluster:
@@ -367,12 +371,12 @@ class Link:
         return ""
 
     def _trip(self, server: str, key: str, error: Exception) -> None:
-        if server in self._open or self._closed:
+        if server in self._probes or self._closed:
             return
-        self._open[server] = asyncio.get_running_loop().create_task(
+        self._probes[server] = asyncio.get_running_loop().create_task(
             self._probe(server, key), name="sark-cache probe"
         )
-        self._report("connection", f"{told(error)}; misses until the server answers again")
+        self._report("connection", f"{describe(error)}; misses until the server answers again")
 
     async def _probe(self, server: str, key: str) -> None:
         try:
@@ -384,13 +388,13 @@ class Link:
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LAST_PROBE_SECONDS)
                 with suppress(Exception):
-                    await self._try(key)
+                    await self._check_server(key)
                     logger.info("redis cache: the server answers again")
                     return
         finally:
-            self._open.pop(server, None)
+            self._probes.pop(server, None)
 
-    async def _try(self, key: str) -> None:
+    async def _check_server(self, key: str) -> None:
         """Returns if the server that keeps a key answers now.
 
         Raises:
@@ -403,7 +407,7 @@ class Link:
         with cancellation_kept():
             async with asyncio.timeout(self.command_timeout):
                 await self.client.execute_command("PTTL", key)
-        await self._examined()
+        await self._examine_servers()
         if self._refusal is not None:
             raise UnavailableError(self._refusal)
 
@@ -421,13 +425,13 @@ class Link:
                     await node.disconnect()
 
 
-def _looked_at(task: asyncio.Task[Any]) -> None:
+def _mark_retrieved(task: asyncio.Task[Any]) -> None:
     """Keeps asyncio from logging an error that every waiter is raised."""
     if not task.cancelled():
         task.exception()
 
 
-def told(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """An error as it may be logged: its kind, and the code the server gave it; no keys."""
     if isinstance(error, UnavailableError):
         return str(error)
@@ -479,5 +483,5 @@ def _pool_size(client: Any) -> int:  # noqa: ANN401
 
 
 def _known(errors: ModuleType, names: Sequence[str]) -> list[type[Exception]]:
-    found = [getattr(errors, name) for name in names if hasattr(errors, name)]
-    return [*found, OSError, TimeoutError]
+    on_findings = [getattr(errors, name) for name in names if hasattr(errors, name)]
+    return [*on_findings, OSError, TimeoutError]

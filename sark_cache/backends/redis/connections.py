@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sark_cache._core.redis_urls import connect
 from sark_cache.backends._shared.revocations import background_loop
-from sark_cache.backends.redis.connection import Link, check_client
+from sark_cache.backends.redis.connection import GuardedConnection, check_client
 from sark_cache.backends.redis.examination import examine
 from sark_cache.backends.redis.permissions import Findings
 
@@ -26,7 +26,7 @@ ANOTHER_LOOPS = (
 )
 
 
-class Links:
+class ConnectionPerLoop:
     """The links of one cache: made from a URL where they are first used, or over a given client."""
 
     def __init__(
@@ -51,76 +51,76 @@ class Links:
         self._replicas = replicas
         self._has_warned = False
         self._process = os.getpid()
-        self._links: dict[asyncio.AbstractEventLoop, Link] = {}
+        self._by_loop: dict[asyncio.AbstractEventLoop, GuardedConnection] = {}
 
-    def current(self) -> Link:
+    def current(self) -> GuardedConnection:
         """The link of the running event loop."""
         event_loop = asyncio.get_running_loop()
-        link = self._links.get(event_loop)
-        if link is None or self._process != os.getpid():
-            link = self._made(event_loop)
-        return link
+        connection = self._by_loop.get(event_loop)
+        if connection is None or self._process != os.getpid():
+            connection = self._create(event_loop)
+        return connection
 
     @property
     def has_open_circuit(self) -> bool:
         """Whether any event loop of this process does not ask a server because it failed."""
         return self._process == os.getpid() and any(
-            link.has_open_circuit for link in tuple(self._links.values())
+            connection.has_open_circuit for connection in tuple(self._by_loop.values())
         )
 
     async def drop_idle(self) -> None:
         """Drops the connections of this event loop that nobody uses just now, if it can."""
-        link = self._links.get(asyncio.get_running_loop())
-        if link is not None and self._process == os.getpid():
+        connection = self._by_loop.get(asyncio.get_running_loop())
+        if connection is not None and self._process == os.getpid():
             with suppress(Exception):
-                await link.drop_idle_connections()
+                await connection.drop_idle_connections()
 
-    def elsewhere(self) -> asyncio.AbstractEventLoop | None:
+    def loop_for_threads(self) -> asyncio.AbstractEventLoop | None:
         """The event loop to use from a thread that has none; None: a given client has none either.
 
         A cache that was made from a URL has connections in any event loop.
         """
         if isinstance(self._servers, str):
             return background_loop()
-        running = [one for one in tuple(self._links) if one.is_running()]
+        running = [one for one in tuple(self._by_loop) if one.is_running()]
         return running[0] if running and self._process == os.getpid() else None
 
     async def close(self) -> None:
         """Closes every link in its own event loop, unless that is closed itself."""
         running = asyncio.get_running_loop()
-        links, self._links = self._links, {}
-        own = links.pop(running, None)
-        for event_loop, link in links.items():
+        by_loop, self._by_loop = self._by_loop, {}
+        own = by_loop.pop(running, None)
+        for event_loop, connection in by_loop.items():
             if event_loop.is_running():
                 with suppress(RuntimeError):  # it was closed just now
-                    asyncio.run_coroutine_threadsafe(link.close(), event_loop)
+                    asyncio.run_coroutine_threadsafe(connection.close(), event_loop)
         if own is not None:
             await own.close()
 
-    def _made(self, event_loop: asyncio.AbstractEventLoop) -> Link:
-        inherited = self._process != os.getpid() and bool(self._links)
+    def _create(self, event_loop: asyncio.AbstractEventLoop) -> GuardedConnection:
+        inherited = self._process != os.getpid() and bool(self._by_loop)
         if self._process != os.getpid():
-            self._process, self._links = os.getpid(), {}
-        for other in [one for one in tuple(self._links) if one.is_closed()]:
-            self._links.pop(other, None)
-        client, close, barred = self._servers, _leave_open, None
+            self._process, self._by_loop = os.getpid(), {}
+        for other in [one for one in tuple(self._by_loop) if one.is_closed()]:
+            self._by_loop.pop(other, None)
+        client, close, unusable_reason = self._servers, _leave_open, None
         if isinstance(client, str):
             client, close = connect(client, self._connect_timeout, self._command_timeout)
-        elif self._links or inherited:
-            barred = ANOTHER_LOOPS
-        link = Link(
+        elif self._by_loop or inherited:
+            unusable_reason = ANOTHER_LOOPS
+        connection = GuardedConnection(
             client,
             close,
             self._command_timeout,
             self._report,
-            barred,
+            unusable_reason,
             log=self._log,
             examine=examine,
-            found=self._warn,
+            on_findings=self._warn,
             replicas=self._replicas,
         )
-        self._links[event_loop] = link
-        return link
+        self._by_loop[event_loop] = connection
+        return connection
 
     def _warn(self, findings: Findings) -> None:
         """Says once what is not guaranteed because of what the server refuses."""

@@ -26,7 +26,7 @@ class Entry(NamedTuple):
     tags: tuple[str, ...]
 
 
-def written(value: JSON) -> str:
+def json_text(value: JSON) -> str:
     """Plain JSON as text.
 
     Raises:
@@ -68,7 +68,7 @@ def encode(
     if size > MAX_BYTES:
         message = f"an entry of {size} bytes, of which {MAX_BYTES} are allowed"
         raise NotJSONError(message)
-    return f'{written(head)[:-1]},"decision":{decision}}}'
+    return f'{json_text(head)[:-1]},"decision":{decision}}}'
 
 
 def decode(text: str | bytes, key: RequestKey) -> Entry:

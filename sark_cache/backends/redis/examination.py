@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from sark_cache._core.tasks import cancellation_kept
-from sark_cache.backends.redis.connection import Link
+from sark_cache.backends.redis.connection import GuardedConnection
 from sark_cache.backends.redis.invalidation import Primary
 from sark_cache.backends.redis.permissions import CHECK, Findings, findings
 
@@ -13,7 +13,7 @@ MOST_KEYS = 1_000
 """The most keys that are tried to find one that a node of a cluster keeps: some for each node."""
 
 
-async def examine(link: Link) -> Findings:
+async def examine(connection: GuardedConnection) -> Findings:
     """Tries every command that the cache sends, on every primary.
 
     A node of a cluster that does not answer in half of the time of a command is left out: it has a
@@ -22,28 +22,30 @@ async def examine(link: Link) -> Findings:
     Raises:
         Exception: What the client raises, or that the server is a replica.
     """
-    if not link.is_cluster:
-        return await _examine(link, Primary(link), f"{link.log}.check")
+    if not connection.is_cluster:
+        return await _examine(connection, Primary(connection), f"{connection.log}.check")
     with cancellation_kept():
-        async with asyncio.timeout_at(link.deadline()):
-            await link.client.initialize()
-    nodes = link.client.get_primaries()
-    bounded = (_bounded(link, node) for node in nodes)
+        async with asyncio.timeout_at(connection.deadline()):
+            await connection.client.initialize()
+    nodes = connection.client.get_primaries()
+    bounded = (_bounded(connection, node) for node in nodes)
     found = [one for one in await asyncio.gather(*bounded) if one is not None]
     refused = {name: said for one in found for name, said in one.refused.items()}
     return Findings(refused, max((one.replicas for one in found), default=0))
 
 
-async def _bounded(link: Link, node: Any) -> Findings | None:  # noqa: ANN401 - of either library
+async def _bounded(connection: GuardedConnection, node: Any) -> Findings | None:  # noqa: ANN401 - of either library
     try:
         with cancellation_kept():
-            async with asyncio.timeout(link.command_timeout / 2):
-                return await _examine(link, Primary(link, node), _key_of(link, node))
+            async with asyncio.timeout(connection.command_timeout / 2):
+                return await _examine(
+                    connection, Primary(connection, node), _key_of(connection, node)
+                )
     except Exception:  # noqa: BLE001 - whatever it is, it is no refusal
         return None
 
 
-async def _examine(link: Link, primary: Primary, key: str) -> Findings:
+async def _examine(connection: GuardedConnection, primary: Primary, key: str) -> Findings:
     others: dict[str, tuple[Any, ...]] = {
         "SCAN": ("SCAN", 0, "MATCH", key, "COUNT", 1),
         "INFO": ("INFO", "server"),
@@ -55,7 +57,7 @@ async def _examine(link: Link, primary: Primary, key: str) -> Findings:
     said, *replies = await primary.run(("EVAL", CHECK, 1, key), *others.values(), raises=False)
     by_name = dict(zip(others, replies, strict=True))
     found = findings(said, by_name)
-    return replace(found, replicas=max(_connected(by_name["ROLE"]), link.replicas or 0))
+    return replace(found, replicas=max(_connected(by_name["ROLE"]), connection.replicas or 0))
 
 
 def _connected(role: Any) -> int:  # noqa: ANN401 - what the client makes of a reply
@@ -66,7 +68,7 @@ def _connected(role: Any) -> int:  # noqa: ANN401 - what the client makes of a r
         return 0
 
 
-def _key_of(link: Link, node: Any) -> str:  # noqa: ANN401
+def _key_of(connection: GuardedConnection, node: Any) -> str:  # noqa: ANN401
     """Returns a key that nobody has and that a node keeps."""
-    keys = (f"{link.log}.check.{number}" for number in range(MOST_KEYS))
-    return next(key for key in keys if link.client.get_node_from_key(key) is node)
+    keys = (f"{connection.log}.check.{number}" for number in range(MOST_KEYS))
+    return next(key for key in keys if connection.client.get_node_from_key(key) is node)

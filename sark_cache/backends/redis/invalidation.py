@@ -29,7 +29,12 @@ from typing import Any, Final, TypeAlias
 
 from sark_cache._core.tasks import cancellation_kept
 from sark_cache.backends.redis import replies
-from sark_cache.backends.redis.connection import Command, Link, UnavailableError, check_client
+from sark_cache.backends.redis.connection import (
+    Command,
+    GuardedConnection,
+    UnavailableError,
+    check_client,
+)
 from sark_cache.backends.redis.permissions import named, refusal
 from sark_cache.backends.redis.replies import Page
 
@@ -39,15 +44,15 @@ STEP_BYTES = 128 * 1024
 """The size of a reply or command that the next step should not exceed."""
 STEP_SHARE = 0.1
 """The share of a command's time that the next step should not exceed."""
-WALK_KEYS = 1_000_000
+SCAN_KEYS = 1_000_000
 """The keys that the steps of a walk may ask for, before the server is asked how many there are."""
-WALK_SHARE = 16
+SCAN_SHARE = 16
 """How many times as many keys as there are the steps of a walk may ask for.
 
 A table that has shrunk has more places than keys, at most 32 times as many while the server saves.
 A step looks at ten places for each key that it asks for.
 """
-MOST_WALK_KEYS = 2**32
+MAX_SCAN_KEYS = 2**32
 """The keys that the steps of any walk may ask for: more than a server holds."""
 SLOTS = 16_384
 ATTEMPTS = 3
@@ -97,16 +102,16 @@ class Primary:
     """One server that keeps keys of its own.
 
     Args:
-        link: The way to it.
+        connection: The way to it.
         node: Which node of a cluster it is; None: there is no cluster.
     """
 
-    def __init__(self, link: Link, node: Any = None) -> None:  # noqa: ANN401 - of either library
-        self._link = link
+    def __init__(self, connection: GuardedConnection, node: Any = None) -> None:  # noqa: ANN401 - of either library
+        self._connection = connection
         self._node = node
         self._held: Any = None
         """The connection that all commands use; None: any of the pool."""
-        self.pace: Final = Pace(STEP_SHARE * link.command_timeout)
+        self.pace: Final = Pace(STEP_SHARE * connection.command_timeout)
 
     async def run(self, *commands: Command, waits: float = 0.0, raises: bool = True) -> list[Any]:
         """The replies to commands, in one round trip over one connection.
@@ -121,10 +126,12 @@ class Primary:
             Exception: What the client raises.
         """
         with cancellation_kept():
-            async with asyncio.timeout_at(self._link.deadline() + waits):
-                answers: list[Any] = await self._link.once_free(lambda: self._sent(commands))
+            async with asyncio.timeout_at(self._connection.deadline() + waits):
+                answers: list[Any] = await self._connection.send_when_free(
+                    lambda: self._send(commands)
+                )
         for command, answer in zip(commands, answers, strict=True):
-            if isinstance(answer, Exception) and (raises or self._link.is_no_answer(answer)):
+            if isinstance(answer, Exception) and (raises or self._connection.is_no_answer(answer)):
                 raise self._refused(command, answer) or answer
         return answers
 
@@ -132,50 +139,50 @@ class Primary:
         said = refusal(error)
         if said is None:
             return None
-        self._link.suspect()
+        self._connection.suspect()
         return RefusedError(f"the server refuses {named(error, str(command[0]))} ({said})")
 
-    async def _sent(self, commands: Sequence[Command]) -> list[Any]:
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
         if self._held is not None:
-            return await self._sent_over(self._held, commands)
+            return await self._send_over(self._held, commands)
         if self._node is None:
-            pipeline = self._link.client.pipeline(transaction=False)
+            pipeline = self._connection.client.pipeline(transaction=False)
             for command in commands:
                 pipeline.execute_command(*command)
             sent: list[Any] = await pipeline.execute(raise_on_error=False)
             return sent
-        answers = await self._sent_to_node(commands)
-        if any(self._link.is_no_answer(answer) for answer in answers):
+        answers = await self._send_to_node(commands)
+        if any(self._connection.is_no_answer(answer) for answer in answers):
             # A connection that the server closed while it was idle is made again, once.
-            answers = await self._sent_to_node(commands)
+            answers = await self._send_to_node(commands)
         return answers
 
-    async def _sent_over(self, connection: Any, commands: Sequence[Command]) -> list[Any]:  # noqa: ANN401
-        if not connection.is_connected:  # it would connect again, maybe to another server
+    async def _send_over(self, raw: Any, commands: Sequence[Command]) -> list[Any]:  # noqa: ANN401
+        if not raw.is_connected:  # it would connect again, maybe to another server
             message = "the connection was lost, and the server does not say whether it is the same"
             raise UnconfirmedError(message)
         try:
-            packed = connection.pack_commands(commands)
-            await connection.send_packed_command(packed, check_health=False)
-            return [await self._read(connection) for _ in commands]
+            packed = raw.pack_commands(commands)
+            await raw.send_packed_command(packed, check_health=False)
+            return [await self._read(raw) for _ in commands]
         except BaseException:
             # A reply that nobody read must not be taken for an answer.
-            await connection.disconnect(nowait=True)
+            await raw.disconnect(nowait=True)
             raise
 
     @staticmethod
-    async def _read(connection: Any) -> Any:  # noqa: ANN401
+    async def _read(raw: Any) -> Any:  # noqa: ANN401
         """A reply, or the error of a command that is refused."""
         try:
-            return await connection.read_response()
+            return await raw.read_response()
         except Exception as error:
             if refusal(error) is None:
                 raise
             return error
 
-    async def _sent_to_node(self, commands: Sequence[Command]) -> list[Any]:
+    async def _send_to_node(self, commands: Sequence[Command]) -> list[Any]:
         """Past the client's own pipeline, which would follow a key to wherever it has moved."""
-        pipelined = import_module(f"{check_client(self._link.client)}.asyncio.cluster")
+        pipelined = import_module(f"{check_client(self._connection.client)}.asyncio.cluster")
         sent = [pipelined.PipelineCommand(at, *command) for at, command in enumerate(commands)]
         await self._node.execute_pipeline(sent)
         return [command.result for command in sent]
@@ -183,19 +190,21 @@ class Primary:
     async def hold(self) -> int:
         """Uses one connection from here on, until `release`; returns its number."""
         if self._held is None:
-            pool = self._link.client.connection_pool
+            pool = self._connection.client.connection_pool
             # valkey-py wants the name of a command, which redis-py deprecates.
-            names = ("_",) if check_client(self._link.client) == "valkey" else ()
+            names = ("_",) if check_client(self._connection.client) == "valkey" else ()
             with cancellation_kept():
-                async with asyncio.timeout_at(self._link.deadline()):
-                    self._held = await self._link.once_free(lambda: pool.get_connection(*names))
+                async with asyncio.timeout_at(self._connection.deadline()):
+                    self._held = await self._connection.send_when_free(
+                        lambda: pool.get_connection(*names)
+                    )
         return id(self._held)
 
     async def release(self) -> None:
         """Gives a connection back that was held."""
         held, self._held = self._held, None
         if held is not None:
-            await self._link.client.connection_pool.release(held)
+            await self._connection.client.connection_pool.release(held)
 
     @property
     def takes_many_keys(self) -> bool:
@@ -215,13 +224,16 @@ class Primary:
         if not isinstance(role, Exception):
             is_primary, replicas = text(role[0]) == "master", len(role[2])
         elif not isinstance(info, Exception) and refusal(role) == "NOPERM":
-            [told] = await self.run(("INFO", "replication"))
-            is_primary, replicas = told["role"] == "master", int(told["connected_slaves"])
+            [replication] = await self.run(("INFO", "replication"))
+            is_primary, replicas = (
+                replication["role"] == "master",
+                int(replication["connected_slaves"]),
+            )
         else:
             is_primary, replicas = await self._takes_writes(), None
         if not is_primary:
             with suppress(Exception):  # connections to it, which would be asked again and again
-                await self._link.drop_idle_connections()
+                await self._connection.drop_idle_connections()
             message = "the server is not the primary any more"
             raise UnconfirmedError(message)
         if not isinstance(info, Exception):
@@ -233,7 +245,7 @@ class Primary:
     async def _takes_writes(self) -> bool:
         """Whether it is a primary, where it does not say so: a replica refuses to write."""
         try:
-            await self.run(("UNLINK", f"{self._link.log}.check"))
+            await self.run(("UNLINK", f"{self._connection.log}.check"))
         except Exception as error:
             if "READONLY" in str(error) or type(error).__name__ == "ReadOnlyError":
                 return False
@@ -261,7 +273,7 @@ class Primary:
         message = "a server of the cluster is not a primary any more"
         raise UnconfirmedError(message)
 
-    async def walk(self, pattern: str, visit: Visit) -> int:
+    async def scan_all(self, pattern: str, visit: Visit) -> int:
         """Visits every key that matches and was there all the time; the sum of what that says.
 
         Raises:
@@ -269,10 +281,10 @@ class Primary:
             UnavailableError: A reply cannot be read.
         """
         total, cursor, first = 0, 0, None
-        asked, most = 0, WALK_KEYS
+        asked, most = 0, SCAN_KEYS
         seen: set[int] = set()
         while True:
-            count, run, page = await self._scan(cursor, pattern)
+            count, run, page = await self._scan_step(cursor, pattern)
             if run != (first := first or run):
                 message = "another server has become the primary"
                 raise UnconfirmedError(message)
@@ -286,19 +298,19 @@ class Primary:
                 raise UnconfirmedError(message)
             seen.add(cursor)
             asked += count
-            if asked > most and asked > (most := await self._most_walk_keys()):
+            if asked > most and asked > (most := await self._max_scan_keys()):
                 message = "the walk over the keys does not end"
                 raise UnconfirmedError(message)
 
-    async def _most_walk_keys(self) -> int:
+    async def _max_scan_keys(self) -> int:
         """How many keys the steps of a walk may ask for, by how many the server has."""
         if self._held is not None:  # it refuses INFO
-            return MOST_WALK_KEYS
+            return MAX_SCAN_KEYS
         [info] = await self.run(("INFO", "keyspace"))
-        wanted = max(WALK_KEYS, WALK_SHARE * replies.read(replies.keys_in_all, info))
-        return min(wanted, MOST_WALK_KEYS)
+        wanted = max(SCAN_KEYS, SCAN_SHARE * replies.read(replies.keys_in_all, info))
+        return min(wanted, MAX_SCAN_KEYS)
 
-    async def _scan(self, cursor: int, pattern: str) -> tuple[int, str, Page]:
+    async def _scan_step(self, cursor: int, pattern: str) -> tuple[int, str, Page]:
         """One step of a walk, as long as the pace allows.
 
         Returns:
@@ -333,7 +345,7 @@ class Primary:
             Exception: What `visit` raises.
         """
         total, at = 0, 0
-        pace = Pace(STEP_SHARE * self._link.command_timeout)
+        pace = Pace(STEP_SHARE * self._connection.command_timeout)
         while at < len(keys):
             part = keys[at : at + pace.keys]
             began = time.monotonic()
@@ -359,7 +371,7 @@ class Primary:
             UnconfirmedError: Some have not, in time.
         """
         # Less than the client itself may wait for a reply.
-        waits = 0.8 * self._link.command_timeout
+        waits = 0.8 * self._connection.command_timeout
         # WAIT waits for what was written before the last command of its connection, by anybody.
         _, reached = await self.run(
             ("SCAN", 0, "COUNT", 1), ("WAIT", replicas, max(1, int(1e3 * waits))), waits=waits
@@ -381,18 +393,20 @@ class Servers:
     """For each: how many replicas have to have what is written to it."""
 
 
-async def walk(servers: Servers, pattern: str, visit: Visit) -> int:
+async def scan_all(servers: Servers, pattern: str, visit: Visit) -> int:
     """Visits every key that matches and was there all the time, on every primary.
 
     Raises:
         UnconfirmedError: Another server answered in the middle of it.
         Exception: What the client raises.
     """
-    walks = (primary.walk(pattern, visit) for primary in servers.primaries)
-    return sum(await asyncio.gather(*walks))
+    scans = (primary.scan_all(pattern, visit) for primary in servers.primaries)
+    return sum(await asyncio.gather(*scans))
 
 
-async def confirmed(link: Link, revoke: Callable[[Servers], Awaitable[int]]) -> int:
+async def retry_until_confirmed(
+    connection: GuardedConnection, revoke: Callable[[Servers], Awaitable[int]]
+) -> int:
     """Revokes, until it is certain; the sum of what `revoke` says.
 
     Raises:
@@ -403,17 +417,17 @@ async def confirmed(link: Link, revoke: Callable[[Servers], Awaitable[int]]) -> 
     for attempt in range(ATTEMPTS):
         held: list[Primary] = []
         try:
-            before = await current_servers(link, held)
+            before = await current_servers(connection, held)
             total += await revoke(before)
             for primary, replicas in zip(before.primaries, before.replicas, strict=True):
                 if replicas:
                     await primary.replicated(replicas)
-            if (await current_servers(link, held)).known == before.known:
+            if (await current_servers(connection, held)).known == before.known:
                 return total
         except RefusedError:
             raise
         except Exception as error:
-            again = isinstance(error, UnconfirmedError) or link.is_no_answer(error)
+            again = isinstance(error, UnconfirmedError) or connection.is_no_answer(error)
             if not again or attempt == ATTEMPTS - 1:
                 raise
         finally:
@@ -424,11 +438,11 @@ async def confirmed(link: Link, revoke: Callable[[Servers], Awaitable[int]]) -> 
     raise UnconfirmedError(message)
 
 
-async def current_servers(link: Link, held: list[Primary]) -> Servers:
+async def current_servers(connection: GuardedConnection, held: list[Primary]) -> Servers:
     """The primaries, by their own account.
 
     Args:
-        link: The way to them.
+        connection: The way to them.
         held: The primary that was found before, if it has no more than a connection to be known
             by; it is added here. The caller releases it.
 
@@ -436,64 +450,64 @@ async def current_servers(link: Link, held: list[Primary]) -> Servers:
         UnconfirmedError: They are changing: a slot is being moved, a part of a cluster is down, or
             a replica is gone, which may be the primary by now.
     """
-    if not link.is_cluster:
-        return await _one_server(link, held)
+    if not connection.is_cluster:
+        return await _one_server(connection, held)
     with cancellation_kept():
-        async with asyncio.timeout_at(link.deadline()):
-            await link.client.initialize()
-            await link.client.nodes_manager.initialize()
-    nodes = sorted(link.client.get_primaries(), key=lambda node: str(node.name))
+        async with asyncio.timeout_at(connection.deadline()):
+            await connection.client.initialize()
+            await connection.client.nodes_manager.initialize()
+    nodes = sorted(connection.client.get_primaries(), key=lambda node: str(node.name))
     primaries: list[Primary] = []
     known: list[tuple[Any, ...]] = []
     replicas: list[int] = []
     for node in nodes:
-        primary = Primary(link, node)
+        primary = Primary(connection, node)
         slots = await primary.slots()
         if slots:
             run, connected = await primary.state()
             primaries.append(primary)
             known.append((run, slots))
-            replicas.append(_wanted(link, connected, 0))
-    if sum(_size(one) for _, slots in known for one in slots) != SLOTS:
+            replicas.append(_required_replicas(connection, connected, 0))
+    if sum(_slot_count(one) for _, slots in known for one in slots) != SLOTS:
         message = "a part of the cluster is down"
         raise UnconfirmedError(message)
     return Servers(tuple(primaries), tuple(known), tuple(replicas))
 
 
-async def _one_server(link: Link, held: list[Primary]) -> Servers:
-    pool = link.client.connection_pool
+async def _one_server(connection: GuardedConnection, held: list[Primary]) -> Servers:
+    pool = connection.client.connection_pool
     sentinels = getattr(pool, "sentinel_manager", None)
     wanted = 0
     if sentinels is not None:
         with cancellation_kept():
-            async with asyncio.timeout_at(link.deadline()):
+            async with asyncio.timeout_at(connection.deadline()):
                 # Drops idle connections to another primary than the present one.
                 await pool.get_master_address()
                 wanted = len(await sentinels.discover_slaves(pool.service_name))
-    primary = held[0] if held else Primary(link)
+    primary = held[0] if held else Primary(connection)
     held[:] = [primary]
     run, connected = await primary.state()
     if sentinels is None and connected is not None:
         # Who promotes a replica here is not known; that one is gone may mean it was promoted.
-        seen, when = link.replicas_seen
+        seen, when = connection.replicas_seen
         wanted = seen if time.monotonic() - when < REPLICA_SECONDS else 0
         if connected >= wanted:
-            link.replicas_seen = (connected, time.monotonic())
-    return Servers((primary,), ((run,),), (_wanted(link, connected, wanted),))
+            connection.replicas_seen = (connected, time.monotonic())
+    return Servers((primary,), ((run,),), (_required_replicas(connection, connected, wanted),))
 
 
-def _wanted(link: Link, connected: int | None, expected: int) -> int:
+def _required_replicas(connection: GuardedConnection, connected: int | None, expected: int) -> int:
     """The number of replicas that have to have what is written.
 
     Args:
-        link: Says how many the configuration names.
+        connection: Says how many the configuration names.
         connected: How many the primary counts; None: it does not say.
         expected: How many are known of from elsewhere.
 
     Raises:
         UnconfirmedError: Fewer are connected than there are.
     """
-    expected = max(expected, link.replicas or 0)
+    expected = max(expected, connection.replicas or 0)
     if connected is None:
         return expected
     if connected < expected:
@@ -505,7 +519,7 @@ def _wanted(link: Link, connected: int | None, expected: int) -> int:
     return connected
 
 
-def _size(slots: str) -> int:
+def _slot_count(slots: str) -> int:
     first, _, last = slots.partition("-")
     return int(last or first) - int(first) + 1
 

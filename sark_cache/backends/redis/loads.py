@@ -18,8 +18,8 @@ from sark_cache.backends._shared.recorder import Record
 from sark_cache.backends._shared.refresh_pauses import Pauses
 from sark_cache.backends._shared.single_flight import FlightKey, new_flights
 from sark_cache.backends.redis.request import Request
-from sark_cache.backends.redis.store import Found
-from sark_cache.backends.redis.writer import Deposits
+from sark_cache.backends.redis.store import LookupResult
+from sark_cache.backends.redis.writer import DecisionWriter
 from sark_cache.types import JSONObject, Loader, RevalidateCallback
 
 if TYPE_CHECKING:
@@ -29,70 +29,70 @@ Lifetime: TypeAlias = Callable[[float | None], float]
 """How long a decision lives, in seconds, given what its loader says, or None."""
 
 
-class Loads:
+class LoadRunner:
     """The evaluations of one cache."""
 
-    def __init__(self, cache: object, deposits: Deposits, record: Record) -> None:
+    def __init__(self, cache: object, writer: DecisionWriter, record: Record) -> None:
         self._cache: Final = cache
-        self._deposits: Final = deposits
+        self._writer: Final = writer
         self._record: Final = record
         self._flights: Final = new_flights(lambda: record.count("overdue"))
-        self._asking: Final[Counter[FlightKey]] = Counter()
+        self._callers: Final[Counter[FlightKey]] = Counter()
         self._refreshes: Final = Refreshes(record.fault)
         self._refreshed: Final[dict[str, asyncio.Task[None]]] = {}
         self._pauses: Final = Pauses()
 
-    async def alone(self, loader: Loader) -> JSONObject:
+    async def load_alone(self, loader: Loader) -> JSONObject:
         """What a loader brings, for one request and nobody else."""
         self._record.count("loads")
         return await evaluate(loader, lambda: self._record.count("load_errors"), self._cache)
 
-    async def shared(
+    async def load_shared(
         self,
         request: Request,
-        found: Found,
+        found: LookupResult,
         loader: Loader,
         lifetime: Lifetime,
         tags: tuple[str, ...],
     ) -> JSONObject:
         """What the loader of this request brings, or that of another like it, under way."""
-        brought: list[Mapping[str, Any]] = []
+        loaded: list[Mapping[str, Any]] = []
 
         async def lead() -> str | None:
             self._record.count("loads")
             try:
                 decision, ttl, late = await evaluated(evaluation)
                 names = tuple(dict.fromkeys((*tags, *arguments.read_tags(late))))
-                lives = lifetime(arguments.read_ttl(ttl))
+                ttl_seconds = lifetime(arguments.read_ttl(ttl))
             except Exception:
                 self._record.count("load_errors")
                 raise
-            brought.append(decision)
-            return await self._deposits.loaded(
-                "get_or_load", request, found, decision, lives, names
+            loaded.append(decision)
+            return await self._writer.write_loaded(
+                "get_or_load", request, found, decision, ttl_seconds, names
             )
 
         what = (request.key, found.era, sorted(set(tags)))
         flight = sha256(json.dumps(what).encode()).hexdigest()
-        evaluation = Evaluation(self._cache, loader, waiting=lambda: self._asking[flight] - 1)
-        self._asking[flight] += 1
+        evaluation = Evaluation(self._cache, loader, waiting=lambda: self._callers[flight] - 1)
+        self._callers[flight] += 1
         try:
             text = await self._flights.run(flight, lead)
         finally:
-            self._asking[flight] -= 1
-            if not self._asking[flight]:
-                del self._asking[flight]
+            self._callers[flight] -= 1
+            if not self._callers[flight]:
+                del self._callers[flight]
         if text is None:
             # It cannot be copied, so everybody evaluates.
-            return cast("JSONObject", brought[0]) if brought else await self.alone(loader)
-        if not brought:
+            return cast("JSONObject", loaded[0]) if loaded else await self.load_alone(loader)
+        if not loaded:
             self._record.count("coalesced")
         return cast("JSONObject", json.loads(text))
 
     def refresh(
         self,
         request: Request,
-        found: Found,
+        found: LookupResult,
         callback: RevalidateCallback,
         position: Callable[[], Awaitable[str | None]],
         lifetime: Lifetime,
@@ -143,7 +143,7 @@ class Loads:
     async def _refresh(
         self,
         request: Request,
-        found: Found,
+        found: LookupResult,
         callback: RevalidateCallback,
         position: Callable[[], Awaitable[str | None]],
         lifetime: Lifetime,
@@ -154,12 +154,12 @@ class Loads:
             return callback(request.user_id, request.action, request.resource, request.context)
 
         found = found._replace(position=await position())
-        brought = await evaluated_ahead(Evaluation(self._cache, load, ahead=True))
-        if brought is None:
+        loaded = await evaluated_ahead(Evaluation(self._cache, load, ahead=True))
+        if loaded is None:
             return False
-        decision, ttl, late = brought
+        decision, ttl, late = loaded
         carried = found.entry.tags if found.entry else ()
         names = tuple(dict.fromkeys((*carried, *arguments.read_tags(late))))
-        lives = lifetime(arguments.read_ttl(ttl))
-        await self._deposits.loaded("refresh", request, found, decision, lives, names)
+        ttl_seconds = lifetime(arguments.read_ttl(ttl))
+        await self._writer.write_loaded("refresh", request, found, decision, ttl_seconds, names)
         return True

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sark_cache._core.arguments import MAX_TAG_BYTES, beyond_limits, beyond_tags, excess
 from sark_cache._core.json import JSON, NotJSONError, plain_mapping
 from sark_cache._core.keys import RequestKey, Scope, digits_of, request_key
-from sark_cache.backends.redis.entry import encode, size_of, written
+from sark_cache.backends.redis.entry import encode, json_text, size_of
 from sark_cache.backends.redis.store import Write, lifetime_ms, marker_of, subject
 from sark_cache.types import Context
 
@@ -90,7 +90,7 @@ def decision_text(decision: Mapping[str, Any], tags: tuple[str, ...]) -> str:
     if not all(map(is_utf8, tags)):
         message = "a tag with a lone surrogate, which UTF-8 cannot hold"
         raise NotJSONError(message)
-    return written(plain_mapping(decision))
+    return json_text(plain_mapping(decision))
 
 
 def can_be_fields(scope: Scope) -> bool:

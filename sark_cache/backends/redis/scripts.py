@@ -133,13 +133,13 @@ end
 """
 
 
-def _sent(script: str) -> str:
+def _minified(script: str) -> str:
     """Returns a script as it is sent each time: without comments and indentation."""
     lines = (line.strip() for line in script.splitlines())
     return "\n".join(line for line in lines if line and not line.startswith("--"))
 
 
-GET = _sent(
+GET = _minified(
     _POSITION
     + """
 local value = redis.pcall('GET', KEYS[1])
@@ -156,7 +156,7 @@ return {value, left, marked, at, news(KEYS[3], at, ARGV[2])}
 [position | nil, records | nil]; '' for no string. A hit at the same position as before: value and
 milliseconds alone"""
 
-GET_MANY = _sent(
+GET_MANY = _minified(
     _POSITION
     + """
 local count = tonumber(ARGV[1])
@@ -179,7 +179,7 @@ return values
 """keys [log], their number, first id, position -> (value | nil, milliseconds left)...
 [position | nil, records | nil]; '' for no string"""
 
-POSITION = _sent(
+POSITION = _minified(
     _POSITION
     + """
 local at = position(KEYS[1], ARGV[1])
@@ -188,7 +188,7 @@ return {at, news(KEYS[1], at, ARGV[2])}
 )
 """log, first id, position -> position | nil, records | nil"""
 
-APPEND = _sent(
+APPEND = _minified(
     _POSITION
     + f"""
 redis.call('LPUSH', KEYS[1], ARGV[1] .. ' ' .. moment() .. ' ' .. ARGV[2])
@@ -200,7 +200,7 @@ return 1
 
 STORED, OVERTAKEN, SUPERSEDED = 1, 0, -1
 
-STORE = _sent(
+STORE = _minified(
     _OVERTAKEN
     + _GIVES_WAY
     + f"""
@@ -229,7 +229,7 @@ return outcomes
 # the reservation becomes the decision. An invalidation appends its record and walks the keys
 # afterwards: either its record is read, or its walk finds what was reserved before that.
 
-RESERVE = _sent(
+RESERVE = _minified(
     _GIVES_WAY
     + f"""
 if not gives_way(KEYS[1], KEYS[2], ARGV[2], ARGV[3], ARGV[4]) then return {SUPERSEDED} end
@@ -240,7 +240,7 @@ return {STORED}
 )
 """key, marker, id, mode, seen, seen marker, milliseconds -> STORED | SUPERSEDED"""
 
-VERIFY = _sent(
+VERIFY = _minified(
     _OVERTAKEN
     + f"""
 local records = newer(KEYS[1], ARGV[1])
@@ -253,7 +253,7 @@ return outcomes
 )
 """log, position, decisions... -> outcomes"""
 
-COMMIT = _sent(f"""
+COMMIT = _minified(f"""
 if redis.call('GET', KEYS[1]) ~= '{RESERVATION}' .. ARGV[1] then return {OVERTAKEN} end
 if ARGV[2] == '' then redis.call('UNLINK', KEYS[1]) return {OVERTAKEN} end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
@@ -261,7 +261,7 @@ return {STORED}
 """)
 """key, id, value or nothing, milliseconds -> STORED | OVERTAKEN"""
 
-REMOVE = _sent(f"""
+REMOVE = _minified(f"""
 local value = redis.pcall('GET', KEYS[1])
 redis.call('UNLINK', KEYS[1])
 if type(value) ~= 'string' or string.sub(value, 1, {len(RESERVATION)}) == '{RESERVATION}' then
@@ -271,7 +271,7 @@ return 1
 """)
 """key -> how many decisions it held"""
 
-REMOVE_TAGGED = _sent(f"""
+REMOVE_TAGGED = _minified(f"""
 local named = {{}}
 for _, tag in ipairs(ARGV) do named[tag] = true end
 local removed = 0

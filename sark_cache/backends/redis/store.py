@@ -18,14 +18,19 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 from sark_cache._core.keys import PARTS, RequestKey, Scope, prefix_of
 from sark_cache._core.patterns import candidates, matcher
 from sark_cache.backends.redis import replies, scripts
-from sark_cache.backends.redis.connection import Command, Link, UnavailableError, told
+from sark_cache.backends.redis.connection import (
+    Command,
+    GuardedConnection,
+    UnavailableError,
+    describe,
+)
 from sark_cache.backends.redis.entry import CorruptEntryError, Entry, decode
 from sark_cache.backends.redis.invalidation import (
     Primary,
     Servers,
-    confirmed,
     current_servers,
-    walk,
+    retry_until_confirmed,
+    scan_all,
 )
 from sark_cache.backends.redis.news import News
 from sark_cache.backends.redis.replies import At, Held
@@ -40,16 +45,16 @@ _RESERVATION = {str: scripts.RESERVATION, bytes: scripts.RESERVATION.encode()}
 
 CHUNK = 500
 """Commands, or keys of one command, that are sent at once."""
-TURN_SECONDS = 0.005
+YIELD_SECONDS = 0.005
 """How long keys are compared before the event loop has a turn."""
 STRETCHED = "an entry with more time left than it had: the server's clock went back"
 T = TypeVar("T")
 
-DECISIONS = 100
+WRITES_PER_SCRIPT = 100
 """Decisions that are looked for in the log at once: a full one takes the server 10 ms then."""
 
 
-class Found(NamedTuple):
+class LookupResult(NamedTuple):
     """The result of a look-up."""
 
     entry: Entry | None = None
@@ -82,12 +87,12 @@ class Write(NamedTuple):
     """What an invalidation is matched against: key, fields and tags, as JSON."""
 
 
-class Over(Enum):
+class MayReplace(Enum):
     """What a write may take the place of."""
 
     ANYTHING = "always"
     NOTHING = "absent"
-    WHAT_WAS_SEEN = "replace"
+    SEEN_VALUE = "replace"
 
 
 class Fence(NamedTuple):
@@ -95,7 +100,7 @@ class Fence(NamedTuple):
 
     position: Callable[[], str]
     """Says the log's when the evaluation began, or an age now (`scripts` says what that is)."""
-    over: Over = Over.ANYTHING
+    may_replace: MayReplace = MayReplace.ANYTHING
     held: str | bytes = ""
     marker: str = ""
 
@@ -108,7 +113,7 @@ class Outcome(Enum):
     SUPERSEDED = scripts.SUPERSEDED
 
 
-class Asked(Protocol):
+class Lookup(Protocol):
     """A request, as it is looked up."""
 
     @property
@@ -134,7 +139,7 @@ def logged(text: str) -> str:
     return f"#{sha256(text.encode()).hexdigest()[:32]}"
 
 
-def elapsing() -> float:
+def boot_time() -> float:
     """Returns a time in seconds. On Linux it goes on while the machine is suspended."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boottime is None else time.clock_gettime(boottime)
@@ -146,7 +151,7 @@ def marker_of(key: RequestKey) -> str:
     return f"{prefix}.marker:{{{key.text}}}"
 
 
-class Store:
+class DecisionStore:
     """The decisions of one namespace, and their invalidation log."""
 
     def __init__(self, namespace: str) -> None:
@@ -154,30 +159,32 @@ class Store:
         self.log: Final = f"{self.prefix}.invalidations"
         self.news: Final = News()
 
-    async def look_up(self, link: Link, deadline: float, request: Asked) -> Found:
+    async def look_up(
+        self, connection: GuardedConnection, deadline: float, request: Lookup
+    ) -> LookupResult:
         """Looks up one request and, unless there is a fresh entry, the log's position.
 
         Raises:
             UnavailableError: There is no answer.
         """
-        asked_at = elapsing()
+        asked_at = boot_time()
         since = self.news.position
         key = request.key
         keys = (key.text, marker_of(key))
-        if link.is_cluster:
-            reply = await link.command(deadline, key.text, "EVAL", scripts.GET, 2, *keys)
+        if connection.is_cluster:
+            reply = await connection.command(deadline, key.text, "EVAL", scripts.GET, 2, *keys)
         else:
             asked = (token_hex(12), since or "")
             command = ("EVAL", scripts.GET, 3, *keys, self.log, *asked)
-            reply = await link.command(deadline, key.text, *command)
+            reply = await connection.command(deadline, key.text, *command)
         held, marker, at = replies.read(replies.looked_up, reply)
-        found = _found(key, held)
+        found = _result_of(key, held)
         if at is not None:
             self.news.hear(at, since)
-        elif not link.is_cluster:
+        elif not connection.is_cluster:
             at = At(since)
         elif found.entry is None:
-            at = At(await self.position(link, deadline))
+            at = At(await self.position(connection, deadline))
         position = at.position if at is not None else None
         if found.entry is not None:
             return found._replace(position=position)
@@ -188,17 +195,17 @@ class Store:
             asked_at=asked_at,
         )
 
-    async def position(self, link: Link, deadline: float) -> str | None:
+    async def position(self, connection: GuardedConnection, deadline: float) -> str | None:
         """Asks for the log's position.
 
         Raises:
             UnavailableError: There is no answer.
         """
         since = self.news.position
-        reply = await link.command(deadline, self.log, *self._position_since(since))
+        reply = await connection.command(deadline, self.log, *self._position_since(since))
         return self._heard(reply, since)
 
-    async def position_now(self, link: Link, deadline: float) -> str | None:
+    async def position_now(self, connection: GuardedConnection, deadline: float) -> str | None:
         """Asks for the log's position at this moment or just before, without waiting for a turn.
 
         One question serves all who have it at the same time.
@@ -206,23 +213,23 @@ class Store:
         Raises:
             UnavailableError: There is no answer.
         """
-        if link.is_open(self.log):
+        if connection.is_open(self.log):
             message = "the circuit is open"
             raise UnavailableError(message)
-        asked = link.questions.get(self.log)
+        asked = connection.pending_queries.get(self.log)
         if asked is None or asked.done():
-            asked = asyncio.create_task(self._ask_now(link))
-            asked.add_done_callback(_looked_at)
-            link.questions[self.log] = asked
+            asked = asyncio.create_task(self._ask_now(connection))
+            asked.add_done_callback(_mark_retrieved)
+            connection.pending_queries[self.log] = asked
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(asked)
         except TimeoutError as error:
-            raise UnavailableError(told(error)) from None
+            raise UnavailableError(describe(error)) from None
 
-    async def _ask_now(self, link: Link) -> str | None:
+    async def _ask_now(self, connection: GuardedConnection) -> str | None:
         since = self.news.position
-        return self._heard(await link.urgent(self.log, *self._position_since(since)), since)
+        return self._heard(await connection.urgent(self.log, *self._position_since(since)), since)
 
     def _position_since(self, since: str | None) -> Command:
         return ("EVAL", scripts.POSITION, 1, self.log, token_hex(12), since or "")
@@ -232,47 +239,51 @@ class Store:
         self.news.hear(at, since)
         return at.position
 
-    async def look_up_many(self, link: Link, keys: Sequence[RequestKey]) -> list[Found]:
+    async def look_up_many(
+        self, connection: GuardedConnection, keys: Sequence[RequestKey]
+    ) -> list[LookupResult]:
         """Looks up many requests. An unanswered one carries its error in `fault`."""
         values: list[Held | UnavailableError] = []
         for start in range(0, len(keys), CHUNK):
             part = [key.text for key in keys[start : start + CHUNK]]
-            found = await self._values(link, part)
+            found = await self._values(connection, part)
             values += found
             if all(isinstance(one, UnavailableError) for one in found):
                 break
         values += values[-1:] * (len(keys) - len(values))
-        return [_found(key, value) for key, value in zip(keys, values, strict=True)]
+        return [_result_of(key, value) for key, value in zip(keys, values, strict=True)]
 
-    async def _values(self, link: Link, keys: Sequence[str]) -> list[Held | UnavailableError]:
-        deadline = link.deadline()
-        if link.is_cluster:
-            return await self._values_of_many(link, deadline, keys)
+    async def _values(
+        self, connection: GuardedConnection, keys: Sequence[str]
+    ) -> list[Held | UnavailableError]:
+        deadline = connection.deadline()
+        if connection.is_cluster:
+            return await self._values_of_many(connection, deadline, keys)
         since = self.news.position
         asked = (len(keys), token_hex(12), since or "")
         command: Command = ("EVAL", scripts.GET_MANY, len(keys) + 1, *keys, self.log, *asked)
         try:
-            reply = await link.command(deadline, keys[0], *command)
+            reply = await connection.command(deadline, keys[0], *command)
             self._heard(replies.read(lambda it: it[2 * len(keys) :], reply), since)
             return [*replies.read(lambda it: replies.many(it, len(keys)), reply)]
         except UnavailableError as error:
             return [error] * len(keys)
 
     async def _values_of_many(
-        self, link: Link, deadline: float, keys: Sequence[str]
+        self, connection: GuardedConnection, deadline: float, keys: Sequence[str]
     ) -> list[Held | UnavailableError]:
         """Asks all primaries of a cluster, and at the same time for the log's position."""
         commands: list[Command] = [("EVAL", scripts.GET_MANY, 1, key, 1) for key in keys]
         since = self.news.position
-        *answers, position = await _sent(
-            link, deadline, [*keys, self.log], [*commands, self._position_since(since)]
+        *answers, position = await _send(
+            connection, deadline, [*keys, self.log], [*commands, self._position_since(since)]
         )
         with suppress(UnavailableError):
             self._heard(position, since)
         return [_read(replies.held, answer) for answer in answers]
 
     async def put(
-        self, link: Link, deadline: float, writes: Sequence[Write], fence: Fence
+        self, connection: GuardedConnection, deadline: float, writes: Sequence[Write], fence: Fence
     ) -> list[Outcome | UnavailableError]:
         """Stores decisions that nothing revokes that is newer than their fence.
 
@@ -280,11 +291,13 @@ class Store:
         the deadline, each other part that of a request; where nobody answers, the rest is not
         tried.
         """
-        put = self._put_in_steps if link.is_cluster else self._put_in_one
+        put = self._put_in_steps if connection.is_cluster else self._put_in_one
         outcomes: list[Outcome | UnavailableError] = []
-        for start in range(0, len(writes), DECISIONS):
-            part = writes[start : start + DECISIONS]
-            stored = await put(link, deadline if start == 0 else link.deadline(), part, fence)
+        for start in range(0, len(writes), WRITES_PER_SCRIPT):
+            part = writes[start : start + WRITES_PER_SCRIPT]
+            stored = await put(
+                connection, deadline if start == 0 else connection.deadline(), part, fence
+            )
             outcomes += stored
             if all(isinstance(one, UnavailableError) for one in stored):
                 break
@@ -292,36 +305,36 @@ class Store:
         return outcomes + unavailable
 
     async def _put_in_one(
-        self, link: Link, deadline: float, writes: Sequence[Write], fence: Fence
+        self, connection: GuardedConnection, deadline: float, writes: Sequence[Write], fence: Fence
     ) -> list[Outcome | UnavailableError]:
         keys = [key for write in writes for key in (write.key.text, write.marker)]
         values = [part for write in writes for part in (write.text, write.ttl_ms, write.subject)]
-        seen = (fence.position(), fence.over.value, fence.held, fence.marker)
+        seen = (fence.position(), fence.may_replace.value, fence.held, fence.marker)
         command: Command = (
             *("EVAL", scripts.STORE, len(keys) + 1, *keys, self.log),
             *(*seen, token_hex(12), *values),
         )
-        return await _each(link, deadline, keys[0], command, len(writes))
+        return await _each(connection, deadline, keys[0], command, len(writes))
 
     async def _put_in_steps(
-        self, link: Link, deadline: float, writes: Sequence[Write], fence: Fence
+        self, connection: GuardedConnection, deadline: float, writes: Sequence[Write], fence: Fence
     ) -> list[Outcome | UnavailableError]:
         """Reserves the keys, reads the log, then lets the decisions take their places."""
         reservation = token_hex(12)
         keys = [write.key.text for write in writes]
-        seen = (reservation, fence.over.value, fence.held, fence.marker)
+        seen = (reservation, fence.may_replace.value, fence.held, fence.marker)
         reserve: list[Command] = [
             ("EVAL", scripts.RESERVE, 2, write.key.text, write.marker, *seen, write.ttl_ms)
             for write in writes
         ]
-        sent = await _sent(link, deadline, keys, reserve)
+        sent = await _send(connection, deadline, keys, reserve)
         outcomes: list[Outcome | UnavailableError] = [_read(Outcome, reply) for reply in sent]
         reserved = [at for at, outcome in enumerate(outcomes) if outcome is Outcome.STORED]
         if not reserved:
             return outcomes
         subjects = [writes[at].subject for at in reserved]
         verify: Command = ("EVAL", scripts.VERIFY, 1, self.log, fence.position(), *subjects)
-        verified = await _each(link, deadline, self.log, verify, len(reserved))
+        verified = await _each(connection, deadline, self.log, verify, len(reserved))
         commit: list[Command] = []
         for at, outcome in zip(reserved, verified, strict=True):
             outcomes[at] = outcome
@@ -329,13 +342,13 @@ class Store:
             commit.append(
                 ("EVAL", scripts.COMMIT, 1, keys[at], reservation, value, writes[at].ttl_ms)
             )
-        committed = await _sent(link, deadline, [keys[at] for at in reserved], commit)
+        committed = await _send(connection, deadline, [keys[at] for at in reserved], commit)
         for at, reply in zip(reserved, committed, strict=True):
             if outcomes[at] is Outcome.STORED:
                 outcomes[at] = _read(Outcome, reply)
         return outcomes
 
-    async def remove(self, link: Link, key: RequestKey) -> bool:
+    async def remove(self, connection: GuardedConnection, key: RequestKey) -> bool:
         """Revokes one decision, stored or being evaluated; returns whether it was there.
 
         Raises:
@@ -343,13 +356,15 @@ class Store:
         """
 
         async def revoke(_: Servers) -> int:
-            await self._record(link, {"keys": [logged(key.text)]})
-            removed = await link.urgent(key.text, "EVAL", scripts.REMOVE, 1, key.text)
+            await self._record(connection, {"keys": [logged(key.text)]})
+            removed = await connection.urgent(key.text, "EVAL", scripts.REMOVE, 1, key.text)
             return replies.read(replies.count, removed)
 
-        return bool(await confirmed(link, revoke))
+        return bool(await retry_until_confirmed(connection, revoke))
 
-    async def discard(self, link: Link, deadline: float, keys: Collection[RequestKey]) -> None:
+    async def discard(
+        self, connection: GuardedConnection, deadline: float, keys: Collection[RequestKey]
+    ) -> None:
         """Removes what was superseded, stored or being evaluated.
 
         The record comes first: a decision that is stored before it is removed after it.
@@ -360,16 +375,18 @@ class Store:
         texts = [key.text for key in keys]
 
         async def send(*command: Any) -> object:  # noqa: ANN401 - a command's parts
-            return await link.command(deadline, self.log, *command)
+            return await connection.command(deadline, self.log, *command)
 
         for start in range(0, len(texts), CHUNK):
             part = texts[start : start + CHUNK]
             await self._append(send, {"keys": [logged(key) for key in part]})
             remove: list[Command] = [("EVAL", scripts.REMOVE, 1, key) for key in part]
-            for reply in await link.commands(deadline, part, remove):
+            for reply in await connection.commands(deadline, part, remove):
                 replies.read(replies.count, _unavailable(reply))
 
-    async def invalidate(self, link: Link, scope: Scope, tags: Sequence[str]) -> int:
+    async def invalidate(
+        self, connection: GuardedConnection, scope: Scope, tags: Sequence[str]
+    ) -> int:
         """Revokes what is in a scope and has one of the tags, if any are named; how many were.
 
         Raises:
@@ -379,14 +396,14 @@ class Store:
         if tags:
             record["tags"] = list(tags)
         return await self._revoke(
-            link,
+            connection,
             record,
             scope.pattern(self.prefix),
             lambda keys: scope.filter(self.prefix, keys),
             tags,
         )
 
-    async def invalidate_pattern(self, link: Link, pattern: str) -> int:
+    async def invalidate_pattern(self, connection: GuardedConnection, pattern: str) -> int:
         """Revokes what matches a glob over the text of the key; how many there were.
 
         However long it takes to compare keys with the glob, the event loop has a turn every few
@@ -397,10 +414,10 @@ class Store:
         """
         matching = matcher(self.prefix, pattern)
         return await self._revoke(
-            link, {"pattern": pattern}, candidates(self.prefix, pattern), matching, ()
+            connection, {"pattern": pattern}, candidates(self.prefix, pattern), matching, ()
         )
 
-    async def size(self, link: Link) -> int:
+    async def size(self, connection: GuardedConnection) -> int:
         """How many decisions there are; a server that resizes its table may count some twice.
 
         Raises:
@@ -413,33 +430,33 @@ class Store:
 
         held: list[Primary] = []
         try:
-            servers = await current_servers(link, held)
-            return await walk(servers, everything.pattern(self.prefix), count)
+            servers = await current_servers(connection, held)
+            return await scan_all(servers, everything.pattern(self.prefix), count)
         finally:
             for primary in held:
                 await primary.release()
 
     async def _revoke(
         self,
-        link: Link,
+        connection: GuardedConnection,
         record: Record,
         pattern: str,
         of_these: Callable[[list[str]], Iterable[str | None]],
         tags: Sequence[str],
     ) -> int:
         async def remove(primary: Primary, keys: list[str]) -> int:
-            return await _removed(primary, await _in_turns(of_these(keys)), tags)
+            return await _remove_keys(primary, await _collect_yielding(of_these(keys)), tags)
 
         async def revoke(servers: Servers) -> int:
             # First what is being evaluated, which the walk cannot see.
-            await self._record(link, record)
-            return await walk(servers, pattern, remove)
+            await self._record(connection, record)
+            return await scan_all(servers, pattern, remove)
 
-        return await confirmed(link, revoke)
+        return await retry_until_confirmed(connection, revoke)
 
-    async def _record(self, link: Link, record: Record) -> None:
+    async def _record(self, connection: GuardedConnection, record: Record) -> None:
         async def send(*command: Any) -> object:  # noqa: ANN401 - a command's parts
-            return await link.urgent(self.log, *command)
+            return await connection.urgent(self.log, *command)
 
         await self._append(send, record)
 
@@ -467,35 +484,35 @@ def _fields(scope: Scope) -> dict[str, str]:
     return {name: logged(part) for name, part in scope._asdict().items() if part is not None}
 
 
-def _looked_at(asked: asyncio.Task[Any]) -> None:
+def _mark_retrieved(asked: asyncio.Task[Any]) -> None:
     """Keeps asyncio from telling of an error that everybody who asked is raised."""
     if not asked.cancelled():
         asked.exception()
 
 
 async def _each(
-    link: Link, deadline: float, key: str, command: Command, count: int
+    connection: GuardedConnection, deadline: float, key: str, command: Command, count: int
 ) -> list[Outcome | UnavailableError]:
     """Sends one command about many decisions; returns each one's outcome, or why there is none."""
     try:
-        reply = await link.command(deadline, key, *command)
+        reply = await connection.command(deadline, key, *command)
         outcomes = replies.read(lambda it: list(map(Outcome, replies.numbers(it, count))), reply)
     except UnavailableError as error:
         return [error] * count
     return [*outcomes]
 
 
-async def _sent(
-    link: Link, deadline: float, keys: Sequence[str], commands: Sequence[Command]
+async def _send(
+    connection: GuardedConnection, deadline: float, keys: Sequence[str], commands: Sequence[Command]
 ) -> list[Any]:
     answers: list[Any] = []
     for start in range(0, len(commands), CHUNK):
         part = slice(start, start + CHUNK)
-        answers += await link.commands(deadline, keys[part], commands[part])
+        answers += await connection.commands(deadline, keys[part], commands[part])
     return answers
 
 
-async def _in_turns(found: Iterable[str | None]) -> list[str]:
+async def _collect_yielding(found: Iterable[str | None]) -> list[str]:
     """Returns what is found, and gives the event loop a turn each time `TURN_SECONDS` have passed.
 
     Args:
@@ -506,13 +523,13 @@ async def _in_turns(found: Iterable[str | None]) -> list[str]:
     for key in found:
         if key is not None:
             keys.append(key)
-        if time.monotonic() - began > TURN_SECONDS:
+        if time.monotonic() - began > YIELD_SECONDS:
             await asyncio.sleep(0)
             began = time.monotonic()
     return keys
 
 
-async def _removed(primary: Primary, keys: list[str], tags: Sequence[str]) -> int:
+async def _remove_keys(primary: Primary, keys: list[str], tags: Sequence[str]) -> int:
     async def remove(part: Sequence[str]) -> int:
         if not tags and primary.takes_many_keys:
             removed = await primary.run(("UNLINK", *part))
@@ -538,24 +555,24 @@ def _read(reader: Callable[[Any], T], reply: object) -> T | UnavailableError:
 
 def _unavailable(reply: object) -> object:
     """Returns a reply, or what an error among replies is told as."""
-    return UnavailableError(told(reply)) if isinstance(reply, Exception) else reply
+    return UnavailableError(describe(reply)) if isinstance(reply, Exception) else reply
 
 
-def _found(key: RequestKey, held: Held | UnavailableError) -> Found:
+def _result_of(key: RequestKey, held: Held | UnavailableError) -> LookupResult:
     if isinstance(held, UnavailableError):
-        return Found(fault=str(held))
+        return LookupResult(fault=str(held))
     value, left_ms = held
     if value is None or value.startswith(_RESERVATION[type(value)]):  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        return Found()
+        return LookupResult()
     try:
         entry = decode(value, key)
     except CorruptEntryError as error:
-        return Found(held=value, fault=str(error))
+        return LookupResult(held=value, fault=str(error))
     if left_ms < 0:  # told never to expire, which no entry of ours is; 0: in its last millisecond
-        return Found(held=value)
+        return LookupResult(held=value)
     if left_ms > lifetime_ms(entry.ttl_seconds):
-        return Found(held=value, fault=STRETCHED)
-    return Found(entry, left_ms / 1e3, held=value)
+        return LookupResult(held=value, fault=STRETCHED)
+    return LookupResult(entry, left_ms / 1e3, held=value)
 
 
 def lifetime_ms(ttl_seconds: float) -> int:

@@ -16,7 +16,7 @@ from typing import Final
 
 from sark_cache._core.keys import RequestKey
 from sark_cache._core.tasks import end
-from sark_cache.backends.redis.connection import told
+from sark_cache.backends.redis.connection import describe
 
 MOST_KEYS = 65_536
 MOST_BYTES = 16 * 2**20
@@ -59,7 +59,7 @@ class Superseded:
         """Returns whether what is under a key may be older than a decision that was not stored."""
         return self._flushed != self._overflows or key.text in self._keys
 
-    def among(self, keys: Collection[RequestKey]) -> list[RequestKey]:
+    def remembered(self, keys: Collection[RequestKey]) -> list[RequestKey]:
         """Returns those of some keys that are remembered, as `forget` takes them."""
         texts = dict.fromkeys(key.text for key in keys) if self._keys else ()
         found = (self._keys.get(text) for text in texts)
@@ -76,7 +76,7 @@ class Superseded:
             self._overflows += 1
             self.forget(list(self._keys.values()))
             self._report("set", "too many decisions were superseded: all are to be revoked")
-        self.settle()
+        self.start_removal()
 
     def forget(self, keys: Collection[RequestKey]) -> None:
         """Serves from some keys again, unless they were added once more since they were read."""
@@ -85,7 +85,7 @@ class Superseded:
                 del self._keys[key.text]
                 self._bytes -= len(key.text)
 
-    def settle(self) -> None:
+    def start_removal(self) -> None:
         """Begins to remove what is left, unless that is under way in a loop that runs."""
         task = self._task
         if self._process != os.getpid():  # a parent's, which ends there
@@ -93,7 +93,7 @@ class Superseded:
         if not self or (task is not None and not task.done() and task.get_loop().is_running()):
             return
         self._task = asyncio.get_running_loop().create_task(
-            self._settle(), name="sark-cache superseded"
+            self._remove_all(), name="sark-cache superseded"
         )
 
     async def close(self) -> None:
@@ -104,18 +104,18 @@ class Superseded:
         if self:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
-                    await self._try()
+                    await self._remove_some()
         if self:
             self._report("close", "decisions that were superseded may still be on the server")
 
-    async def _settle(self) -> None:
+    async def _remove_all(self) -> None:
         pause = FIRST_PAUSE_SECONDS
         while self:
-            if not await self._try():
+            if not await self._remove_some():
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LAST_PAUSE_SECONDS)
 
-    async def _try(self) -> bool:
+    async def _remove_some(self) -> bool:
         """Removes some of what is left; returns whether that is certain."""
         overflows, keys = self._overflows, list(self._keys.values())
         try:
@@ -126,7 +126,7 @@ class Superseded:
                 keys = keys[:AT_ONCE]
                 await self._discard(keys)
         except Exception as error:  # noqa: BLE001 - whatever it is, they are not removed
-            self._report("superseded", told(error))
+            self._report("superseded", describe(error))
             return False
         self.forget(keys)
         return True

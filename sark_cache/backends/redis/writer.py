@@ -14,9 +14,17 @@ from sark_cache._core.keys import RequestKey, Scope
 from sark_cache.backends._shared.recorder import Record
 from sark_cache.backends.redis import scripts
 from sark_cache.backends.redis.connection import UnavailableError
-from sark_cache.backends.redis.connections import Links
+from sark_cache.backends.redis.connections import ConnectionPerLoop
 from sark_cache.backends.redis.request import Request, decision_text
-from sark_cache.backends.redis.store import Fence, Found, Outcome, Over, Store, Write, elapsing
+from sark_cache.backends.redis.store import (
+    DecisionStore,
+    Fence,
+    LookupResult,
+    MayReplace,
+    Outcome,
+    Write,
+    boot_time,
+)
 from sark_cache.backends.redis.superseded import Superseded
 from sark_cache.types import Context
 
@@ -29,14 +37,18 @@ LONGEST_LOAD_SECONDS = 0.9e-3 * scripts.MARKER_MS
 may have expired, and its marker, too."""
 
 
-class Deposits:
+class DecisionWriter:
     """The way into the servers for one cache."""
 
     def __init__(
-        self, store: Store, links: Links, record: Record, serves: Callable[[], bool]
+        self,
+        store: DecisionStore,
+        connections: ConnectionPerLoop,
+        record: Record,
+        serves: Callable[[], bool],
     ) -> None:
         self._store: Final = store
-        self._links: Final = links
+        self._connections: Final = connections
         self._record: Final = record
         self._serves: Final = serves
         self.superseded: Final = Superseded(self._discard, self._flush, record.report)
@@ -57,7 +69,7 @@ class Deposits:
             self._record.fault(operation, str(error))
             return None
 
-    async def brought(
+    async def write_many(
         self,
         operation: str,
         policy: str,
@@ -92,28 +104,28 @@ class Deposits:
                     writes.append(write)
                 else:
                     dropped.append(request.key)
-        deadline = self._links.current().deadline()
-        await self._fence_off(operation, deadline, [write.key for write in writes])
-        outcomes = await self._put(deadline, writes, position) if writes else []
+        deadline = self._connections.current().deadline()
+        await self._overtake_late_writes(operation, deadline, [write.key for write in writes])
+        outcomes = await self._write(deadline, writes, position) if writes else []
         for write, outcome in zip(writes, outcomes, strict=True):
             self._count(operation, outcome)
             if isinstance(outcome, UnavailableError):
                 dropped.append(write.key)
-        await self.drop(operation, deadline, dropped)
+        await self.delete_superseded(operation, deadline, dropped)
         return outcomes.count(Outcome.STORED)
 
-    async def _fence_off(
+    async def _overtake_late_writes(
         self, operation: str, deadline: float, keys: Collection[RequestKey]
     ) -> None:
         """Has older writes overtaken that were not answered, and may still be on their way.
 
         Where that cannot be confirmed, the keys stay superseded.
         """
-        superseded = self.superseded.among(keys)
+        superseded = self.superseded.remembered(keys)
         if not superseded:
             return
         try:
-            await self._store.discard(self._links.current(), deadline, superseded)
+            await self._store.discard(self._connections.current(), deadline, superseded)
         except UnavailableError as error:
             self._record.fault(operation, str(error))
         except asyncio.CancelledError:
@@ -122,18 +134,18 @@ class Deposits:
         else:
             self.superseded.forget(superseded)
 
-    async def _put(
+    async def _write(
         self, deadline: float, writes: Sequence[Write], position: Callable[[], str] | None
     ) -> list[Outcome | UnavailableError]:
-        link = self._links.current()
+        connection = self._connections.current()
         try:
             if position is None:
-                now = await self._store.position_now(link, deadline)
+                now = await self._store.position_now(connection, deadline)
                 if now is None:
                     message = "there is no invalidation log and none can be begun (OOM or READONLY)"
                     return [UnavailableError(message)] * len(writes)
                 position = now.__str__
-            return await self._store.put(link, deadline, writes, Fence(position))
+            return await self._store.put(connection, deadline, writes, Fence(position))
         except UnavailableError as error:
             return [error] * len(writes)
         except asyncio.CancelledError:
@@ -141,11 +153,11 @@ class Deposits:
             self.superseded.add([write.key for write in writes])
             raise
 
-    async def loaded(
+    async def write_loaded(
         self,
         operation: str,
         request: Request,
-        found: Found,
+        found: LookupResult,
         decision: Mapping[str, Any],
         ttl_seconds: float,
         tags: tuple[str, ...],
@@ -156,29 +168,31 @@ class Deposits:
 
         Returns the decision as text that others may be given; None if it is not for others.
         """
-        link = self._links.current()
-        deadline = link.deadline() - found.spent
+        connection = self._connections.current()
+        deadline = connection.deadline() - found.spent
         try:
             text = decision_text(decision, tags)
             write = request.write(text, ttl_seconds, tags)
         except NotJSONError as error:
             self._record.fault(operation, str(error))
-            await self.drop(operation, deadline, [request.key])
+            await self.delete_superseded(operation, deadline, [request.key])
             return None
-        if found.held is None and elapsing() - found.asked_at > LONGEST_LOAD_SECONDS:
+        if found.held is None and boot_time() - found.asked_at > LONGEST_LOAD_SECONDS:
             message = f"an evaluation of more than {LONGEST_LOAD_SECONDS:g} s is not stored"
             self._record.fault(operation, message)
         elif ttl_seconds and self._serves():
-            over = Over.NOTHING if found.held is None else Over.WHAT_WAS_SEEN
+            may_replace = MayReplace.NOTHING if found.held is None else MayReplace.SEEN_VALUE
             position = (found.position or "").__str__
-            fence = Fence(position, over, found.held or "", found.marker or "")
-            [outcome] = await self._store.put(link, deadline, [write], fence)
+            fence = Fence(position, may_replace, found.held or "", found.marker or "")
+            [outcome] = await self._store.put(connection, deadline, [write], fence)
             self._count(operation, outcome)
             if isinstance(outcome, UnavailableError) and found.held is not None:
-                await self.drop(operation, deadline, [request.key])
+                await self.delete_superseded(operation, deadline, [request.key])
         return text if len(write.text) < MAX_SHARED else None
 
-    async def drop(self, operation: str, deadline: float, keys: Sequence[RequestKey]) -> None:
+    async def delete_superseded(
+        self, operation: str, deadline: float, keys: Sequence[RequestKey]
+    ) -> None:
         """Removes what was superseded by a decision that is not stored.
 
         Where that cannot be confirmed, it is not served any more, and removed in the background.
@@ -186,7 +200,7 @@ class Deposits:
         if not keys or not self._serves():
             return
         try:
-            await self._store.discard(self._links.current(), deadline, keys)
+            await self._store.discard(self._connections.current(), deadline, keys)
         except UnavailableError as error:
             self._record.fault(operation, str(error))
             self.superseded.add(keys)
@@ -195,11 +209,11 @@ class Deposits:
             raise
 
     async def _discard(self, keys: Collection[RequestKey]) -> None:
-        link = self._links.current()
-        await self._store.discard(link, link.deadline(), keys)
+        connection = self._connections.current()
+        await self._store.discard(connection, connection.deadline(), keys)
 
     async def _flush(self) -> int:
-        return await self._store.invalidate(self._links.current(), Scope(), ())
+        return await self._store.invalidate(self._connections.current(), Scope(), ())
 
     def _count(self, operation: str, outcome: Outcome | UnavailableError) -> None:
         if isinstance(outcome, UnavailableError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sark_cache._core import redis_urls as urls
 from sark_cache._core.keys import prefix_of
-from sark_cache.backends.redis.connection import told
+from sark_cache.backends.redis.connection import describe
 from sark_cache.backends.redis.permissions import CHECK, Findings, in_scripts, refusal
 from sark_cache.cli._exit import FailureError
 from sark_cache.cli._output import counted, milliseconds
@@ -191,9 +191,9 @@ def _try(server: Server, client: Any, key: str) -> dict[str, str]:  # noqa: ANN4
                 # A command that is refused by itself was noted already.
                 server.refused = in_scripts(reply) | server.refused
         except Exception as error:  # noqa: BLE001 - whatever the client raises
-            if "moved" in told(error).lower():
+            if "moved" in describe(error).lower():
                 continue  # the key is another server's, which will be asked
-            server.refused[name] = told(error)
+            server.refused[name] = describe(error)
             if (said := refusal(error)) is not None:
                 refusals[name] = said
     return refusals
