@@ -4,6 +4,7 @@ A request gives Redis 50 ms to connect and 250 ms to answer; who waits at a term
 far end of a tunnel.
 """
 
+import re
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 2.0
 COMMAND_SECONDS = 2.0
+
+
+OF_SENTINEL = re.compile(
+    r"<(?:redis|valkey)\.client\..*?\bhost=([^,]+),port=(\d+).*?>\)>\)>(?= - )"
+)
+"""A Sentinel as an error of the client shows it: with every option of its connections."""
 
 
 class TimeOuts(NamedTuple):
@@ -112,8 +119,9 @@ def asking(settings: "CacheSettings") -> Generator[None]:
 
 
 def why(error: Exception, settings: "CacheSettings") -> str:
-    """What an error says, without the passwords."""
-    said = f"{type(error).__name__}: {error}"
+    """Returns what an error says, without passwords, and with a Sentinel by its address."""
+    named = OF_SENTINEL.sub(r"\1:\2", str(error))
+    said = f"{type(error).__name__}: {named}"
     for secret in urls.parse(url_of(settings)).secrets:
         said = said.replace(secret, "***").replace(quote(secret, safe=""), "***")
     return said

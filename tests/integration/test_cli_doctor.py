@@ -85,7 +85,7 @@ def test_wrong_settings_are_named():
     found = doctor(**variables)
     [problem] = found["problems"]
     assert "SARK_CACHE_CACHE_TTL='soon'" in problem
-    assert "SARK_CACHE_REDIS_URL must be" in problem
+    assert "SARK_CACHE_REDIS_URL is wrong: url must begin with" in problem
     assert found["settings"] is None
     told = sark_cache("doctor", **variables)
     assert "SARK_CACHE_CACHE_TTL='soon'" in told.out
@@ -263,10 +263,55 @@ def test_each_command_that_is_missing_is_a_problem(own_redis, command):
     assert f"does not do what the cache asks for: {command.upper()} (" in problem
 
 
+def test_a_command_that_is_missing_has_a_cure(own_redis):
+    server = own_redis(**WELL)
+    for command in ("get", "scan", "lpush"):
+        problems = doctor(**{URL: url_without(server, command)})["problems"]
+        assert f"ACL SETUSER <user> +{command}" in problems[-1]
+
+
+def test_commands_that_are_needed_later_are_warned_of(own_redis):
+    server = own_redis(**WELL)
+    [about_time, about_wait] = doctor(**{URL: url_without(server, "time", "wait")})["warnings"]
+    assert "does not answer TIME" in about_time
+    assert "ACL SETUSER <user> +time" in about_time
+    assert "nothing is served as soon as it has a replica" in about_wait
+    assert "ACL SETUSER <user> +wait" in about_wait
+
+
+def test_keys_that_a_user_may_not_touch_are_told_from_commands(own_redis):
+    server = own_redis(**WELL)
+    server.command("ACL", "SETUSER", "shop", "on", ">s3cret", "~sark-cache:*", "+@all")
+    url = server.url.replace("redis://", "redis://shop:s3cret@")
+    problems = doctor(**{URL: url, "SARK_CACHE_NAMESPACE": "shop:"})["problems"]
+    assert "ACL SETUSER <user> +get ~feature_flag:*" in problems[0]
+    assert problems[1].endswith("ACL SETUSER <user> ~shop:sark-cache:*")
+    server.command("ACL", "SETUSER", "shop", "~feature_flag:*", "~shop:sark-cache:*")
+    assert doctor(**{URL: url, "SARK_CACHE_NAMESPACE": "shop:"})["problems"] == []
+
+
+def test_snapshots_that_cannot_be_seen_are_not_passed_over(own_redis):
+    server = own_redis(**WELL)
+    url = url_without(server, "config|get")
+    told = sark_cache("doctor", **{URL: url}).out
+    assert "; does not show whether it saves snapshots (CONFIG GET)\n" in told
+    assert "CONFIG GET" not in sark_cache("doctor", **{URL: server.url}).out
+
+
+def test_sentinels_that_do_not_answer_are_named_by_their_address():
+    url = "redis+sentinel://localhost:1,localhost:2/mymaster/0"
+    [problem] = doctor(**{URL: url})["problems"]
+    for address in ("localhost:1", "localhost:2"):
+        assert f"{address} - " in problem
+    assert "object at" not in problem
+    assert "Connection(" not in problem
+
+
 def test_a_server_without_memory_is_a_problem(own_redis):
     server = own_redis(maxmemory="100kb", maxmemory_policy="noeviction")
     [problem] = doctor(**{URL: server.url})["problems"]
     assert "SET (OutOfMemoryError (OOM))" in problem
+    assert problem.endswith("raise maxmemory, or set maxmemory-policy volatile-ttl")
 
 
 def test_a_replica_is_a_problem(own_redis):

@@ -251,7 +251,9 @@ def test_a_wrong_option_fails_the_start_and_names_the_variable(monkeypatch, url,
     if named is None and not url.startswith("rediss"):
         pytest.skip("it counts for TLS alone")
     monkeypatch.setenv("SARK_CACHE_REDIS_URL", f"{url}?{option}")
-    with pytest.raises(SettingsError, match=rf"SARK_CACHE_REDIS_URL must be .*{named or 'option'}"):
+    with pytest.raises(
+        SettingsError, match=rf"SARK_CACHE_REDIS_URL is wrong: .*{named or 'option'}"
+    ):
         CacheSettings.from_environment()
     with pytest.raises(ValueError, match=f"{named or 'option'}"):
         PolicyCache(f"{url}?{option}")

@@ -105,13 +105,18 @@ def refusal(error: object) -> str | None:
     return "unknown command" if _UNKNOWN.search(said) else None
 
 
+def is_of_keys(error: object) -> bool:
+    """Returns whether a server refuses a command for its keys, and not for its name."""
+    return _KEYS.search(str(error)) is not None
+
+
 def named(error: object, sent: str) -> str:
     """Returns the name of what was refused: a command by the server's words, else as sent."""
     said = str(error)
     found = _QUOTED.search(said)
     if found is not None:
         return found[1].upper()
-    if _KEYS.search(said):
+    if is_of_keys(error):
         return f"{sent} with the cache's keys"
     return "a command of a script" if sent == "EVAL" and "script" in said else sent
 

@@ -131,4 +131,6 @@ def _told_of_server(server: Server) -> list[str]:
     if server.maxmemory_bytes:
         mebibytes = server.maxmemory_bytes / 2**20
         told.append(f"keeps at most {mebibytes:,.0f} MiB ({server.maxmemory_policy})")
+    if server.snapshots is None and server.version is not None:
+        told.append("does not show whether it saves snapshots (CONFIG GET)")
     return told

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 from sark_cache._core import redis_urls as urls
 from sark_cache._core.keys import prefix_of
 from sark_cache.backends.redis.connection import describe
-from sark_cache.backends.redis.permissions import CHECK, Findings, in_scripts, refusal
+from sark_cache.backends.redis.permissions import (
+    CHECK,
+    FOR_REPLICAS,
+    FORBIDDEN,
+    Findings,
+    in_scripts,
+    is_of_keys,
+    refusal,
+)
 from sark_cache.cli._exit import FailureError
 from sark_cache.cli._output import counted, milliseconds
 from sark_cache.cli._redis import (
@@ -32,6 +40,9 @@ if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
 
 PINGS = 20
+
+OF_KEYS = "for the cache's keys"
+"""Ends the reason of a command that is refused for its key alone."""
 
 
 def tried(key: str) -> dict[str, tuple[str | int, ...]]:
@@ -145,7 +156,10 @@ def _look(found: Examination, client: Any, settings: "CacheSettings") -> None:  
     try:
         found.rollouts = rollouts.read(client, INITIAL, settings)
     except Exception as error:  # noqa: BLE001 - whatever the client raises
-        found.problems.append(f"rollouts cannot be read: {why(error, settings)}")
+        cure = ""
+        if refusal(error) is not None:
+            cure = ". Allow it to the user: ACL SETUSER <user> +get ~feature_flag:*"
+        found.problems.append(f"rollouts cannot be read: {why(error, settings)}{cure}")
 
 
 def _examine(server: Server, client: Any, key: str) -> None:  # noqa: ANN401 - of either library
@@ -193,10 +207,15 @@ def _try(server: Server, client: Any, key: str) -> dict[str, str]:  # noqa: ANN4
         except Exception as error:  # noqa: BLE001 - whatever the client raises
             if "moved" in describe(error).lower():
                 continue  # the key is another server's, which will be asked
-            server.refused[name] = describe(error)
+            server.refused[name] = _reason(error)
             if (said := refusal(error)) is not None:
                 refusals[name] = said
     return refusals
+
+
+def _reason(error: Exception) -> str:
+    """Returns why a command is refused: a kind of error, and whether it is about the key."""
+    return f"{describe(error)}, {OF_KEYS}" if is_of_keys(error) else describe(error)
 
 
 def _judge(found: Examination, settings: "CacheSettings") -> None:
@@ -235,7 +254,18 @@ def _judge_permissions(found: Examination, server: Server, settings: "CacheSetti
         told_of = ", ".join(f"{name} ({reason})" for name, reason in needed.items())
         found.problems.append(
             f"{server.address} does not do what the cache asks for: {told_of}. Nothing is served "
-            "from a server on which it could not be revoked"
+            f"from a server on which it could not be revoked{_cure(needed, settings)}"
+        )
+    if "TIME" in server.refused:
+        found.warnings.append(
+            f"{server.address} does not answer TIME ({server.refused['TIME']}): the first stamp() "
+            f"of a process stores nothing{_cure({'TIME': server.refused['TIME']}, settings)}"
+        )
+    if FOR_REPLICAS in server.refused and FOR_REPLICAS not in needed:
+        reason = server.refused[FOR_REPLICAS]
+        found.warnings.append(
+            f"{server.address} does not answer {FOR_REPLICAS} ({reason}): nothing is served as "
+            f"soon as it has a replica{_cure({FOR_REPLICAS: reason}, settings)}"
         )
     if "INFO" in server.refused:
         found.warnings.append(
@@ -253,6 +283,23 @@ def _judge_permissions(found: Examination, server: Server, settings: "CacheSetti
             "not guaranteed that it survives a failover to any other. SARK_CACHE_REDIS_REPLICAS "
             "says how many have to confirm it"
         )
+
+
+def _cure(refused: dict[str, str], settings: "CacheSettings") -> str:
+    """Returns what to do about refused commands, as the end of a sentence; empty: not known."""
+    cures: list[str] = []
+    keys = any(reason.endswith(OF_KEYS) for reason in refused.values())
+    rights = [f"~{settings.namespace}sark-cache:*"] if keys else []
+    rights += [
+        f"+{name.lower()}"
+        for name, reason in refused.items()
+        if reason in {"NoPermissionError", FORBIDDEN}
+    ]
+    if rights:
+        cures.append(f". Allow it to the user: ACL SETUSER <user> {' '.join(rights)}")
+    if any("OOM" in reason for reason in refused.values()):
+        cures.append(". Its memory is full: raise maxmemory, or set maxmemory-policy volatile-ttl")
+    return "".join(cures)
 
 
 def _judge_storage(found: Examination, server: Server) -> None:
