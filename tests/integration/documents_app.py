@@ -1,6 +1,6 @@
-"""Documents that a policy guards: the app that `sark_cache.fastapi` is tested with, on any server.
+"""The app that the tests of `sark_cache.fastapi` serve: documents behind a policy, on any server.
 
-`python documents_app.py PORT` serves it with uvicorn; `documents_app:create_app()` is for gunicorn.
+`python documents_app.py PORT` serves it with uvicorn; gunicorn takes `documents_app:create_app()`.
 """
 
 import asyncio
@@ -34,13 +34,13 @@ DECISIONS = {
     "allowed null": {"allow": None, "reason": ""},
     "not allowed, nor denied": {"result": True},
 }
-"""What the policy says of users; of anybody else that they are allowed."""
+"""The policy's decisions by user; every other user is allowed."""
 
 evaluations = count(1)
 
 
 async def evaluate(user_id, action, resource, context):
-    """The policy: says what it was asked, and how often this process did ask."""
+    """Evaluates the policy; the decision has the request and the number of evaluations so far."""
     if user_id == "broken":
         raise OSError(user_id)
     if user_id == "unavailable":
@@ -55,26 +55,26 @@ async def evaluate(user_id, action, resource, context):
 async def current_user(
     name: Annotated[str | None, Depends(APIKeyHeader(name="x-user", auto_error=False))],
 ) -> str:
-    """Whoever says so."""
+    """Returns the user that the request claims to be."""
     if name is None:
         raise HTTPException(401, "who are you?")
     return name
 
 
 async def document_in_path(document: str) -> str:
-    """A resource that is found out."""
+    """Returns a resource that a dependency computes."""
     return f"document:{document}"
 
 
 async def second_factor(x_mfa: Annotated[bool, Header()] = False) -> dict[str, Any]:  # noqa: FBT002
-    """A context that is found out."""
+    """Returns a context that a dependency computes."""
     return {"mfa": x_mfa}
 
 
 async def admin(
     credentials: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())],
 ) -> None:
-    """Lets pass who knows the word."""
+    """Admits requests with the admin's secret."""
     if credentials.credentials != "sesame":
         raise HTTPException(403, "not an admin")
 
@@ -91,7 +91,7 @@ may = authorize(evaluate, user=current_user)
 
 
 def create_app(settings=None, *, with_admin=True, revalidate=None):
-    """The app."""
+    """Creates the app."""
     with_policy_cache = policy_cache_lifespan(settings, revalidate=revalidate)
     threads_at_import = threading.active_count()
 
@@ -135,13 +135,14 @@ def create_app(settings=None, *, with_admin=True, revalidate=None):
 
 
 def left_over():
-    """What the policy cache has left behind in this process."""
+    """Returns the tasks and threads of the policy cache that are left in this process."""
     tasks = [task.get_name() for task in asyncio.all_tasks()]
     threads = [thread.name for thread in threading.enumerate()]
     return [name for name in (*tasks, *threads) if name.startswith("sark-cache")]
 
 
 if __name__ == "__main__":
-    # uvicorn sends itself the signal that ended it: as an exit, this shows what was not closed.
+    # uvicorn sends itself the signal that ended it. As an exit, this shows objects that were not
+    # closed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     uvicorn.run(create_app(), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")

@@ -1,4 +1,4 @@
-"""Evaluators that can be imported by name, and some that cannot, for the tests of `authorize`."""
+"""Evaluators for the tests of `authorize`, some of which cannot be imported by name."""
 
 import threading
 from functools import partial, wraps
@@ -7,27 +7,27 @@ from sark_cache import Loaded
 
 
 async def is_member(user_id, action, resource, context):
-    """Members may."""
+    """Allows members."""
     return {"allow": user_id in {"alice", "root"}, "reason": "members only"}
 
 
 async def is_admin(user_id, action, resource, context):
-    """Admins may."""
+    """Allows admins."""
     return {"allow": user_id == "root", "reason": "admins only"}
 
 
 def in_a_thread(user_id, action, resource, context):
-    """Not async: says where it runs."""
+    """Runs in a thread, since it is not async, and returns the thread's name."""
     return {"allow": True, "thread": threading.current_thread() is not threading.main_thread()}
 
 
 def decides_late(user_id, action, resource, context):
-    """Not async, and decides how its decision is stored."""
+    """Sets the TTL of its decision, and is not async."""
     return Loaded(in_a_thread(user_id, action, resource, context), ttl_seconds=0)
 
 
 def logged(evaluate):
-    """A decorator as it should be."""
+    """Decorates a function with `functools.wraps`."""
 
     @wraps(evaluate)
     def wrapper(*asked):
@@ -38,47 +38,47 @@ def logged(evaluate):
 
 @logged
 async def decorated(user_id, action, resource, context):
-    """Async beneath a decorator that is not."""
+    """Is async beneath a decorator that is not."""
     return {"allow": True, "thread": threading.current_thread() is not threading.main_thread()}
 
 
 class Engine:
-    """An engine with a method, whose objects differ."""
+    """An engine with a method, whose instances decide differently."""
 
     def __init__(self, allowed="alice"):
         self.allowed = allowed
 
     async def evaluate(self, user_id, *_asked):
-        """One user may."""
+        """Allows one user."""
         return {"allow": user_id == self.allowed, "reason": f"{self.allowed} alone"}
 
     @classmethod
     async def everybody(cls, *_asked):
-        """Everybody may."""
+        """Allows everybody."""
         return {"allow": True}
 
     @staticmethod
     def nobody(*_asked):
-        """Nobody may."""
+        """Allows nobody."""
         return {"allow": False}
 
 
 class Callable(Engine):
-    """The same as an object that is called."""
+    """An engine whose instances are called."""
 
     __call__ = Engine.evaluate
 
 
 class Blocking(Engine):
-    """The same, not async."""
+    """An engine whose method is not async."""
 
     def evaluate(self, user_id, *_asked):
-        """One user may."""
+        """Allows one user."""
         return {"allow": user_id == self.allowed}
 
 
 def closure():
-    """A function that only its maker knows."""
+    """Returns a function that cannot be imported."""
 
     async def evaluate(user_id, action, resource, context):
         return {"allow": True}

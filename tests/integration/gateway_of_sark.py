@@ -1,7 +1,7 @@
 """A gateway that calls its caches as SARK's does, for the guide to migrating from it.
 
-Nothing here was changed for this package. It is never imported as it is: the test puts in the
-imports that the guide says, and runs what results.
+Its calls are those of SARK, unchanged. It is never imported as it is: the test replaces the imports
+as the guide says, and runs the result.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from sark.services.policy.rust_cache import RustPolicyCache, get_rust_policy_cac
 
 
 class PolicyClient:
-    """Asks the policy engine, and the cache before it; SARK makes one for each request."""
+    """A client of the policy engine and its cache; SARK makes one for each request."""
 
     def __init__(self, engine, cache=None, cache_enabled=True):  # noqa: FBT002 - as there
         self.engine = engine
@@ -82,7 +82,7 @@ class PolicyClient:
 
 
 async def evaluate(engine, input_data):
-    """One request through the factory, as SARK's `evaluate_opa_policy` asks."""
+    """Sends one request through the factory, like SARK's `evaluate_opa_policy`."""
     user_id = input_data["user"]["id"]
     cache = create_policy_cache(user_id)
     resource = input_data["resource"]["tool"]
@@ -106,7 +106,7 @@ async def evaluate(engine, input_data):
 
 
 async def answer_request(engine, *asked):
-    """The route of SARK that evaluates: a client for each request, closed after it."""
+    """The route of SARK that evaluates, with a client for each request."""
     client = PolicyClient(engine)
     try:
         return await client.evaluate_policy(*asked)
@@ -115,7 +115,7 @@ async def answer_request(engine, *asked):
 
 
 async def readiness(engine):
-    """The probe of SARK that asks for health: likewise."""
+    """The health probe of SARK, with a client for each request."""
     client = PolicyClient(engine)
     try:
         return await client.health_check()
@@ -124,18 +124,18 @@ async def readiness(engine):
 
 
 async def start(cache):
-    """The start of the app: a warm cache, and the cleanup."""
+    """Starts the app with a warm cache and the cleanup."""
     await cache.preload_cache([("user-1", "tool:invoke", "tool:search", {"allow": True}, None)])
     return await start_cache_cleanup(cache, interval=60, enabled=True)
 
 
 async def stop():
-    """The end of the app."""
+    """Stops the app."""
     await stop_cache_cleanup()
 
 
 def flags(redis_client=None):
-    """What the admin routes of SARK ask."""
+    """Returns the flags that SARK's admin routes show."""
     manager = FeatureFlagManager(redis_client)
     manager.set_rollout_pct("rust_cache", 25)
     manager.rollback("rust_opa")
@@ -143,7 +143,7 @@ def flags(redis_client=None):
 
 
 def caches(redis_client):
-    """Each way in which SARK makes a cache."""
+    """Returns a cache for each way in which SARK makes one."""
     return {
         "redis": PolicyCache(redis_client, 300, True, True, True),
         "native": RustPolicyCache(10_000, 300, True, True),

@@ -1,4 +1,4 @@
-"""Real servers for `documents_app`, as processes of their own on a free loopback port."""
+"""Real servers of `documents_app`, as separate processes on a free loopback port."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from servers import HOST, free_port
 
 HERE = Path(__file__).parent
 PATIENCE = 60.0
-"""What is waited for at most, in seconds, where no limit is promised."""
+"""The maximum number of seconds to wait where no limit is promised."""
 
 PYTHON = (sys.executable, "-X", "dev", "-W", "error::ResourceWarning")
 UVICORN = (*PYTHON, "documents_app.py", "{port}")
@@ -65,16 +65,16 @@ class Serving:
         raise RuntimeError(message)
 
     def terminate(self):
-        """Ends it by SIGTERM; its exit code."""
+        """Terminates the server (SIGTERM) and returns its exit code."""
         self.process.terminate()
         return self.process.wait(PATIENCE)
 
     @contextmanager
     def workers(self):
-        """A client for each of two workers."""
+        """Returns a client for each of two workers."""
         with ExitStack() as stack:
             first = stack.enter_context(closing(Worker(self.url)))
-            os.kill(first.pid, signal.SIGSTOP)  # so that the other one takes the next connection
+            os.kill(first.pid, signal.SIGSTOP)  # so that the other one accepts the next connection
             try:
                 second = stack.enter_context(closing(_another_worker(self.url, first.pid)))
             finally:
@@ -102,7 +102,7 @@ class Worker(httpx.Client):
 def _another_worker(url, stopped):
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        with suppress(httpx.TimeoutException):  # taken just before it was stopped
+        with suppress(httpx.TimeoutException):  # accepted just before the worker was suspended
             worker = Worker(url, timeout=2)
             assert worker.pid != stopped
             worker.timeout = PATIENCE
@@ -113,7 +113,7 @@ def _another_worker(url, stopped):
 
 @contextmanager
 def served(command, **environment):
-    """Serves the app; whatever happens, nothing of it is left in the end."""
+    """Serves the app; kills all its processes on leaving."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         serving = Serving(command, environment, output, errors)
         try:

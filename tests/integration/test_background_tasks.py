@@ -1,4 +1,4 @@
-"""Revocations in background tasks: what is called after the answer was sent is carried out."""
+"""Revocations in background tasks: one called after the response was sent is carried out."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -125,7 +125,7 @@ async def test_a_background_task_of_starlette_revokes(fresh_redis):
             assert await is_gone(fresh_redis.url)
 
 
-async def test_one_that_was_called_just_before_the_app_stops_is_carried_out(settings, fresh_redis):
+async def test_a_revocation_called_just_before_the_app_stops_is_carried_out(settings, fresh_redis):
     app = FastAPI(lifespan=policy_cache_lifespan(settings))
 
     @app.post("/revoke")

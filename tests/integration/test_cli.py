@@ -1,4 +1,4 @@
-"""The command `sark-cache`: what all of it has in common, and its demo."""
+"""The command `sark-cache`: its options, output and exit codes, and its demo."""
 
 import importlib.metadata
 import os
@@ -31,7 +31,7 @@ on_posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals and
 
 @pytest.fixture
 def without(tmp_path):
-    """Makes a command in an environment that has all packages of this one but some, really."""
+    """Makes a command for an environment with all packages of this one except some."""
 
     def make(*packages):
         venv.create(tmp_path, symlinks=True)
@@ -47,7 +47,7 @@ def without(tmp_path):
 
 @pytest.fixture
 def without_compiled(tmp_path):
-    """Where the package is without its compiled module, really."""
+    """A command for a package without its compiled module."""
     compiled = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__")
     copy = shutil.copy if sys.platform == "win32" else os.symlink
     shutil.copytree(PACKAGE, tmp_path / "sark_cache", ignore=compiled, copy_function=copy)
@@ -55,7 +55,7 @@ def without_compiled(tmp_path):
 
 
 def fact(out, name):
-    """What is said of something."""
+    """Returns the value of a fact in the output."""
     [line] = [line for line in out.splitlines() if line.startswith(f"  {name}  ")]
     return line.removeprefix(f"  {name}  ").strip()
 
@@ -115,7 +115,7 @@ def test_wrong_usage_exits_with_2_and_says_so_on_stderr(arguments):
     assert "Usage: sark-cache" in ended.err
 
 
-# What it takes
+# Missing packages
 
 
 @on_posix
@@ -138,8 +138,8 @@ def test_without_pydantic_settings_it_says_how_to_get_it(without):
     assert ended.document["settings"] is None
     assert ended.document["native"]["works"]
     assert ended.document["extras"]["prometheus"] == {"prometheus-client": None}
-    told = sark_cache("doctor", command=command).out
-    assert fact(told, "[prometheus]") == "not installed: prometheus-client"
+    output = sark_cache("doctor", command=command).out
+    assert fact(output, "[prometheus]") == "not installed: prometheus-client"
 
 
 @on_posix
@@ -154,7 +154,7 @@ def test_without_a_client_it_says_how_to_get_one(without):
 
 
 @on_posix
-def test_where_it_is_not_installed_it_knows_no_version(without):
+def test_a_package_that_is_not_installed_has_no_version(without):
     command = without("sark_cache-")
     assert sark_cache("--version", command=command).out == "sark-cache unknown\n"
     assert sark_cache("doctor", "--json", command=command).document["extras"] == {}
@@ -170,13 +170,13 @@ def test_without_the_compiled_module_it_says_why(without_compiled):
     assert not ended.document["native"]["available"]
 
 
-def test_a_compiled_module_that_is_not_wanted_is_not_missed(without_compiled):
+def test_a_compiled_module_that_is_disabled_is_not_needed(without_compiled):
     ended = sark_cache("doctor", SARK_CACHE_USE_RUST_CACHE="false", **without_compiled)
     assert ended.code == 0
     assert fact(ended.out, "native cache") == "missing"
 
 
-def test_what_else_is_missing_is_no_extra_s_fault(monkeypatch):
+def test_another_missing_package_is_not_blamed_on_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sark_cache.cli.app", None)
     with pytest.raises(ModuleNotFoundError):
         main()
@@ -186,14 +186,14 @@ def test_what_else_is_missing_is_no_extra_s_fault(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "text"),
     [
         *((2.0, "2.00 s"), (0.9999, "1,000 ms"), (0.005, "5.00 ms"), (27.1e-6, "27.1 µs")),
         *((1e-6, "1.00 µs"), (5.9e-7, "590 ns"), (0.0, "0 ns")),
     ],
 )
-def test_a_duration_has_three_digits_and_the_unit_that_suits_it(seconds, told):
-    assert duration(seconds) == told
+def test_a_duration_has_three_digits_and_a_suitable_unit(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_to_a_file_each_fact_is_one_line_without_colours():
@@ -208,14 +208,14 @@ def test_narrow_output_is_wrapped():
     assert max(map(len, ended.out.splitlines())) <= 40
 
 
-def test_what_an_encoding_lacks_is_shown_as_an_escape():
+def test_a_character_outside_the_encoding_is_escaped():
     ended = sark_cache("demo", PYTHONIOENCODING="ascii")
     assert (ended.code, ended.err) == (0, "")
     assert "\\xb5s" in ended.out
 
 
 @on_posix
-def test_a_reader_that_is_gone_is_no_error_to_look_at():
+def test_a_closed_pipe_prints_no_traceback():
     with started("doctor", "--json") as process:
         process.stdout.close()
         assert process.wait(60) == 1
@@ -223,7 +223,7 @@ def test_a_reader_that_is_gone_is_no_error_to_look_at():
 
 
 @on_posix
-def test_a_terminal_has_colours_unless_they_are_not_wanted():
+def test_a_terminal_has_colours_unless_they_are_disabled():
     for variables, has_colours in (
         ({}, True),
         ({"NO_COLOR": "1"}, False),
@@ -240,7 +240,7 @@ def test_a_terminal_has_colours_unless_they_are_not_wanted():
 
 @pytest.fixture(params=["heeds", "ignores"])
 def parent(request):
-    """Whether the process that starts commands can be interrupted, which a child inherits."""
+    """Returns whether the process that starts commands reacts to SIGINT, which a child inherits."""
     before = signal.getsignal(signal.SIGINT)
     if request.param == "ignores":
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -255,7 +255,7 @@ def test_ctrl_c_while_a_server_does_not_answer_exits_with_130(parent):
         with started("flags", "get", **{URL: url}) as process:
             connection, _ = silent.accept()
             with connection:
-                connection.recv(1)  # it has asked, and waits
+                connection.recv(1)  # it has sent a command and waits
                 process.send_signal(signal.SIGINT)
                 out, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -271,7 +271,7 @@ def test_ctrl_c_in_the_demo_exits_with_130(parent):
         assert "Traceback" not in terminal.said
 
 
-def test_ctrl_c_before_it_has_begun_exits_with_130(monkeypatch):
+def test_ctrl_c_before_the_command_starts_exits_with_130(monkeypatch):
     def run():
         raise KeyboardInterrupt
 
@@ -286,7 +286,7 @@ def test_ctrl_c_before_it_has_begun_exits_with_130(monkeypatch):
 MEASURED = ("evaluation_us", "hit_us", "callers_answered_after_us", "revocation_us")
 
 
-def test_the_demo_measures_and_goes_as_it_should():
+def test_the_demo_measures_and_succeeds():
     ended = sark_cache("demo", "--json")
     assert (ended.code, ended.err) == (0, "")
     shown = ended.document
@@ -301,7 +301,7 @@ def test_the_demo_measures_and_goes_as_it_should():
     assert (shown["redis"], shown["redis_hit_us"]) == (None, None)
 
 
-def test_the_demo_tells_what_it_measured():
+def test_the_demo_prints_its_measurements():
     ended = sark_cache("demo")
     assert (ended.code, ended.err) == (0, "")
     for measured in ("evaluated", "hit", "single flight", "revocation"):
@@ -324,7 +324,7 @@ def test_the_demo_measures_redis_too_and_leaves_no_decision_there(fresh_redis):
     assert fresh_redis.command("KEYS", "sark-cache:1:*") == []
 
 
-def test_the_demo_without_the_server_that_it_should_measure_exits_with_3(own_redis):
+def test_the_demo_of_an_unreachable_server_exits_with_3(own_redis):
     server = own_redis()
     server.kill()
     ended = sark_cache("demo", "--json", **{URL: server.url})
@@ -333,14 +333,14 @@ def test_the_demo_without_the_server_that_it_should_measure_exits_with_3(own_red
     assert ended.document["hit_us"] > 0
 
 
-def test_the_demo_in_front_of_a_server_that_keeps_nothing_says_so(own_redis):
+def test_the_demo_of_a_server_that_stores_nothing_says_so(own_redis):
     server = own_redis(maxmemory="100kb", maxmemory_policy="noeviction")
     ended = sark_cache("demo", **{URL: server.url})
     assert ended.code == 1
     assert "does not keep a decision" in ended.err
 
 
-def test_a_demo_that_does_not_go_as_it_should_exits_with_1(monkeypatch):
+def test_a_demo_that_fails_exits_with_1(monkeypatch):
     async def show():
         return replace(await showing.show(), entries_revoked=2, overtaken_was_stored=True)
 
@@ -349,6 +349,6 @@ def test_a_demo_that_does_not_go_as_it_should_exits_with_1(monkeypatch):
     assert (ended.code, ended.document["ok"]) == (1, False)
     assert ended.document["entries_revoked"] == 2
     assert "did not go as it should" in ended.err
-    told = in_process("demo")
-    assert told.code == 1
-    assert "stored, which is wrong" in told.out
+    ended = in_process("demo")
+    assert ended.code == 1
+    assert "stored, which is wrong" in ended.out

@@ -1,4 +1,4 @@
-"""`sark-cache doctor`: what it finds, and what it makes of that."""
+"""`sark-cache doctor`: its findings and warnings."""
 
 import importlib.metadata
 import platform
@@ -20,7 +20,7 @@ FIELDS = [
 
 
 def doctor(*arguments, **variables):
-    """What it finds, and its exit code."""
+    """Returns the findings and the exit code."""
     ended = sark_cache("doctor", "--json", *arguments, **variables)
     assert ended.err == ""
     assert ended.document["ok"] is (ended.code == 0)
@@ -28,7 +28,7 @@ def doctor(*arguments, **variables):
     return ended.document
 
 
-def test_it_finds_what_is_installed():
+def test_it_shows_the_installed_packages():
     found = doctor()
     assert list(found) == FIELDS
     assert found["versions"]["sark_cache"] == importlib.metadata.version("sark-cache")
@@ -42,20 +42,20 @@ def test_it_finds_what_is_installed():
     assert (found["redis"], found["backend"]) == (None, None)
 
 
-def test_where_nothing_is_cached_it_warns():
+def test_it_warns_if_nothing_is_cached():
     [warning] = doctor(SARK_CACHE_RUST_CACHE_ROLLOUT_PCT="0")["warnings"]
     assert "nothing is cached" in warning
     assert doctor()["warnings"] == []
     assert doctor(SARK_CACHE_RUST_CACHE_ROLLOUT_PCT="5")["warnings"] == []
 
 
-def test_where_caches_are_switched_off_it_warns():
+def test_it_warns_if_caches_are_disabled():
     assert "SARK_CACHE_ENABLED" in doctor(SARK_CACHE_ENABLED="false")["warnings"][0]
     off = {"SARK_CACHE_RUST_CACHE_ROLLOUT_PCT": "5", "RUST_ENABLED": "false"}
     assert "SARK_CACHE_USE_RUST_CACHE" in doctor(**off)["warnings"][0]
 
 
-def test_where_native_caches_of_several_workers_are_apart_it_warns(fresh_redis):
+def test_it_warns_if_several_workers_have_separate_native_caches(fresh_redis):
     several = {"WEB_CONCURRENCY": "3"}
     [warning] = doctor(**several)["warnings"]
     assert "several processes (WEB_CONCURRENCY=3)" in warning
@@ -87,18 +87,18 @@ def test_wrong_settings_are_named():
     assert "SARK_CACHE_CACHE_TTL='soon'" in problem
     assert "SARK_CACHE_REDIS_URL is wrong: url must begin with" in problem
     assert found["settings"] is None
-    told = sark_cache("doctor", **variables)
-    assert "SARK_CACHE_CACHE_TTL='soon'" in told.out
-    assert "s3cret" not in told.out + told.err + str(found)
+    output = sark_cache("doctor", **variables)
+    assert "SARK_CACHE_CACHE_TTL='soon'" in output.out
+    assert "s3cret" not in output.out + output.err + str(found)
 
 
-def test_a_variable_that_is_no_setting_is_warned_of():
+def test_an_unknown_variable_gives_a_warning():
     assert "SARK_CACHE_COLOUR" in doctor(SARK_CACHE_COLOUR="red")["warnings"][0]
     found = doctor(SARK_CACHE_CACHE_TTLS="60")
     assert "did you mean SARK_CACHE_CACHE_TTL?" in found["problems"][0]
 
 
-def test_an_option_that_the_client_does_not_know_is_a_wrong_setting():
+def test_an_option_unknown_to_the_client_is_a_wrong_setting():
     found = doctor(**{URL: "redis://localhost?colour=red"})
     assert f"{URL} is wrong: url has an option that redis-py does not take" in found["problems"][0]
     assert "It must be a URL: redis://" in found["problems"][0]
@@ -107,7 +107,7 @@ def test_an_option_that_the_client_does_not_know_is_a_wrong_setting():
 # Redis
 
 
-def test_it_finds_what_redis_there_is(fresh_redis):
+def test_it_shows_the_server(fresh_redis):
     found = doctor(**{URL: fresh_redis.url})
     assert found["redis"]["address"] == fresh_redis.url
     assert found["redis"]["topology"] == "server"
@@ -128,13 +128,13 @@ def test_it_changes_nothing_there(fresh_redis):
         assert fresh_redis.command("KEYS", "*") == []
 
 
-def test_it_tells_of_redis_for_people_to_read(own_redis):
+def test_it_shows_the_server_as_readable_text(own_redis):
     server = own_redis(maxmemory="64mb", maxmemory_policy="volatile-lru", appendonly=True)
-    told = sark_cache("doctor", **{URL: server.url}).out
-    assert f"Redis at {server.url}\n" in told
-    assert "; primary; 0 replicas connected; answers in " in told
-    assert "; runs scripts; keeps at most 64 MiB (volatile-lru)\n" in told
-    assert told.endswith("ok: all that is configured works\n")
+    output = sark_cache("doctor", **{URL: server.url}).out
+    assert f"Redis at {server.url}\n" in output
+    assert "; primary; 0 replicas connected; answers in " in output
+    assert "; runs scripts; keeps at most 64 MiB (volatile-lru)\n" in output
+    assert output.endswith("ok: all that is configured works\n")
 
 
 @pytest.mark.parametrize(("login", "code"), [("s3cr%2Ft%20p%40ss", 0), ("wr0ng", 1)])
@@ -151,7 +151,7 @@ def test_a_password_is_never_shown(own_redis, login, code):
             assert secret not in ended.out + ended.err
 
 
-def test_a_unix_socket_will_do(own_redis):
+def test_a_unix_socket_is_accepted(own_redis):
     server = own_redis(unixsocket="socket")
     found = doctor("--redis-url", server.unix_url)
     assert found["redis"]["servers"][0]["address"].endswith("/socket")
@@ -166,7 +166,7 @@ def test_sentinels_lead_to_the_primary(fresh_sentinels):
 
 
 @pytest.mark.parametrize("library", ["redis", "valkey"])
-def test_each_primary_of_a_cluster_is_looked_at(fresh_cluster, library):
+def test_each_primary_of_a_cluster_is_examined(fresh_cluster, library):
     url = fresh_cluster.url.replace("redis", library, 1)
     found = doctor("--user", "alice", **{URL: url})
     assert found["redis"]["topology"] == "cluster"
@@ -182,18 +182,18 @@ def test_a_part_of_a_cluster_that_is_down_is_a_problem(fresh_cluster):
     found = doctor(**{URL: fresh_cluster.url})
     assert any(problem.startswith(f"{down.host}:{down.port}: ") for problem in found["problems"])
     assert found["redis"]["reachable"]
-    told = sark_cache("doctor", **{URL: fresh_cluster.url}).out
-    assert f"  {down.host}:{down.port}  version unknown\n" in told
+    output = sark_cache("doctor", **{URL: fresh_cluster.url}).out
+    assert f"  {down.host}:{down.port}  version unknown\n" in output
 
 
-def test_a_cluster_that_finds_itself_broken_is_a_problem(own_redis):
+def test_a_cluster_that_reports_itself_as_down_is_a_problem(own_redis):
     server = own_redis(cluster_enabled=True, cluster_announce_ip="127.0.0.1")
     server.command("CLUSTER", "ADDSLOTS", 0)
     found = doctor(**{URL: f"redis+cluster://{server.host}:{server.port}"})
     assert any("says of its cluster: fail" in problem for problem in found["problems"])
 
 
-def test_a_server_that_is_not_there_is_a_problem(own_redis):
+def test_an_unreachable_server_is_a_problem(own_redis):
     server = own_redis()
     server.kill()
     found = doctor("--user", "alice", **{URL: server.url})
@@ -223,19 +223,19 @@ WELL = {"save": "", "appendonly": True}
         ({"appendonly": False}, r"keeps no append-only file \(appendonly no\)"),
     ],
 )
-def test_a_server_that_may_lose_or_bring_back_something_is_warned_of(own_redis, config, words):
+def test_a_server_that_may_lose_or_restore_entries_gives_a_warning(own_redis, config, words):
     server = own_redis(**(WELL | config))
     found = doctor(**{URL: server.url})
     assert found["ok"]
     [warning] = found["warnings"]
     assert re.search(words, warning)
-    told = sark_cache("doctor", **{URL: server.url})
-    *_, last = told.out.splitlines()
+    output = sark_cache("doctor", **{URL: server.url})
+    *_, last = output.out.splitlines()
     assert last == "warning: all that is configured works, but 1 warning stands above"
-    assert told.code == 0
+    assert output.code == 0
 
 
-def test_a_server_that_is_set_up_well_is_not_warned_of(own_redis):
+def test_a_well_configured_server_gives_no_warning(own_redis):
     server = own_redis(**WELL)
     found = doctor(**{URL: server.url})
     assert found["warnings"] == []
@@ -244,7 +244,7 @@ def test_a_server_that_is_set_up_well_is_not_warned_of(own_redis):
     assert examined["counts_replicas"] is True
 
 
-def test_what_is_not_guaranteed_without_role_and_info_is_warned_of(own_redis):
+def test_missing_guarantees_without_role_and_info_give_a_warning(own_redis):
     server = own_redis(**WELL)
     url = url_without(server, "role", "info")
     found = doctor(**{URL: url})
@@ -257,7 +257,7 @@ def test_what_is_not_guaranteed_without_role_and_info_is_warned_of(own_redis):
 
 
 @pytest.mark.parametrize("command", ["pttl", "lpush", "ltrim", "lrange", "lindex", "unlink"])
-def test_each_command_that_is_missing_is_a_problem(own_redis, command):
+def test_each_missing_command_is_a_problem(own_redis, command):
     server = own_redis(**WELL)
     [problem] = doctor(**{URL: url_without(server, command)})["problems"]
     assert f"does not do what the cache asks for: {command.upper()} (" in problem
@@ -321,7 +321,7 @@ def test_a_replica_is_a_problem(own_redis):
     assert any("is a replica" in problem for problem in problems)
 
 
-def test_what_a_user_may_not_do_is_a_problem(own_redis):
+def test_missing_permissions_of_a_user_are_a_problem(own_redis):
     server = own_redis()
     url = url_without(server, "eval", "scan", "info")
     found = doctor("--redis-url", url)
@@ -331,9 +331,9 @@ def test_what_a_user_may_not_do_is_a_problem(own_redis):
     [examined] = found["redis"]["servers"]
     assert not examined["runs_scripts"]
     assert examined["version"] is None
-    told = sark_cache("doctor", **{URL: url}).out
-    assert f"  {examined['address']}  version unknown; answers in " in told
-    assert "; runs no scripts\n" in told
+    output = sark_cache("doctor", **{URL: url}).out
+    assert f"  {examined['address']}  version unknown; answers in " in output
+    assert "; runs no scripts\n" in output
 
 
 # Rollouts and backends
@@ -341,7 +341,7 @@ def test_what_a_user_may_not_do_is_a_problem(own_redis):
 
 @pytest.fixture
 def far_away(fresh_redis):
-    """The URL of a server whose answers take a tenth of a second to arrive."""
+    """The URL of a server whose replies take a tenth of a second to arrive."""
 
     class Relay(socketserver.BaseRequestHandler):
         def handle(self):
@@ -350,7 +350,7 @@ def far_away(fresh_redis):
                 relay(server, self.request, after=0.1)
 
     def relay(source, target, after=0.0):
-        with suppress(OSError):  # one of them is gone
+        with suppress(OSError):  # one of them is closed
             while data := source.recv(65536):
                 time.sleep(after)
                 target.sendall(data)
@@ -371,7 +371,7 @@ def test_a_server_that_is_far_away_is_waited_for(fresh_redis, far_away):
     assert "1 %" in found["backend"]["reason"]
 
 
-def test_rollouts_are_those_of_redis_else_of_the_settings(fresh_redis):
+def test_rollouts_are_read_from_redis_or_else_from_the_settings(fresh_redis):
     fresh_redis.command("SET", "feature_flag:rust_opa", "30")
     found = doctor(SARK_CACHE_RUST_CACHE_ROLLOUT_PCT="5", **{URL: fresh_redis.url})
     assert found["rollouts"] == {
@@ -380,12 +380,12 @@ def test_rollouts_are_those_of_redis_else_of_the_settings(fresh_redis):
     }
 
 
-def test_a_rollout_that_is_no_percentage_is_a_problem(fresh_redis):
+def test_a_rollout_that_is_not_a_percentage_is_a_problem(fresh_redis):
     fresh_redis.command("LPUSH", "feature_flag:rust_opa", "30")
     fresh_redis.command("SET", "feature_flag:rust_cache", "many")
     found = doctor(**{URL: fresh_redis.url})
     assert len(found["problems"]) == 2
-    assert found["rollouts"]["rust_cache"]["percentage"] == 100  # as if it was never set
+    assert found["rollouts"]["rust_cache"]["percentage"] == 100  # as if it had never been set
 
 
 BACKENDS = [
@@ -396,7 +396,7 @@ BACKENDS = [
 
 
 @pytest.mark.parametrize(("percentage", "variables", "backend", "reason"), BACKENDS)
-def test_it_says_which_backend_answers_for_a_user_and_why(
+def test_it_shows_the_backend_of_a_user_and_the_reason(
     fresh_redis, percentage, variables, backend, reason
 ):
     fresh_redis.command("SET", "feature_flag:rust_cache", percentage)
@@ -405,11 +405,13 @@ def test_it_says_which_backend_answers_for_a_user_and_why(
     assert reason in found["reason"]
 
 
-def test_without_redis_who_is_not_in_has_no_cache():
-    told = sark_cache("doctor", "--user", "alice", SARK_CACHE_RUST_CACHE_ROLLOUT_PCT="0").out
-    assert "Backend for alice\n  none  the user is not among the 0 % that are in; no Redis" in told
+def test_without_redis_users_outside_the_rollout_have_no_cache():
+    output = sark_cache("doctor", "--user", "alice", SARK_CACHE_RUST_CACHE_ROLLOUT_PCT="0").out
+    assert (
+        "Backend for alice\n  none  the user is not among the 0 % that are in; no Redis" in output
+    )
 
 
-def test_an_empty_user_is_a_wrong_use():
+def test_an_empty_user_is_a_usage_error():
     ended = in_process("doctor", "--user", "")
     assert (ended.code, ended.out) == (2, "")

@@ -1,4 +1,4 @@
-"""`sark-cache flags`: rollouts shown and moved for every process."""
+"""`sark-cache flags` shows and changes rollouts for every process."""
 
 import time
 
@@ -12,7 +12,7 @@ KEY = "feature_flag:rust_cache"
 
 
 def flags(server, *arguments, code=0):
-    """What a command says of a server's flags, as JSON."""
+    """Returns the JSON output of a command for a server's flags."""
     ended = sark_cache("flags", *arguments, "--json", **{URL: server.url})
     assert ended.code == code, ended.err
     assert bool(ended.err) is (code != 0)
@@ -20,10 +20,10 @@ def flags(server, *arguments, code=0):
     return ended.document
 
 
-# Shown
+# Reading
 
 
-def test_each_feature_has_a_percentage_and_where_it_is_from(fresh_redis):
+def test_each_feature_has_a_percentage_and_its_source(fresh_redis):
     fresh_redis.command("SET", KEY, "25")
     fresh_redis.command("SET", "feature_flag:new", "7\n")
     assert flags(fresh_redis, "get") == {
@@ -37,7 +37,7 @@ def test_each_feature_has_a_percentage_and_where_it_is_from(fresh_redis):
     }
 
 
-def test_they_are_told_for_people_to_read(fresh_redis):
+def test_flags_are_shown_as_readable_text(fresh_redis):
     fresh_redis.command("SET", KEY, "25")
     ended = sark_cache(
         "flags", "get", SARK_CACHE_RUST_OPA_ROLLOUT_PCT="3", **{URL: fresh_redis.url}
@@ -50,18 +50,18 @@ def test_they_are_told_for_people_to_read(fresh_redis):
     ]
 
 
-def test_where_none_was_ever_set_everybody_is_served_alike(fresh_redis):
-    told = sark_cache("flags", "get", "rust_cache", **{URL: fresh_redis.url}).out
-    assert told.splitlines()[1:] == ["  rust_cache  never set: everybody is served alike"]
+def test_a_feature_that_was_never_set_applies_to_all_users(fresh_redis):
+    output = sark_cache("flags", "get", "rust_cache", **{URL: fresh_redis.url}).out
+    assert output.splitlines()[1:] == ["  rust_cache  never set: everybody is served alike"]
 
 
-def test_one_feature_is_shown_whether_or_not_it_was_ever_set(fresh_redis):
+def test_a_feature_is_shown_even_if_it_was_never_set(fresh_redis):
     assert list(flags(fresh_redis, "get", "rust_cache")["features"]) == ["rust_cache"]
     [unheard_of] = flags(fresh_redis, "get", "unheard of")["features"].values()
     assert (unheard_of["percentage"], unheard_of["source"]) == (0, "default")
 
 
-def test_a_feature_that_nobody_knows_is_shown_with_a_warning(fresh_redis):
+def test_an_unknown_feature_is_shown_with_a_warning(fresh_redis):
     ended = sark_cache("flags", "get", "rust_cach", **{URL: fresh_redis.url})
     assert ended.code == 0
     assert ended.err.strip() == (
@@ -73,16 +73,16 @@ def test_a_feature_that_nobody_knows_is_shown_with_a_warning(fresh_redis):
         assert sark_cache("flags", "get", feature, **{URL: fresh_redis.url}).err == ""
 
 
-def test_all_that_there_are_are_listed(fresh_redis):
+def test_all_features_are_listed(fresh_redis):
     fresh_redis.command("SET", "feature_flag:new", "7")
     assert flags(fresh_redis, "list") == flags(fresh_redis, "get")
-    told = sark_cache("flags", "list", **{URL: fresh_redis.url})
-    assert [line.split()[0] for line in told.out.splitlines()[1:]] == [
+    output = sark_cache("flags", "list", **{URL: fresh_redis.url})
+    assert [line.split()[0] for line in output.out.splitlines()[1:]] == [
         *("new", "rust_cache", "rust_opa")
     ]
 
 
-def test_what_is_no_percentage_exits_with_1(fresh_redis):
+def test_a_value_that_is_not_a_percentage_exits_with_1(fresh_redis):
     fresh_redis.command("SET", KEY, "101")
     fresh_redis.command("LPUSH", "feature_flag:rust_opa", "5")
     features = flags(fresh_redis, "get", code=1)["features"]
@@ -93,20 +93,20 @@ def test_what_is_no_percentage_exits_with_1(fresh_redis):
         assert "Set it again, with sark-cache flags set" in ended.out + ended.err
 
 
-def test_names_cannot_play_tricks_on_a_terminal(fresh_redis):
+def test_control_characters_in_names_are_escaped(fresh_redis):
     fresh_redis.command("SET", "feature_flag:\x1b[31mred", "5")
     fresh_redis.command("SET", "feature_flag:[red]é[/]", "5")
     fresh_redis.command("SET", b"feature_flag:\xff", "5")
-    told = sark_cache("flags", "get", **{URL: fresh_redis.url}).out
-    assert "\x1b" not in told
-    assert "  [red]é[/]   5 % of users" in told
-    assert len(told.splitlines()) == 4
+    output = sark_cache("flags", "get", **{URL: fresh_redis.url}).out
+    assert "\x1b" not in output
+    assert "  [red]é[/]   5 % of users" in output
+    assert len(output.splitlines()) == 4
 
 
-# Moved
+# Changing
 
 
-def test_a_percentage_that_is_set_is_seen_by_a_process_that_runs(fresh_redis):
+def test_a_new_percentage_is_seen_by_a_running_process(fresh_redis):
     client = redis.Redis.from_url(fresh_redis.url)
     running = FeatureFlagManager(client)
     assert running.get_rollout_pct("rust_cache") == 0
@@ -121,7 +121,7 @@ def test_a_percentage_that_is_set_is_seen_by_a_process_that_runs(fresh_redis):
     client.close()
 
 
-def test_what_was_moved_is_told_for_people_to_read(fresh_redis):
+def test_a_change_is_shown_as_readable_text(fresh_redis):
     fresh_redis.command("SET", KEY, "10")
     ended = sark_cache("flags", "set", "rust_cache", "25", "--redis-url", fresh_redis.url)
     assert ended.out.splitlines() == [
@@ -139,7 +139,7 @@ def test_one_feature_is_rolled_back(fresh_redis):
     assert fresh_redis.command("MGET", KEY, "feature_flag:rust_opa") == ["0", "30"]
 
 
-def test_every_feature_is_rolled_back_also_those_that_only_others_know(fresh_redis):
+def test_every_feature_is_rolled_back_including_those_set_elsewhere(fresh_redis):
     fresh_redis.command("SET", KEY, "25")
     fresh_redis.command("SET", "feature_flag:new", "7")
     fresh_redis.command("LPUSH", "feature_flag:rust_opa", "5")
@@ -151,10 +151,10 @@ def test_every_feature_is_rolled_back_also_those_that_only_others_know(fresh_red
     )
 
 
-# Which there are
+# Known features
 
 
-def test_a_name_that_no_process_looks_for_is_not_set_but_may_be_removed(fresh_redis):
+def test_a_name_that_no_process_reads_cannot_be_set_but_can_be_removed(fresh_redis):
     name = "x" * (MOST_NAME_BYTES + 1)
     ended = sark_cache("flags", "set", name, "5", "--force", **{URL: fresh_redis.url})
     assert ended.code == 2
@@ -166,7 +166,7 @@ def test_a_name_that_no_process_looks_for_is_not_set_but_may_be_removed(fresh_re
 
 @pytest.mark.parametrize("command", [["set", "{}", "5"], ["rollback", "{}"], ["remove", "{}"]])
 @pytest.mark.parametrize("name", ["rust_cahce", "RUST-CACHE"])
-def test_a_misspelt_name_is_refused_and_the_right_one_suggested(fresh_redis, command, name):
+def test_a_misspelt_name_is_refused_with_a_suggestion(fresh_redis, command, name):
     ended = sark_cache(
         *("flags", *(word.format(name) for word in command), "--json"), **{URL: fresh_redis.url}
     )
@@ -176,7 +176,7 @@ def test_a_misspelt_name_is_refused_and_the_right_one_suggested(fresh_redis, com
     assert fresh_redis.command("KEYS", "*") == []
 
 
-def test_a_name_like_no_other_is_refused_too_and_the_features_are_named(fresh_redis):
+def test_an_unknown_name_is_refused_with_a_list_of_features(fresh_redis):
     many = [f"feature-{number:02}" for number in range(20)]
     for name in many:
         fresh_redis.command("SET", f"feature_flag:{name}", "5")
@@ -187,7 +187,7 @@ def test_a_name_like_no_other_is_refused_too_and_the_features_are_named(fresh_re
     assert "--force" in ended.err
 
 
-def test_a_new_feature_is_set_by_force_and_known_from_then_on(fresh_redis):
+def test_a_new_feature_is_set_with_force_and_known_afterwards(fresh_redis):
     assert flags(fresh_redis, "set", "new", "5", "--force")["features"] == {
         "new": {"before": 0, "percentage": 5}
     }
@@ -197,7 +197,7 @@ def test_a_new_feature_is_set_by_force_and_known_from_then_on(fresh_redis):
     assert fresh_redis.command("MGET", "feature_flag:new", "feature_flag:newer") == ["0", "0"]
 
 
-def test_a_feature_with_a_value_that_is_no_percentage_is_known(fresh_redis):
+def test_a_feature_whose_value_is_not_a_percentage_is_known(fresh_redis):
     fresh_redis.command("SET", "feature_flag:new", "many")
     flags(fresh_redis, "set", "new", "5")
     assert fresh_redis.command("GET", "feature_flag:new") == "5"
@@ -209,11 +209,11 @@ def test_a_feature_is_removed(fresh_redis):
     removed = flags(fresh_redis, "remove", "new")["features"]["new"]
     assert removed == {"removed": True, "percentage": 0, "source": "default", "problem": None}
     assert "new" not in flags(fresh_redis, "list")["features"]
-    told = sark_cache(
+    output = sark_cache(
         *("flags", "remove", "rust_cache"),
         **{URL: fresh_redis.url, "SARK_CACHE_RUST_CACHE_ROLLOUT_PCT": "3"},
     )
-    assert told.out.splitlines() == [
+    assert output.out.splitlines() == [
         f"Removed from Redis at {fresh_redis.url}",
         (
             "  rust_cache  removed; in a process that starts now: 3 % of users "
@@ -225,7 +225,7 @@ def test_a_feature_is_removed(fresh_redis):
 
 
 @pytest.mark.parametrize("servers", ["fresh_cluster", "fresh_sentinels"])
-def test_a_cluster_and_sentinels_will_do(request, servers):
+def test_a_cluster_and_sentinels_are_accepted(request, servers):
     server = request.getfixturevalue(servers)
     flags(server, "set", "new", "1", "--force")
     flags(server, "remove", "new")
@@ -258,7 +258,7 @@ def test_wrong_usage_sets_nothing(fresh_redis, arguments):
     assert fresh_redis.command("KEYS", "*") == []
 
 
-# Not confirmed
+# Failures
 
 
 def test_without_redis_it_exits_with_4():
@@ -275,20 +275,20 @@ def test_wrong_settings_exit_with_4_and_are_named():
     assert "SARK_CACHE_CACHE_TTL='soon'" in ended.err
 
 
-def test_a_variable_that_is_no_setting_is_warned_of(fresh_redis):
+def test_an_unknown_variable_gives_a_warning(fresh_redis):
     ended = sark_cache("flags", "get", SARK_CACHE_COLOUR="red", **{URL: fresh_redis.url})
     assert ended.code == 0
     assert ended.err.startswith("warning: SARK_CACHE_COLOUR is no setting")
 
 
-def test_the_option_goes_before_the_variable(fresh_redis):
+def test_the_option_takes_precedence_over_the_variable(fresh_redis):
     url = {URL: "http://wrong", URL.lower(): "http://wrong"}
     ended = sark_cache("flags", "get", "--redis-url", fresh_redis.url, **url)
     assert (ended.code, ended.err) == (0, "")
 
 
 @pytest.mark.parametrize("url", ["http://:s3cret@localhost", "redis://:1/s3cret@localhost", ""])
-def test_an_option_that_is_no_url_is_a_wrong_use_and_not_shown(url):
+def test_an_option_that_is_not_a_url_is_a_usage_error_and_not_shown(url):
     ended = in_process("flags", "get", "--redis-url", url)
     assert (ended.code, ended.out) == (2, "")
     unwrapped = " ".join(ended.err.replace("│", " ").split())
@@ -309,14 +309,14 @@ def test_a_server_that_cannot_be_reached_exits_with_3(own_redis):
         server.kill()
 
 
-def test_what_the_server_refuses_exits_with_1(own_redis):
+def test_a_change_that_the_server_refuses_exits_with_1(own_redis):
     primary = own_redis()
     replica = own_redis(replicaof=(primary.host, primary.port))
     error = flags(replica, "set", "rust_cache", "5", code=1)["error"]
     assert "did not confirm to have set rust_cache to 5 % (ReadOnlyError" in error
 
 
-def test_what_the_server_does_not_show_exits_with_1(own_redis):
+def test_a_value_that_the_server_does_not_show_exits_with_1(own_redis):
     server = own_redis()
     url = url_without(server, "get", "scan")
     for arguments in (["get"], ["get", "rust_cache"]):
@@ -325,7 +325,7 @@ def test_what_the_server_does_not_show_exits_with_1(own_redis):
         assert "NoPermissionError" in ended.err
 
 
-def test_where_it_is_not_shown_whether_a_feature_is_known_it_takes_force(own_redis):
+def test_setting_a_feature_needs_force_if_the_server_does_not_show_known_ones(own_redis):
     server = own_redis()
     url = url_without(server, "get", "scan")
     ended = sark_cache("flags", "set", "new", "5", **{URL: url})
@@ -344,7 +344,7 @@ def test_where_it_is_not_shown_whether_a_feature_is_known_it_takes_force(own_red
     assert "NoPermissionError" in ended.err
 
 
-def test_in_an_emergency_what_can_be_rolled_back_is(own_redis):
+def test_a_rollback_changes_all_features_it_can(own_redis):
     server = own_redis()
     server.command("SET", KEY, "25")
     url = url_without(server, "get", "scan")

@@ -1,4 +1,4 @@
-"""`sark-cache invalidate`: decisions in Redis revoked, and nothing else."""
+"""`sark-cache invalidate` revokes the given decisions in Redis, and no others."""
 
 import signal
 import sys
@@ -11,7 +11,7 @@ from sark_cache import PolicyCache
 
 on_terminals = pytest.mark.skipif(sys.platform == "win32", reason="needs terminals and signals")
 
-# A miss because a busy machine took long would count as revoked.
+# A miss caused by a busy machine would count as revoked.
 PATIENT = {"connect_timeout": 10, "command_timeout": 10}
 
 REQUESTS = [
@@ -30,8 +30,8 @@ async def cache(fresh_redis):
         yield cache
 
 
-async def left(cache):
-    """The requests that still have a decision."""
+async def remaining(cache):
+    """Returns the requests that still have a decision."""
     decisions = await cache.get_batch(REQUESTS)
     return [at for at, decision in enumerate(decisions) if decision is not None]
 
@@ -51,10 +51,10 @@ REVOCATIONS = [
 
 
 @pytest.mark.parametrize(("arguments", "remain"), REVOCATIONS)
-async def test_what_matches_is_revoked_and_nothing_else(cache, fresh_redis, arguments, remain):
+async def test_only_matching_decisions_are_revoked(cache, fresh_redis, arguments, remain):
     ended = sark_cache("invalidate", *arguments, "--json", **{URL: fresh_redis.url})
     assert (ended.code, ended.err) == (0, "")
-    assert await left(cache) == remain
+    assert await remaining(cache) == remain
     document = ended.document
     assert list(document) == ["ok", "redis", "revoked", "entries", "reaches_native_caches"]
     assert document["entries"] == len(REQUESTS) - len(remain)
@@ -62,7 +62,7 @@ async def test_what_matches_is_revoked_and_nothing_else(cache, fresh_redis, argu
     assert document["reaches_native_caches"] is False
 
 
-def test_what_was_to_be_revoked_is_in_the_json(fresh_redis):
+def test_the_json_has_the_scope_of_the_revocation(fresh_redis):
     arguments = ["--user", "alice", "--tag", "a", "--json", "--redis-url", fresh_redis.url]
     assert sark_cache("invalidate", *arguments).document["revoked"] == {
         "user_id": "alice",
@@ -87,7 +87,7 @@ async def test_the_number_removed_is_shown_and_that_native_caches_are_not_reache
         assert "300 s" in second
 
 
-async def test_what_one_policy_decided_is_revoked(cache, fresh_redis):
+async def test_decisions_of_one_policy_are_revoked(cache, fresh_redis):
     request = ("alice", "read", "doc:9")
     for policy in ("app:admin", "app:member"):
         await cache.set(*request, {"allow": True}, policy=policy)
@@ -106,16 +106,16 @@ def test_a_pattern_that_matches_nothing_gets_a_hint(fresh_redis):
 
 
 @pytest.mark.parametrize("servers", ["fresh_cluster", "fresh_sentinels"])
-async def test_a_cluster_and_sentinels_will_do(request, servers):
+async def test_a_cluster_and_sentinels_are_accepted(request, servers):
     server = request.getfixturevalue(servers)
     async with PolicyCache.from_url(server.url, command_timeout=5) as cache:
         assert await cache.set_batch([(*each, {"allow": True}) for each in REQUESTS]) == 4
         ended = sark_cache("invalidate", "--user", "alice", "--json", **{URL: server.url})
         assert (ended.code, ended.document["entries"]) == (0, 2)
-        assert await left(cache) == [2, 3]
+        assert await remaining(cache) == [2, 3]
 
 
-# Wrong use
+# Usage errors
 
 WRONG = [
     [],
@@ -147,20 +147,20 @@ def test_an_error_names_the_option_that_stands_alone(fresh_redis, arguments, wor
 
 
 @pytest.mark.parametrize("arguments", WRONG)
-async def test_wrong_use_revokes_nothing(cache, fresh_redis, arguments):
+async def test_a_usage_error_revokes_nothing(cache, fresh_redis, arguments):
     ended = in_process("invalidate", *arguments, **{URL: fresh_redis.url})
     assert (ended.code, ended.out) == (2, "")
-    assert len(await left(cache)) == len(REQUESTS)
+    assert len(await remaining(cache)) == len(REQUESTS)
 
 
-# Everything
+# Revoking everything
 
 
-async def test_everything_is_not_revoked_where_nobody_can_be_asked(cache, fresh_redis):
+async def test_everything_is_not_revoked_without_a_terminal_to_confirm_it(cache, fresh_redis):
     ended = sark_cache("invalidate", "--everything", **{URL: fresh_redis.url})
     assert (ended.code, ended.out) == (2, "")
     assert "--yes" in ended.err
-    assert len(await left(cache)) == len(REQUESTS)
+    assert len(await remaining(cache)) == len(REQUESTS)
 
 
 @on_terminals
@@ -168,19 +168,17 @@ async def test_everything_is_not_revoked_where_nobody_can_be_asked(cache, fresh_
     ("answer", "code", "remain"),
     [("y\n", 0, 0), ("n\n", 1, 4), ("\n", 1, 4), ("\x04", 1, 4), ("\x03", 130, 4)],
 )
-async def test_everything_is_revoked_once_that_was_confirmed(
-    cache, fresh_redis, answer, code, remain
-):
+async def test_everything_is_revoked_after_a_confirmation(cache, fresh_redis, answer, code, remain):
     with Terminal("invalidate", "--everything", **{URL: fresh_redis.url}) as terminal:
         terminal.wait_for(f"Revoke all decisions in Redis at {fresh_redis.url}?")
         terminal.wait_for_reading()
         terminal.type(answer)
         assert terminal.code() == code
         assert "Traceback" not in terminal.said
-    assert len(await left(cache)) == remain
+    assert len(await remaining(cache)) == remain
 
 
-# Not confirmed
+# Failures
 
 
 def test_without_redis_it_exits_with_4():
@@ -196,7 +194,7 @@ def test_a_server_that_cannot_be_reached_exits_with_3(own_redis):
     assert "cannot be reached" in ended.err
 
 
-def test_what_the_server_does_not_confirm_exits_with_1(own_redis):
+def test_a_revocation_that_the_server_does_not_confirm_exits_with_1(own_redis):
     server = own_redis()
     url = url_without(server, "scan")
     ended = sark_cache("invalidate", "--user", "alice", "--json", **{URL: url})
@@ -207,13 +205,13 @@ def test_what_the_server_does_not_confirm_exits_with_1(own_redis):
 
 
 @on_terminals
-def test_ctrl_c_says_that_it_is_not_certain(own_redis):
+def test_ctrl_c_says_that_the_revocation_is_not_certain(own_redis):
     primary = own_redis()
     replica = own_redis(replicaof=(primary.host, primary.port))
     give_up = time.monotonic() + 20
     while replica.info("replication")["master_link_status"] != "up":
         assert time.monotonic() < give_up
-    replica.pause()  # so that its confirmation is waited for
+    replica.pause()  # so that its confirmation is awaited
     with started("invalidate", "--user", "alice", **{URL: primary.url}) as process:
         while primary.info("clients")["blocked_clients"] == "0":
             assert time.monotonic() < give_up

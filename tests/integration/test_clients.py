@@ -1,4 +1,4 @@
-"""Caches made from URLs, and the connections that they keep to a server."""
+"""Caches made from URLs, and their connections to a server."""
 
 import asyncio
 import threading
@@ -6,7 +6,7 @@ import threading
 from sark_cache import PolicyCache
 
 
-async def test_a_socket_is_as_good_as_a_port(own_redis, tmp_path):
+async def test_a_unix_socket_works_like_a_port(own_redis, tmp_path):
     path = tmp_path / "redis.sock"
     own_redis(unixsocket=str(path))
     async with PolicyCache.from_url(f"unix://{path}?db=1") as cache:
@@ -14,7 +14,7 @@ async def test_a_socket_is_as_good_as_a_port(own_redis, tmp_path):
         assert await cache.get("alice", "read", "doc") == {"allow": True}
 
 
-async def test_one_cache_serves_many_event_loops_and_closes_what_each_has_opened(fresh_redis):
+async def test_a_cache_serves_many_event_loops_and_closes_the_connections_of_each(fresh_redis):
     cache = PolicyCache.from_url(fresh_redis.url)
     closed = threading.Event()
 
@@ -22,7 +22,7 @@ async def test_one_cache_serves_many_event_loops_and_closes_what_each_has_opened
         assert await cache.get("alice", "read", "doc") == {"allow": True}
         answered.set()
         await asyncio.to_thread(closed.wait)
-        await asyncio.sleep(0.1)  # in which the connection of this loop is closed
+        await asyncio.sleep(0.1)  # the connection of this loop is closed now
 
     answered = threading.Event()
     assert await cache.set("alice", "read", "doc", {"allow": True})
@@ -34,5 +34,7 @@ async def test_one_cache_serves_many_event_loops_and_closes_what_each_has_opened
     closed.set()
     await asyncio.to_thread(thread.join)
     async with asyncio.timeout(5):
-        while int(fresh_redis.info("clients")["connected_clients"]) > 1:  # the one that asks
+        while (
+            int(fresh_redis.info("clients")["connected_clients"]) > 1
+        ):  # this query's own connection
             await asyncio.sleep(0.01)

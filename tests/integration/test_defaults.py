@@ -1,4 +1,4 @@
-"""What is made without saying from what goes by the settings in force."""
+"""Objects that are created without arguments use the settings in force."""
 
 import sys
 
@@ -28,7 +28,7 @@ async def nothing_in_force(monkeypatch):
 
 @pytest.fixture
 def in_environment(monkeypatch):
-    """Puts settings into the environment."""
+    """Sets settings in the environment."""
 
     def put(**variables):
         for name, value in variables.items():
@@ -38,12 +38,12 @@ def in_environment(monkeypatch):
 
 
 def address(cache):
-    """The host and the port of the server."""
+    """Returns the host and the port of the server."""
     found = cache.redis.connection_pool.connection_kwargs
     return found["host"], found["port"]
 
 
-async def test_a_redis_cache_without_a_server_goes_by_the_environment(in_environment):
+async def test_a_redis_cache_without_a_server_uses_the_environment(in_environment):
     in_environment(REDIS_URL=URL, CACHE_TTL="70", REDIS_COMMAND_TIMEOUT="3", NAMESPACE="shop:")
     cache = PolicyCache()
     assert address(cache) == ("127.0.0.1", 1)
@@ -62,18 +62,18 @@ async def test_a_redis_cache_with_a_server_does_not(in_environment):
     assert not cache._store.prefix.startswith("shop:")
 
 
-async def test_where_no_server_is_named_it_is_the_local_one():
+async def test_without_a_configured_server_the_local_one_is_used():
     assert address(PolicyCache()) == ("localhost", 6379)
 
 
-def test_wrong_settings_are_told(in_environment):
+def test_wrong_settings_raise(in_environment):
     in_environment(CACHE_TTL="soon")
     for make in (PolicyCache, get_policy_cache, get_rust_policy_cache):
         with pytest.raises(SettingsError, match="SARK_CACHE_CACHE_TTL"):
             make()
 
 
-async def test_those_of_the_app_count_before_those_of_the_environment(in_environment):
+async def test_the_settings_of_the_app_take_precedence_over_the_environment(in_environment):
     in_environment(CACHE_TTL="70")
     settings = CacheSettings(cache_ttl=80, cache_max_size=9, redis_url=URL)
     defaults.put_in_force(settings)
@@ -89,7 +89,7 @@ async def test_those_of_the_app_count_before_those_of_the_environment(in_environ
     assert PolicyCache().ttl_seconds == 70
 
 
-async def test_without_pydantic_settings_the_url_is_read_alone(in_environment, monkeypatch):
+async def test_without_pydantic_settings_only_the_url_is_read(in_environment, monkeypatch):
     monkeypatch.delitem(sys.modules, "sark_cache.settings")
     monkeypatch.setitem(sys.modules, "pydantic_settings", None)
     in_environment(REDIS_URL=URL, CACHE_TTL="70")
@@ -98,7 +98,7 @@ async def test_without_pydantic_settings_the_url_is_read_alone(in_environment, m
     assert get_rust_policy_cache().max_size == 10_000
 
 
-def test_flags_have_the_names_that_they_have_in_sark(fresh_redis):
+def test_flags_have_the_names_of_sark(fresh_redis):
     import redis
 
     assert FeatureFlagManager().redis is None

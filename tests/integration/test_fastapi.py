@@ -1,4 +1,4 @@
-"""FastAPI: what the app with a policy cache answers, in this process and on a real server."""
+"""FastAPI: responses of an app with a policy cache, in this process and on a real server."""
 
 import asyncio
 import importlib
@@ -49,27 +49,29 @@ def on_uvicorn():
 
 @asynccontextmanager
 async def running(app, *, raises=False):
-    """A client of an app that runs in this process; if it raises so, so does what goes wrong."""
+    """Starts an app in this process and yields a client; exceptions are raised if `raises`."""
     async with app.router.lifespan_context(app), client_of(app, raises=raises) as client:
         yield client
 
 
 def client_of(app, *, raises=False):
-    """A client of an app, whether it runs or not."""
+    """Returns a client of an app, whether or not the app runs."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=raises)
     return httpx.AsyncClient(transport=transport, base_url="http://app")
 
 
 @pytest.fixture(params=["in this process", "on uvicorn"])
 async def client(request):
-    """A client of the documents app, whose cache is empty and native for everybody."""
+    """A client of the documents app, whose cache is empty and native for every user."""
     if request.param == "in this process":
         async with running(create_app(NATIVE)) as client:
             yield client
         return
     url = request.getfixturevalue("on_uvicorn").url
-    anew = httpx.Limits(max_keepalive_connections=0)  # uvicorn closes those of requests that fail
-    async with httpx.AsyncClient(base_url=url, timeout=30, limits=anew) as client:
+    reconnecting = httpx.Limits(
+        max_keepalive_connections=0
+    )  # uvicorn closes the connections of requests that fail
+    async with httpx.AsyncClient(base_url=url, timeout=30, limits=reconnecting) as client:
         for method, path, body in (
             ("POST", "/invalidate", REVOKE_ALL),
             ("PUT", "/rollouts/rust_cache", {"percentage": 100}),
@@ -80,7 +82,7 @@ async def client(request):
 
 
 def by(user):
-    """The headers of a user's request."""
+    """Returns the headers of a user's request."""
     return {"x-user": user}
 
 
@@ -91,7 +93,7 @@ async def read(client, user, document="1", **headers):
 # Authorization
 
 
-async def test_who_is_allowed_passes_and_the_decision_comes_with_it(client):
+async def test_an_allowed_user_passes_and_the_route_gets_the_decision(client):
     answer = await read(client, "alice", **{"x-mfa": "true"})
     assert answer.status_code == 200
     decision = answer.json()
@@ -99,20 +101,20 @@ async def test_who_is_allowed_passes_and_the_decision_comes_with_it(client):
     assert decision["asked"] == ["alice", "read", "document:1", {"mfa": True}]
 
 
-async def test_who_is_denied_is_told_why(client):
+async def test_a_denied_user_gets_the_reason(client):
     answer = await read(client, "mallory")
     assert answer.status_code == 403
     assert answer.json() == {"detail": "not your document"}
 
 
 @pytest.mark.parametrize("user", [user for user in DECISIONS if user != "mallory"])
-async def test_whatever_is_not_true_is_a_denial(client, user):
+async def test_every_decision_other_than_true_is_a_denial(client, user):
     for _ in range(2):  # by the policy, and by the cache
         answer = await read(client, user)
         assert answer.status_code == 403
         reason = DECISIONS[user].get("reason")
-        told = reason if isinstance(reason, str) and reason else "denied by policy"
-        assert answer.json() == {"detail": told}
+        detail = reason if isinstance(reason, str) and reason else "denied by policy"
+        assert answer.json() == {"detail": detail}
 
 
 async def test_a_repeat_is_answered_by_the_cache(client):
@@ -122,7 +124,7 @@ async def test_a_repeat_is_answered_by_the_cache(client):
     assert other["evaluation"] != first["evaluation"], "the context is another one"
 
 
-async def test_by_default_the_action_is_the_method_and_the_resource_the_path(client):
+async def test_the_default_action_is_the_method_and_the_default_resource_the_path(client):
     answer = await client.put("/documents/caf%C3%A9%20au%20lait?q=1", headers=by("alice"))
     assert answer.json()["asked"] == ["alice", "PUT", "/documents/café au lait", None]
 
@@ -130,12 +132,12 @@ async def test_by_default_the_action_is_the_method_and_the_resource_the_path(cli
 @pytest.mark.parametrize(
     ("user", "status"), [("broken", 500), ("unavailable", 503), ("undecided", 500)]
 )
-async def test_nobody_passes_if_the_policy_cannot_be_evaluated(client, user, status):
+async def test_no_user_passes_if_the_policy_cannot_be_evaluated(client, user, status):
     for _ in range(2):
         assert (await read(client, user)).status_code == status
 
 
-async def test_to_say_who_asks_is_the_business_of_the_user_s_dependency(client):
+async def test_the_user_comes_from_its_dependency(client):
     answer = await client.get("/documents/1")
     assert (answer.status_code, answer.json()) == (401, {"detail": "who are you?"})
 
@@ -161,14 +163,14 @@ async def test_health_says_which_backends_can_answer(client):
     assert answer.json()["enabled"] is True
 
 
-async def test_metrics_are_those_of_cache_and_cleanup_and_how_far_rollouts_are(client):
+async def test_metrics_are_those_of_cache_and_cleanup_and_the_rollouts(client):
     metrics = (await client.get(f"{ROUTES}/metrics")).json()
     assert {"hits", "misses", "evictions", "hit_rate", "size"} < metrics["cache"].keys()
     assert "cleanups_run" in metrics["cleanup"]
     assert metrics["rollouts"] == {"rust_cache": 100, "rust_opa": 0}
 
 
-async def test_metrics_are_there_for_prometheus(client):
+async def test_metrics_are_available_to_prometheus(client):
     for _ in range(2):
         await read(client, "alice")
     answer = await client.get(f"{ROUTES}/metrics/prometheus")
@@ -197,7 +199,7 @@ async def test_metrics_are_there_for_prometheus(client):
         ({"user_id": "*"}, 0),
     ],
 )
-async def test_an_admin_revokes_what_matches_all_that_is_given(client, given, died):
+async def test_an_admin_revokes_decisions_that_match_all_given_fields(client, given, died):
     for user in ("alice", "bob"):
         for document in ("1", "2"):
             await read(client, user, document)
@@ -206,7 +208,7 @@ async def test_an_admin_revokes_what_matches_all_that_is_given(client, given, di
     assert (answer.status_code, answer.json()) == (200, {"invalidated": died})
 
 
-async def test_what_was_revoked_is_evaluated_anew(client):
+async def test_a_revoked_decision_is_evaluated_again(client):
     first = (await read(client, "alice")).json()
     await client.post(f"{ROUTES}/invalidate", json={"user_id": "alice"}, headers=ADMIN)
     assert (await read(client, "alice")).json()["evaluation"] > first["evaluation"]
@@ -227,7 +229,7 @@ async def test_what_was_revoked_is_evaluated_anew(client):
         {"user_id": 7},
     ],
 )
-async def test_what_does_not_say_clearly_what_to_revoke_is_refused(client, unclear):
+async def test_an_ambiguous_revocation_is_refused(client, unclear):
     await read(client, "alice")
     answer = await client.post(f"{ROUTES}/invalidate", json=unclear, headers=ADMIN)
     assert answer.status_code == 422
@@ -236,7 +238,7 @@ async def test_what_does_not_say_clearly_what_to_revoke_is_refused(client, uncle
     assert revoked.json() == {"invalidated": 1}, "it has revoked nothing"
 
 
-async def test_an_admin_moves_a_rollout(client):
+async def test_an_admin_changes_a_rollout(client):
     path = f"{ROUTES}/rollouts/rust_cache"
     answer = await client.put(path, json={"percentage": 25}, headers=ADMIN)
     moved = {"feature": "rust_cache", "percentage": 25}
@@ -247,14 +249,14 @@ async def test_an_admin_moves_a_rollout(client):
 
 
 @pytest.mark.parametrize("percentage", [-1, 101, 12.5, 12.0, "12", True, None])
-async def test_what_is_no_percentage_is_refused(client, percentage):
+async def test_a_value_that_is_not_a_percentage_is_refused(client, percentage):
     path = f"{ROUTES}/rollouts/rust_cache"
     answer = await client.put(path, json={"percentage": percentage}, headers=ADMIN)
     assert answer.status_code == 422
     assert (await client.get(path, headers=ADMIN)).json()["percentage"] == 100
 
 
-async def test_what_is_no_name_of_a_feature_is_refused(client):
+async def test_an_invalid_feature_name_is_refused(client):
     path = f"{ROUTES}/rollouts/a%0Ab"
     assert (await client.get(path, headers=ADMIN)).status_code == 422
     answer = await client.put(path, json={"percentage": 1}, headers=ADMIN)
@@ -289,7 +291,7 @@ ADMIN_ROUTES = [
 
 
 @pytest.mark.parametrize(("method", "path"), ADMIN_ROUTES)
-async def test_who_is_no_admin_is_refused(client, method, path):
+async def test_a_user_who_is_not_an_admin_is_refused(client, method, path):
     async def asked_by(headers):
         body = {"everything": True, "percentage": 7}
         url = (ROUTES + path).format(feature="rust_cache")
@@ -319,7 +321,7 @@ async def test_without_a_sign_in_for_admins_there_are_no_routes_for_them():
 # OpenAPI
 
 
-async def test_the_schema_is_valid_and_says_what_is_needed_and_answered(client):
+async def test_the_schema_is_valid_and_has_requests_and_responses(client):
     schema = (await client.get("/openapi.json")).json()
     validate(schema)
     reading = schema["paths"]["/documents/{document}"]["get"]
@@ -344,7 +346,7 @@ async def test_the_schema_has_the_admins_routes_behind_their_sign_in(client):
     assert guarded == set(ADMIN_ROUTES)
     assert schema["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
     moved = schema["paths"][f"{ROUTES}/rollouts/{{feature}}"]["put"]
-    assert {"200", "422", "503"} == moved["responses"].keys()
+    assert {"200", "409", "422", "503"} == moved["responses"].keys()
     percentage = schema["components"]["schemas"]["Percentage"]["properties"]["percentage"]
     assert (percentage["minimum"], percentage["maximum"]) == (0, 100)
     assert "503" in schema["paths"][f"{ROUTES}/health"]["get"]["responses"]
@@ -353,8 +355,8 @@ async def test_the_schema_has_the_admins_routes_behind_their_sign_in(client):
 # WebSockets
 
 
-async def dialled(app, user):
-    """What an app sends to a WebSocket."""
+async def websocket_messages(app, user):
+    """Returns the messages that an app sends to a WebSocket."""
     received = [{"type": "websocket.connect"}]
     sent = []
 
@@ -370,21 +372,21 @@ async def dialled(app, user):
     return sent
 
 
-async def test_a_websocket_is_opened_only_for_who_is_allowed():
+async def test_a_websocket_is_opened_only_for_an_allowed_user():
     app = create_app(NATIVE)
     async with running(app):
-        opened, decision, _ = await dialled(app, "alice")
+        opened, decision, _ = await websocket_messages(app, "alice")
         assert opened["type"] == "websocket.accept"
         assert json.loads(decision["text"])["asked"] == ["alice", "WEBSOCKET", "/live", None]
-        refused = await dialled(app, "mallory")
+        refused = await websocket_messages(app, "mallory")
         assert "websocket.accept" not in [message["type"] for message in refused]
 
 
-# What is given to `authorize`
+# Arguments of `authorize`
 
 
 def guarded(dependency, settings=NATIVE):
-    """An app with one route, whose dependency brings what is answered."""
+    """Returns an app with one route, which answers with the value of its dependency."""
     app = FastAPI(lifespan=policy_cache_lifespan(settings))
 
     @app.get("/")
@@ -395,7 +397,7 @@ def guarded(dependency, settings=NATIVE):
 
 
 async def asked(dependency):
-    """What the policy is asked for a request behind a dependency."""
+    """Returns the request that reaches the policy through a dependency."""
     async with running(guarded(dependency)) as client:
         return (await client.get("/")).json()["asked"]
 
@@ -405,7 +407,7 @@ async def test_each_of_its_arguments_may_be_constant():
     assert await asked(constant) == ["cron", "sweep", "attic", None]
 
 
-async def test_each_of_its_arguments_may_be_found_out():
+async def test_each_of_its_arguments_may_be_a_dependency():
     async def user(method: Annotated[str, Depends(lambda: "dependency of a dependency")]) -> str:
         return method
 
@@ -452,7 +454,7 @@ async def test_each_of_its_arguments_may_be_read_from_the_request():
     assert second == first
 
 
-async def test_what_reading_the_request_raises_ends_it():
+async def test_an_exception_from_reading_the_request_ends_it():
     def nobody(_request):
         raise HTTPException(401, "who are you?")
 
@@ -461,7 +463,7 @@ async def test_what_reading_the_request_raises_ends_it():
     assert (answer.status_code, answer.json()) == (401, {"detail": "who are you?"})
 
 
-async def test_a_user_that_is_read_has_to_be_text():
+async def test_a_user_read_from_the_request_must_be_a_str():
     app = guarded(authorize(evaluate, user=FromRequest(lambda _request: None)))
     async with running(app, raises=True) as client:
         with pytest.raises(TypeError, match=r"^user must be a str"):
@@ -469,12 +471,12 @@ async def test_a_user_that_is_read_has_to_be_text():
 
 
 def requested(app, user):
-    """The request of a user, as a handler has it."""
+    """Returns a user's request as a handler gets it."""
     headers = [(b"x-user", user.encode())]
     return Request({"type": "http", "app": app, "method": "GET", "path": "/", "headers": headers})
 
 
-async def test_awaited_by_hand_it_asks_for_each_request_what_that_one_says():
+async def test_awaited_by_hand_it_reads_each_request():
     app = FastAPI(lifespan=policy_cache_lifespan(NATIVE))
     may = authorize(evaluate, user=FromRequest(lambda request: request.headers["x-user"]))
     async with app.router.lifespan_context(app):
@@ -484,7 +486,7 @@ async def test_awaited_by_hand_it_asks_for_each_request_what_that_one_says():
             await may(requested(app, "mallory"))
 
 
-async def test_awaited_by_hand_it_takes_what_its_dependencies_bring_and_nothing_else():
+async def test_awaited_by_hand_it_takes_only_the_values_of_its_dependencies():
     app = FastAPI(lifespan=policy_cache_lifespan(NATIVE))
     may = authorize(evaluate, user=current_user, action="read")
     async with app.router.lifespan_context(app):
@@ -495,7 +497,7 @@ async def test_awaited_by_hand_it_takes_what_its_dependencies_bring_and_nothing_
                 await may(asked, **wrong)
 
 
-async def test_what_the_evaluator_decides_late_counts():
+async def test_the_ttl_that_the_evaluator_returns_counts():
     numbers = count(1)
 
     async def evaluate(*_asked):
@@ -506,7 +508,7 @@ async def test_what_the_evaluator_decides_late_counts():
             assert (await client.get("/")).json()["number"] == number, "it is not stored"
 
 
-async def test_no_time_to_live_stores_nothing():
+async def test_a_ttl_of_zero_stores_nothing():
     app = guarded(authorize(evaluate, user="cron", ttl_seconds=0))
     async with running(app) as client:
         first, second = [(await client.get("/")).json()["evaluation"] for _ in range(2)]
@@ -514,7 +516,7 @@ async def test_no_time_to_live_stores_nothing():
 
 
 @pytest.mark.parametrize("nobody", [None, 7, b"alice"])
-async def test_a_user_that_is_no_text_passes_nowhere(nobody):
+async def test_a_user_that_is_not_a_str_never_passes(nobody):
     app = guarded(authorize(evaluate, user=lambda: nobody))
     async with running(app, raises=True) as client:
         with pytest.raises(TypeError, match=r"^user must be a str.*HTTPException\(401\)"):
@@ -522,7 +524,7 @@ async def test_a_user_that_is_no_text_passes_nowhere(nobody):
 
 
 @pytest.mark.parametrize("name", ["action", "resource", "sensitivity", "context", "tags"])
-async def test_what_a_dependency_brings_is_not_replaced_by_a_default(name):
+async def test_a_wrong_value_of_a_dependency_is_not_replaced_by_a_default(name):
     app = guarded(authorize(evaluate, user="cron", **{name: lambda: 7}))
     async with running(app) as client:
         assert (await client.get("/")).status_code == 500
@@ -547,7 +549,7 @@ async def test_what_a_dependency_brings_is_not_replaced_by_a_default(name):
         ("ttl_seconds", -1, ValueError),
     ],
 )
-def test_what_it_cannot_use_is_refused_when_it_is_made(argument, wrong, error):
+def test_a_wrong_argument_is_refused_when_authorize_is_called(argument, wrong, error):
     given = {"evaluate": evaluate, "user": current_user, argument: wrong}
     with pytest.raises(error, match=f"^{argument} must be "):
         authorize(**given)
@@ -558,7 +560,7 @@ def test_there_is_no_default_user():
         authorize(evaluate)
 
 
-def test_an_admin_s_dependency_that_is_none_is_refused():
+def test_none_as_the_dependency_of_admins_is_refused():
     with pytest.raises(TypeError, match=r"^admin must be a dependency \(a function"):
         policy_cache_router(admin=Depends())
 
@@ -572,7 +574,7 @@ async def test_an_app_without_the_lifespan_says_what_is_missing():
             await client.get("/", headers=by("alice"))
 
 
-async def test_an_app_has_no_policy_cache_any_more_once_it_has_ended():
+async def test_a_stopped_app_has_no_policy_cache():
     app = guarded(may)
     for _ in range(2):
         async with running(app) as client:
@@ -580,7 +582,7 @@ async def test_an_app_has_no_policy_cache_any_more_once_it_has_ended():
         assert (await client_of(app).get("/", headers=by("alice"))).status_code == 500
 
 
-async def test_what_an_app_had_cached_is_gone_when_it_starts_again():
+async def test_an_app_that_starts_again_has_an_empty_cache():
     app = guarded(may)
     evaluations = []
     for _ in range(2):
@@ -607,7 +609,7 @@ async def test_settings_come_from_the_environment_at_the_start(monkeypatch):
     assert metrics["rollouts"]["rust_cache"] == 73
 
 
-async def test_wrong_settings_end_the_start_with_the_variable_s_name(monkeypatch):
+async def test_wrong_settings_fail_the_start_with_the_name_of_the_variable(monkeypatch):
     monkeypatch.setenv("SARK_CACHE_CACHE_TTL", "for ever")
     app = guarded(may, settings=None)
     with pytest.raises(SettingsError, match=r"SARK_CACHE_CACHE_TTL='for ever'.* must be"):
@@ -628,7 +630,7 @@ async def test_expired_entries_are_removed_in_the_background_if_settings_say_so(
         assert not app._sark_cache[-1].cleanup.running
 
 
-async def test_entries_near_their_end_are_refreshed_by_the_callback():
+async def test_entries_near_expiration_are_refreshed_by_the_callback():
     settings = CacheSettings(rust_cache_rollout_pct=100, use_optimized_ttl=False, cache_ttl=0.5)
     refreshed = []
 
@@ -645,7 +647,7 @@ async def test_entries_near_their_end_are_refreshed_by_the_callback():
     assert refreshed[0] == ("cron", "read", "/", None)
 
 
-async def test_apps_of_one_process_share_its_policy_cache_until_the_last_one_ends():
+async def test_apps_of_one_process_share_its_policy_cache_until_the_last_one_stops():
     first, second = guarded(may), guarded(may)
     async with running(first) as client:
         before = (await client.get("/", headers=by("alice"))).json()
@@ -667,7 +669,7 @@ async def test_an_app_with_other_settings_does_not_start_beside_one_that_runs():
 
 
 @needs_fork
-def test_a_forked_child_of_a_running_app_has_a_policy_cache_of_its_own():
+def test_a_forked_child_of_a_running_app_has_its_own_policy_cache():
     assert run(
         """
         import asyncio, os, signal
@@ -675,13 +677,13 @@ def test_a_forked_child_of_a_running_app_has_a_policy_cache_of_its_own():
         from sark_cache.fastapi import policy_cache_lifespan
         from sark_cache.settings import CacheSettings
 
-        async def live(process, meanwhile):
+        async def live(process, while_running):
             settings = CacheSettings(tiered=False)
             app = FastAPI(lifespan=policy_cache_lifespan(settings))
             async with app.router.lifespan_context(app):
                 cache = app._sark_cache[-1].cache
                 await cache.set("alice", "read", "doc", {"of": process})
-                await meanwhile()
+                await while_running()
                 print(await cache.get("alice", "read", "doc"), flush=True)
 
         async def nothing():
@@ -715,7 +717,7 @@ async def test_mounted_apps_have_the_policy_cache_of_the_outermost():
         assert (await client.get(f"/sub/sub{ROUTES}/health")).status_code == 200
 
 
-async def test_an_app_that_cannot_be_seen_is_entered_by_name():
+async def test_an_app_inside_a_plain_function_can_be_entered_explicitly():
     hidden = guarded(may)
     with_policy_cache = policy_cache_lifespan(NATIVE)
 
@@ -737,7 +739,7 @@ async def test_an_app_that_cannot_be_seen_is_entered_by_name():
 # Overrides
 
 
-async def test_tests_may_replace_what_it_depends_on():
+async def test_tests_may_replace_its_dependencies():
     app = create_app(NATIVE)
     async with running(app) as client:
         app.dependency_overrides[current_user] = lambda: "mallory"
@@ -761,7 +763,7 @@ async def test_tests_may_replace_the_policy_cache():
     assert never_hits.metrics.loads == 2
 
 
-async def test_what_replaces_the_policy_cache_may_be_async():
+async def test_the_replacement_of_the_policy_cache_may_be_async():
     app = create_app(NATIVE)
     never_hits = NullPolicyCache()
 
@@ -773,7 +775,7 @@ async def test_what_replaces_the_policy_cache_may_be_async():
     assert never_hits.metrics.loads == 1
 
 
-async def test_the_dependency_brings_the_policy_cache_of_the_process():
+async def test_the_dependency_returns_the_policy_cache_of_the_process():
     app = FastAPI(lifespan=policy_cache_lifespan(NATIVE))
 
     @app.get("/")
@@ -789,14 +791,14 @@ async def test_the_dependency_brings_the_policy_cache_of_the_process():
 
 @pytest.fixture
 def in_redis(own_redis):
-    """A server of the test's own, and the settings to use it for everybody."""
+    """A server for this test alone, and settings that use it for every user."""
     server = own_redis()
-    # A busy machine is no outage.
+    # A busy machine is not an outage.
     patient = {"redis_connect_timeout": 2, "redis_command_timeout": 2}
     return server, CacheSettings(redis_url=server.url, **patient)
 
 
-async def test_decisions_are_in_redis_if_that_is_configured(in_redis):
+async def test_decisions_are_stored_in_redis_if_configured(in_redis):
     server, settings = in_redis
     async with running(create_app(settings)) as client:
         await read(client, "alice")
@@ -810,7 +812,7 @@ def clients(server):
     return int(server.info("clients")["connected_clients"])
 
 
-async def test_the_end_of_the_last_app_leaves_nothing_open(in_redis):
+async def test_stopping_the_last_app_closes_everything(in_redis):
     server, settings = in_redis
     before = clients(server)
     app = create_app(settings)
@@ -823,7 +825,7 @@ async def test_the_end_of_the_last_app_leaves_nothing_open(in_redis):
             await asyncio.sleep(0.01)
 
 
-async def test_an_app_starts_and_serves_while_redis_is_away(in_redis):
+async def test_an_app_starts_and_serves_while_redis_is_down(in_redis):
     server, settings = in_redis
     server.kill()
     async with running(create_app(settings)) as client:
@@ -834,7 +836,7 @@ async def test_an_app_starts_and_serves_while_redis_is_away(in_redis):
         assert (await read(client, "mallory")).status_code == 403
 
 
-async def test_what_redis_does_not_confirm_is_answered_with_503_and_what_holds(in_redis):
+async def test_an_unconfirmed_change_is_answered_with_503_and_the_current_state(in_redis):
     server, settings = in_redis
     async with running(create_app(settings)) as client:
         await read(client, "alice")
@@ -875,11 +877,11 @@ async def test_no_user_is_named_in_the_log(in_redis, caplog):
     assert not [record for record in ours if "alice" in str(vars(record))]
 
 
-# What is missing
+# Missing packages
 
 
 @pytest.mark.parametrize("package", ["fastapi", "pydantic_settings"])
-def test_without_a_package_it_says_how_to_get_it(monkeypatch, package):
+def test_without_a_package_the_error_says_how_to_install_it(monkeypatch, package):
     for name in tuple(sys.modules):
         if name.startswith("sark_cache.fastapi") or name == "sark_cache.settings":
             monkeypatch.delitem(sys.modules, name)
@@ -888,7 +890,7 @@ def test_without_a_package_it_says_how_to_get_it(monkeypatch, package):
         importlib.import_module("sark_cache.fastapi")
 
 
-def test_what_is_missing_besides_is_told_as_it_is(monkeypatch):
+def test_the_error_of_another_missing_module_is_unchanged(monkeypatch):
     for name in tuple(sys.modules):
         if name.startswith("sark_cache.fastapi"):
             monkeypatch.delitem(sys.modules, name)
@@ -897,7 +899,7 @@ def test_what_is_missing_besides_is_told_as_it_is(monkeypatch):
         importlib.import_module("sark_cache.fastapi")
 
 
-def test_metrics_for_prometheus_without_its_package_say_how_to_get_it(monkeypatch):
+def test_prometheus_metrics_without_its_package_say_how_to_install_it(monkeypatch):
     for name in tuple(sys.modules):
         if name in {"sark_cache.fastapi.exposition", "sark_cache.instrumentation.prometheus"}:
             monkeypatch.delitem(sys.modules, name)

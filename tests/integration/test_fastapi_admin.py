@@ -1,4 +1,4 @@
-"""The admin routes: for admins alone, whatever their dependency brings, and for no other site."""
+"""The admin routes: only for admins, and not callable from another site."""
 
 import json
 from contextlib import asynccontextmanager
@@ -35,14 +35,14 @@ async def running(app):
 
 
 def behind(dependency):
-    """An app whose admins are told by a dependency."""
+    """Returns an app whose admins are identified by a dependency."""
     app = FastAPI(lifespan=policy_cache_lifespan(NATIVE))
     app.include_router(policy_cache_router(admin=dependency))
     return app
 
 
 async def answers(app):
-    """What each admin route answers."""
+    """Returns the status of every admin route."""
     asked = [*CHANGING, ("GET", "/rollouts", None), ("GET", "/rollouts/rust_cache", None)]
     async with running(app) as client:
         return {
@@ -51,20 +51,20 @@ async def answers(app):
         }
 
 
-# Who is an admin
+# The dependency of admins
 
 
 @pytest.mark.parametrize("brought", [False, 0, "", [], {}, 0.0, ()])
-async def test_an_admin_s_dependency_that_brings_something_falsy_refuses(brought):
+async def test_a_falsy_value_of_the_dependency_refuses(brought):
     assert await answers(behind(lambda: brought)) == {403}
 
 
 @pytest.mark.parametrize("brought", [None, True, "root", {"name": "root"}])
-async def test_one_that_brings_nothing_or_somebody_lets_pass(brought):
+async def test_none_or_a_user_of_the_dependency_lets_pass(brought):
     assert await answers(behind(lambda: brought)) == {200}
 
 
-async def test_one_that_brings_what_was_not_awaited_lets_nobody_pass():
+async def test_a_coroutine_that_was_not_awaited_refuses():
     async def is_admin():
         return False
 
@@ -85,14 +85,14 @@ async def is_signed_in(x_admin: Annotated[bool, Header()] = False) -> bool:  # n
         Annotated[bool, Depends(is_signed_in)],
     ],
 )
-async def test_it_may_be_given_as_fastapi_writes_it(given):
+async def test_the_dependency_may_be_given_in_the_forms_of_fastapi(given):
     async with running(behind(given)) as client:
         for says, status in (("true", 200), ("false", 403)):
             answer = await client.get(f"{ROUTES}/rollouts", headers={"x-admin": says})
             assert answer.status_code == status
 
 
-async def test_tests_may_replace_it():
+async def test_tests_may_replace_the_dependency():
     app = behind(is_signed_in)
     app.dependency_overrides[is_signed_in] = lambda: True
     assert await answers(app) == {200}
@@ -102,12 +102,12 @@ async def test_tests_may_replace_it():
     "given",
     ["root", True, FromRequest(lambda _request: True), Annotated[bool, Header()], Depends()],
 )
-def test_what_is_no_dependency_is_refused_when_the_router_is_made(given):
+def test_an_object_that_is_not_a_dependency_is_refused_when_the_router_is_made(given):
     with pytest.raises(TypeError, match=r"^admin must be "):
         policy_cache_router(admin=given)
 
 
-# What another site can have an admin's browser send
+# Requests that another site can send from an admin's browser
 
 
 FORMS = {
@@ -122,7 +122,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("method", "path", "body"), CHANGING)
 async def test_a_form_of_another_site_changes_nothing(form, method, path, body):
-    headers = dict(ADMIN)  # cookies would come with it just so
+    headers = dict(ADMIN)  # a browser would send cookies with it
     if FORMS[form]:
         headers["content-type"] = FORMS[form]
     async with running(create_app(NATIVE)) as client:
@@ -159,7 +159,7 @@ async def test_a_rollback_needs_a_json_body_or_a_header_that_no_form_sends(neede
         assert (answer.status_code, answer.json()["rollouts"]["rust_cache"]) == (200, 0)
 
 
-async def test_who_is_no_admin_is_refused_before_anything_is_said_of_forms():
+async def test_a_user_who_is_not_an_admin_is_refused_before_the_form_is_checked():
     async with running(create_app(NATIVE)) as client:
         for headers, status in (({}, 401), ({"authorization": "Bearer guess"}, 403)):
             answer = await client.post(f"{ROUTES}/rollback", headers=headers)
@@ -167,7 +167,7 @@ async def test_who_is_no_admin_is_refused_before_anything_is_said_of_forms():
             assert "X-Requested-With" not in answer.text
 
 
-def test_the_schema_says_what_a_change_needs():
+def test_the_schema_has_the_requirements_of_a_change():
     app = behind(admin)
     for method, path, _ in CHANGING:
         named = path.replace("rust_cache", "{feature}")
@@ -177,11 +177,11 @@ def test_the_schema_says_what_a_change_needs():
         }
 
 
-# What is revoked
+# The scope of a revocation
 
 
 @pytest.mark.parametrize("unclear", [{}, {"policy": None}, {"tags": []}, {"everything": False}])
-async def test_everything_is_revoked_only_by_that_name(unclear):
+async def test_everything_is_revoked_only_if_requested_explicitly(unclear):
     async with running(create_app(NATIVE)) as client:
         await client.get("/documents/1", headers={"x-user": "alice"})
         answer = await client.post(f"{ROUTES}/invalidate", json=unclear, headers=ADMIN)
@@ -206,7 +206,7 @@ async def test_everything_is_revoked_only_by_that_name(unclear):
         "NaN",
     ],
 )
-async def test_what_json_cannot_hold_is_refused_as_any_other_bad_input(body):
+async def test_values_outside_json_are_refused_like_other_bad_input(body):
     headers = {**ADMIN, "content-type": "application/json"}
     async with running(create_app(NATIVE)) as client:
         answer = await client.post(f"{ROUTES}/invalidate", content=body, headers=headers)
@@ -219,7 +219,7 @@ async def test_what_json_cannot_hold_is_refused_as_any_other_bad_input(body):
 
 
 @pytest.mark.parametrize("percentage", ["NaN", "-Infinity", "1e999", r'"\ud800"'])
-async def test_so_is_such_a_percentage(percentage):
+async def test_percentages_outside_json_are_refused_like_other_bad_input(percentage):
     headers = {**ADMIN, "content-type": "application/json"}
     async with running(create_app(NATIVE)) as client:
         body = f'{{"percentage": {percentage}}}'
@@ -236,7 +236,7 @@ async def test_a_pattern_with_a_lone_surrogate_is_described():
         assert "pattern must be UTF-8" in answer.json()["detail"][0]["msg"]
 
 
-async def test_tags_are_as_many_as_one_revocation_can_name_and_more_are_refused():
+async def test_tags_up_to_the_limit_of_a_revocation_are_accepted():
     async with running(create_app(NATIVE)) as client:
         for tags, status in ((MAX_REVOKED_TAGS, 200), (MAX_REVOKED_TAGS + 1, 422)):
             named = {"tags": [f"tag-{number}" for number in range(tags)]}
@@ -247,7 +247,7 @@ async def test_tags_are_as_many_as_one_revocation_can_name_and_more_are_refused(
 # Which features there are
 
 
-async def test_features_are_as_many_as_a_process_can_have():
+async def test_there_can_be_as_many_features_as_a_process_can_have():
     async with running(create_app(NATIVE)) as client:
         percentage = {"percentage": 7}
         for number in range(MOST_FEATURES - len(INITIAL)):

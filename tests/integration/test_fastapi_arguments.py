@@ -1,4 +1,4 @@
-"""`authorize` takes what is natural in FastAPI, and refuses the rest when it is called."""
+"""`authorize` accepts the forms that are usual in FastAPI, and refuses others when it is called."""
 
 import threading
 from contextlib import asynccontextmanager
@@ -24,7 +24,7 @@ POLICY = "documents_app:evaluate"
 
 
 def guarded(dependency):
-    """An app with one route, whose dependency brings what is answered."""
+    """Returns an app with one route, which answers with the value of its dependency."""
     app = FastAPI(lifespan=policy_cache_lifespan(NATIVE))
 
     @app.get("/documents/{document}")
@@ -49,7 +49,7 @@ async def running(app):
 
 
 async def answered(dependency, user="alice"):
-    """What a request behind a dependency is answered."""
+    """Returns the answer to a request behind a dependency."""
     async with running(guarded(dependency)) as client:
         return await client.get("/documents/1", headers={"x-user": user})
 
@@ -71,7 +71,7 @@ def who_with_scopes(scopes: SecurityScopes, x_user: Annotated[str, Header()]) ->
 
 
 class Who(str):
-    """A class as a dependency, whose objects are users."""
+    """A class as a dependency, whose instances are users."""
 
     __slots__ = ()
 
@@ -93,14 +93,14 @@ class Who(str):
         (who_yields, "alice"),
     ],
 )
-async def test_a_dependency_may_be_given_as_fastapi_writes_it(user, asked):
+async def test_a_dependency_may_be_given_in_the_forms_of_fastapi(user, asked):
     answer = await answered(authorize(evaluate, user=user))
     assert answer.status_code == 200, answer.text
     assert answer.json()["asked"][0] == asked
 
 
 @pytest.mark.parametrize("name", ["action", "resource", "context", "sensitivity", "tags"])
-async def test_so_may_each_other_argument(name):
+async def test_every_other_argument_may_be_given_in_the_forms_of_fastapi(name):
     brought = {"context": {"mfa": True}, "tags": ["bundle:1"]}.get(name, "public")
     found = Annotated[object, Depends(lambda: brought)]
     app = guarded(authorize(evaluate, user="cron", **{name: found}))
@@ -128,7 +128,7 @@ async def test_tests_may_replace_a_dependency_that_was_annotated():
 
 
 def unnamed(*args, **kwargs):
-    """A decorated dependency as a decorator without `functools.wraps` leaves it."""
+    """Returns a dependency as decorators without `functools.wraps` leave it."""
 
 
 REFUSED_SOURCES = [
@@ -147,14 +147,14 @@ REFUSED_SOURCES = [
 
 
 @pytest.mark.parametrize("argument", ["user", "action", "resource", "context", "tags"])
-@pytest.mark.parametrize(("source", "told"), REFUSED_SOURCES)
-def test_what_no_request_could_be_answered_with_is_refused_when_it_is_made(argument, source, told):
+@pytest.mark.parametrize(("source", "message"), REFUSED_SOURCES)
+def test_an_unusable_source_is_refused_when_authorize_is_called(argument, source, message):
     given = {"user": current_user, argument: source}
-    with pytest.raises(TypeError, match=f"^{argument} must be .*{told}"):
+    with pytest.raises(TypeError, match=f"^{argument} must be .*{message}"):
         authorize(evaluate, **given)
 
 
-def test_what_reads_the_request_is_a_plain_function():
+def test_a_function_that_reads_the_request_must_not_be_async():
     with pytest.raises(TypeError, match=r"^read must be a plain function; give an async one as a"):
         FromRequest(current_user)
     with pytest.raises(TypeError, match=r"^read must be a function of the request, not str"):
@@ -165,7 +165,7 @@ def test_what_reads_the_request_is_a_plain_function():
 
 
 @pytest.mark.parametrize(
-    ("argument", "constant", "told"),
+    ("argument", "constant", "message"),
     [
         ("user", "u" * 8193, "user must be at most 8192 bytes, not 8193"),
         ("action", "é" * 4097, "action must be at most 8192 bytes, not 8194"),
@@ -179,17 +179,17 @@ def test_what_reads_the_request_is_a_plain_function():
         ("sensitivity", "", "sensitivity must be one of critical, .* not ''"),
     ],
 )
-def test_a_constant_that_nothing_could_be_stored_with_is_refused(argument, constant, told):
-    with pytest.raises(ValueError, match=f"^{told}"):
+def test_a_constant_above_a_limit_is_refused(argument, constant, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
         authorize(evaluate, **{"user": "cron", argument: constant})
 
 
-def test_constants_at_a_limit_are_taken():
+def test_constants_at_a_limit_are_accepted():
     tags = (f"{number:0256}" for number in range(64))
     authorize(evaluate, user="u" * 8192, resource="é" * 4096, tags=tags, policy="p" * 256)
 
 
-async def test_tags_that_can_be_read_but_once_are_read_once():
+async def test_tags_from_a_generator_are_read_once():
     app = guarded(authorize(evaluate, user="cron", tags=(tag for tag in ["bundle:1", "bundle:2"])))
     async with running(app) as client:
         for tag in ("bundle:1", "bundle:2"):
@@ -213,7 +213,7 @@ async def test_an_async_evaluator_beneath_a_decorator_runs_in_the_event_loop():
     assert answer.json() == {"allow": True, "thread": False}
 
 
-async def test_what_a_plain_function_returns_is_awaited_if_it_can_be():
+async def test_an_awaitable_result_of_a_plain_function_is_awaited():
     brings = lambda *asked: evaluators.is_member(*asked)  # noqa: E731, PLW0108 - as it is written
     may = authorize(brings, user=current_user, policy="members")
     assert (await answered(may)).status_code == 200
@@ -228,7 +228,7 @@ async def test_an_engine_may_be_an_object(engine):
 
 
 async def engine_of_app(request: Request):
-    """Brings what the app has made at its start, as a client of HTTP is."""
+    """Returns an object that the app made at its start, like an HTTP client."""
     return request.app.state.engine
 
 
@@ -241,7 +241,7 @@ BROUGHT = {
 
 @pytest.mark.parametrize("engine", [Engine(), Callable(), Blocking(), evaluators.is_member])
 @pytest.mark.parametrize("brought", BROUGHT)
-async def test_an_evaluator_may_be_brought_by(brought, engine):
+async def test_an_evaluator_may_come_from(brought, engine):
     app = guarded(authorize(BROUGHT[brought], user=current_user, policy="one user"))
     app.state.engine = engine
     async with running(app) as client:
@@ -251,7 +251,7 @@ async def test_an_evaluator_may_be_brought_by(brought, engine):
                 assert answer.status_code == status
 
 
-async def test_a_test_replaces_all_evaluators_in_one_place():
+async def test_a_test_replaces_all_evaluators_at_once():
     app = guarded(authorize(Depends(engine_of_app), user=current_user, policy="one user"))
     other = authorize(Depends(engine_of_app), user=current_user, action="write", policy="one user")
     app.get("/other", dependencies=[Depends(other)])(lambda: "written")
@@ -282,14 +282,14 @@ async def test_a_test_replaces_all_evaluators_of_the_process(replaced, status):
         assert await statuses() == before == [403, 200]
 
 
-async def test_what_brings_no_evaluator_lets_nobody_pass():
+async def test_a_dependency_that_returns_no_evaluator_lets_no_user_pass():
     app = guarded(authorize(Depends(engine_of_app), user=current_user, policy="one user"))
     app.state.engine = None
     async with running(app) as client:
         assert (await client.get("/documents/1", headers={"x-user": "alice"})).status_code == 500
 
 
-async def test_what_the_dependency_of_an_evaluator_raises_ends_the_request():
+async def test_an_exception_of_the_evaluator_s_dependency_ends_the_request():
     async def away():
         raise HTTPException(503, "the policy engine is away")
 
@@ -297,7 +297,7 @@ async def test_what_the_dependency_of_an_evaluator_raises_ends_the_request():
     assert (answer.status_code, answer.json()) == (503, {"detail": "the policy engine is away"})
 
 
-async def test_without_one_it_is_refused_when_it_is_made():
+async def test_a_call_without_an_evaluator_is_refused():
     for nothing in (None, "app:evaluate", 7, {}, object()):
         with pytest.raises(TypeError, match=r"^evaluate must be a function \(user_id, action, "):
             authorize(nothing, user="cron", policy="none")
@@ -312,7 +312,7 @@ async def test_without_one_it_is_refused_when_it_is_made():
         lambda _user, _action, _resource, _context, _more: {},
     ],
 )
-def test_one_that_takes_something_else_is_refused_when_it_is_made(evaluate):
+def test_an_evaluator_with_other_parameters_is_refused(evaluate):
     with pytest.raises(TypeError, match=r"^evaluate must be a function \(user_id, action, reso"):
         authorize(evaluate, user="cron", policy="none")
 

@@ -1,4 +1,4 @@
-"""What `get_decision` returns can be returned from a route, as it is and in parts."""
+"""The result of `get_decision` can be returned from a route, whole and in parts."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ ASKED = ("alice", "read", "doc:1")
 
 
 class Answer(BaseModel):
-    """A model of an app's own."""
+    """A model of the app."""
 
     decision: Decision
     obligations: Any
@@ -89,17 +89,17 @@ async def test_no_decision_is_null(client):
 
 
 @pytest.mark.parametrize("name", FIELDS)
-async def test_so_is_each_of_its_values(client, name):
+async def test_each_value_of_a_decision_is_answered_as_json(client, name):
     assert (await client.get(f"/values/{name}")).json() == FIELDS[name]
 
 
-async def test_so_is_one_that_stands_in_something_else(client):
+async def test_a_decision_inside_another_value_is_answered_as_json(client):
     assert (await client.get("/nested")).json() == {"found": [FIELDS]}
     answer = {"decision": FIELDS, "obligations": FIELDS["obligations"]}
     assert (await client.get("/model")).json() == answer
 
 
-async def test_a_body_may_be_one(client):
+async def test_a_request_body_may_be_a_decision(client):
     assert (await client.post("/decision", json=FIELDS)).json() is True
     assert (await client.post("/decision", json={"allow": "yes"})).json() is False
     assert (await client.post("/decision", json=["allow"])).status_code == 422

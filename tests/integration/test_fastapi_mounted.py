@@ -1,4 +1,4 @@
-"""FastAPI: the policy cache of the outermost app serves what is within it, whatever is between."""
+"""FastAPI: the policy cache of the outermost app serves the apps mounted within it."""
 
 from contextlib import asynccontextmanager
 from typing import Annotated
@@ -21,7 +21,7 @@ ALICE = {"x-user": "alice"}
 
 
 def guarded():
-    """An app without a lifespan, whose routes need a policy cache in each way that there is."""
+    """Returns an app without a lifespan that uses the policy cache in every possible way."""
     app = FastAPI()
     app.include_router(policy_cache_router("/cache"))
 
@@ -108,7 +108,7 @@ def wrapped_as_a_whole():
 
 @asynccontextmanager
 async def running(app):
-    """A client of an app that runs, with the routes that it had before."""
+    """Starts an app and yields a client, with the routes that the app had at its start."""
     lifespan_of = getattr(app, "app", app)
     async with lifespan_of.router.lifespan_context(lifespan_of), client_of(app) as client:
         yield client
@@ -135,7 +135,7 @@ NESTED = [
 
 
 @pytest.mark.parametrize("nested", NESTED)
-async def test_the_policy_cache_is_found_through_what_is_between(nested):
+async def test_the_policy_cache_is_found_through_layers_in_between(nested):
     app, path = nested()
     async with running(app) as client:
         answer = await client.get(f"{path}/document", headers=ALICE)
@@ -145,7 +145,7 @@ async def test_the_policy_cache_is_found_through_what_is_between(nested):
         assert (await client.get(f"{path}/cache/health")).status_code == 200
 
 
-async def test_what_is_mounted_after_the_start_finds_it_too():
+async def test_an_app_mounted_after_the_start_finds_it_too():
     app = outermost()
     async with running(app) as client:
         app.mount("/late", guarded())
@@ -171,7 +171,7 @@ async def test_a_middleware_of_the_outermost_app_finds_it_before_any_route_is_kn
         assert answer.headers["x-reason"] == "owner"
 
 
-async def test_a_plain_route_of_starlette_may_ask_by_hand():
+async def test_a_plain_route_of_starlette_may_await_it_by_hand():
     async def read(request):
         return JSONResponse(await may(request, user="alice"))
 
@@ -180,13 +180,13 @@ async def test_a_plain_route_of_starlette_may_ask_by_hand():
         assert (await client.get("/sub/document")).json()["asked"][2] == "/sub/document"
 
 
-async def test_an_app_by_itself_has_none_though_another_app_of_the_process_runs():
+async def test_an_app_without_a_lifespan_has_none_even_if_another_app_runs():
     alone = guarded()
     async with running(outermost()), client_of(alone) as client:
         assert (await client.get("/document", headers=ALICE)).status_code == 500
 
 
-async def test_an_app_that_is_mounted_in_two_has_one_until_the_last_of_them_ends():
+async def test_an_app_mounted_in_two_apps_has_one_until_the_last_of_them_stops():
     shared = guarded()
     first, second = mounted(shared), mounted(shared)
     async with running(first) as one:
@@ -198,7 +198,7 @@ async def test_an_app_that_is_mounted_in_two_has_one_until_the_last_of_them_ends
         assert (await client.get("/sub/document", headers=ALICE)).status_code == 500
 
 
-async def test_an_app_that_runs_twice_has_one_until_it_ends_for_the_last_time():
+async def test_an_app_that_runs_twice_has_one_until_it_stops_for_the_last_time():
     app = mounted(guarded())
     async with running(app):
         async with running(app) as client:
@@ -208,7 +208,7 @@ async def test_an_app_that_runs_twice_has_one_until_it_ends_for_the_last_time():
 
 
 @pytest.mark.parametrize("app", [None, "app", CORSMiddleware(outermost())])
-async def test_what_is_no_app_is_refused_at_the_start(app):
+async def test_an_object_that_is_not_an_app_is_refused_at_the_start(app):
     with pytest.raises(TypeError, match=r"^app must be the app that runs"):
         async with policy_cache_lifespan(NATIVE)(app):
             pass

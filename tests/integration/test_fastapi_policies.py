@@ -1,4 +1,4 @@
-"""Decisions of `authorize` belong to the policy of its evaluator, and to no other."""
+"""Decisions of `authorize` belong to the policy of its evaluator only."""
 
 import asyncio
 import subprocess
@@ -47,18 +47,18 @@ def test_an_evaluator_that_can_be_imported_names_its_policy(evaluator, name):
         evaluators.engine,
         evaluators.engine.evaluate,
         evaluators.Callable(),
-        evaluators.Callable.everybody,  # inherited: its name is that of the class above
+        evaluators.Callable.everybody,  # inherited: its name is that of the base class
         Depends(evaluators.closure),
         FromRequest(lambda request: request.app.state.engine),
     ],
 )
-def test_any_other_has_to_be_named(evaluator):
+def test_every_other_evaluator_needs_a_policy_name(evaluator):
     with pytest.raises(TypeError, match=r"^policy must be given, authorize\(..., policy='docum"):
         authorize(evaluator, user="cron")
     authorize(evaluator, user="cron", policy="documents")
 
 
-def test_a_name_that_another_function_had_before_is_no_name(monkeypatch):
+def test_a_name_that_another_function_used_before_is_refused(monkeypatch):
     authorize(evaluators.is_member, user="cron")
     before = evaluators.is_member
 
@@ -95,7 +95,7 @@ if __name__ in {"__main__", "__mp_main__", "program", "package.program"}:
         (["package/program.py"], "program:ask"),
     ],
 )
-def test_a_program_s_own_module_is_named_as_it_would_be_imported(tmp_path, started, name):
+def test_the_main_module_is_named_by_its_import_name(tmp_path, started, name):
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "program.py").write_text(PROGRAM)
@@ -103,7 +103,7 @@ def test_a_program_s_own_module_is_named_as_it_would_be_imported(tmp_path, start
 
 
 @pytest.mark.parametrize("started", [["-c", PROGRAM], ["-"]])
-def test_what_is_typed_has_no_name(tmp_path, started):
+def test_code_from_the_command_line_has_no_name(tmp_path, started):
     assert "TypeError: policy must be given" in printed(started, tmp_path)
 
 
@@ -119,7 +119,7 @@ def printed(arguments, directory):
     return (ended.stdout or ended.stderr).strip()
 
 
-# What is shared, and what is not
+# Sharing
 
 
 NATIVE = CacheSettings(rust_cache_rollout_pct=100)
@@ -129,7 +129,7 @@ by_header = FromRequest(lambda request: request.headers["x-user"])
 
 @pytest.fixture(params=["native", "redis"])
 def settings(request):
-    """Settings by which every decision is kept in one backend."""
+    """Settings that keep every decision in one backend."""
     if request.param == "native":
         return NATIVE
     server = request.getfixturevalue("own_redis")()
@@ -152,7 +152,7 @@ def by(user):
 
 
 def counted(evaluate):
-    """An evaluator that knows how often it was asked."""
+    """Returns an evaluator that counts its calls."""
 
     async def counting(*asked):
         counting.calls += 1
@@ -169,16 +169,16 @@ async def test_a_member_does_not_pass_as_an_admin(settings):
     app.delete("/everything", dependencies=[Depends(admin)])(lambda: "deleted")
     async with running(app) as client:
         for _ in range(2):  # by the policies, and by the cache
-            for user, status, told in (
+            for user, status, body in (
                 ("alice", 403, {"detail": "admins only"}),
                 ("mallory", 403, {"detail": "members only"}),
                 ("root", 200, "deleted"),
             ):
                 answer = await client.delete("/everything", headers=by(user))
-                assert (answer.status_code, answer.json()) == (status, told)
+                assert (answer.status_code, answer.json()) == (status, body)
 
 
-async def test_two_objects_of_a_class_decide_by_themselves(settings):
+async def test_two_instances_of_a_class_have_separate_decisions(settings):
     app = FastAPI(lifespan=policy_cache_lifespan(settings))
     for name in ("alice", "bob"):
         may = authorize(Engine(name).evaluate, user=by_header, resource="all", policy=name)
@@ -190,7 +190,7 @@ async def test_two_objects_of_a_class_decide_by_themselves(settings):
                 assert answer.status_code == (200 if user == name else 403)
 
 
-async def test_two_apps_of_a_process_do_not_share_what_their_policies_decide(settings):
+async def test_two_apps_of_a_process_do_not_share_decisions_of_their_policies(settings):
     apps = []
     for evaluator in (evaluators.is_member, evaluators.is_admin):
         app = FastAPI(lifespan=policy_cache_lifespan(settings))
@@ -202,7 +202,7 @@ async def test_two_apps_of_a_process_do_not_share_what_their_policies_decide(set
         assert (await second.get("/document", headers=by("alice"))).status_code == 403
 
 
-async def test_the_same_policy_is_evaluated_once_wherever_it_is_asked(settings):
+async def test_the_same_policy_is_evaluated_once_for_all_routes(settings):
     evaluate = counted(evaluators.is_member)
     app = FastAPI(lifespan=policy_cache_lifespan(settings))
     for path in ("/one", "/other"):
@@ -232,7 +232,7 @@ async def test_a_handler_finds_a_decision_by_its_policy(settings):
         assert others == [None, None]
 
 
-async def test_what_a_policy_decided_is_revoked_by_its_name(settings):
+async def test_decisions_of_a_policy_are_revoked_by_its_name(settings):
     app = FastAPI(lifespan=policy_cache_lifespan(settings))
     app.include_router(policy_cache_router(admin=lambda: True))
     evaluate = {name: counted(evaluators.is_member) for name in ("reading", "writing")}
@@ -261,7 +261,7 @@ async def test_what_a_policy_decided_is_revoked_by_its_name(settings):
         assert [counting.calls for counting in evaluate.values()] == [3, 2]
 
 
-async def test_a_request_that_is_beyond_a_limit_is_evaluated_and_not_stored(settings):
+async def test_a_request_above_a_limit_is_evaluated_and_not_stored(settings):
     evaluate = counted(evaluators.is_member)
     may = authorize(evaluate, user=by_header, policy="members")
     app = FastAPI(lifespan=policy_cache_lifespan(settings))
@@ -276,7 +276,7 @@ async def test_a_request_that_is_beyond_a_limit_is_evaluated_and_not_stored(sett
 # Refreshes
 
 
-async def test_a_decision_is_refreshed_by_its_own_policy_and_by_no_other():
+async def test_a_decision_is_refreshed_by_its_own_policy_only():
     settings = CacheSettings(rust_cache_rollout_pct=100, use_optimized_ttl=False, cache_ttl=0.5)
     refreshed = asyncio.Event()
 
@@ -298,7 +298,7 @@ async def test_a_decision_is_refreshed_by_its_own_policy_and_by_no_other():
             assert (await client.get("/members", headers=by("alice"))).status_code == 200
 
 
-async def test_a_member_is_no_admin_after_a_refresh_by_the_members_evaluator():
+async def test_a_refresh_by_the_evaluator_of_members_makes_no_admin():
     settings = CacheSettings(rust_cache_rollout_pct=100, use_optimized_ttl=False, cache_ttl=0.3)
     lifespan = policy_cache_lifespan(settings, revalidate=evaluators.is_member)
     app = FastAPI(lifespan=lifespan)
@@ -306,11 +306,11 @@ async def test_a_member_is_no_admin_after_a_refresh_by_the_members_evaluator():
     may = authorize(evaluate, user=by_header, sensitivity="critical", policy="admins")
     app.get("/", dependencies=[Depends(may)])(lambda: "passed")
     async with running(app) as client:
-        while evaluate.calls < 3:  # through the last part of a life, and its end
+        while evaluate.calls < 3:  # through the last part of the TTL, and its end
             assert (await client.get("/", headers=by("alice"))).status_code == 403
 
 
-async def test_what_a_handler_stores_under_no_policy_is_refreshed_by_none_that_has_a_name():
+async def test_a_decision_without_a_policy_is_not_refreshed_by_a_named_one():
     settings = CacheSettings(rust_cache_rollout_pct=100, use_optimized_ttl=False, cache_ttl=0.3)
     app = FastAPI(lifespan=policy_cache_lifespan(settings, revalidate=evaluators.is_member))
     evaluate = counted(evaluators.is_admin)
@@ -322,12 +322,12 @@ async def test_what_a_handler_stores_under_no_policy_is_refreshed_by_none_that_h
         return decision["allow"]
 
     async with running(app) as client:
-        while evaluate.calls < 3:  # through the last part of a life, and its end
+        while evaluate.calls < 3:  # through the last part of the TTL, and its end
             assert (await client.get("/")).json() is False
 
 
 @pytest.mark.parametrize(
-    ("revalidate", "told"),
+    ("revalidate", "message"),
     [
         (evaluators.engine.evaluate, "policy must be given"),
         (evaluators.anonymous, "policy must be given"),
@@ -336,6 +336,6 @@ async def test_what_a_handler_stores_under_no_policy_is_refreshed_by_none_that_h
         (Engine, "evaluate must be"),
     ],
 )
-def test_what_refreshes_has_to_have_a_policy(revalidate, told):
-    with pytest.raises(TypeError, match=f"^{told}"):
+def test_a_refresh_callback_needs_a_policy(revalidate, message):
+    with pytest.raises(TypeError, match=f"^{message}"):
         policy_cache_lifespan(revalidate=revalidate)

@@ -1,7 +1,7 @@
-"""FastAPI under real servers: uvicorn, and gunicorn with an app that was loaded before the fork.
+"""FastAPI under real servers: uvicorn, and gunicorn with an app that is loaded before the fork.
 
-gunicorn with uvicorn's worker and with its own one for ASGI. Two workers, each with a policy cache
-of its own, share what is in Redis.
+gunicorn runs uvicorn's worker and its own ASGI worker. Two workers, each with its own policy cache,
+share the decisions in Redis.
 """
 
 import sys
@@ -18,14 +18,14 @@ ROUTES = "/policy-cache"
 ALICE = {"x-user": "alice"}
 MALLORY = {"x-user": "mallory"}
 A_SECOND = 1.0
-"""Within which a rollout is seen by every process."""
+"""The number of seconds within which every process sees a rollout."""
 
 FORKED = {"uvicorn's worker": UVICORN_WORKER, "gunicorn's own worker": ASGI_WORKER}
 SERVERS = {"uvicorn": (UVICORN, 1), **{name: (command, 2) for name, command in FORKED.items()}}
 
 
 def in_redis(server):
-    """The environment to use a server for everybody; a busy machine is no outage."""
+    """The environment that uses a server for every user; a busy machine is not an outage."""
     return {
         "SARK_CACHE_REDIS_URL": server.url,
         "SARK_CACHE_REDIS_CONNECT_TIMEOUT": "5",
@@ -45,7 +45,7 @@ def serving(request, redis_server):
 
 @pytest.fixture
 def workers(serving):
-    """A client of each worker; nothing is cached, and Redis is for everybody."""
+    """A client of each worker; nothing is cached, and every user is served by Redis."""
     with serving.workers() as (here, there):
         put(here, 0)
         for each in (here, there):
@@ -65,7 +65,7 @@ def put(worker, percentage):
 
 
 def becomes(worker, percentage):
-    """How long it takes a worker to see a percentage, in seconds."""
+    """Returns the number of seconds until a worker sees a percentage."""
     begun = time.monotonic()
     while time.monotonic() - begun < PATIENCE:
         answer = worker.get(f"{ROUTES}/rollouts/rust_cache", headers=ADMIN)
@@ -75,19 +75,19 @@ def becomes(worker, percentage):
     pytest.fail(f"never saw {percentage} %")
 
 
-def test_an_app_is_loaded_without_a_thread_to_lose_in_the_fork(workers):
+def test_loading_an_app_starts_no_thread_before_the_fork(workers):
     for each in workers:
         assert each.get("/threads-at-import").text == "1"
 
 
-def test_who_is_denied_is_told_why_by_each_worker(workers):
+def test_a_denied_user_gets_the_reason_from_each_worker(workers):
     for each in workers:
         assert read(each).status_code == 200
         answer = read(each, MALLORY)
         assert (answer.status_code, answer.json()) == (403, {"detail": "not your document"})
 
 
-def test_what_one_worker_evaluated_the_other_one_answers(workers):
+def test_a_decision_of_one_worker_is_served_by_the_other(workers):
     here, there = workers
     first = read(here).json()
     assert first["by"] == here.pid
@@ -101,20 +101,20 @@ def test_an_invalidation_through_one_worker_reaches_the_other_at_once(workers):
         assert read(other).json() == first
         answer = by.post(f"{ROUTES}/invalidate", json={"user_id": "alice"}, headers=ADMIN)
         assert answer.json() == {"invalidated": 1}
-        anew = read(other).json()
-        assert (anew["by"], anew["evaluation"]) != (first["by"], first["evaluation"])
+        second = read(other).json()
+        assert (second["by"], second["evaluation"]) != (first["by"], first["evaluation"])
 
 
 def test_a_rollout_through_one_worker_is_seen_by_the_other_within_a_second(workers):
     here, there = workers
     took = []
-    for percentage in (20, 40, 60, 80, 100):  # the machine may be busy with others at one of them
+    for percentage in (20, 40, 60, 80, 100):  # the machine may be busy at one of them
         put(here, percentage)
         took.append(becomes(there, percentage))
     assert sorted(took)[len(took) // 2] < A_SECOND
 
 
-def test_a_rollout_and_its_rollback_move_the_requests_of_both_workers(workers):
+def test_a_rollout_and_its_rollback_apply_to_both_workers(workers):
     here, there = workers
     put(here, 100)
     becomes(there, 100)
@@ -153,7 +153,7 @@ def clients(server):
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_wrong_settings_end_the_start_and_name_the_variable(name):
+def test_wrong_settings_fail_the_start_and_name_the_variable(name):
     command, _ = SERVERS[name]
     with served(command, SARK_CACHE_CACHE_TTL="for ever") as serving:
         assert serving.process.wait(PATIENCE) not in {0, None}

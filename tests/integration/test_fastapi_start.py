@@ -1,4 +1,4 @@
-"""What an app says once when it starts: where its settings cache nothing, or caches are apart."""
+"""Warnings at the start of an app: settings that cache nothing, and caches of separate workers."""
 
 import asyncio
 import logging
@@ -18,13 +18,13 @@ from sark_cache.settings import CacheSettings
 
 @pytest.fixture(autouse=True)
 def first_of_its_process(monkeypatch):
-    """As a process that starts: no app has run in it."""
+    """Makes this process look as if no app had run in it."""
     monkeypatch.setattr(selection, "_selection", None)
 
 
 @pytest.fixture
 def warnings_at_start(caplog):
-    """Starts an app and asks it twice; what it has logged at WARNING."""
+    """Starts an app and sends two requests; returns its warnings."""
 
     async def start(**settings):
         app = FastAPI(lifespan=policy_cache_lifespan(CacheSettings(**settings)))
@@ -47,19 +47,19 @@ def warnings_at_start(caplog):
 
 
 async def test_settings_that_cache_nothing_are_named_once(warnings_at_start):
-    [told] = await warnings_at_start(rust_cache_rollout_pct=0)
-    assert "nothing is cached" in told
-    assert "SARK_CACHE_REDIS_URL" in told
+    [warning] = await warnings_at_start(rust_cache_rollout_pct=0)
+    assert "nothing is cached" in warning
+    assert "SARK_CACHE_REDIS_URL" in warning
 
 
-async def test_so_are_native_caches_of_several_workers(warnings_at_start, monkeypatch):
+async def test_native_caches_of_several_workers_are_named_once(warnings_at_start, monkeypatch):
     monkeypatch.setenv("WEB_CONCURRENCY", "2")
-    [told] = await warnings_at_start()
-    assert "WEB_CONCURRENCY=2" in told
-    assert "SARK_CACHE_REDIS_URL" in told
+    [warning] = await warnings_at_start()
+    assert "WEB_CONCURRENCY=2" in warning
+    assert "SARK_CACHE_REDIS_URL" in warning
 
 
-async def test_defaults_cache_and_say_nothing(warnings_at_start):
+async def test_the_default_settings_cache_and_log_no_warning(warnings_at_start):
     assert await warnings_at_start(tiered=False) == []
 
 
@@ -92,14 +92,14 @@ async def test_a_revocation_may_be_a_background_task():
 
 
 def watches():
-    """The threads that look into Redis."""
+    """Returns the names of the threads that poll Redis."""
     return [thread.name for thread in threading.enumerate() if thread.name.endswith(" watch")]
 
 
 async def shut_down(app, turns):
-    """Runs an app, and cancels its shutdown after some turns of the event loop.
+    """Runs an app, and cancels its shutdown after some iterations of the event loop.
 
-    Returns whether the shutdown had not ended by then.
+    Returns whether the shutdown was still running then.
     """
     started, ending = asyncio.Event(), asyncio.Event()
 

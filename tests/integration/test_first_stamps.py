@@ -1,4 +1,4 @@
-"""The first stamp of a process: it knows no position of the log yet, and goes by its age."""
+"""The first stamp of a process, which has no position in the log and is checked by its age."""
 
 import asyncio
 
@@ -23,7 +23,7 @@ async def url(request, monkeypatch):
     return url
 
 
-async def test_the_first_stamp_of_a_process_is_not_refused(url):
+async def test_the_first_stamp_of_a_process_is_valid(url):
     async with PolicyCache(url, **PATIENT) as cache:
         stamp = cache.stamp()
         assert await cache.set(*ALICE, ALLOW, stamp=stamp) is True
@@ -31,7 +31,7 @@ async def test_the_first_stamp_of_a_process_is_not_refused(url):
         assert await cache.set_batch(rows, stamp=stamp) == 150
 
 
-async def test_what_was_revoked_since_is_not_stored(url):
+async def test_a_decision_revoked_since_the_stamp_is_not_stored(url):
     async with PolicyCache(url, **PATIENT) as cache, PolicyCache(url, **PATIENT) as another:
         stamp = cache.stamp()
         await another.invalidate(user_id="alice")
@@ -40,7 +40,7 @@ async def test_what_was_revoked_since_is_not_stored(url):
         assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp()) is True, "it knows where it is"
 
 
-async def test_a_clock_that_one_side_changes_stores_nothing_that_was_revoked(url, monkeypatch):
+async def test_a_clock_change_on_one_side_stores_no_revoked_decision(url, monkeypatch):
     async with PolicyCache(url, **PATIENT) as cache, PolicyCache(url, **PATIENT) as another:
         for ahead in (-3600, 3600):
             stamp = cache.stamp()
@@ -49,7 +49,7 @@ async def test_a_clock_that_one_side_changes_stores_nothing_that_was_revoked(url
             assert await cache.set(*ALICE, ALLOW, stamp=stamp) is False
 
 
-async def test_a_log_that_was_begun_since_is_not_trusted(fresh_redis):
+async def test_a_log_that_started_after_the_stamp_is_not_trusted(fresh_redis):
     async with PolicyCache(fresh_redis.url, **PATIENT) as cache:
         stamp = cache.stamp()
         async with PolicyCache(fresh_redis.url, **PATIENT) as another:

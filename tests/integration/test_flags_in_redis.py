@@ -1,4 +1,5 @@
-"""Feature flags in a real server: seen by every process within a second, and through its loss."""
+"""Feature flags in a real server: every process sees a change within a second, even after an
+outage."""
 
 import gc
 import logging
@@ -21,16 +22,16 @@ from sark_cache.rollout.redis_store import FlagStore
 
 KEY = "feature_flag:rust_cache"
 A_SECOND = 1.0
-"""Within which a change is seen."""
+"""The number of seconds within which a change is seen."""
 SOON = 2.0
-"""Within which a manager finds out that its server is back."""
+"""The number of seconds within which a manager notices that its server is back."""
 PATIENCE = 10.0
-"""What a test waits for at most, in seconds, where no limit is promised."""
+"""The maximum number of seconds to wait where no limit is promised."""
 
 
 @pytest.fixture
 def manager(server_available):
-    """Makes managers of a server's flags that end with the test."""
+    """Makes managers of a server's flags that are closed after the test."""
     made = []
 
     def make(server, **options):
@@ -44,14 +45,14 @@ def manager(server_available):
 
 @contextmanager
 def within(seconds):
-    """What a block waits for must be there in time."""
+    """Fails unless the condition of the block is met in time."""
     begun = time.monotonic()
     yield lambda: time.monotonic() - begun < seconds
     assert time.monotonic() - begun < seconds
 
 
 def becomes(flags, percentage, seconds=A_SECOND, feature="rust_cache"):
-    """Waits until a percentage is seen."""
+    """Waits until a percentage is seen; returns whether it was."""
     with within(seconds) as in_time:
         while in_time() and flags.get_rollout_pct(feature) != percentage:
             time.sleep(0.005)
@@ -59,11 +60,11 @@ def becomes(flags, percentage, seconds=A_SECOND, feature="rust_cache"):
 
 
 def looked(flags):
-    """Waits for a look that begins now."""
+    """Waits for a poll that starts now."""
     assert flags._watch.wake().wait(PATIENCE)
 
 
-# What is shared
+# Sharing
 
 
 def test_a_percentage_is_decimal_text_in_redis(fresh_redis, manager):
@@ -71,13 +72,13 @@ def test_a_percentage_is_decimal_text_in_redis(fresh_redis, manager):
     assert fresh_redis.command("GET", KEY) == "25"
 
 
-def test_the_first_answer_of_a_process_is_right(fresh_redis, manager):
+def test_the_first_answer_of_a_process_is_correct(fresh_redis, manager):
     fresh_redis.command("SET", KEY, "100")
     assert manager(fresh_redis).should_use_rust("rust_cache", "alice")
     assert manager(fresh_redis).get_all_rollouts() == {"rust_opa": 0, "rust_cache": 100}
 
 
-def test_what_redis_holds_goes_before_what_it_starts_with(fresh_redis, manager):
+def test_the_value_in_redis_takes_precedence_over_the_initial_one(fresh_redis, manager):
     fresh_redis.command("SET", KEY, "0")
     flags = manager(fresh_redis, initial={"rust_cache": 50, "rust_opa": 30})
     assert flags.get_all_rollouts() == {"rust_opa": 30, "rust_cache": 0}
@@ -96,13 +97,13 @@ def test_a_change_made_by_hand_is_seen_and_logged(fresh_redis, manager, caplog):
     caplog.set_level(logging.INFO)
     flags = manager(fresh_redis)
     flags.get_all_rollouts()
-    fresh_redis.command("SET", KEY, "25\n")  # as `echo 25 | redis-cli -x set` does
+    fresh_redis.command("SET", KEY, "25\n")  # like `echo 25 | redis-cli -x set`
     assert becomes(flags, 25)
     [change] = caplog.records
     assert (change.feature, getattr(change, "from"), change.to) == ("rust_cache", 0, 25)
 
 
-def test_a_rollback_of_all_reaches_the_others(fresh_redis, manager):
+def test_a_rollback_of_all_features_reaches_other_processes(fresh_redis, manager):
     here, there = manager(fresh_redis), manager(fresh_redis)
     for feature in ("rust_cache", "rust_opa"):
         here.set_rollout_pct(feature, 100)
@@ -112,7 +113,7 @@ def test_a_rollback_of_all_reaches_the_others(fresh_redis, manager):
     assert becomes(there, 0, feature="rust_opa")
 
 
-def test_a_feature_set_elsewhere_is_found_when_it_is_asked_for(fresh_redis, manager):
+def test_a_feature_set_elsewhere_is_found_on_request(fresh_redis, manager):
     fresh_redis.command("SET", "feature_flag:new", "100")
     flags = manager(fresh_redis)
     assert "new" not in flags.get_all_rollouts()
@@ -122,14 +123,14 @@ def test_a_feature_set_elsewhere_is_found_when_it_is_asked_for(fresh_redis, mana
     assert fresh_redis.command("GET", "feature_flag:new") == "0"
 
 
-def test_a_feature_that_was_asked_for_in_vain_is_found_when_it_is_set(fresh_redis, manager):
+def test_a_feature_that_was_requested_before_it_was_set_is_found(fresh_redis, manager):
     here, there = manager(fresh_redis), manager(fresh_redis)
     assert there.get_rollout_pct("new") == 0
     here.set_rollout_pct("new", 60)
     assert becomes(there, 60, feature="new")
 
 
-def test_however_many_features_are_asked_for_a_look_stays_small(fresh_redis, manager):
+def test_a_poll_stays_small_however_many_features_are_requested(fresh_redis, manager):
     flags = manager(fresh_redis)
     for number in range(3 * MOST_ASKED_FOR):
         assert flags.get_rollout_pct(f"made up {number}") == 0
@@ -140,7 +141,7 @@ def test_however_many_features_are_asked_for_a_look_stays_small(fresh_redis, man
     assert after - before < 3 * (MOST_ASKED_FOR + 2) / 2, "one look, or two if one was due"
 
 
-def test_asking_makes_no_round_trips(fresh_redis, manager):
+def test_reading_a_flag_makes_no_round_trips(fresh_redis, manager):
     flags = manager(fresh_redis)
     flags.get_all_rollouts()
 
@@ -185,10 +186,10 @@ def test_a_rollback_is_seen_within_a_second_in_four_processes(fresh_redis, manag
         assert [process.wait(PATIENCE) for process in processes] == [0] * 4
 
 
-# A server that is lost
+# A server that is down
 
 
-def test_a_lost_server_changes_nothing_and_its_return_is_noticed(fresh_redis, manager, caplog):
+def test_an_outage_changes_nothing_and_its_end_is_noticed(fresh_redis, manager, caplog):
     flags = manager(fresh_redis)
     flags.set_rollout_pct("rust_cache", 40)
     fresh_redis.kill()
@@ -213,7 +214,7 @@ def test_a_server_restarted_without_its_data_changes_nothing(fresh_redis, manage
     assert fresh_redis.command("KEYS", "*") == [], "nobody has set it since"
 
 
-def test_with_the_server_lost_from_the_start_nobody_waits_long(fresh_redis, manager):
+def test_without_a_server_from_the_start_no_call_waits_long(fresh_redis, manager):
     fresh_redis.kill()
     with within(A_SECOND):
         flags = manager(fresh_redis, initial={"rust_cache": 100})
@@ -221,7 +222,7 @@ def test_with_the_server_lost_from_the_start_nobody_waits_long(fresh_redis, mana
         assert flags.get_rollout_pct("new") == 0
 
 
-def test_a_change_that_redis_cannot_confirm_holds_here_and_is_written_when_it_is_back(
+def test_an_unconfirmed_change_applies_here_and_is_written_when_redis_is_back(
     fresh_redis, manager, caplog
 ):
     here, there = manager(fresh_redis), manager(fresh_redis)
@@ -238,7 +239,7 @@ def test_a_change_that_redis_cannot_confirm_holds_here_and_is_written_when_it_is
     assert "0 % was set while Redis was away; now 0 % stands there" in caplog.text
 
 
-def test_the_newest_intention_wins(fresh_redis, manager):
+def test_the_newest_pending_change_wins(fresh_redis, manager):
     flags = manager(fresh_redis)
     flags.set_rollout_pct("rust_cache", 10)
     fresh_redis.kill()
@@ -252,20 +253,20 @@ def test_the_newest_intention_wins(fresh_redis, manager):
 
 
 @pytest.mark.parametrize(
-    ("intended", "meanwhile", "stands"),
+    ("intended", "elsewhere", "stands"),
     [
-        (100, "10", 100),  # nobody changed it: it is what was last seen here
+        (100, "10", 100),  # unchanged: it is the value that was last seen here
         (100, None, 100),
-        (100, "5", 5),  # somebody rolls back
+        (100, "5", 5),  # rolled back by another process
         (100, "0", 0),
-        (0, "50", 0),  # a rollback is not forgotten because somebody went on
+        (0, "50", 0),  # a rollback is kept although another process went on
         (20, "50", 20),
         (100, "nonsense", 100),
         (100, "-1", 100),
     ],
 )
-def test_of_a_late_change_and_another_s_the_lower_one_stands(
-    own_redis, intended, meanwhile, stands
+def test_the_lower_of_a_late_change_and_a_change_of_another_process_wins(
+    own_redis, intended, elsewhere, stands
 ):
     server = own_redis()
     cut_off, back = ("ACL", "SETUSER", "flags", "off"), ("ACL", "SETUSER", "flags", "on")
@@ -277,8 +278,8 @@ def test_of_a_late_change_and_another_s_the_lower_one_stands(
     with pytest.raises(FlagError):
         flags.set_rollout_pct("rust_cache", intended)
     assert flags.get_rollout_pct("rust_cache") == intended
-    if meanwhile is not None:
-        server.command("SET", KEY, meanwhile)
+    if elsewhere is not None:
+        server.command("SET", KEY, elsewhere)
     server.command(*back)
     looked(flags)
     assert flags.get_rollout_pct("rust_cache") == stands
@@ -286,9 +287,7 @@ def test_of_a_late_change_and_another_s_the_lower_one_stands(
     flags.close()
 
 
-def test_a_change_that_the_server_refuses_says_why_and_is_written_when_it_can_be(
-    own_redis, manager
-):
+def test_a_refused_change_raises_the_reason_and_is_written_when_possible(own_redis, manager):
     server = own_redis(maxmemory="1", maxmemory_policy="noeviction")
     flags = manager(server)
     with pytest.raises(FlagError, match=r"OutOfMemory|OOM"):
@@ -313,7 +312,7 @@ def test_a_wrong_password_is_logged_once_and_not_shown(own_redis, caplog):
 
 
 @pytest.mark.parametrize("nonsense", ["", "abc", "101", "-1", "2.5", "true", "100000000000"])
-def test_what_is_no_percentage_changes_nothing_and_is_logged_once(
+def test_a_value_that_is_not_a_percentage_changes_nothing_and_is_logged_once(
     fresh_redis, manager, caplog, nonsense
 ):
     flags = manager(fresh_redis)
@@ -344,7 +343,7 @@ def test_a_value_of_another_type_changes_nothing_and_can_be_overwritten(
 # A server that hangs
 
 
-def test_a_hanging_server_holds_nobody_up_who_asks(fresh_redis, manager):
+def test_a_hanging_server_does_not_delay_reads(fresh_redis, manager):
     flags = manager(fresh_redis)
     flags.set_rollout_pct("rust_cache", 100)
     fresh_redis.pause()
@@ -357,7 +356,7 @@ def test_a_hanging_server_holds_nobody_up_who_asks(fresh_redis, manager):
     assert becomes(flags, 50, SOON)
 
 
-def test_a_hanging_server_holds_the_first_to_ask_up_for_a_moment(fresh_redis, manager):
+def test_a_hanging_server_delays_the_first_read_a_moment(fresh_redis, manager):
     fresh_redis.pause()
     with within(A_SECOND):
         flags = manager(fresh_redis)
@@ -365,7 +364,7 @@ def test_a_hanging_server_holds_the_first_to_ask_up_for_a_moment(fresh_redis, ma
         flags.close()
 
 
-def test_a_change_waits_for_a_hanging_server_for_a_second(fresh_redis, manager):
+def test_a_change_waits_one_second_for_a_hanging_server(fresh_redis, manager):
     here, there = manager(fresh_redis), manager(fresh_redis)
     for each in (here, there):
         each.get_all_rollouts()
@@ -408,7 +407,7 @@ def test_the_interpreter_exits_at_once(fresh_redis, server):
 
 
 @needs_fork
-def test_a_forked_child_sees_changes_over_a_connection_of_its_own(fresh_redis, manager):
+def test_a_forked_child_sees_changes_over_its_own_connection(fresh_redis, manager):
     code = """
     import os, signal, sys, time
     import redis
@@ -440,7 +439,7 @@ def test_a_forked_child_sees_changes_over_a_connection_of_its_own(fresh_redis, m
 
 
 @needs_fork
-def test_a_child_asked_long_after_the_fork_gives_no_old_answer(fresh_redis):
+def test_a_child_gives_no_outdated_answer_long_after_the_fork(fresh_redis):
     assert run(
         """
         import os, signal, sys
@@ -465,7 +464,7 @@ def test_a_child_asked_long_after_the_fork_gives_no_old_answer(fresh_redis):
 
 
 @needs_fork
-def test_a_child_does_not_write_what_its_parent_could_not(fresh_redis):
+def test_a_child_does_not_write_pending_changes_of_its_parent(fresh_redis):
     code = """
     import os, signal, sys
     import redis
@@ -502,7 +501,7 @@ def test_a_child_does_not_write_what_its_parent_could_not(fresh_redis):
 
 
 @needs_fork
-def test_children_forked_at_any_moment_of_a_look_see_changes(fresh_redis):
+def test_children_forked_at_any_moment_of_a_poll_see_changes(fresh_redis):
     assert run(
         """
         import os, signal, sys, threading
@@ -536,7 +535,7 @@ def test_children_forked_at_any_moment_of_a_look_see_changes(fresh_redis):
     ) == ["True b'40'"]
 
 
-def test_threads_that_change_it_at_the_same_time_agree_with_redis_in_the_end(fresh_redis, manager):
+def test_concurrent_changes_of_threads_end_with_the_value_in_redis(fresh_redis, manager):
     flags = manager(fresh_redis)
 
     def change(first):
@@ -552,7 +551,7 @@ def test_threads_that_change_it_at_the_same_time_agree_with_redis_in_the_end(fre
     assert fresh_redis.command("GET", KEY) == str(flags.get_rollout_pct("rust_cache"))
 
 
-def test_the_flags_of_the_process_take_the_first_client_they_are_given(fresh_redis):
+def test_the_flags_of_the_process_keep_their_first_client(fresh_redis):
     get_feature_flag_manager().close()
     flags = get_feature_flag_manager()
     fresh_redis.command("SET", KEY, "12")
@@ -564,7 +563,7 @@ def test_the_flags_of_the_process_take_the_first_client_they_are_given(fresh_red
 
 
 def connections(server):
-    """How many clients are connected, besides the one that asks."""
+    """Returns the number of connected clients, without the one that counts."""
     return len(server.command("CLIENT", "LIST").splitlines()) - 1
 
 
@@ -585,7 +584,7 @@ def test_closing_ends_the_thread_and_the_connection(fresh_redis, manager):
     assert flags.get_rollout_pct("new") == 0, "asks nobody"
 
 
-def test_flags_that_nobody_holds_end_by_themselves(fresh_redis):
+def test_flags_without_references_close_their_thread_and_connection(fresh_redis):
     before = connections(fresh_redis)
     FeatureFlagManager(redis.Redis.from_url(fresh_redis.url)).get_all_rollouts()
     gc.collect()
@@ -613,7 +612,7 @@ CLIENTS = {
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-def test_any_client_will_do(own_redis, kind):
+def test_every_kind_of_client_is_accepted(own_redis, kind):
     server = own_redis(requirepass="p@ss word", unixsocket="socket")
     client = CLIENTS[kind](server)
     check_client(client, server)
@@ -621,14 +620,14 @@ def test_any_client_will_do(own_redis, kind):
 
 
 @pytest.mark.parametrize("library", [redis.cluster.RedisCluster, valkey.cluster.ValkeyCluster])
-def test_a_cluster_will_do(fresh_cluster, library):
+def test_a_cluster_is_accepted(fresh_cluster, library):
     client = library.from_url(fresh_cluster.servers[0].url)
     check_client(client, fresh_cluster)
     client.close()
 
 
 @pytest.mark.parametrize("library", [redis.sentinel, valkey.sentinel])
-def test_sentinels_will_do_and_a_failover_is_followed(fresh_sentinels, library):
+def test_sentinels_are_accepted_and_a_failover_is_followed(fresh_sentinels, library):
     addresses = [(sentinel.host, sentinel.port) for sentinel in fresh_sentinels.sentinels]
     sentinel = library.Sentinel(addresses, socket_timeout=1)
     client = sentinel.master_for(fresh_sentinels.SERVICE)
@@ -649,11 +648,11 @@ def test_sentinels_will_do_and_a_failover_is_followed(fresh_sentinels, library):
 
 
 def check_client(client, servers):
-    """Flags over a client: changes arrive, come back, survive a kind of fault; and are not its."""
+    """Checks that flags over a client see changes, survive a kind of fault, and stay usable."""
     flags, others = FeatureFlagManager(client), FeatureFlagManager(client)
     flags.set_rollout_pct("rust_cache", 33)
     flags.set_rollout_pct("rust_opa", 44)
-    looked(others)  # to find a cluster's nodes may take longer than the first to ask waits
+    looked(others)  # finding the nodes of a cluster may take longer than the first call waits
     assert others.get_all_rollouts() == {"rust_cache": 33, "rust_opa": 44}
     assert client.get(KEY) in (b"33", "33")
     client.delete(KEY)
@@ -669,7 +668,7 @@ def check_client(client, servers):
     return flags
 
 
-def test_what_is_read_when_it_is_set_does_not_undo_it(fresh_redis):
+def test_a_concurrent_read_does_not_undo_a_change(fresh_redis):
     with redis.Redis.from_url(fresh_redis.url) as client:
         held_up = HeldUp(client)
         flags = FeatureFlagManager(held_up)
@@ -683,7 +682,7 @@ def test_what_is_read_when_it_is_set_does_not_undo_it(fresh_redis):
         assert becomes(flags, 0)
         held_up.sets.hold_next()
         held_up.reads.go_on()
-        held_up.sets.wait()  # what was read has been looked at
+        held_up.sets.wait()  # the result of the read has been handled
         assert flags.get_rollout_pct("rust_cache") == 0
         held_up.sets.go_on()
         setting.join()
@@ -691,7 +690,7 @@ def test_what_is_read_when_it_is_set_does_not_undo_it(fresh_redis):
         flags.close()
 
 
-def test_what_is_set_while_another_change_is_written_is_written_next(fresh_redis):
+def test_a_change_made_while_another_is_written_is_written_next(fresh_redis):
     with redis.Redis.from_url(fresh_redis.url) as client:
         held_up = HeldUp(client)
         flags = FeatureFlagManager(held_up)
@@ -712,7 +711,7 @@ def test_what_is_set_while_another_change_is_written_is_written_next(fresh_redis
 
 
 class Gate:
-    """Holds a call up once its work is done, if told to."""
+    """Blocks a call once its work is done, if `hold_next` was called."""
 
     def __init__(self):
         self._open, self._reached = threading.Event(), threading.Event()
@@ -739,7 +738,7 @@ class Gate:
 
 
 class Wrapped:
-    """A client that hides what it is, such as one that counts or traces."""
+    """A client whose type is hidden, like one that counts or traces."""
 
     def __init__(self, client):
         self._client = client
@@ -754,7 +753,7 @@ class Wrapped:
 
 
 class HeldUp(Wrapped):
-    """A client whose answers come when the test lets them."""
+    """A client whose replies arrive when the test releases them."""
 
     def __init__(self, client):
         super().__init__(client)
@@ -767,7 +766,7 @@ class HeldUp(Wrapped):
         return pipeline
 
 
-def test_a_client_of_an_unknown_kind_is_used_as_it_is_and_not_closed(fresh_redis):
+def test_a_client_of_an_unknown_type_is_used_and_not_closed(fresh_redis):
     with redis.Redis.from_url(fresh_redis.url) as client:
         wrapped = Wrapped(client)
         flags = FeatureFlagManager(wrapped)
@@ -778,7 +777,7 @@ def test_a_client_of_an_unknown_kind_is_used_as_it_is_and_not_closed(fresh_redis
         assert client.ping()
 
 
-def test_an_application_that_has_used_up_its_pool_does_not_hold_the_flags_up(fresh_redis):
+def test_an_exhausted_pool_of_the_application_does_not_block_the_flags(fresh_redis):
     pool = redis.BlockingConnectionPool.from_url(fresh_redis.url, max_connections=1, timeout=60)
     taken = pool.get_connection()
     flags = FeatureFlagManager(redis.Redis(connection_pool=pool))

@@ -1,4 +1,4 @@
-"""The example gateway: a real policy, asked over real HTTP, and a cache that forgets on demand."""
+"""The example gateway: a real policy over real HTTP, and a cache with revocations."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "gateway"
 
 @pytest.fixture(scope="module", autouse=True)
 def example_on_path():
-    """The example's modules can be imported as uvicorn's --app-dir lets them be."""
+    """Makes the example's modules importable, as uvicorn's --app-dir does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(EXAMPLE))
         yield
@@ -62,7 +62,7 @@ RULES = [
 
 
 def resolved(user, tool):
-    """A user and a tool of the data files that fit a description."""
+    """Returns a user and a tool of the data files that fit a description."""
     from engine import read
 
     users, tools = read("users"), read("tools")
@@ -75,7 +75,7 @@ def resolved(user, tool):
 
 
 @pytest.mark.parametrize(("user", "tool", "action", "context", "allowed", "reason"), RULES)
-async def test_the_policy_decides_and_the_cache_repeats_it(
+async def test_the_policy_decides_and_the_cache_serves_its_decision(
     client, user, tool, action, context, allowed, reason
 ):
     user, tool = resolved(user, tool)
@@ -101,7 +101,7 @@ async def test_a_revoked_user_is_denied_by_the_policy_at_once(client):
 
 
 async def call(client, user, *, mfa):
-    """Calls a confidential tool with two parameters that are secret and one that is not."""
+    """Calls a confidential tool with two secret parameters and one that is not."""
     return await client.post(
         "/tools/invoice-search/call",
         json={"iban": "DE02", "token": "t0k3n", "limit": 3},
@@ -126,7 +126,7 @@ async def test_a_tool_sees_only_the_parameters_that_its_caller_may_pass(client):
     assert admin["called_with"] == {"iban": "DE02", "token": "t0k3n", "limit": 3}
 
 
-async def test_the_policy_is_asked_every_time_if_the_cache_is_not_to_be_used(client):
+async def test_the_policy_is_evaluated_every_time_if_the_cache_is_disabled(client):
     for _ in range(2):
         answer = await ask(client, "alice-1", "dataset-search", use_cache=False)
         assert answer["source"] == "policy"
@@ -135,7 +135,7 @@ async def test_the_policy_is_asked_every_time_if_the_cache_is_not_to_be_used(cli
     assert metrics["avg_opa_latency_ms"] > 0
 
 
-def test_the_demo_runs_to_its_end_and_shows_what_it_promises():
+def test_the_demo_succeeds_and_shows_its_steps():
     command = [sys.executable, str(EXAMPLE / "demo.py"), "--requests", "400", "--clients", "3"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
@@ -151,7 +151,7 @@ def test_the_demo_runs_to_its_end_and_shows_what_it_promises():
         assert promised in run.stdout
 
 
-def test_the_demo_says_what_it_takes():
+def test_the_demo_has_a_help_text():
     command = [sys.executable, str(EXAMPLE / "demo.py")]
     shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
     assert "--serve" in shown.stdout

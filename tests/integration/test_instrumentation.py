@@ -1,4 +1,4 @@
-"""Caches of every backend, and one that asks several, as Prometheus and OpenTelemetry see them."""
+"""Prometheus and OpenTelemetry on every backend, and on a cache that selects between several."""
 
 import asyncio
 
@@ -39,7 +39,7 @@ def telemetry():
 
 @pytest.fixture
 async def selected(monkeypatch):
-    """Half of the users get the native cache, and the others one that never hits."""
+    """Serves half of the users from the native cache, and the others from the null cache."""
     monkeypatch.setattr(flags, "_instance", None)
     monkeypatch.setattr(process, "_caches", {})
     chosen = selection.Selection(CacheSettings(rust_cache_rollout_pct=50, redis_url=None))
@@ -49,7 +49,7 @@ async def selected(monkeypatch):
 
 
 def users_of(cache):
-    """Somebody who is in the rollout, and somebody who is not."""
+    """Returns a user inside the rollout, and one outside it."""
     is_in = cache._selection.flags.should_use_rust
     users = [f"user {number}" for number in range(100)]
     inside = next(user for user in users if is_in("rust_cache", user))
@@ -80,13 +80,13 @@ async def test_every_backend_exports_the_same_families(fresh_redis, registry):
         assert exported["sark_cache_backend_info",] == 1
     assert native["sark_cache_hits_total",] == redis["sark_cache_hits_total",] == 1
     assert none["sark_cache_misses_total",] == 2
-    # A server is asked twice, and each time is measured.
+    # Redis is asked twice, and both requests are measured.
     assert redis["sark_cache_latency_seconds_count",] == 2
     assert redis["sark_cache_latency_seconds_bucket", ("le", "3.2768e-05")] == 0
     await caches[1].close()
 
 
-async def test_an_evaluation_for_redis_is_a_span_with_those_who_waited(fresh_redis, telemetry):
+async def test_an_evaluation_for_redis_is_a_span_with_its_waiters(fresh_redis, telemetry):
     may_end = asyncio.Event()
 
     async def slow():
@@ -98,7 +98,7 @@ async def test_an_evaluation_for_redis_is_a_span_with_those_who_waited(fresh_red
         requests = [asyncio.create_task(cache.get_or_load(*REQUEST, slow)) for _ in range(5)]
         while cache.metrics.misses < 5:
             await asyncio.sleep(0.001)
-        for _ in range(10):  # from having missed to waiting for the one who leads
+        for _ in range(10):  # from the miss to the wait for the leader
             await asyncio.sleep(0)
         may_end.set()
         assert await asyncio.gather(*requests) == [ALLOW] * 5
@@ -114,7 +114,7 @@ async def test_an_evaluation_for_redis_is_a_span_with_those_who_waited(fresh_red
         assert telemetry.numbers()["sark_cache.coalesced", REDIS, ("cache", "decisions")] == 4
 
 
-async def test_one_that_asks_several_is_exported_backend_by_backend(selected, registry, telemetry):
+async def test_a_selected_cache_is_exported_per_backend(selected, registry, telemetry):
     register(selected, registry, flags=selected._selection.flags)
     telemetry.instrument(selected, flags=selected._selection.flags)
     exported = families(registry)
@@ -137,7 +137,7 @@ async def test_one_that_asks_several_is_exported_backend_by_backend(selected, re
     assert backends == ["native", "none", "none"]
 
 
-async def test_one_that_asks_several_can_be_exported_as_one(selected, registry):
+async def test_a_selected_cache_can_be_exported_as_one(selected, registry):
     register(selected, registry, backend="selected")
     for user in users_of(selected):
         await selected.get(user, "read", "doc")
@@ -145,14 +145,14 @@ async def test_one_that_asks_several_can_be_exported_as_one(selected, registry):
     assert ("sark_cache_misses_total", NATIVE) not in samples(registry)
 
 
-async def test_one_that_asks_several_needs_their_names_for_itself(selected, registry):
+async def test_a_selected_cache_needs_unique_names_for_its_backends(selected, registry):
     register(selected, registry)
     with pytest.raises(ValueError, match="give each one a name="):
         register(RustPolicyCache(), registry)
     register(RustPolicyCache(), registry, name="another")
 
 
-async def test_a_server_that_is_gone_opens_the_circuit_and_that_is_exported(own_redis, registry):
+async def test_an_unreachable_server_opens_the_circuit_which_is_exported(own_redis, registry):
     server = own_redis()
     async with PolicyCache(server.url) as cache:
         register(cache, registry)

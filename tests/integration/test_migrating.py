@@ -1,4 +1,4 @@
-"""The guide to migrating from SARK, followed line by line with a gateway that calls as it does."""
+"""The guide to migrating from SARK, applied line by line to a gateway that calls like SARK's."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ ASKED = (USER, "tool:invoke", TOOL, {"mfa": True})
 
 
 def changed_imports():
-    """What the guide says to put in the place of what, line by line."""
+    """Returns the replacements of imports that the guide lists, line by line."""
     diff = re.search(r"```diff\n(.*?)```", GUIDE, re.DOTALL)[1].splitlines()
     removed = [line[1:] for line in diff if line.startswith("-")]
     added = [line[1:] for line in diff if line.startswith("+")]
@@ -34,7 +34,7 @@ def changed_imports():
 
 @pytest.fixture
 def gateway():
-    """SARK's gateway, with the imports changed as the guide says and nothing else."""
+    """SARK's gateway, with only the imports changed as the guide says."""
     source = GATEWAY.read_text(encoding="utf-8")
     for before, after in changed_imports().items():
         assert before in source, "every line of the guide is about a line that SARK has"
@@ -47,13 +47,13 @@ def gateway():
 
 @pytest.fixture
 def server(own_redis):
-    """A server of the test's own."""
+    """A server for this test alone."""
     return own_redis()
 
 
 @pytest.fixture(params=["redis", "native"])
 async def environment(request, monkeypatch, server):
-    """A service's environment as the guide sets it: on Redis, or with the native cache for all."""
+    """The environment of a service from the guide: Redis, or the native cache for every user."""
     monkeypatch.setenv("SARK_CACHE_REDIS_URL", server.url)
     monkeypatch.setenv("SARK_CACHE_REDIS_CONNECT_TIMEOUT", "2")
     monkeypatch.setenv("SARK_CACHE_REDIS_COMMAND_TIMEOUT", "2")
@@ -66,7 +66,7 @@ async def environment(request, monkeypatch, server):
 
 
 class Engine:
-    """A policy engine that notes what it is asked."""
+    """A policy engine that records its requests."""
 
     def __init__(self):
         self.asked = []
@@ -86,14 +86,14 @@ def engine():
 
 @pytest.fixture
 async def client(server):
-    """SARK's own client of Redis."""
+    """SARK's own Redis client."""
     async with redis.asyncio.from_url(server.url, decode_responses=True) as client:
         yield client
 
 
 @pytest.fixture
 async def cache(request, gateway, client):
-    """One of the caches that the gateway makes itself; `name` says which."""
+    """Returns one of the caches that the gateway makes, by `name`."""
     cache = gateway.caches(client)[request.getfixturevalue("name")]
     yield cache
     await cache.close()
@@ -119,7 +119,7 @@ async def test_a_request_is_evaluated_once_and_then_cached(gateway, cache, engin
 
 
 @pytest.mark.parametrize("name", ["redis", "native"])
-async def test_a_batch_asks_the_engine_for_what_is_missing(gateway, cache, engine, name):
+async def test_a_batch_evaluates_the_missing_decisions(gateway, cache, engine, name):
     client = gateway.PolicyClient(engine, cache)
     tools = [{"name": str(number)} for number in range(3)]
     await client.evaluate_policy_batch(USER, "tool:invoke", tools[:1], None)
@@ -128,7 +128,7 @@ async def test_a_batch_asks_the_engine_for_what_is_missing(gateway, cache, engin
     assert [asked[2] for asked in engine.asked] == ["tool:0", "tool:1", "tool:2"]
 
 
-async def test_the_factory_s_cache_answers_the_repeat(gateway, environment, engine):
+async def test_the_cache_of_the_factory_serves_a_repeated_request(gateway, environment, engine):
     asked = {"user": USER, "action": "tool:invoke", "resource": {"tool": "a/b"}, "context": {}}
     for _ in range(2):
         assert (await gateway.evaluate(engine, asked))["allow"] is True
@@ -147,16 +147,14 @@ async def test_start_and_stop(gateway, environment, engine):
 # "Closing"
 
 
-async def test_a_client_that_is_closed_at_each_request_hits_all_the_same(
-    gateway, environment, engine
-):
+async def test_a_client_that_is_closed_after_each_request_still_hits(gateway, environment, engine):
     for _ in range(3):
         assert (await gateway.answer_request(engine, *ASKED))["allow"] is True
         assert await gateway.readiness(engine) is True
     assert len(engine.asked) == 1
 
 
-async def test_so_does_each_cache_of_the_process(gateway, environment):
+async def test_each_cache_of_the_process_still_hits_after_close(gateway, environment):
     for cache in (
         gateway.get_policy_cache(),
         gateway.get_rust_policy_cache(),
@@ -169,11 +167,11 @@ async def test_so_does_each_cache_of_the_process(gateway, environment):
         assert await cache.health_check() is True
 
 
-# What a callback brings
+# Results of a callback
 
 
 @pytest.mark.parametrize("name", ["redis", "native"])
-async def test_a_callback_that_has_nothing_new_keeps_what_is_stored(gateway, cache, engine, name):
+async def test_a_callback_that_returns_none_keeps_the_entry(gateway, cache, engine, name):
     client = gateway.PolicyClient(engine, cache)
     asked = ("user-1", "tool:invoke", "tool:a/b")
     returned = asyncio.Event()
@@ -199,14 +197,14 @@ async def test_a_callback_that_has_nothing_new_keeps_what_is_stored(gateway, cac
 
 
 def variables():
-    """The rows of the guide's table of variables."""
+    """Returns the rows of the guide's table of variables."""
     section = GUIDE.split("## Settings")[1].split("##")[0]
     rows = re.findall(r"^\| (`.*?) \| (.*?) \|$", section, re.MULTILINE)
     return {name: there for named, there in rows for name in re.findall(r"`(\w+)`", named)}
 
 
 def written_url(**deployment):
-    """What the guide's program makes of a deployment's variables."""
+    """Returns the URL that the guide's program makes from a deployment's variables."""
     section = GUIDE.split("## Settings")[1]
     program = re.search(r"python -c '\n(.*?)'\)", section, re.DOTALL)[1]
     ended = subprocess.run(
@@ -219,7 +217,7 @@ def written_url(**deployment):
     return ended.stdout.strip()
 
 
-def test_every_variable_of_sark_s_has_a_row():
+def test_every_variable_of_sark_has_a_row():
     assert variables().keys() >= {
         *("REDIS_HOST", "REDIS_PORT", "REDIS_DB", "REDIS_PASSWORD", "REDIS_POOL_SIZE"),
         *("REDIS_SOCKET_TIMEOUT", "REDIS_SOCKET_CONNECT_TIMEOUT", "REDIS_SOCKET_KEEPALIVE"),
@@ -227,7 +225,7 @@ def test_every_variable_of_sark_s_has_a_row():
     }
 
 
-async def test_the_url_that_the_guide_writes_is_the_server_s(gateway, own_redis):
+async def test_the_url_from_the_guide_is_that_of_the_server(gateway, own_redis):
     server = own_redis(requirepass="p@ss/w:rd")
     url = written_url(
         REDIS_HOST="127.0.0.1",
@@ -235,18 +233,18 @@ async def test_the_url_that_the_guide_writes_is_the_server_s(gateway, own_redis)
         REDIS_PASSWORD="p@ss/w:rd",  # noqa: S106 - a test's
         REDIS_POOL_SIZE="7",
     )
-    url += "&health_check_interval=30&socket_keepalive=true"  # as the table says
+    url += "&health_check_interval=30&socket_keepalive=true"  # as in the table
     cache = gateway.PolicyCache(url, command_timeout=2, connect_timeout=2)
     assert await cache.set("user-1", "tool:invoke", "tool:a", {"allow": True}) is True
     assert await cache.invalidate(user_id="user-1") == 1
     await cache.close()
 
 
-def test_without_variables_it_is_sark_s_default():
+def test_without_variables_the_url_is_the_default_of_sark():
     assert written_url() == "redis://localhost:6379/0?max_connections=50"
 
 
-async def test_a_cache_without_a_client_goes_by_the_settings(gateway, environment):
+async def test_a_cache_without_a_client_uses_the_settings(gateway, environment):
     cache = gateway.PolicyCache(ttl_seconds=600)
     assert await cache.set("user-1", "tool:invoke", "tool:a", {"allow": True}) is True
     assert cache.ttl_seconds == 600
@@ -254,7 +252,7 @@ async def test_a_cache_without_a_client_goes_by_the_settings(gateway, environmen
 
 
 @pytest.mark.parametrize("given", [{"max_size": 0}, {"ttl_seconds": 0}])
-def test_nought_is_no_default(gateway, given):
+def test_zero_does_not_mean_the_default(gateway, given):
     with pytest.raises(ValueError, match=f"^{next(iter(given))} "):
         gateway.RustPolicyCache(**given)
     default = gateway.RustPolicyCache(**dict.fromkeys(given))
@@ -265,7 +263,7 @@ def test_nought_is_no_default(gateway, given):
 
 
 @pytest.mark.parametrize("name", ["redis", "native"])
-async def test_attributes_that_sark_s_code_reads_are_there(cache, client, name):
+async def test_attributes_that_sark_reads_exist(cache, client, name):
     await cache.set("user-1", "tool:invoke", "tool:a", {"allow": True})
     await cache.get("user-1", "tool:invoke", "tool:a")
     cache.record_opa_latency(2.5)
@@ -279,7 +277,7 @@ async def test_attributes_that_sark_s_code_reads_are_there(cache, client, name):
         assert await cache.redis.ping()
 
 
-def test_so_are_those_of_the_flags(gateway, server):
+def test_attributes_of_the_flags_exist(gateway, server):
     with redis.Redis.from_url(server.url, decode_responses=True) as client:
         manager, _ = gateway.flags(client)
         assert manager.redis is client
@@ -300,7 +298,7 @@ def test_percentages_are_the_same_keys_in_redis(gateway, server):
 
 
 @pytest.mark.parametrize("name", ["redis"])
-async def test_neither_cache_reads_what_the_other_one_wrote(cache, client, name):
+async def test_neither_cache_reads_entries_of_the_other(cache, client, name):
     of_sark = "policy:decision:user-1:tool:invoke:tool_a:none"
     await client.set(of_sark, json.dumps({"allow": True}), ex=300)
     assert await cache.get("user-1", "tool:invoke", "tool:a") is None
@@ -317,7 +315,7 @@ async def test_neither_cache_reads_what_the_other_one_wrote(cache, client, name)
 
 
 def spellings():
-    """The rows of the guide's table of spellings."""
+    """Returns the rows of the guide's table of spellings."""
     section = GUIDE.split("#### Patterns")[1]
     return re.findall(r"^\| [^|]+ \| `(policy:decision:.*?)` \|$", section, re.MULTILINE)
 
@@ -342,7 +340,7 @@ def test_the_guide_has_three_spellings():
 
 
 @pytest.mark.parametrize("name", ["redis", "native"])
-async def test_code_that_names_no_policy_has_one(cache, name):
+async def test_code_without_a_policy_uses_the_default_one(cache, name):
     asked = ("user-1", "tool:invoke", "tool:a/b")
     await cache.set(*asked, {"allow": True})
     await cache.set(*asked, {"allow": False}, policy="admins")

@@ -1,4 +1,4 @@
-"""Services that share a server, each with a namespace of its own, and SARK's cache beside them."""
+"""Services that share a server in separate namespaces, next to SARK's cache."""
 
 import asyncio
 import random
@@ -11,7 +11,7 @@ from sark_cache import PolicyCache
 from sark_cache._core.patterns import Glob
 
 BOB = ("bob", "read", "doc")
-# Each may be taken for the beginning, the end or a part of another one's keys.
+# Each could be mistaken for the beginning, the end or a part of another one's keys.
 NAMESPACES = ["", "shop:", "shop:sark-cache:1:", "shop:sark-cache:1:p:u:a:r:", "sark-cache:1:"]
 PATIENT = {"connect_timeout": 10, "command_timeout": 10}
 
@@ -45,7 +45,7 @@ REVOCATIONS = {
 
 @pytest.mark.parametrize("at", range(len(NAMESPACES)), ids=NAMESPACES)
 @pytest.mark.parametrize("revoke", REVOCATIONS)
-async def test_what_one_service_revokes_the_others_keep(services, revoke, at):
+async def test_a_revocation_of_one_service_does_not_affect_the_others(services, revoke, at):
     mine = services[at]
     loaders = [Evaluation() for _ in services]
     loads = [
@@ -74,7 +74,7 @@ async def test_services_do_not_see_each_others_decisions(services):
         assert await other.get_or_load("carol", "read", "doc", bringing(DENY)) == DENY
 
 
-async def test_two_processes_of_one_service_share(fresh_redis):
+async def test_two_processes_of_one_service_share_decisions(fresh_redis):
     async with (
         PolicyCache(fresh_redis.url, namespace="shop:") as one,
         PolicyCache.from_url(fresh_redis.url, namespace="shop:") as other,
@@ -90,7 +90,7 @@ async def test_a_stamp_of_another_namespace_is_refused(services):
         await services[0].set(*ALICE, ALLOW, stamp=services[1].stamp())
 
 
-async def test_keys_are_those_of_the_service_and_none_that_sark_reads(fresh_redis):
+async def test_keys_belong_to_the_service_and_are_not_read_by_sark(fresh_redis):
     async with PolicyCache(fresh_redis.url, namespace="shop:") as cache:
         await cache.set("{alice}", "tool:read", "a/b*", ALLOW, policy="app:f{x}")
         await cache.set(*ALICE, ALLOW, {"ip": "::1"})
@@ -102,7 +102,7 @@ async def test_keys_are_those_of_the_service_and_none_that_sark_reads(fresh_redi
     assert fresh_redis.command("KEYS", "policy:decision:*") == []
 
 
-async def test_what_sark_has_stored_is_neither_served_nor_removed(fresh_redis):
+async def test_entries_of_sark_are_neither_served_nor_removed(fresh_redis):
     of_sark = "policy:decision:alice:read:doc:none"
     fresh_redis.command("SET", of_sark, '{"allow": true}')
     async with PolicyCache(fresh_redis.url) as cache:
@@ -125,7 +125,7 @@ def test_a_namespace_is_a_str():
 
 
 def test_patterns_match_as_the_server_matches(fresh_redis):
-    """A pattern is compared here, and has to mean what it means to KEYS and SCAN."""
+    """A pattern is compared here and must match the same keys as in KEYS and SCAN."""
     chance = random.Random(7)
     pairs = [
         ("".join(chance.choices("ab*?[]^-\\", k=6)), "".join(chance.choices("ab]^-\\", k=4)))

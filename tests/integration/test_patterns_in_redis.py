@@ -1,4 +1,4 @@
-"""Revoking by a pattern does not hold the event loop, whatever the pattern and the keys are."""
+"""A revocation by pattern does not block the event loop, whatever the pattern and the keys are."""
 
 import asyncio
 import contextlib
@@ -12,11 +12,11 @@ ALLOW = {"allow": True}
 FIELD_BYTES = 8 * 1024
 KEYS = 10
 HELD_SECONDS = 0.05
-"""The processor time that may lie between two turns of the loop; keys are read in some of it."""
+"""The maximum processor time between two iterations of the loop, some of it for reading keys."""
 
 
 async def longest_turn():
-    """Measures the longest turn of this event loop, in seconds of its thread, until cancelled."""
+    """Measures until cancelled the longest iteration of this event loop, in thread seconds."""
     longest, began = 0.0, time.thread_time()
     with contextlib.suppress(asyncio.CancelledError):
         while True:
@@ -36,7 +36,7 @@ async def longest_turn():
     }.values(),
     ids=["single wildcards", "classes", "runs", "one long text"],
 )
-async def test_a_hostile_pattern_lets_the_event_loop_go_on(fresh_redis, pattern):
+async def test_a_hostile_pattern_does_not_block_the_event_loop(fresh_redis, pattern):
     async with PolicyCache(fresh_redis.url, command_timeout=5) as cache:
         longest = "a" * (FIELD_BYTES - 2)
         rows = [(f"{number:02}{longest}", longest, longest, ALLOW) for number in range(KEYS)]

@@ -1,4 +1,4 @@
-"""Which cache answers for whom: each combination of what is there, switched on, flagged and up."""
+"""The backend that serves a user, for every combination of availability, settings and flags."""
 
 import asyncio
 import gc
@@ -54,7 +54,7 @@ NOBODY = "redis://127.0.0.1:1/0"
 
 @pytest.fixture(scope="session")
 def without_compiled_module(tmp_path_factory):
-    """A copy of the package as it is where no wheel fits."""
+    """A copy of the package without the compiled module, as on platforms without a wheel."""
     folder = tmp_path_factory.mktemp("pure")
     compiled = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__")
     shutil.copytree(Path(sark_cache.__file__).parent, folder / "sark_cache", ignore=compiled)
@@ -62,7 +62,7 @@ def without_compiled_module(tmp_path_factory):
 
 
 def chosen_by(settings, path=None):
-    """What a process of its own chooses for alice, whether it could be native, and what it logs."""
+    """Runs a process that selects a backend for alice; returns it, its availability and the log."""
     variables = {
         name: value for name, value in os.environ.items() if not name.startswith("SARK_CACHE_")
     }
@@ -118,13 +118,13 @@ def test_every_combination_has_its_backend(
 
 
 @pytest.mark.parametrize("percentage", [0, 100])
-def test_a_percentage_that_was_set_in_redis_rules(fresh_redis, percentage):
+def test_a_percentage_in_redis_takes_precedence(fresh_redis, percentage):
     fresh_redis.command("SET", "feature_flag:rust_cache", str(percentage))
     backend, _, _ = chosen_by({"SARK_CACHE_REDIS_URL": fresh_redis.url})
     assert backend == ("native" if percentage else "redis")
 
 
-def test_what_is_switched_off_is_warned_of(fresh_redis):
+def test_disabled_caches_give_a_warning(fresh_redis):
     off = {"SARK_CACHE_ENABLED": "false", "SARK_CACHE_REDIS_URL": fresh_redis.url}
     _, _, logged = chosen_by(off)
     [warning] = [text for level, text in logged if level == "WARNING"]
@@ -135,7 +135,7 @@ def test_what_is_switched_off_is_warned_of(fresh_redis):
 SEVERAL = {"WEB_CONCURRENCY": "4"}
 
 
-def test_native_caches_of_several_workers_are_warned_of_once(fresh_redis):
+def test_native_caches_of_several_workers_warn_once(fresh_redis):
     backend, _, logged = chosen_by(SEVERAL)
     assert backend == "native"
     [warning] = [text for level, text in logged if level == "WARNING"]
@@ -150,7 +150,7 @@ def test_native_caches_of_several_workers_are_warned_of_once(fresh_redis):
         assert not [text for level, text in logged if level == "WARNING"]
 
 
-async def test_a_rollout_that_is_set_while_the_service_runs_begins_to_rule(settled, fresh_redis):
+async def test_a_rollout_that_is_set_at_run_time_takes_effect(settled, fresh_redis):
     chosen = settled(redis_url=fresh_redis.url)
     assert chosen.choose("alice") == ("redis", "no rollout was ever set, so Redis serves everybody")
     assert chosen.flags.get_rollout_pct("rust_cache") == 100
@@ -162,14 +162,14 @@ async def test_a_rollout_that_is_set_while_the_service_runs_begins_to_rule(settl
     assert chosen.choose("alice").backend == "redis"
 
 
-async def test_a_rollback_takes_everybody_off_where_nothing_was_ever_set(settled):
+async def test_a_rollback_applies_to_all_users_even_if_no_rollout_was_set(settled):
     chosen = settled()
     assert chosen.choose("alice") == ("native", "no rollout was ever set, so everybody is in")
     chosen.flags.rollback_all()
     assert chosen.choose("alice").backend == "none"
 
 
-async def test_settings_that_stay_are_warned_of_once(settled, caplog):
+async def test_unchanged_settings_warn_once(settled, caplog):
     for _ in range(2):
         settled(rust_cache_rollout_pct=0)
     assert caplog.text.count("nothing is cached") == 1
@@ -179,7 +179,7 @@ async def test_settings_that_stay_are_warned_of_once(settled, caplog):
 
 @pytest.fixture
 async def fresh_process(monkeypatch):
-    """A process that has chosen nothing yet."""
+    """Resets the state of the selection to that of a new process."""
     for name in os.environ:
         if name.startswith("SARK_CACHE_"):
             monkeypatch.delenv(name)
@@ -201,7 +201,7 @@ async def fresh_process(monkeypatch):
 
 @pytest.fixture
 def settled(fresh_process):
-    """Settles what this process chooses from; gives it the time that a busy machine may take."""
+    """Configures the selection of this process, with time-outs for a busy machine."""
 
     def settle(**settings):
         patient = {"redis_connect_timeout": 10, "redis_command_timeout": 10}
@@ -231,7 +231,7 @@ async def test_the_caches_are_those_of_the_process(settled, fresh_redis, monkeyp
     assert create_policy_cache("alice") is not redis
 
 
-async def test_to_close_a_cache_of_the_process_leaves_it_usable(settled, fresh_redis):
+async def test_closing_a_cache_of_the_process_leaves_it_usable(settled, fresh_redis):
     chosen = settled(redis_url=fresh_redis.url)
     redis, native = get_policy_cache(), get_rust_policy_cache()
     none = process.one(LinkedNullPolicyCache, LinkedNullPolicyCache)
@@ -255,7 +255,7 @@ async def test_to_close_a_cache_of_the_process_leaves_it_usable(settled, fresh_r
     chosen.close()
 
 
-async def test_to_end_them_ends_the_native_one_at_once_whatever_becomes_of_the_others(
+async def test_closing_all_caches_closes_the_native_one_at_once_whatever_the_others_do(
     settled, own_redis
 ):
     server = own_redis()
@@ -280,7 +280,7 @@ async def test_to_end_them_ends_the_native_one_at_once_whatever_becomes_of_the_o
     await redis.end()
 
 
-async def test_a_cache_that_was_made_from_other_settings_is_warned_of(
+async def test_a_cache_that_was_made_from_other_settings_gives_a_warning(
     settled, fresh_redis, monkeypatch, caplog
 ):
     monkeypatch.setenv("SARK_CACHE_REDIS_URL", NOBODY)
@@ -299,7 +299,7 @@ async def test_a_cache_that_was_made_from_other_settings_is_warned_of(
     await close_policy_caches()
 
 
-def test_a_cache_is_found_once_what_it_revokes_reaches_the_others(fresh_process):
+def test_a_cache_is_registered_after_it_is_linked_to_the_others(fresh_process):
     found = []
 
     class Watched(LinkedNullPolicyCache):
@@ -312,7 +312,7 @@ def test_a_cache_is_found_once_what_it_revokes_reaches_the_others(fresh_process)
     assert made in process.caches()
 
 
-async def test_to_close_a_cache_of_the_process_drops_idle_connections(settled, fresh_redis):
+async def test_closing_a_cache_of_the_process_drops_idle_connections(settled, fresh_redis):
     settled(redis_url=fresh_redis.url)
     cache = get_policy_cache()
     await asyncio.gather(*(cache.get(f"user-{number}", "read", "doc") for number in range(5)))
@@ -369,7 +369,7 @@ async def test_a_revocation_through_one_cache_reaches_all(settled, fresh_redis):
             assert await redis.get(*ALICE) is None
 
 
-async def test_a_decision_does_not_come_back_when_a_rollout_moves(settled, fresh_redis):
+async def test_a_revoked_decision_does_not_return_when_a_rollout_changes(settled, fresh_redis):
     chosen = settled(redis_url=fresh_redis.url)
     await create_policy_cache("alice").set(*ALICE, ALLOW)
     chosen.flags.set_rollout_pct("rust_cache", 100)
@@ -378,9 +378,7 @@ async def test_a_decision_does_not_come_back_when_a_rollout_moves(settled, fresh
     assert await create_policy_cache("alice").get(*ALICE) is None
 
 
-async def test_a_revocation_that_redis_cannot_confirm_is_in_force_here_and_raises(
-    settled, own_redis
-):
+async def test_a_revocation_that_redis_cannot_confirm_applies_here_and_raises(settled, own_redis):
     server = own_redis()
     settled(redis_url=server.url, rust_cache_rollout_pct=100, redis_command_timeout=0.25)
     cache = create_policy_cache("alice")
@@ -391,7 +389,7 @@ async def test_a_revocation_that_redis_cannot_confirm_is_in_force_here_and_raise
     assert await cache.get(*ALICE) is None
 
 
-async def test_redis_that_goes_away_and_comes_back_is_noticed(settled, own_redis):
+async def test_an_outage_of_redis_and_its_end_are_noticed(settled, own_redis):
     server = own_redis()
     settled(redis_url=server.url, redis_command_timeout=0.25)
     assert create_policy_cache("alice").backend == "redis"
@@ -404,7 +402,7 @@ async def test_redis_that_goes_away_and_comes_back_is_noticed(settled, own_redis
             await asyncio.sleep(0.01)
 
 
-async def test_a_choice_is_logged_once_and_with_its_user_only_if_asked_for(settled, caplog):
+async def test_a_selection_is_logged_once_and_with_the_user_only_on_request(settled, caplog):
     caplog.set_level(logging.INFO, logger="sark_cache")
     settled(rust_cache_rollout_pct=100)
     for _ in range(10):
@@ -419,7 +417,7 @@ async def test_a_choice_is_logged_once_and_with_its_user_only_if_asked_for(settl
     assert "asked-for" in caplog.records[-1].message
 
 
-async def test_another_cache_stands_in_for_one_that_cannot_be_made(settled, fresh_redis, caplog):
+async def test_another_backend_replaces_one_that_cannot_be_created(settled, fresh_redis, caplog):
     settled(rust_cache_rollout_pct=100, cache_max_bytes=1, redis_url=fresh_redis.url)
     assert create_policy_cache("alice").backend == "redis"
     assert "making the native cache failed" in caplog.text
@@ -429,9 +427,7 @@ async def test_another_cache_stands_in_for_one_that_cannot_be_made(settled, fres
     assert isinstance(create_policy_cache("alice"), NullPolicyCache)
 
 
-async def test_a_revocation_reaches_redis_also_after_somebody_closed_its_cache(
-    settled, fresh_redis
-):
+async def test_a_revocation_reaches_redis_even_after_its_cache_was_closed(settled, fresh_redis):
     chosen = settled(redis_url=fresh_redis.url)
     async with create_policy_cache("alice") as redis:
         await redis.set(*ALICE, ALLOW)
@@ -441,7 +437,7 @@ async def test_a_revocation_reaches_redis_also_after_somebody_closed_its_cache(
     assert await create_policy_cache("alice").get(*ALICE) is None
 
 
-async def test_wrong_arguments_of_a_revocation_are_told_and_nothing_is_left_behind(
+async def test_wrong_arguments_of_a_revocation_raise_and_leave_no_coroutine(
     settled, fresh_redis, recwarn
 ):
     settled(redis_url=fresh_redis.url, rust_cache_rollout_pct=100)
@@ -454,17 +450,17 @@ async def test_wrong_arguments_of_a_revocation_are_told_and_nothing_is_left_behi
     assert not recwarn.list
 
 
-def test_without_pydantic_settings_one_is_told_how_to_get_it(fresh_process, monkeypatch):
+def test_without_pydantic_settings_the_error_says_how_to_install_it(fresh_process, monkeypatch):
     monkeypatch.delitem(sys.modules, "sark_cache.settings")
     monkeypatch.setitem(sys.modules, "pydantic_settings", None)
     with pytest.raises(ImportError, match=r"pip install 'sark-cache\[settings\]'"):
         create_policy_cache("alice")
 
 
-# One cache to hold on to
+# The selected cache
 
 
-async def test_switched_off_it_serves_nothing_also_from_caches_to_come(settled):
+async def test_disabling_it_also_disables_caches_that_are_created_later(settled):
     chosen = settled(rust_cache_rollout_pct=0)
     cache = SelectedPolicyCache(chosen)
     cache.enabled = False
@@ -476,7 +472,7 @@ async def test_switched_off_it_serves_nothing_also_from_caches_to_come(settled):
     assert await cache.set(*ALICE, ALLOW) is True
 
 
-async def test_closed_it_serves_nothing_makes_nothing_and_says_that_it_revokes_nothing(settled):
+async def test_a_closed_one_serves_and_stores_nothing_and_refuses_to_revoke(settled):
     cache = SelectedPolicyCache(settled(rust_cache_rollout_pct=100))
     await cache.set(*ALICE, ALLOW)
     await cache.close()
@@ -494,7 +490,7 @@ async def test_closed_it_serves_nothing_makes_nothing_and_says_that_it_revokes_n
 
 
 async def half(settled, server):
-    """A cache half of whose users are served by each backend, and the users."""
+    """Returns a cache that serves half of its users from each backend, and the users."""
     chosen = settled(redis_url=server.url, rust_cache_rollout_pct=50)
     users = [f"user-{number}" for number in range(200)]
     native = {user for user in users if chosen.choose(user).backend == "native"}
@@ -502,7 +498,7 @@ async def half(settled, server):
     return SelectedPolicyCache(chosen), users, native
 
 
-async def test_each_user_is_served_by_the_cache_that_is_theirs(settled, fresh_redis):
+async def test_each_user_is_served_by_their_backend(settled, fresh_redis):
     cache, users, native = await half(settled, fresh_redis)
     for user in users:
         assert await cache.set(user, "read", "doc", ALLOW, tags=["t"]) is True
@@ -524,7 +520,7 @@ async def test_each_user_is_served_by_the_cache_that_is_theirs(settled, fresh_re
     await cache.close()
 
 
-async def test_batches_are_answered_in_their_order_by_both(settled, fresh_redis):
+async def test_batches_across_both_backends_are_answered_in_order(settled, fresh_redis):
     cache, users, _ = await half(settled, fresh_redis)
     rows = [(user, "read", "doc", {"allow": True, "user": user}) for user in users]
     stamp = cache.stamp()
@@ -542,7 +538,7 @@ async def test_batches_are_answered_in_their_order_by_both(settled, fresh_redis)
     await cache.close()
 
 
-async def test_what_is_revoked_while_redis_takes_a_part_of_a_batch_is_not_stored(
+async def test_a_decision_that_is_revoked_while_redis_stores_part_of_a_batch_is_not_stored(
     settled, fresh_redis
 ):
     cache, users, native = await half(settled, fresh_redis)
@@ -558,7 +554,7 @@ async def test_what_is_revoked_while_redis_takes_a_part_of_a_batch_is_not_stored
     await cache.close()
 
 
-async def test_what_is_revoked_while_redis_answers_a_part_of_a_batch_is_not_served(
+async def test_a_decision_that_is_revoked_while_redis_reads_part_of_a_batch_is_not_served(
     settled, fresh_redis
 ):
     cache, users, native = await half(settled, fresh_redis)
@@ -572,7 +568,7 @@ async def test_what_is_revoked_while_redis_answers_a_part_of_a_batch_is_not_serv
     await cache.close()
 
 
-async def test_the_callback_is_looked_at_once_and_not_at_each_request(settled):
+async def test_the_signature_of_the_callback_is_read_once(settled):
     class Evaluator:
         looks = 0
 
@@ -592,7 +588,7 @@ async def test_the_callback_is_looked_at_once_and_not_at_each_request(settled):
     await cache.close()
 
 
-async def test_loads_and_refreshes_go_where_the_user_is(settled, fresh_redis):
+async def test_loads_and_refreshes_use_the_backend_of_the_user(settled, fresh_redis):
     cache, users, native = await half(settled, fresh_redis)
 
     async def load():
@@ -626,7 +622,7 @@ async def test_loads_and_refreshes_go_where_the_user_is(settled, fresh_redis):
             pass
 
 
-async def test_a_stamp_of_a_cache_that_was_not_in_use_stores_nothing(settled, fresh_redis):
+async def test_a_stamp_from_before_the_backend_changed_stores_nothing(settled, fresh_redis):
     chosen = settled(redis_url=fresh_redis.url)
     cache = SelectedPolicyCache()
     assert await cache.health_check()
@@ -639,7 +635,7 @@ async def test_a_stamp_of_a_cache_that_was_not_in_use_stores_nothing(settled, fr
     await cache.close()
 
 
-async def test_a_provider_of_flags_decides_if_there_is_one(settled):
+async def test_a_flag_provider_decides_if_there_is_one(settled):
     from openfeature import api
     from openfeature.provider.in_memory_provider import InMemoryFlag, InMemoryProvider
 

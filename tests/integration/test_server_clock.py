@@ -1,4 +1,4 @@
-"""A server's clock that goes back gives entries more time than they had: they are not served."""
+"""A server clock that is set back prolongs the TTL of entries, which are then not served."""
 
 import pytest
 
@@ -20,7 +20,7 @@ async def bringing_deny():
     return DENY
 
 
-async def test_an_entry_with_more_time_left_than_it_had_is_a_miss(fresh_redis, cache, caplog):
+async def test_an_entry_with_more_ttl_left_than_it_had_is_a_miss(fresh_redis, cache, caplog):
     await cache.set(*ALICE, ALLOW, ttl_seconds=2)
     fresh_redis.command("PEXPIRE", KEY, HOUR_MS)
     assert await cache.get(*ALICE) is None
@@ -33,7 +33,7 @@ async def test_an_entry_with_more_time_left_than_it_had_is_a_miss(fresh_redis, c
 
 
 @pytest.mark.parametrize("ttl", [0.001, 0.1, 2, 300, 1e9])
-async def test_an_entry_with_all_its_time_left_is_a_hit(fresh_redis, cache, ttl):
+async def test_an_entry_with_its_whole_ttl_left_is_a_hit(fresh_redis, cache, ttl):
     await cache.set(*ALICE, ALLOW, ttl_seconds=ttl)
     if ttl > 1:
         assert await cache.get(*ALICE) == ALLOW
@@ -43,7 +43,7 @@ async def test_an_entry_with_all_its_time_left_is_a_hit(fresh_redis, cache, ttl)
     assert await cache.get_batch([ALICE]) == [None]
 
 
-async def test_an_entry_that_never_expires_is_a_miss(fresh_redis, cache):
+async def test_an_entry_without_expiration_is_a_miss(fresh_redis, cache):
     await cache.set(*ALICE, ALLOW)
     fresh_redis.command("PERSIST", KEY)
     assert await cache.get(*ALICE) is None

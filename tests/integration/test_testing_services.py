@@ -1,4 +1,4 @@
-"""What tests of a FastAPI service are given: `authorize` asks it, too."""
+"""Helpers for tests of a FastAPI service: `authorize` uses them, too."""
 
 from contextlib import asynccontextmanager
 
@@ -55,7 +55,7 @@ async def test_every_evaluator_is_replaced_whatever_is_cached(app):
         assert await status(client, "alice") == 200
 
 
-async def test_what_an_app_asks_is_noted(policy_cache, app):
+async def test_the_requests_of_an_app_are_recorded(policy_cache, app):
     async with client_of(app) as client:
         for _ in range(2):
             assert await status(client, "alice") == 200

@@ -1,4 +1,4 @@
-"""The check that each wheel has what belongs there and nothing else finds what is wrong."""
+"""The check of wheel contents finds every missing, stray or wrong file."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ HEADERS = b"Name: sark-cache\nVersion: 1.0\nRequires-Dist: redis ; extra == 'red
 
 @pytest.fixture
 def files():
-    """What a wheel should have, by path."""
+    """Returns the files of a correct wheel by path."""
     patterns = ("*.py", "*.pyi", "py.typed")
     source = [path for pattern in patterns for path in PACKAGE.rglob(pattern)]
     return {
@@ -32,7 +32,7 @@ def files():
 
 @pytest.fixture
 def wheel(tmp_path):
-    """Makes a wheel of files, and another one's record if it is given."""
+    """Makes a wheel of files, with the record of others if given."""
 
     def make(files, *, recorded=None, name=NAME):
         path = tmp_path / name
@@ -50,7 +50,7 @@ def digest(content):
     return f"sha256={base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode()[:-1]}"
 
 
-def test_nothing_is_wrong_with_a_wheel_as_it_should_be(wheel, files):
+def test_a_correct_wheel_has_no_complaints(wheel, files):
     assert faults(wheel(files)) == []
     assert faults(wheel(files | {"sark_cache/": b""}, recorded=files)) == []
 
@@ -64,7 +64,7 @@ def test_each_file_of_the_package_must_be_there(wheel, files, file):
 @pytest.mark.parametrize(
     "file", ["tests/conftest.py", "sark_cache/.env", "sark_cache/old.py", "secrets.txt"]
 )
-def test_what_does_not_belong_there_is_stray(wheel, files, file):
+def test_an_unexpected_file_is_stray(wheel, files, file):
     files[file] = b""
     assert faults(wheel(files)) == [f"{file} is stray"]
 
@@ -77,7 +77,7 @@ def test_one_library_is_enough(wheel, files, file):
     assert any("the compiled modules are" in fault for fault in faults(wheel(files)))
 
 
-def test_the_compiled_module_is_for_the_python_and_the_processor_that_the_name_says(wheel, files):
+def test_the_compiled_module_fits_the_tags_in_the_name(wheel, files):
     [fault] = faults(wheel(files, name=NAME.replace("cp312", "cp313")))
     assert "not one _native for CPython 313" in fault
     [fault] = faults(wheel(files, name=NAME.replace("cp312-manylinux", "cp312t-manylinux")))
@@ -86,25 +86,25 @@ def test_the_compiled_module_is_for_the_python_and_the_processor_that_the_name_s
     assert "is for machine 62" in fault
 
 
-def test_a_wheel_for_musl_brings_the_library_that_musl_lacks(wheel, files):
+def test_a_wheel_for_musl_has_the_library_that_musl_lacks(wheel, files):
     library = "sark_cache.libs/libgcc_s-1a2b3c4d.so.1"
     files[library] = ELF
     assert faults(wheel(files, name=NAME.replace("manylinux_2_28", "musllinux_1_2"))) == []
     assert faults(wheel(files)) == [f"{library} is stray"]
 
 
-def test_what_was_changed_after_it_was_recorded_is_found(wheel, files):
+def test_a_file_that_was_changed_after_it_was_recorded_is_found(wheel, files):
     changed = files | {"sark_cache/backends/native.py": b"import os"}
     wrong = faults(wheel(changed, recorded=files))
     assert wrong == ["sark_cache/backends/native.py is not what was recorded"]
 
 
-def test_nothing_is_needed_that_no_extra_asks_for(wheel, files):
+def test_requirements_belong_to_extras(wheel, files):
     files[f"{INFORMATION}/METADATA"] = HEADERS.replace(b" ; extra == 'redis'", b"")
     assert faults(wheel(files)) == ["Requires-Dist: redis is needed without an extra"]
 
 
-def test_it_is_of_the_version_that_its_name_says(wheel, files):
+def test_its_version_is_that_of_its_name(wheel, files):
     files[f"{INFORMATION}/METADATA"] = HEADERS.replace(b"1.0", b"2.0")
     assert faults(wheel(files)) == ["another version"]
 

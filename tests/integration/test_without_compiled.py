@@ -1,4 +1,4 @@
-"""Where the compiled module is missing, `PolicyCache` keeps its contract."""
+"""`PolicyCache` keeps its contract without the compiled module."""
 
 import os
 import shutil

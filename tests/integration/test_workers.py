@@ -1,4 +1,4 @@
-"""Several workers: each server's own processes know that they are not alone."""
+"""Detection of several workers in the processes of each server."""
 
 import os
 import signal
@@ -52,7 +52,7 @@ if __name__ == "__main__":
         (["-m", *GUNICORN, "-c", "settings.py"], {}, "gunicorn runs 3 workers"),
     ],
 )
-def test_the_worker_of_a_server_knows_how_many_there_are(tmp_path, command, variables, known):
+def test_the_worker_of_a_server_knows_the_number_of_workers(tmp_path, command, variables, known):
     (tmp_path / "app.py").write_text(APP)
     (tmp_path / "by_a_program.py").write_text(BY_A_PROGRAM)
     (tmp_path / "settings.py").write_text("workers = 3")
@@ -86,7 +86,7 @@ def test_the_worker_of_a_server_knows_how_many_there_are(tmp_path, command, vari
         ({"GUNICORN_CMD_ARGS": "--workers=5"}, [""], "GUNICORN_CMD_ARGS says 5 workers"),
     ],
 )
-def test_variables_and_the_command_line_say_it_too(monkeypatch, variables, argv, known):
+def test_variables_and_the_command_line_give_the_number_too(monkeypatch, variables, argv, known):
     for variable in (*workers.VARIABLES, "GUNICORN_CMD_ARGS"):
         monkeypatch.delenv(variable, raising=False)
     for name, value in variables.items():
@@ -96,7 +96,7 @@ def test_variables_and_the_command_line_say_it_too(monkeypatch, variables, argv,
     assert found is known if known is None else found.startswith(known)
 
 
-def test_a_child_of_an_app_that_was_loaded_before_its_workers_knows_that_it_is_one():
+def test_a_child_of_a_preloaded_app_knows_that_it_is_a_worker():
     code = """
 import os, sys
 from sark_cache._core.workers import several_workers
