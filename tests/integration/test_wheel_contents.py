@@ -55,7 +55,7 @@ def test_a_correct_wheel_has_no_complaints(wheel, files):
     assert faults(wheel(files | {"sark_cache/": b""}, recorded=files)) == []
 
 
-@pytest.mark.parametrize("file", ["py.typed", "_native.pyi", "redis/cache.py"])
+@pytest.mark.parametrize("file", ["py.typed", "_native.pyi", "backends/redis/cache.py"])
 def test_each_file_of_the_package_must_be_there(wheel, files, file):
     del files[f"sark_cache/{file}"]
     assert faults(wheel(files)) == [f"sark_cache/{file} is missing"]

@@ -382,5 +382,5 @@ def test_a_source_tree_that_is_not_installed_has_no_version(cache, telemetry, mo
 def test_without_opentelemetry_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     monkeypatch.delitem(sys.modules, "sark_cache.instrumentation.opentelemetry")
-    with pytest.raises(ImportError, match=r"pip install sark-cache\[otel\]"):
+    with pytest.raises(ImportError, match=r"pip install 'sark-cache\[otel\]'"):
         importlib.import_module("sark_cache.instrumentation.opentelemetry")

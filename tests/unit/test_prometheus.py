@@ -326,5 +326,5 @@ def test_a_scrape_may_be_limited_to_some_names(cache, registry):
 def test_without_prometheus_client_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     monkeypatch.delitem(sys.modules, "sark_cache.instrumentation.prometheus")
-    with pytest.raises(ImportError, match=r"pip install sark-cache\[prometheus\]"):
+    with pytest.raises(ImportError, match=r"pip install 'sark-cache\[prometheus\]'"):
         importlib.import_module("sark_cache.instrumentation.prometheus")
