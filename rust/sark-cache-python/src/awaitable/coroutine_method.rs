@@ -22,7 +22,8 @@ const ATTRIBUTES: [&str; 5] =
 /// Marks methods of a class: each returns an awaitable.
 pub fn mark(class: &Bound<'_, PyType>, methods: &[&str]) -> PyResult<()> {
     let py = class.py();
-    let returns_awaitable = py.import("sark_cache._core.coroutines")?.getattr("returns_awaitable")?;
+    let returns_awaitable =
+        py.import("sark_cache._core.coroutines")?.getattr("returns_awaitable")?;
     for method in methods {
         let marked = new(&class.getattr(*method)?)?;
         class.setattr(*method, returns_awaitable.call1((marked,))?)?;
