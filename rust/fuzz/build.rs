@@ -1,4 +1,4 @@
-//! Lets the code ask for `cfg(Py_GIL_DISABLED)`, and the targets find the interpreter's library.
+//! Sets `cfg(Py_GIL_DISABLED)` and the path of the interpreter's library.
 
 fn main() {
     pyo3_build_config::use_pyo3_cfgs();

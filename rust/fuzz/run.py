@@ -1,7 +1,7 @@
-"""Runs the fuzz targets one after the other: `python rust/fuzz/run.py [SECONDS [TARGET ...]]`.
+"""Runs the fuzz targets in sequence: `python rust/fuzz/run.py [SECONDS [TARGET ...]]`.
 
-Each starts from its `seeds/` and from what earlier runs added to `corpus/`. An input that fails is
-kept in `artifacts/`; the fuzzer says how to run it again.
+Each target starts from its `seeds/` and from the inputs that earlier runs added to `corpus/`. A
+failing input is kept in `artifacts/`; the fuzzer prints how to run it again.
 """
 
 import os
@@ -15,16 +15,16 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 TARGETS = sorted(path.stem for path in HERE.glob("fuzz_targets/*.rs"))
 SHORT = "30"
-"""Seconds for each target, if no others are given."""
+"""The default number of seconds per target."""
 
 CARGO_FUZZ = "0.13.2"
 TOOLS = ROOT / ".nox" / "cargo"
-"""Where cargo-fuzz is installed: nothing is left behind outside of the project."""
+"""The folder that cargo-fuzz is installed into, inside the project."""
 
 FUZZER = (
-    # Room for some thousand nested lists, and no more than a stack can take. Stored are 64 at most.
+    # Allows some thousand nested lists, as deep as a stack allows. A stored value has 64 at most.
     "-max_len=4096",
-    # The interpreter keeps many objects until it ends; what is lost for good shows in the size.
+    # The interpreter keeps many objects until it exits; a real leak shows in the memory limit.
     "-detect_leaks=0",
     "-rss_limit_mb=4096",
     "-timeout=60",
@@ -33,8 +33,8 @@ FUZZER = (
 
 
 def environment() -> dict[str, str]:
-    """That of all that is run: the nightly toolchain, cargo-fuzz, and this interpreter."""
-    # An interpreter that is embedded finds its library by the python3 that is first on the path.
+    """Returns the environment of all commands: nightly toolchain, cargo-fuzz, this interpreter."""
+    # An embedded interpreter finds its library by the first python3 on the path.
     path = (str(TOOLS / "bin"), str(Path(sys.base_prefix, "bin")), os.environ["PATH"])
     return os.environ | {
         "RUSTUP_TOOLCHAIN": "nightly",
@@ -44,7 +44,7 @@ def environment() -> dict[str, str]:
 
 
 def missing() -> str | None:
-    """What this machine lacks, and how to get it; None if nothing."""
+    """Returns what this machine lacks and how to install it, or None."""
     if not shutil.which("cargo"):
         return "cargo is not on PATH: install a Rust toolchain (https://rustup.rs)"
     rustc = subprocess.run(
@@ -52,7 +52,7 @@ def missing() -> str | None:
     )
     if rustc.returncode or "nightly" not in rustc.stdout:
         return (
-            "only Rust's nightly toolchain can check memory, and it is not installed: "
+            "the fuzzer needs Rust's nightly toolchain, which is not installed: "
             "rustup toolchain install nightly --profile minimal"
         )
     library = Path(
@@ -63,30 +63,30 @@ def missing() -> str | None:
     ):
         return (
             f"{sys.executable} has no shared library to link with: run nox with a Python that has "
-            "(on Debian: apt install libpython3-dev)"
+            "one (on Debian: apt install libpython3-dev)"
         )
     return None
 
 
 def cargo(*arguments: str) -> bool:
-    """Whether cargo succeeded."""
+    """Runs cargo and returns whether it succeeded."""
     run = subprocess.run(["cargo", *arguments], env=environment(), cwd=ROOT, check=False)
     return run.returncode == 0
 
 
 def prepare() -> bool:
-    """Installs cargo-fuzz, unless it is there, and sees that the lock file is up to date."""
-    there = shutil.which("cargo-fuzz", path=environment()["PATH"])
-    if not there and not cargo(
+    """Installs cargo-fuzz if it is missing and checks that the lock file is up to date."""
+    installed = shutil.which("cargo-fuzz", path=environment()["PATH"])
+    if not installed and not cargo(
         "install", "cargo-fuzz", "--version", CARGO_FUZZ, "--locked", "--root", str(TOOLS)
     ):
         return False
-    # cargo-fuzz itself would change the lock file without a word.
+    # cargo-fuzz itself would update the lock file silently.
     return cargo("fetch", "--quiet", "--locked", "--manifest-path", str(HERE / "Cargo.toml"))
 
 
 def fuzz(target: str, seconds: str) -> bool:
-    """Whether a target held for so long."""
+    """Fuzzes a target and returns whether it found no failure."""
     corpus, seeds = HERE / "corpus" / target, HERE / "seeds" / target
     corpus.mkdir(parents=True, exist_ok=True)
     return cargo(
@@ -96,11 +96,11 @@ def fuzz(target: str, seconds: str) -> bool:
 
 
 def main(seconds: str = SHORT, *targets: str) -> str | None:
-    """Runs them all, whatever the others do; what went wrong, if anything did."""
+    """Runs all targets, even if some fail, and returns an error message or None."""
     if unknown := set(targets) - set(TARGETS):
         return f"no such target: {', '.join(unknown)}; there are {', '.join(TARGETS)}"
-    if lack := missing():
-        return lack
+    if problem := missing():
+        return problem
     if not prepare():
         return "nothing was run"
     failed = [target for target in targets or TARGETS if not fuzz(target, seconds)]

@@ -1,14 +1,14 @@
-//! Two subjects have equal keys exactly when they are equal, and each can be read back.
+//! Keys are equal exactly when the subjects are equal, and each key can be decoded.
 #![no_main]
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use sark_cache_core::key::KeyParts;
-use sark_cache_fuzz::model::{LARGEST, Subject};
+use sark_cache_fuzz::model::{MAX_SIZE, Subject};
 use sark_cache_fuzz::reference;
 
 fuzz_target!(|subjects: (Subject, Subject)| -> Corpus {
     let (a, b) = &subjects;
-    if a.size().max(b.size()) > LARGEST {
+    if a.size().max(b.size()) > MAX_SIZE {
         return Corpus::Reject;
     }
     let keys = [a, b].map(|subject| {
@@ -16,7 +16,7 @@ fuzz_target!(|subjects: (Subject, Subject)| -> Corpus {
         assert_eq!(key.is_ok(), subject.is_json());
         if let Ok(key) = &key {
             assert_eq!(reference::subject(key).as_ref(), Some(&subject.sorted()));
-            parts_are_those_of(subject, key);
+            assert_parts(subject, key);
         }
         key
     });
@@ -26,7 +26,7 @@ fuzz_target!(|subjects: (Subject, Subject)| -> Corpus {
     Corpus::Keep
 });
 
-fn parts_are_those_of(subject: &Subject, key: &[u8]) {
+fn assert_parts(subject: &Subject, key: &[u8]) {
     let parts = KeyParts::of(key);
     match subject {
         Subject::Request(fields, context) => {

@@ -1,5 +1,5 @@
-//! What is stored comes back, type by type, however it is asked for; its key is that of the model;
-//! what is no JSON is refused, and nothing that a caller does changes what the next one gets.
+//! A stored value is returned with the same types by every accessor, and its key is that of the model.
+//! Values that are not JSON are refused. Changes to a returned object do not affect the next one.
 #![no_main]
 
 use arbitrary::Unstructured;
@@ -10,12 +10,12 @@ use sark_cache_core::KeyWriter;
 use sark_cache_fuzz::convert::json::is_mapping;
 use sark_cache_fuzz::convert::{arguments, key};
 use sark_cache_fuzz::error::Fault;
-use sark_cache_fuzz::model::{LARGEST, Subject, Value, text};
-use sark_cache_fuzz::objects::{Maker, read, spoil, with_python};
+use sark_cache_fuzz::model::{MAX_SIZE, Subject, Value, text};
+use sark_cache_fuzz::objects::{ObjectMaker, read, spoil, with_python};
 use sark_cache_fuzz::value::Stored;
 
-/// So often, and a template takes the place of another one.
-const OFTEN: usize = 66;
+/// The number of reads after which a template replaces another one.
+const READS: usize = 66;
 
 fuzz_target!(|bytes: &[u8]| -> Corpus {
     match with_python(|py| try_out(py, &mut Unstructured::new(bytes))) {
@@ -27,19 +27,19 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
 fn try_out(py: Python<'_>, u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let (policy, user) = (text(u)?, text(u)?);
     let value: Value = u.arbitrary()?;
-    if value.size() > LARGEST {
+    if value.size() > MAX_SIZE {
         return Err(arbitrary::Error::IncorrectFormat);
     }
-    let mut maker = Maker::new(py, u);
+    let mut maker = ObjectMaker::new(py, u);
     let object = maker.object(&value)?;
-    let is_json = value.is_json() && !maker.spoiled;
-    let likeness = likeness(u, &value)?;
+    let is_json = value.is_json() && !maker.has_foreign;
+    let similar = similar(u, &value)?;
 
     if is_mapping(&object)
         && let Value::Map(fields) = &value
     {
         let subject = Subject::Request([policy, user, "read".into(), "doc".into()], fields.clone());
-        same_key(py, &object, &subject, is_json);
+        assert_same_key(py, &object, &subject, is_json);
     }
     let stored = match Stored::from_python(&object) {
         Ok(stored) => stored,
@@ -51,29 +51,29 @@ fn try_out(py: Python<'_>, u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     };
     assert!(is_json, "{value:?} was stored");
 
-    comes_back(py, &stored, &value);
-    // Whatever is kept of what was asked for last is not mixed up with what is much like it.
-    if likeness.is_json() && likeness.size() <= LARGEST {
-        let object = Maker::new(py, &mut Unstructured::new(&[])).object(&likeness)?;
+    assert_round_trip(py, &stored, &value);
+    // The templates of recent values are not mixed up with a similar value.
+    if similar.is_json() && similar.size() <= MAX_SIZE {
+        let object = ObjectMaker::new(py, &mut Unstructured::new(&[])).object(&similar)?;
         let like = Stored::from_python(&object).map_err(PyErr::from).expect("it is JSON");
-        assert_eq!(like.bytes() == stored.bytes(), likeness == value);
+        assert_eq!(like.bytes() == stored.bytes(), similar == value);
         for _ in 0..2 {
-            asked_for(py, &like, &likeness);
-            asked_for(py, &stored, &value);
+            assert_served(py, &like, &similar);
+            assert_served(py, &stored, &value);
         }
     }
     spoil(&object);
     assert_eq!(stored.is_object(), matches!(value, Value::Map(_)));
     if let Value::Map(fields) = &value {
         let decision = stored.decision(py).expect("it is a mapping");
-        assert!(decision.is(&stored.decision(py).expect("it is a mapping")), "shared by all");
-        agrees(decision.as_any(), fields, &stored).expect("nothing of it raises");
+        assert!(decision.is(&stored.decision(py).expect("it is a mapping")), "it is shared");
+        assert_agrees(decision.as_any(), fields, &stored).expect("no accessor raises");
     }
     Ok(())
 }
 
-/// A mapping with the same names and some of the values, or with other names as well.
-fn likeness(u: &mut Unstructured<'_>, value: &Value) -> arbitrary::Result<Value> {
+/// Returns a mapping with the same names and some of the values, or with other names.
+fn similar(u: &mut Unstructured<'_>, value: &Value) -> arbitrary::Result<Value> {
     let Value::Map(mut fields) = value.clone() else { return Ok(Value::Null) };
     for (name, value) in &mut fields {
         match u.arbitrary::<u8>()? % 4 {
@@ -88,26 +88,26 @@ fn likeness(u: &mut Unstructured<'_>, value: &Value) -> arbitrary::Result<Value>
     Ok(Value::Map(fields))
 }
 
-/// Asked for so often that it is surely copied from what is kept in the end.
-fn comes_back(py: Python<'_>, stored: &Stored, value: &Value) {
-    asked_for(py, stored, value);
-    for _ in 0..OFTEN {
+/// Reads a value so often that the last reads copy it from a template.
+fn assert_round_trip(py: Python<'_>, stored: &Stored, value: &Value) {
+    assert_served(py, stored, value);
+    for _ in 0..READS {
         stored.to_python(py).expect("it was stored");
     }
-    asked_for(py, stored, value);
+    assert_served(py, stored, value);
     let served = stored.to_python(py).expect("it was stored");
     let again = Stored::from_python(&served).map_err(PyErr::from).expect("it is JSON");
     assert_eq!(again.bytes(), stored.bytes());
 }
 
-fn asked_for(py: Python<'_>, stored: &Stored, value: &Value) {
+fn assert_served(py: Python<'_>, stored: &Stored, value: &Value) {
     let served = stored.to_python(py).expect("it was stored");
     assert_eq!(read(&served, false).as_ref(), Some(value));
     spoil(&served);
 }
 
-/// The key that is written from the object is that of the model, or there is none.
-fn same_key(py: Python<'_>, context: &Bound<'_, PyAny>, subject: &Subject, is_json: bool) {
+/// Asserts that the key of the object is that of the model, or that both have none.
+fn assert_same_key(py: Python<'_>, context: &Bound<'_, PyAny>, subject: &Subject, is_json: bool) {
     let Subject::Request(fields, _) = subject else { return };
     let [policy, user, action, resource] = fields.each_ref().map(|field| PyString::new(py, field));
     let (policy, fields) = (Some(policy.as_borrowed()), [&user, &action, &resource]);
@@ -123,8 +123,8 @@ fn same_key(py: Python<'_>, context: &Bound<'_, PyAny>, subject: &Subject, is_js
     }
 }
 
-/// A decision reads as the model does, field by field and as a whole.
-fn agrees(
+/// Asserts that a decision reads as the model does, field by field and as a whole.
+fn assert_agrees(
     decision: &Bound<'_, PyAny>,
     fields: &[(String, Value)],
     stored: &Stored,

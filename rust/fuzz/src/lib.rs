@@ -1,9 +1,9 @@
-//! What the fuzz targets share. Run by `nox -s fuzz`; what they start from is in `seeds`, named after
-//! what it holds.
+//! The shared code of the fuzz targets, which `nox -s fuzz` runs.
 //!
-//! The files of the compiled module that turn Python objects into keys and values are compiled in,
-//! and an interpreter with them. All memory, the interpreter's included, comes from the checked
-//! allocator of the fuzzer, so what is read after it was freed, or beyond its end, is found.
+//! Each target starts from its inputs in `seeds`, which are named after their contents. The library
+//! contains an interpreter, and the files of the compiled module that convert Python objects to keys
+//! and values. All memory, the interpreter's included, comes from the fuzzer's checked allocator, so
+//! a read of freed memory or beyond the end of an allocation is found.
 
 pub mod model;
 pub mod objects;

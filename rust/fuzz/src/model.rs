@@ -1,18 +1,18 @@
-//! JSON values and requests as plain Rust data: what keys and stored values are compared with.
+//! JSON values and requests as plain Rust data, to compare keys and stored values with.
 //!
-//! Equality is that of the structure, with floats by their bits and fields in their order. It owes
-//! nothing to any encoding.
+//! Equality compares the structure: floats by their bits, and fields in their order. It does not
+//! depend on any encoding.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use sark_cache_core::limits::{MAX_DEPTH, MAX_ENTRY_BYTES};
 use sark_cache_core::{EncodeError, KeyWriter};
 
-/// What takes more bytes than this is not tried out, so that nothing is refused for its size.
-pub const LARGEST: usize = MAX_ENTRY_BYTES / 2;
-/// Values are not made deeper than this; far enough beyond what is allowed to be refused.
-const DEEPEST: usize = MAX_DEPTH + 8;
+/// The largest value that is tried, in bytes, so that no value is refused for its size.
+pub const MAX_SIZE: usize = MAX_ENTRY_BYTES / 2;
+/// The deepest nesting of generated values. Values deeper than the limit must be refused.
+const MAX_GENERATED_DEPTH: usize = MAX_DEPTH + 8;
 
-/// A JSON value, or one that only looks like it; see [`Value::is_json`].
+/// A JSON value, or a similar value that is not JSON; see [`Value::is_json`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// `null`.
@@ -21,20 +21,20 @@ pub enum Value {
     Bool(bool),
     /// An integer that fits in 64 bits.
     Int(i64),
-    /// Any other, in hexadecimal.
+    /// Any other integer, in hexadecimal.
     BigInt(String),
-    /// The bits of a float, be it a number or not.
+    /// The bits of a float, finite or not.
     Float(u64),
     /// Text.
     String(String),
     /// Items.
     List(Vec<Value>),
-    /// Fields in their order, of which two may have the same name.
+    /// Fields in their order. Two of them may have the same name.
     Map(Vec<(String, Value)>),
 }
 
 impl Value {
-    /// Whether it can be part of a key or stored.
+    /// Returns whether the value can be part of a key, or stored.
     pub fn is_json(&self) -> bool {
         self.fits(MAX_DEPTH)
     }
@@ -53,7 +53,7 @@ impl Value {
         }
     }
 
-    /// How many bytes it takes in a key; stored it takes no more.
+    /// Returns the size of the value in a key, in bytes. A stored value is not larger.
     pub fn size(&self) -> usize {
         match self {
             Self::Null | Self::Bool(_) => 1,
@@ -66,7 +66,7 @@ impl Value {
         }
     }
 
-    /// The same value with the fields of all its mappings in the order of their names.
+    /// Returns the value with the fields of all mappings sorted by name.
     #[must_use]
     pub fn sorted(&self) -> Self {
         match self {
@@ -81,10 +81,10 @@ impl Value {
         }
     }
 
-    /// Writes it as (part of) a key.
+    /// Writes the value as a part of a key.
     ///
     /// # Errors
-    /// Why it is not JSON.
+    /// The reason why it is not JSON.
     pub fn write(&self, writer: &mut KeyWriter) -> std::result::Result<(), EncodeError> {
         match self {
             Self::Null => writer.null(),
@@ -103,7 +103,7 @@ impl Value {
         Ok(())
     }
 
-    fn made(u: &mut Unstructured<'_>, depth: usize) -> Result<Self> {
+    fn generate(u: &mut Unstructured<'_>, depth: usize) -> Result<Self> {
         Ok(match u.arbitrary::<u8>()? % 12 {
             0 => Self::Null,
             1 => Self::Bool(u.arbitrary()?),
@@ -114,17 +114,17 @@ impl Value {
             6 => Self::Float(u.arbitrary()?),
             7 => integer(u.arbitrary()?, 0),
             8 => integer(i128::from(u.arbitrary::<i64>()?), u.arbitrary()?),
-            9 if depth < DEEPEST => {
-                let levels = usize::from(u.arbitrary::<u8>()?) % (DEEPEST - depth);
-                let innermost = Self::made(u, depth + levels)?;
+            9 if depth < MAX_GENERATED_DEPTH => {
+                let levels = usize::from(u.arbitrary::<u8>()?) % (MAX_GENERATED_DEPTH - depth);
+                let innermost = Self::generate(u, depth + levels)?;
                 (0..levels).fold(innermost, |inner, _| Self::List(vec![inner]))
             }
-            10 if depth < DEEPEST => {
+            10 if depth < MAX_GENERATED_DEPTH => {
                 let count = u.arbitrary::<u8>()? % 16;
-                let item = |_| Self::made(u, depth + 1);
+                let item = |_| Self::generate(u, depth + 1);
                 Self::List((0..count).map(item).collect::<Result<_>>()?)
             }
-            11 if depth < DEEPEST => Self::Map(fields(u, depth)?),
+            11 if depth < MAX_GENERATED_DEPTH => Self::Map(fields(u, depth)?),
             _ => Self::Null,
         })
     }
@@ -132,21 +132,21 @@ impl Value {
 
 impl<'a> Arbitrary<'a> for Value {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        Self::made(u, 0)
+        Self::generate(u, 0)
     }
 }
 
 /// An authorization request, or the key of a general cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
-    /// Policy, user, action and resource; the context's fields, of which there may be none.
+    /// The policy, user, action and resource, and the fields of the context, if any.
     Request([String; 4], Vec<(String, Value)>),
     /// Any value.
     General(Value),
 }
 
 impl Subject {
-    /// About how many bytes its key takes.
+    /// Returns the approximate size of the key, in bytes.
     pub fn size(&self) -> usize {
         match self {
             Self::Request(fields, context) => {
@@ -157,7 +157,7 @@ impl Subject {
         }
     }
 
-    /// Whether it can have a key.
+    /// Returns whether the subject can have a key.
     pub fn is_json(&self) -> bool {
         match self {
             Self::Request(_, context) => Value::Map(context.clone()).is_json(),
@@ -165,22 +165,22 @@ impl Subject {
         }
     }
 
-    /// The same subject with all fields in the order of their names.
+    /// Returns the subject with all fields sorted by name.
     #[must_use]
     pub fn sorted(&self) -> Self {
         match self {
             Self::Request(fields, context) => match Value::Map(context.clone()).sorted() {
                 Value::Map(context) => Self::Request(fields.clone(), context),
-                _ => unreachable!("a mapping stays one"),
+                _ => unreachable!("a sorted mapping is a mapping"),
             },
             Self::General(value) => Self::General(value.sorted()),
         }
     }
 
-    /// Its key.
+    /// Returns the key.
     ///
     /// # Errors
-    /// Why it has none.
+    /// The reason why the subject has no key.
     pub fn key(&self) -> std::result::Result<Vec<u8>, EncodeError> {
         let mut writer = KeyWriter::new();
         match self {
@@ -212,16 +212,17 @@ impl<'a> Arbitrary<'a> for Subject {
 
 fn fields(u: &mut Unstructured<'_>, depth: usize) -> Result<Vec<(String, Value)>> {
     let count = u.arbitrary::<u8>()? % 16;
-    (0..count).map(|_| Ok((text(u)?, Value::made(u, depth + 1)?))).collect()
+    (0..count).map(|_| Ok((text(u)?, Value::generate(u, depth + 1)?))).collect()
 }
 
-/// Text of up to 71 bytes, so that names are of lengths that are kept and of others.
+/// Generates text of up to 71 bytes: names that are short enough to be kept by number, and longer
+/// ones.
 pub fn text(u: &mut Unstructured<'_>) -> Result<String> {
     let length = usize::from(u.arbitrary::<u8>()? % 72).min(u.len());
     Ok(String::from_utf8_lossy(u.bytes(length)?).into_owned())
 }
 
-/// The integer with so many zeros, in hexadecimal, after it.
+/// Returns the integer with this many hexadecimal zeros appended.
 pub fn integer(value: i128, zeros: u8) -> Value {
     match i64::try_from(value) {
         Ok(small) if zeros == 0 || small == 0 => Value::Int(small),
@@ -233,7 +234,7 @@ pub fn integer(value: i128, zeros: u8) -> Value {
     }
 }
 
-/// The integer of that sign, `-` or nothing, and these digits without zeros in front.
+/// Returns the integer with this sign (`-` or nothing) and these digits, without leading zeros.
 pub fn hexadecimal(sign: &str, digits: &str) -> Value {
     let written = format!("{sign}{digits}");
     i64::from_str_radix(&written, 16).map_or(Value::BigInt(written), Value::Int)

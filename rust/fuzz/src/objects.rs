@@ -1,5 +1,5 @@
-//! Values of the [model](crate::model) as Python objects, in all the shapes that callers may hand
-//! in, and back.
+//! Conversion of [model](crate::model) values to Python objects, in all shapes that callers may pass,
+//! and back.
 
 use crate::model::{Value, hexadecimal};
 use crate::value::Decision;
@@ -10,10 +10,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
 use std::sync::OnceLock;
 
-/// Names that are kept from the start, so that stored values can refer to them by number.
+/// Names that are registered at the start, so that stored values refer to them by number.
 const NAMES: [&str; 4] = ["allow", "reason", "a", "é"];
 
-/// Subclasses with code that must not be asked, and mappings that only their own code can read.
+/// Subclasses whose methods must not be called, and mappings that only their own methods can read.
 const SHAPES: &std::ffi::CStr = cr#"
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ class Pairs(Mapping):
 def proxied(pairs): return MappingProxyType(dict(pairs))
 "#;
 
-/// Starts the interpreter, unless it runs, and hands it to `using`.
+/// Starts the interpreter once, and calls `using` with it.
 pub fn with_python<R>(using: impl FnOnce(Python<'_>) -> R) -> R {
     static STARTED: OnceLock<()> = OnceLock::new();
     STARTED.get_or_init(|| {
@@ -61,7 +61,7 @@ pub fn with_python<R>(using: impl FnOnce(Python<'_>) -> R) -> R {
             std::env::set_var("PYTHONHASHSEED", "0");
         }
         Python::attach(|py| {
-            PyMapping::register::<Decision>(py).expect("it has all that a mapping has");
+            PyMapping::register::<Decision>(py).expect("a decision is a mapping");
             for name in NAMES {
                 field_names::id(py, name);
             }
@@ -70,23 +70,23 @@ pub fn with_python<R>(using: impl FnOnce(Python<'_>) -> R) -> R {
     Python::attach(using)
 }
 
-/// Makes objects of values; how is up to the bytes that are left.
-pub struct Maker<'py, 'u, 'b> {
+/// A converter of values to objects, whose shapes the remaining bytes of the input choose.
+pub struct ObjectMaker<'py, 'u, 'b> {
     py: Python<'py>,
     shapes: Bound<'py, PyModule>,
     u: &'u mut Unstructured<'b>,
-    /// Whether something was put in that no JSON holds.
-    pub spoiled: bool,
+    /// True if an object that is not JSON was put in.
+    pub has_foreign: bool,
 }
 
-impl<'py, 'u, 'b> Maker<'py, 'u, 'b> {
-    /// A maker that takes its decisions from `u`; plain objects once it is used up.
+impl<'py, 'u, 'b> ObjectMaker<'py, 'u, 'b> {
+    /// Creates a converter that takes its choices from `u`. Without bytes left, objects are plain.
     pub fn new(py: Python<'py>, u: &'u mut Unstructured<'b>) -> Self {
         static MODULE: OnceLock<Py<PyModule>> = OnceLock::new();
         let module = MODULE.get_or_init(|| {
             PyModule::from_code(py, SHAPES, c"shapes.py", c"shapes").expect("it is Python").unbind()
         });
-        Self { py, shapes: module.bind(py).clone(), u, spoiled: false }
+        Self { py, shapes: module.bind(py).clone(), u, has_foreign: false }
     }
 
     fn choice(&mut self) -> Result<u8> {
@@ -98,15 +98,15 @@ impl<'py, 'u, 'b> Maker<'py, 'u, 'b> {
         class.call1((of.into_bound_py_any(self.py).expect("it can be made"),)).expect("it takes it")
     }
 
-    /// The object that is `value`.
+    /// Returns an object for `value`.
     ///
     /// # Errors
-    /// None: all bytes will do.
+    /// None: any bytes are accepted.
     pub fn object(&mut self, value: &Value) -> Result<Bound<'py, PyAny>> {
         let py = self.py;
         let choice = self.choice()?;
         if choice >= 250 {
-            self.spoiled = true;
+            self.has_foreign = true;
             return Ok(self.not_json(choice));
         }
         let subclass = choice % 4 == 1;
@@ -136,17 +136,17 @@ impl<'py, 'u, 'b> Maker<'py, 'u, 'b> {
         })
     }
 
-    /// The mapping with these fields.
+    /// Returns a mapping with these fields.
     ///
     /// # Errors
-    /// None: all bytes will do.
+    /// None: any bytes are accepted.
     pub fn mapping(&mut self, fields: &[(String, Value)], choice: u8) -> Result<Bound<'py, PyAny>> {
         let py = self.py;
         let mut pairs = Vec::with_capacity(fields.len());
         for (name, value) in fields {
             let choice = self.choice()?;
             let name = if choice >= 250 {
-                self.spoiled = true;
+                self.has_foreign = true;
                 match choice % 2 {
                     0 => PyBytes::new(py, name.as_bytes()).into_any(),
                     _ => self.surrogate(),
@@ -156,9 +156,9 @@ impl<'py, 'u, 'b> Maker<'py, 'u, 'b> {
             };
             pairs.push((name, self.object(value)?));
         }
-        let twice = |at: usize| fields[..at].iter().any(|(name, _)| *name == fields[at].0);
-        // A dict would drop what is there twice.
-        if (0..fields.len()).any(twice) {
+        let is_duplicate = |at: usize| fields[..at].iter().any(|(name, _)| *name == fields[at].0);
+        // A dict would drop duplicates.
+        if (0..fields.len()).any(is_duplicate) {
             return Ok(self.shape("Pairs", pairs));
         }
         Ok(match choice % 4 {
@@ -175,7 +175,7 @@ impl<'py, 'u, 'b> Maker<'py, 'u, 'b> {
         })
     }
 
-    /// A `str`: a new one, the one that is interned, or one of a subclass.
+    /// Returns a `str`: a new one, the interned one, or one of a subclass.
     fn string(&self, text: &str, choice: u8) -> Bound<'py, PyAny> {
         match choice % 8 {
             1 => self.shape("Str", text),
@@ -184,7 +184,7 @@ impl<'py, 'u, 'b> Maker<'py, 'u, 'b> {
         }
     }
 
-    /// A string that UTF-8 cannot hold.
+    /// Returns a string that UTF-8 cannot represent.
     fn surrogate(&self) -> Bound<'py, PyAny> {
         self.py.eval(c"'a\\ud800'", None, None).expect("it is Python")
     }
@@ -200,8 +200,9 @@ impl<'py, 'u, 'b> Maker<'py, 'u, 'b> {
     }
 }
 
-/// The value that an object is, its types taken exactly; `None` of what is never handed out.
-/// `frozen`: lists are tuples, and dicts are [`Decision`]s.
+/// Returns the value of an object of exactly the types that the cache returns, and `None` for others.
+///
+/// With `frozen`, lists are tuples and dicts are [`Decision`]s.
 pub fn read(object: &Bound<'_, PyAny>, frozen: bool) -> Option<Value> {
     let py = object.py();
     Some(if object.is_none() {
@@ -239,7 +240,7 @@ pub fn read(object: &Bound<'_, PyAny>, frozen: bool) -> Option<Value> {
     })
 }
 
-/// Changes every list and dict in an object that was handed out.
+/// Changes every list and dict in an object that the cache returned.
 pub fn spoil(object: &Bound<'_, PyAny>) {
     if let Ok(list) = object.cast::<PyList>() {
         list.iter().for_each(|item| spoil(&item));

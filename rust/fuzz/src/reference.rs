@@ -1,12 +1,12 @@
-//! Keys read back: what makes the encoding injective is that there is a way back from it.
+//! A decoder of keys. Because every key can be decoded, the encoding is injective.
 //!
-//! Written from the table in the encoding's documentation and from nothing else. It is strict: it
-//! reads exactly the bytes that a subject is said to have, so no subject has two keys either.
+//! Written only from the tables in the documentation of the encoding. It is strict: it accepts only
+//! the bytes that a subject should have, so no subject has two keys.
 
 use crate::model::{Subject, Value, hexadecimal};
 use sark_cache_core::limits::MAX_DEPTH;
 
-/// The subject whose key this is; `None` if it is that of none.
+/// Returns the subject of a key, or `None` if the bytes are not a key.
 pub fn subject(key: &[u8]) -> Option<Subject> {
     let mut rest = key;
     let (mut first, mut policy) = (byte(&mut rest)?, String::new());

@@ -1,11 +1,10 @@
-//! What is stored is served until it expires, is evicted or is revoked, and not after.
+//! A stored decision is served until it expires, is evicted or is revoked, and not after.
 
-use sark_cache_core::Glob;
-use sark_cache_core::invalidation::MAX_GLOBS;
-use sark_cache_core::limits::MAX_TAGS;
-use sark_cache_core::limits::{ENTRY_OVERHEAD, MAX_ENTRY_BYTES};
+use sark_cache_core::invalidation::{MAX_GLOBS, MAX_RECORDS};
+use sark_cache_core::limits::{ENTRY_OVERHEAD, MAX_ENTRY_BYTES, MAX_TAGS};
+use sark_cache_core::metrics::Latencies;
 use sark_cache_core::{
-    Cache, Eviction, InsertError, Key, KeyWriter, Options, Scope, Tags, poll_once,
+    Cache, Eviction, Glob, InsertError, Key, KeyWriter, Options, Scope, Tags, poll_once,
 };
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -32,7 +31,7 @@ fn key(user: &str, action: &str, resource: &str) -> Key {
     writer.to_key()
 }
 
-/// Drives a future to its end without a runtime: what yields is polled again.
+/// Polls a future until it is ready, without a runtime.
 fn wait<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     loop {
@@ -51,7 +50,7 @@ fn get(cache: &TestCache, key: &Key) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn what_was_stored_is_served() {
+fn a_stored_decision_is_served() {
     let cache = cache(10);
     let alice = key("alice", "read", "doc");
     assert_eq!(get(&cache, &alice), None);
@@ -63,7 +62,7 @@ fn what_was_stored_is_served() {
 }
 
 #[test]
-fn an_entry_is_served_until_its_time_is_over_and_no_longer() {
+fn an_entry_is_served_until_it_expires_and_no_longer() {
     let cache = cache(10);
     for ttl in [1, 20, 50].map(Duration::from_millis) {
         let alice = key("alice", "read", &format!("{ttl:?}"));
@@ -77,7 +76,7 @@ fn an_entry_is_served_until_its_time_is_over_and_no_longer() {
             if served {
                 assert!(asked < after + ttl, "served {:?} too late", asked - (after + ttl));
             } else {
-                assert!(answered >= before + ttl, "dropped too early");
+                assert!(answered >= before + ttl, "expired too early");
                 break;
             }
         }
@@ -85,7 +84,7 @@ fn an_entry_is_served_until_its_time_is_over_and_no_longer() {
 }
 
 #[test]
-fn a_decision_that_cannot_be_stored_takes_the_place_of_the_one_that_was() {
+fn a_decision_that_cannot_be_stored_removes_the_older_one() {
     let cache = cache(10);
     let alice = key("alice", "read", "doc");
     put(&cache, alice.clone(), b"old").unwrap();
@@ -96,10 +95,10 @@ fn a_decision_that_cannot_be_stored_takes_the_place_of_the_one_that_was() {
 }
 
 #[test]
-fn the_least_recently_used_leaves_first() {
+fn the_least_recently_used_entry_is_evicted_first() {
     for capacity in [1, 2, 3, 100] {
         let cache = cache(u64::from(capacity));
-        // A plain model: least recently used first.
+        // A simple model: the least recently used entry first.
         let mut model: Vec<u32> = Vec::new();
         let mut random = 12345_u32;
         for step in 0..5_000 {
@@ -126,7 +125,7 @@ fn the_least_recently_used_leaves_first() {
 }
 
 #[test]
-fn a_full_cache_keeps_to_its_capacity_and_counts_what_it_drops() {
+fn a_full_cache_keeps_its_capacity_and_counts_evictions() {
     for eviction in [Eviction::Lru, Eviction::TinyLfu] {
         let cache = sized(Options { max_size: 10_000, max_bytes: None, eviction });
         for i in 0..10_000 {
@@ -142,7 +141,7 @@ fn a_full_cache_keeps_to_its_capacity_and_counts_what_it_drops() {
 }
 
 #[test]
-fn bytes_are_bounded_too() {
+fn bytes_are_bounded() {
     let max_bytes = 100_000;
     let options = Options { max_size: 1_000, max_bytes: Some(max_bytes), eviction: Eviction::Lru };
     let cache = sized(options);
@@ -157,7 +156,7 @@ fn bytes_are_bounded_too() {
 }
 
 #[test]
-fn small_entries_are_bounded_by_their_number_whatever_the_bytes() {
+fn small_entries_are_bounded_by_their_number() {
     let options = Options { max_size: 100, max_bytes: Some(1 << 30), eviction: Eviction::Lru };
     let cache = sized(options);
     for i in 0..1_000 {
@@ -175,7 +174,7 @@ fn an_entry_that_is_too_large_is_refused() {
     assert_eq!(get(&cache, &alice).map(|value| value.len()), Some(fits));
     let refused = InsertError::TooLarge { bytes: MAX_ENTRY_BYTES + 1, limit: MAX_ENTRY_BYTES };
     assert_eq!(put(&cache, alice.clone(), &vec![0; fits + 1]), Err(refused));
-    assert_eq!(get(&cache, &alice), None, "what was there is superseded");
+    assert_eq!(get(&cache, &alice), None, "the older entry is superseded");
 
     let options = Options { max_size: 10, max_bytes: Some(2_000), eviction: Eviction::Lru };
     let small = sized(options);
@@ -195,7 +194,7 @@ fn tags_count_as_bytes_and_too_many_of_them_are_refused() {
     for user in 0..100 {
         assert_eq!(insert(&user.to_string(), all.clone(), 0), Ok(()));
     }
-    // Without their tags 43 would have room.
+    // Without their tags, 43 entries would fit.
     assert!((15..=20).contains(&cache.entry_count()), "{}", cache.entry_count());
 
     let one_more = all.union(&cache.log().tags(&["one more"]));
@@ -245,7 +244,7 @@ fn an_invalidation_takes_effect_before_its_future_is_polled() {
 }
 
 #[test]
-fn an_invalidation_counts_exactly_what_it_ended() {
+fn an_invalidation_counts_exactly_the_entries_it_removed() {
     let cache = cache(10_000);
     for i in 0..3_000 {
         put(&cache, key(["alice", "bob", "carol"][i % 3], "read", &i.to_string()), b"").unwrap();
@@ -268,7 +267,7 @@ fn an_invalidation_counts_exactly_what_it_ended() {
 }
 
 #[test]
-fn a_decision_overtaken_by_an_invalidation_is_refused() {
+fn a_decision_revoked_during_its_evaluation_is_refused() {
     let cache = cache(10);
     let alice = key("alice", "read", "doc");
     let stamp = cache.stamp();
@@ -283,7 +282,7 @@ fn a_decision_overtaken_by_an_invalidation_is_refused() {
 }
 
 #[test]
-fn removing_an_entry_also_fences_what_is_being_evaluated_for_it() {
+fn removing_an_entry_also_revokes_a_running_evaluation() {
     let cache = cache(10);
     let alice = key("alice", "read", "doc");
     put(&cache, alice.clone(), b"allow").unwrap();
@@ -296,7 +295,7 @@ fn removing_an_entry_also_fences_what_is_being_evaluated_for_it() {
 }
 
 #[test]
-fn removing_what_was_revoked_before_says_that_it_was_not_there() {
+fn removing_a_revoked_entry_returns_false() {
     let cache = cache(10);
     let alice = key("alice", "read", "doc");
     put(&cache, alice.clone(), b"allow").unwrap();
@@ -313,7 +312,7 @@ fn key_under(policy: &str, user: &str) -> Key {
 }
 
 #[test]
-fn a_request_is_removed_under_every_policy_that_something_was_stored_under() {
+fn a_request_is_removed_under_every_policy() {
     for policies in [2, 2_000] {
         let cache = cache(10_000);
         let alice = key("alice", "read", "doc");
@@ -334,22 +333,21 @@ fn a_request_is_removed_under_every_policy_that_something_was_stored_under() {
 }
 
 #[test]
-fn removing_under_one_policy_leaves_the_others() {
+fn removing_under_one_policy_keeps_the_others() {
     let cache = cache(10);
     for policy in ["", "admins", "members"] {
         put(&cache, key_under(policy, "alice"), b"allow").unwrap();
     }
     assert!(wait(cache.remove(key_under("admins", "alice").as_bytes())));
-    let is_there =
+    let is_served =
         ["", "admins", "members"].map(|it| get(&cache, &key_under(it, "alice")).is_some());
-    assert_eq!(is_there, [true, false, true]);
+    assert_eq!(is_served, [true, false, true]);
     assert_eq!(wait(cache.invalidate(Scope::under(Some("members"), [None; 3], &[]))), 1);
     assert_eq!(wait(cache.invalidate(Scope::under(Some(""), [None; 3], &[]))), 1);
 }
 
 #[test]
-fn a_full_log_says_how_many_entries_it_ended() {
-    use sark_cache_core::invalidation::MAX_RECORDS;
+fn an_invalidation_of_a_full_log_counts_every_entry() {
     let cache = cache(10);
     for user in ["alice", "bob"] {
         put(&cache, key(user, "read", "doc"), b"allow").unwrap();
@@ -363,7 +361,7 @@ fn a_full_log_says_how_many_entries_it_ended() {
 }
 
 #[test]
-fn tags_revoke_whatever_carries_them() {
+fn tags_revoke_the_decisions_that_carry_them() {
     let cache = cache(10);
     let insert = |user: &str, tags: &[&str]| {
         wait(cache.insert(
@@ -408,7 +406,7 @@ fn expired_entries_are_removed_and_counted_exactly() {
 }
 
 #[test]
-fn many_threads_never_see_a_wrong_value_and_every_look_up_is_counted() {
+fn many_threads_never_see_a_wrong_value_and_every_lookup_is_counted() {
     let cache = cache(500);
     let gets = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -420,7 +418,7 @@ fn many_threads_never_see_a_wrong_value_and_every_look_up_is_counted() {
                     let name_key = key(&name.to_string(), "", "");
                     match i % 10 {
                         0..3 => {
-                            // Another thread may just have removed it, and so revoked this one.
+                            // Another thread may have removed the key and so revoked this value.
                             let stored = put(cache, name_key, &name.to_le_bytes());
                             assert!(matches!(stored, Ok(()) | Err(InsertError::Invalidated)));
                         }
@@ -460,11 +458,11 @@ fn latency_is_sampled_and_percentiles_are_within_the_promised_error() {
     }
     assert!((latencies.mean() - 5_000.5).abs() < 1e-9);
     cache.reset_stats();
-    assert_eq!(cache.snapshot().requests, sark_cache_core::metrics::Latencies::default());
+    assert_eq!(cache.snapshot().requests, Latencies::default());
 }
 
 #[test]
-fn invalidations_that_wait_are_swept_together_and_counted_apart() {
+fn pending_invalidations_share_a_sweep_and_are_counted_separately() {
     const USERS: usize = 600;
     let cache = cache(10_000);
     for user in 0..USERS {
@@ -480,42 +478,42 @@ fn invalidations_that_wait_are_swept_together_and_counted_apart() {
 
     let mut context = Context::from_waker(Waker::noop());
     let mut poll = |future: Pin<&mut dyn Future<Output = u64>>| future.poll(&mut context);
-    assert!(poll(first.as_mut()).is_pending(), "it has the turn and lets others run");
+    assert!(poll(first.as_mut()).is_pending(), "it sweeps and yields");
     for future in &mut waiting {
-        assert!(poll(future.as_mut()).is_pending(), "they wait for their turn");
+        assert!(poll(future.as_mut()).is_pending(), "they wait for the running sweep");
     }
     assert!(poll(everything.as_mut()).is_pending());
-    let died = loop {
-        if let Poll::Ready(died) = poll(first.as_mut()) {
-            break died;
+    let removed = loop {
+        if let Poll::Ready(removed) = poll(first.as_mut()) {
+            break removed;
         }
     };
-    assert_eq!(died, 2);
+    assert_eq!(removed, 2);
     let second = loop {
-        if let Poll::Ready(died) = poll(waiting[0].as_mut()) {
-            break died;
+        if let Poll::Ready(removed) = poll(waiting[0].as_mut()) {
+            break removed;
         }
     };
-    assert_eq!(second, 0, "the first one ended them");
+    assert_eq!(second, 0, "the first sweep removed them");
     for future in &mut waiting[1..] {
-        assert_eq!(poll(future.as_mut()), Poll::Ready(2), "swept with the second");
+        assert_eq!(poll(future.as_mut()), Poll::Ready(2), "swept together with the second");
     }
-    assert_eq!(poll(everything.as_mut()), Poll::Ready(0), "what was there, others ended");
+    assert_eq!(poll(everything.as_mut()), Poll::Ready(0), "the others removed all entries");
     assert_eq!(wait(cache.count_live()), 1);
 }
 
 #[test]
-fn a_sweep_that_is_broken_off_leaves_its_work_to_the_next() {
+fn the_next_sweep_does_the_work_of_a_cancelled_one() {
     let cache = cache(10_000);
     for user in 0..2_000 {
         put(&cache, key(&user.to_string(), "read", "a"), b"").unwrap();
     }
     let mut context = Context::from_waker(Waker::noop());
-    let mut broken_off = Box::pin(cache.invalidate(Scope::of([None, Some("read"), None], &[])));
-    assert!(broken_off.as_mut().poll(&mut context).is_pending());
+    let mut cancelled = Box::pin(cache.invalidate(Scope::of([None, Some("read"), None], &[])));
+    assert!(cancelled.as_mut().poll(&mut context).is_pending());
     let mut next = Box::pin(cache.invalidate(Scope::of([None, None, Some("a")], &[])));
     assert!(next.as_mut().poll(&mut context).is_pending());
-    drop(broken_off);
-    assert_eq!(wait(next), 0, "they died of the first");
+    drop(cancelled);
+    assert_eq!(wait(next), 0, "the first invalidation revoked them");
     assert_eq!(cache.entry_count(), 0);
 }

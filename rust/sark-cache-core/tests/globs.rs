@@ -1,11 +1,9 @@
-//! Patterns match as Redis matches them, and no field of a request acts as one.
+//! Patterns match as in Redis, and the fields of a request are never patterns.
 
 use proptest::prelude::*;
-use sark_cache_core::Glob;
-use sark_cache_core::KeyWriter;
-use sark_cache_core::key::KeyParts;
-use sark_cache_core::key::{KeyTexts, key_text};
+use sark_cache_core::key::{KeyParts, KeyTexts, key_text};
 use sark_cache_core::limits::MAX_PATTERN_BYTES;
+use sark_cache_core::{Glob, KeyWriter};
 
 fn text(user: &str, action: &str, resource: &str) -> String {
     let mut writer = KeyWriter::new();
@@ -18,14 +16,14 @@ fn glob(pattern: &str) -> Glob {
 }
 
 #[test]
-fn a_pattern_that_is_too_long_is_none() {
+fn a_pattern_that_is_too_long_is_refused() {
     assert!(Glob::new(&"x".repeat(MAX_PATTERN_BYTES)).is_some());
     assert!(Glob::new(&"x".repeat(MAX_PATTERN_BYTES + 1)).is_none());
 }
 
 #[test]
 fn patterns_match_as_in_redis() {
-    // Checked against `KEYS` of a Redis 7.0 server, but for the rows with an empty text.
+    // Compared with `KEYS` of a Redis 7.0 server, except for the rows with an empty text.
     for (pattern, text, matches) in [
         ("", "", true),
         ("", "a", false),
@@ -113,7 +111,7 @@ fn a_pattern_matches_a_request_in_each_of_three_spellings() {
 }
 
 #[test]
-fn nothing_but_a_resource_is_spelled_with_underscores() {
+fn only_a_resource_is_spelled_with_underscores() {
     assert!(!matches("*:a_b:*", ["a:b", "a/b", "doc"]));
     assert!(matches("*:a_b:*", ["user", "read", "a/b"]));
 }

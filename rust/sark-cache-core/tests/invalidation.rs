@@ -1,9 +1,8 @@
-//! A decision holds exactly as long as no newer record matches it; when in doubt it does not.
+//! A decision is valid exactly while no newer record matches it. In doubt it is revoked.
 
 use proptest::prelude::*;
-use sark_cache_core::Glob;
 use sark_cache_core::invalidation::{Log, MAX_GLOBS, MAX_RECORDS, Subject, Verdict};
-use sark_cache_core::{KeyWriter, Scope, Stamp};
+use sark_cache_core::{Glob, KeyWriter, Scope, Stamp};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -24,7 +23,7 @@ fn glob(pattern: &str) -> Scope {
     Scope::Glob(Glob::new(pattern).expect("short enough"))
 }
 
-fn holds(log: &Log, stamp: Stamp, key: &[u8], tags: &[u64]) -> bool {
+fn is_valid(log: &Log, stamp: Stamp, key: &[u8], tags: &[u64]) -> bool {
     log.verdict(stamp, Subject { key, tags }) != Verdict::Invalidated
 }
 
@@ -65,7 +64,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn a_decision_holds_exactly_until_a_newer_record_matches(
+    fn a_decision_is_valid_exactly_until_a_newer_record_matches(
         before in prop::collection::vec(record(), 0..6),
         after in prop::collection::vec(record(), 0..6),
         policy in "[p]?",
@@ -83,7 +82,7 @@ proptest! {
         let numbers = log.tags(&tags);
         let subject = key_under(&policy, decision.each_ref().map(String::as_str));
         let expected = !after.iter().any(|record| record.matches(&policy, &decision, &tags));
-        prop_assert_eq!(holds(&log, stamp, &subject, &numbers), expected);
+        prop_assert_eq!(is_valid(&log, stamp, &subject, &numbers), expected);
     }
 }
 
@@ -105,7 +104,7 @@ proptest! {
 }
 
 #[test]
-fn a_decision_that_passed_is_stamped_anew() {
+fn a_valid_decision_gets_the_newest_stamp() {
     let log = Log::new();
     let stamp = log.newest();
     let record = log.record(&Scope::of([Some("bob"), None, None], &[]), 0).stamp;
@@ -114,12 +113,12 @@ fn a_decision_that_passed_is_stamped_anew() {
 }
 
 #[test]
-fn a_whole_key_is_revoked_alone() {
+fn a_key_is_revoked_alone() {
     let log = Log::new();
     let stamp = log.newest();
     log.record(&Scope::Key(key("alice", "read", "doc").into()), 0);
-    assert!(!holds(&log, stamp, &key("alice", "read", "doc"), &[]));
-    assert!(holds(&log, stamp, &key("alice", "read", "doc2"), &[]));
+    assert!(!is_valid(&log, stamp, &key("alice", "read", "doc"), &[]));
+    assert!(is_valid(&log, stamp, &key("alice", "read", "doc2"), &[]));
 }
 
 #[test]
@@ -128,10 +127,10 @@ fn a_request_is_revoked_under_every_policy() {
     let stamp = log.newest();
     log.record(&Scope::Request(key("alice", "read", "doc").into()), 0);
     for policy in ["", "admins", "members"] {
-        assert!(!holds(&log, stamp, &key_under(policy, ["alice", "read", "doc"]), &[]));
-        assert!(holds(&log, stamp, &key_under(policy, ["alice", "read", "doc2"]), &[]));
+        assert!(!is_valid(&log, stamp, &key_under(policy, ["alice", "read", "doc"]), &[]));
+        assert!(is_valid(&log, stamp, &key_under(policy, ["alice", "read", "doc2"]), &[]));
     }
-    assert!(holds(&log, log.newest(), &key("alice", "read", "doc"), &[]));
+    assert!(is_valid(&log, log.newest(), &key("alice", "read", "doc"), &[]));
 }
 
 #[test]
@@ -139,19 +138,19 @@ fn a_key_under_one_policy_is_revoked_alone() {
     let log = Log::new();
     let stamp = log.newest();
     log.record(&Scope::Key(key_under("admins", ["alice", "read", "doc"]).into()), 0);
-    assert!(!holds(&log, stamp, &key_under("admins", ["alice", "read", "doc"]), &[]));
-    assert!(holds(&log, stamp, &key_under("members", ["alice", "read", "doc"]), &[]));
-    assert!(holds(&log, stamp, &key("alice", "read", "doc"), &[]));
+    assert!(!is_valid(&log, stamp, &key_under("admins", ["alice", "read", "doc"]), &[]));
+    assert!(is_valid(&log, stamp, &key_under("members", ["alice", "read", "doc"]), &[]));
+    assert!(is_valid(&log, stamp, &key("alice", "read", "doc"), &[]));
 }
 
 #[test]
-fn a_pattern_revokes_what_is_still_being_evaluated() {
+fn a_pattern_revokes_a_running_evaluation() {
     let log = Log::new();
     let stamp = log.newest();
     log.record(&glob("policy:decision:alice:*"), 0);
-    assert!(!holds(&log, stamp, &key("alice", "read", "doc"), &[]));
-    assert!(holds(&log, stamp, &key("bob", "read", "doc"), &[]));
-    assert!(holds(&log, log.newest(), &key("alice", "read", "doc"), &[]));
+    assert!(!is_valid(&log, stamp, &key("alice", "read", "doc"), &[]));
+    assert!(is_valid(&log, stamp, &key("bob", "read", "doc"), &[]));
+    assert!(is_valid(&log, log.newest(), &key("alice", "read", "doc"), &[]));
 }
 
 #[test]
@@ -163,37 +162,37 @@ fn records_outlive_the_longest_time_to_live_and_are_pruned_after_it() {
     for i in 0..1000 {
         log.record(&Scope::of([Some(&name(i)), None, None], &[]), 0);
     }
-    // Shortly before the time is over every one of them still counts.
+    // Shortly before the longest time to live ends, every record is kept.
     for i in 1000..2000 {
         log.record(&Scope::of([Some(&name(i)), None, None], &[]), 99 * SECOND);
     }
     assert_eq!(log.len(), 2000);
-    assert!(holds(&log, stamp, &key("alice", "", ""), &[]));
-    // Long after it, those that no living decision can have missed are gone…
+    assert!(is_valid(&log, stamp, &key("alice", "", ""), &[]));
+    // Long after it, the records that only match expired decisions have been removed.
     for i in 2000..6000 {
         log.record(&Scope::of([Some(&name(i)), None, None], &[]), 300 * SECOND);
     }
     assert!(log.len() <= 4001, "{} records are left", log.len());
-    // …and a decision as old as they are is dropped, not served.
-    assert!(!holds(&log, stamp, &key("alice", "", ""), &[]));
-    assert!(!holds(&log, stamp, &key("user-0", "", ""), &[]));
+    // A decision of their age is revoked, not served.
+    assert!(!is_valid(&log, stamp, &key("alice", "", ""), &[]));
+    assert!(!is_valid(&log, stamp, &key("user-0", "", ""), &[]));
 }
 
 #[test]
-fn a_full_log_drops_decisions_rather_than_serve_a_revoked_one() {
+fn a_full_log_revokes_all_older_decisions() {
     let log = Log::new();
     let old = log.newest();
     for i in 0..=MAX_RECORDS as u64 {
         log.record(&Scope::of([Some(&i.to_string()), None, None], &[]), 0);
     }
     assert!(log.len() <= MAX_RECORDS);
-    assert!(!holds(&log, old, &key("0", "", ""), &[]), "the first record must not be forgotten");
-    assert!(!holds(&log, old, &key("nobody", "", ""), &[]));
-    assert!(holds(&log, log.newest(), &key("0", "", ""), &[]));
+    assert!(!is_valid(&log, old, &key("0", "", ""), &[]), "the first record still counts");
+    assert!(!is_valid(&log, old, &key("nobody", "", ""), &[]));
+    assert!(is_valid(&log, log.newest(), &key("0", "", ""), &[]));
 }
 
 #[test]
-fn too_many_patterns_drop_decisions_rather_than_serve_a_revoked_one() {
+fn too_many_patterns_revoke_all_older_decisions() {
     let log = Log::new();
     let old = log.newest();
     for i in 0..=MAX_GLOBS {
@@ -201,11 +200,11 @@ fn too_many_patterns_drop_decisions_rather_than_serve_a_revoked_one() {
         assert_eq!(recorded.everything, i == MAX_GLOBS);
     }
     assert!(log.len() <= MAX_GLOBS);
-    assert!(!holds(&log, old, &key("user-0", "", ""), &[]));
+    assert!(!is_valid(&log, old, &key("user-0", "", ""), &[]));
 }
 
 #[test]
-fn one_pattern_again_and_again_takes_no_room_and_old_patterns_go() {
+fn a_repeated_pattern_takes_no_memory_and_old_patterns_are_removed() {
     let log = Log::new();
     for _ in 0..1_000 {
         assert!(!log.record(&glob("policy:decision:alice:*"), 0).everything);
@@ -219,7 +218,7 @@ fn one_pattern_again_and_again_takes_no_room_and_old_patterns_go() {
 }
 
 #[test]
-fn revoking_one_user_again_and_again_takes_no_room() {
+fn revoking_one_user_repeatedly_takes_no_memory() {
     let log = Log::new();
     for _ in 0..10_000 {
         log.record(&Scope::of([Some("alice"), None, None], &[]), 0);
@@ -228,7 +227,7 @@ fn revoking_one_user_again_and_again_takes_no_room() {
 }
 
 #[test]
-fn records_are_seen_by_other_threads_as_soon_as_they_are_made() {
+fn other_threads_see_a_record_as_soon_as_it_is_made() {
     let log = Log::new();
     let alice = key("alice", "read", "doc");
     std::thread::scope(|scope| {
@@ -237,12 +236,12 @@ fn records_are_seen_by_other_threads_as_soon_as_they_are_made() {
             scope.spawn(move || {
                 for i in 0..5_000 {
                     let stamp = log.newest();
-                    // Enough different scopes to make the table grow under the other readers.
+                    // Enough scopes that the table grows while the other threads read it.
                     let other = format!("{thread}-{i}");
                     log.record(&Scope::of([Some(&other), None, None], &[]), 0);
                     log.record(&Scope::of([Some("alice"), None, None], &[]), 0);
-                    assert!(!holds(log, stamp, alice, &[]));
-                    assert!(!holds(log, stamp, &key(&other, "", ""), &[]));
+                    assert!(!is_valid(log, stamp, alice, &[]));
+                    assert!(!is_valid(log, stamp, &key(&other, "", ""), &[]));
                 }
             });
         }

@@ -1,4 +1,4 @@
-//! Two requests have equal keys exactly when they are equal.
+//! Keys are equal exactly when the requests are equal.
 
 use proptest::prelude::*;
 use sark_cache_core::key::{KeyParts, without_policy};
@@ -29,7 +29,7 @@ impl Json {
             Self::String(value) => writer.string(value)?,
             Self::List(items) => writer.list(items.iter(), |writer, item| item.write(writer))?,
             Self::Map(map) => {
-                // Against the order of the keys, to see that the writer sorts.
+                // In reverse order, so that the writer has to sort.
                 let mut entries: Vec<_> =
                     map.iter().rev().map(|(key, value)| (key.as_str(), value)).collect();
                 writer.map(&mut entries, |writer, value| value.write(writer))?;
@@ -38,7 +38,7 @@ impl Json {
         Ok(())
     }
 
-    /// Floats are told apart by their bits: 0.0 and -0.0 are different requests.
+    /// Returns whether two values are equal, comparing floats by their bits: 0.0 and -0.0 differ.
     fn same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Float(a), Self::Float(b)) => a.to_bits() == b.to_bits(),
@@ -135,7 +135,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_reading_parts_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+    fn reading_the_parts_of_any_bytes_does_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
         let _ = KeyParts::of(&bytes);
         let _ = without_policy(&bytes);
     }
@@ -183,7 +183,7 @@ fn one_and_its_lookalikes_have_four_keys() {
 }
 
 #[test]
-fn what_json_cannot_hold_is_refused() {
+fn values_that_json_cannot_hold_are_refused() {
     for float in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         assert_eq!(Json::Float(float).write(&mut KeyWriter::new()), Err(EncodeError::NotFinite));
     }
@@ -200,7 +200,7 @@ fn nesting_is_bounded() {
 
 #[test]
 fn writing_stops_at_the_largest_key() {
-    // 2⁶⁰ strings, if it did not.
+    // Without a limit this would write 2⁶⁰ strings.
     fn doubled(writer: &mut KeyWriter, depth: u32) -> Result<(), EncodeError> {
         if depth == 0 {
             return writer.string("x");

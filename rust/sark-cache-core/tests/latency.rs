@@ -1,4 +1,4 @@
-//! What a distribution says of durations is exact at powers of two, and of one moment.
+//! A distribution of durations is exact at powers of two, and all of it is of one moment.
 
 use sark_cache_core::metrics::{Distribution, Latency};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 #[test]
-fn a_distribution_counts_exactly_at_powers_of_two_and_close_to_it_elsewhere() {
+fn a_distribution_is_exact_at_powers_of_two_and_close_elsewhere() {
     let latency = Latency::default();
     for nanoseconds in 0..10_000 {
         latency.record(Duration::from_nanos(nanoseconds));
@@ -25,7 +25,7 @@ fn a_distribution_counts_exactly_at_powers_of_two_and_close_to_it_elsewhere() {
 }
 
 #[test]
-fn a_duration_of_any_length_is_below_what_is_above_all() {
+fn the_longest_duration_is_below_the_largest_bound() {
     let latency = Latency::default();
     latency.record(Duration::MAX);
     assert_eq!(latency.distribution(&[1 << 30]).below, [0]);
@@ -33,7 +33,7 @@ fn a_duration_of_any_length_is_below_what_is_above_all() {
 }
 
 #[test]
-fn what_a_distribution_says_is_of_one_moment() {
+fn all_numbers_of_a_distribution_are_of_one_moment() {
     let latency = Latency::default();
     let done = AtomicBool::new(false);
     thread::scope(|scope| {

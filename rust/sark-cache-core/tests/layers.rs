@@ -1,7 +1,7 @@
 //! The layers of both crates: a module imports only from modules below it.
 //!
 //! A layer is a file or a folder directly under `src`; `lib.rs` stands above all of them. The test
-//! reads the sources as tokens, so comments, strings and documentation links are no imports.
+//! reads the sources as tokens, so comments, strings and documentation links do not count.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use std::collections::BTreeSet;
@@ -73,7 +73,7 @@ fn an_upward_import_is_found_in_every_form() {
 }
 
 #[test]
-fn what_is_no_upward_import_is_not_reported() {
+fn downward_imports_and_other_text_are_not_reported() {
     let layers = ["low", "middle", "high"];
     for (path, source) in [
         ("high.rs", "use crate::{low::Item, middle};"),

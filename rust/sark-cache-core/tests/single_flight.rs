@@ -1,4 +1,4 @@
-//! How long a request waits for a load: an heir's moment, a waiter's patience, and what piles up.
+//! The limits of waiting: late successors, waiters that time out, and evaluations that do not end.
 
 use sark_cache_core::invalidation::Log;
 use sark_cache_core::single_flight::{
@@ -21,31 +21,31 @@ impl Caller for Task {
     }
 }
 
-type Loads = Arc<Flights<u64, Task>>;
+type TestFlights = Arc<Flights<u64, Task>>;
 
-fn loads() -> Loads {
+fn new_flights() -> TestFlights {
     Arc::new(Flights::new(Arc::new(Log::new()), Arc::<WaitGraph<Task>>::default()))
 }
 
-fn join(loads: &Loads, task: u64, in_vain: Option<u64>) -> Joined<u64, Task, ()> {
-    loads.join(b"key", &Tags::default(), &Task(task), |flight| in_vain == Some(flight), || None)
+fn join(flights: &TestFlights, task: u64, timed_out: Option<u64>) -> Joined<u64, Task, ()> {
+    flights.join(b"key", &Tags::default(), &Task(task), |flight| timed_out == Some(flight), || None)
 }
 
-fn lead(loads: &Loads, task: u64) -> Leader<u64, Task> {
-    match join(loads, task, None) {
+fn lead(flights: &TestFlights, task: u64) -> Leader<u64, Task> {
+    match join(flights, task, None) {
         Joined::Lead(leader) => leader,
         _ => panic!("{task} does not lead"),
     }
 }
 
-fn wait(loads: &Loads, task: u64) -> Waiter<u64, Task> {
-    match join(loads, task, None) {
+fn wait(flights: &TestFlights, task: u64) -> Waiter<u64, Task> {
+    match join(flights, task, None) {
         Joined::Wait(waiter) => waiter,
         _ => panic!("{task} does not wait"),
     }
 }
 
-/// Counts how often it is woken.
+/// A waker that counts its calls.
 #[derive(Default)]
 struct Woken(AtomicUsize);
 
@@ -60,15 +60,15 @@ fn poll(waiter: &mut Waiter<u64, Task>, woken: &Arc<Woken>) -> Poll<WaitOutcome<
     Pin::new(waiter).poll(&mut Context::from_waker(&waker))
 }
 
-fn turn(waiter: &mut Waiter<u64, Task>) -> WaitOutcome<u64, Task> {
+fn outcome(waiter: &mut Waiter<u64, Task>) -> WaitOutcome<u64, Task> {
     match poll(waiter, &Arc::default()) {
-        Poll::Ready(turn) => turn,
-        Poll::Pending => panic!("nothing was given to this waiter"),
+        Poll::Ready(outcome) => outcome,
+        Poll::Pending => panic!("nothing was delivered to this waiter"),
     }
 }
 
-fn after(moments: u32) -> u64 {
-    u64::try_from((CHECK_INTERVAL * moments).as_nanos()).unwrap()
+fn after(intervals: u32) -> u64 {
+    u64::try_from((CHECK_INTERVAL * intervals).as_nanos()).unwrap()
 }
 
 fn finish(leader: Leader<u64, Task>, outcome: u64) -> bool {
@@ -78,131 +78,133 @@ fn finish(leader: Leader<u64, Task>, outcome: u64) -> bool {
 }
 
 #[test]
-fn an_heir_that_does_not_come_is_passed_over() {
-    let loads = loads();
-    let leader = lead(&loads, 1);
-    let (mut late, mut next) = (wait(&loads, 2), wait(&loads, 3));
+fn a_late_successor_is_passed_over() {
+    let flights = new_flights();
+    let leader = lead(&flights, 1);
+    let (mut late, mut next) = (wait(&flights, 2), wait(&flights, 3));
     drop(leader);
-    loads.check_waiters(after(1)); // sees the heir for the first time
+    flights.check_waiters(after(1)); // sees the successor for the first time
     assert!(poll(&mut next, &Arc::default()).is_pending());
-    loads.check_waiters(after(2));
-    let WaitOutcome::Lead(leader) = turn(&mut next) else { panic!("the next one leads") };
-    assert!(matches!(turn(&mut late), WaitOutcome::Retry), "it joins again");
+    flights.check_waiters(after(2));
+    let WaitOutcome::Lead(leader) = outcome(&mut next) else { panic!("the next one leads") };
+    assert!(matches!(outcome(&mut late), WaitOutcome::Retry), "it joins again");
     assert!(finish(leader, 7));
-    assert!(loads.is_empty());
+    assert!(flights.is_empty());
 }
 
 #[test]
-fn a_flight_whose_only_heir_does_not_come_ends() {
-    let loads = loads();
-    let leader = lead(&loads, 1);
-    let mut late = wait(&loads, 2);
+fn a_flight_ends_if_its_only_successor_is_late() {
+    let flights = new_flights();
+    let leader = lead(&flights, 1);
+    let mut late = wait(&flights, 2);
     drop(leader);
-    loads.check_waiters(after(1));
-    loads.check_waiters(after(2));
-    assert!(loads.is_empty());
-    let leader = lead(&loads, 3);
-    assert!(matches!(turn(&mut late), WaitOutcome::Retry));
+    flights.check_waiters(after(1));
+    flights.check_waiters(after(2));
+    assert!(flights.is_empty());
+    let leader = lead(&flights, 3);
+    assert!(matches!(outcome(&mut late), WaitOutcome::Retry));
     assert!(finish(leader, 7));
 }
 
 #[test]
-fn a_waiter_that_declines_passes_the_lead_on() {
-    let loads = loads();
-    let leader = lead(&loads, 1);
-    let (mut first, mut second) = (wait(&loads, 2), wait(&loads, 3));
-    first.decline(); // it was not called: nothing happens
+fn a_waiter_that_declines_passes_the_lead_to_the_next() {
+    let flights = new_flights();
+    let leader = lead(&flights, 1);
+    let (mut first, mut second) = (wait(&flights, 2), wait(&flights, 3));
+    first.decline(); // it was not appointed: no effect
     drop(leader);
     first.decline();
-    assert!(matches!(turn(&mut second), WaitOutcome::Lead(_)));
-    assert!(matches!(turn(&mut first), WaitOutcome::Retry));
+    assert!(matches!(outcome(&mut second), WaitOutcome::Lead(_)));
+    assert!(matches!(outcome(&mut first), WaitOutcome::Retry));
 }
 
 #[test]
-fn a_wake_up_that_was_lost_is_made_again() {
-    let loads = loads();
-    let leader = lead(&loads, 1);
-    let (mut waiter, woken) = (wait(&loads, 2), Arc::new(Woken::default()));
+fn a_lost_wake_up_is_repeated() {
+    let flights = new_flights();
+    let leader = lead(&flights, 1);
+    let (mut waiter, woken) = (wait(&flights, 2), Arc::new(Woken::default()));
     assert!(poll(&mut waiter, &woken).is_pending());
     assert!(finish(leader, 7));
     assert_eq!(woken.0.load(Ordering::SeqCst), 1);
-    assert!(loads.check_waiters(after(1)).pending);
+    assert!(flights.check_waiters(after(1)).pending);
     assert_eq!(woken.0.load(Ordering::SeqCst), 1);
-    loads.check_waiters(after(2));
+    flights.check_waiters(after(2));
     assert_eq!(woken.0.load(Ordering::SeqCst), 2);
     assert!(matches!(poll(&mut waiter, &woken), Poll::Ready(WaitOutcome::Outcome(7))));
-    assert!(!loads.check_waiters(after(3)).pending);
+    assert!(!flights.check_waiters(after(3)).pending);
 }
 
 #[test]
-fn a_leader_that_was_deposed_stores_nothing_and_answers_nobody() {
-    let loads = loads();
-    let old = lead(&loads, 1);
-    let mut waiter = wait(&loads, 2);
-    loads.end_abandoned(waiter.flight(), &Task(9)); // not the leader
+fn an_abandoned_leader_stores_nothing_and_answers_no_waiter() {
+    let flights = new_flights();
+    let old = lead(&flights, 1);
+    let mut waiter = wait(&flights, 2);
+    flights.end_abandoned(waiter.flight(), &Task(9)); // not the leader
     assert!(poll(&mut waiter, &Arc::default()).is_pending());
-    loads.end_abandoned(waiter.flight(), &Task(1));
-    assert!(matches!(turn(&mut waiter), WaitOutcome::Retry));
-    let new = lead(&loads, 2);
+    flights.end_abandoned(waiter.flight(), &Task(1));
+    assert!(matches!(outcome(&mut waiter), WaitOutcome::Retry));
+    let new = lead(&flights, 2);
     assert!(!finish(old, 1));
-    assert_eq!(loads.len(), 1);
+    assert_eq!(flights.len(), 1);
     assert!(finish(new, 2));
 }
 
 #[test]
-fn a_waiter_whose_patience_ended_takes_the_place() {
-    let loads = loads();
-    let slow = lead(&loads, 1);
-    let mut early = wait(&loads, 2);
-    loads.check_waiters(after(1));
-    let mut later = wait(&loads, 3);
-    let patience = u64::try_from(WAIT_LIMIT.as_nanos()).unwrap();
-    let check = loads.check_waiters(after(1) + patience);
+fn a_waiter_that_timed_out_supersedes_the_flight() {
+    let flights = new_flights();
+    let slow = lead(&flights, 1);
+    let mut early = wait(&flights, 2);
+    flights.check_waiters(after(1));
+    let mut later = wait(&flights, 3);
+    let limit = u64::try_from(WAIT_LIMIT.as_nanos()).unwrap();
+    let check = flights.check_waiters(after(1) + limit);
     assert_eq!(check.slow, [(early.flight(), Task(1))]);
-    let WaitOutcome::TimedOut(flight) = turn(&mut early) else { panic!("it waited long enough") };
-    assert!(poll(&mut later, &Arc::default()).is_pending(), "this one did not");
-    let Joined::Lead(new) = join(&loads, 2, Some(flight)) else { panic!("it leads") };
+    let WaitOutcome::TimedOut(flight) = outcome(&mut early) else {
+        panic!("it waited long enough")
+    };
+    assert!(poll(&mut later, &Arc::default()).is_pending(), "this one waited less");
+    let Joined::Lead(new) = join(&flights, 2, Some(flight)) else { panic!("it leads") };
     assert!(new.superseded_another());
-    assert!(!finish(slow, 1), "it lost its place");
-    assert!(matches!(turn(&mut later), WaitOutcome::Outcome(1)), "and is finished for who waited");
+    assert!(!finish(slow, 1), "it was superseded");
+    assert!(matches!(outcome(&mut later), WaitOutcome::Outcome(1)), "it still answers its waiters");
     assert!(finish(new, 2));
 }
 
 #[test]
-fn evaluations_that_never_end_do_not_pile_up_for_ever() {
-    let loads = loads();
-    let mut leaders = vec![lead(&loads, 0)];
+fn the_number_of_evaluations_that_do_not_end_is_bounded() {
+    let flights = new_flights();
+    let mut leaders = vec![lead(&flights, 0)];
     for task in 1.. {
         let flight = leaders.last().unwrap().flight();
-        match join(&loads, task, Some(flight)) {
+        match join(&flights, task, Some(flight)) {
             Joined::Lead(leader) => leaders.push(leader),
             Joined::TooManyLoads => break,
-            _ => panic!("it takes the place of the last one"),
+            _ => panic!("it supersedes the last one"),
         }
         assert!(task <= u64::from(MAX_SUPERSEDED));
     }
     assert_eq!(leaders.len(), 1 + MAX_SUPERSEDED as usize);
     assert!(finish(leaders.pop().unwrap(), 1));
-    assert!(finish(lead(&loads, 99), 2), "where one ended, the next may begin");
+    assert!(finish(lead(&flights, 99), 2), "after one ended, the next can start");
 }
 
 #[test]
-fn a_refresh_that_was_cut_off_can_be_given_up() {
-    let loads = loads();
+fn an_abandoned_refresh_can_be_ended() {
+    let flights = new_flights();
     let none = Tags::default();
-    let cut_off = loads.start_refresh(b"key", &none, &Task(1)).unwrap();
-    assert!(loads.start_refresh(b"key", &none, &Task(2)).is_none());
-    let (flight, leader) = loads.running_refresh(b"key").unwrap();
-    loads.end_abandoned(flight, &leader);
-    let again = loads.start_refresh(b"key", &none, &Task(2)).unwrap();
-    assert!(!finish(cut_off, 1));
-    assert!(loads.running_refresh(b"key").is_some());
+    let abandoned = flights.start_refresh(b"key", &none, &Task(1)).unwrap();
+    assert!(flights.start_refresh(b"key", &none, &Task(2)).is_none());
+    let (flight, leader) = flights.running_refresh(b"key").unwrap();
+    flights.end_abandoned(flight, &leader);
+    let again = flights.start_refresh(b"key", &none, &Task(2)).unwrap();
+    assert!(!finish(abandoned, 1));
+    assert!(flights.running_refresh(b"key").is_some());
     assert!(finish(again, 2));
-    assert!(loads.running_refresh(b"key").is_none());
+    assert!(flights.running_refresh(b"key").is_none());
 }
 
 #[test]
-fn a_circle_through_what_only_the_caller_knows_is_seen() {
+fn a_deadlock_through_other_tasks_is_found() {
     let graph = WaitGraph::<Task>::default();
     let others = |task: &Task| if task.0 < 5 { vec![Task(task.0 + 1)] } else { vec![] };
     assert!(graph.reaches(Task(1), 5, others));
@@ -210,5 +212,5 @@ fn a_circle_through_what_only_the_caller_knows_is_seen() {
     assert!(!graph.is_deadlocked(&Task(1), others));
     assert!(graph.is_deadlocked(&Task(1), |task: &Task| vec![Task(task.0 % 3 + 1)]));
     let endless = |task: &Task| vec![Task(task.0 + 1)];
-    assert!(!graph.reaches(Task(1), 1_000_000, endless), "it is looked for within a bound");
+    assert!(!graph.reaches(Task(1), 1_000_000, endless), "the search is bounded");
 }
