@@ -1,9 +1,9 @@
 """Ratios inside one run: subjects take turns, so that a machine that slows down slows all of them.
 
-A benchmark is marked with its group, says in its docstring what it measures, and ends in `compare`,
-in `take_turns` or in `keep`. What they keep is printed at the end; `--report` saves it for the
-report, `--compare` shows it beside a saved one. pytest-benchmark has a row for each subject that
-takes turns.
+A benchmark is marked with its group, has a docstring that names the measured quantity, and ends in
+`compare`, in `take_turns` or in `keep`. The numbers that they keep are printed at the end.
+`--report` saves them for the report, `--compare` shows them next to saved ones. pytest-benchmark
+has a row for each subject that takes turns.
 """
 
 import copy
@@ -40,7 +40,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if config.getoption("--report"):
         config.stash[ENVIRONMENT] = here = environment.environment()
-        # Now and not at the end, after half an hour.
+        # Fail now and not at the end, after half an hour.
         if complaint := saved.of_another_machine(saved.load(), here):
             raise pytest.UsageError(complaint)
     if compared := config.getoption("--compare"):
@@ -49,17 +49,17 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Notes, before `-k` takes out any, which benchmarks there are, if all are looked at."""
+    """Records the names of all benchmarks before `-k` deselects some, if all are collected."""
     if [Path(path).resolve() for path in config.args] == [Path(__file__).parent]:
         config.stash[THERE] = {item.name for item in items}
 
 
 @pytest.fixture
 def compare(take_turns):
-    """Times subjects in turn; the first is what the others are compared with.
+    """Times subjects in turn; the first is the one that the others are compared with.
 
-    `before` holds what is to be done, untimed, before a subject's turn. `per_call` is how many
-    operations one call of a subject makes.
+    `before` is called, untimed, before a subject's turn. `per_call` is the number of operations in
+    one call of a subject.
     """
 
     def compare(
@@ -89,7 +89,7 @@ def compare(take_turns):
 def take_turns(benchmark, keep):
     """Lets subjects take turns that time themselves; each returns the seconds of one operation.
 
-    Percentiles are those of what the turns return, ratios those within each round.
+    Percentiles are those of the returned seconds, ratios those within each round.
     """
 
     def take_turns(turns: Mapping[str, Callable[[], float]], *, rounds: int, per_call: int = 1):
@@ -117,14 +117,14 @@ def take_turns(benchmark, keep):
 
 
 def percentiles(taken: list[float]) -> dict[str, float]:
-    """Of seconds, in microseconds."""
+    """Returns percentiles of seconds, in microseconds."""
     twentieths = statistics.quantiles(taken, n=20, method="inclusive")
     names = {"median_us": 10, "p5_us": 1, "p25_us": 5, "p75_us": 15, "p95_us": 19}
     return {name: twentieths[number - 1] * 1e6 for name, number in names.items()}
 
 
 def give_rows(benchmark, times, results):
-    """Has pytest-benchmark tabulate, save and compare each subject instead of whole turns."""
+    """Makes pytest-benchmark tabulate, save and compare each subject instead of whole turns."""
     of_turns = benchmark.stats
     name, fullname = of_turns.name, of_turns.fullname
     for subject, taken in times.items():
@@ -140,7 +140,7 @@ def give_rows(benchmark, times, results):
 
 @pytest.fixture
 def keep(benchmark, request):
-    """Keeps what a benchmark measured, by subject and number, if it passes."""
+    """Keeps the results of a benchmark, by subject and number, if it passes."""
     assert benchmark.group, "mark it: @pytest.mark.benchmark(group=…)"
     subjects: dict[str, dict[str, float]] = {}
     kept = {

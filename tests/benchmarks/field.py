@@ -1,16 +1,18 @@
-"""The field: what a Python service can cache its decisions with, each doing the same work.
+"""The field: other ways for a Python service to cache decisions, each doing the same work.
 
-The work: build the key from user, action, resource and context; look it up, with a time to live;
-hand back a decision that the caller may change without harm. All are awaited, as is what they stand
-in for: the service asks one interface, whatever answers.
+The work: build the key from user, action, resource and context; look it up, with a TTL; return a
+decision that the caller may change without harm. All calls are awaited, as a service calls one
+interface for all caches.
 
-Each peer comes twice. *As documented*: decisions held as the dicts they are, deep-copied on the way
-in and out, the context as text by `json`. *Tuned*: decisions held as the bytes that orjson makes of
-them, the fastest way to a copy of any JSON (marshal and pickle take twice as long); the context as
-orjson's text with sorted keys, which tells `1` from `True`; no call that can be spared. The key is
-a tuple wherever the library takes one: it hashes and compares its strings in C and copies none.
-*Bare* is the look-up alone, without that work: the key ready made, the stored object itself handed
-out.
+Each peer comes twice. *As documented*: decisions are stored as dicts, deep-copied on the way in and
+out, with the context as text by `json`. *Tuned*: decisions are stored as orjson's bytes, the
+fastest way to a copy of any JSON (marshal and pickle take twice as long); the context is orjson's
+text with sorted keys, which distinguishes `1` from `True`; every avoidable call is removed. The key
+is a tuple wherever the library accepts one: it hashes and compares its strings in C and copies
+none.
+
+*Bare* is the look-up without that work: the key is ready-made, and the stored object itself is
+returned.
 """
 
 import asyncio
@@ -40,7 +42,7 @@ Decision = Mapping[str, Any]
 
 
 class Subject(Protocol):
-    """What is measured: one cache of decisions."""
+    """A measured cache of decisions."""
 
     get: Callable[..., Awaitable[Decision | None]]
     """`get(user, action, resource, context=None)`"""
@@ -50,21 +52,21 @@ class Subject(Protocol):
 
 
 Factory = Callable[[int, float], Subject]
-"""Makes a subject that holds so many decisions for so many seconds."""
+"""Makes a subject with a capacity and a TTL in seconds."""
 
 
 # The caches of this package
 
 
 class OfThisPackage:
-    """A policy cache, asked as it is: nothing stands in between."""
+    """A policy cache, called without a wrapper."""
 
     def __init__(self, cache: RustPolicyCache | PolicyCache):
         self.get, self.set, self.close = cache.get, cache.set, cache.close
 
 
 class Shared(OfThisPackage):
-    """The same, handing out one immutable decision: nobody can change it, so nothing is copied."""
+    """A policy cache that returns one immutable decision: nothing needs to be copied."""
 
     def __init__(self, cache: RustPolicyCache):
         super().__init__(cache)
@@ -76,7 +78,7 @@ def general_key(user, action, resource, context: Context):
 
 
 class General:
-    """The general cache: the request is its key, and it copies by itself."""
+    """The general cache: the request is its key, and it copies values."""
 
     def __init__(self, capacity: int, ttl: float):
         self._cache = AsyncCache(capacity, ttl)
@@ -94,7 +96,7 @@ class General:
 class InThread:
     """The design that this package replaces: the same native call in a thread, and JSON text.
 
-    The awaitable is polled by hand, once: nothing less makes a blocking call of it.
+    The awaitable is polled once by hand: the shortest way to a blocking call.
     """
 
     def __init__(self, capacity: int, ttl: float):
@@ -121,7 +123,7 @@ class InThread:
         raise AssertionError
 
 
-# The peers: what they have in common
+# Common parts of the peers
 
 
 def documented_key(user, action, resource, context: Context):
@@ -129,19 +131,20 @@ def documented_key(user, action, resource, context: Context):
 
 
 def tuned_key(user, action, resource, context: Context):
-    """The key to store under; the look-ups have it written out, which spares them a call."""
+    """Returns the key of an entry; look-ups have it inlined, which saves a call."""
     if context:
         return user, action, resource, kept(dumps(context, None, SORTED))
     return user, action, resource
 
 
 def kept(text: bytes) -> bytes:
-    """A copy to store: orjson's own bytes hold on to the kilobytes that they were written into."""
+    """Returns a copy to store: orjson's own bytes keep the kilobytes alive that they were written
+    into."""
     return b"".join((text, b""))
 
 
 class _Synchronous:
-    """A library whose look-up returns None on a miss; it is called, not awaited."""
+    """A library whose look-up returns None on a miss, and is called, not awaited."""
 
     def __init__(self, look_up: Callable[[Any], Any], store: Callable[[Any, Any], object]):
         self._look_up, self._store = look_up, store
@@ -172,7 +175,7 @@ class Tuned(_Synchronous):
 
 
 class Bare(_Synchronous):
-    """The resource is the key, and everybody gets the same object."""
+    """The resource is the key, and every caller gets the same object."""
 
     async def get(self, _user, _action, resource, _context: Context = None):
         return self._look_up(resource)
@@ -188,7 +191,7 @@ Kind = Callable[[Callable[[Any], Any], Callable[[Any, Any], object]], Subject]
 
 
 def of_moka(kind: Kind, **policy: str) -> Factory:
-    """moka-py: `get` and `set`, as in its README. LRU, if tuned: its look-up is the faster one."""
+    """Returns moka-py, used as in its README. Tuned, it uses LRU, which has the faster look-up."""
 
     def make(capacity, ttl):
         cache = moka_py.Moka(capacity, ttl, **policy)
@@ -198,7 +201,7 @@ def of_moka(kind: Kind, **policy: str) -> Factory:
 
 
 def of_cachebox(kind: Kind) -> Factory:
-    """cachebox: `TTLCache`, one time to live for all; no kind that has any looks up faster.
+    """Returns cachebox: `TTLCache`, one TTL for all; no type with a TTL has a faster look-up.
 
     `insert` is what its documentation prefers to an assignment.
     """
@@ -211,7 +214,7 @@ def of_cachebox(kind: Kind) -> Factory:
 
 
 def of_cachetools(kind: Kind) -> Factory:
-    """cachetools: `TTLCache`, used as the mapping that it is."""
+    """Returns cachetools: `TTLCache`, used as a mapping."""
 
     def make(capacity, ttl):
         cache = cachetools.TTLCache(capacity, ttl)
@@ -221,7 +224,7 @@ def of_cachetools(kind: Kind) -> Factory:
 
 
 class TunedCachetools(Tuned):
-    """cachetools tuned: asked once, where `get` asks whether the key is there, then what it has."""
+    """cachetools tuned: one look-up, where `get` checks for the key and then reads it."""
 
     def __init__(self, capacity: int, ttl: float):
         cache = cachetools.TTLCache(capacity, ttl)
@@ -237,7 +240,7 @@ class TunedCachetools(Tuned):
 
 
 class DocumentedTheine:
-    """theine as documented: what is asked for comes with whether it was there."""
+    """theine as documented: a look-up returns the value and whether it was there."""
 
     def __init__(self, capacity: int, ttl: float):
         self._cache, self._ttl = theine.Cache(capacity), timedelta(seconds=ttl)
@@ -282,7 +285,7 @@ class BareTheine(TunedTheine):
 
 
 class Deadlines(dict[Any, tuple[float, Any]]):
-    """A plain dict whose values carry their deadlines; the oldest make room, a 16th at a time.
+    """A plain dict whose values have deadlines; it evicts the oldest 16th at a time.
 
     One at a time would be slow: to find its first key, a dict passes all that were removed.
     """
@@ -303,7 +306,7 @@ class Deadlines(dict[Any, tuple[float, Any]]):
 
 
 def of_dict(kind: Kind) -> Factory:
-    """A plain dict: what everybody writes first."""
+    """Returns a plain dict, the usual first implementation."""
 
     def make(capacity, ttl):
         entries = Deadlines(capacity, ttl)
@@ -313,7 +316,7 @@ def of_dict(kind: Kind) -> Factory:
 
 
 class TunedDict(Tuned):
-    """A plain dict tuned: the look at the deadline written out, which spares a call."""
+    """A plain dict tuned: the check of the deadline is inlined, which saves a call."""
 
     def __init__(self, capacity: int, ttl: float):
         entries = Deadlines(capacity, ttl)
@@ -328,9 +331,9 @@ class TunedDict(Tuned):
 
 
 class DocumentedCashews:
-    """cashews as documented: set up by a URL, keys from a template.
+    """cashews as documented: configured by a URL, keys from a template.
 
-    A `:` within a field can make two requests one: nothing is added that would prevent it.
+    A `:` within a field can make two requests equal; nothing prevents it.
     """
 
     def __init__(self, url: str, ttl: float, **settings: Any):
@@ -369,9 +372,10 @@ class AwaitedText:
 
 
 class TunedCashews(AwaitedText):
-    """cashews tuned: its memory asked directly, past the middlewares, so that keys may be tuples.
+    """cashews tuned: its memory is called directly, without middlewares, so that keys may be
+    tuples.
 
-    Nothing looks for expired entries in between: a look-up does, and the size is bounded.
+    No task removes expired entries in between: a look-up does, and the size is limited.
     """
 
     def __init__(self, capacity: int, ttl: float):
@@ -387,7 +391,7 @@ class TunedCashews(AwaitedText):
 
 
 class DocumentedAiocache:
-    """aiocache as documented: every call has a time-out of 5 s. It is not bounded."""
+    """aiocache as documented: every call has a time-out of 5 s. Its size is not limited."""
 
     def __init__(self, _capacity: int, ttl: float):
         self._cache = aiocache.Cache(aiocache.Cache.MEMORY, ttl=ttl)
@@ -450,16 +454,16 @@ BARE: dict[str, Factory] = {
     "dict, bare look-up": of_dict(Bare),
 }
 FIELD: dict[str, Factory] = {**OURS, **DOCUMENTED, **TUNED}
-"""All that do the same work on the caller's thread."""
+"""All caches that do the same work on the caller's thread."""
 UNBOUNDED = {"aiocache, as documented", "aiocache, tuned"}
-"""Those that never make room: their capacity is not kept."""
+"""Caches that never evict: their capacity is not kept."""
 
 
 # With a thread or a server
 
 
 class Client:
-    """The least that a decision on a server takes: redis-py, one command, orjson."""
+    """The minimum for a decision on a server: redis-py, one command, orjson."""
 
     def __init__(self, url: str, ttl: float):
         self._client, self._ttl_ms = redis.asyncio.Redis.from_url(url), int(ttl * 1000)
@@ -476,13 +480,13 @@ class Client:
 
 
 def of_redis(url: str, ttl: float) -> Subject:
-    """`PolicyCache`, as patient as redis-py: nothing here is about time-outs."""
+    """Returns `PolicyCache` with long time-outs, as in redis-py: they are not measured here."""
     patient = {"connect_timeout": 10, "command_timeout": 10}
     return OfThisPackage(PolicyCache.from_url(url, ttl, **patient))
 
 
 def in_front_of_redis(url: str, ttl: float) -> Subject:
-    """cashews as documented, its memory in front of a server that tells it what has changed."""
+    """Returns cashews as documented, its memory in front of a server that reports changes."""
     return DocumentedCashews(url, ttl, client_side=True)
 
 
@@ -492,6 +496,6 @@ REMOTE: dict[str, Callable[[str, float], Subject]] = {
     "redis-py and orjson": Client,
     "cashews, client-side": in_front_of_redis,
 }
-"""Those with a server, made from its URL and how many seconds a decision lives."""
+"""Caches on a server, made from its URL and a TTL in seconds."""
 NOT_BY_UNIX_SOCKET = {"cashews, client-side"}
-"""Those that take no URL of a unix socket."""
+"""Caches that accept no URL of a unix socket."""

@@ -1,7 +1,7 @@
 """The gateways that are measured over HTTP: one app, whose one route is guarded in several ways.
 
-`python gateways.py LOOP HTTP CORE` serves each on a port of its own and prints the ports. All of
-them run in one process, on one event loop and one core, and take turns: none has the better seat.
+`python gateways.py LOOP HTTP CORE` serves each on its own port and prints the ports. All of them
+run in one process, on one event loop and one core, and take turns, so that conditions are equal.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ engine = PolicyEngine()
 
 
 def asked(request):
-    """What the policy is asked, as all of them find it out."""
+    """Returns the request to the policy, computed in the same way for all of them."""
     return caller(request), "invoke", tool_in_path(request), circumstances(request)
 
 
@@ -45,16 +45,16 @@ def pass_only_if_allowed(decision):
 
 
 async def nothing() -> None:
-    """What FastAPI takes for a dependency, whatever it does."""
+    """Does nothing: the cost of a dependency in FastAPI."""
 
 
 async def evaluated(request: Request) -> None:
-    """Authorization without a cache."""
+    """Authorizes without a cache."""
     pass_only_if_allowed((await engine.evaluate(*asked(request))).decision)
 
 
 async def look_up(request, cache):
-    """Authorization by hand: a decision that all requests share, else the policy's, stored."""
+    """Authorizes by hand: returns a shared decision, or else evaluates and stores one."""
     user, action, tool, context = asked(request)
     decision = await cache.get_decision(user, action, tool, context)
     if decision is not None:
@@ -67,7 +67,7 @@ async def look_up(request, cache):
 
 
 def as_dependency(read):
-    """The same function as FastAPI would have it."""
+    """Returns the same function as a dependency of FastAPI."""
 
     async def dependency(request: Request):
         return read(request)
@@ -94,7 +94,7 @@ as_in_the_example = authorize(
 
 
 def called(tool, request, parameters):
-    """The same for all: who calls has to be known also where everybody may."""
+    """Returns the same answer for all; the user has to be known even where everybody is allowed."""
     return {"tool": tool, "called_by": caller(request), "called_with": parameters or {}}
 
 
@@ -117,7 +117,7 @@ async def call_tool_if_allowed(
 
 
 def gateway(handler, *guards):
-    """The app, whose one handler stands behind these dependencies."""
+    """Returns the app, whose one handler is behind these dependencies."""
     app = FastAPI(lifespan=policy_cache_lifespan(CacheSettings(rust_cache_rollout_pct=100)))
     app.post("/tools/{tool}/call", dependencies=[Depends(guard) for guard in guards])(handler)
     app.include_router(policy_cache_router())
@@ -136,7 +136,7 @@ GATEWAYS = {
 
 
 async def serve(http):
-    """Serves all of them until the process is ended."""
+    """Serves all gateways until the process ends."""
     servers = {}
     for name, app in GATEWAYS.items():
         config = uvicorn.Config(app, port=0, http=http, log_level="warning")

@@ -1,7 +1,7 @@
-"""Asks an HTTP server over connections that are kept, each with one request under way.
+"""Load on an HTTP server over persistent connections, each with one request at a time.
 
-The requests are bytes that were made before, and of an answer no more is read than its status and
-where it ends: some 20 µs a request, a small part of what a server takes.
+The requests are prepared bytes. Of a response, only the status and its end are read: some 20 µs a
+request, a small part of the server's time.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import time
 
 
 class Asking(asyncio.Protocol):
-    """One connection: asks, awaits the answer, asks anew, until the time is up."""
+    """One connection: sends a request, awaits the response and repeats, until the time is up."""
 
     def __init__(self, requests, until, latencies):
         self.requests, self.until, self.latencies = requests, until, latencies
@@ -48,7 +48,7 @@ def content_length(head):
 
 
 async def load(port, requests, *, seconds=float("inf"), connections=8):
-    """The seconds that each answer took, and all of it; until the time or the requests are up."""
+    """Returns the seconds of each response and in total; stops after the time or the requests."""
     loop = asyncio.get_running_loop()
     latencies = []
     begun = time.perf_counter()

@@ -1,7 +1,8 @@
-"""The field of loads: what keeps many who miss at once from evaluating as often.
+"""The field of loads: ways to keep many concurrent misses from evaluating as often.
 
-Each caches what an evaluation brings, has the others wait for it, and hands everybody a decision of
-their own: text by orjson, as for the tuned peers of `field`, unless the library copies by itself.
+Each caches the result of an evaluation, makes the other requests wait for it, and gives every
+caller a separate decision: text by orjson, as for the tuned peers of `field`, unless the library
+copies values.
 """
 
 import asyncio
@@ -21,9 +22,9 @@ from field import Deadlines, kept
 from sark_cache import RustPolicyCache
 
 Evaluate = Callable[[str, str, str], Awaitable[dict[str, Any]]]
-"""Decides on a user, an action and a resource."""
+"""Evaluates a user, an action and a resource."""
 Factory = Callable[[Evaluate, int, float], Evaluate]
-"""Makes it one that caches so many decisions for so many seconds."""
+"""Adds a cache with a capacity and a TTL in seconds to an evaluation."""
 
 
 def get_or_load(evaluate: Evaluate, capacity: int, ttl: float) -> Evaluate:
@@ -36,7 +37,7 @@ def get_or_load(evaluate: Evaluate, capacity: int, ttl: float) -> Evaluate:
 
 
 def locked_dict(evaluate: Evaluate, capacity: int, ttl: float) -> Evaluate:
-    """A plain dict and a lock for each key that is being loaded: what everybody writes first."""
+    """A plain dict and a lock for each key that is being loaded: the usual first implementation."""
     entries = Deadlines(capacity, ttl)
     locks: defaultdict[Any, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -55,7 +56,7 @@ def locked_dict(evaluate: Evaluate, capacity: int, ttl: float) -> Evaluate:
 
 
 def decorated(decorator: Callable[[int, float], Callable[[Any], Any]]) -> Factory:
-    """What a library's decorator makes of an evaluation that brings text."""
+    """Adds a library's decorator to an evaluation that returns text."""
 
     def make(evaluate, capacity, ttl):
         async def text(user, action, resource):
@@ -72,17 +73,17 @@ def decorated(decorator: Callable[[int, float], Callable[[Any], Any]]) -> Factor
 
 
 def of_moka(capacity: int, ttl: float):
-    """moka-py: who asks meanwhile waits for the same task."""
+    """moka-py: concurrent requests wait for the same task."""
     return moka_py.cached(capacity, ttl=ttl, wait_concurrent=True, policy="lru")
 
 
 def of_cachebox(capacity: int, ttl: float):
-    """cachebox: a lock for each key, unless told otherwise."""
+    """cachebox: a lock for each key, by default."""
     return cachebox.cached(cachebox.TTLCache(capacity, ttl))
 
 
 def of_theine(capacity: int, ttl: float):
-    """theine: with a key function, as it recommends; who asks meanwhile gets the same awaitable."""
+    """theine: with a key function, as it recommends; concurrent requests get the same awaitable."""
 
     def memoized(text):
         cached = theine.Memoize(capacity, timedelta(seconds=ttl), nolock=True)(text)
@@ -93,7 +94,7 @@ def of_theine(capacity: int, ttl: float):
 
 
 def of_cashews(capacity: int, ttl: float):
-    """cashews: guards against a thundering herd in the process, unless told otherwise."""
+    """cashews: protection from a thundering herd in the process, by default."""
     cache = cashews.Cache()
     cache.setup(f"mem://?size={capacity}&check_interval=0")
     return cache(ttl=ttl, key="{user}:{action}:{resource}")

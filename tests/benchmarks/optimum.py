@@ -1,7 +1,7 @@
-"""The most hits that any cache can have which knows the future: Bélády's MIN (IBM Syst. J. 1966).
+"""The highest hit count of a cache that knows the future: Bélády's MIN (IBM Syst. J. 1966).
 
-On a full cache the key that is asked for again last leaves; that may be the one that just came,
-for a policy like TinyLFU may refuse it too. O(n log n) for n requests.
+A full cache evicts the key whose next request is the latest. That may be the new key, because a
+policy like TinyLFU may reject it, too. O(n log n) for n requests.
 """
 
 from collections.abc import Hashable, Sequence
@@ -9,10 +9,10 @@ from heapq import heappop, heappush
 
 
 def most_hits(trace: Sequence[Hashable], capacity: int) -> int:
-    """The hits of the optimum on `trace` with `capacity` entries, from an empty cache."""
+    """Returns the hits of the optimum on `trace` with `capacity` entries, from an empty cache."""
     held: set[Hashable] = set()
-    # The latest next request first. That of a key which was asked for since has passed: such rows
-    # stay at the bottom, below one row for each held key.
+    # The latest next request first. Rows of keys that were requested since are outdated: they stay
+    # at the bottom, below one row for each held key.
     latest: list[tuple[int, Hashable]] = []
     hits = 0
     for key, again in zip(trace, next_requests(trace), strict=True):
@@ -25,11 +25,11 @@ def most_hits(trace: Sequence[Hashable], capacity: int) -> int:
 
 
 def next_requests(trace: Sequence[Hashable]) -> list[int]:
-    """For each request the place of the next one for the same key; past the end if none."""
+    """Returns for each request the position of the next one for the same key; past the end if none."""
     place: dict[Hashable, int] = {}
     following = [0] * len(trace)
     for i in reversed(range(len(trace))):
-        # Each of those that are asked for no more has a place of its own behind all others.
+        # Each key that is not requested again has its own position after all others.
         following[i] = place.get(trace[i], len(trace) + i)
         place[trace[i]] = i
     return following

@@ -1,13 +1,13 @@
-"""What a cache adds to the resident memory of a process of its own, and to its collections.
+"""The resident memory and the collection time that a cache adds to a process.
 
-Run as a script, so that every subject begins from a clean heap: the arguments are the name of a
-subject and a number of entries, or `churn` and a number of operations; the answer is JSON.
+Run as a script, so that every subject starts from a clean heap. The arguments are the name of a
+subject and a number of entries, or `churn` and a number of operations; the output is JSON.
 
-Resident is what the kernel counts (`Rss` of `/proc/self/smaps_rollup`, which is exact where `statm`
-may be some pages behind). Both readings are taken after a collection and with the allocators as
-they are: nothing is handed back to the system for the occasion and no arena is tuned. The first
-one follows the very same workload generated and dropped, entry by entry, so the difference is what
-storing it added: entries, tables, and whatever the cache needed on the way and did not give back.
+Resident is the kernel's figure (`Rss` of `/proc/self/smaps_rollup`, which is exact where `statm`
+may be some pages behind). Both readings are taken after a collection and with unchanged allocators:
+no memory is trimmed and no arena is tuned. Before the first one, the same workload is generated and
+dropped, entry by entry. So the difference is the cost of storing it: entries, tables, and memory
+that the cache needed on the way and did not return.
 """
 
 import asyncio
@@ -27,13 +27,14 @@ COLLECTIONS, LONG_ENOUGH_MS = 15, 1_000
 COMPARED_EVERY = 997
 WARM_UP = 1_000
 
-# Churn: twice as many keys as there is room for, so that about every other look-up finds one.
+# Churn: twice as many keys as the capacity, so that about every other look-up hits.
 CAPACITY, KEYS = 50_000, 100_000
 SAMPLES = 100
 
 
 def resident():
-    """Bytes of this process that are in memory; fails where the kernel does not say."""
+    """Returns the bytes of this process that are in memory; fails where the kernel does not report
+    it."""
     for line in ROLLUP.read_text(encoding="ascii").splitlines():
         if line.startswith("Rss:"):
             return int(line.split()[1]) * 1024
@@ -41,12 +42,13 @@ def resident():
 
 
 def request(i):
-    """A user, an action and a resource of 60 bytes together."""
+    """Returns a user, an action and a resource of 60 bytes together."""
     return f"user{i:06}@example.com", "tool:invoke", f"server:jira/project-{i:07}"
 
 
 def decision(i):
-    """About 150 bytes as JSON, every field of its own; the list is that of a real policy's."""
+    """Returns a decision of about 150 bytes as JSON with separate fields; the list is from a real
+    policy."""
     return {
         "allow": i % 10 != 0,
         "reason": f"analyst may invoke tools of project-{i:07}",
@@ -57,9 +59,9 @@ def decision(i):
 
 
 def collection():
-    """Milliseconds of a full collection: a median, of this thread's own time.
+    """Returns the median milliseconds of a full collection, in this thread's own time.
 
-    What else the machine does is left out; nothing interrupts a collection but that.
+    Other work of the machine is not counted, and nothing else interrupts a collection.
     """
     taken = []
     while len(taken) < 3 or (len(taken) < COLLECTIONS and sum(taken) < LONG_ENOUGH_MS):
@@ -75,7 +77,7 @@ async def fill(cache, entries):
 
 
 async def look_up(cache, entries):
-    """Each entry once: a cache may keep something of what it handed out."""
+    """Looks up each entry once, since a cache may keep a part of a returned decision."""
     for i in range(entries):
         found = await cache.get(*request(i))
         assert found is not None
@@ -89,8 +91,8 @@ def generate(entries):
 
 
 async def filled(subject, entries):
-    """What so many entries take in a cache with room for as many."""
-    # What is imported, started and allocated once for all caches of a process is not counted.
+    """Returns the memory of a number of entries in a cache with that capacity."""
+    # Memory that is imported, started and allocated once for all caches is not counted.
     warm = FIELD[subject](WARM_UP, TTL)
     await fill(warm, WARM_UP)
     await look_up(warm, WARM_UP)
@@ -113,7 +115,7 @@ async def filled(subject, entries):
 
 
 async def churned(subject, operations):
-    """How the resident size moves while decisions of all lengths come and go at capacity."""
+    """Returns the growth of the resident size while decisions of all lengths come and go."""
     chance = random.Random(5)
     requests = [request(i) for i in range(KEYS)]
     cache = FIELD[subject](CAPACITY, TTL)
@@ -125,7 +127,7 @@ async def churned(subject, operations):
                 hits += 1
                 done += 1
                 continue
-            # Of any length, or what was freed would fit exactly.
+            # Of any length: otherwise freed memory would fit exactly.
             reason = "x" * int(chance.random() * 200)
             await cache.set(*requests[i], decision(i) | {"reason": reason})
             done += 2

@@ -1,4 +1,4 @@
-"""How long a request takes in a batch, beside the same request made alone."""
+"""The time of a request in a batch, compared with the same request alone."""
 
 import pytest
 
@@ -16,14 +16,14 @@ def decision_of(entry):
 
 
 async def alone(get, requests):
-    """Hands over what a batch does: all decisions at the same time."""
+    """Returns all decisions at the same time, like a batch."""
     return [await get(user, action, resource, None) for user, action, resource, _ in requests]
 
 
 @pytest.mark.benchmark(group="batch")
 @pytest.mark.parametrize("size", [10, 100, 1_000])
 def test_batch(take_turns, size):
-    """A hit in a batch of so many, beside one alone."""
+    """A hit in a batch of so many requests, beside a single hit."""
     requests = [(*request(entry), None) for entry in range(size)]
     making = {
         "alike": RustPolicyCache,
@@ -37,7 +37,7 @@ def test_batch(take_turns, size):
             hosts["alike"].run(alike.set(*asked[:3], decision(5)))
             hosts["unlike"].run(unlike.set(*asked[:3], decision_of(entry)))
             hosts["cachebox"].run(cachebox.set(*asked[:3], decision_of(entry)))
-        # Where it runs, and what.
+        # The thread and the requests of a turn.
         turns = {
             f"RustPolicyCache.get(), {size:,} single hits": (
                 *("alike", lambda: alone(alike.get, requests)),

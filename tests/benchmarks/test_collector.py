@@ -1,4 +1,4 @@
-"""What 300,000 cached decisions cost the garbage collector."""
+"""The cost of 300,000 cached decisions for the garbage collector."""
 
 import gc
 
@@ -14,7 +14,7 @@ DECISION = {"allow": True, "reason": "granted by role analyst", "policy": "tools
 
 @pytest.mark.benchmark(group="memory")
 def test_collection(compare):
-    """A full collection with nothing cached, with 300,000 decisions, and with all handed out."""
+    """A full collection with nothing cached, with 300,000 decisions, and with all of them returned."""
     cache = RustPolicyCache(max_size=ENTRIES)
 
     def empty():

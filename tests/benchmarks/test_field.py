@@ -1,4 +1,4 @@
-"""What one decision costs, whoever caches it: hit, miss and set, by the sizes of what is cached."""
+"""The cost of one decision in every cache: hit, miss and set, by the sizes of the entry."""
 
 import pytest
 
@@ -13,7 +13,7 @@ OURS_STORING = "RustPolicyCache.set()"
 A_HIT = "for comparison: RustPolicyCache.get(), a hit"
 CONTEXTS = [0, 3, 20]
 SIZES = [(0, 5), (3, 5), (0, 50)]
-"""Fields of the context and of the decision of what is stored."""
+"""Numbers of fields of the context and of the decision."""
 
 by_context = pytest.mark.parametrize("fields", CONTEXTS, ids="context of {}".format)
 by_sizes = pytest.mark.parametrize(
@@ -22,17 +22,17 @@ by_sizes = pytest.mark.parametrize(
 
 
 def the_field(subjects, capacity):
-    """The subjects, each to be made with that capacity."""
+    """Hosts the subjects, each with a capacity."""
     return hosted({name: lambda make=make: make(capacity, HOUR) for name, make in subjects.items()})
 
 
 def floor():
-    """The turn of the floor, in any loop's `run`."""
+    """Returns a turn of the floor, for any loop's `run`."""
     return look_ups(["key"] * AWAITS, {"key": decision(5)})
 
 
 def compare_hits(take_turns, granted):
-    """Hits of all these requests in turn, each with its decision."""
+    """Compares hits of all these requests in turn, each with its decision."""
     asked = [asked for asked, _ in granted] * (AWAITS // len(granted))
     with the_field({**FIELD, **BARE}, capacity=1_000) as hosts:
         turns = {FLOOR: lambda: hosts[OURS].run(floor())}
@@ -56,7 +56,7 @@ def test_hit_by_context(take_turns, fields):
 @pytest.mark.benchmark(group="hit")
 @pytest.mark.parametrize("fields", [0, 3], ids="context of {}".format)
 def test_hit_of_no_two_alike(take_turns, fields):
-    """A hit where no request and no decision is that of the hit before, by the context's fields."""
+    """A hit whose request and decision differ from those before, by the context's fields."""
     granted = [
         ((*request(entry), context(fields)), {**decision(5), "reason": f"rule {entry}"})
         for entry in range(AWAITS)
@@ -98,7 +98,7 @@ class Sets:
         self.stored = dict.fromkeys(hosts, 0)
 
     def turns(self, store):
-        """One turn each, in which `store` names the entries, given the subject's name."""
+        """Returns one turn per subject; `store(name)` returns the entries to store."""
         return {
             FLOOR: lambda: self.hosts[OURS_STORING].run(floor()),
             A_HIT: self.hit,
@@ -114,17 +114,17 @@ class Sets:
         return ours.run(gets(ours.subject.get, [(*REQUEST, self.context)] * AWAITS))
 
     def same(self, _name):
-        """The same entry, again and again."""
+        """Returns the same entry repeatedly."""
         return [(*REQUEST, self.decision, self.context)] * AWAITS
 
     def fresh(self, name):
-        """Entries that the subject has not seen."""
+        """Returns entries that the subject has not stored before."""
         first, self.stored[name] = self.stored[name], self.stored[name] + AWAITS
         numbers = range(first, self.stored[name])
         return [(*request(number), self.decision, self.context) for number in numbers]
 
     def kept(self, name):
-        """How many of those entries it has."""
+        """Returns how many of those entries the subject holds."""
         host = self.hosts[name]
 
         async def count():
@@ -146,7 +146,7 @@ STORING = {
 @pytest.mark.benchmark(group="set")
 @by_sizes
 def test_set_of_a_fresh_entry(take_turns, sizes):
-    """Storing what was not there, far below capacity, by the fields of context and decision."""
+    """Storing a new entry, far below capacity, by the fields of context and decision."""
     with the_field(STORING, capacity=100_000) as hosts:
         stores = Sets(hosts, sizes)
         take_turns(stores.turns(stores.fresh), rounds=ROUNDS, per_call=AWAITS)
@@ -157,7 +157,7 @@ def test_set_of_a_fresh_entry(take_turns, sizes):
 @pytest.mark.benchmark(group="set")
 @by_sizes
 def test_overwriting_set(take_turns, sizes):
-    """Storing what was there, by the fields of context and decision."""
+    """Overwriting an entry, by the fields of context and decision."""
     with the_field(STORING, capacity=1_000) as hosts:
         stores = Sets(hosts, sizes)
         take_turns(stores.turns(stores.same), rounds=ROUNDS, per_call=AWAITS)
@@ -168,7 +168,7 @@ def test_overwriting_set(take_turns, sizes):
 @pytest.mark.benchmark(group="set")
 @by_sizes
 def test_set_at_capacity(take_turns, sizes):
-    """Storing what was not there while another entry must go, by the fields of both."""
+    """Storing a new entry at capacity, which evicts another, by the fields of both."""
     bounded = {name: make for name, make in STORING.items() if name not in UNBOUNDED}
     with the_field(bounded, capacity=1_000) as hosts:
         stores = Sets(hosts, sizes)

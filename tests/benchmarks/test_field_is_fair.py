@@ -1,4 +1,4 @@
-"""Every subject of the field does the work that it is timed for."""
+"""Every subject of the field does the work for which it is timed."""
 
 import asyncio
 from contextlib import suppress
@@ -14,7 +14,7 @@ LOCAL = {**FIELD, **THREADED}
 BY_TCP = [f"{name}, by TCP" for name in REMOTE]
 BY_UNIX_SOCKET = [f"{name}, by unix socket" for name in REMOTE if name not in NOT_BY_UNIX_SOCKET]
 
-# cashews closes its client of Redis by the name that it had before.
+# cashews closes its Redis client by a deprecated name.
 pytestmark = pytest.mark.filterwarnings("default:Call to deprecated close:DeprecationWarning")
 
 
@@ -30,7 +30,7 @@ def server():
 
 @pytest.fixture(params=[*LOCAL, *BY_TCP, *BY_UNIX_SOCKET])
 def make(request, server):
-    """Makes the subject, given how many seconds its decisions live."""
+    """Makes the subject with a TTL in seconds."""
     if request.param in LOCAL:
         return lambda ttl: LOCAL[request.param](CAPACITY, ttl)
     name, by = request.param.rsplit(", by ", 1)
@@ -59,13 +59,13 @@ async def test_a_hit_equals_what_was_stored(subject):
 
 
 @pytest.mark.parametrize("position", range(3))
-async def test_each_field_is_of_the_key(subject, position):
+async def test_each_field_is_part_of_the_key(subject, position):
     await subject.set(*REQUEST, decision())
     other = (*REQUEST[:position], "other", *REQUEST[position + 1 :])
     assert await subject.get(*other) is None
 
 
-async def test_contexts_are_told_apart_and_their_order_does_not_count(subject):
+async def test_contexts_are_distinguished_and_their_order_does_not_matter(subject):
     contexts = [None, {"hour": 1, "ip": "a"}, {"hour": 2, "ip": "a"}, {"hour": True, "ip": "a"}]
     for number, context in enumerate(contexts):
         await subject.set(*REQUEST, {"number": number}, context)
@@ -75,7 +75,7 @@ async def test_contexts_are_told_apart_and_their_order_does_not_count(subject):
     assert await subject.get(*REQUEST, {}) == {"number": 0}
 
 
-async def test_changing_what_was_given_changes_nothing(subject):
+async def test_changing_a_stored_dict_changes_nothing(subject):
     given = decision()
     await subject.set(*REQUEST, given)
     given["obligations"]["mask"].append("name")
@@ -83,7 +83,7 @@ async def test_changing_what_was_given_changes_nothing(subject):
     assert await subject.get(*REQUEST) == decision()
 
 
-async def test_changing_what_was_got_changes_nothing(subject):
+async def test_changing_a_returned_dict_changes_nothing(subject):
     await subject.set(*REQUEST, decision())
     for _ in range(2):
         got = await subject.get(*REQUEST)

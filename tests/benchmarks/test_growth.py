@@ -1,7 +1,7 @@
-"""What a hit costs as the entries grow from ten thousand to a million.
+"""The cost of a hit as the entries grow from ten thousand to a million.
 
-Caches of the processor run out for a dict as they do for a cache, so each is beside an awaited
-look-up in a dict of the same size, which gets the same requests in the same order.
+Processor caches overflow for a dict as well as for a cache. So each is compared with an awaited
+look-up in a dict of the same size, with the same requests in the same order.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ def requests(size):
 
 
 def at_random(size):
-    """Requests for entries in no order, made of other strings than those that were stored.
+    """Returns requests for entries in random order, made of new strings.
 
-    As in a service, where every request brings its own.
+    In a service, too, every request has new strings.
     """
     asked = random.Random(5).sample(requests(size), min(size, ASKED))
     return asked * (ASKED // len(asked))
@@ -57,7 +57,7 @@ async def ask(look_up, asked):
 
 @pytest.mark.benchmark(group="scale")
 def test_growth(benchmark, keep):
-    """A hit among 10,000 and 1,000,000 entries asked for at random, and a dict's look-up."""
+    """A hit among 10,000 and 1,000,000 entries requested at random, and a dict's look-up."""
     caches = {size: cache_of(size) for size in SIZES}
     subjects = {}
     for size, cache in caches.items():

@@ -1,4 +1,4 @@
-"""How long a hit takes, beside the least that any awaited look-up in Python takes."""
+"""The time of a hit, compared with the shortest awaited look-up in Python."""
 
 import pytest
 
@@ -48,12 +48,12 @@ def compare_operations(take_turns, loop):
 
 @pytest.mark.benchmark(group="hit")
 def test_hit(take_turns):
-    """What each operation of RustPolicyCache takes."""
+    """Each operation of RustPolicyCache."""
     compare_operations(take_turns, "asyncio")
 
 
 @pytest.mark.benchmark(group="hit")
 @pytest.mark.skipif("uvloop" not in LOOPS, reason="there is no uvloop for Windows")
 def test_hit_on_uvloop(take_turns):
-    """What each operation of RustPolicyCache takes, in an event loop of uvloop's."""
+    """Each operation of RustPolicyCache, in an event loop of uvloop."""
     compare_operations(take_turns, "uvloop")

@@ -1,8 +1,8 @@
-"""How many requests find their decision in a cache that is smaller than what is asked for.
+"""The hit ratio of caches that are smaller than the set of requested keys.
 
-Every policy is given the same traces through the public interface of its cache: look up, and on a
-miss store. What it keeps decides the number, not the machine; a run differs from the next by a few
-tenths of a point where a cache hashes with a random seed or buffers what it has to note.
+Every policy gets the same traces through the public interface of its cache: look up, and store on a
+miss. The number depends on the policy, not on the machine. It varies by a few tenths of a point
+between runs where a cache hashes with a random seed or buffers its records.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ HitsOf = Callable[[Trace, int], int]
 
 
 def sark_cache(eviction: str) -> HitsOf:
-    """Ours; asked now and then, too, whether it keeps to its capacity."""
+    """Ours; the size is checked now and then against the capacity."""
 
     async def hits_of(trace, capacity):
         cache = RustPolicyCache(max_size=capacity, ttl_seconds=3_600, eviction=eviction)
@@ -47,7 +47,7 @@ def sark_cache(eviction: str) -> HitsOf:
 
 
 def mapping(make: Callable[[int], cachetools.Cache | cachebox.BaseCacheImpl]) -> HitsOf:
-    """A cache that is used as a dict is."""
+    """A cache that is used as a dict."""
 
     def hits_of(trace, capacity):
         cache = make(capacity)
@@ -59,7 +59,7 @@ def mapping(make: Callable[[int], cachetools.Cache | cachebox.BaseCacheImpl]) ->
 
 
 def theine_tiny_lfu(trace, capacity):
-    """Its one policy: W-TinyLFU, whose window adapts."""
+    """Its one policy: W-TinyLFU with an adaptive window."""
     cache = theine.Cache(capacity)
     hits = hits_through(lambda key: cache.get(key)[0], cache.set, trace)
     assert len(cache) <= capacity
@@ -76,7 +76,7 @@ def moka_py_tiny_lfu(trace, capacity):
 def hits_through(
     get: Callable[[Hashable], object], put: Callable[[Hashable, object], object], trace: Trace
 ) -> int:
-    """The hits of a cache that is looked into by `get` and filled by `put`."""
+    """Returns the hits of a cache that is read by `get` and filled by `put`."""
     hits = 0
     for key in trace:
         if get(key) is not None:
@@ -103,7 +103,7 @@ SUBJECTS: dict[str, HitsOf] = {
 @pytest.mark.benchmark(group="hit-ratio")
 @pytest.mark.parametrize("name", TRACES)
 def test_hit_ratio(benchmark, keep, name):
-    """Percent of the requests that hit, with room for 1 to 20 % of the keys."""
+    """Percent of the requests that hit, with a capacity of 1 to 20 % of the keys."""
     trace = TRACES[name]()
     keys = len(set(trace))
 
@@ -119,6 +119,7 @@ def test_hit_ratio(benchmark, keep, name):
     results = benchmark.pedantic(measured, rounds=1)
     for subject, ratios in results.items():
         for capacity, ratio in ratios.items():
-            # Some hold a few entries more than their capacity until they have noted what came.
+            # Some caches hold a few entries above their capacity until they have processed new
+            # ones.
             assert ratio <= results[OPTIMUM][capacity] + 1, (subject, capacity)
     keep(results)

@@ -1,7 +1,7 @@
-"""The gateway over real HTTP: what authorization takes of its requests per second, and what is left
-of that with the cache.
+"""The gateway over real HTTP: the requests per second that authorization costs, with and without
+the cache.
 
-One uvicorn worker on a core of its own; the requests come from this process, on another core.
+One uvicorn worker runs on its own core; the requests come from this process, on another core.
 """
 
 import asyncio
@@ -26,17 +26,18 @@ HERE = Path(__file__).parent
 SERVER = HERE / "gateways.py"
 ROUNDS = 25
 SECONDS = 0.35
-"""One turn of one gateway: short, so that a slower machine is slower for all of them."""
+"""Seconds of one turn of one gateway: short, so that a slower machine is slower for all of them."""
 COMBINATIONS = 1_000
-"""Of a user and a tool, each of them allowed."""
+"""The number of pairs of a user and a tool, all of them allowed."""
 SKEW = 1.1
-"""The exponent of Zipf's law by which they are asked for."""
+"""The exponent of Zipf's law by which they are requested."""
 PARAMETERS = json.dumps({"query": "invoices of March", "limit": 10}).encode()
 
 
 @pytest.fixture(scope="module")
 def allowed():
-    """Users and tools they may call, at any hour and for longer than this benchmark takes."""
+    """Returns users and tools that are allowed at any hour, and for longer than this benchmark
+    takes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(HERE.parents[1] / "examples" / "gateway"))
         from engine import PolicyEngine, read
@@ -72,7 +73,7 @@ def request(user, tool):
 
 @contextmanager
 def served(loop, http):
-    """The gateways under uvicorn: the port of each."""
+    """Starts the gateways under uvicorn; yields the port of each."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
     command = [sys.executable, str(SERVER), loop, http, str(cores[-1])]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
@@ -133,6 +134,6 @@ def test_requests_per_second(benchmark, keep, allowed, loop, http):
 
 
 def metrics(ports):
-    """Of the policy cache that all of them share."""
+    """Returns the metrics of the policy cache that all of them share."""
     port = next(iter(ports.values()))
     return httpx.get(f"http://127.0.0.1:{port}/policy-cache/metrics").json()["cache"]

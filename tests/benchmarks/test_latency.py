@@ -1,4 +1,4 @@
-"""How long single hits take: beside a server on this machine, and beside the design replaced.
+"""The time of single hits, compared with a server on this machine and with the replaced design.
 
 The server is reached by loopback TCP and by a unix socket: all overhead, no network.
 """
@@ -28,7 +28,7 @@ def subjects(server):
     }
 
 
-# cashews closes its client of Redis by the name that it had before.
+# cashews closes its Redis client by a deprecated name.
 @pytest.mark.filterwarnings("default:Call to deprecated close:DeprecationWarning")
 @pytest.mark.benchmark(group="redis")
 @pytest.mark.parametrize("fields", [0, 3], ids="context of {}".format)

@@ -1,4 +1,4 @@
-"""What it takes to cache what a loader brings, and how soon those who wait for one go on."""
+"""The cost of caching the result of a loader, and the time until its waiters continue."""
 
 import asyncio
 import statistics
@@ -25,7 +25,7 @@ async def load(_user, _action, _resource):
 
 
 class Loading:
-    """One of the field of loads, in an event loop of its own, with entries that it has not seen."""
+    """One of the field of loads, in its own event loop, with entries that it has not seen."""
 
     def __init__(self, make, runner):
         self.run = runner.get_loop().run_until_complete
@@ -45,7 +45,7 @@ class Loading:
 
 @pytest.mark.benchmark(group="load")
 def test_lone_miss(take_turns):
-    """What it adds to an evaluation that nobody else waits for, to cache what it brings."""
+    """The time that caching adds to an evaluation without waiters."""
     making = {"baseline: await loader()": lambda evaluate, *_: evaluate, **LOADING}
     with ExitStack() as loops:
         loading = {
@@ -59,7 +59,7 @@ def test_lone_miss(take_turns):
 @pytest.mark.benchmark(group="load")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_stampede(benchmark, keep, loop):
-    """1,000 tasks miss at once: how long after its only evaluation the last one goes on."""
+    """1,000 tasks miss at once: the time from the only evaluation until the last task continues."""
     taken = {name: [] for name in LOADING}
 
     def turn():
@@ -78,13 +78,13 @@ def test_stampede(benchmark, keep, loop):
 
 
 async def stampede(make):
-    """Milliseconds from the end of the evaluation until all have their decision."""
+    """Returns the milliseconds from the end of the evaluation until all have their decision."""
     ended, asking = [], 0
 
     async def evaluate(*_request):
         while asking < WAITERS:
             await asyncio.sleep(0)
-        await asyncio.sleep(0.02)  # in which the last ones begin to wait
+        await asyncio.sleep(0.02)  # the last ones begin to wait
         ended.append(time.perf_counter())
         return DECISION
 
@@ -106,7 +106,7 @@ async def stampede(make):
 @pytest.mark.benchmark(group="load")
 @pytest.mark.parametrize("loops", [1, 4])
 def test_waiters(benchmark, keep, loops):
-    """From the moment the leader's loader returns to that when the last of 1,000 went on."""
+    """The time from the return of the leader's loader until the last of 1,000 waiters continues."""
     taken = []
 
     def stampede():
@@ -118,7 +118,7 @@ def test_waiters(benchmark, keep, loops):
             nonlocal finished
             while cache.metrics.misses < WAITERS:
                 await asyncio.sleep(0.001)
-            await asyncio.sleep(0.02)  # in which the last ones begin to wait
+            await asyncio.sleep(0.02)  # the last ones begin to wait
             finished = time.perf_counter()
             return DECISION
 

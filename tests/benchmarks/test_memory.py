@@ -1,6 +1,6 @@
-"""What cached decisions take: resident bytes, longer collections, growth while they come and go.
+"""The memory of cached decisions: resident bytes, collection times, growth while they come and go.
 
-Each subject is measured in a process of its own, one after another; how is said in `residency.py`.
+Each subject is measured in its own process, one after another, as `residency.py` describes.
 """
 
 import json
@@ -26,7 +26,7 @@ LONG = {
     "cashews, as documented": "a million entries take it more than a minute",
     "aiocache, as documented": "a million entries take it more than a minute",
 }
-"""What is measured with 300,000 entries alone, and why."""
+"""Subjects that are measured with 300,000 entries only, with the reasons."""
 
 pytestmark = [
     pytest.mark.benchmark(group="memory"),
@@ -37,7 +37,7 @@ pytestmark = [
 
 
 def alone(what, subject, count):
-    """What `residency` measures in a process of its own."""
+    """Returns the result of `residency` in another process."""
     ended = subprocess.run(
         [sys.executable, residency.__file__, what, subject, str(count)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -1,4 +1,4 @@
-"""The optimum is what trying everything finds."""
+"""The optimum equals the result of an exhaustive search."""
 
 import random
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""What `PolicyCache` costs: beside the bare client on the same server, and while nobody answers.
+"""The cost of `PolicyCache`, compared with the bare client on the same server, and in an outage.
 
-The server is on this machine, so a round trip is all overhead and no network.
+The server is on this machine, so that a round trip is all overhead and no network.
 """
 
 import pytest
@@ -17,7 +17,7 @@ CONTEXT, DECISION = context(3), decision(5)
 HIT, MISSED, ENTRY = (*REQUEST, CONTEXT), (*REQUEST, None), (*REQUEST, DECISION, CONTEXT)
 BATCH = [(f"user-{number}", "read", "doc") for number in range(AWAITS)]
 
-# Nothing here is about time-outs, and this machine may be busy.
+# Time-outs are not measured here, and this machine may be busy.
 PATIENT = {"connect_timeout": 10, "command_timeout": 10}
 
 
@@ -27,7 +27,7 @@ async def batch(cache):
 
 @pytest.mark.benchmark(group="redis")
 def test_redis(take_turns):
-    """What each operation of PolicyCache takes, on a server by loopback TCP."""
+    """Each operation of PolicyCache, on a server by loopback TCP."""
     with Server() as server:
         making = {
             "client": lambda: Client(server.url, HOUR),
@@ -40,7 +40,7 @@ def test_redis(take_turns):
                 host.run(host.subject.set(*ENTRY))
             entries = [(*row, DECISION) for row in BATCH]
             assert hosts["cache"].run(cache.set_batch(entries)) == len(BATCH)
-            # Where it runs, and what.
+            # The thread and the operation of a turn.
             turns = {
                 "redis-py and orjson, a hit": ("client", lambda: gets(client.get, [HIT] * AWAITS)),
                 "PolicyCache.get(), a hit": ("cache", lambda: gets(cache.get, [HIT] * AWAITS)),

@@ -1,4 +1,4 @@
-"""A million entries: what an invalidation takes, whom it delays, what a hit costs afterwards."""
+"""A million entries: the time of an invalidation, the delay of other tasks, and hits afterwards."""
 
 import asyncio
 import statistics
@@ -28,7 +28,7 @@ def full():
 
 @pytest.mark.benchmark(group="invalidation")
 def test_invalidation_of_a_million_entries(benchmark, keep, full):
-    """Its call, until which it has taken effect, and the heartbeat of a task on the same loop."""
+    """The call, after which it has taken effect, and the heartbeat of a task on the same loop."""
     calls, counts, at_rest, meanwhile = [], [], [], []
 
     async def beat(stop, delays):

@@ -1,10 +1,10 @@
-"""How many operations a second threads make together, each with an event loop of its own.
+"""Operations per second of several threads together, each with its own event loop.
 
-As many operations in all, whoever makes them; the clock runs from when the first thread goes on
-after all have begun until the last has made its share: long enough for the interpreter to pass its
-lock around many times (each 5 ms), and not only once from each thread to the next. Each number is
-beside that of one thread in the same round; what the interpreter alone makes of many threads is
-that of the bare `async def`.
+The total number of operations is constant. The clock runs from the moment when the first thread
+continues after all have started, until the last one has made its share. That is long enough for the
+interpreter to pass its lock around many times (every 5 ms), and not only once from each thread to
+the next. Each number is compared with that of one thread in the same round. The bare `async def`
+shows the effect of the interpreter alone.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ ROUNDS, WARM_UP = 5, 1
 
 
 class Bare:
-    """The least that Python can do."""
+    """The minimum in Python."""
 
     def __init__(self):
         self._decisions = {}
@@ -49,7 +49,7 @@ class Bare:
 
 
 class Locked:
-    """A cache that threads share: one at a time. It never waits while it holds the lock."""
+    """A cache that threads share, one at a time. It never waits while it holds the lock."""
 
     def __init__(self, cache):
         self._cache, self._lock = cache, threading.Lock()
@@ -66,14 +66,14 @@ class Locked:
 @pytest.mark.benchmark(group="threads")
 @pytest.mark.parametrize("sets_in_100", [0, 10])
 def test_threads(benchmark, keep, sets_in_100):
-    """Operations a second with 1, 2, 4 and 20 threads, so many in a hundred of them a set."""
+    """Operations per second with 1, 2, 4 and 20 threads, with a percentage of sets."""
     requests = [request(i * 7919 % ENTRIES) for i in range(ENTRIES)]
     decisions = {asked: decision(i) for i, asked in enumerate(requests)}
     caches = {name: asyncio.run(filled(name, decisions)) for name in SUBJECTS}
     rates = {(name, threads): [] for name in SUBJECTS for threads in THREADS}
 
     async def share(cache, number, threads, begin):
-        """One thread's operations; when they began and ended, and how many were hits."""
+        """Runs one thread's operations; returns their start, end and hits."""
         begin.wait()
         started, hits = time.perf_counter(), 0
         first = number * (ENTRIES // threads)

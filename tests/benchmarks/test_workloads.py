@@ -1,8 +1,8 @@
-"""What a hit costs by how many entries there are and in which order they are asked for.
+"""The cost of a hit by the number of entries and the order of the requests.
 
-Beside a plain dict of as many entries, each with a decision of its own, in the same order. Every
-subject is asked with strings made anew, as they come out of a request: none has been hashed yet,
-and none is the very object that is a cache's key.
+It is compared with a plain dict of as many entries with separate decisions, in the same order.
+Every request is made of new strings, as in a service: none has been hashed yet, and none is the
+object that is a cache's key.
 """
 
 import gc
@@ -33,9 +33,9 @@ def decision_of(entry):
 
 @pytest.fixture(scope="module", params=SUBJECTS, ids="{:,} entries".format)
 def full(request):
-    """How many entries there are, the subjects that have them, and a dict of them."""
+    """Yields the number of entries, the subjects that hold them, and a dict of them."""
     entries = request.param
-    capacity = entries + entries // 10  # no policy makes room below it
+    capacity = entries + entries // 10  # below the capacity, no policy evicts
     making = {
         name: lambda make=make: make(capacity, DAY) for name, make in SUBJECTS[entries].items()
     }
@@ -44,7 +44,7 @@ def full(request):
             host.run(fill(host.subject, entries))
         plain = {asked(entry)[2]: decision_of(entry) for entry in range(entries)}
         gc.collect()
-        gc.freeze()  # what all this costs the collector is measured elsewhere
+        gc.freeze()  # the cost for the collector is measured elsewhere
         yield entries, hosts, plain
         gc.unfreeze()
 
@@ -61,9 +61,9 @@ async def fill(subject, entries):
 @pytest.mark.benchmark(group="scale")
 @pytest.mark.parametrize("order", ACCESS)
 def test_hit_in_order(take_turns, full, order):
-    """A hit among so many entries, asked for in such an order."""
+    """A hit among so many entries, requested in such an order."""
     entries, hosts, plain = full
-    orders = {name: ACCESS[order](entries) for name in (FLOOR, *hosts)}  # all the same
+    orders = {name: ACCESS[order](entries) for name in (FLOOR, *hosts)}  # the same for all
     run = next(iter(hosts.values())).run
 
     def next_requests(name):
@@ -82,6 +82,6 @@ def test_hit_in_order(take_turns, full, order):
 
 
 async def check(subject, accesses):
-    """All of them are hits, each with the decision that is the entry's own."""
+    """Checks that all requests hit, each with the decision of its entry."""
     for entry in accesses:
         assert await subject.get(*asked(entry)) == decision_of(entry)

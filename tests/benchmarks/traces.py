@@ -1,10 +1,10 @@
-"""Generated request traces, each the same in every run: what is drawn is drawn from a fixed seed.
+"""Generated request traces, equal in every run: all draws use a fixed seed.
 
 A trace is a list of `REQUESTS` keys. Zipf is the popularity that Breslau et al. found in web
 requests (exponents 0.64 to 0.83, INFOCOM 1999) and that YCSB (0.99) and the caching literature
-took on. Scans, loops and shifting hot sets are what the eviction policies differ in: LRU keeps
-nothing of a loop larger than itself and forgets what is popular over a scan; a policy by frequency
-alone holds on to what was popular before.
+adopted. Eviction policies differ in scans, loops and shifting hot sets. LRU keeps nothing of a loop
+larger than its capacity and loses popular keys in a scan. A policy by frequency alone keeps keys
+that used to be popular.
 """
 
 import random
@@ -18,12 +18,13 @@ Trace = list[int]
 
 
 def zipf(exponent: float) -> Trace:
-    """`KEYS` keys; the k-th most popular is asked for in proportion to k^-exponent."""
+    """Returns a trace of `KEYS` keys; the k-th most popular is requested in proportion to
+    k^-exponent."""
     return draws(exponent, random.Random(1), REQUESTS)
 
 
 def zipf_with_scans() -> Trace:
-    """Zipf 0.9, and after every 8,000 requests a scan of 4,000 keys that are never asked again."""
+    """Returns Zipf 0.9, with a scan of 4,000 keys that never recur after every 8,000 requests."""
     popular, once = iter(draws(0.9, random.Random(2), REQUESTS)), count(KEYS)
     trace: Trace = []
     while len(trace) < REQUESTS:
@@ -33,9 +34,9 @@ def zipf_with_scans() -> Trace:
 
 
 def loops() -> Trace:
-    """The first 1.1, 2.2, 5.5, 11, 22 and 100 % of 20,000 keys, each asked in turn over and over.
+    """Returns loops over the first 1.1, 2.2, 5.5, 11, 22 and 100 % of 20,000 keys, each repeated.
 
-    So whichever capacity a cache has, one of the loops is just too large for it.
+    So for every capacity, one of the loops is just too large.
     """
     keys, lengths = 20_000, (220, 440, 1_100, 2_200, 4_400, 20_000)
     each = REQUESTS // len(lengths)
@@ -43,7 +44,8 @@ def loops() -> Trace:
 
 
 def shifting_hot_set() -> Trace:
-    """90 % of the requests go to 1,000 hot keys, which are others after every 24,000 requests.
+    """Returns a trace with 90 % of the requests for 1,000 hot keys, which change every 24,000
+    requests.
 
     The rest goes to any of `KEYS` keys. Both are uniform.
     """
@@ -58,9 +60,9 @@ def shifting_hot_set() -> Trace:
 
 
 def mix() -> Trace:
-    """Half Zipf 0.9, a fifth a shifting hot set, a fifth loops, a tenth keys asked for once.
+    """Returns half Zipf 0.9, a fifth shifting hot sets, a fifth loops, a tenth keys requested once.
 
-    Each has keys of its own; which of them a request comes from is drawn for each request.
+    Each part has its own keys; the part of each request is drawn at random.
     """
     chance = random.Random(4)
     parts: list[Iterator[int]] = [iter(zipf(0.9)), iter(shifting_hot_set()), iter(loops()), count()]
@@ -69,7 +71,7 @@ def mix() -> Trace:
 
 
 def draws(exponent: float, chance: random.Random, number: int) -> Trace:
-    """So many independent draws of keys `0 … KEYS - 1`, Zipf-distributed."""
+    """Returns independent draws of keys `0 … KEYS - 1`, Zipf-distributed."""
     weights = accumulate(rank**-exponent for rank in range(1, KEYS + 1))
     return chance.choices(range(KEYS), cum_weights=list(weights), k=number)
 

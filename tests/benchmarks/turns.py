@@ -1,9 +1,9 @@
-"""Awaited subjects taking turns, each in an event loop of its own and timed from within it.
+"""Turns of awaited subjects, each in its own event loop and timed from within it.
 
-From without, entering and leaving the loop would count as the subject's: 40 µs, with
-`asyncio.Runner.run` 0.2 ms, which draws every ratio towards 1. In a loop of its own, what a subject
-does in the background falls on itself alone. Turns are of some hundred calls: those that another
-process interrupts are then few, and a median passes over them.
+From outside, entering and leaving the loop would count as the subject's: 40 µs, with
+`asyncio.Runner.run` 0.2 ms, which draws every ratio towards 1. In its own loop, a subject pays for
+its own background work. Turns have some hundred calls, so that another process interrupts few of
+them, and a median ignores those.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ else:
 
 
 class Hosted:
-    """A subject and how to run something in the event loop that it lives in."""
+    """A subject and a way to run coroutines in its event loop."""
 
     def __init__(self, make: Callable[[], Subject], runner: asyncio.Runner):
         self.run = runner.get_loop().run_until_complete
@@ -42,7 +42,7 @@ class Hosted:
 def hosted(
     subjects: Mapping[str, Callable[[], Subject]], loop: str = "asyncio"
 ) -> Iterator[dict[str, Hosted]]:
-    """Each subject, made within an event loop of its own, which ends with it."""
+    """Makes each subject within its own event loop, which is closed with it."""
     with ExitStack() as stack:
         hosts: dict[str, Hosted] = {}
         for name, make in subjects.items():
@@ -52,11 +52,11 @@ def hosted(
         yield hosts
 
 
-# What one awaited call takes, in seconds
+# Seconds of one awaited call
 
 
 async def look_ups(keys: Sequence[Any], decisions: Mapping[Any, Any]):
-    """The floor: the least that any awaited look-up takes."""
+    """Times the floor: the shortest awaited look-up."""
 
     async def look_up(key: Any):
         return decisions[key]
@@ -71,7 +71,7 @@ FLOOR = "baseline: async def returning d[k]"
 
 
 async def gets(get: Callable[..., Awaitable[object]], requests: Sequence[tuple[Any, ...]]):
-    """Of requests of a user, an action, a resource and a context."""
+    """Times look-ups of requests: a user, an action, a resource and a context."""
     started = perf_counter()
     for user, action, resource, context in requests:
         await get(user, action, resource, context)
@@ -79,7 +79,7 @@ async def gets(get: Callable[..., Awaitable[object]], requests: Sequence[tuple[A
 
 
 async def sets(put: Callable[..., Awaitable[object]], entries: Sequence[tuple[Any, ...]]):
-    """Of entries of a user, an action, a resource, a decision and a context."""
+    """Times stores of entries: a user, an action, a resource, a decision and a context."""
     started = perf_counter()
     for user, action, resource, decision, context in entries:
         await put(user, action, resource, decision, context)
@@ -87,7 +87,7 @@ async def sets(put: Callable[..., Awaitable[object]], entries: Sequence[tuple[An
 
 
 async def calls(call: Callable[[], Awaitable[object]], times: int):
-    """Of calls without arguments."""
+    """Times calls without arguments."""
     started = perf_counter()
     for _ in range(times):
         await call()
@@ -95,7 +95,7 @@ async def calls(call: Callable[[], Awaitable[object]], times: int):
 
 
 async def single_gets(get: Callable[..., Awaitable[object]], requests: Sequence[tuple[Any, ...]]):
-    """Of each request by itself; the clock adds some 50 ns to each."""
+    """Times each request separately; the clock adds some 50 ns to each."""
     taken: list[float] = []
     for user, action, resource, context in requests:
         started = perf_counter_ns()
@@ -110,9 +110,9 @@ async def single_gets(get: Callable[..., Awaitable[object]], requests: Sequence[
 def take_single_turns(
     benchmark, keep, turns: Mapping[str, Callable[[], list[float]]], *, rounds: int
 ):
-    """Keeps percentiles of all that the turns return, and their ratios to the first's.
+    """Keeps percentiles of all samples of the turns, and their ratios to the first's.
 
-    Unlike with `take_turns`, a sample is one call.
+    Unlike in `take_turns`, a sample is one call.
     """
     taken: dict[str, list[float]] = {name: [] for name in turns}
 
@@ -132,7 +132,7 @@ def take_single_turns(
 
 
 def percentiles(taken: list[float]) -> dict[str, float]:
-    """Of seconds, in microseconds."""
+    """Returns percentiles of seconds, in microseconds."""
     hundredths = statistics.quantiles(taken, n=100, method="inclusive")
     names = {"median_us": 50, "p5_us": 5, "p25_us": 25, "p75_us": 75, "p95_us": 95, "p99_us": 99}
     return {name: hundredths[number - 1] * 1e6 for name, number in names.items()}

@@ -1,4 +1,4 @@
-"""What is asked: requests, contexts and decisions by size, and the orders in which they come.
+"""Workloads: requests, contexts and decisions by size, and orders of requests.
 
 Of Zipf's law, web caches see exponents of 0.64–0.83 (Breslau et al., Web Caching and Zipf-like
 Distributions, INFOCOM 1999); 0.9 and 1.1 are those of fewer and busier clients.
@@ -30,24 +30,24 @@ DECISION = {
 
 
 def context(fields: int):
-    """A context of 0 to 20 fields, the usual ones first; None if of 0."""
+    """Returns a context of 0 to 20 fields, the usual ones first; None for 0."""
     return dict(islice(CONTEXT.items(), fields)) or None
 
 
 def decision(fields: int):
-    """A decision of 1 to 50 fields, the usual ones first; that of 5 is of 99 bytes as JSON."""
+    """Returns a decision of 1 to 50 fields, the usual ones first; 5 fields take 99 bytes as JSON."""
     return dict(islice(DECISION.items(), fields))
 
 
 def uniform(entries: int) -> Iterator[int]:
-    """Every entry as often as every other."""
+    """Yields every entry as often as every other."""
     draw = random.Random(1)
     while True:
         yield draw.randrange(entries)
 
 
 def zipf(entries: int, exponent: float) -> Iterator[int]:
-    """The entry of rank r with a weight of r to the -exponent; ranks in no order of entries."""
+    """Yields the entry of rank r with a weight of r to the -exponent; ranks are in random order."""
     weights, ranked = _ranks(entries, exponent)
     draw = random.Random(1)
     while True:
@@ -55,7 +55,7 @@ def zipf(entries: int, exponent: float) -> Iterator[int]:
 
 
 def scan_mixed(entries: int) -> Iterator[int]:
-    """Zipf 0.9; after each 1,000 accesses, the next 1,000 entries one by one, as a report asks."""
+    """Yields Zipf 0.9; after each 1,000 requests, the next 1,000 entries one by one, like a report."""
     popular, scan = zipf(entries, 0.9), cycle(range(entries))
     while True:
         yield from islice(popular, 1_000)
@@ -74,9 +74,9 @@ ACCESS = {
     "Zipf 1.1": lambda entries: zipf(entries, 1.1),
     "scan-mixed": scan_mixed,
 }
-"""Orders of access, by name: endless, the same each time."""
+"""Orders of requests by name: endless, and equal each time."""
 
 
 def request(entry: int):
-    """The request for an entry, made anew: as parsed from what came over the network."""
+    """Returns the request for an entry made of new strings, as if parsed from the network."""
     return f"user-{entry % 1_000}@example.com", "tool:invoke", f"server:jira/search/{entry}"

@@ -1,8 +1,8 @@
-"""Runs blocks of Python one after the other, as one who types them does: `python -m asyncio`.
+"""Runs blocks of Python in one namespace, like a user who types them into `python -m asyncio`.
 
-Reads a JSON object in each line, `{"code": …, "file": …, "line": …}`, and answers each with
-`{"out": what it printed, "error": its traceback or null}`. What a block defines, the next one has;
-`await` may stand outside of functions.
+Reads a JSON object from each line, `{"code": …, "file": …, "line": …}`, and answers each with
+`{"out": its output, "error": its traceback or null}`. Names that a block defines are available to
+the next one; `await` may be used outside of functions.
 """
 
 import ast
@@ -17,12 +17,12 @@ from types import ModuleType
 
 
 async def nothing():
-    """Starts the loop."""
+    """Starts the event loop."""
 
 
 def main():
     answers = sys.stdout
-    typed = sys.modules["__main__"] = ModuleType("__main__")  # what is defined is found there
+    typed = sys.modules["__main__"] = ModuleType("__main__")  # the names are defined there
     typed.__file__ = "page.py"
     names = vars(typed)
     with asyncio.Runner() as runner:
@@ -40,10 +40,10 @@ def main():
 
 
 def run(block, names, runner):
-    source = "\n" * block["line"] + block["code"]  # so that a traceback names the page's lines
+    source = "\n" * block["line"] + block["code"]  # so that a traceback has the page's line numbers
     code = compile(source, block["file"], "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     if not code.co_flags & inspect.CO_COROUTINE:
-        asyncio.set_event_loop(None)  # a block may have an asyncio.run of its own
+        asyncio.set_event_loop(None)  # a block may call asyncio.run
         exec(code, names)  # noqa: S102 - that is what this is for
         return
 

@@ -1,9 +1,9 @@
 """Draws docs/assets/dashboard.svg: the panels of the Grafana dashboard with the data of a real run.
 
-`python tests/docs/dashboard.py [SECONDS]` serves an app under load, with Redis beside it, a rollout
-that moves, revocations, and a server that stops answering for a while. A Prometheus server (Debian:
-`apt-get install prometheus`) scrapes it, and answers the queries of docs/grafana/sark-cache.json;
-matplotlib draws what it answers where the dashboard has the panels.
+`python tests/docs/dashboard.py [SECONDS]` serves an app under load, with Redis next to it, a
+rollout in steps, revocations, and an outage of the server. A Prometheus server (Debian: `apt-get
+install prometheus`) scrapes it and answers the queries of docs/grafana/sark-cache.json. matplotlib
+draws the answers at the positions of the dashboard's panels.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ INCHES = (0.56, 0.36)
 
 
 async def evaluate(user, action, resource, context):
-    """A policy engine that takes its time, and fails now and then."""
+    """Evaluates a decision slowly, and fails now and then."""
     await asyncio.sleep(random.lognormvariate(-5.3, 0.6))
     if random.random() < 0.002:
         raise HTTPException(503, "the policy engine is away")
@@ -59,7 +59,7 @@ async def evaluate(user, action, resource, context):
 
 
 def gateway(settings):
-    """The app that is watched."""
+    """Returns the app that is observed."""
     app = FastAPI(lifespan=policy_cache_lifespan(settings, revalidate={POLICY: evaluate}))
     app.include_router(policy_cache_router(admin=lambda: None, prometheus=True))
     may = authorize(
@@ -96,7 +96,7 @@ async def served(app, port):
 
 @contextlib.contextmanager
 def prometheus(target):
-    """A Prometheus server that scrapes; its URL."""
+    """Starts a Prometheus server that scrapes the app; returns its URL."""
     with tempfile.TemporaryDirectory() as directory:
         port = free_port()
         scrape = {
@@ -128,7 +128,7 @@ def prometheus(target):
 
 
 async def ask(client, until, rank):
-    """One client: asks for what few ask for often, and waits a little."""
+    """Runs one client, which requests some decisions more often than others, and waits a little."""
     choose = random.Random(rank)
     weights = [1 / place for place in range(1, USERS + 1)]
     while time.monotonic() < until:
@@ -141,7 +141,7 @@ async def ask(client, until, rank):
 
 
 async def events(client, redis, seconds):
-    """What happens meanwhile: a rollout in steps, revocations, a server that stops answering."""
+    """Runs the events: a rollout in steps, revocations, and a server that stops answering."""
     rollout = {0.15: 25, 0.35: 50, 0.7: 100}
     begun = time.monotonic()
     paused = resumed = False
@@ -176,13 +176,13 @@ async def run(seconds, port, redis):
 
 
 def asked(expression):
-    """The query as Grafana sends it, with every variable at All."""
+    """Returns the query as Grafana sends it, with every variable at All."""
     asked_for_all = re.sub(r'"\$(job|instance|backend)"', '".*"', expression)
     return asked_for_all.replace("$__rate_interval", f"{RATE_SECONDS}s")
 
 
 def series(url, target, begin, end):
-    """What Prometheus answers: labels of the legend, times, values."""
+    """Yields the series that Prometheus returns: labels of the legend, times, values."""
     question = {"query": asked(target["expr"]), "start": begin, "end": end, "step": SCRAPE_SECONDS}
     answer = httpx.get(f"{url}/api/v1/query_range", params=question).raise_for_status().json()
     for found in answer["data"]["result"]:
@@ -205,7 +205,7 @@ UNITS = {
 
 
 def draw(url, begin, end):
-    """The dashboard, as it stands in its file."""
+    """Draws the dashboard from its file."""
     mpl.rcParams.update({"font.size": 7.5, "svg.fonttype": "none", "svg.hashsalt": "dashboard"})
     mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
     panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]

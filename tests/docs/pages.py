@@ -1,19 +1,19 @@
-"""The blocks of code on a page, and a reader who follows the page from its top.
+"""The blocks of code on a page, and a reader that follows the page from top to bottom.
 
-What a block is for, its first line says:
+The first line of a block determines its use:
 
 | | |
 |---|---|
 | `python title="app.py"` | is written to a file of that name, which a later block runs |
-| `python` | is typed into one interpreter for the whole page, `await` and all |
-| `sh` | is typed into one shell for the whole page; a server goes on until the next one starts |
-| `text title="Output"` | is what the block before it printed; `…` stands for anything |
+| `python` | is typed into one interpreter for the whole page, with `await` |
+| `sh` | is typed into one shell for the whole page; a server runs until the next one starts |
+| `text title="Output"` | is the output of the block before it; `…` stands for any text |
 | `json`, `toml`, `yaml` | is parsed, and written to a file if it has a title |
-| `diff` | what is added is typed into the interpreter |
+| `diff` | its added lines are typed into the interpreter |
 | `mermaid` | is a diagram, which the build of the site draws |
 
-Every page has a directory, a shell and an interpreter of its own. Where a page says
-`localhost:6379` there is a server of Redis that was started for it; `:8000` is a port that is free.
+Every page has its own directory, shell and interpreter. `localhost:6379` is replaced by the address
+of a Redis server that is started for the page, and `:8000` by a free port.
 """
 
 import json
@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[2]
 CONSOLE = Path(__file__).with_name("console.py")
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 PATIENCE = 60.0
-"""How long a block may take, in seconds."""
+"""The maximum number of seconds that a block may take."""
 
 TITLE = re.compile(r'title="([^"]+)"')
 SERVER = re.compile(r"(uvicorn|gunicorn) ")
@@ -62,7 +62,7 @@ RUN_ELSEWHERE = {
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code: where it stands, what it says, and what it prints if the page says so."""
+    """A block of code: its position, its text, and its output if the page shows it."""
 
     page: Path
     line: int
@@ -77,7 +77,7 @@ class Block:
 
 
 def blocks(page):
-    """The blocks of a page, those of output with what printed them."""
+    """Yields the blocks of a page; blocks of output belong to the block that printed them."""
     found = []
     for token in MarkdownIt("commonmark").parse(page.read_text(encoding="utf-8")):
         assert token.type != "code_block" or "```" not in token.content, (
@@ -104,7 +104,7 @@ def is_run_elsewhere(command):
 
 
 class Reader:
-    """Follows a page: runs its blocks in their order, each of them once."""
+    """Follows a page: runs its blocks in order, each of them once."""
 
     def __init__(self, page, directory):
         self._left = blocks(page)
@@ -126,7 +126,7 @@ class Reader:
             self._written["localhost:6379"] = f"{HOST}:{server.port}"
 
     def follow(self, block):
-        """Runs a block, after all before it that are still to be run."""
+        """Runs a block, after all earlier blocks that have not been run."""
         assert self._failed is None, f"the page went wrong at {self._failed}"
         while block in self._left:
             next_one = self._left.pop(0)
@@ -153,7 +153,7 @@ class Reader:
                 f"{block.name} should print\n{block.output}\nand printed\n{said}"
             )
 
-    # Each kind of block
+    # The kinds of blocks
 
     def _python(self, block):
         if block.title:
@@ -190,9 +190,9 @@ class Reader:
         assert block.text.startswith("sequenceDiagram")
 
     def _text(self, block):
-        """What is no code: only to be looked at."""
+        """Does nothing: the block is no code."""
 
-    # What they are run with
+    # Files, interpreter, shell and server
 
     def _write(self, block):
         if block.title:
@@ -218,7 +218,7 @@ class Reader:
         return answer["out"]
 
     def _shell(self, script):
-        """Runs commands; what they export and where they go is there for the next ones."""
+        """Runs commands; exported variables and the directory are kept for the next ones."""
         after = self._directory / ".after"
         ended = subprocess.run(
             ["bash", "-euc", f"{script}\nenv -0 > {shlex.quote(str(after))}"],
@@ -236,7 +236,7 @@ class Reader:
         return ended.stdout
 
     def _serve(self, command):
-        self._served.close()  # whoever reads on has stopped the one before
+        self._served.close()  # the next server replaces the one before
         log = self._served.enter_context((self._directory / ".log").open("w+b"))
         port = int(self._environment["UVICORN_PORT"])
         process = subprocess.Popen(
@@ -256,7 +256,7 @@ class Reader:
             assert time.monotonic() < deadline, f"{command} takes too long:\n{said}"
             time.sleep(0.05)
 
-    # Addresses of the page, and those of here
+    # Addresses on the page, and their replacements
 
     def _here(self, text):
         for written, ours in self._written.items():
@@ -270,7 +270,7 @@ class Reader:
 
 
 def _commands(text):
-    """The commands of a block; one that goes on in another line is one."""
+    """Returns the commands of a block; continuation lines belong to their command."""
     text = re.sub(r"  +# .*$", "", text, flags=re.MULTILINE).replace("\\\n", "")
     return [line.strip() for line in text.splitlines() if line.strip() and line[0] != "#"]
 

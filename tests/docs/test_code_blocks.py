@@ -1,4 +1,4 @@
-"""What the pages say works: every block of code on them is run, in its order, as a reader would."""
+"""Every block of code on the pages works, run in order like a reader would."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory):
-    """One reader for each page, who goes on where the last block ended."""
+    """A reader for each page, which continues where its last block ended."""
     found = {}
 
     def reader_of(page):
@@ -56,7 +56,7 @@ def test_a_block_can_be_pasted_where_the_page_says(block):
     assert typed == []
 
 
-def test_every_file_that_a_page_has_written_is_used():
+def test_every_file_that_a_page_writes_is_used():
     for block in BLOCKS:
         if block.title and block.language == "python":
             module = re.escape(block.title.removesuffix(".py"))
@@ -67,7 +67,7 @@ def test_every_file_that_a_page_has_written_is_used():
             assert any(used.search(one.text) for one in later), block.name
 
 
-def test_extras_that_are_installed_are_there():
+def test_extras_that_pages_install_exist():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = {
         extra
@@ -79,7 +79,7 @@ def test_extras_that_are_installed_are_there():
     assert named <= project["optional-dependencies"].keys()
 
 
-def test_sessions_of_nox_that_are_named_are_there():
+def test_nox_sessions_that_pages_name_exist():
     there = set(
         re.findall(r"^@nox\.session.*\ndef (\w+)", (ROOT / "noxfile.py").read_text(), re.MULTILINE)
     )
@@ -88,7 +88,7 @@ def test_sessions_of_nox_that_are_named_are_there():
         assert named <= there, page
 
 
-def test_variables_that_are_named_are_settings():
+def test_variables_that_pages_name_are_settings():
     there = {variable for setting in SETTINGS for variable in variables_of(setting)}
     for page, text in TEXTS.items():
         named = set(re.findall(r"\bSARK_CACHE_[A-Z_]*[A-Z]\b", text))

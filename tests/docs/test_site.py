@@ -1,4 +1,4 @@
-"""The site as `nox -s docs` has built it: each link leads somewhere, nothing is from elsewhere."""
+"""The site that `nox -s docs` built: all links work, and nothing is loaded from other sites."""
 
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
@@ -20,11 +20,11 @@ REPOSITORY = "https://github.com/sark-cache/sark-cache/blob/main/"
 OPENED = [page for page in sorted(SITE.rglob("*.html")) if page.name != "404.html"]
 
 LOADED = {("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src"), ("source", "src")}
-"""What a browser fetches by itself."""
+"""Attributes whose URLs a browser fetches without a click."""
 
 
 class Document(HTMLParser):
-    """What a page of the site links to, fetches, and can be linked to by."""
+    """The links, fetched URLs and link targets of a page of the site."""
 
     def __init__(self, path):
         super().__init__()
@@ -48,7 +48,7 @@ DOCUMENTS = {page: Document(page) for page in OPENED}
 
 
 def leads_nowhere(page, link):
-    """Why a link is wrong; None if it is right, or leads to another site."""
+    """Returns the fault of a link; None if it is right or leads to another site."""
     parts = urlsplit(link)
     if link.startswith(REPOSITORY):
         return None if (ROOT / unquote(parts.path.split("/blob/main/")[1])).exists() else "no file"
@@ -65,7 +65,7 @@ def leads_nowhere(page, link):
     return None
 
 
-def test_the_site_has_been_built_since_its_pages_were_written():
+def test_the_site_is_newer_than_its_pages():
     built = SITE / "index.html"
     assert built.exists(), "nothing is built: run `mkdocs build`, or all of it with `nox -s docs`"
     newest = max(page.stat().st_mtime for page in PAGES if page.is_relative_to(ROOT / "docs"))
@@ -73,13 +73,13 @@ def test_the_site_has_been_built_since_its_pages_were_written():
 
 
 @pytest.mark.parametrize("page", OPENED, ids=lambda page: page.relative_to(SITE).as_posix())
-def test_every_link_leads_somewhere(page):
+def test_every_link_works(page):
     wrong = {link: leads_nowhere(page, link) for link in DOCUMENTS[page].links}
     assert not {link: why for link, why in wrong.items() if why}
 
 
 @pytest.mark.parametrize("page", OPENED, ids=lambda page: page.relative_to(SITE).as_posix())
-def test_a_page_needs_nothing_from_another_place(page):
+def test_a_page_loads_nothing_from_other_sites(page):
     for source in DOCUMENTS[page].loaded:
         parts = urlsplit(source)
         assert not parts.netloc, source
@@ -94,7 +94,7 @@ def test_no_stylesheet_fetches_anything():
 
 
 @pytest.mark.parametrize("page", [path.name for path in ROOT.glob("*.md")])
-def test_links_on_top_lead_somewhere(page):
+def test_links_in_the_header_work(page):
     from markdown_it import MarkdownIt
 
     tokens = MarkdownIt("commonmark").parse((ROOT / page).read_text(encoding="utf-8"))
@@ -138,7 +138,7 @@ def test_the_benchmark_page_has_every_chart():
     assert "benchmark-chart-" not in built
 
 
-def test_diagrams_are_drawn_and_say_what_they_show():
+def test_diagrams_are_drawn_and_described():
     page = (SITE / "guarantee.html").read_text(encoding="utf-8")
     drawn = page.count('<div class="sequence"><svg')
     assert drawn == (ROOT / "docs/guarantee.md").read_text(encoding="utf-8").count("```mermaid")

@@ -1,4 +1,4 @@
-"""Builds wheels and an sdist, checks them, and tries them from an index; what `nox -s wheels` runs.
+"""Builds wheels and an sdist, checks them, and installs them from an index; run by `nox -s wheels`.
 
 `python -m shipping [--no-pgo] [--no-cross] [--out FOLDER] [VERSION...]`
 """

@@ -1,9 +1,9 @@
-"""The sdist and the wheels, built as they are published but for the system they are built on.
+"""Builds the sdist and the wheels like the published ones, but on this system.
 
-What is published is built in images whose C library is old (`[tool.cibuildwheel]`). Here it is this
-machine's, and the tag says honestly from which version on the wheel runs: `auditwheel repair` gives
-it the oldest that its symbols allow. The wheel for the other processor is linked by zig, which has
-the symbols of each version of glibc, so that it gets the tag of those that are published.
+Published wheels are built in images with an old C library (`[tool.cibuildwheel]`). Here it is this
+machine's, and the tag names the version from which on the wheel runs: `auditwheel repair` chooses
+the oldest that the symbols allow. The wheel for the other processor is linked by zig, which has the
+symbols of each version of glibc, so that it gets the tag of the published ones.
 """
 
 import platform
@@ -25,18 +25,18 @@ GLIBC = "manylinux_2_28"
 
 
 def sdist(to: Path) -> Path:
-    """What pip builds from where there is no wheel."""
+    """Builds the sdist, from which pip builds where there is no wheel."""
     run("maturin", "sdist", "--out", to, cwd=ROOT)
     [made] = to.glob("*.tar.gz")
     return checked(made)
 
 
 def wheel(python: Python, to: Path, *, profile: bool) -> Path:
-    """The wheel for one CPython of this machine."""
+    """Builds the wheel for one CPython of this machine."""
     with tempfile.TemporaryDirectory() as folder:
         raw, repaired = Path(folder, "raw"), Path(folder, "repaired")
         options = ("--pgo",) if profile else ()
-        # Its tag is the next step's to find.
+        # The next step determines its tag.
         unaudited = ("--compatibility", "linux") if sys.platform == "linux" else ()
         run(*MAKING, *options, *unaudited, "-i", python.executable, "--out", raw, cwd=ROOT)
         [made] = raw.glob("*.whl")
@@ -48,7 +48,8 @@ def wheel(python: Python, to: Path, *, profile: bool) -> Path:
 
 
 def for_another_processor(python: Python, to: Path) -> Path | None:
-    """A wheel for Linux on the processor that this is not; None, said why, if it cannot be made."""
+    """Builds a Linux wheel for the other processor; if that is impossible, prints why and returns
+    None."""
     machine = OTHER.get(platform.machine())
     if sys.platform != "linux" or machine is None:
         say(f"no cross build from {platform.system()} on {platform.machine()}")
@@ -68,7 +69,7 @@ def for_another_processor(python: Python, to: Path) -> Path | None:
 
 
 def checked(made: Path) -> Path:
-    """The same, whose metadata an index would take, and if it is a wheel, with the right files."""
+    """Checks metadata, and the files of a wheel; returns the path."""
     run("twine", "check", "--strict", made)
     if made.suffix == ".whl":
         say(run(sys.executable, CONTENTS, made).strip())
@@ -76,7 +77,7 @@ def checked(made: Path) -> Path:
 
 
 def _policy(made: Path) -> str:
-    """What auditwheel finds in a wheel; the tag must not promise more."""
+    """Returns the findings of auditwheel about a wheel; its tag must not promise more."""
     shown = " ".join(run("auditwheel", "show", made).split())
     found = re.search(r'following platform tag: "(\w+)"', shown)
     needed = re.search(r'constrains the platform tag to "(\w+)"', shown) or found
@@ -94,7 +95,7 @@ def _glibc(tag: str) -> tuple[int, int]:
 
 
 def _has(target: str) -> bool:
-    """Whether Rust's library for a target is there, or could be fetched."""
+    """Returns whether Rust's library for a target is installed or could be fetched."""
     asked = ("rustc", "--print", "target-libdir", "--target", target)
     if Path(run(*asked).strip()).is_dir():
         return True

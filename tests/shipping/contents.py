@@ -1,6 +1,6 @@
-"""What is in a wheel: everything that belongs there and nothing else. `python contents.py WHEEL...`
+"""Checks that a wheel has all its files and no others: `python contents.py WHEEL...`
 
-It takes nothing but Python: `nox -s wheels` and cibuildwheel both run it on each wheel they made.
+It needs only Python. `nox -s wheels` and cibuildwheel run it on each wheel that they build.
 """
 
 import base64
@@ -15,27 +15,27 @@ from zipfile import ZipFile
 PACKAGE = Path(__file__).parents[2] / "sark_cache"
 
 MOST_BYTES = 3 * 2**20
-"""Of a wheel. They take 1 to 1.5 MiB, two thirds of it the compiled module."""
+"""The size limit of a wheel. Wheels take 1 to 1.5 MiB, two thirds of it the compiled module."""
 
 NAME = re.compile(
     r"sark_cache-(?P<version>[^-]+)-cp(?P<python>3\d+)-cp(?P=python)(?P<free>t?)-(?P<platform>[^-]+)"
     r"\.whl"
 )
-"""For one version of CPython, with or without the GIL."""
+"""The tags of one version of CPython, with or without the GIL."""
 
 METADATA = ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")
 BILL = re.compile(r"sboms/[\w.-]+\.json")
 """A bill of materials: of the crates that were compiled in, or of the library below."""
 
 LIBRARY = re.compile(r"sark_cache\.libs/libgcc_s-[\w.-]+")
-"""Rust unwinds by it. Each Linux has it but those on musl, whose wheels bring it."""
+"""The library with which Rust unwinds. Wheels for musl contain it; other Linux systems have it."""
 
 MACHINES = {"x86_64": 62, "aarch64": 183}
-"""What an ELF file says of its processor."""
+"""The numbers by which ELF files name their processor."""
 
 
 def faults(wheel: Path) -> list[str]:
-    """What is wrong with a wheel."""
+    """Yields the faults of a wheel."""
     name = NAME.fullmatch(wheel.name)
     if name is None:
         return [f"{wheel.name} is not the name of a wheel for one CPython"]
@@ -54,7 +54,8 @@ def _of_size(wheel: Path) -> list[str]:
 
 
 def _of_files(archive: ZipFile, name: re.Match[str]) -> list[str]:
-    """It has the very modules, stubs and marks of the source tree, and what metadata it should."""
+    """Compares the files with the modules and stubs of the source tree, and with the expected
+    metadata."""
     information = f"sark_cache-{name['version']}.dist-info/"
     source = {
         f"sark_cache/{path.relative_to(PACKAGE).as_posix()}"
@@ -66,7 +67,7 @@ def _of_files(archive: ZipFile, name: re.Match[str]) -> list[str]:
     stray = [
         file
         for file in sorted(there - wanted)
-        if not file.startswith("sark_cache/_native.")  # looked at below
+        if not file.startswith("sark_cache/_native.")  # checked below
         and not BILL.fullmatch(file.removeprefix(information))
         and not ("musllinux" in name["platform"] and LIBRARY.fullmatch(file))
     ]
@@ -75,7 +76,7 @@ def _of_files(archive: ZipFile, name: re.Match[str]) -> list[str]:
 
 
 def _of_compiled(archive: ZipFile, name: re.Match[str]) -> list[str]:
-    """There is one compiled module, for the Python and the processor that the name says."""
+    """Checks that there is one compiled module, for the Python and the processor in the name."""
     python, free = name["python"], name["free"]
     of_posix = rf"cpython-{python}{free}-[\w-]+\.so"
     of_windows = rf"cp{python}{free}-[\w]+\.pyd"
@@ -96,7 +97,7 @@ def _of_compiled(archive: ZipFile, name: re.Match[str]) -> list[str]:
 
 
 def _of_record(archive: ZipFile, version: str) -> list[str]:
-    """Each file is the one that was recorded, and nothing is needed that no extra asks for."""
+    """Checks that each file is the recorded one, and that every requirement belongs to an extra."""
     information = f"sark_cache-{version}.dist-info"
     record = archive.read(f"{information}/RECORD").decode()
     recorded = {path: digest for path, digest, _ in csv.reader(io.StringIO(record)) if digest}

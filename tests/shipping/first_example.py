@@ -1,6 +1,6 @@
-"""Runs the first Python block of a Markdown file and compares what it prints with the page.
+"""Runs the first Python block of a Markdown file and compares its output with the page.
 
-`first_example.py FILE`; the page says what is printed in its first block with the title "Output".
+`first_example.py FILE`: the expected output is the first block with the title "Output".
 """
 
 import io

@@ -1,4 +1,4 @@
-"""An index of packages on this machine's own address: what `pip install --index-url` is given.
+"""An index of packages on the loopback address, for `pip install --index-url`.
 
 It serves a folder in both forms of the simple repository API, HTML (PEP 503) and JSON (PEP 691).
 """
@@ -23,7 +23,7 @@ HTML = "application/vnd.pypi.simple.v1+html"
 
 
 def add(folder: Path, file: Path) -> None:
-    """Takes a wheel or sdist into the folder of an index."""
+    """Copies a wheel or sdist into the folder of an index."""
     parse = parse_wheel_filename if file.suffix == ".whl" else parse_sdist_filename
     project = folder / parse(file.name)[0]
     project.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def add(folder: Path, file: Path) -> None:
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The URL at which the packages of a folder are to be had."""
+    """Serves the packages of a folder and yields the URL."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = uvicorn.Config(create_app([str(folder)]), log_level="warning")
         server = uvicorn.Server(config)
@@ -46,7 +46,7 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def listed(url: str, project: str) -> set[str]:
-    """The files of a project, which both forms of its page must agree on."""
+    """Returns the files of a project; fails unless both forms of its page list the same."""
     page = f"{url}{project}/"
     of_json = {file["filename"] for file in json.loads(_page(page, JSON))["files"]}
     of_html = set(re.findall(r"<a [^>]*>([^<]+)</a>", _page(page, HTML)))

@@ -1,4 +1,4 @@
-"""The CPythons on this machine: those on PATH, those of pyenv and the one that runs this."""
+"""The CPythons on this machine: those on PATH, those of pyenv and the running one."""
 
 import json
 import os
@@ -23,12 +23,12 @@ print(json.dumps({
 
 @dataclass(frozen=True, order=True)
 class Python:
-    """A CPython that there is.
+    """A CPython.
 
     Attributes:
         version: Its major and minor version.
-        free: Whether it is built without the GIL.
-        executable: What runs it.
+        free: True if it is built without the GIL.
+        executable: The path of its interpreter.
     """
 
     version: tuple[int, int]
@@ -40,7 +40,7 @@ class Python:
 
 
 def found() -> list[Python]:
-    """One of each version, the oldest first; of several alike, the first that has all its parts."""
+    """Returns one CPython per version, the oldest first, and prefers complete installations."""
     pythons: dict[tuple[tuple[int, int], bool], tuple[bool, Python]] = {}
     for path in _candidates():
         answer = _asked(path)
@@ -55,9 +55,9 @@ def found() -> list[Python]:
 
 
 def _candidates() -> list[Path]:
-    """What may be a Python, each file once.
+    """Yields each file that may be a Python once.
 
-    Links are not followed: in a virtual environment, what they lead to is another one.
+    Links are not followed: in a virtual environment, they lead to another Python.
     """
     pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
     folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
@@ -76,7 +76,7 @@ def _in_environment(path: Path) -> bool:
 
 
 def _asked(path: Path) -> dict | None:
-    """What it says of itself; None if it does not run."""
+    """Returns the properties that the interpreter reports, or None if it does not run."""
     try:
         answer = subprocess.run(
             [path, "-I", "-c", ASK],

@@ -1,4 +1,4 @@
-"""`python tests/shipping/release.py v1.2.3` prints what the changelog says of that version.
+"""`python tests/shipping/release.py v1.2.3` prints the changelog's section of that version.
 
 It fails if the tag is not Cargo.toml's version, or if the changelog has no dated section of it.
 """
@@ -12,13 +12,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def version(root: Path = ROOT) -> str:
-    """The version, where it is written."""
+    """Returns the version of Cargo.toml."""
     cargo = tomllib.loads((root / "Cargo.toml").read_text("utf-8"))
     return cargo["workspace"]["package"]["version"]
 
 
 def notes(tag: str, root: Path = ROOT) -> str:
-    """The changelog's section of the version that a tag names.
+    """Returns the changelog's section of the version that a tag names.
 
     Raises:
         ValueError: The tag is of another version, or that one has no section, date or entry.
@@ -37,7 +37,7 @@ def notes(tag: str, root: Path = ROOT) -> str:
 
 
 def main() -> str | None:
-    """The command line: what went wrong, if something did."""
+    """Runs the command line; returns the error message, if any."""
     try:
         sys.stdout.write(notes(sys.argv[1]))
     except (IndexError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Commands run one after the other, with the time that each took; what they say, if they fail."""
+"""Runs commands one after the other and prints the time of each, and the output of failed ones."""
 
 import subprocess
 import sys
@@ -9,22 +9,22 @@ from typing import NoReturn
 
 STARTED = time.monotonic()
 BETWEEN_SIGNS = 60
-"""How many seconds a command may take without a word."""
+"""Seconds that a command may run before a sign of life is printed."""
 MOST = 80
-"""Of its characters, then."""
+"""The maximum number of characters of the command that the sign shows."""
 
 
 class StepError(Exception):
-    """Something is not as it should be."""
+    """A step failed."""
 
 
 def fail(why: str) -> NoReturn:
-    """Ends it all."""
+    """Ends the run with an error."""
     raise StepError(why)
 
 
 def say(message: str) -> None:
-    """One line, with the time since the start."""
+    """Prints one line with the time since the start."""
     minutes, seconds = divmod(int(time.monotonic() - STARTED), 60)
     sys.stdout.write(f"[{minutes:3}:{seconds:02}] {message}\n")
     sys.stdout.flush()
@@ -36,7 +36,7 @@ def run(
     env: Mapping[str, str] | None = None,
     fails: bool = False,
 ) -> str:
-    """What a command said on both streams, once it ended well; or badly, if it `fails`."""
+    """Runs a command and returns its output; the command must succeed, or fail if `fails`."""
     shown = " ".join(str(part) for part in command)
     process = subprocess.Popen(
         [str(part) for part in command],
@@ -56,7 +56,7 @@ def run(
 
 
 def _awaited(process: subprocess.Popen[str], shown: str) -> str:
-    """What a process said; while it runs, now and then that it does."""
+    """Returns the output of a process; prints now and then that it still runs."""
     with process:
         while True:
             try:

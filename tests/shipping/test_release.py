@@ -1,4 +1,4 @@
-"""What a tag publishes: the version that it names, with what the changelog says of it."""
+"""A tag publishes the version that it names, with that version's section of the changelog."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_a_release_says_what_the_changelog_says_of_it(root):
+def test_a_release_has_the_text_of_the_changelog(root):
     assert notes("v1.2.0", root) == "### Added\n\n- This.\n"
 
 

@@ -1,6 +1,4 @@
-"""A wheel of this tree passes what cibuildwheel tests it with, where that does: nowhere else is
-everything missing that its settings do not name.
-"""
+"""A wheel of this tree passes the tests of cibuildwheel, with only the files it would have there."""
 
 import sys
 import sysconfig
@@ -20,11 +18,11 @@ HERE = Python(
     free=bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
     executable=Path(sys.executable),
 )
-"""The CPython at hand."""
+"""The running CPython."""
 
 
-@pytest.mark.timeout(1_200)  # the package is built, optimised, if no other session did that before
-def test_a_wheel_passes_its_tests_with_nothing_but_what_its_settings_name(tmp_path):
+@pytest.mark.timeout(1_200)  # builds the package, optimised, unless another session did before
+def test_a_wheel_passes_its_tests_with_only_the_files_that_its_settings_name(tmp_path):
     run(sys.executable, *PIP, "wheel", "--no-deps", "--wheel-dir", tmp_path, ROOT)
     (wheel,) = tmp_path.glob("*.whl")
     with trying.fresh(HERE) as environment:

@@ -1,6 +1,4 @@
-"""What CI does on other machines, as far as this one can tell: its form, what it calls, for which
-platforms it builds; and that what is said in several places is the same in each of them.
-"""
+"""The parts of CI that one machine can check: syntax, sessions, platforms, and duplicated facts."""
 
 import os
 import re
@@ -30,7 +28,7 @@ NATIVE = {
     "windows-2025": ("windows", "AMD64"),
     "windows-11-arm": ("windows", "ARM64"),
 }
-"""What a runner is, by its label."""
+"""The system and the processor of a runner, by its label."""
 
 every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 
@@ -48,7 +46,7 @@ def steps(path):
 
 
 def run(*command, **environment):
-    """The output of a tool of this environment, or a failure that shows what it said."""
+    """Runs a tool of this environment and returns its output; fails with the output on an error."""
     tool, *arguments = command
     ended = subprocess.run(
         [Path(sys.executable).with_name(tool), *arguments],
@@ -64,14 +62,14 @@ def run(*command, **environment):
 
 
 def sessions_called(script):
-    """The sessions that a script has nox run."""
+    """Returns the sessions that a script has nox run."""
     calls = re.findall(r"\bnox -s ((?:[\w${}.]+ ?)+)", script)
     return [session for call in calls for session in call.split()]
 
 
 @cache
 def sessions():
-    """Every session of the noxfile, and whether a plain `nox` runs it."""
+    """Returns every session of the noxfile, and whether a plain `nox` runs it."""
     listed = re.findall(r"^([*-]) (\w+) ->", run("nox", "--list"), flags=re.MULTILINE)
     return {name: mark == "*" for mark, name in listed}
 
@@ -80,43 +78,44 @@ def default_sessions():
     return {session for session, is_default in sessions().items() if is_default}
 
 
-# Form
+# Syntax
 
 
 @every_workflow
-def test_it_is_a_workflow(path):
+def test_a_workflow_is_valid(path):
     run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", str(path))
 
 
-def test_dependabot_is_told_what_it_understands():
+def test_the_configuration_of_dependabot_is_valid():
     path = ROOT / ".github" / "dependabot.yml"
     run("check-jsonschema", "--builtin-schema", "vendor.dependabot", str(path))
 
 
 def test_zizmor_finds_nothing_wrong():
-    # With a token it also asks GitHub: is a commit of that repository, is an action known as bad?
+    # With a token it also asks GitHub whether a commit is of that repository, and an action known
+    # as bad.
     online = [] if "GH_TOKEN" in os.environ else ["--offline"]
     run("zizmor", "--quiet", "--persona=pedantic", *online, str(ROOT))
 
 
 @every_workflow
-def test_no_job_runs_for_longer_than_it_is_given(path):
+def test_every_job_has_a_time_limit(path):
     assert [name for name, job in jobs(path).items() if "timeout-minutes" not in job] == []
 
 
 @every_workflow
-def test_no_job_may_more_than_it_says(path):
+def test_every_job_declares_its_permissions(path):
     assert parsed(path)["permissions"] == {}
     assert [name for name, job in jobs(path).items() if "permissions" not in job] == []
 
 
 @every_workflow
-def test_a_newer_run_ends_the_older_one(path):
+def test_a_newer_run_cancels_the_older_one(path):
     expected = "${{ github.ref_type != 'tag' }}" if path.name == "wheels.yml" else True
     assert parsed(path)["concurrency"]["cancel-in-progress"] == expected
 
 
-def test_an_action_is_the_same_commit_everywhere_and_says_its_version():
+def test_an_action_is_pinned_to_one_commit_with_its_version():
     uses = [
         line.split("uses:")[1].strip()
         for path in WORKFLOWS
@@ -130,7 +129,7 @@ def test_an_action_is_the_same_commit_everywhere_and_says_its_version():
     assert len(pins) == len({action for action, _ in pins}), sorted(pins)
 
 
-# What is called
+# Sessions
 
 
 @every_workflow
@@ -157,7 +156,7 @@ def test_every_session_that_a_document_names_exists(document):
     assert set(sessions_called(text)) <= sessions().keys()
 
 
-# For which Pythons and platforms
+# Pythons and platforms
 
 
 def ci():
@@ -165,14 +164,14 @@ def ci():
 
 
 def wheel_jobs():
-    """The job that builds wheels, once for each row of its matrix."""
+    """Returns the job that builds wheels, once for each row of its matrix."""
     path = next(path for path in WORKFLOWS if path.name == "wheels.yml")
     job = jobs(path)["wheels"]
     return [(row, job) for row in job["strategy"]["matrix"]["include"]]
 
 
 def classified():
-    """The Pythons of pyproject.toml's classifiers."""
+    """Returns the Pythons of pyproject.toml's classifiers."""
     prefix = "Programming Language :: Python :: 3."
     found = [it for it in PROJECT["project"]["classifiers"] if it.startswith(prefix)]
     return ["3." + it.removeprefix(prefix) for it in found]
@@ -183,7 +182,7 @@ def by_age(version):
 
 
 def built(row, job):
-    """What cibuildwheel builds in a row, asked with the environment that the row gives it."""
+    """Returns the wheels that cibuildwheel builds for a row, with the row's environment."""
     (environment,) = (step["env"] for step in job["steps"] if "cibuildwheel" in step.get("run", ""))
     given = {
         name: re.sub(r"\$\{\{ matrix\.(\w+) \}\}", lambda match: row[match[1]], value)
@@ -193,7 +192,7 @@ def built(row, job):
 
 
 def claimed():
-    """The wheels of the table on the first page, by cibuildwheel's names for them."""
+    """Yields the wheels of the table on the first page, by cibuildwheel's names for them."""
     table = HOME.split("<!-- wheels -->")[1].split("<!-- /wheels -->")[0]
     head, _, *rows = (
         [cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()
@@ -265,7 +264,7 @@ def test_every_python_that_it_sets_up_is_one_of_ours(path):
         assert set(versions) <= set(classified())
 
 
-# One place for each thing
+# Facts that have one place
 
 
 def test_every_hook_is_local_and_its_tools_come_from_the_index_at_one_version():

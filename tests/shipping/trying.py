@@ -1,7 +1,7 @@
-"""Installing from an index as users do, in fresh environments far from the source tree.
+"""Installs from an index as users do, in fresh environments far from the source tree.
 
-pip is given nothing but the index: no other source, no cache, no settings. `PATH` has nothing but
-the environment, so what is installed needs no compiler.
+pip gets only the index: no other source, no cache, no settings. `PATH` has only the environment, so
+that an installation that needs a compiler fails.
 """
 
 import os
@@ -21,7 +21,7 @@ from shipping.pythons import Python
 from shipping.steps import fail, run, say
 
 MOST_SECONDS = 10
-"""That installing the package itself may take."""
+"""The maximum number of seconds for installing the package."""
 
 EXTRAS = "fastapi"
 BUILDING = "maturin>=1.16,<2"
@@ -29,21 +29,21 @@ FIRST_EXAMPLE = Path(__file__).with_name("first_example.py")
 
 with (ROOT / "pyproject.toml").open("rb") as file:
     TESTED = tomllib.load(file)["tool"]["cibuildwheel"]
-"""How cibuildwheel tests wheels: the same is done here."""
+"""The settings with which cibuildwheel tests wheels, which are used here, too."""
 
 DONE_HERE = {"test-command", "test-extras", "test-groups", "test-requires", "test-sources"}
-"""Its settings for that which are understood here."""
+"""The names of the settings that are supported here."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A fresh virtual environment, with nothing but pip, and an empty folder to be in."""
+    """A fresh virtual environment with only pip, and an empty working directory."""
 
     scripts: Path
     folder: Path
 
     def variables(self, *more: str) -> dict[str, str]:
-        """This process's, without what would have a say, and `more` on PATH."""
+        """Returns this process's environment without variables that affect pip, and `more` on PATH."""
         ours = ("PIP_", "PYTHON", "VIRTUAL_ENV", "MATURIN_", "SARK_CACHE_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         return {
@@ -58,7 +58,7 @@ class Environment:
         }
 
     def python(self, *arguments: str | Path, path: str = "", fails: bool = False) -> str:
-        """What its Python said."""
+        """Runs its Python and returns the output."""
         executable = self.scripts / ("python.exe" if sys.platform == "win32" else "python")
         more = (path,) if path else ()
         return run(executable, *arguments, cwd=self.folder, env=self.variables(*more), fails=fails)
@@ -71,7 +71,7 @@ class Environment:
 
 @contextmanager
 def fresh(python: Python) -> Iterator[Environment]:
-    """An environment of this Python, for a while."""
+    """Creates an environment of this Python for the duration of a block."""
     with tempfile.TemporaryDirectory(prefix="wheels-") as folder:
         place = Path(folder, "environment")
         run(sys.executable, "-m", "virtualenv", "--quiet", "--python", python.executable, place)
@@ -85,7 +85,7 @@ def fresh(python: Python) -> Iterator[Environment]:
 
 
 def needed(wheel: Path, python: Python, to: Path) -> list[Path]:
-    """What a wheel, its extra, its tests and a build take besides, fetched from where pip looks."""
+    """Fetches the dependencies of a wheel, its extra, its tests and a build from pip's own index."""
     with fresh(python) as environment, tempfile.TemporaryDirectory() as folder:
         executable = environment.scripts / "python"
         what = (f"{wheel}[{EXTRAS}]", BUILDING, *to_test(str(wheel)))
@@ -98,9 +98,9 @@ def needed(wheel: Path, python: Python, to: Path) -> list[Path]:
 
 
 def to_test(wheel: str) -> tuple[str, ...]:
-    """What is installed to test a wheel: nothing else is there then, the package's extras neither.
+    """Returns the requirements for testing a wheel; nothing else is installed, not even extras.
 
-    It says how pip is given it, for a file or for the name of a project.
+    `wheel` is a file or the name of a project.
     """
     unknown = {name for name in TESTED if name.startswith("test-")} - DONE_HERE
     assert not unknown, f"what are {unknown} for?"
@@ -110,7 +110,7 @@ def to_test(wheel: str) -> tuple[str, ...]:
 
 
 def from_wheel(url: str, python: Python) -> None:
-    """Installs, checks, runs the README's example, and tests it as cibuildwheel does."""
+    """Installs and checks a wheel, runs the README's example, and runs cibuildwheel's tests."""
     with fresh(python) as environment:
         began = time.monotonic()
         environment.install(url, "sark-cache")
@@ -129,17 +129,17 @@ def from_wheel(url: str, python: Python) -> None:
 
 
 def from_sdist(url: str, python: Python) -> None:
-    """Builds with the Rust of this machine what the index has as source, and checks it."""
+    """Builds the index's sdist with the Rust of this machine, and checks the result."""
     with fresh(python) as environment:
         say(f"CPython {python}: pip builds the sdist")
-        # The crates of others may have been compiled before; ours lie elsewhere and were not.
+        # The crates of others may have been compiled before. Ours are elsewhere and were not.
         os.environ.setdefault("CARGO_TARGET_DIR", str(ROOT / "target"))
         environment.install(url, "--no-binary=sark-cache", "sark-cache", path=os.environ["PATH"])
         _works(environment, python)
 
 
 def without_rust(url: str, python: Python) -> None:
-    """Where there is neither a wheel nor Rust, pip says what would help."""
+    """Checks that pip names the cure where there is neither a wheel nor Rust."""
     with fresh(python) as environment:
         said = environment.install(url, "--no-binary=sark-cache", "sark-cache", fails=True)
         for cure in ("there is no Rust", "https://rustup.rs", "pip install --upgrade pip"):
@@ -152,7 +152,7 @@ def without_rust(url: str, python: Python) -> None:
 
 
 def _works(environment: Environment, python: Python) -> None:
-    """It is installed where it should be, and works with nothing else installed."""
+    """Checks that the package is installed in the right place and works without other packages."""
     where = Path(environment.python("-c", "import sark_cache; print(sark_cache.__file__)").strip())
     if not where.is_relative_to(environment.scripts.parent):
         fail(f"{where} is not that of the environment")
@@ -161,9 +161,9 @@ def _works(environment: Environment, python: Python) -> None:
 
 
 def tested(environment: Environment, python: Python) -> None:
-    """Runs what cibuildwheel tests wheels with, where it would: beside copies of the tests.
+    """Runs the tests of cibuildwheel next to copies of the test files, as cibuildwheel does.
 
-    `to_test` was installed there.
+    `to_test` must be installed in the environment.
     """
     for name in TESTED["test-sources"]:
         source = ROOT / name

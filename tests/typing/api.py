@@ -1,4 +1,4 @@
-"""Every public name as a type checker sees it. Checked by `nox -s typing`, never run."""
+"""Uses of every public name, for type checkers. Checked by `nox -s typing`, never run."""
 
 from collections.abc import Collection, ItemsView, KeysView, Mapping, ValuesView
 from copy import copy
@@ -243,7 +243,7 @@ def settings(given: CacheSettings) -> None:
 
 
 async def redis_cache() -> None:
-    """The same on Redis, Sentinel or a cluster, from a URL or a client."""
+    """Creates caches on Redis, Sentinel or a cluster, from a URL or a client."""
     client: redis.asyncio.Redis = redis.asyncio.Redis()
     async with PolicyCache(client, ttl_seconds=60, command_timeout=0.1) as cache:
         protocol: PolicyCacheProtocol = cache
@@ -266,14 +266,14 @@ async def redis_cache() -> None:
 
 
 async def null_cache() -> None:
-    """A cache that never hits."""
+    """Creates a cache that stores nothing."""
     cache: PolicyCacheProtocol = NullPolicyCache()
     missed: JSONObject | None = await cache.get("alice", "read", "doc")
     assert missed is None
 
 
 async def selection() -> None:
-    """The cache that is a user's, and one object for all of them."""
+    """Selects the cache of a user, and one object for all users."""
     try:
         settings: CacheSettings = CacheSettings.from_environment()
     except SettingsError as error:
@@ -291,7 +291,7 @@ async def selection() -> None:
 
 
 def feature_flags() -> None:
-    """Rollout percentages."""
+    """Reads and changes rollout percentages."""
     flags: FeatureFlagManager = get_feature_flag_manager()
     alice_is_in: bool = flags.should_use_rust("rust_cache", "alice")
     percentage: int = flags.get_rollout_pct("rust_cache")
@@ -348,7 +348,7 @@ async def cleanup_of_ones_own(cache: PolicyCacheProtocol) -> None:
 
 
 async def cleanup(cache: RustPolicyCache) -> None:
-    """Expired entries removed in the background."""
+    """Removes expired entries in the background."""
     task: CacheCleanupTask = await start_cache_cleanup(cache, interval=30)
     same: CacheCleanupTask | None = get_cleanup_task()
     removed: int = await task.trigger_cleanup()

@@ -1,6 +1,7 @@
-"""What the methods return acts as a coroutine, and a type checker takes it for one.
+"""Results of the methods, which are coroutines to a type checker.
 
-They are functions that return coroutines, no coroutine functions: each acts when it is called.
+The methods are functions that return coroutines, not coroutine functions: each acts when it is
+called.
 """
 
 import asyncio
@@ -49,7 +50,7 @@ def from_outside(cache: RustPolicyCache, event_loop: asyncio.AbstractEventLoop) 
 
 
 def by_hand(cache: RustPolicyCache) -> None:
-    """It has what a coroutine has, and no more: `Coroutine`, not `types.CoroutineType`."""
+    """Uses the members of `Coroutine`, which is all there is: it is no `types.CoroutineType`."""
     coroutine = assert_type(cache.size(), Coroutine[object, None, int])
     awaitable: Awaitable[int] = coroutine
     as_written: Coroutine[Any, Any, int] = coroutine
@@ -59,14 +60,14 @@ def by_hand(cache: RustPolicyCache) -> None:
 
 
 def as_callables(native: RustPolicyCache, redis: PolicyCache, general: AsyncCache) -> None:
-    """Where a function that returns a coroutine is asked for, an `async def` or not."""
+    """Passes the methods where a function that returns a coroutine is expected, `async def` or not."""
     size: Callable[[], Coroutine[object, None, int]]
     for size in (native.size, redis.size, general.size):
         assert_type(asyncio.run(size()), int)
 
 
 class Own:
-    """A part of somebody's own cache."""
+    """A part of a user-defined cache."""
 
     async def size(self) -> int:
         return 0

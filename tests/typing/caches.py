@@ -1,4 +1,4 @@
-"""The policy caches as a type checker sees them: the interface that all have, and what each adds.
+"""The policy caches, for type checkers: their common interface, and the additions of each.
 
 Checked by `nox -s typing`, never run.
 """
@@ -134,13 +134,14 @@ def selected(cache: SelectedPolicyCache) -> None:
 
 
 class Brief(RustPolicyCache):
-    """One's own times to live: fractions, and a mapping of any kind."""
+    """A cache with its own TTLs: fractions, and a mapping of any type."""
 
     OPTIMIZED_TTL: ClassVar[Mapping[str, float]] = {"critical": 0.5}
 
 
 def loaders(evaluate: Callable[[], Awaitable[dict[str, bool]]], tags: Collection[str]) -> None:
-    """What a loader may be: anything without arguments that brings a mapping or a `Loaded`."""
+    """Loads with every kind of loader: any callable without arguments that returns a mapping or
+    `Loaded`."""
 
     async def late() -> Loaded:
         return Loaded({"allow": True}, ttl_seconds=1.5, tags=tags)

@@ -1,4 +1,4 @@
-"""The names of the instrumentation as a type checker sees them. Checked by `nox -s typing`."""
+"""Uses of the names of the instrumentation, for type checkers. Checked by `nox -s typing`."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,8 @@
-"""What a type checker must refuse. Checked by `nox -s typing`, never run.
+"""Mistakes that a type checker must refuse. Checked by `nox -s typing`, never run.
 
-Each line that is to be ignored is a mistake. mypy complains of a `type: ignore` that ignores
-nothing, pyright of such a `pyright: ignore`; it heeds no `type: ignore` here. So both find each.
+Each line with an ignore comment is a mistake. mypy reports a `type: ignore` that ignores nothing,
+and pyright such a `pyright: ignore`; pyright disregards `type: ignore` here. So both checkers must
+find each mistake.
 """
 
 from collections.abc import Awaitable, Callable
@@ -66,7 +67,7 @@ async def loaded_wrongly(cache: RustPolicyCache) -> None:
         return {"allow": bool(user_id)}
 
     async def brings_nothing() -> None:
-        """The decision of a policy that forgot to return it."""
+        """A policy whose function forgot to return its decision."""
 
     await cache.get_or_load(*REQUEST, blocking)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await cache.get_or_load(*REQUEST, asks)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -78,7 +79,7 @@ async def loaded_wrongly(cache: RustPolicyCache) -> None:
 
 
 async def not_awaited(cache: RustPolicyCache, shared: PolicyCache) -> None:
-    """It acts when it is called, but what it may raise is raised when it is awaited."""
+    """Calls methods without awaiting them: they act, but errors are raised only when awaited."""
     cache.invalidate(user_id="alice")  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
     shared.invalidate(user_id="alice")  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
     create_policy_cache("alice").clear()  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
@@ -127,7 +128,7 @@ def extended() -> None:
         pass
 
     class Both(RustPolicyCache, int):  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
-        """Two classes with layouts of their own: Python refuses it, too."""
+        """A class with two base classes of different layouts, which Python refuses, too."""
 
     del Decided, Stamped, Both
 
@@ -152,7 +153,7 @@ async def general(cache: AsyncCache) -> None:
 
 
 class NoCache:
-    """Lacks nearly all of it."""
+    """A cache that lacks nearly all methods."""
 
     async def size(self) -> int:
         return 0

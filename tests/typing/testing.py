@@ -1,4 +1,4 @@
-"""What tests of services are given, as a type checker sees it."""
+"""Uses of the helpers for tests of services, for type checkers."""
 
 from collections.abc import Mapping
 from typing import Any, assert_type
@@ -8,7 +8,7 @@ from sark_cache.testing import Call, RecordingPolicyCache, Request, allow_all, d
 
 
 async def recorded(cache: RecordingPolicyCache) -> None:
-    """A cache that notes what it is asked has the interface of any other."""
+    """Uses a recording cache, which has the interface of every other."""
     interfaces: list[PolicyCacheProtocol] = [cache, NullPolicyCache()]
     assert interfaces
     with allow_all(), deny_all("closed on Sundays"):

@@ -1,6 +1,6 @@
-"""The names of `sark_cache.fastapi` as a type checker sees them. Checked by `nox -s typing`.
+"""Uses of the names of `sark_cache.fastapi`, for type checkers. Checked by `nox -s typing`.
 
-Not called `fastapi.py`: type checkers would take that for the package.
+Not called `fastapi.py`, which type checkers would take for the package.
 """
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
