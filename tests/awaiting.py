@@ -1,4 +1,4 @@
-"""Looking into awaitables without an event loop."""
+"""Inspection of awaitables without an event loop."""
 
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def ready(awaitable: Awaitable[T]) -> T:
-    """The result of an awaitable that is ready at once; fails if it is not."""
+    """Returns the result of an awaitable that is ready at once; fails the test if it is not."""
     try:
         suspended = awaitable.__await__().__next__()
     except StopIteration as stop:

@@ -1,4 +1,4 @@
-"""The command `sark-cache`, run as who uses it runs it: in a process of its own."""
+"""Runs of the command `sark-cache`: in a process, in this process, and on a terminal."""
 
 import json
 import os
@@ -17,22 +17,22 @@ from sark_cache.cli.app import application
 URL = "SARK_CACHE_REDIS_URL"
 
 NOT_PASSED_ON = ("SARK_CACHE_", "RUST_ENABLED", "NO_COLOR", "FORCE_COLOR", "PY_COLORS", "COLUMNS")
-"""The variables of the environment that would have a say, by how they begin."""
+"""Prefixes of environment variables that would change what a command does."""
 
 COMMAND = (sys.executable, "-P", "-X", "dev", "-m", "sark_cache")
-"""In Python's development mode, in which every warning is shown."""
+"""The command in Python's development mode, which shows every warning."""
 
 TAKE_TERMINAL = """
 import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
-"""Runs a command as the one that a terminal's Ctrl-C goes to."""
+"""Runs a command as the foreground process of its terminal, which receives Ctrl-C."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended, and what it said."""
+    """The exit code and output of a command that has ended."""
 
     code: int
     out: str
@@ -40,19 +40,19 @@ class Ended:
 
     @property
     def document(self):
-        """What it wrote as JSON."""
+        """Returns the JSON document that the command wrote."""
         return json.loads(self.out)
 
 
 def environment(**variables):
-    """The environment of a command: this one, but for what would have a say, and `variables`."""
+    """Returns the environment of a command: this one without `NOT_PASSED_ON`, and `variables`."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(NOT_PASSED_ON)}
-    # How wide errors and help are; and GitHub's pages show colours, which are not text.
+    # The width of errors and help. GitHub Actions would make rich print colours.
     return {**ours, "TERMINAL_WIDTH": "200", "GITHUB_ACTIONS": "", **variables}
 
 
 def sark_cache(*arguments, command=COMMAND, **variables):
-    """Runs a command to its end, without a terminal."""
+    """Runs a command without a terminal until it ends."""
     ended = subprocess.run(
         [*command, *arguments],
         env=environment(**variables),
@@ -67,14 +67,14 @@ def sark_cache(*arguments, command=COMMAND, **variables):
 
 
 def in_process(*arguments, **variables):
-    """Runs a command in this process: one that ends at once, or has something put in its place."""
+    """Runs a command in this process, for one that ends at once or uses a patched object."""
     ended = CliRunner().invoke(application, arguments, env=variables)
     return Ended(ended.exit_code, ended.stdout, ended.stderr)
 
 
 @contextmanager
 def started(*arguments, stdin=subprocess.DEVNULL, **variables):
-    """A command that runs; killed in the end, should it still run."""
+    """Starts a command; kills it on leaving if it still runs."""
     with heeding_ctrl_c():
         process = subprocess.Popen(
             [*COMMAND, *arguments],
@@ -93,10 +93,10 @@ def started(*arguments, stdin=subprocess.DEVNULL, **variables):
 
 @contextmanager
 def heeding_ctrl_c():
-    """A process that is started in this block can be interrupted.
+    """Makes processes that are started in this block react to SIGINT.
 
-    Otherwise it could not where these tests cannot: a shell lets what runs in the background ignore
-    SIGINT, and a process inherits that.
+    A shell makes background processes ignore SIGINT, and a child inherits that. Without this block,
+    the tests would fail when they run in the background.
     """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -106,7 +106,7 @@ def heeding_ctrl_c():
 
 
 def url_without(server, *commands):
-    """The URL of a server for a user who may run all commands but these."""
+    """Returns the URL of a server for a user who may run all commands except `commands`."""
     refused = [f"-{command}" for command in commands]
     server.command("ACL", "SETUSER", "bob", "on", ">s3cret", "~*", "+@all", *refused)
     return server.url.replace("redis://", "redis://bob:s3cret@")
@@ -116,7 +116,7 @@ class Terminal:
     """A command that runs on a terminal.
 
     Attributes:
-        said: What it has written there so far, escapes and all.
+        said: The output so far, with its escape sequences.
     """
 
     def __init__(self, *arguments, **variables):
@@ -136,25 +136,26 @@ class Terminal:
         self.said = ""
 
     def type(self, keys):
-        """Types; Ctrl-C is `\\x03`."""
+        """Types `keys`; Ctrl-C is `\\x03`."""
         os.write(self._ours, keys.encode())
 
     def wait_for(self, text):
-        """Waits until it has said something."""
+        """Waits until the command has written `text`."""
         while text not in self.said:
             assert self._read(), f"it ended without {text!r}: {self.said}"
 
     def wait_for_reading(self):
-        """Waits until it sleeps, which after a question means that it reads what is typed.
+        """Waits until the command sleeps, which after a question means that it reads from the
+        terminal.
 
-        CPython may sleep through a Ctrl-C that comes between its last look at signals and the call
-        that reads: then it takes another key to wake it.
+        CPython may miss a Ctrl-C that arrives between its last check for signals and the call that
+        reads. It then needs another key to wake up.
         """
         while not self._state().startswith("S"):
             assert self._process.poll() is None, f"it ended: {self.said}"
 
     def _state(self):
-        """The state of its main thread, as `ps` names it."""
+        """Returns the state of the main thread, as `ps` names it."""
         stat = Path(f"/proc/{self._process.pid}/stat")
         if stat.exists():
             return stat.read_text(encoding="utf-8").rpartition(")")[2].strip()
@@ -162,7 +163,7 @@ class Terminal:
         return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
 
     def code(self):
-        """Its exit code, once it has ended."""
+        """Waits until the command has ended and returns its exit code."""
         while self._read():
             pass
         return self._process.wait(60)
@@ -172,7 +173,7 @@ class Terminal:
         assert ready, f"it says nothing: {self.said}"
         try:
             read = os.read(self._ours, 4096).decode()
-        except OSError:  # how Linux says that the other side is gone
+        except OSError:  # how Linux reports that the other side is closed
             read = ""
         self.said += read
         return bool(read)

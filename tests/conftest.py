@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and settings of all tests."""
 
 import pytest
 from hypothesis import settings
@@ -7,7 +7,7 @@ from sark_cache import RustPolicyCache
 
 pytest_plugins = ["limits", "servers"]
 
-# A run on a busy machine is not a failure, and a failure must be reproducible from its log.
+# A slow machine must not fail a test, and a failure must be reproducible from its log.
 settings.register_profile("sark", deadline=None, max_examples=300, print_blob=True)
 settings.load_profile("sark")
 

@@ -1,4 +1,4 @@
-"""Code that runs in an interpreter of its own: for forks, exits and processes side by side."""
+"""Code that runs in another interpreter: for forks, exits, and several processes at once."""
 
 import os
 import signal
@@ -16,14 +16,15 @@ OPTIONS = (
     *("-P", "-X", "faulthandler"),
     *("-W", "error", "-W", "ignore:This process:DeprecationWarning"),
 )
-"""Warnings are failures, but for the one that CPython 3.12 has about forks with threads."""
+"""Options that make warnings errors, except the one of CPython 3.12 about forks with threads."""
 
 
 @contextmanager
 def started(code, *arguments, path=None):
-    """An interpreter that runs `code`; ended with its children, should it still run.
+    """Starts an interpreter that runs `code`; kills it with its children on leaving if it still
+    runs.
 
-    With a `path`, packages are looked for there first.
+    Packages are looked up in `path` first, if it is given.
     """
     process = subprocess.Popen(
         [sys.executable, *OPTIONS, "-c", textwrap.dedent(code), *arguments],
@@ -43,9 +44,9 @@ def started(code, *arguments, path=None):
 
 
 def end(process, *, aborted=False):
-    """Ends a process and, where there are process groups, its children.
+    """Kills a process and, where there are process groups, its children.
 
-    If they are `aborted`, each shows the stacks of its threads first.
+    With `aborted`, each process prints the stacks of its threads first.
     """
     if hasattr(os, "killpg"):
         os.killpg(process.pid, signal.SIGABRT if aborted else signal.SIGKILL)
@@ -54,7 +55,10 @@ def end(process, *, aborted=False):
 
 
 def run(code, *arguments, path=None, seconds=60):
-    """Runs `code` to its end; the lines it prints, or a failure that shows what went wrong."""
+    """Runs `code` until it ends and returns the lines it printed.
+
+    Fails the test with the error output if the code fails.
+    """
     with started(code, *arguments, path=path) as process:
         try:
             out, err = process.communicate(timeout=seconds)

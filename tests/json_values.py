@@ -1,4 +1,4 @@
-"""JSON to try caches with, and a comparison that tells `1`, `1.0` and `True` apart."""
+"""Strategies for JSON values, and a comparison that distinguishes `1`, `1.0` and `True`."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ OBJECTS = st.dictionaries(TEXT | AWKWARD, JSON, max_size=5)
 
 
 def typed(value: Any) -> Any:
-    """A value that is equal to another's exactly if both are the same JSON, types included."""
+    """Returns a value for comparisons: equal only if both are the same JSON, types included."""
     match value:
         case dict():
             return ("dict", sorted((key, typed(item)) for key, item in value.items()))

@@ -1,8 +1,8 @@
-"""A limit for every test, and the stacks of all tasks and threads when one takes longer.
+"""A time limit for every test; when it passes, the stacks of all tasks and threads are shown.
 
-The limit is the setting `timeout` of pyproject.toml, a test's mark `timeout`, or `--timeout`. A
-test that takes longer fails, and the next one begins. Where there are no signals (Windows), and
-where a test cannot be interrupted because compiled code does not return, the whole run ends.
+The limit is the setting `timeout` of pyproject.toml, the mark `timeout` of a test, or `--timeout`.
+A test that exceeds it fails, and the next one begins. The whole run ends where there are no signals
+(Windows), and where compiled code does not return and cannot be interrupted.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ import pytest
 from pytest_timeout import is_debugging
 
 AGAIN_SECONDS = 30.0
-"""A test that goes on, for instance in its clean-up, is interrupted again after so many seconds."""
+"""Seconds until a test that goes on, for instance in its clean-up, is interrupted again."""
 LAST_SECONDS = 100.0
-"""The process ends this long after a limit, if its test still runs."""
+"""Seconds from a test's limit to the end of the process, if the test still runs."""
 EXIT_SECONDS = 60.0
-"""How long the process may take to exit, once all tests are done."""
+"""Seconds that the process may take to exit when all tests are done."""
 MOST_STACKS = 30
-"""Different stacks that are shown of the tasks of one loop."""
+"""The maximum number of different stacks shown for the tasks of one loop."""
 
 HAS_SIGNALS = hasattr(signal, "setitimer")
 LIMIT, RUNS = pytest.StashKey[float](), pytest.StashKey[bool]()
@@ -37,13 +37,13 @@ STDERR = pytest.StashKey[int]()
 
 
 def pytest_configure(config):
-    config.stash[STDERR] = os.dup(sys.__stderr__.fileno())  # as long as it is not captured
-    if HAS_SIGNALS:  # a forked child may be given a limit of its own, which ends it
+    config.stash[STDERR] = os.dup(sys.__stderr__.fileno())  # before output is captured
+    if HAS_SIGNALS:  # a test may set an alarm in a forked child, which ends the child
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGALRM, signal.SIG_DFL))
 
 
 def pytest_unconfigure(config):
-    """Threads that do not end would keep the process from exiting."""
+    """Sets a limit for the exit: threads that do not end would keep the process alive."""
     _end_process_after(EXIT_SECONDS, config)
 
 
@@ -74,14 +74,14 @@ def pytest_runtest_call(item):
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item):
-    """The clean-up has the same limit: after a failure, no timer runs any more."""
+    """Applies the limit to the clean-up as well: after a failure, no timer is running."""
     if LIMIT in item.stash:
         _start(item)
     return (yield from _interruptible(item))
 
 
 def _interruptible(item):
-    """Notes that the test's own code runs: pytest's own must not be interrupted."""
+    """Marks the time in which the test's own code runs; pytest's code must not be interrupted."""
     item.stash[RUNS] = True
     try:
         return (yield)
@@ -106,7 +106,7 @@ def _start(item):
 
 
 def _end_process_after(seconds, config):
-    """Shows the stacks of all threads and exits with 1: done by a thread that takes no GIL."""
+    """Makes a C thread, which needs no GIL, print the stacks of all threads and exit with 1."""
     if not is_debugging():
         faulthandler.dump_traceback_later(seconds, file=config.stash[STDERR], exit=True)
 
@@ -115,13 +115,13 @@ def _end_process_after(seconds, config):
 
 
 def stacks():
-    """The stacks of all tasks of all event loops that are not closed, and of all threads."""
+    """Returns the stacks of all threads, and of all tasks of event loops that are not closed."""
     parts = [part for loop in _loops() for part in _of_loop(loop)]
     return "\n".join([*parts, *_of_threads()])
 
 
 def _loops():
-    """Every event loop of this process, found as the garbage collector finds it."""
+    """Returns every open event loop of this process, found through the garbage collector."""
     return [
         one
         for one in gc.get_objects()
@@ -130,7 +130,7 @@ def _loops():
 
 
 def _of_loop(loop):
-    """The stacks of its tasks: those that are alike once."""
+    """Yields the stacks of a loop's tasks; equal stacks are shown once."""
     alike = defaultdict(list)
     for task in asyncio.all_tasks(loop):
         alike["".join(_of_task(task))].append(task)
@@ -144,7 +144,7 @@ def _of_loop(loop):
 
 
 def _of_task(task):
-    """The frames of a task, outermost first: of its coroutine, and of each that this awaits."""
+    """Yields the frames of a task, outermost first: of its coroutine, and of each one it awaits."""
     awaited = task.get_coro()
     while awaited is not None:
         frame = _attribute(awaited, "cr_frame", "gi_frame", "ag_frame")
@@ -156,12 +156,12 @@ def _of_task(task):
 
 
 def _attribute(of, *names):
-    """The first of these attributes that there is."""
+    """Returns the first of these attributes that exists."""
     return next((getattr(of, name) for name in names if hasattr(of, name)), None)
 
 
 def _of_threads():
-    """The stacks of all threads but this one, whose traceback pytest shows."""
+    """Yields the stacks of all threads except this one, whose traceback pytest shows."""
     threads = {thread.ident: thread for thread in threading.enumerate()}
     for ident, frame in sys._current_frames().items():
         if ident != threading.get_ident():

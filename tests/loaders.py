@@ -1,4 +1,4 @@
-"""Loaders for tests of `get_or_load`, and the requests that they are for."""
+"""Loaders for tests of `get_or_load`, and the requests they load."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ DENY = {"allow": False}
 
 
 class Evaluation:
-    """A loader that runs until it is told what to bring."""
+    """A loader that runs until `bring` or `fail` gives it an outcome."""
 
     def __init__(self):
         self.runs = 0
@@ -41,7 +41,7 @@ async def never():
 
 
 async def begun(cache, loader, count=1, **options):
-    """Tasks that ask for the same decision; the loader runs when this returns."""
+    """Starts tasks that request the same decision, and returns once the loader runs."""
     tasks = [
         asyncio.create_task(cache.get_or_load(*REQUEST, loader, **options)) for _ in range(count)
     ]

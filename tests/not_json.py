@@ -1,4 +1,4 @@
-"""What looks like a context or a decision and is no JSON, or too much of it."""
+"""Values that a context or a decision must not be: no JSON, or too much of it."""
 
 import math
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ def doubled(times):
 
 
 class Broken(Mapping):
-    """A mapping whose code raises."""
+    """A mapping whose methods raise."""
 
     def __init__(self, error):
         self.error = error
@@ -41,7 +41,7 @@ class Broken(Mapping):
 
 
 class Endless(Mapping):
-    """A mapping without an end."""
+    """A mapping that never ends."""
 
     def __getitem__(self, key):
         return key

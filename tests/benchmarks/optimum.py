@@ -25,7 +25,7 @@ def most_hits(trace: Sequence[Hashable], capacity: int) -> int:
 
 
 def next_requests(trace: Sequence[Hashable]) -> list[int]:
-    """Returns for each request the position of the next one for the same key; past the end if none."""
+    """Returns for each request the position of the next one for its key; past the end if none."""
     place: dict[Hashable, int] = {}
     following = [0] * len(trace)
     for i in reversed(range(len(trace))):

@@ -14,7 +14,7 @@ DECISION = {"allow": True, "reason": "granted by role analyst", "policy": "tools
 
 @pytest.mark.benchmark(group="memory")
 def test_collection(compare):
-    """A full collection with nothing cached, with 300,000 decisions, and with all of them returned."""
+    """A full collection with nothing cached, with 300,000 decisions, and with all returned."""
     cache = RustPolicyCache(max_size=ENTRIES)
 
     def empty():

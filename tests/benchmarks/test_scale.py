@@ -29,7 +29,7 @@ def full():
 @pytest.mark.benchmark(group="invalidation")
 def test_invalidation_of_a_million_entries(benchmark, keep, full):
     """The call, after which it has taken effect, and the heartbeat of a task on the same loop."""
-    calls, counts, at_rest, meanwhile = [], [], [], []
+    calls, counts, at_rest, during = [], [], [], []
 
     async def beat(stop, delays):
         while not stop.is_set():
@@ -44,7 +44,7 @@ def test_invalidation_of_a_million_entries(benchmark, keep, full):
         stop.set()
         await beating
         stop = asyncio.Event()
-        beating = asyncio.create_task(beat(stop, meanwhile))
+        beating = asyncio.create_task(beat(stop, during))
         await asyncio.sleep(0)
         started = time.perf_counter()
         revoked = full.invalidate(**named)
@@ -69,8 +69,8 @@ def test_invalidation_of_a_million_entries(benchmark, keep, full):
                 "worst_us": max(calls),
             },
             "heartbeat delay during the invalidation": {
-                "median_ms": statistics.median(meanwhile),
-                "worst_ms": max(meanwhile),
+                "median_ms": statistics.median(during),
+                "worst_ms": max(during),
             },
             "baseline: heartbeat delay at rest": {
                 "median_ms": statistics.median(at_rest),

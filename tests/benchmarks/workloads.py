@@ -35,7 +35,7 @@ def context(fields: int):
 
 
 def decision(fields: int):
-    """Returns a decision of 1 to 50 fields, the usual ones first; 5 fields take 99 bytes as JSON."""
+    """Returns a decision of 1 to 50 fields, the usual ones first; 5 fields are 99 bytes of JSON."""
     return dict(islice(DECISION.items(), fields))
 
 
@@ -55,7 +55,7 @@ def zipf(entries: int, exponent: float) -> Iterator[int]:
 
 
 def scan_mixed(entries: int) -> Iterator[int]:
-    """Yields Zipf 0.9; after each 1,000 requests, the next 1,000 entries one by one, like a report."""
+    """Yields Zipf 0.9, and after each 1,000 requests the next 1,000 entries one by one."""
     popular, scan = zipf(entries, 0.9), cycle(range(entries))
     while True:
         yield from islice(popular, 1_000)

@@ -1,4 +1,4 @@
-"""Every backend in turn: what these tests say holds for each of them, word for word."""
+"""Fixtures that run every test of this folder on every backend."""
 
 import contextlib
 import functools
@@ -9,7 +9,7 @@ import valkey.asyncio
 from sark_cache import RustPolicyCache
 from sark_cache.backends.redis import PolicyCache
 
-# On a busy machine a command may take long; how long one may take is what tests/faults are about.
+# Commands may be slow on a busy machine. How long they may take is tested in tests/faults.
 PATIENT = {"connect_timeout": 10, "command_timeout": 10}
 
 
@@ -18,7 +18,7 @@ BACKENDS = ["native", "redis", "valkey", "cluster", "sentinel"]
 
 @pytest.fixture
 def caches_on(request):
-    """Enters what makes caches on a backend, by its name, which is empty at first."""
+    """Opens a backend, given by name and empty at first, and makes caches on it."""
     return functools.partial(_caches_on, request)
 
 

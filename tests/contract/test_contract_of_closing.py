@@ -1,4 +1,4 @@
-"""Every cache closes within a bound, whatever runs in its background."""
+"""Closing takes a bounded time, whatever runs in the background."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ CRITICAL = {"sensitivity": "critical"}
 BOUND_SECONDS = 20
 
 
-async def test_a_cache_closes_though_a_refresh_loses_its_cancellation(new_cache):
+async def test_a_cache_closes_even_if_a_refresh_ignores_its_cancellation(new_cache):
     cache = await new_cache(ttl_seconds=0.5)
     begun, may_end = asyncio.Event(), asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""What is stored is served: to the same request, as it was, as long as it lives."""
+"""Stored decisions are served unchanged to the same request until they expire."""
 
 import asyncio
 import math
@@ -11,13 +11,13 @@ ALICE = ("alice", "read", "doc")
 
 
 async def expired(cache, *request):
-    """Returns when an entry of 0.2 s is gone, which it must not be much later than that."""
+    """Waits until an entry with a TTL of 0.2 s has expired; fails if that takes much longer."""
     async with asyncio.timeout(5):
         while await cache.get(*request) is not None:
             await asyncio.sleep(0.01)
 
 
-async def test_what_was_set_is_got(cache):
+async def test_a_stored_decision_is_served(cache):
     assert await cache.get(*ALICE) is None
     assert await cache.set(*ALICE, ALLOW) is True
     assert await cache.get(*ALICE) == ALLOW
@@ -50,7 +50,7 @@ async def test_an_empty_context_is_none(cache):
 @pytest.mark.parametrize(
     "resource", ["a:b", "a_b", "a/b", "a%3Ab", "*", "a*", "[a]b", "", "é€😀", "{a}"]
 )
-async def test_names_that_look_alike_are_told_apart(cache, resource):
+async def test_names_that_look_alike_are_different(cache, resource):
     names = ["a:b", "a_b", "a/b", "a%3Ab", "*", "a*", "[a]b", "", "é€😀", "{a}", "a", "ab"]
     await cache.set("alice", "read", resource, ALLOW)
     for other in set(names) - {resource}:
@@ -59,7 +59,7 @@ async def test_names_that_look_alike_are_told_apart(cache, resource):
     assert await cache.invalidate(resource=resource) == 1
 
 
-async def test_parts_do_not_run_into_each_other(cache):
+async def test_fields_are_separated_in_the_key(cache):
     await cache.set("a:b", "c", "d", ALLOW)
     assert await cache.get("a", "b:c", "d") is None
     assert await cache.get("a", "b", "c:d") is None
@@ -81,7 +81,7 @@ async def test_tuples_come_back_as_lists(cache):
     assert await cache.get(*ALICE) == {"allow": True, "roles": ["a", ["b"]]}
 
 
-async def test_an_entry_lives_as_long_as_it_is_told(cache):
+async def test_an_entry_expires_after_its_ttl(cache):
     await cache.set(*ALICE, ALLOW, ttl_seconds=0.2)
     await cache.set("bob", "read", "doc", ALLOW)
     assert await cache.get(*ALICE) == ALLOW
@@ -90,14 +90,14 @@ async def test_an_entry_lives_as_long_as_it_is_told(cache):
     assert await cache.size() == 1
 
 
-async def test_the_time_to_live_can_be_changed(cache):
+async def test_the_ttl_can_be_changed(cache):
     cache.ttl_seconds = 0.2
     assert cache.ttl_seconds == 0.2
     await cache.set("5", "read", "doc", ALLOW)
     await expired(cache, "5", "read", "doc")
 
 
-async def test_zero_stores_nothing_and_ends_what_it_supersedes(cache):
+async def test_a_ttl_of_zero_stores_nothing_and_removes_the_older_decision(cache):
     await cache.set(*ALICE, ALLOW)
     assert await cache.set(*ALICE, DENY, ttl_seconds=0) is False
     assert await cache.get(*ALICE) is None
@@ -106,7 +106,7 @@ async def test_zero_stores_nothing_and_ends_what_it_supersedes(cache):
 
 
 @pytest.mark.parametrize("ttl", [-1, -0.001, math.nan])
-async def test_a_negative_time_is_an_error(cache, ttl):
+async def test_a_negative_ttl_is_an_error(cache, ttl):
     with pytest.raises(ValueError, match="ttl_seconds"):
         await cache.set(*ALICE, ALLOW, ttl_seconds=ttl)
     with pytest.raises(ValueError, match="ttl_seconds"):
@@ -119,13 +119,13 @@ async def test_a_negative_time_is_an_error(cache, ttl):
 @pytest.mark.parametrize(
     "ttl", [1e-12, 1e18, 10**400, math.inf], ids=["tiny", "long", "huge", "endless"]
 )
-async def test_extreme_times_are_taken(cache, ttl):
+async def test_extreme_ttls_are_accepted(cache, ttl):
     assert await cache.set(*ALICE, ALLOW, ttl_seconds=ttl) is True
     if ttl > 1:
         assert await cache.get(*ALICE) == ALLOW
 
 
-# Many at once
+# Batches
 
 
 async def test_a_batch_is_answered_in_its_order(cache):
@@ -141,7 +141,7 @@ async def test_a_batch_is_answered_in_its_order(cache):
     assert (cache.metrics.hits, cache.metrics.misses) == (4, 1)
 
 
-async def test_rows_may_have_contexts_and_times(cache):
+async def test_rows_may_have_contexts_and_ttls(cache):
     context = {"ip": "::1"}
     stored = [
         (*ALICE, ALLOW, context, 0.2),
@@ -163,16 +163,16 @@ async def test_preloading_is_a_batch(cache):
     assert await cache.invalidate(tags=["start"]) == 1
 
 
-async def test_what_cannot_be_stored_does_not_stop_a_batch(cache):
+async def test_a_row_that_cannot_be_stored_does_not_stop_a_batch(cache):
     rows = [(*ALICE, {"x": object()}), ("bob", "read", "doc", ALLOW)]
     assert await cache.set_batch(rows) == 1
     assert await cache.get_batch([ALICE, ("bob", "read", "doc")]) == [None, ALLOW]
 
 
-# Off, and closed
+# Disabled, and closed
 
 
-async def test_a_cache_that_is_off_neither_serves_nor_stores_nor_counts(cache):
+async def test_a_disabled_cache_neither_serves_nor_stores_nor_counts(cache):
     await cache.set(*ALICE, ALLOW)
     before = cache.get_metrics()
     cache.enabled = False
@@ -191,7 +191,7 @@ async def test_a_cache_that_is_off_neither_serves_nor_stores_nor_counts(cache):
     assert await cache.get(*ALICE) == ALLOW
 
 
-async def test_a_revocation_counts_while_the_cache_is_off(cache):
+async def test_a_revocation_takes_effect_while_the_cache_is_disabled(cache):
     await cache.set(*ALICE, ALLOW)
     cache.enabled = False
     assert await cache.invalidate(user_id="alice") == 1
@@ -262,7 +262,7 @@ async def test_requests_are_counted(cache):
 
 
 @pytest.mark.parametrize("latency", [-1, math.nan, math.inf])
-async def test_a_latency_that_cannot_be_is_an_error(cache, latency):
+async def test_an_impossible_latency_is_an_error(cache, latency):
     with pytest.raises(ValueError, match="latency_ms must be a finite number"):
         cache.record_opa_latency(latency)
 
@@ -277,7 +277,7 @@ async def test_a_histogram_agrees_with_the_metrics(cache):
     assert mean_ms == pytest.approx(cache.get_metrics()["avg_cache_latency_ms"], rel=0.01)
 
 
-async def test_an_entry_counts_as_long_as_it_is_served_and_no_longer(cache):
+async def test_an_entry_counts_in_the_size_until_it_expires(cache):
     for _ in range(20):
         await cache.set(*ALICE, ALLOW, ttl_seconds=0.02)
         while await cache.get(*ALICE) is not None:

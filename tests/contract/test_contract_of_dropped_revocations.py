@@ -1,4 +1,4 @@
-"""A revocation that was called is carried out, whether or not anybody awaits it."""
+"""A revocation is carried out once it is called, even if nothing awaits it."""
 
 import asyncio
 import gc
@@ -32,8 +32,8 @@ async def stored(cache):
     return cache
 
 
-async def gone(cache):
-    """Whether the decision is not served any more, or soon will not be."""
+async def removed(cache):
+    """Waits until the decision is no longer served."""
     async with asyncio.timeout(20):
         while await cache.get(*ALICE) is not None:
             await asyncio.sleep(0.005)
@@ -41,22 +41,24 @@ async def gone(cache):
 
 
 @every_revocation
-async def test_dropped_it_is_carried_out(stored, revoke, recwarn):
+async def test_a_revocation_that_is_not_awaited_is_carried_out(stored, revoke, recwarn):
     revoke(stored)
     gc.collect()
-    assert await gone(stored)
+    assert await removed(stored)
     assert stored.metrics.unconfirmed_revocations == 0
     assert not recwarn.list
 
 
 @every_revocation
-async def test_called_in_a_thread_and_dropped_it_is_carried_out(stored, revoke, recwarn):
+async def test_a_revocation_from_a_thread_that_is_not_awaited_is_carried_out(
+    stored, revoke, recwarn
+):
     def call_and_drop():
         revoke(stored)
 
     await asyncio.to_thread(call_and_drop)
     gc.collect()
-    assert await gone(stored)
+    assert await removed(stored)
     assert stored.metrics.unconfirmed_revocations == 0
     assert not recwarn.list
 
@@ -70,11 +72,11 @@ async def test_a_caller_that_is_cancelled_cancels_no_revocation(stored, revoke):
     await asyncio.sleep(0)
     caller.cancel()
     await asyncio.wait([caller])
-    assert await gone(stored)
+    assert await removed(stored)
 
 
 @every_revocation
-async def test_each_way_to_await_it_takes_what_it_returns(stored, revoke):
+async def test_every_way_to_await_a_revocation_returns_its_result(stored, revoke):
     assert asyncio.iscoroutine(revoke(stored))
     assert await revoke(stored) in {0, 1}
     assert await asyncio.create_task(revoke(stored)) in {0, 1}
@@ -82,7 +84,7 @@ async def test_each_way_to_await_it_takes_what_it_returns(stored, revoke):
     assert await asyncio.wait_for(revoke(stored), 20) in {0, 1}
 
 
-def test_called_outside_of_an_event_loop_it_can_be_awaited_in_one(fresh_redis):
+def test_a_revocation_called_outside_of_an_event_loop_can_be_awaited_in_one(fresh_redis):
     cache = PolicyCache(fresh_redis.url, command_timeout=10, connect_timeout=10)
     with asyncio.Runner() as runner:
         assert runner.run(cache.set(*ALICE, ALLOW)) is True
@@ -112,7 +114,7 @@ ASYNC = (
 )
 
 
-async def test_frameworks_know_its_methods_as_async(cache):
+async def test_frameworks_recognize_its_methods_as_async(cache):
     starlette = pytest.importorskip("starlette._utils")
     for name in ASYNC:
         method = getattr(cache, name)
@@ -123,7 +125,7 @@ async def test_frameworks_know_its_methods_as_async(cache):
 
 
 @every_revocation
-async def test_one_that_nobody_awaits_and_that_fails_is_logged_and_counted(
+async def test_a_failed_revocation_that_is_not_awaited_is_logged_and_counted(
     own_redis, caplog, revoke
 ):
     server = own_redis()
@@ -141,7 +143,9 @@ async def test_one_that_nobody_awaits_and_that_fails_is_logged_and_counted(
         assert cache.get_metrics()["unconfirmed_revocations"] == 1
 
 
-async def test_one_that_is_awaited_and_fails_raises_and_is_not_logged_as_lost(own_redis, caplog):
+async def test_a_failed_revocation_that_is_awaited_raises_and_is_not_logged_as_lost(
+    own_redis, caplog
+):
     server = own_redis()
     async with PolicyCache(server.url, command_timeout=0.25) as cache:
         assert await cache.health_check() is True
@@ -153,7 +157,7 @@ async def test_one_that_is_awaited_and_fails_raises_and_is_not_logged_as_lost(ow
         assert not [one for one in caplog.records if one.levelno == logging.ERROR]
 
 
-async def test_wrong_arguments_are_told_at_the_call(cache):
+async def test_wrong_arguments_raise_at_the_call(cache):
     for wrong in (
         lambda: cache.delete(1, "read", "doc"),
         lambda: cache.invalidate(user_id=1),

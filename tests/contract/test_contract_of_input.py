@@ -1,4 +1,4 @@
-"""Bad data is a miss, counted and logged; a wrong type is an error that names the argument."""
+"""Bad data is a miss that is counted and logged; a wrong type raises an error with its argument."""
 
 import logging
 
@@ -26,7 +26,7 @@ async def test_a_context_that_is_not_json_is_a_miss(cache, bad):
     assert (cache.metrics.hits, cache.metrics.misses) == (0, 2)
 
 
-async def test_a_decision_that_is_not_json_is_not_stored_and_ends_the_one_before(cache, bad):
+async def test_a_decision_that_is_not_json_is_not_stored_and_removes_the_older_one(cache, bad):
     await cache.set_batch([(user, "read", "doc", ALLOW) for user in ("alice", "bob", "carol")])
     assert await cache.set(*ALICE, bad) is False
     assert await cache.set_batch([("bob", "read", "doc", bad)]) == 0
@@ -35,7 +35,7 @@ async def test_a_decision_that_is_not_json_is_not_stored_and_ends_the_one_before
     assert cache.metrics.errors == 2
 
 
-async def test_64_levels_are_not_too_many(cache):
+async def test_64_levels_are_allowed(cache):
     deep = {"x": nested(63)}
     assert await cache.set(*ALICE, deep, deep) is True
     assert await cache.get(*ALICE, deep) == deep
@@ -70,7 +70,7 @@ async def test_an_interrupt_is_never_swallowed(cache):
     "wrong", [None, 1, b"alice", ["alice"], object()], ids=lambda wrong: type(wrong).__name__
 )
 @pytest.mark.parametrize("argument", ["user_id", "action", "resource"])
-async def test_a_field_that_is_no_str_is_a_type_error_that_names_it(cache, argument, wrong):
+async def test_a_field_that_is_not_a_str_is_a_type_error_that_names_it(cache, argument, wrong):
     fields = {"user_id": "alice", "action": "read", "resource": "doc", argument: wrong}
     message = f"{argument} must be a str, not "
     with pytest.raises(TypeError, match=message):
@@ -131,7 +131,7 @@ async def test_a_batch_of_the_wrong_shape_is_a_type_error(cache, rows):
         await cache.set_batch(rows)
 
 
-async def test_a_wrong_type_is_an_error_even_while_the_cache_is_off(cache):
+async def test_a_wrong_type_is_an_error_even_while_the_cache_is_disabled(cache):
     cache.enabled = False
     for attempt in (
         lambda: cache.get(1, "read", "doc"),
@@ -143,7 +143,7 @@ async def test_a_wrong_type_is_an_error_even_while_the_cache_is_off(cache):
             await attempt()
 
 
-async def test_a_burst_of_faults_is_logged_once_and_says_nothing_about_who_asked(cache, caplog):
+async def test_a_burst_of_faults_is_logged_once_and_without_the_request(cache, caplog):
     for _ in range(20):
         await cache.get("secret-user", "read", "secret-doc", {"x": Broken(KeyError("secret"))})
     [record] = caplog.records

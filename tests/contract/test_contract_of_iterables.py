@@ -1,4 +1,4 @@
-"""Every iterable argument is read once: what can be read but once is stored and revoked whole."""
+"""Iterable arguments are read once, so that generators work like lists."""
 
 import contextlib
 import itertools
@@ -29,7 +29,7 @@ every_kind = pytest.mark.parametrize("once", ONCE.values(), ids=ONCE)
 
 @pytest.fixture(params=["native", "redis", "valkey", "cluster", "sentinel", "selected"])
 async def any_cache(request, caches_on):
-    """Each backend in turn; and a cache that has two of them."""
+    """Each backend in turn, and a cache that selects between two of them."""
     if request.param == "selected":
         settings = {"redis_connect_timeout": 10, "redis_command_timeout": 10}
         settings["redis_url"] = request.getfixturevalue("fresh_redis").url
@@ -43,8 +43,8 @@ async def any_cache(request, caches_on):
             yield await new()
 
 
-async def left(cache):
-    """How many of the users have a decision."""
+async def stored_decisions(cache):
+    """Returns the number of users that have a decision."""
     served = await cache.get_batch([(user, "read", "doc") for user in USERS])
     return sum(decision is not None for decision in served)
 
@@ -80,23 +80,23 @@ async def preload(cache, tags):
 )
 async def test_decisions_are_stored_with_all_tags(any_cache, store, once):
     await store(any_cache, lambda: once(["first", "last"]))
-    assert await left(any_cache) == len(USERS)
+    assert await stored_decisions(any_cache) == len(USERS)
     assert await any_cache.invalidate(tags=["last"]) == len(USERS)
-    assert await left(any_cache) == 0
+    assert await stored_decisions(any_cache) == 0
 
 
 @every_kind
-async def test_a_revocation_revokes_what_its_tags_name_and_nothing_else(any_cache, once):
+async def test_a_revocation_removes_only_entries_with_its_tags(any_cache, once):
     half = len(USERS) // 2
     rows = [(user, "read", "doc", ALLOW) for user in USERS]
     await any_cache.set_batch(rows[:half], tags=["named"])
     await any_cache.set_batch(rows[half:], tags=["other"])
     assert await any_cache.invalidate(tags=once(["named", "unheard of"])) == half
-    assert await left(any_cache) == half
+    assert await stored_decisions(any_cache) == half
 
 
 @every_kind
-async def test_a_batch_is_looked_up_whole(any_cache, once):
+async def test_every_row_of_a_batch_is_looked_up(any_cache, once):
     await any_cache.set_batch([(user, "read", "doc", ALLOW) for user in USERS])
     requests = once([(user, "read", "doc") for user in USERS])
     assert await any_cache.get_batch(requests) == [ALLOW] * len(USERS)
@@ -105,13 +105,13 @@ async def test_a_batch_is_looked_up_whole(any_cache, once):
 @pytest.mark.parametrize(
     "store", [store_one_by_one, store_by_loads, store_by_late_tags, store_by_batch, preload]
 )
-async def test_endless_tags_store_nothing_and_hang_nowhere(any_cache, store):
+async def test_endless_tags_store_nothing_and_do_not_hang(any_cache, store):
     def endless():
         return (f"tag-{number}" for number in itertools.count())
 
-    with contextlib.suppress(AssertionError):  # what is not stored says so
+    with contextlib.suppress(AssertionError):  # fails if it is not stored
         await store(any_cache, endless)
-    assert await left(any_cache) == 0
+    assert await stored_decisions(any_cache) == 0
 
 
 async def test_endless_tags_of_a_revocation_are_refused(any_cache):
@@ -120,14 +120,14 @@ async def test_endless_tags_of_a_revocation_are_refused(any_cache):
 
 
 @pytest.mark.parametrize("empty", [(), [], set(), iter(())], ids=lambda empty: type(empty).__name__)
-async def test_tags_that_were_given_have_to_name_something(any_cache, empty):
+async def test_tags_that_are_given_must_not_be_empty(any_cache, empty):
     await any_cache.set(USERS[0], "read", "doc", ALLOW)
     with pytest.raises(ValueError, match=r"tags must name at least one"):
         await any_cache.invalidate(tags=empty)
-    assert await left(any_cache) == 1
+    assert await stored_decisions(any_cache) == 1
 
 
-async def test_what_was_left_out_revokes_everything_and_is_warned_of(any_cache, caplog):
+async def test_a_revocation_without_arguments_revokes_everything_and_warns(any_cache, caplog):
     for given in ({}, {"user_id": None, "tags": None, "policy": None}):
         await any_cache.set_batch([(user, "read", "doc", ALLOW) for user in USERS])
         assert await any_cache.invalidate(**given) == len(USERS)
@@ -145,7 +145,7 @@ async def test_bounds_of_a_histogram_are_read_once(any_cache):
         assert len(histogram(iter([0.001, 100.0])).counts) == 2
 
 
-async def test_a_cache_that_never_hits_takes_them_too():
+async def test_the_null_cache_accepts_them_too():
     cache = NullPolicyCache()
     assert await cache.set_batch(iter([("alice", "read", "doc", ALLOW)]), tags=iter(["t"])) == 0
     assert await cache.get_batch(iter([("alice", "read", "doc")])) == [None]

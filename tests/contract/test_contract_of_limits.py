@@ -1,4 +1,4 @@
-"""What is larger than allowed is a miss and is not stored, whatever it is and however it comes."""
+"""Requests and decisions above a limit are misses and are not stored, by every method."""
 
 import asyncio
 import itertools
@@ -47,7 +47,7 @@ async def test_a_field_of_8_kib_is_stored(cache, field, longest):
 @pytest.mark.parametrize(
     "beyond", [*(text + "x" for text in LONGEST.values()), "x" * 1_000_000], ids=len
 )
-async def test_under_a_longer_one_nothing_is_stored(cache, field, beyond):
+async def test_nothing_is_stored_under_a_longer_field(cache, field, beyond):
     asked = request(field, beyond)
     assert await cache.get(*asked) is None
     assert await cache.get_decision(*asked) is None
@@ -61,7 +61,7 @@ async def test_under_a_longer_one_nothing_is_stored(cache, field, beyond):
 
 
 @pytest.mark.parametrize("field", range(3))
-async def test_revoking_under_a_longer_one_revokes_nothing(cache, field):
+async def test_a_revocation_with_a_longer_field_revokes_nothing(cache, field):
     await cache.set(*ALICE, ALLOW)
     beyond = "x" * (FIELD + 1)
     name = ("user_id", "action", "resource")[field]
@@ -103,7 +103,7 @@ async def test_64_tags_of_256_bytes_are_stored_and_each_revokes(cache):
 
 
 @pytest.mark.parametrize("tags", TOO_MANY.values(), ids=TOO_MANY)
-async def test_with_more_a_decision_is_not_stored_and_what_it_supersedes_is_removed(cache, tags):
+async def test_with_more_tags_a_decision_is_not_stored_and_the_older_one_is_removed(cache, tags):
     async with asyncio.timeout(20):
         for store in (
             lambda: cache.set(*ALICE, DENY, tags=tags()),
@@ -118,7 +118,7 @@ async def test_with_more_a_decision_is_not_stored_and_what_it_supersedes_is_remo
 
 
 @pytest.mark.parametrize("tags", TOO_MANY.values(), ids=TOO_MANY)
-async def test_with_more_it_is_evaluated_and_not_stored(cache, tags):
+async def test_with_more_tags_a_decision_is_evaluated_and_not_stored(cache, tags):
     async def late():
         return Loaded(ALLOW, tags=tags())
 
@@ -132,7 +132,7 @@ async def test_with_more_it_is_evaluated_and_not_stored(cache, tags):
         assert cache.metrics.errors > errors
 
 
-async def test_those_of_the_request_and_of_the_loader_are_counted_together(cache):
+async def test_tags_of_the_request_and_of_the_loader_are_counted_together(cache):
     async def late():
         return Loaded(ALLOW, tags=[f"late-{i}" for i in range(TAGS // 2)])
 
@@ -152,7 +152,7 @@ async def test_those_of_the_request_and_of_the_loader_are_counted_together(cache
     assert cache.metrics.errors == 1
 
 
-async def test_those_of_all_who_wait_together_are_bounded(cache):
+async def test_the_tags_of_all_waiters_together_are_limited(cache):
     may_end = asyncio.Event()
 
     async def late():
@@ -174,7 +174,7 @@ async def test_those_of_all_who_wait_together_are_bounded(cache):
     assert await cache.get(*ALICE) is None
 
 
-async def test_tags_that_nothing_can_be_stored_with_revoke_nothing(cache):
+async def test_tags_above_the_limit_revoke_nothing(cache):
     await cache.set(*ALICE, ALLOW, tags=["a"])
     assert await cache.invalidate(tags=["x" * (NAME + 1)]) == 0
     assert await cache.get(*ALICE) == ALLOW
@@ -186,7 +186,7 @@ async def test_a_revocation_can_name_more_tags_than_a_decision_has(cache):
     assert await cache.invalidate(tags=(f"tag-{i}" for i in range(1_000))) == 1
 
 
-async def test_a_revocation_can_name_as_many_tags_as_it_says_and_no_more(cache):
+async def test_a_revocation_can_name_as_many_tags_as_the_limit_and_no_more(cache):
     most = [f"tag-{i}" for i in range(MAX_REVOKED_TAGS)]
     await cache.set(*ALICE, ALLOW, tags=most[-1:])
     assert await cache.invalidate(tags=most) == 1
@@ -194,7 +194,7 @@ async def test_a_revocation_can_name_as_many_tags_as_it_says_and_no_more(cache):
         await cache.invalidate(tags=[*most, "one more"])
 
 
-async def test_a_revocation_ends_that_names_no_end_of_tags(cache):
+async def test_a_revocation_with_endless_tags_ends(cache):
     await cache.set(*ALICE, ALLOW)
     async with asyncio.timeout(20):
         with pytest.raises(ValueError, match="tags must be at most 10,000 in one revocation"):
@@ -202,7 +202,7 @@ async def test_a_revocation_ends_that_names_no_end_of_tags(cache):
 
 
 @pytest.mark.parametrize("empty", [list, tuple, set, lambda: iter(())])
-async def test_empty_tags_that_were_given_are_an_error_and_revoke_nothing(cache, empty):
+async def test_empty_tags_are_an_error_and_revoke_nothing(cache, empty):
     await cache.set(*ALICE, ALLOW)
     for named in ({}, {"user_id": "alice"}):
         with pytest.raises(ValueError, match="tags must name at least one tag"):
@@ -210,7 +210,7 @@ async def test_empty_tags_that_were_given_are_an_error_and_revoke_nothing(cache,
     assert await cache.get(*ALICE) == ALLOW
 
 
-async def test_a_revocation_of_everything_is_warned_of_once_in_a_burst(cache, caplog):
+async def test_revocations_of_everything_warn_once_in_a_burst(cache, caplog):
     with caplog.at_level(logging.WARNING, logger="sark_cache"):
         for revoke in (
             cache.invalidate,
@@ -236,7 +236,7 @@ CONTEXTS = {
 
 
 @pytest.mark.parametrize("context", CONTEXTS.values(), ids=CONTEXTS)
-async def test_a_context_counts(cache, context):
+async def test_the_context_counts_towards_the_limit(cache, context):
     assert await cache.get(*ALICE, context) is None
     assert await cache.get_batch([(*ALICE, context)]) == [None]
     assert await cache.set(*ALICE, ALLOW, context) is False
@@ -253,7 +253,7 @@ async def test_key_and_decision_count_together(cache):
     assert await cache.get(*ALICE, context) is None
 
 
-async def test_what_is_too_large_is_logged_once_in_a_burst(cache, caplog):
+async def test_too_large_entries_are_logged_once_in_a_burst(cache, caplog):
     with caplog.at_level(logging.WARNING, logger="sark_cache"):
         for _ in range(100):
             await cache.set("secret" * FIELD, "read", "doc", ALLOW)

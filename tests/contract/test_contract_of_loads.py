@@ -1,4 +1,4 @@
-"""`get_or_load`: one evaluation for all who ask meanwhile; what was overtaken is not stored."""
+"""`get_or_load` runs one loader for concurrent requests and stores no invalidated result."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from sark_cache.backends.base import BasePolicyCache
 
 
 async def asking(cache, loader, count, **options):
-    """Tasks that ask for the same decision, and have all missed."""
+    """Starts tasks that request the same decision, and returns once all have missed."""
     missed = cache.metrics.misses + count
     tasks = [
         asyncio.create_task(cache.get_or_load(*ALICE, loader, **options)) for _ in range(count)
@@ -20,11 +20,11 @@ async def asking(cache, loader, count, **options):
     while cache.metrics.misses < missed:
         await asyncio.sleep(0.001)
     await loader.begun.wait()
-    await asyncio.sleep(0.01)  # in which the last one who missed begins to wait
+    await asyncio.sleep(0.01)  # the last one begins to wait
     return tasks
 
 
-async def test_what_the_loader_brings_is_returned_and_stored(cache):
+async def test_the_result_of_the_loader_is_returned_and_stored(cache):
     assert await cache.get_or_load(*ALICE, bringing(ALLOW)) == ALLOW
     assert await cache.get_or_load(*ALICE, never) == ALLOW
     assert await cache.get(*ALICE) == ALLOW
@@ -32,7 +32,7 @@ async def test_what_the_loader_brings_is_returned_and_stored(cache):
     assert (metrics.hits, metrics.misses, metrics.loads, metrics.coalesced) == (2, 1, 1, 0)
 
 
-async def test_one_loader_runs_for_all_who_ask_meanwhile(cache):
+async def test_one_loader_runs_for_all_concurrent_requests(cache):
     loader = Evaluation()
     tasks = await asking(cache, loader, 50)
     loader.bring(ALLOW)
@@ -45,7 +45,7 @@ async def test_one_loader_runs_for_all_who_ask_meanwhile(cache):
     assert await cache.get(*ALICE) == ALLOW
 
 
-async def test_a_failure_goes_to_everybody_and_is_not_cached(cache):
+async def test_a_failure_is_raised_to_every_waiter_and_is_not_cached(cache):
     loader = Evaluation()
     tasks = await asking(cache, loader, 5)
     loader.fail(ConnectionError("the engine is down"))
@@ -55,7 +55,7 @@ async def test_a_failure_goes_to_everybody_and_is_not_cached(cache):
     assert await cache.get_or_load(*ALICE, bringing(ALLOW)) == ALLOW
 
 
-async def test_a_leader_that_is_cancelled_hands_over(cache):
+async def test_a_cancelled_leader_hands_over_to_a_waiter(cache):
     loader = Evaluation()
     leader, *others = await asking(cache, loader, 5)
     leader.cancel()
@@ -68,7 +68,7 @@ async def test_a_leader_that_is_cancelled_hands_over(cache):
         await leader
 
 
-async def test_a_waiter_that_gives_up_disturbs_nobody(cache):
+async def test_a_cancelled_waiter_does_not_affect_the_others(cache):
     loader = Evaluation()
     leader, first, second = await asking(cache, loader, 3)
     first.cancel()
@@ -90,7 +90,7 @@ REVOCATIONS = {
 
 
 @pytest.mark.parametrize("revoke", REVOCATIONS)
-async def test_what_is_revoked_while_it_is_loaded_is_not_stored(cache, revoke):
+async def test_a_decision_that_is_revoked_while_it_loads_is_not_stored(cache, revoke):
     loader = Evaluation()
     tasks = await asking(cache, loader, 3, tags=["role:admin"])
     await REVOCATIONS[revoke](cache)
@@ -100,7 +100,7 @@ async def test_what_is_revoked_while_it_is_loaded_is_not_stored(cache, revoke):
     assert await cache.get_or_load(*ALICE, bringing(DENY)) == DENY
 
 
-async def test_who_asks_after_a_revocation_does_not_join_an_older_load(cache):
+async def test_a_request_after_a_revocation_does_not_join_an_older_load(cache):
     old = Evaluation()
     before = await asking(cache, old, 2)
     await cache.invalidate(user_id="alice")
@@ -110,7 +110,7 @@ async def test_who_asks_after_a_revocation_does_not_join_an_older_load(cache):
     assert await cache.get(*ALICE) == DENY
 
 
-async def test_a_revocation_of_others_keeps_nothing_from_being_stored(cache):
+async def test_a_revocation_of_other_decisions_does_not_prevent_storing(cache):
     loader = Evaluation()
     tasks = await asking(cache, loader, 2, tags=["role:admin"])
     await cache.invalidate(user_id="bob")
@@ -120,7 +120,7 @@ async def test_a_revocation_of_others_keeps_nothing_from_being_stored(cache):
     assert await cache.get_or_load(*ALICE, never) == ALLOW
 
 
-async def test_a_set_meanwhile_is_not_overwritten(cache):
+async def test_a_decision_set_during_a_load_is_not_overwritten(cache):
     loader = Evaluation()
     tasks = await asking(cache, loader, 2)
     await cache.set(*ALICE, DENY)
@@ -129,7 +129,7 @@ async def test_a_set_meanwhile_is_not_overwritten(cache):
     assert await cache.get(*ALICE) == DENY
 
 
-async def test_the_loader_may_decide_late(cache):
+async def test_the_loader_may_return_the_ttl_and_tags(cache):
     load = bringing(Loaded(ALLOW, ttl_seconds=0.2, tags=["late"]))
     assert await cache.get_or_load(*ALICE, load, ttl_seconds=60, tags=["early"]) == ALLOW
     assert await cache.invalidate(tags=["late"]) == 1
@@ -141,7 +141,7 @@ async def test_the_loader_may_decide_late(cache):
             await asyncio.sleep(0.01)
 
 
-async def test_zero_shares_and_stores_nothing(cache):
+async def test_a_ttl_of_zero_shares_and_stores_nothing(cache):
     loader = Evaluation()
     tasks = await asking(cache, loader, 3, ttl_seconds=0)
     loader.bring(ALLOW)
@@ -151,14 +151,14 @@ async def test_zero_shares_and_stores_nothing(cache):
 
 
 @pytest.mark.parametrize("bad", [{"x": object()}, {"x": "y" * 70_000}], ids=["no JSON", "large"])
-async def test_what_cannot_be_stored_is_returned_as_it_is(cache, bad, caplog):
+async def test_a_result_that_cannot_be_stored_is_returned_unchanged(cache, bad, caplog):
     assert await cache.get_or_load(*ALICE, bringing(bad)) == bad
     assert await cache.get(*ALICE) is None
     assert cache.metrics.errors == 1
     assert "get_or_load failed" in caplog.text
 
 
-async def test_what_cannot_be_copied_everybody_evaluates(cache):
+async def test_every_request_evaluates_a_result_that_cannot_be_copied(cache):
     loader = Evaluation()
     tasks = await asking(cache, loader, 3)
     bad = {"x": object()}
@@ -170,18 +170,18 @@ async def test_what_cannot_be_copied_everybody_evaluates(cache):
 @pytest.mark.parametrize(
     "tags", [["\ud800"], [f"tag-{number}" for number in range(20_000)], ["x" * 100_000]]
 )
-async def test_under_tags_that_cannot_be_stored_everybody_evaluates(cache, tags):
+async def test_every_request_evaluates_with_tags_that_cannot_be_stored(cache, tags):
     assert await cache.get_or_load(*ALICE, bringing(ALLOW), tags=tags) == ALLOW
     assert await cache.get_or_load("x" * 70_000, "read", "doc", bringing(ALLOW)) == ALLOW
 
 
-async def test_under_a_context_that_is_not_json_everybody_evaluates(cache):
+async def test_every_request_evaluates_with_a_context_that_is_not_json(cache):
     assert await cache.get_or_load(*ALICE, bringing(ALLOW), {"x": object()}) == ALLOW
     assert await cache.size() == 0
     assert cache.metrics.errors == 1
 
 
-async def test_a_loader_that_asks_for_its_own_key_is_told_so(cache):
+async def test_a_loader_that_requests_its_own_key_gets_an_error(cache):
     async def load():
         return await cache.get_or_load(*ALICE, never)
 
@@ -190,7 +190,7 @@ async def test_a_loader_that_asks_for_its_own_key_is_told_so(cache):
 
 
 @pytest.mark.parametrize("brought", [None, True, "allow", ["allow"]], ids=repr)
-async def test_a_loader_that_brings_no_decision_is_an_error(cache, brought):
+async def test_a_loader_that_returns_no_decision_is_an_error(cache, brought):
     with pytest.raises(TypeError, match="loader must bring a decision"):
         await cache.get_or_load(*ALICE, bringing(brought))
     with pytest.raises(TypeError, match="loader must be an async function"):
@@ -202,11 +202,11 @@ async def test_a_loader_that_brings_no_decision_is_an_error(cache, brought):
 # Refresh ahead
 
 SHORTEST_PAUSE = 0.125
-"""Seconds, at least, in which a refresh that brought nothing is not tried again."""
+"""The minimum number of seconds before a refresh without a result is tried again."""
 
 
 class Late:
-    """A cache with an entry in the last part of its life."""
+    """A cache with an entry in the last part of its TTL."""
 
     def __init__(self, cache, brings):
         self.cache = cache
@@ -223,20 +223,20 @@ class Late:
         return self.brings
 
     async def hit(self, sensitivity="critical", ttl=2.0):
-        """Hits once the entry has less than 30 % of its life left."""
+        """Requests the entry once less than 30 % of its TTL is left."""
         await self.cache.set(*ALICE, ALLOW, {"ip": "::1"}, ttl, tags=["role:admin"])
         await asyncio.sleep((1 - self.cache.STALE_THRESHOLD_RATIO) * ttl + 0.05)
         assert await self.cache.get(*ALICE, {"ip": "::1"}, sensitivity) == ALLOW
 
     async def ended(self):
-        """Returns when the refresh has ended."""
+        """Waits until the refresh has ended."""
         self.done.set()
         async with asyncio.timeout(5):
             while any(task.get_name() == "sark-cache refresh" for task in asyncio.all_tasks()):
                 await asyncio.sleep(0.005)
 
 
-async def test_a_hit_near_its_end_is_refreshed_once_in_the_background(cache):
+async def test_a_hit_near_expiration_is_refreshed_once_in_the_background(cache):
     late = Late(cache, DENY)
     await late.hit(ttl=2)
     assert await cache.get(*ALICE, {"ip": "::1"}, "confidential") == ALLOW
@@ -248,14 +248,14 @@ async def test_a_hit_near_its_end_is_refreshed_once_in_the_background(cache):
     assert await cache.invalidate(tags=["role:admin"]) == 1, "it carries the tags of the old one"
 
 
-async def test_a_hit_of_no_sensitivity_is_not_refreshed(cache):
+async def test_a_hit_without_sensitivity_is_not_refreshed(cache):
     late = Late(cache, DENY)
     await late.hit(sensitivity="public", ttl=0.5)
     await late.ended()
     assert late.asked == []
 
 
-async def test_a_refresh_that_was_overtaken_is_not_stored(cache):
+async def test_an_invalidated_refresh_is_not_stored(cache):
     late = Late(cache, ALLOW)
     await late.hit()
     while not late.asked:
@@ -265,7 +265,7 @@ async def test_a_refresh_that_was_overtaken_is_not_stored(cache):
     assert await cache.get(*ALICE, {"ip": "::1"}) is None
 
 
-async def test_a_refresh_does_not_overwrite_what_was_set_meanwhile(cache):
+async def test_a_refresh_does_not_overwrite_a_decision_that_was_set_during_it(cache):
     late = Late(cache, ALLOW)
     await late.hit()
     while not late.asked:
@@ -275,7 +275,7 @@ async def test_a_refresh_does_not_overwrite_what_was_set_meanwhile(cache):
     assert await cache.get(*ALICE, {"ip": "::1"}) == DENY
 
 
-async def test_a_refresh_that_fails_is_counted_and_the_entry_lives_on(cache, caplog):
+async def test_a_failed_refresh_is_counted_and_the_entry_stays(cache, caplog):
     late = Late(cache, ConnectionError("secret"))
     await late.hit(ttl=10 / 4)
     await late.ended()
@@ -286,12 +286,12 @@ async def test_a_refresh_that_fails_is_counted_and_the_entry_lives_on(cache, cap
 
 @pytest.fixture
 def refreshed_early(monkeypatch):
-    """Makes entries stale soon, so that they stay stale for as long as a test can take."""
+    """Makes entries due for a refresh at once, and for as long as a test may take."""
     monkeypatch.setattr(BasePolicyCache, "STALE_THRESHOLD_RATIO", 0.999)
 
 
 @pytest.mark.usefixtures("refreshed_early")
-async def test_a_refresh_that_fails_is_not_tried_again_at_once(cache):
+async def test_a_failed_refresh_is_not_retried_at_once(cache):
     late = Late(cache, ConnectionError())
     late.done.set()
     await late.hit(ttl=60)
@@ -311,7 +311,7 @@ async def test_a_refresh_that_fails_is_not_tried_again_at_once(cache):
 
 
 @pytest.mark.usefixtures("refreshed_early")
-async def test_a_callback_that_has_nothing_new_is_no_error_and_not_asked_again_at_once(
+async def test_a_callback_that_returns_none_is_not_an_error_and_is_not_called_again_at_once(
     cache, caplog
 ):
     late = Late(cache, None)

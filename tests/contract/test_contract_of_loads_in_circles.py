@@ -1,4 +1,4 @@
-"""Loaders that ask for other decisions: circles are told of, and nobody waits for ever."""
+"""Loaders that request other decisions: a deadlock raises an error, no request waits forever."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from sark_cache import RustPolicyCache, is_rust_cache_available
 
 OTHER = ("bob", "read", "doc")
 SOON = 4
-"""Seconds: less than the patience of a request that waits."""
+"""Seconds, fewer than a waiting request waits before it evaluates on its own."""
 
 
 async def in_a_task(request):
@@ -31,12 +31,12 @@ async def in_its_own_task(request):
 
 
 def reason(error):
-    """What an error says, or those of a group."""
+    """Returns the message of an error, or those of an exception group."""
     return "; ".join(map(reason, getattr(error, "exceptions", ()))) or str(error)
 
 
 @pytest.mark.parametrize("asks", [in_its_own_task, in_a_task, gathered, in_a_group])
-async def test_a_loader_that_would_wait_for_itself_is_told_so(cache, asks):
+async def test_a_loader_that_would_wait_for_itself_gets_an_error(cache, asks):
     async def load():
         return await asks(cache.get_or_load(*REQUEST, never))
 
@@ -47,7 +47,7 @@ async def test_a_loader_that_would_wait_for_itself_is_told_so(cache, asks):
 
 
 async def answers_of_both(cache, second):
-    """The answers where the loader of a decision in each of two caches asks for the other's."""
+    """Returns the answers of two caches whose loaders each request the other's decision."""
     both = asyncio.Barrier(2)
 
     def loads(other, request):
@@ -65,19 +65,19 @@ async def answers_of_both(cache, second):
         )
 
 
-async def test_loaders_that_would_wait_for_each_other_are_told_so(cache):
+async def test_loaders_that_would_wait_for_each_other_get_an_error(cache):
     for answer in await answers_of_both(cache, cache):
         assert "nor two for each other's" in str(answer)
 
 
 @pytest.mark.skipif(not is_rust_cache_available(), reason="takes the compiled module")
-async def test_loaders_of_two_caches_that_would_wait_for_each_other_are_told_so(cache):
+async def test_loaders_of_two_caches_that_would_wait_for_each_other_get_an_error(cache):
     async with RustPolicyCache() as native:
         for answer in await answers_of_both(cache, native):
             assert "nor two for each other's" in str(answer)
 
 
-async def test_a_task_that_nobody_waits_for_is_answered(cache):
+async def test_a_task_that_the_loader_does_not_await_is_answered(cache):
     background = []
 
     async def load():
@@ -89,7 +89,7 @@ async def test_a_task_that_nobody_waits_for_is_answered(cache):
     assert await background[0] == ALLOW
 
 
-async def test_a_request_that_waits_for_too_long_evaluates_for_itself(cache):
+async def test_a_request_that_waits_for_too_long_evaluates_on_its_own(cache):
     async def stuck():
         await asyncio.Event().wait()
 

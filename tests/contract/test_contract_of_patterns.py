@@ -1,4 +1,4 @@
-"""Patterns find decisions by the key text of three spellings: encoded, raw, and SARK's."""
+"""Patterns match the key text of a decision in three spellings: encoded, raw, and SARK's."""
 
 import asyncio
 
@@ -26,28 +26,28 @@ async def remaining(cache):
 @pytest.mark.parametrize(
     ("pattern", "revoked"),
     {
-        # As SARK's callers write them.
+        # SARK's spelling.
         "policy:decision:user-1:tool:invoke:*": {"colons"},
         "policy:decision:user-1:tool:invoke:jira_issues:*": {"colons"},
         "policy:decision:user-1:read:a_b_c:*": {"slashes", "underscores"},
         "policy:decision:*:a_b_?:*": {"slashes", "underscores"},
         "policy:decision:*:dok_ö:*": {"letters"},
-        # Raw.
+        # The raw spelling.
         "policy:decision:user-1:read:a/b/c:none": {"slashes"},
         "policy:decision:user-1:tool:invoke:jira:issues:none": {"colons"},
         "policy:decision:50%:*": {"percent"},
         r"policy:decision:\*:re\?d:\[doc\]:none": {"glob"},
         "policy:decision:{u}:read:doc/{id}:*": {"braces"},
-        # Encoded.
+        # The encoded spelling.
         "policy:decision:user-1:tool%3Ainvoke:jira%3Aissues:none": {"colons"},
         "policy:decision:%2A:*": {"glob"},
         "policy:decision:50%25:read:%253A:none": {"percent"},
         "policy:decision:%7Bu%7D:read:doc/%7Bid%7D:none": {"braces"},
-        # Any.
+        # Every spelling.
         "policy:decision:user-1:*": {"colons", "slashes", "underscores"},
         "*:none": ALL,
         "*": ALL,
-        # None: only a resource is spelled with underscores, and no spelling is mixed with another.
+        # No spelling: only resources are written with underscores, and spellings do not mix.
         "policy:decision:user-1:tool_invoke:*": set(),
         "policy:decision:user-1:tool%3Ainvoke:jira:issues:none": set(),
         "policy:decision:user-1:tool:invoke:jira_issues": set(),
@@ -55,13 +55,15 @@ async def remaining(cache):
         "": set(),
     }.items(),
 )
-async def test_a_pattern_revokes_what_it_matches_in_any_of_three_spellings(cache, pattern, revoked):
+async def test_a_pattern_revokes_decisions_that_match_in_any_of_three_spellings(
+    cache, pattern, revoked
+):
     await cache.set_batch([(*request, ALLOW) for request in REQUESTS.values()])
     assert await cache.invalidate_pattern(pattern) == len(revoked)
     assert await remaining(cache) == ALL - revoked
 
 
-async def test_a_pattern_revokes_what_is_being_evaluated(cache):
+async def test_a_pattern_revokes_decisions_that_are_being_evaluated(cache):
     began, may_end = asyncio.Event(), asyncio.Event()
 
     async def load():
@@ -93,8 +95,8 @@ async def test_a_pattern_matches_the_context_by_its_hash(cache):
     assert await cache.get(*request) == ALLOW
 
 
-async def test_no_pattern_makes_matching_take_long(cache):
-    # A backtracking matcher takes longer than the age of the universe.
+async def test_matching_is_fast_for_every_pattern(cache):
+    # A backtracking matcher would take longer than the age of the universe.
     await cache.set("a" * 8_000, "a" * 8_000, "a:" * 4_000, ALLOW)
     async with asyncio.timeout(10):
         assert await cache.invalidate_pattern("*a" * 500 + "b") == 0

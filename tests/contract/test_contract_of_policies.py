@@ -1,4 +1,4 @@
-"""A decision belongs to the policy that made it: no other policy is served it."""
+"""A decision belongs to its policy and is never served to another one."""
 
 import asyncio
 
@@ -22,7 +22,7 @@ STORED = {
 
 
 async def served(cache, policy):
-    """What every way to look up serves for a policy, which has to be the same."""
+    """Returns the answer of every lookup method for a policy, which has to be the same."""
     found = await cache.get(*ALICE, policy=policy)
     assert await cache.get_batch([ALICE, BOB], policy=policy) == [found, None]
     assert await cache.get_decision(*ALICE, policy=policy) == found
@@ -31,7 +31,7 @@ async def served(cache, policy):
 
 @pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("policy", [MEMBER, ""])
-async def test_a_decision_is_served_to_its_own_policy_alone(cache, stored, policy):
+async def test_a_decision_is_served_to_its_own_policy_only(cache, stored, policy):
     assert await STORED[stored](cache, policy)
     assert await served(cache, policy) == ALLOW
     for other in {MEMBER, ADMIN, "", "app", "app:is_member:alice"} - {policy}:
@@ -46,7 +46,7 @@ async def test_a_member_does_not_pass_as_an_admin(cache):
     assert await cache.get_or_load(*ALICE, never, policy=ADMIN) == DENY
 
 
-async def test_two_policies_that_evaluate_at_once_do_not_share(cache):
+async def test_two_policies_that_evaluate_at_once_do_not_share_a_load(cache):
     of_member, of_admin = Evaluation(), Evaluation()
     tasks = [
         asyncio.create_task(cache.get_or_load(*ALICE, loader, policy=policy))
@@ -61,7 +61,7 @@ async def test_two_policies_that_evaluate_at_once_do_not_share(cache):
     assert await served(cache, ADMIN) == DENY
 
 
-async def test_the_text_of_a_policy_and_of_a_user_do_not_run_into_each_other(cache):
+async def test_policy_and_user_are_separated_in_the_key(cache):
     await cache.set("b", "c", "d", ALLOW, policy="a")
     assert await cache.get("a", "b", "c", policy="") is None
     assert await cache.get("c", "d", "none", policy="a:b") is None
@@ -106,7 +106,7 @@ async def test_a_policy_and_other_fields_have_to_match_together(cache, fields):
     assert await cache.size() == 2
 
 
-async def test_without_a_policy_a_revocation_is_about_all_of_them(cache):
+async def test_a_revocation_without_a_policy_revokes_under_all_policies(cache):
     for policy in (MEMBER, ADMIN, ""):
         await cache.set(*ALICE, ALLOW, policy=policy)
     assert await cache.invalidate_pattern("policy:decision:alice:read:*") == 3
@@ -152,7 +152,7 @@ PASSING = {
 
 
 async def overtaken(cache, revoke):
-    """Whether a load and a stamped decision of a policy are stored across a revocation."""
+    """Returns whether a load and a stamped decision of a policy are stored across a revocation."""
     loader, stamp = Evaluation(), cache.stamp()
     task = asyncio.create_task(
         cache.get_or_load(*ALICE, loader, tags=["role:admin"], policy=MEMBER)
@@ -168,12 +168,12 @@ async def overtaken(cache, revoke):
 
 
 @pytest.mark.parametrize("revoke", OVERTAKING)
-async def test_what_was_evaluated_by_a_policy_is_overtaken_by_its_revocation(cache, revoke):
+async def test_a_load_of_a_policy_is_invalidated_by_a_revocation_of_that_policy(cache, revoke):
     assert await overtaken(cache, OVERTAKING[revoke])
 
 
 @pytest.mark.parametrize("revoke", PASSING)
-async def test_what_was_evaluated_by_a_policy_is_not_overtaken_by_others(cache, revoke):
+async def test_a_load_of_a_policy_is_not_invalidated_by_other_revocations(cache, revoke):
     assert not await overtaken(cache, PASSING[revoke])
 
 
@@ -198,7 +198,7 @@ async def test_a_refresh_stays_with_its_policy(cache):
     assert await served(cache, "") is None
 
 
-async def test_a_callback_that_knows_of_no_policy_replaces_no_decision_of_one(cache):
+async def test_a_callback_without_a_policy_replaces_no_decision_of_a_policy(cache):
     async def evaluate(*_):
         pytest.fail("it cannot know what the policy says")
 
@@ -209,11 +209,11 @@ async def test_a_callback_that_knows_of_no_policy_replaces_no_decision_of_one(ca
     assert (cache.metrics.revalidations, cache.metrics.errors) == (0, 0)
 
 
-# What cannot be
+# Errors
 
 
 @pytest.mark.parametrize("wrong", [1, b"app", ["app"]], ids=repr)
-async def test_a_policy_that_is_no_str_is_a_type_error_that_names_it(cache, wrong):
+async def test_a_policy_that_is_not_a_str_is_a_type_error_that_names_it(cache, wrong):
     for attempt in (
         lambda: cache.get(*ALICE, policy=wrong),
         lambda: cache.get_decision(*ALICE, policy=wrong),

@@ -1,4 +1,4 @@
-"""From the moment a revocation returns, nothing older that it matches is served or stored."""
+"""Once a revocation has returned, no older decision that it matches is served or stored."""
 
 import itertools
 
@@ -19,7 +19,7 @@ NAMES = ("user_id", "action", "resource")
     ids=str,
 )
 @pytest.mark.parametrize("request_", [REQUESTS[0], ("*", "re?d", "[doc]")], ids=str)
-async def test_all_that_is_named_must_match_and_nothing_is_a_pattern(cache, named, request_):
+async def test_all_given_fields_must_match_and_none_is_a_pattern(cache, named, request_):
     for context in (None, {"ip": "::1"}):
         await cache.set_batch([(*request, ALLOW, context) for request in REQUESTS])
     die = {r for r in REQUESTS if all(r[at] == request_[at] for at in named)}
@@ -31,7 +31,7 @@ async def test_all_that_is_named_must_match_and_nothing_is_a_pattern(cache, name
     assert cache.metrics.invalidations == died
 
 
-async def test_tags_revoke_whatever_carries_one_of_them(cache):
+async def test_tags_revoke_every_decision_that_has_one_of_them(cache):
     await cache.set(*ALICE, ALLOW, tags=("role:admin", 'bundle:"1"'))
     await cache.set("bob", "read", "doc", ALLOW, tags=["role:user"])
     await cache.set("carol", "read", "doc", ALLOW)
@@ -42,7 +42,7 @@ async def test_tags_revoke_whatever_carries_one_of_them(cache):
     assert await cache.size() == 1
 
 
-async def test_a_pattern_revokes_what_its_key_text_matches(cache):
+async def test_a_pattern_revokes_decisions_whose_key_text_matches(cache):
     await cache.set_batch([(user, "read", "a/b", ALLOW) for user in ("alice", "alan", "bob", "a*")])
     assert await cache.invalidate_pattern("policy:decision:al*:read:*") == 2
     assert await cache.invalidate_pattern("policy:decision:a%2A:*") == 1
@@ -74,14 +74,14 @@ async def test_clearing_revokes_everything(cache, clear):
     assert await cache.get("user-1", "read", "doc") is None
 
 
-async def test_what_was_revoked_can_be_stored_anew(cache):
+async def test_a_revoked_decision_can_be_stored_again(cache):
     await cache.set(*ALICE, ALLOW)
     await cache.invalidate(user_id="alice")
     assert await cache.set(*ALICE, ALLOW) is True
     assert await cache.get(*ALICE) == ALLOW
 
 
-# A stamp: what was evaluated before a revocation is not stored after it
+# Stamps: a decision that was evaluated before a revocation is not stored after it
 
 REVOCATIONS = {
     "user": lambda cache: cache.invalidate(user_id="alice"),
@@ -110,7 +110,7 @@ def stored(cache, stamp):
 
 
 @pytest.mark.parametrize("revoke", REVOCATIONS)
-async def test_what_a_revocation_overtook_is_not_stored(cache, revoke):
+async def test_a_decision_from_before_a_revocation_is_not_stored(cache, revoke):
     stamp = cache.stamp()
     await REVOCATIONS[revoke](cache)
     before = cache.metrics.invalidations
@@ -125,21 +125,21 @@ async def test_what_a_revocation_overtook_is_not_stored(cache, revoke):
 
 
 @pytest.mark.parametrize("revoke", OTHERS)
-async def test_what_a_revocation_does_not_match_is_stored(cache, revoke):
+async def test_a_decision_that_a_revocation_does_not_match_is_stored(cache, revoke):
     stamp = cache.stamp()
     await OTHERS[revoke](cache)
     assert await stored(cache, stamp) is True
     assert await cache.get(*ALICE, {"ip": "::1"}) == ALLOW
 
 
-async def test_a_stamp_outlives_many_revocations_of_others(cache):
+async def test_a_stamp_stays_valid_across_many_revocations_of_others(cache):
     stamp = cache.stamp()
     for i in range(40):
         await cache.invalidate(user_id=f"user-{i}")
     assert await stored(cache, stamp) is True
 
 
-async def test_a_stamp_is_checked_for_its_kind(cache):
+async def test_a_stamp_of_another_type_is_an_error(cache):
     with pytest.raises(TypeError, match="stamp"):
         await cache.set(*ALICE, ALLOW, stamp=1)
     with pytest.raises(TypeError, match="stamp"):
@@ -155,12 +155,12 @@ async def test_stamped_decisions_are_stored_in_one_batch(cache):
     assert await cache.get("user-7", "read", "doc") is None
 
 
-# What cannot be
+# Errors
 
 
 @pytest.mark.parametrize("wrong", [1, b"alice", ["alice"]], ids=repr)
 @pytest.mark.parametrize("argument", ["user_id", "action", "resource"])
-async def test_a_field_that_is_no_str_is_a_type_error_that_names_it(cache, argument, wrong):
+async def test_a_field_that_is_not_a_str_is_a_type_error_that_names_it(cache, argument, wrong):
     await cache.set(*ALICE, ALLOW)
     with pytest.raises(TypeError, match=f"{argument} must be a str or None, not "):
         await cache.invalidate(**{argument: wrong})
@@ -176,7 +176,7 @@ async def test_tags_are_a_collection_of_str(cache):
         await cache.invalidate(tags=[1])
 
 
-async def test_nothing_was_ever_stored_under_what_is_no_utf_8_so_nothing_dies_with_it(cache):
+async def test_a_revocation_of_a_field_that_is_not_utf_8_removes_nothing(cache):
     await cache.set(*ALICE, ALLOW, tags=["good"])
     assert await cache.set("bob", "read", "doc", ALLOW, tags=["\ud800"]) is False
     assert await cache.invalidate(user_id="\ud800") == 0
@@ -185,13 +185,13 @@ async def test_nothing_was_ever_stored_under_what_is_no_utf_8_so_nothing_dies_wi
     assert await cache.invalidate(tags=["\ud800", "good"]) == 1
 
 
-async def test_deleting_under_a_context_that_is_not_json_finds_nothing(cache):
+async def test_deleting_with_a_context_that_is_not_json_finds_nothing(cache):
     await cache.set(*ALICE, ALLOW)
     assert await cache.delete(*ALICE, {"x": object()}) is False
     assert await cache.get(*ALICE) == ALLOW
 
 
-async def test_deleting_under_a_context_that_raises_is_never_silent(cache):
+async def test_deleting_with_a_context_that_raises_is_never_silent(cache):
     class Broken(dict):
         def items(self):
             message = "the disk is gone"

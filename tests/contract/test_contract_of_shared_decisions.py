@@ -1,4 +1,4 @@
-"""`get_decision` finds what `get` finds, and hands it out as what nobody can change."""
+"""`get_decision` finds the same decisions as `get` and returns them as immutable objects."""
 
 from sark_cache import Decision
 
@@ -7,7 +7,7 @@ DENY = {"allow": False}
 ALICE = ("alice", "read", "doc")
 
 
-async def test_what_was_set_is_handed_out_frozen(cache):
+async def test_a_stored_decision_is_returned_immutable(cache):
     assert await cache.get_decision(*ALICE) is None
     await cache.set(*ALICE, ALLOW, {"mfa": True})
     assert await cache.get_decision(*ALICE) is None
@@ -18,7 +18,7 @@ async def test_what_was_set_is_handed_out_frozen(cache):
     assert await cache.get(*ALICE, {"mfa": True}) == ALLOW
 
 
-async def test_one_that_was_handed_out_stays_as_it_was(cache):
+async def test_a_returned_decision_does_not_change(cache):
     await cache.set(*ALICE, ALLOW)
     decision = await cache.get_decision(*ALICE)
     await cache.set(*ALICE, DENY)
@@ -27,7 +27,7 @@ async def test_one_that_was_handed_out_stays_as_it_was(cache):
     assert decision == ALLOW
 
 
-async def test_nothing_revoked_is_handed_out(cache):
+async def test_no_revoked_decision_is_returned(cache):
     for revoke in (
         lambda: cache.invalidate(user_id="alice"),
         lambda: cache.invalidate(tags=["bundle:1"]),
@@ -40,7 +40,7 @@ async def test_nothing_revoked_is_handed_out(cache):
         assert await cache.get_decision(*ALICE) is None
 
 
-async def test_it_counts_as_get_does(cache):
+async def test_it_counts_like_get(cache):
     await cache.get_decision(*ALICE)
     await cache.set(*ALICE, ALLOW)
     await cache.get_decision(*ALICE)
@@ -50,7 +50,7 @@ async def test_it_counts_as_get_does(cache):
     assert (cache.metrics.hits, cache.metrics.misses) == (1, 1)
 
 
-async def test_a_decision_that_was_handed_out_can_be_stored(cache):
+async def test_a_returned_decision_can_be_stored(cache):
     await cache.set(*ALICE, ALLOW)
     decision = await cache.get_decision(*ALICE)
     assert await cache.set("bob", "read", "doc", decision)

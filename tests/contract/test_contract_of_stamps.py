@@ -1,4 +1,4 @@
-"""Stamps and loads across revocations: what concerns others keeps nothing from being stored."""
+"""Stamps and loads are invalidated only by revocations that match them."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ ENTRIES = [(*row, ALLOW) for row in ROWS]
 
 
 async def a_round(cache, revoke=None):
-    """A service's round: what is missing is evaluated, and stored with the stamp from before."""
+    """Evaluates the missing decisions of a batch and stores them with the stamp from before."""
     stamp = cache.stamp()
     found = await cache.get_batch(ROWS)
     if revoke is not None:
@@ -21,7 +21,7 @@ async def a_round(cache, revoke=None):
     return sum(one is not None for one in found), await cache.set_batch(ENTRIES, stamp=stamp)
 
 
-async def test_batches_with_stamps_go_on_being_stored_after_a_revocation(cache):
+async def test_batches_with_stamps_are_stored_after_a_revocation(cache):
     assert await a_round(cache) == (0, 5)
     for _ in range(3):
         await cache.invalidate(user_id="frank")
@@ -33,7 +33,7 @@ async def test_batches_with_stamps_go_on_being_stored_after_a_revocation(cache):
     assert await a_round(cache) == (0, 5)
 
 
-async def test_batches_with_stamps_are_overtaken_by_a_revocation_in_between(cache):
+async def test_batches_with_stamps_are_invalidated_by_a_revocation_in_between(cache):
     assert await a_round(cache, lambda: cache.invalidate(user_id="frank")) == (0, 0)
     assert await a_round(cache, lambda: cache.invalidate(user_id="bob")) == (0, 5)
     assert await a_round(cache, lambda: cache.delete(*ROWS[0])) == (5, 4)
@@ -44,7 +44,7 @@ async def test_batches_with_stamps_are_overtaken_by_a_revocation_in_between(cach
     assert await a_round(cache) == (0, 5)
 
 
-async def test_a_stamp_taken_right_after_a_revocation_is_good(cache):
+async def test_a_stamp_taken_right_after_a_revocation_is_valid(cache):
     await cache.invalidate(user_id="alice")
     assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp()) is True
     await cache.delete(*ALICE)
@@ -60,7 +60,7 @@ REVOCATIONS = {
 
 
 @pytest.mark.parametrize("revoke", REVOCATIONS)
-async def test_revocations_of_others_cost_no_evaluation(cache, revoke):
+async def test_revocations_of_other_decisions_cost_no_evaluation(cache, revoke):
     loader = Evaluation()
     tasks = []
     for i in range(50):
@@ -76,7 +76,7 @@ async def test_revocations_of_others_cost_no_evaluation(cache, revoke):
     assert await cache.get(*ALICE) == ALLOW
 
 
-async def test_a_revocation_that_concerns_a_request_still_parts_those_before_from_those_after(
+async def test_a_request_after_a_matching_revocation_does_not_join_a_load_from_before(
     cache,
 ):
     old = Evaluation()

@@ -1,4 +1,4 @@
-"""A newer decision ends the older one, also where the newer one is not stored or does not last."""
+"""A newer decision removes the older one, even if it is not stored or expires at once."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ async def gone(cache, *request):
 
 
 async def loading(cache, loader):
-    """A load that has missed and evaluates."""
+    """Starts a load that has missed and evaluates."""
     task = asyncio.create_task(cache.get_or_load(*ALICE, loader))
     await loader.begun.wait()
     return task
@@ -51,7 +51,7 @@ async def test_after_a_deny_that_expired_a_newer_evaluation_is_stored(cache):
     assert await cache.get(*ALICE) == ALLOW
 
 
-async def test_a_brief_decision_of_another_request_keeps_nothing_from_being_stored(cache):
+async def test_a_short_lived_decision_of_another_request_does_not_prevent_storing(cache):
     loader = Evaluation()
     load = await loading(cache, loader)
     await cache.set("bob", "read", "doc", DENY, ttl_seconds=0.1)
@@ -62,14 +62,14 @@ async def test_a_brief_decision_of_another_request_keeps_nothing_from_being_stor
     assert await cache.get(*ALICE) == ALLOW
 
 
-async def test_a_brief_decision_counts_once(cache):
+async def test_a_short_lived_decision_counts_once(cache):
     await cache.set(*ALICE, DENY, ttl_seconds=5)
     assert await cache.size() == 1
     assert await cache.invalidate(user_id="alice") == 1
     assert await cache.size() == 0
 
 
-async def test_a_refresh_does_not_bring_back_what_a_deny_that_expired_had_replaced(cache):
+async def test_a_refresh_does_not_restore_a_decision_that_an_expired_deny_had_replaced(cache):
     begun, go = asyncio.Event(), asyncio.Event()
 
     async def evaluate(*_):
@@ -92,7 +92,7 @@ async def test_a_refresh_does_not_bring_back_what_a_deny_that_expired_had_replac
 
 
 @pytest.mark.parametrize("unstorable", UNSTORABLE)
-async def test_a_deny_that_cannot_be_stored_overtakes_an_older_evaluation(cache, unstorable):
+async def test_a_deny_that_cannot_be_stored_invalidates_an_older_evaluation(cache, unstorable):
     await cache.set(*ALICE, ALLOW)
     assert await cache.set(*ALICE, UNSTORABLE[unstorable]) is False
     assert await cache.get(*ALICE) is None

@@ -1,4 +1,4 @@
-"""How long a decision lives: as given, else as the cache says; a sensitivity only shortens it."""
+"""A decision's TTL is the one given, else the cache's; a sensitivity can only shorten it."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ BRIEF = 0.3
 
 @pytest.fixture
 async def new_brief(new_cache):
-    """Makes caches whose critical decisions live briefly."""
+    """Makes caches whose critical decisions have a short TTL."""
 
     class Brief(new_cache.kind):
         OPTIMIZED_TTL = {"critical": BRIEF, "public": 60}  # noqa: RUF012
@@ -26,7 +26,7 @@ async def new_brief(new_cache):
 
 
 async def survivors(cache, users):
-    """Those whose decision is served when brief ones have expired."""
+    """Returns the users whose decision is served after short-lived ones have expired."""
     await asyncio.sleep(BRIEF + 0.05)
     found = await cache.get_batch([(user, "read", "doc") for user in users])
     return {user for user, decision in zip(users, found, strict=True) if decision is not None}
@@ -46,14 +46,14 @@ STORED = {
 EXPECTED = {name for name, (_, lives) in STORED.items() if lives}
 
 
-async def test_a_sensitivity_shortens_the_time_that_is_given_and_that_of_the_cache(new_brief):
+async def test_a_sensitivity_shortens_the_given_ttl_and_the_ttl_of_the_cache(new_brief):
     cache = await new_brief(ttl_seconds=60)
     for name, (arguments, _) in STORED.items():
         assert await cache.set(name, "read", "doc", ALLOW, **arguments) is True
     assert await survivors(cache, list(STORED)) == EXPECTED
 
 
-async def test_it_does_so_of_what_is_loaded(new_brief):
+async def test_it_shortens_the_ttl_of_a_loaded_decision(new_brief):
     cache = await new_brief(ttl_seconds=60)
 
     async def load():
@@ -64,7 +64,7 @@ async def test_it_does_so_of_what_is_loaded(new_brief):
     assert await survivors(cache, list(STORED)) == EXPECTED
 
 
-async def test_it_does_so_of_what_the_loader_says(new_brief):
+async def test_it_shortens_the_ttl_that_the_loader_returns(new_brief):
     cache = await new_brief(ttl_seconds=60)
 
     for name, (arguments, _) in STORED.items():
@@ -78,20 +78,20 @@ async def test_it_does_so_of_what_the_loader_says(new_brief):
     assert await survivors(cache, list(STORED)) == EXPECTED
 
 
-async def test_it_lengthens_the_time_of_no_cache(new_brief):
+async def test_it_never_lengthens_the_ttl_of_the_cache(new_brief):
     cache = await new_brief(ttl_seconds=BRIEF)
     for sensitivity in ("critical", "public", "unheard of", None):
         await cache.set(str(sensitivity), "read", "doc", ALLOW, sensitivity=sensitivity)
     assert await survivors(cache, ["critical", "public", "unheard of", "None"]) == set()
 
 
-async def test_it_counts_for_nothing_unless_optimized_times_are_on(new_brief):
+async def test_it_has_no_effect_unless_optimized_ttls_are_enabled(new_brief):
     cache = await new_brief(ttl_seconds=60, use_optimized_ttl=False)
     await cache.set(*ALICE, ALLOW, sensitivity="critical")
     assert await survivors(cache, ["alice"]) == {"alice"}
 
 
-async def test_a_refresh_does_not_lengthen_a_life(new_cache):
+async def test_a_refresh_does_not_lengthen_the_ttl(new_cache):
     cache = await new_cache(ttl_seconds=60)
     refreshed = asyncio.Event()
 
@@ -112,7 +112,7 @@ async def test_a_refresh_does_not_lengthen_a_life(new_cache):
     assert await cache.get(*ALICE) is None
 
 
-async def test_an_unknown_sensitivity_is_warned_of_once(new_cache, caplog):
+async def test_an_unknown_sensitivity_warns_once(new_cache, caplog):
     cache = await new_cache()
     name = f"unheard of by {cache.backend} {id(cache)}"
 

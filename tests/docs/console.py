@@ -33,7 +33,7 @@ def main():
             with redirect_stdout(io.StringIO()) as printed:
                 try:
                     run(block, names, runner)
-                except BaseException:  # noqa: BLE001 - whatever it is, it is told
+                except BaseException:  # noqa: BLE001 - every error is reported
                     error = traceback.format_exc()
             answers.write(json.dumps({"out": printed.getvalue(), "error": error}) + "\n")
             answers.flush()

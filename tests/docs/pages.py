@@ -46,16 +46,16 @@ TITLE = re.compile(r'title="([^"]+)"')
 SERVER = re.compile(r"(uvicorn|gunicorn) ")
 RUN_ELSEWHERE = {
     r"(python3? -m )?pip install( -U)? '?sark-cache.*": "`nox -s wheels` installs from an index",
-    r"(python3? -m )?pip install .*": "what is installed here is what is tested",
-    r"python3? -m venv .*": "an environment has been made already",
-    r"\. .*/bin/activate": "likewise",
-    r"python3 -m pip install nox.*": "these blocks are run by nox; .ci/run runs the README's",
-    r"((python3 -m )?nox|prek|pre-commit)( .*)?": "each is a check, and run by itself",
-    r"cargo .*": "likewise: `nox -s rust` and its sisters run it",
-    r"git clone .*": "what is tested is this tree",
-    r"rustup .*": "changes the toolchain of whoever runs this",
-    r"sid=.*|debootstrap .*|(mkdir|for|mount|cp|chroot) .*\$sid.*": "takes root, and a while",
-    r"(valkey|redis)-server": "one is started for each page that asks for it",
+    r"(python3? -m )?pip install .*": "the tests use the packages that are installed here",
+    r"python3? -m venv .*": "an environment exists already",
+    r"\. .*/bin/activate": "an environment exists already",
+    r"python3 -m pip install nox.*": "nox runs these blocks; .ci/run runs the README's command",
+    r"((python3 -m )?nox|prek|pre-commit)( .*)?": "each is a check of its own",
+    r"cargo .*": "`nox -s rust` and other sessions run it",
+    r"git clone .*": "this tree is the one under test",
+    r"rustup .*": "it changes the toolchain of the user",
+    r"sid=.*|debootstrap .*|(mkdir|for|mount|cp|chroot) .*\$sid.*": "it needs root, and takes long",
+    r"(valkey|redis)-server": "one is started for each page that needs it",
 }
 """Commands that are not run with the others, each with the reason."""
 

@@ -1,4 +1,4 @@
-"""Fixtures of these tests."""
+"""Fixtures of the tests with failing servers."""
 
 import gc
 
@@ -11,6 +11,6 @@ __all__ = ["open_cache", "open_patiently", "own_cluster", "recovered", "watch"]
 
 @pytest.fixture(autouse=True)
 def nothing_left_for_others():
-    """Collects what a client drops where connecting is cut short, before other tests begin."""
+    """Collects connections that a client dropped while it connected, before other tests begin."""
     yield
     gc.collect()

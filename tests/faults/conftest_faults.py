@@ -1,4 +1,4 @@
-"""Requests that are watched while servers fail under them."""
+"""Requests that are timed while servers fail."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from servers import Cluster
 ALLOW = {"allow": True, "reason": "owner"}
 COMMAND_SECONDS = 0.25
 PATIENT_SECONDS = 1.0
-"""For what must not fail on a busy machine while the servers are well."""
+"""The time-out for requests that must not fail on a busy machine while the servers are well."""
 SPARE_SECONDS = 0.05
 RECOVERY_SECONDS = 2
 
@@ -22,7 +22,7 @@ async def load():
 
 
 class Watch:
-    """How long requests took, and how late this event loop was meanwhile by no fault of theirs."""
+    """The longest request, and the largest delay of this event loop that requests did not cause."""
 
     def __init__(self):
         self.command_seconds = COMMAND_SECONDS
@@ -31,7 +31,7 @@ class Watch:
         self.requests = 0
 
     async def beat(self):
-        """Measures lateness until it is cancelled: of each 10 ms, what goes beyond them."""
+        """Measures until cancelled how much longer than 10 ms each sleep of 10 ms takes."""
         clock = asyncio.get_running_loop().time
         while True:
             began = clock()
@@ -47,7 +47,7 @@ class Watch:
         return answer
 
     async def ask(self, cache, user="alice"):
-        """One request of each kind; they must not raise."""
+        """Sends one request of each kind; none may raise."""
         row = (user, "read", "doc")
         assert await self.timed(cache.get(*row)) in (None, ALLOW)
         assert await self.timed(cache.get_or_load(*row, load)) == ALLOW
@@ -56,7 +56,7 @@ class Watch:
         assert await self.timed(cache.set_batch([(*row, ALLOW), (user, "write", "doc", ALLOW)])) < 3
 
     async def ask_until(self, done, cache):
-        """Asks on behalf of one user after the other until `done` is set."""
+        """Sends requests for one user after the other until `done` is set."""
         for number in itertools.count():
             await self.ask(cache, f"user-{number % 50}")
             await asyncio.sleep(0)
@@ -64,7 +64,8 @@ class Watch:
                 return
 
     def assert_in_time(self):
-        """Nothing took longer than a command may, plus 50 ms, plus what the loop was late."""
+        """Asserts that no request took longer than a command may, plus 50 ms, plus the loop's
+        delay."""
         assert self.requests > 0
         assert self.longest <= self.command_seconds + SPARE_SECONDS + self.lateness
 
@@ -81,7 +82,7 @@ async def watch():
 
 @pytest.fixture
 def own_cluster():
-    """Starts clusters of this test's own."""
+    """Starts clusters for this test alone."""
     with contextlib.ExitStack() as clusters:
 
         def start(**options):
@@ -103,7 +104,7 @@ async def open_cache():
 
 @pytest.fixture
 async def open_patiently(open_cache, watch):
-    """Makes caches that wait for longer, and that have heard of their servers."""
+    """Makes caches with longer time-outs that have reached their servers."""
     watch.command_seconds = PATIENT_SECONDS
 
     async def new(url):
@@ -116,7 +117,7 @@ async def open_patiently(open_cache, watch):
 
 
 async def serves(cache, *row):
-    """Returns when a decision can be stored and is served again."""
+    """Waits until a decision can be stored and is served again."""
     row = row or ("probe", "read", "doc")
     while not (await cache.set(*row, ALLOW) and await cache.get(*row) == ALLOW):
         await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""What the page about servers says of permissions, tried with each command taken away."""
+"""The permissions that the page about servers lists, tested by removing each command."""
 
 import asyncio
 import re
@@ -14,7 +14,7 @@ from sark_cache._core import redis_urls as urls
 from sark_cache.backends.redis import PolicyCache
 from servers import wait_until
 
-# asyncio leaves the transport of a connection open whose making is cut short.
+# asyncio does not close the transport of a connection that is cancelled while it is made.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -32,7 +32,7 @@ PATIENT = {"connect_timeout": 5, "command_timeout": 5}
 
 
 def allow(server, *besides, without=()):
-    """Makes the page's user, with more or less than the page says; returns their URL."""
+    """Makes the page's user, with more or fewer permissions than listed, and returns their URL."""
     line = [word for word in LINE if word.lstrip("+").upper() not in without]
     server.command(*line, *besides)
     return server.url.replace("redis://", "redis://sark-cache:password@")
@@ -40,7 +40,7 @@ def allow(server, *besides, without=()):
 
 @pytest.fixture
 async def open_as(open_cache):
-    """Makes caches that wait for long, for the page's user."""
+    """Makes caches with long time-outs for the page's user."""
 
     async def new(server, *besides, without=(), database=0, library="redis", **settings):
         url = allow(server, *besides, without=without).replace("redis", library, 1)
@@ -50,7 +50,7 @@ async def open_as(open_cache):
 
 
 async def serves(cache):
-    """Whether it stores and finds a decision, and says that all is well."""
+    """Returns whether the cache stores and finds a decision and reports that it is healthy."""
     stored = await cache.set(*ALICE, ALLOW)
     found = [await cache.get(*ALICE), *await cache.get_batch([ALICE])]
     healthy = await cache.health_check()
@@ -60,7 +60,7 @@ async def serves(cache):
 
 
 async def revokes(cache):
-    """Whether it revokes in all ways."""
+    """Returns whether every kind of revocation succeeds."""
     for revoke in (
         lambda: cache.delete(*ALICE),
         lambda: cache.invalidate(user_id="alice"),
@@ -81,7 +81,7 @@ async def test_the_page_names_each_command_once():
     assert len(NOTHING_IS_SERVED) == 10
 
 
-async def test_the_line_of_the_page_is_enough(own_redis, open_as, caplog):
+async def test_the_permissions_of_the_page_are_enough(own_redis, open_as, caplog):
     server = own_redis()
     cache = await open_as(server)
     assert await serves(cache)
@@ -95,7 +95,7 @@ async def test_the_line_of_the_page_is_enough(own_redis, open_as, caplog):
     assert caplog.records == []
 
 
-async def test_the_line_keeps_the_user_from_anything_else(own_redis):
+async def test_the_permissions_allow_nothing_else(own_redis):
     server = own_redis()
     with redis.Redis.from_url(allow(server)) as client:
         for other in (("SET", "other", "1"), ("FLUSHALL",), ("KEYS", "*"), ("CONFIG", "GET", "*")):
@@ -112,7 +112,8 @@ async def test_without_this_command_nothing_is_served(own_redis, open_as, caplog
     assert f"refuses {command} (NOPERM)" in caplog.text
     allow(server)
     async with asyncio.timeout(10):
-        # What was superseded while nothing could be stored is a miss until it was removed.
+        # A decision that was superseded while nothing could be stored is a miss until it is
+        # removed.
         while not (await cache.set(*ALICE, ALLOW) and await cache.get(*ALICE) == ALLOW):
             await asyncio.sleep(0.01)
     assert await serves(cache)
@@ -141,17 +142,17 @@ async def test_a_revocation_that_is_refused_names_the_command(own_redis, open_as
             await revoke()
         except InvalidationError as error:
             refused.append(str(error))
-    # Older servers do not say which one it was that a script was refused.
+    # Older servers do not name the command that a script was refused.
     words = rf"refuses ({command}|a command of a script) \(NOPERM\)"
     assert [error for error in refused if not re.search(words, error)] == []
     assert not refused or not await serves(cache), "it is looked at again"
 
 
-# What may be missing
+# Optional permissions
 
 
 @pytest.mark.parametrize("library", ["redis", "valkey"])
-async def test_without_role_and_info_the_primary_confirms_and_it_is_said_once(
+async def test_without_role_and_info_the_primary_confirms_and_a_warning_is_logged_once(
     own_redis, open_as, caplog, library
 ):
     server = own_redis()
@@ -165,7 +166,9 @@ async def test_without_role_and_info_the_primary_confirms_and_it_is_said_once(
 
 
 @pytest.mark.parametrize("command", ["ROLE", "INFO", "WAIT", "TIME"])
-async def test_without_one_of_these_all_is_confirmed_as_before(own_redis, open_as, caplog, command):
+async def test_without_one_of_these_revocations_are_confirmed_as_before(
+    own_redis, open_as, caplog, command
+):
     cache = await open_as(own_redis(), without=[command])
     assert await serves(cache)
     assert await revokes(cache)
@@ -181,7 +184,7 @@ async def test_without_time_a_stamp_from_before_the_first_request_stores_nothing
     assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp()) is True
 
 
-async def test_a_server_that_knows_no_role_is_confirmed_by_the_primary(own_redis, open_as, caplog):
+async def test_a_server_without_role_is_confirmed_by_the_primary(own_redis, open_as, caplog):
     cache = await open_as(own_redis(rename_command=("ROLE", "")))
     assert await serves(cache)
     assert await revokes(cache)
@@ -189,9 +192,7 @@ async def test_a_server_that_knows_no_role_is_confirmed_by_the_primary(own_redis
 
 
 @pytest.mark.parametrize("refused", [("-role",), ("-role", "-info")])
-async def test_a_replica_is_waited_for_where_it_is_counted_or_said_to_be_there(
-    own_redis, open_as, refused
-):
+async def test_a_replica_is_waited_for_if_it_is_counted_or_configured(own_redis, open_as, refused):
     server = own_redis()
     replica = own_redis(replicaof=(server.host, server.port))
     wait_until(lambda: server.info("replication")["connected_slaves"] == "1", "it is connected")
@@ -207,14 +208,14 @@ async def test_a_replica_is_waited_for_where_it_is_counted_or_said_to_be_there(
     replica.resume()
 
 
-async def test_replicas_that_are_said_to_be_there_and_are_not_confirm_nothing(own_redis, open_as):
+async def test_configured_replicas_that_do_not_exist_confirm_nothing(own_redis, open_as):
     cache = await open_as(own_redis(), replicas=1)
     with pytest.raises(InvalidationError, match="1 of 1 replicas are not connected"):
         await cache.invalidate(user_id="alice")
 
 
 @pytest.mark.parametrize("replicas", [0, 1])
-async def test_who_says_how_many_replicas_there_are_is_not_warned(
+async def test_a_configured_number_of_replicas_prevents_the_warning(
     own_redis, open_as, caplog, replicas
 ):
     cache = await open_as(own_redis(), without=["ROLE", "INFO"], replicas=replicas)
@@ -234,7 +235,7 @@ async def test_without_wait_nothing_is_served_where_there_are_replicas(own_redis
 async def test_without_info_a_revocation_whose_connection_breaks_is_not_confirmed(
     own_redis, open_as
 ):
-    """Another server may have taken over, with another table of keys."""
+    """Asserts it because another server may have taken over, with another table of keys."""
     server = own_redis()
     cache = await open_as(server, without=["INFO"])
     rows = [("alice", "read", f"doc-{number}", ALLOW) for number in range(50_000)]
@@ -258,7 +259,7 @@ async def test_without_ping_health_checks_fail_and_all_else_works(own_redis, ope
     assert await revokes(cache)
 
 
-async def test_another_database_takes_a_command_of_its_own(own_redis, open_as):
+async def test_another_database_needs_the_command_select(own_redis, open_as):
     server = own_redis()
     assert await serves(await open_as(server, database=1))
     assert not await serves(await open_as(server, without=["SELECT"], database=1))
@@ -269,7 +270,7 @@ async def test_another_database_takes_a_command_of_its_own(own_redis, open_as):
 
 @pytest.fixture
 def users_of(request):
-    """Makes the page's user on several servers; they are gone at the end."""
+    """Makes the page's user on several servers, and removes it afterwards."""
     made = []
 
     def make(servers, *line):
@@ -306,7 +307,7 @@ ON_CLUSTERS_NEEDED = [*NOTHING_IS_SERVED, "CLUSTER", "COMMAND", "INFO"]
 async def test_on_a_cluster_nothing_is_served_without_this_command_on_one_of_its_nodes(
     fresh_cluster, users_of, open_cache, command
 ):
-    """Whichever node keeps the decision: a revocation walks over all of them."""
+    """A revocation scans all nodes, so that it fails wherever the decision is stored."""
     users_of(fresh_cluster.servers, *LINE, *ON_CLUSTERS)
     refusing = fresh_cluster.servers if command == "COMMAND" else fresh_cluster.servers[:1]
     users_of(refusing, "ACL", "SETUSER", "sark-cache", f"-{command}")
@@ -328,7 +329,7 @@ async def test_sentinels_have_a_line_of_their_own(fresh_sentinels, users_of, ope
     assert caplog.records == []
 
 
-async def test_a_refusal_is_told_to_each_way_of_use(own_redis, open_as):
+async def test_a_refused_command_opens_the_circuit(own_redis, open_as):
     cache = await open_as(own_redis(), without=["SCAN"])
     assert not await serves(cache)
     assert cache.circuit_open is True

@@ -1,4 +1,4 @@
-"""Caches that are closed while a server is dead: close() always ends."""
+"""Caches that are closed while a server is unreachable: close() always ends."""
 
 import asyncio
 import random
@@ -7,7 +7,7 @@ import pytest
 
 from sark_cache.backends.redis import PolicyCache
 
-# asyncio leaves the transport of a connection open whose making is cut short.
+# asyncio does not close the transport of a connection that is cancelled while it is made.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -19,7 +19,8 @@ BOUND_SECONDS = 10
 
 
 async def closed_in_time(url):
-    """Whether a cache that has met the dead server closes; and whether its circuit was open."""
+    """Returns whether a cache closes after it met the dead server, and whether its circuit was
+    open."""
     cache = PolicyCache(url)
     for number in range(8):
         await cache.get(f"user-{number}", "read", "doc")
@@ -55,7 +56,9 @@ async def test_a_close_that_is_cancelled_anywhere_leaves_nothing_behind(own_redi
         await asyncio.wait([closing])
         assert closing.cancelled() is was_closing
         async with asyncio.timeout(BOUND_SECONDS):
-            while int(server.info("clients")["connected_clients"]) > 1:  # that which asks
+            while (
+                int(server.info("clients")["connected_clients"]) > 1
+            ):  # this query's own connection
                 await asyncio.sleep(0.01)
         named = [task.get_name() for task in asyncio.all_tasks()]
         assert not [name for name in named if name.startswith("sark-cache")]

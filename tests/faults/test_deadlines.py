@@ -1,4 +1,4 @@
-"""A request has one time-out, for all that it asks of the servers."""
+"""A request has one time-out for all commands that it sends."""
 
 import asyncio
 
@@ -15,11 +15,11 @@ pytestmark = [
 ALICE = ("alice", "read", "doc")
 TIMEOUT = 0.5
 SLOW = 0.8 * TIMEOUT
-"""So late is each reply: one is in time, and two are not."""
+"""The delay of each reply: one delayed reply is in time, two are not."""
 
 
 class Slow:
-    """Between a cache and a server: each reply may be late."""
+    """A proxy in front of a server that can delay each reply."""
 
     def __init__(self, server):
         self._port = server.port

@@ -1,4 +1,4 @@
-"""A write that nobody answered, and that reaches the server after a newer one was stored."""
+"""A write without a reply that reaches the server after a newer decision was stored."""
 
 import asyncio
 import socket
@@ -23,7 +23,7 @@ OUTAGE_SECONDS = 1.0
 
 
 class Way:
-    """A way to a server that loses a packet, which is sent again long after it was given up."""
+    """A proxy that loses a packet and delivers it long after its sender gave up."""
 
     def __init__(self, server):
         self.listener = socket.create_server((server.host, 0))
@@ -113,7 +113,7 @@ async def test_an_allow_that_arrives_late_does_not_replace_a_newer_deny(
 
 
 @needs_fork
-def test_a_forked_child_serves_again_what_was_superseded_in_its_parent(own_redis):
+def test_a_forked_child_stores_decisions_again_after_a_failed_deny_of_its_parent(own_redis):
     server = own_redis()
     code = """
         import asyncio, logging, os, signal, sys
@@ -151,7 +151,7 @@ def test_a_forked_child_serves_again_what_was_superseded_in_its_parent(own_redis
     assert run(code, server.url, str(server.pid)) == ["served"]
 
 
-async def test_a_batch_whose_caller_gave_up_ends_the_older_decisions(own_redis, open_cache):
+async def test_a_cancelled_batch_removes_the_older_decisions(own_redis, open_cache):
     server = own_redis()
     cache = await open_cache(server.url, command_timeout=10)
     bob = ("bob", "read", "doc")

@@ -1,4 +1,4 @@
-"""A primary that fails over, replicas that lag, a cluster whose slots move or whose nodes die."""
+"""Primaries that fail over, replicas that lag, and clusters whose slots move or whose nodes die."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from redis.crc import key_slot
 from conftest_faults import ALLOW
 from sark_cache import InvalidationError
 
-# asyncio leaves the transport of a connection open whose making is cut short.
+# asyncio does not close the transport of a connection that is cancelled while it is made.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -23,9 +23,9 @@ def slot_of(key):
 
 
 async def confirmed(cache, **scope):
-    """Revokes until it is confirmed, as one who is told that it was not does.
+    """Repeats a revocation until it is confirmed, as a caller that gets the error does.
 
-    That takes until Sentinel has made a replica of the old primary: some seconds, or half a minute
+    That takes until Sentinel has made the old primary a replica: some seconds, or half a minute
     with older servers on a busy machine.
     """
     async with asyncio.timeout(90):
@@ -39,7 +39,7 @@ async def confirmed(cache, **scope):
 # Sentinel
 
 
-async def test_a_failover_fails_no_request_and_is_found_by_itself(
+async def test_a_failover_fails_no_request_and_is_followed(
     fresh_sentinels, open_patiently, watch, recovered
 ):
     cache = await open_patiently(fresh_sentinels.url)
@@ -54,7 +54,7 @@ async def test_a_failover_fails_no_request_and_is_found_by_itself(
     assert await confirmed(cache) > 0
 
 
-async def test_a_primary_that_dies_is_replaced_and_what_was_revoked_stays_so(
+async def test_a_primary_that_dies_is_replaced_and_revocations_stay(
     fresh_sentinels, open_patiently, watch, recovered
 ):
     cache = await open_patiently(fresh_sentinels.url)
@@ -79,10 +79,10 @@ async def test_a_primary_that_dies_is_replaced_and_what_was_revoked_stays_so(
     assert await confirmed(cache) > 0
 
 
-async def test_a_primary_that_slept_through_a_failover_is_not_asked_again(
+async def test_a_primary_that_was_suspended_during_a_failover_is_not_asked_again(
     fresh_sentinels, open_patiently, recovered
 ):
-    """It still thinks that it is the primary, and has not heard of what was revoked."""
+    """The old primary still reports that role and has not received the revocation."""
     cache = await open_patiently(fresh_sentinels.url)
     await cache.set(*ALICE, ALLOW)
     assert await asyncio.gather(*(cache.get(*ALICE) for _ in range(10))) == [ALLOW] * 10
@@ -121,7 +121,7 @@ async def test_a_revocation_is_not_confirmed_before_the_replica_has_it(
 async def test_no_revocation_is_confirmed_by_a_primary_that_is_being_replaced(
     fresh_sentinels, open_patiently
 ):
-    """For a moment it says that it is the primary and has no replica: that is the primary now."""
+    """For a moment it reports that it is the primary and has no replica, which is then true."""
     cache = await open_patiently(fresh_sentinels.url)
     users = [f"user-{number}" for number in range(2_000)]
     await cache.set_batch([(user, "read", "doc", ALLOW) for user in users])
@@ -140,7 +140,7 @@ async def test_no_revocation_is_confirmed_by_a_primary_that_is_being_replaced(
     assert [user for user in revoked if await cache.get(user, "read", "doc") is not None] == []
 
 
-async def test_a_walk_does_not_go_on_with_the_cursor_of_another_server(
+async def test_a_scan_does_not_continue_with_the_cursor_of_another_server(
     fresh_sentinels, open_patiently
 ):
     cache = await open_patiently(fresh_sentinels.url)
@@ -176,7 +176,7 @@ async def test_a_slot_that_moved_is_followed(fresh_cluster, open_patiently, watc
 async def test_while_a_slot_moves_nothing_fails_and_no_revocation_of_many_is_confirmed(
     fresh_cluster, open_patiently, watch, recovered
 ):
-    """A key that moves behind the walk would be missed by it."""
+    """The scan would miss a key that moves to a node it has already scanned."""
     cache = await open_patiently(fresh_cluster.url)
     await cache.set(*ALICE, ALLOW)
     slot = slot_of(KEY)

@@ -1,4 +1,4 @@
-"""A proxy or a broken server answers nonsense: no request fails, and nothing counts as revoked."""
+"""Malformed replies of a proxy or a broken server fail no request and confirm no revocation."""
 
 import asyncio
 import contextlib
@@ -70,12 +70,12 @@ NONSENSE = {
 
 
 class Nonsense:
-    """A server that answers each command with the same bytes, or the connection's end."""
+    """A server that answers every command with the same bytes, or closes the connection."""
 
     def __init__(self, answer, sensible=()):
         self._answer = answer
         self._sensible = set(sensible)
-        """Commands that are answered as a server does."""
+        """Commands that are answered correctly."""
 
     async def __aenter__(self):
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -144,18 +144,18 @@ async def test_no_request_fails_and_nothing_is_revoked(nonsense, decoded, caplog
     assert len(caplog.records) < 20, "not a line for each request"
 
 
-# One reply of a real server at a time
+# One wrong reply of a real server at a time
 
 
 class Garbling:
-    """Between a cache and a server: one reply of a kind is replaced."""
+    """A proxy in front of a server that replaces one reply of a kind."""
 
     def __init__(self, server):
         self._port = server.port
         self.garbles = None
-        """A text of the command whose reply is replaced, and by which bytes.
+        """A part of the command whose reply is replaced, and the bytes that replace it.
 
-        Or by what a function makes of the reply.
+        A function in place of the bytes gets the reply and returns its replacement.
         """
         self.garbled = 0
 
@@ -184,9 +184,7 @@ class Garbling:
 
 @pytest.mark.parametrize("step", [b"LPUSH", b"UNLINK', KEYS[1]"], ids=["record", "removal"])
 @pytest.mark.parametrize("nonsense", ["a status", "nothing", "a negative number", "an empty list"])
-async def test_a_revocation_whose_step_is_answered_by_nonsense_is_not_confirmed(
-    own_redis, step, nonsense
-):
+async def test_a_revocation_with_a_malformed_reply_is_not_confirmed(own_redis, step, nonsense):
     async with (
         Garbling(own_redis()) as proxy,
         PolicyCache(proxy.url, connect_timeout=2, command_timeout=2) as cache,
@@ -233,7 +231,7 @@ def after_info(reply, replaced):
 
 
 @pytest.mark.parametrize("nonsense", MISSHAPEN_PAGES)
-async def test_a_misshapen_step_of_a_walk_is_described(own_redis, decoded, nonsense):
+async def test_the_error_describes_a_malformed_step_of_a_scan(own_redis, decoded, nonsense):
     async with Garbling(own_redis()) as proxy:
         url = f"{proxy.url}?decode_responses=true" if decoded else proxy.url
         async with PolicyCache(url, connect_timeout=2, command_timeout=2) as cache:
@@ -247,7 +245,7 @@ async def test_a_misshapen_step_of_a_walk_is_described(own_redis, decoded, nonse
 
 
 @pytest.mark.parametrize(
-    ("cursor", "told"),
+    ("cursor", "message"),
     [
         (lambda step: step, "does not end"),
         (lambda _: 7, "does not get on"),
@@ -255,7 +253,7 @@ async def test_a_misshapen_step_of_a_walk_is_described(own_redis, decoded, nonse
     ],
     ids=["another cursor each time", "the same cursor", "cursors in a circle"],
 )
-async def test_a_walk_that_the_server_never_ends_is_not_confirmed(own_redis, cursor, told):
+async def test_a_scan_that_the_server_never_ends_is_not_confirmed(own_redis, cursor, message):
     async with (
         Garbling(own_redis()) as proxy,
         PolicyCache(proxy.url, connect_timeout=2, command_timeout=2) as cache,
@@ -263,13 +261,13 @@ async def test_a_walk_that_the_server_never_ends_is_not_confirmed(own_redis, cur
         assert await cache.set(*ALICE, ALLOW)
         proxy.garbles = (b"COUNT", lambda reply: after_info(reply, page(cursor(proxy.garbled))))
         async with asyncio.timeout(60):
-            with pytest.raises(InvalidationError, match=told):
+            with pytest.raises(InvalidationError, match=message):
                 await cache.invalidate(user_id="alice")
         proxy.garbles = None
         assert await cache.invalidate(user_id="alice") == 1
 
 
-async def test_a_walk_is_as_long_as_there_are_keys(own_redis, monkeypatch):
+async def test_a_scan_is_as_long_as_there_are_keys(own_redis, monkeypatch):
     monkeypatch.setattr(invalidation, "SCAN_KEYS", 100)
     server = own_redis()
     async with PolicyCache(server.url, connect_timeout=2, command_timeout=2) as cache:

@@ -1,4 +1,4 @@
-"""A server that is killed, hangs, has no memory, wants another password, or holds nonsense."""
+"""One server that is killed, hangs, is out of memory, changes its password, or holds bad values."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from conftest_faults import ALLOW, load
 from sark_cache import InvalidationError
 from sark_cache.backends.redis import PolicyCache
 
-# asyncio leaves the transport of a connection open whose making is cut short.
+# asyncio does not close the transport of a connection that is cancelled while it is made.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -22,7 +22,7 @@ KEY = "sark-cache:1::alice:read:doc:none"
 
 
 async def cannot_revoke(cache):
-    """Revocations of every kind raise: they cannot be confirmed."""
+    """Asserts that revocations of every kind raise, because they cannot be confirmed."""
     with pytest.raises(InvalidationError, match="could not be confirmed"):
         await cache.invalidate(user_id="alice")
     with pytest.raises(InvalidationError, match="could not be confirmed"):
@@ -40,7 +40,7 @@ RETURNS = {"killed": "start", "hanging": "resume", "shut down": "start"}
 
 
 @pytest.mark.parametrize("how", FAILURES)
-async def test_a_server_that_fails_before_a_request_costs_it_no_more_than_its_time(
+async def test_a_server_that_fails_before_a_request_costs_at_most_its_time_out(
     own_redis, open_cache, watch, recovered, caplog, how
 ):
     server = own_redis()
@@ -59,7 +59,7 @@ async def test_a_server_that_fails_before_a_request_costs_it_no_more_than_its_ti
 
 
 @pytest.mark.parametrize("how", FAILURES)
-async def test_a_server_that_fails_during_requests_costs_them_no_more_than_their_time(
+async def test_a_server_that_fails_during_requests_costs_at_most_their_time_out(
     own_redis, open_cache, watch, recovered, caplog, how
 ):
     server = own_redis()
@@ -82,7 +82,7 @@ async def test_a_server_that_fails_during_requests_costs_them_no_more_than_their
     assert len(caplog.records) < 40
 
 
-async def test_a_server_that_fails_while_a_decision_is_evaluated_fails_nobody(
+async def test_a_server_that_fails_while_a_decision_is_evaluated_fails_no_request(
     own_redis, open_cache, watch, recovered
 ):
     server = own_redis()
@@ -98,7 +98,7 @@ async def test_a_server_that_fails_while_a_decision_is_evaluated_fails_nobody(
     await recovered(cache)
 
 
-async def test_while_nobody_answers_nobody_is_asked(own_redis, open_cache, watch):
+async def test_while_no_server_answers_none_is_asked(own_redis, open_cache, watch):
     server = own_redis()
     cache = await open_cache(server.url)
     await cache.set(*ALICE, ALLOW)
@@ -112,10 +112,8 @@ async def test_while_nobody_answers_nobody_is_asked(own_redis, open_cache, watch
     server.resume()
 
 
-async def test_a_decision_is_not_shared_while_nobody_can_tell_what_was_revoked(
-    own_redis, open_cache
-):
-    """Another process may have revoked it a moment ago, between two who ask here."""
+async def test_a_load_is_not_shared_while_revocations_are_unknown(own_redis, open_cache):
+    """Another process may have revoked it a moment ago, between two requests of this one."""
     server = own_redis()
     cache = await open_cache(server.url)
     server.kill()
@@ -144,10 +142,10 @@ async def test_a_revocation_that_failed_can_be_tried_again(own_redis, open_cache
     assert await cache.get(*ALICE) is None
 
 
-async def test_a_server_that_restarts_empty_forgets_what_was_being_evaluated(
+async def test_a_server_that_restarts_empty_stores_no_evaluation_from_before(
     own_redis, open_cache, recovered
 ):
-    """It cannot tell what was revoked meanwhile."""
+    """An empty server cannot say what was revoked in between."""
     server = own_redis()
     cache = await open_cache(server.url)
     await cache.get(*ALICE)
@@ -159,15 +157,13 @@ async def test_a_server_that_restarts_empty_forgets_what_was_being_evaluated(
     assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp()) is True
 
 
-async def test_a_stamp_that_was_taken_before_anything_was_heard_stores_nothing_once(
-    own_redis, open_cache
-):
+async def test_a_stamp_from_before_the_first_reply_stores_nothing_once(own_redis, open_cache):
     cache = await open_cache(own_redis().url)
     assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp()) is False
     assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp()) is True
 
 
-async def test_a_log_that_was_cut_stores_nothing_that_is_older(own_redis, open_cache):
+async def test_a_trimmed_log_stores_no_older_decision(own_redis, open_cache):
     cache = await open_cache(own_redis().url)
     assert await cache.health_check()
     stamp = cache.stamp()
@@ -179,7 +175,7 @@ async def test_a_log_that_was_cut_stores_nothing_that_is_older(own_redis, open_c
 # Out of memory
 
 
-async def test_a_server_without_memory_serves_what_it_has_and_stores_nothing(
+async def test_a_server_out_of_memory_serves_its_entries_and_stores_nothing(
     own_redis, open_cache, watch, recovered, caplog
 ):
     server = own_redis(maxmemory_policy="noeviction")
@@ -200,27 +196,25 @@ async def test_a_server_without_memory_serves_what_it_has_and_stores_nothing(
     await recovered(cache)
 
 
-async def test_without_memory_for_the_log_what_is_being_evaluated_is_not_stored(
-    own_redis, open_cache
-):
+async def test_without_memory_for_the_log_running_evaluations_are_not_stored(own_redis, open_cache):
     server = own_redis(maxmemory_policy="noeviction")
     cache = await open_cache(server.url)
     assert await cache.health_check()
 
-    async def revoked_meanwhile():
+    async def revoked_in_between():
         server.command("CONFIG", "SET", "maxmemory", "1")
         await cache.invalidate(user_id="alice")
         server.command("CONFIG", "SET", "maxmemory", "0")
         return ALLOW
 
-    assert await cache.get_or_load(*ALICE, revoked_meanwhile) == ALLOW
+    assert await cache.get_or_load(*ALICE, revoked_in_between) == ALLOW
     assert await cache.get(*ALICE) is None
 
 
 # A wrong password
 
 
-async def test_a_wrong_password_is_a_miss_until_it_is_right(
+async def test_a_wrong_password_is_a_miss_until_it_is_corrected(
     own_redis, open_cache, watch, recovered, caplog
 ):
     server = own_redis(requirepass="right")
@@ -236,7 +230,7 @@ async def test_a_wrong_password_is_a_miss_until_it_is_right(
     await recovered(cache)
 
 
-# What is under a key
+# Values that the cache did not write
 
 
 NONSENSE = {
@@ -269,7 +263,7 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("nonsense", NONSENSE)
-async def test_nonsense_under_a_key_is_a_miss_and_is_replaced(own_redis, open_cache, nonsense):
+async def test_a_malformed_value_is_a_miss_and_is_replaced(own_redis, open_cache, nonsense):
     server = own_redis()
     cache = await open_cache(server.url)
     for heal in (
@@ -305,7 +299,7 @@ async def test_a_value_of_another_type_is_a_miss_and_is_replaced(own_redis, open
     assert await cache.invalidate(user_id="alice") == 1
 
 
-async def test_an_entry_that_never_expires_is_none_of_ours(own_redis, open_cache):
+async def test_an_entry_without_expiration_is_a_miss_and_is_replaced(own_redis, open_cache):
     server = own_redis()
     cache = await open_cache(server.url)
     await cache.set(*ALICE, ALLOW)
@@ -315,11 +309,11 @@ async def test_an_entry_that_never_expires_is_none_of_ours(own_redis, open_cache
     assert await cache.get(*ALICE) == ALLOW
 
 
-# Whose fault it is
+# Faults that are not the server's
 
 
-async def test_a_worker_that_is_cancelled_ends(own_redis, open_cache):
-    """The clients lose a cancellation where CPython 3.11 does; then it would go on for ever."""
+async def test_a_cancelled_worker_ends(own_redis, open_cache):
+    """The clients lose a cancellation where CPython 3.11 does. The worker would never end."""
     cache = await open_cache(own_redis().url)
 
     async def work():
@@ -338,8 +332,8 @@ async def test_a_worker_that_is_cancelled_ends(own_redis, open_cache):
         assert worker.cancelled()
 
 
-async def test_many_requests_at_once_open_no_circuit(own_redis, open_cache):
-    """That they wait for one another is not the server's fault."""
+async def test_many_concurrent_requests_open_no_circuit(own_redis, open_cache):
+    """Waiting for one another is not the server's fault."""
     cache = await open_cache(own_redis().url)
     await cache.set(*ALICE, ALLOW)
     await asyncio.gather(*(cache.get(*ALICE) for _ in range(3_000)))
@@ -378,7 +372,7 @@ async def test_a_cache_that_is_closed_while_it_is_asked_leaves_nothing_behind(ow
     assert [task for task in asyncio.all_tasks() if task.get_name() == "sark-cache probe"] == []
 
 
-async def test_a_client_of_another_event_loop_is_a_miss_and_no_error(own_redis):
+async def test_a_client_of_another_event_loop_is_a_miss_and_not_an_error(own_redis):
     server = own_redis()
     client = redis.asyncio.Redis.from_url(server.url)
     cache = PolicyCache(client)

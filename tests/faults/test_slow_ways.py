@@ -1,4 +1,4 @@
-"""Servers that are far away, and users who make what is stored as long as they can."""
+"""Servers with long round trips, and users whose keys and tags are as long as allowed."""
 
 import socket
 import threading
@@ -11,14 +11,14 @@ from conftest_faults import ALLOW, load
 
 MALLORY = ("mallory", "read", "secret")
 LONG = "%" * 8_000
-"""Each of these characters is three in a key."""
+"""A character that takes three bytes in a key."""
 BYTES_PER_SECOND = 10e6
 MANY = 400
 
 
 @pytest.fixture
 def slow_way():
-    """Makes ways to a server over which replies take their time; returns a URL."""
+    """Makes proxies that delay replies; returns the URL of one."""
     with ExitStack() as stops:
 
         def begin(server, bytes_per_second=BYTES_PER_SECOND):
@@ -42,7 +42,7 @@ def relay(listener, target, bytes_per_second):
 
 
 def pump(source, target, bytes_per_second):
-    with source, target, suppress(OSError):  # one of them is gone
+    with source, target, suppress(OSError):  # one of them is closed
         while data := source.recv(1 << 16):
             if bytes_per_second:
                 time.sleep(len(data) / bytes_per_second)
@@ -50,7 +50,9 @@ def pump(source, target, bytes_per_second):
         target.shutdown(socket.SHUT_WR)
 
 
-async def test_no_user_can_make_their_own_revocation_unconfirmable(own_redis, open_cache, slow_way):
+async def test_no_user_can_make_the_revocation_of_their_decisions_unconfirmable(
+    own_redis, open_cache, slow_way
+):
     server = own_redis()
     near = await open_cache(server.url)
     far = await open_cache(slow_way(server))
@@ -61,7 +63,9 @@ async def test_no_user_can_make_their_own_revocation_unconfirmable(own_redis, op
     assert await near.get(*MALLORY) is None
 
 
-async def test_tags_of_long_decisions_are_revoked_from_afar(own_redis, open_cache, slow_way):
+async def test_tags_of_long_decisions_are_revoked_over_a_slow_connection(
+    own_redis, open_cache, slow_way
+):
     server = own_redis()
     near = await open_cache(server.url)
     far = await open_cache(slow_way(server))
@@ -72,7 +76,7 @@ async def test_tags_of_long_decisions_are_revoked_from_afar(own_redis, open_cach
     assert await near.size() == 0
 
 
-async def test_a_walk_takes_as_long_as_the_server_answers(own_redis, open_cache, slow_way):
+async def test_a_scan_may_take_as_long_as_the_server_answers(own_redis, open_cache, slow_way):
     server = own_redis()
     near = await open_cache(server.url)
     far = await open_cache(slow_way(server, 2e6))

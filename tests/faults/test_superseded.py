@@ -36,7 +36,9 @@ DENIED = {
 
 
 @pytest.mark.parametrize("denied", DENIED)
-async def test_a_deny_while_nobody_answers_ends_the_older_allow(own_redis, open_cache, denied):
+async def test_a_deny_while_no_server_answers_removes_the_older_allow(
+    own_redis, open_cache, denied
+):
     server = own_redis()
     cache = await open_cache(server.url)
     assert await cache.set(*ALICE, ALLOW)
@@ -59,7 +61,7 @@ async def test_a_deny_while_nobody_answers_ends_the_older_allow(own_redis, open_
         assert await another.get(*ALICE) is None
 
 
-async def test_a_deny_that_was_not_answered_overtakes_an_older_evaluation(own_redis, open_cache):
+async def test_a_deny_without_a_reply_invalidates_an_older_evaluation(own_redis, open_cache):
     server = own_redis()
     cache = await open_cache(server.url)
     async with PolicyCache(server.url, **PATIENT) as another:
@@ -78,7 +80,7 @@ async def test_a_deny_that_was_not_answered_overtakes_an_older_evaluation(own_re
         assert await cache.get(*ALICE) is None
 
 
-async def test_a_deny_whose_caller_gave_up_ends_the_older_allow(own_redis, open_cache):
+async def test_a_cancelled_deny_removes_the_older_allow(own_redis, open_cache):
     server = own_redis()
     cache = await open_cache(server.url, command_timeout=10)
     assert await cache.set(*ALICE, ALLOW)
@@ -91,7 +93,7 @@ async def test_a_deny_whose_caller_gave_up_ends_the_older_allow(own_redis, open_
     await removed(server)
 
 
-async def test_more_than_can_be_remembered_ends_everything_older(
+async def test_too_many_superseded_decisions_invalidate_everything_older(
     own_redis, open_cache, monkeypatch, caplog
 ):
     monkeypatch.setattr(superseded, "MOST_KEYS", 10)
@@ -114,7 +116,7 @@ async def test_more_than_can_be_remembered_ends_everything_older(
     assert "too many decisions were superseded: all are to be revoked" in caplog.text
 
 
-async def test_what_is_left_is_removed_when_the_cache_is_closed(own_redis):
+async def test_pending_removals_are_done_when_the_cache_is_closed(own_redis):
     server = own_redis()
     cache = PolicyCache(server.url)
     assert await cache.set(*ALICE, ALLOW)
@@ -132,7 +134,7 @@ async def test_what_is_left_is_removed_when_the_cache_is_closed(own_redis):
 async def test_a_deny_that_cannot_be_stored_is_recorded_before_the_older_one_is_removed(
     fresh_redis,
 ):
-    """Many times, since a load that is stored between the two steps is what must not survive."""
+    """Repeated, because the load must not survive wherever it is stored between the two steps."""
     async with (
         PolicyCache(fresh_redis.url, **PATIENT) as one,
         PolicyCache(fresh_redis.url, **PATIENT) as other,
@@ -151,7 +153,7 @@ async def test_a_deny_that_cannot_be_stored_is_recorded_before_the_older_one_is_
 
 
 async def test_the_record_of_a_deny_goes_to_the_server_first(own_redis):
-    """Looks at the order of the commands, as the server was sent them."""
+    """Checks the order of the commands that the server received."""
     server = own_redis()
     async with PolicyCache(server.url, **PATIENT) as cache:
         await cache.set(*ALICE, ALLOW)

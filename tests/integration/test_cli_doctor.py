@@ -279,7 +279,7 @@ def test_commands_that_are_needed_later_are_warned_of(own_redis):
     assert "ACL SETUSER <user> +wait" in about_wait
 
 
-def test_keys_that_a_user_may_not_touch_are_told_from_commands(own_redis):
+def test_missing_rights_to_keys_are_distinguished_from_missing_commands(own_redis):
     server = own_redis(**WELL)
     server.command("ACL", "SETUSER", "shop", "on", ">s3cret", "~sark-cache:*", "+@all")
     url = server.url.replace("redis://", "redis://shop:s3cret@")
@@ -290,11 +290,11 @@ def test_keys_that_a_user_may_not_touch_are_told_from_commands(own_redis):
     assert doctor(**{URL: url, "SARK_CACHE_NAMESPACE": "shop:"})["problems"] == []
 
 
-def test_snapshots_that_cannot_be_seen_are_not_passed_over(own_redis):
+def test_an_unreadable_snapshot_setting_is_reported(own_redis):
     server = own_redis(**WELL)
     url = url_without(server, "config|get")
-    told = sark_cache("doctor", **{URL: url}).out
-    assert "; does not show whether it saves snapshots (CONFIG GET)\n" in told
+    output = sark_cache("doctor", **{URL: url}).out
+    assert "; does not show whether it saves snapshots (CONFIG GET)\n" in output
     assert "CONFIG GET" not in sark_cache("doctor", **{URL: server.url}).out
 
 

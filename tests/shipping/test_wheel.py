@@ -1,4 +1,4 @@
-"""A wheel of this tree passes the tests of cibuildwheel, with only the files it would have there."""
+"""A wheel of this tree passes the tests of cibuildwheel, with only the files it has there."""
 
 import sys
 import sysconfig

@@ -252,7 +252,7 @@ def test_ci_tests_on_the_oldest_python_that_is_allowed():
 
 
 @every_workflow
-def test_every_python_that_it_sets_up_is_one_of_ours(path):
+def test_every_python_that_it_sets_up_is_supported(path):
     for job in jobs(path).values():
         of_matrix = job.get("strategy", {}).get("matrix", {}).get("python", [])
         given = [

@@ -43,7 +43,7 @@ class Environment:
     folder: Path
 
     def variables(self, *more: str) -> dict[str, str]:
-        """Returns this process's environment without variables that affect pip, and `more` on PATH."""
+        """Returns this process's variables without those that affect pip, and `more` on PATH."""
         ours = ("PIP_", "PYTHON", "VIRTUAL_ENV", "MATURIN_", "SARK_CACHE_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         return {
@@ -85,7 +85,7 @@ def fresh(python: Python) -> Iterator[Environment]:
 
 
 def needed(wheel: Path, python: Python, to: Path) -> list[Path]:
-    """Fetches the dependencies of a wheel, its extra, its tests and a build from pip's own index."""
+    """Fetches dependencies of a wheel, its extra, its tests and a build from pip's own index."""
     with fresh(python) as environment, tempfile.TemporaryDirectory() as folder:
         executable = environment.scripts / "python"
         what = (f"{wheel}[{EXTRAS}]", BUILDING, *to_test(str(wheel)))

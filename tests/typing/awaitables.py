@@ -60,7 +60,7 @@ def by_hand(cache: RustPolicyCache) -> None:
 
 
 def as_callables(native: RustPolicyCache, redis: PolicyCache, general: AsyncCache) -> None:
-    """Passes the methods where a function that returns a coroutine is expected, `async def` or not."""
+    """Passes the methods where a function that returns a coroutine is expected."""
     size: Callable[[], Coroutine[object, None, int]]
     for size in (native.size, redis.size, general.size):
         assert_type(asyncio.run(size()), int)
