@@ -25,3 +25,10 @@ pub struct Options {
     /// The entry that is evicted first.
     pub eviction: Eviction,
 }
+
+impl Options {
+    /// Returns options for at most `max_size` entries, without a limit on bytes, and LRU eviction.
+    pub fn new(max_size: u64) -> Self {
+        Self { max_size, max_bytes: None, eviction: Eviction::Lru }
+    }
+}

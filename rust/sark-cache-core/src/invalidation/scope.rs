@@ -39,6 +39,17 @@ impl ScopeKinds {
 }
 
 /// The decisions that an invalidation revokes.
+///
+/// ```
+/// use sark_cache_core::{Glob, Scope};
+///
+/// let everything_alice_reads = Scope::of([Some("alice"), Some("read"), None], &[]);
+/// let tagged = Scope::of([None; 3], &["role:admin", "bundle:7"]);
+/// let policy = Scope::under(Some("admins"), [None; 3], &[]);
+/// let pattern = Glob::new("policy:decision:alice:*").map(Scope::Glob);
+/// # assert!(pattern.is_some());
+/// assert_eq!(Scope::of([None; 3], &[]), Scope::Everything);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
     /// All decisions.

@@ -17,6 +17,21 @@ const MAP: u8 = 8;
 /// A writer of one key: first [`request`](Self::request) or [`general`](Self::general), then values.
 ///
 /// Appends to a buffer and allocates only when the buffer grows.
+///
+/// ```
+/// use sark_cache_core::{EncodeError, KeyWriter};
+///
+/// let mut writer = KeyWriter::new();
+/// writer.request("alice", "read", "document-1")?;
+/// let mut context = [("network", "office"), ("device", "laptop")];
+/// writer.map(&mut context, KeyWriter::string)?;
+/// let key = writer.to_key();
+///
+/// let mut other = KeyWriter::with_buffer(writer.into_buffer());
+/// other.request("alice", "read", "document-1")?;
+/// assert_ne!(key.as_bytes(), other.as_bytes(), "the context is part of the key");
+/// # Ok::<(), EncodeError>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct KeyWriter {
     bytes: Vec<u8>,

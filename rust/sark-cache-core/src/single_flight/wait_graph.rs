@@ -19,6 +19,13 @@ pub trait Caller: Clone {
     fn id(&self) -> Option<u64>;
 }
 
+/// For services whose loaders never call the cache, which cannot deadlock.
+impl Caller for () {
+    fn id(&self) -> Option<u64> {
+        None
+    }
+}
+
 /// The tasks that wait for flights, and the leaders they wait for.
 ///
 /// Caches whose loaders may ask for each other's values share one graph. A search visits at most
