@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias, final
 
 from typing_extensions import disjoint_base
 
+from sark_cache.backends._shared.loading import Step
 from sark_cache.types import (
     BatchEntry,
     BatchRequest,
@@ -170,17 +171,16 @@ class Load:
     @property
     def flight(self) -> int:
         """Names the load that this request leads; there is none unless it does."""
-    def turn(
-        self, within: tuple[int, ...]
-    ) -> Literal["lead", "answered", "alone", "off"] | Future[None]:
-        """The next step, or a future to be awaited before it.
+    def next_step(self, within: tuple[int, ...]) -> Step | Future[None]:
+        """Returns the next step, or a future to await before asking again.
 
         Args:
-            within: Empty unless the request comes from a loader, or from a task that one made.
+            within: The load whose loader makes this request, or made the task of this request;
+                empty outside of loaders.
 
         Raises:
-            RuntimeError: It would wait for a load that waits for it, or too many evaluations of
-                its key have not ended.
+            RuntimeError: The request would wait for a load that waits for it, or too many
+                evaluations of its key have not ended.
         """
     def answer(self) -> Any:  # noqa: ANN401 - any JSON value
         """What somebody else's load came to: a new object, or the exception that it raised."""

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 ///
 /// As `pyo3::intern!`, but that lets go of the interpreter while it makes one, and a fork that comes
 /// in between leaves a child in which it is never made.
-macro_rules! name {
+macro_rules! interned {
     ($py:expr, $text:literal) => {{
         static NAME: std::sync::OnceLock<pyo3::Py<pyo3::types::PyString>> =
             std::sync::OnceLock::new();

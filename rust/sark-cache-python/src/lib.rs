@@ -79,7 +79,7 @@ fn import_now(py: Python<'_>) -> PyResult<()> {
     InvalidationError::type_object(py);
     error::type_name(py.None().bind(py));
     py.get_type::<awaitable::pending::Pending>();
-    python_modules::loading(py)?;
+    load::Load::import(py)?;
     python_modules::waiting(py)?;
     awaitable::ready(py, py.None())?;
     // No loop runs yet, which is an error, and then pyo3-async-runtimes has asked asyncio.

@@ -25,6 +25,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from enum import Enum, auto
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -42,6 +43,19 @@ within: ContextVar[tuple[int, ...]] = ContextVar("sark_cache_within", default=()
 
 It says only that a circle is possible: a task keeps it, though nobody waits for that task.
 """
+
+
+class Step(Enum):
+    """The next step of a request that missed."""
+
+    LEAD = auto()
+    """Run the loader, store its decision, and give it to all requests that wait."""
+    ANSWERED = auto()
+    """Return the decision of another request's load."""
+    ALONE = auto()
+    """Run the loader for this request only: the decision of the load cannot be copied."""
+    OFF = auto()
+    """Run the loader and store nothing: the cache was disabled or closed."""
 
 
 def load_decision(load: "Load") -> Coroutine[Any, Any, JSONObject]:
@@ -119,16 +133,16 @@ async def refresh(load: "Load") -> None:
 async def _answer(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # noqa: ANN401
     try:
         while True:
-            turn = load.turn(within.get())
-            if turn == "lead":
+            step = load.next_step(within.get())
+            if step is Step.LEAD:
                 return await _lead(load, brought)
-            if turn == "answered":
+            if step is Step.ANSWERED:
                 return load.answer()
-            if turn == "alone":
+            if step is Step.ALONE:
                 return await _alone(load, brought)
-            if turn == "off":
+            if step is Step.OFF:
                 return brought(await _begun(load.loader, load, brought))[0]
-            await turn
+            await step
     finally:
         # Whatever ended this: one who led hands over, one who waited disturbs nobody. Where no
         # stack is left for that call, letting go does it, though a traceback holds this frame.

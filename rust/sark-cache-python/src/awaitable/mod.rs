@@ -17,7 +17,7 @@ mod ready;
 use crate::awaitable::pending::Pending;
 use crate::awaitable::ready::new_ready;
 use crate::runtime::{block_on_detached, block_on_here, spawn};
-use crate::value::deferred_drop::let_go;
+use crate::value::deferred_drop::drain;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use sark_cache_core::poll::{Polled, poll_or_keep};
@@ -65,7 +65,7 @@ pub fn poll_or_block<T: Send>(
 pub fn ready<'py>(py: Python<'py>, value: impl IntoPyObject<'py>) -> PyResult<Bound<'py, PyAny>> {
     let value = value.into_bound_py_any(py)?;
     // Every method comes by here, with no lock held.
-    let_go(py);
+    drain(py);
     new_ready(py, value)
 }
 

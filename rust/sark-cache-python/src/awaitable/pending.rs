@@ -64,7 +64,7 @@ impl Pending {
             State::Awaited(future, _) => future.clone_ref(py),
             State::New(_) | State::Done => return Ok(false),
         };
-        Ok(!future.bind(py).call_method0(name!(py, "done"))?.is_truthy()?)
+        Ok(!future.bind(py).call_method0(interned!(py, "done"))?.is_truthy()?)
     }
 
     /// Takes one step of the asyncio future. The state is out of its lock meanwhile, so a step that
@@ -92,13 +92,13 @@ impl Pending {
                     }
                 };
                 let future = fork_excluded(py, || begin(py, locals))?;
-                let iterator = future.call_method0(name!(py, "__await__"))?;
+                let iterator = future.call_method0(interned!(py, "__await__"))?;
                 (future, iterator)
             }
             State::Awaited(future, iterator) => (future.into_bound(py), iterator.into_bound(py)),
             State::Done => return Err(PyRuntimeError::new_err(AWAITED_TWICE)),
         };
-        let stepped = iterator.call_method0(name!(py, "__next__"));
+        let stepped = iterator.call_method0(interned!(py, "__next__"));
         if stepped.is_ok() {
             *self.lock() = State::Awaited(future.unbind(), iterator.unbind());
         }
@@ -136,7 +136,7 @@ impl Pending {
     ) -> PyResult<Bound<'py, PyAny>> {
         match self.take() {
             State::Awaited(_, iterator) => {
-                iterator.bind(py).call_method1(name!(py, "throw"), (thrown(args),))
+                iterator.bind(py).call_method1(interned!(py, "throw"), (thrown(args),))
             }
             State::New(_) => Err(thrown(args)),
             State::Done => Err(PyRuntimeError::new_err(AWAITED_TWICE)),
@@ -145,7 +145,7 @@ impl Pending {
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         if let State::Awaited(_, iterator) = self.take() {
-            iterator.bind(py).call_method0(name!(py, "close"))?;
+            iterator.bind(py).call_method0(interned!(py, "close"))?;
         }
         Ok(())
     }

@@ -10,10 +10,10 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 /// The longest time to live that is told apart from an endless one: a hundred years.
-const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// Below this not even one small entry would fit.
-const LEAST_MAX_BYTES: u64 = 1024;
-const MOST: u64 = 1 << 62;
+const MIN_MAX_BYTES: u64 = 1024;
+const MAX_LIMIT: u64 = 1 << 62;
 /// The cure for a limit of zero.
 const TO_STORE_NOTHING: &str = "; to store nothing use enabled=False";
 
@@ -42,7 +42,7 @@ pub fn options(
     };
     Ok(Options {
         max_size: at_least("max_size", max_size, 1, "entries", TO_STORE_NOTHING)?.unwrap_or(10_000),
-        max_bytes: at_least("max_bytes", max_bytes, LEAST_MAX_BYTES, "bytes", "")?,
+        max_bytes: at_least("max_bytes", max_bytes, MIN_MAX_BYTES, "bytes", "")?,
         eviction,
     })
 }
@@ -59,7 +59,7 @@ fn at_least(
         return Err(wrong_type(argument, "an int or None", given));
     }
     match given.extract::<u64>() {
-        Ok(number) if (least..=MOST).contains(&number) => Ok(Some(number)),
+        Ok(number) if (least..=MAX_LIMIT).contains(&number) => Ok(Some(number)),
         _ => Err(PyValueError::new_err(format!(
             "{argument} must be at least {least} and at most 2**62 {unit}, not {given}{cure}"
         ))),
@@ -93,7 +93,7 @@ pub fn ttl(given: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
             "ttl_seconds must be a number of seconds, 0 or more, not {seconds}"
         )));
     }
-    let ttl = Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST_TTL).min(LONGEST_TTL);
+    let ttl = Duration::try_from_secs_f64(seconds).unwrap_or(MAX_TTL).min(MAX_TTL);
     // Less than a nanosecond is still not nothing.
     Ok(Some(if seconds > 0.0 { ttl.max(Duration::from_nanos(1)) } else { ttl }))
 }

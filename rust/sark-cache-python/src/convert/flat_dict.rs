@@ -15,7 +15,7 @@ use std::ptr;
 
 /// A JSON value that holds no other.
 #[derive(Debug, Clone, Copy)]
-pub enum Atom<'a> {
+pub enum Scalar<'a> {
     Null,
     Bool(bool),
     Int(i64),
@@ -24,25 +24,25 @@ pub enum Atom<'a> {
 }
 
 /// Names and values.
-pub type Atoms<'a> = SmallVec<[(&'a str, Atom<'a>); 24]>;
+pub type FlatDict<'a> = SmallVec<[(&'a str, Scalar<'a>); 24]>;
 
 /// A dict with more fields is read in the general way, which looks at its size first.
-const MOST: ffi::Py_ssize_t = 1024;
+const MAX_FIELDS: ffi::Py_ssize_t = 1024;
 
-/// Reads names and values of a dict that holds nothing but atoms, in its order, into `atoms`, which
+/// Reads names and values of a dict that holds nothing but fields, in its order, into `fields`, which
 /// are as large as to be felt when they are moved. `None` of anything else.
 ///
 /// # Safety
 /// What is read points into the dict: until it is dropped no Python code may run, no Python object
 /// may be made or released, and the thread must stay attached to the interpreter.
 #[inline]
-pub unsafe fn read<'a>(object: &'a Bound<'_, PyAny>, atoms: &mut Atoms<'a>) -> Option<()> {
+pub unsafe fn read<'a>(object: &'a Bound<'_, PyAny>, fields: &mut FlatDict<'a>) -> Option<()> {
     // Without a GIL another thread may change it at any time.
     if cfg!(Py_GIL_DISABLED) || object.cast_exact::<PyDict>().is_err() {
         return None;
     }
     // SAFETY: it is a dict.
-    if unsafe { ffi::PyDict_Size(object.as_ptr()) } > MOST {
+    if unsafe { ffi::PyDict_Size(object.as_ptr()) } > MAX_FIELDS {
         return None;
     }
     let mut at = 0;
@@ -52,7 +52,7 @@ pub unsafe fn read<'a>(object: &'a Bound<'_, PyAny>, atoms: &mut Atoms<'a>) -> O
         != 0
     {
         // SAFETY: both are alive, as the dict is; see the caller's promise.
-        atoms.push(unsafe { (text(name)?, atom(value)?) });
+        fields.push(unsafe { (text(name)?, scalar(value)?) });
     }
     Some(())
 }
@@ -60,26 +60,26 @@ pub unsafe fn read<'a>(object: &'a Bound<'_, PyAny>, atoms: &mut Atoms<'a>) -> O
 /// # Safety
 /// `value` must be alive for as long as what is returned, and the thread attached.
 #[inline]
-unsafe fn atom<'a>(value: *mut ffi::PyObject) -> Option<Atom<'a>> {
+unsafe fn scalar<'a>(value: *mut ffi::PyObject) -> Option<Scalar<'a>> {
     // SAFETY: the caller says that it is alive; each is asked only for what its type is said to be.
     unsafe {
         if ffi::PyUnicode_CheckExact(value) != 0 {
-            return text(value).map(Atom::String);
+            return text(value).map(Scalar::String);
         }
         if ptr::eq(value, ffi::Py_None()) {
-            return Some(Atom::Null);
+            return Some(Scalar::Null);
         }
         if ffi::PyBool_Check(value) != 0 {
-            return Some(Atom::Bool(ptr::eq(value, ffi::Py_True())));
+            return Some(Scalar::Bool(ptr::eq(value, ffi::Py_True())));
         }
         if ffi::PyLong_CheckExact(value) != 0 {
             let mut overflow = 0;
             let int = ffi::PyLong_AsLongLongAndOverflow(value, &raw mut overflow);
-            return (overflow == 0).then_some(Atom::Int(int));
+            return (overflow == 0).then_some(Scalar::Int(int));
         }
         if ffi::PyFloat_CheckExact(value) != 0 {
             let float = ffi::PyFloat_AsDouble(value);
-            return float.is_finite().then_some(Atom::Float(float));
+            return float.is_finite().then_some(Scalar::Float(float));
         }
     }
     None
@@ -89,7 +89,7 @@ unsafe fn atom<'a>(value: *mut ffi::PyObject) -> Option<Atom<'a>> {
 /// what is too long to be stored, so that no UTF-8 is made of it.
 ///
 /// # Safety
-/// As for [`atom`].
+/// As for [`scalar`].
 #[inline]
 unsafe fn text<'a>(string: *mut ffi::PyObject) -> Option<&'a str> {
     // SAFETY: the caller says that it is alive. CPython keeps the UTF-8 of a string as long as it,

@@ -4,7 +4,7 @@
 //! are asked for their items through their own methods: what a caller sees in them is what counts.
 //! What is read is held before anything else happens, so no code that runs meanwhile changes it.
 
-use crate::convert::flat_dict::Atom;
+use crate::convert::flat_dict::Scalar;
 use crate::error::{Fault, text, type_name, wrong_type};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
@@ -87,7 +87,7 @@ pub trait Sink {
         false
     }
 
-    fn atom(&mut self, atom: Atom<'_>) -> Result<(), EncodeError>;
+    fn scalar(&mut self, scalar: Scalar<'_>) -> Result<(), EncodeError>;
 
     /// Takes an integer that 64 bits do not hold, by its [digits](hexadecimal).
     fn big_int(&mut self, digits: &str) -> Result<(), EncodeError>;
@@ -155,7 +155,7 @@ fn walk_rest<'py>(mut inner: Rest<'py>, sink: &mut impl Sink) -> Result<(), Faul
     }
 }
 
-/// Hands an atom to `sink`, or the beginning of a list or mapping that so many others are around.
+/// Hands an scalar to `sink`, or the beginning of a list or mapping that so many others are around.
 #[inline]
 fn begin<'py>(
     value: &Bound<'py, PyAny>,
@@ -167,12 +167,12 @@ fn begin<'py>(
         return Ok(None);
     }
     match Json::of(value)? {
-        Json::Null => sink.atom(Atom::Null)?,
-        Json::Bool(value) => sink.atom(Atom::Bool(value))?,
-        Json::Int(value) => sink.atom(Atom::Int(value))?,
+        Json::Null => sink.scalar(Scalar::Null)?,
+        Json::Bool(value) => sink.scalar(Scalar::Bool(value))?,
+        Json::Int(value) => sink.scalar(Scalar::Int(value))?,
         Json::BigInt(value) => sink.big_int(&hexadecimal(value)?)?,
-        Json::Float(value) => sink.atom(Atom::Float(value))?,
-        Json::String(value) => sink.atom(Atom::String(value))?,
+        Json::Float(value) => sink.scalar(Scalar::Float(value))?,
+        Json::String(value) => sink.scalar(Scalar::String(value))?,
         Json::List(_) | Json::Map(_) if depth == MAX_DEPTH => {
             return Err(EncodeError::TooDeep.into());
         }
@@ -194,7 +194,7 @@ pub fn fields<'py>(object: &Bound<'py, PyAny>) -> Result<Option<Fields<'py>>, Fa
         return fields_of_dict(dict).map(Some);
     }
     let Ok(mapping) = object.cast::<PyMapping>() else { return Ok(None) };
-    let pairs = mapping.call_method0(name!(object.py(), "items"))?;
+    let pairs = mapping.call_method0(interned!(object.py(), "items"))?;
     let mut fields = Fields::new();
     for pair in pairs.try_iter()? {
         let (name, value) = pair?.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
@@ -240,7 +240,9 @@ fn finite<'a, 'py>(value: f64) -> Result<Json<'a, 'py>, Fault> {
 pub fn hexadecimal(value: &Bound<'_, PyInt>) -> PyResult<String> {
     // int's own __format__, so that a subclass cannot choose what its key is.
     let py = value.py();
-    py.get_type::<PyInt>().call_method1(name!(py, "__format__"), (value, name!(py, "x")))?.extract()
+    py.get_type::<PyInt>()
+        .call_method1(interned!(py, "__format__"), (value, interned!(py, "x")))?
+        .extract()
 }
 
 /// The context argument of a request that is not `None`: a mapping.

@@ -1,7 +1,7 @@
 //! From Python arguments to canonical key bytes.
 
 use crate::convert::arguments::{Policy, Request};
-use crate::convert::flat_dict::{self, Atom, Atoms};
+use crate::convert::flat_dict::{self, FlatDict, Scalar};
 use crate::convert::json::{self, Fields, Sink, walk, walk_fields};
 use crate::convert::rows::Row;
 use crate::error::{Fault, text, text_of_part, wrong_type};
@@ -17,7 +17,7 @@ thread_local! {
 }
 
 /// A buffer that grew beyond this is not kept.
-const LARGEST_KEPT: usize = 4096;
+const MAX_KEPT_BYTES: usize = 4096;
 
 /// Writes a key into this thread's buffer and hands it to `using`.
 #[inline]
@@ -29,7 +29,7 @@ fn written<R>(
     let mut writer = KeyWriter::with_buffer(BUFFER.take());
     let result = write(&mut writer).map(|()| using(&writer));
     let buffer = writer.into_buffer();
-    if buffer.capacity() <= LARGEST_KEPT {
+    if buffer.capacity() <= MAX_KEPT_BYTES {
         BUFFER.set(buffer);
     }
     result
@@ -86,11 +86,11 @@ fn finish(
     if context.is_exact_instance_of::<PyDict>() {
         begun?;
         write_resource(writer, resource)?;
-        let mut atoms = Atoms::new();
-        // SAFETY: writing atoms runs and makes nothing of Python's.
-        return match unsafe { flat_dict::read(context, &mut atoms) } {
-            Some(()) if atoms.is_empty() => Ok(()),
-            Some(()) => Ok(writer.map(&mut atoms, write_atom)?),
+        let mut fields = FlatDict::new();
+        // SAFETY: writing fields runs and makes nothing of Python's.
+        return match unsafe { flat_dict::read(context, &mut fields) } {
+            Some(()) if fields.is_empty() => Ok(()),
+            Some(()) => Ok(writer.map(&mut fields, write_scalar)?),
             None => write_context(writer, json::context(context)?),
         };
     }
@@ -170,8 +170,8 @@ impl Sink for KeyWriter {
         self.check_room(0)
     }
 
-    fn atom(&mut self, atom: Atom<'_>) -> Result<(), EncodeError> {
-        write_atom(self, atom)
+    fn scalar(&mut self, scalar: Scalar<'_>) -> Result<(), EncodeError> {
+        write_scalar(self, scalar)
     }
 
     fn big_int(&mut self, digits: &str) -> Result<(), EncodeError> {
@@ -208,13 +208,13 @@ fn name_of<'a>((name, _): &'a (Bound<'_, PyString>, Bound<'_, PyAny>)) -> &'a st
     name.to_str().unwrap_or_default()
 }
 
-fn write_atom(writer: &mut KeyWriter, atom: Atom<'_>) -> Result<(), EncodeError> {
-    match atom {
-        Atom::Null => writer.null(),
-        Atom::Bool(value) => writer.bool(value),
-        Atom::Int(value) => writer.int(value),
-        Atom::Float(value) => return writer.float(value),
-        Atom::String(value) => return writer.string(value),
+fn write_scalar(writer: &mut KeyWriter, scalar: Scalar<'_>) -> Result<(), EncodeError> {
+    match scalar {
+        Scalar::Null => writer.null(),
+        Scalar::Bool(value) => writer.bool(value),
+        Scalar::Int(value) => writer.int(value),
+        Scalar::Float(value) => return writer.float(value),
+        Scalar::String(value) => return writer.string(value),
     }
     Ok(())
 }

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 /// Whether an event loop runs: one that does not may be closed, or be run again some time.
 pub fn runs(event_loop: &Bound<'_, PyAny>) -> PyResult<bool> {
-    event_loop.call_method0(name!(event_loop.py(), "is_running"))?.is_truthy()
+    event_loop.call_method0(interned!(event_loop.py(), "is_running"))?.is_truthy()
 }
 
 /// The event loop that runs in this thread; an error if none does.
 pub fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    asyncio(py)?.call_method0(name!(py, "get_running_loop"))
+    asyncio(py)?.call_method0(interned!(py, "get_running_loop"))
 }
 
 pub fn is_closed(event_loop: &Bound<'_, PyAny>) -> bool {
-    let closed = event_loop.call_method0(name!(event_loop.py(), "is_closed"));
+    let closed = event_loop.call_method0(interned!(event_loop.py(), "is_closed"));
     closed.is_ok_and(|closed| closed.is_truthy().unwrap_or(false))
 }
 
@@ -29,10 +29,10 @@ pub fn call_later(
     // In a context of its own: that of the caller would be kept until then.
     let py = event_loop.py();
     let options = PyDict::new(py);
-    let empty = py.import(name!(py, "contextvars"))?.call_method0(name!(py, "Context"))?;
-    options.set_item(name!(py, "context"), empty)?;
+    let empty = py.import(interned!(py, "contextvars"))?.call_method0(interned!(py, "Context"))?;
+    options.set_item(interned!(py, "context"), empty)?;
     event_loop.call_method(
-        name!(py, "call_later"),
+        interned!(py, "call_later"),
         (delay.as_secs_f64(), function),
         Some(&options),
     )?;

@@ -13,6 +13,7 @@ mod event_loop;
 mod outcome;
 pub mod owner;
 pub mod registry;
+mod step;
 mod task;
 mod wake;
 
@@ -23,8 +24,9 @@ use crate::load::event_loop::running_loop;
 use crate::load::outcome::{Outcome, SharedOutcome};
 use crate::load::owner::{OnFault, Owner};
 use crate::load::registry::{LoadRegistry, now};
+use crate::load::step::Step;
 use crate::load::task::Task;
-use crate::load::wake::{CutOff, Sleeper, together};
+use crate::load::wake::{LoopDown, LoopWaker, wake_batched};
 use crate::python_modules::loading;
 use crate::runtime::run_in_background;
 use crate::value::Stored;
@@ -125,9 +127,10 @@ impl Load {
         }
     }
 
-    /// The next step: "answered", "lead", "alone", "off", or a future to be awaited before it.
-    /// `within` is empty unless the request comes from a loader, or from a task that one made.
-    fn turn<'py>(
+    /// Returns the next step, or a future to await before asking again.
+    ///
+    /// `within` is empty unless the request comes from a loader, or from a task that a loader made.
+    fn next_step<'py>(
         &self,
         py: Python<'py>,
         within: &Bound<'py, PyTuple>,
@@ -137,9 +140,7 @@ impl Load {
             let state = mem::take(&mut *self.lock());
             let (state, step) = match state {
                 // Since it was called.
-                State::Idle if !self.request.owner.switch.serves() => {
-                    (state, Some(name!(py, "off")))
-                }
+                State::Idle if !self.request.owner.switch.serves() => (state, Some(Step::Off)),
                 State::Idle => (self.join(py, !within.is_empty())?, None),
                 State::Waits(waiter) => match self.wait(py, waiter)? {
                     (state, Some(future)) => {
@@ -150,22 +151,22 @@ impl Load {
                 },
                 State::Leads(leader) => {
                     counters.loads.increment();
-                    (State::Leads(leader), Some(name!(py, "lead")))
+                    (State::Leads(leader), Some(Step::Lead))
                 }
                 State::Answered(Answer::Loaded(outcome))
                     if matches!(*outcome, Outcome::NotShared) =>
                 {
                     counters.loads.increment();
-                    (State::Idle, Some(name!(py, "alone")))
+                    (State::Idle, Some(Step::Alone))
                 }
                 State::Answered(answer) => {
                     counters.coalesced.increment();
-                    (State::Answered(answer), Some(name!(py, "answered")))
+                    (State::Answered(answer), Some(Step::Answered))
                 }
             };
             *self.lock() = state;
             if let Some(step) = step {
-                return Ok(step.clone().into_any());
+                return step.to_python(py);
             }
         }
     }
@@ -257,7 +258,7 @@ impl Load {
 
     /// Takes no further part: one who leads hands over, one who waits disturbs nobody.
     fn leave(&self, py: Python<'_>) -> PyResult<()> {
-        together(py, || leave(&self.state))
+        wake_batched(py, || leave(&self.state))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -267,14 +268,20 @@ impl Load {
 }
 
 impl Load {
+    /// Imports the Python code that a load needs.
+    pub fn import(py: Python<'_>) -> PyResult<()> {
+        loading(py)?;
+        Step::Lead.to_python(py).map(drop)
+    }
+
     /// Returns a coroutine that answers a request to a policy cache that missed.
     pub fn decision(py: Python<'_>, request: LoadRequest) -> PyResult<Bound<'_, PyAny>> {
-        Self::begin(py, request, name!(py, "load_decision"))
+        Self::begin(py, request, interned!(py, "load_decision"))
     }
 
     /// Returns a coroutine that answers a request to the general cache that missed.
     pub fn value(py: Python<'_>, request: LoadRequest) -> PyResult<Bound<'_, PyAny>> {
-        Self::begin(py, request, name!(py, "load_value"))
+        Self::begin(py, request, interned!(py, "load_value"))
     }
 
     fn begin<'py>(
@@ -349,7 +356,7 @@ impl Load {
         let careful = inside || self.again.load(Ordering::Relaxed);
         if (careful || !leader.is_neighbour(asker)) && !leader.goes_on(py)? {
             let depose = || self.request.loads.flights().end_abandoned(waiter.flight(), leader);
-            together(py, depose)?;
+            wake_batched(py, depose)?;
         } else if careful && waiter.is_deadlocked(|task| task.waits_for(py)) {
             return Err(PyRuntimeError::new_err(
                 "get_or_load: this request comes from a loader that it would have to wait for; \
@@ -370,9 +377,9 @@ impl Load {
             return Ok((turned, None));
         }
         let state = Arc::downgrade(&self.state);
-        let cut_off = move |why| match (state.upgrade(), why) {
-            (Some(state), CutOff::Closed) => leave(&state),
-            (Some(state), CutOff::Stopped) => {
+        let on_loop_down = move |why| match (state.upgrade(), why) {
+            (Some(state), LoopDown::Closed) => leave(&state),
+            (Some(state), LoopDown::Stopped) => {
                 if let State::Waits(waiter) = &*lock(&state) {
                     waiter.decline();
                 }
@@ -381,10 +388,10 @@ impl Load {
         };
         let event_loop = running_loop(py)?;
         self.request.loads.watch(&event_loop)?;
-        let sleeper = Sleeper::new(event_loop, cut_off);
-        Ok(match self.poll(&mut waiter, &Waker::from(Arc::clone(&sleeper))) {
+        let waker = LoopWaker::new(event_loop, on_loop_down);
+        Ok(match self.poll(&mut waiter, &Waker::from(Arc::clone(&waker))) {
             Some(turned) => (turned, None),
-            None => (State::Waits(waiter), Some(sleeper.wait(py)?)),
+            None => (State::Waits(waiter), Some(waker.wait(py)?)),
         })
     }
 
@@ -444,7 +451,7 @@ impl Load {
         store: impl FnOnce(sark_cache_core::Stamp, sark_cache_core::Tags),
     ) -> PyResult<()> {
         let State::Leads(leader) = mem::take(&mut *self.lock()) else { return Err(out_of_turn()) };
-        together(py, || leader.finish(&Arc::new(outcome), tags, store))
+        wake_batched(py, || leader.finish(&Arc::new(outcome), tags, store))
     }
 }
 
@@ -466,7 +473,7 @@ pub fn evaluate<'py>(
     failed: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = loader.py();
-    loading(py)?.call_method1(name!(py, "evaluate"), (loader, failed, cache))
+    loading(py)?.call_method1(interned!(py, "evaluate"), (loader, failed, cache))
 }
 
 #[cold]

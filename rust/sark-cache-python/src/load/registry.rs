@@ -3,7 +3,7 @@
 use crate::load::event_loop::{call_later, running_loop};
 use crate::load::outcome::SharedOutcome;
 use crate::load::task::Task;
-use crate::load::wake::together;
+use crate::load::wake::wake_batched;
 use crate::runtime::fork_guard::generation;
 use crate::value::Stored;
 use pyo3::prelude::*;
@@ -137,7 +137,7 @@ impl Alarm {
         let py = slf.py();
         let Some(loads) = slf.get().loads.upgrade() else { return Ok(()) };
         let mut anybody = Ok(true);
-        together(py, || anybody = loads.look_after(py))?;
+        wake_batched(py, || anybody = loads.look_after(py))?;
         if anybody? {
             call_later(&running_loop(py)?, CHECK_INTERVAL, slf.as_any())?;
         }

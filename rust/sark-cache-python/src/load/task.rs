@@ -34,7 +34,7 @@ impl Task {
     /// The task that runs.
     pub fn current(py: Python<'_>) -> PyResult<Self> {
         let Ok(event_loop) = running_loop(py) else { return Ok(Self::unknown()) };
-        let current = asyncio(py)?.call_method1(name!(py, "current_task"), (&event_loop,))?;
+        let current = asyncio(py)?.call_method1(interned!(py, "current_task"), (&event_loop,))?;
         let task = (!current.is_none()).then_some(&current);
         Self::new(&event_loop, task)
     }
@@ -71,10 +71,10 @@ impl Task {
         if self.0.id.is_none() {
             return runs(&referent);
         }
-        if referent.call_method0(name!(py, "done"))?.is_truthy()? {
+        if referent.call_method0(interned!(py, "done"))?.is_truthy()? {
             return Ok(false);
         }
-        runs(&referent.call_method0(name!(py, "get_loop"))?)
+        runs(&referent.call_method0(interned!(py, "get_loop"))?)
     }
 
     /// The tasks that it waits for, where asyncio shows it. Of the running event loop alone: those
@@ -92,7 +92,7 @@ impl Task {
         if event_loop.as_ptr() as usize != self.0.event_loop {
             return Ok(Vec::new());
         }
-        let awaited = waiting(py)?.call_method1(name!(py, "awaited_by"), (task,))?;
+        let awaited = waiting(py)?.call_method1(interned!(py, "awaited_by"), (task,))?;
         let awaited = awaited.cast::<PyList>()?;
         awaited.iter().map(|task| Self::new(&event_loop, Some(&task))).collect()
     }

@@ -1,12 +1,12 @@
 //! Waking asyncio tasks from Rust: all that one event wakes with one call for each event loop.
 //!
-//! A task awaits a [`Wait`], a future in asyncio's sense; a [`Sleeper`] is the waker that ends it,
-//! from any thread. The sleepers of one loop are handed to it together, as one callback: so to wake
+//! A task awaits a [`Wait`], a future in asyncio's sense; a [`LoopWaker`] is the waker that ends it,
+//! from any thread. The wakers of one loop are handed to it together, as one callback: so to wake
 //! a thousand costs one `call_soon_threadsafe`, and none of them an asyncio future or a handle.
 //!
 //! # Interrupts
 //! A `KeyboardInterrupt` comes out of whatever Python code happens to run, that of the event loop
-//! included, and the loop may be run again afterwards, as notebooks do. So between the sleepers of a
+//! included, and the loop may be run again afterwards, as notebooks do. So between the wakers of a
 //! callback no Python code runs but the tasks' own, and what one of them raises is passed on after
 //! the last one was resumed. A callback that is lost before it begins is called again: see
 //! [`check_waiters`](sark_cache_core::single_flight::Flights::check_waiters).
@@ -26,16 +26,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
 
 /// A task of an event loop that waits for something of ours.
-pub struct Sleeper {
+pub struct LoopWaker {
     event_loop: Py<PyAny>,
-    sleep: Mutex<Sleep>,
+    state: Mutex<WaitState>,
     /// What to do when it is woken and does not run.
-    cut_off: Box<dyn Fn(CutOff) + Send + Sync>,
+    on_loop_down: Box<dyn Fn(LoopDown) + Send + Sync>,
 }
 
 /// Why a task does not run though it was woken.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum CutOff {
+pub enum LoopDown {
     /// Its event loop was closed: it never runs.
     Closed,
     /// Its event loop does not run now: it runs if the loop is run again.
@@ -43,7 +43,7 @@ pub enum CutOff {
 }
 
 #[derive(Default)]
-struct Sleep {
+struct WaitState {
     end: Option<End>,
     callbacks: Callbacks,
 }
@@ -61,29 +61,29 @@ struct Callback {
 }
 
 thread_local! {
-    /// Those to be woken together, while [`together`] runs.
-    static WOKEN: RefCell<Option<Vec<Arc<Sleeper>>>> = const { RefCell::new(None) };
+    /// The wakers to be resumed together, while [`wake_batched`] runs.
+    static WOKEN: RefCell<Option<Vec<Arc<LoopWaker>>>> = const { RefCell::new(None) };
 }
 
-impl Sleeper {
+impl LoopWaker {
     /// The waker of a task of `event_loop`.
     pub fn new(
         event_loop: Bound<'_, PyAny>,
-        cut_off: impl Fn(CutOff) + Send + Sync + 'static,
+        on_loop_down: impl Fn(LoopDown) + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let (event_loop, cut_off) = (event_loop.unbind(), Box::new(cut_off));
-        Arc::new(Self { event_loop, sleep: Mutex::default(), cut_off })
+        let (event_loop, on_loop_down) = (event_loop.unbind(), Box::new(on_loop_down));
+        Arc::new(Self { event_loop, state: Mutex::default(), on_loop_down })
     }
 
     /// A future for the task to await.
     pub fn wait<'py>(self: &Arc<Self>, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let wait = Wait { sleeper: Arc::clone(self), blocking: AtomicBool::new(false) };
+        let wait = Wait { waker: Arc::clone(self), blocking: AtomicBool::new(false) };
         Ok(Bound::new(py, wait)?.into_any())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Sleep> {
+    fn lock(&self) -> MutexGuard<'_, WaitState> {
         // Nothing of Python's runs under the lock.
-        self.sleep.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ended(&self) -> bool {
@@ -92,15 +92,17 @@ impl Sleeper {
 
     /// Ends the wait, unless it ended, and calls back who awaits it. In the thread of its loop.
     fn resume(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
-        let mut sleep = self.lock();
-        sleep.end.get_or_insert(End::Woken);
-        let callbacks = mem::take(&mut sleep.callbacks);
-        drop(sleep);
+        let mut state = self.lock();
+        state.end.get_or_insert(End::Woken);
+        let callbacks = mem::take(&mut state.callbacks);
+        drop(state);
         let mut interrupted = Ok(());
         for Callback { function, context } in callbacks {
             let wait = self.wait(py)?;
             let called = match context {
-                Some(context) => context.bind(py).call_method1(name!(py, "run"), (function, wait)),
+                Some(context) => {
+                    context.bind(py).call_method1(interned!(py, "run"), (function, wait))
+                }
                 None => function.bind(py).call1((wait,)),
             };
             match called {
@@ -115,7 +117,7 @@ impl Sleeper {
     }
 }
 
-impl Wake for Sleeper {
+impl Wake for LoopWaker {
     fn wake(self: Arc<Self>) {
         let alone = WOKEN.with_borrow_mut(|woken| match woken {
             Some(woken) => {
@@ -124,12 +126,12 @@ impl Wake for Sleeper {
             }
             None => Some(self),
         });
-        if let Some(sleeper) = alone {
+        if let Some(waker) = alone {
             Python::attach(|py| {
                 // The last reference to one who leads may be dropped while an exception is on its
                 // way.
                 let on_its_way = PyErr::take(py);
-                if let Err(error) = resume(py, vec![sleeper]) {
+                if let Err(error) = resume(py, vec![waker]) {
                     error.write_unraisable(py, None);
                 }
                 if let Some(error) = on_its_way {
@@ -143,7 +145,7 @@ impl Wake for Sleeper {
 /// A wait that a task awaits: a future, as far as asyncio's tasks use one.
 #[pyclass(frozen, module = "sark_cache._native")]
 pub struct Wait {
-    sleeper: Arc<Sleeper>,
+    waker: Arc<LoopWaker>,
     blocking: AtomicBool,
 }
 
@@ -161,7 +163,7 @@ impl Wait {
 
     #[getter(_loop)]
     fn event_loop(&self, py: Python<'_>) -> Py<PyAny> {
-        self.sleeper.event_loop.clone_ref(py)
+        self.waker.event_loop.clone_ref(py)
     }
 
     fn get_loop(&self, py: Python<'_>) -> Py<PyAny> {
@@ -169,15 +171,15 @@ impl Wait {
     }
 
     fn done(&self) -> bool {
-        self.sleeper.ended()
+        self.waker.ended()
     }
 
     fn cancelled(&self) -> bool {
-        matches!(self.sleeper.lock().end, Some(End::Cancelled(_)))
+        matches!(self.waker.lock().end, Some(End::Cancelled(_)))
     }
 
     fn result(&self, py: Python<'_>) -> PyResult<()> {
-        let message = match &self.sleeper.lock().end {
+        let message = match &self.waker.lock().end {
             Some(End::Woken) => return Ok(()),
             Some(End::Cancelled(message)) => message.as_ref().map(|message| message.clone_ref(py)),
             None => return Err(InvalidStateError::new_err("the wait has not ended")),
@@ -199,15 +201,15 @@ impl Wait {
         function: Py<PyAny>,
         context: Option<Py<PyAny>>,
     ) -> PyResult<()> {
-        let mut sleep = self.sleeper.lock();
-        sleep.callbacks.push(Callback { function, context });
-        let ended = sleep.end.is_some();
-        drop(sleep);
-        if ended { call_soon(py, &self.sleeper) } else { Ok(()) }
+        let mut state = self.waker.lock();
+        state.callbacks.push(Callback { function, context });
+        let ended = state.end.is_some();
+        drop(state);
+        if ended { call_soon(py, &self.waker) } else { Ok(()) }
     }
 
     fn remove_done_callback(&self, py: Python<'_>, function: &Bound<'_, PyAny>) -> PyResult<usize> {
-        let callbacks = mem::take(&mut self.sleeper.lock().callbacks);
+        let callbacks = mem::take(&mut self.waker.lock().callbacks);
         let (mut kept, mut removed) = (Callbacks::new(), Vec::new());
         for callback in callbacks {
             if callback.function.bind(py).eq(function)? {
@@ -216,19 +218,19 @@ impl Wait {
                 kept.push(callback);
             }
         }
-        self.sleeper.lock().callbacks.append(&mut kept);
+        self.waker.lock().callbacks.append(&mut kept);
         Ok(removed.len())
     }
 
     #[pyo3(signature = (msg = None))]
     fn cancel(&self, py: Python<'_>, msg: Option<Py<PyAny>>) -> PyResult<bool> {
-        let mut sleep = self.sleeper.lock();
-        if sleep.end.is_some() {
+        let mut state = self.waker.lock();
+        if state.end.is_some() {
             return Ok(false);
         }
-        sleep.end = Some(End::Cancelled(msg));
-        drop(sleep);
-        call_soon(py, &self.sleeper)?;
+        state.end = Some(End::Cancelled(msg));
+        drop(state);
+        call_soon(py, &self.waker)?;
         Ok(true)
     }
 
@@ -252,35 +254,35 @@ impl Wait {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         // What a load holds, too, is no garbage. A lock that is held is held by a running thread.
-        if Arc::strong_count(&self.sleeper) == 1
-            && let Ok(sleep) = self.sleeper.sleep.try_lock()
+        if Arc::strong_count(&self.waker) == 1
+            && let Ok(state) = self.waker.state.try_lock()
         {
-            for Callback { function, context } in &sleep.callbacks {
+            for Callback { function, context } in &state.callbacks {
                 visit.call(function)?;
                 visit.call(context)?;
             }
-            visit.call(&self.sleeper.event_loop)?;
+            visit.call(&self.waker.event_loop)?;
         }
         Ok(())
     }
 
     fn __clear__(&self) {
-        let callbacks = mem::take(&mut self.sleeper.lock().callbacks);
+        let callbacks = mem::take(&mut self.waker.lock().callbacks);
         drop(callbacks);
     }
 }
 
 /// What an event loop calls to resume tasks of its own.
 #[pyclass(frozen, module = "sark_cache._native")]
-struct Resume(Mutex<Vec<Arc<Sleeper>>>);
+struct Resume(Mutex<Vec<Arc<LoopWaker>>>);
 
 #[pymethods]
 impl Resume {
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
-        let sleepers = mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let wakers = mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         let mut interrupted = Ok(());
-        for sleeper in sleepers {
-            if let Err(error) = sleeper.resume(py) {
+        for waker in wakers {
+            if let Err(error) = waker.resume(py) {
                 interrupted = Err(error);
             }
         }
@@ -290,13 +292,13 @@ impl Resume {
 
 /// Does something that may wake many, and wakes them afterwards, together. An error is no error of
 /// theirs: an interrupt, a request to exit.
-pub fn together(py: Python<'_>, wakes: impl FnOnce()) -> PyResult<()> {
-    resume(py, woken_by(wakes))
+pub fn wake_batched(py: Python<'_>, wakes: impl FnOnce()) -> PyResult<()> {
+    resume(py, collect_wakes(wakes))
 }
 
-fn woken_by(wakes: impl FnOnce()) -> Vec<Arc<Sleeper>> {
+fn collect_wakes(wakes: impl FnOnce()) -> Vec<Arc<LoopWaker>> {
     /// Puts back what was there, however `wakes` ends.
-    struct Outer(Option<Vec<Arc<Sleeper>>>);
+    struct Outer(Option<Vec<Arc<LoopWaker>>>);
     impl Drop for Outer {
         fn drop(&mut self) {
             WOKEN.set(self.0.take());
@@ -307,17 +309,17 @@ fn woken_by(wakes: impl FnOnce()) -> Vec<Arc<Sleeper>> {
     WOKEN.take().unwrap_or_default()
 }
 
-fn resume(py: Python<'_>, mut woken: Vec<Arc<Sleeper>>) -> PyResult<()> {
+fn resume(py: Python<'_>, mut woken: Vec<Arc<LoopWaker>>) -> PyResult<()> {
     let mut interrupted = Ok(());
     while let Some(first) = woken.first() {
         let event_loop = first.event_loop.clone_ref(py);
         let same;
-        (same, woken) = woken.into_iter().partition(|sleeper| sleeper.event_loop.is(&event_loop));
+        (same, woken) = woken.into_iter().partition(|waker| waker.event_loop.is(&event_loop));
         match resume_all(py, same.clone()) {
             Ok(()) if runs(event_loop.bind(py)).unwrap_or(true) => {}
-            Ok(()) => woken.extend(cut_off(&same, CutOff::Stopped)),
+            Ok(()) => woken.extend(on_loop_down(&same, LoopDown::Stopped)),
             Err(_) if is_closed(event_loop.bind(py)) => {
-                woken.extend(cut_off(&same, CutOff::Closed));
+                woken.extend(on_loop_down(&same, LoopDown::Closed));
             }
             Err(error) => {
                 // No room left on the stack, or interrupted: they must be woken all the same.
@@ -332,32 +334,32 @@ fn resume(py: Python<'_>, mut woken: Vec<Arc<Sleeper>>) -> PyResult<()> {
 }
 
 /// What one of them was woken for, another one may have to be.
-fn cut_off(sleepers: &[Arc<Sleeper>], why: CutOff) -> Vec<Arc<Sleeper>> {
-    woken_by(|| sleepers.iter().for_each(|sleeper| (sleeper.cut_off)(why)))
+fn on_loop_down(wakers: &[Arc<LoopWaker>], why: LoopDown) -> Vec<Arc<LoopWaker>> {
+    collect_wakes(|| wakers.iter().for_each(|waker| (waker.on_loop_down)(why)))
 }
 
 /// Resumes tasks of one event loop. Always at a later turn of the loop: nothing of theirs runs on
 /// the stack of who wakes them.
-fn resume_all(py: Python<'_>, sleepers: Vec<Arc<Sleeper>>) -> PyResult<()> {
-    let Some(first) = sleepers.first() else { return Ok(()) };
+fn resume_all(py: Python<'_>, wakers: Vec<Arc<LoopWaker>>) -> PyResult<()> {
+    let Some(first) = wakers.first() else { return Ok(()) };
     let event_loop = first.event_loop.clone_ref(py);
-    let resume = Bound::new(py, Resume(Mutex::new(sleepers)))?;
-    event_loop.bind(py).call_method1(name!(py, "call_soon_threadsafe"), (resume,))?;
+    let resume = Bound::new(py, Resume(Mutex::new(wakers)))?;
+    event_loop.bind(py).call_method1(interned!(py, "call_soon_threadsafe"), (resume,))?;
     Ok(())
 }
 
 /// Resumes a task of the running event loop at a later turn of it.
-fn call_soon(py: Python<'_>, sleeper: &Arc<Sleeper>) -> PyResult<()> {
-    let resume = Bound::new(py, Resume(Mutex::new(vec![Arc::clone(sleeper)])))?;
-    let called = sleeper.event_loop.bind(py).call_method1(name!(py, "call_soon"), (resume,));
-    called.map(drop).inspect_err(|_| wake_elsewhere(vec![Arc::clone(sleeper)]))
+fn call_soon(py: Python<'_>, waker: &Arc<LoopWaker>) -> PyResult<()> {
+    let resume = Bound::new(py, Resume(Mutex::new(vec![Arc::clone(waker)])))?;
+    let called = waker.event_loop.bind(py).call_method1(interned!(py, "call_soon"), (resume,));
+    called.map(drop).inspect_err(|_| wake_elsewhere(vec![Arc::clone(waker)]))
 }
 
-fn wake_elsewhere(sleepers: Vec<Arc<Sleeper>>) {
+fn wake_elsewhere(wakers: Vec<Arc<LoopWaker>>) {
     run_in_background(async move {
         yield_once().await; // to a thread of the runtime's
         Python::attach(|py| {
-            if let Err(error) = resume_all(py, sleepers) {
+            if let Err(error) = resume_all(py, wakers) {
                 error.write_unraisable(py, None);
             }
         });

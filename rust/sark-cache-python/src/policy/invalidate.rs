@@ -89,7 +89,7 @@ pub fn invalidate<'py>(
     let [user_id, action, resource, policy] = parts;
     let scope = Scope::under(policy, [user_id, action, resource], &tags);
     if scope == Scope::Everything {
-        log(cache.object, name!(py, "_revokes_everything"), ())?;
+        log(cache.object, interned!(py, "_revokes_everything"), ())?;
     }
     let removed = store.cache.invalidate(scope);
     awaitable(py, async move { Ok(removed.await) })

@@ -59,7 +59,7 @@ pub fn get_or_load<'py>(
         Err(fault) => {
             cache.report("get_or_load", fault)?;
             stats.counters.loads.increment();
-            let failed = cache.object.getattr(name!(py, "_count_load_error"))?;
+            let failed = cache.object.getattr(interned!(py, "_count_load_error"))?;
             evaluate(cache.object, loader, Some(failed))
         }
     }
@@ -86,8 +86,8 @@ pub fn lead_refresh<'py>(
     };
     let [user_id, action, resource] = fields;
     let evaluate = py
-        .import(name!(py, "functools"))?
-        .call_method1(name!(py, "partial"), (callback, user_id, action, resource, context))?;
+        .import(interned!(py, "functools"))?
+        .call_method1(interned!(py, "partial"), (callback, user_id, action, resource, context))?;
     let max_ttl = max_ttl(cache, Some(sensitivity))?;
     let (ttl, tags) = (entry.ttl(), entry.tags().clone());
     Load::refresh(py, load_request(cache, key, ttl, max_ttl, tags, &evaluate))

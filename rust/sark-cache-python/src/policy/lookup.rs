@@ -108,7 +108,7 @@ fn refresh_ahead(
     let Instance { object, store } = cache;
     let py = cache.py();
     let refresh = || -> Result<bool, Fault> {
-        let fraction = object.getattr(name!(py, "STALE_THRESHOLD_RATIO"))?.extract()?;
+        let fraction = object.getattr(interned!(py, "STALE_THRESHOLD_RATIO"))?.extract()?;
         if !store.cache.is_near_expiry(entry, fraction) {
             return Ok(false);
         }
@@ -119,7 +119,7 @@ fn refresh_ahead(
         let Request { policy, fields: [user_id, action, resource], context } = asked;
         let policy = policy.map_or_else(|| PyString::new(py, ""), Borrowed::to_owned);
         let arguments = (user_id, action, resource, context, sensitivity, policy);
-        Ok(object.call_method1(name!(py, "_refresh_ahead"), arguments)?.is_truthy()?)
+        Ok(object.call_method1(interned!(py, "_refresh_ahead"), arguments)?.is_truthy()?)
     };
     refresh().or_else(|fault| {
         // A refresh that cannot start does not fail the hit.

@@ -28,7 +28,7 @@ pub fn report(
     let py = object.py();
     let reason = fault.reason(py)?;
     stats.counters.errors.increment();
-    log(object, name!(py, "_report"), (operation, reason))
+    log(object, interned!(py, "_report"), (operation, reason))
 }
 
 /// Calls a method of the Python class that logs. An exception of logging does not fail the request.

@@ -30,12 +30,12 @@ pub fn max_ttl(
     else {
         return Ok(Duration::MAX);
     };
-    let table = object.getattr(name!(cache.py(), "OPTIMIZED_TTL"))?;
-    let seconds = table.call_method1(name!(cache.py(), "get"), (sensitivity,))?;
+    let table = object.getattr(interned!(cache.py(), "OPTIMIZED_TTL"))?;
+    let seconds = table.call_method1(interned!(cache.py(), "get"), (sensitivity,))?;
     if let Some(longest) = ttl(Some(&seconds))? {
         return Ok(longest);
     }
-    log(object, name!(cache.py(), "_unknown_sensitivity"), (sensitivity,))?;
+    log(object, interned!(cache.py(), "_unknown_sensitivity"), (sensitivity,))?;
     Ok(Duration::MAX)
 }
 

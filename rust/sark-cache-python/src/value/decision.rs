@@ -70,7 +70,7 @@ impl Decision {
     }
 
     fn view<'py>(slf: &Bound<'py, Self>, kind: &str) -> PyResult<Bound<'py, PyAny>> {
-        slf.py().import(name!(slf.py(), "collections.abc"))?.call_method1(kind, (slf,))
+        slf.py().import(interned!(slf.py(), "collections.abc"))?.call_method1(kind, (slf,))
     }
 }
 
@@ -95,13 +95,13 @@ impl Decision {
     /// Whether the decision allows: its field "allow" is `True`, and not merely something like it.
     #[getter]
     fn allow(&self, py: Python<'_>) -> PyResult<bool> {
-        Reader::new(&self.0).is_true(py, name!(py, "allow"))
+        Reader::new(&self.0).is_true(py, interned!(py, "allow"))
     }
 
     /// Its field "reason"; None if it has none.
     #[getter]
     fn reason<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.find(py, name!(py, "reason"))
+        self.find(py, interned!(py, "reason"))
     }
 
     /// The decision as a new dict, with lists and dicts of its own, to be changed at will.

@@ -126,7 +126,7 @@ impl<'b> Reader<'b> {
     /// Builds the value: a new object, all the way down.
     pub fn value<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let tag = self.byte()?;
-        let Some(mut inner) = self.open(py, tag)? else { return self.atom(py, tag) };
+        let Some(mut inner) = self.open(py, tag)? else { return self.scalar(py, tag) };
         let mut outer = SmallVec::<[Open<'py>; 4]>::new();
         loop {
             if inner.left == 0 {
@@ -168,12 +168,12 @@ impl<'b> Reader<'b> {
         let opened = self.open(py, tag)?;
         match &opened {
             Some(opened) => put(opened.container.as_any())?,
-            None => put(&self.atom(py, tag)?)?,
+            None => put(&self.scalar(py, tag)?)?,
         }
         Ok(opened)
     }
 
-    /// The list or dict that begins behind `tag`, empty; `None` if it is the tag of an atom.
+    /// The list or dict that begins behind `tag`, empty; `None` if it is the tag of an scalar.
     #[inline]
     fn open<'py>(&mut self, py: Python<'py>, tag: u8) -> PyResult<Option<Open<'py>>> {
         let container = match tag {
@@ -211,7 +211,7 @@ impl<'b> Reader<'b> {
                 Some(&LIST) => None,
                 _ => {
                     let tag = self.byte()?;
-                    Some(self.atom(py, tag)?)
+                    Some(self.scalar(py, tag)?)
                 }
             };
             if value.is_none() {
@@ -251,7 +251,7 @@ impl<'b> Reader<'b> {
     }
 
     /// Of each field of a dict: how many bytes its name takes, and its name and value.
-    pub fn extents(&mut self) -> PyResult<Vec<(usize, usize)>> {
+    pub fn field_lengths(&mut self) -> PyResult<Vec<(usize, usize)>> {
         let extent = |reader: &mut Self| {
             let begun = reader.rest.len();
             reader.name()?;
@@ -264,7 +264,7 @@ impl<'b> Reader<'b> {
 
     /// Goes on behind `wanted` if that comes next. No name and no value begins with another one.
     #[inline]
-    pub fn passes(&mut self, wanted: &[u8]) -> bool {
+    pub fn skip_prefix(&mut self, wanted: &[u8]) -> bool {
         let rest = self.rest.strip_prefix(wanted);
         self.rest = rest.unwrap_or(self.rest);
         rest.is_some()
@@ -317,7 +317,7 @@ impl<'b> Reader<'b> {
 
     /// A value that is no list and no dict.
     #[inline]
-    fn atom<'py>(&mut self, py: Python<'py>, tag: u8) -> PyResult<Bound<'py, PyAny>> {
+    fn scalar<'py>(&mut self, py: Python<'py>, tag: u8) -> PyResult<Bound<'py, PyAny>> {
         match tag {
             NONE => Ok(py.None().into_bound(py)),
             FALSE => false.into_bound_py_any(py),

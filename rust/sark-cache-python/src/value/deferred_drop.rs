@@ -3,7 +3,7 @@
 //! To let go of a Python object may run any Python code: its own, and that of whatever else waits to
 //! be let go of. Entries are dropped in the middle of moka's upkeep, under its locks and ours, on
 //! threads that are not attached, and while another thread forks. So they only leave their decisions
-//! here, and [`let_go`] is called where no lock is held.
+//! here, and [`drain`] is called where no lock is held.
 
 use crate::value::decision::Decision;
 use pyo3::prelude::*;
@@ -12,18 +12,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, TryLockError};
 
 /// How many are let go of at once: some microseconds' worth.
-const AT_ONCE: usize = 64;
+const MAX_DRAINED: usize = 64;
 /// How often a place in the list is asked for before a decision is given up, 48 bytes that stay:
 /// in a forked child the lock may belong to a thread that is not there.
-const TRIES: usize = 10_000;
+const MAX_TRIES: usize = 10_000;
 
-static LEFT: Mutex<Vec<Py<Decision>>> = Mutex::new(Vec::new());
-static ANY: AtomicBool = AtomicBool::new(false);
+static QUEUE: Mutex<Vec<Py<Decision>>> = Mutex::new(Vec::new());
+static HAS_WORK: AtomicBool = AtomicBool::new(false);
 
 /// A decision that an entry shares with its callers.
-pub struct Shared(ManuallyDrop<Py<Decision>>);
+pub struct Deferred(ManuallyDrop<Py<Decision>>);
 
-impl Shared {
+impl Deferred {
     pub fn new(decision: Py<Decision>) -> Self {
         Self(ManuallyDrop::new(decision))
     }
@@ -34,15 +34,15 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for Deferred {
     fn drop(&mut self) {
         // SAFETY: taken once, here, and never looked at again.
         let decision = unsafe { ManuallyDrop::take(&mut self.0) };
-        for _ in 0..TRIES {
-            match LEFT.try_lock() {
-                Ok(mut left) => {
-                    left.push(decision);
-                    ANY.store(true, Ordering::Release);
+        for _ in 0..MAX_TRIES {
+            match QUEUE.try_lock() {
+                Ok(mut queue) => {
+                    queue.push(decision);
+                    HAS_WORK.store(true, Ordering::Release);
                     return;
                 }
                 Err(TryLockError::Poisoned(_)) => break,
@@ -55,22 +55,22 @@ impl Drop for Shared {
 
 /// Lets go of some of what entries left behind. To be called where no lock is held.
 #[inline]
-pub fn let_go(_py: Python<'_>) {
-    if ANY.load(Ordering::Acquire) {
-        let_go_of_some();
+pub fn drain(_py: Python<'_>) {
+    if HAS_WORK.load(Ordering::Acquire) {
+        drain_some();
     }
 }
 
 #[cold]
-fn let_go_of_some() {
-    let Ok(mut left) = LEFT.try_lock() else { return };
-    let kept = left.len().saturating_sub(AT_ONCE);
-    let some = left.split_off(kept);
-    if left.is_empty() {
-        ANY.store(false, Ordering::Release);
-        left.shrink_to(AT_ONCE);
+fn drain_some() {
+    let Ok(mut queue) = QUEUE.try_lock() else { return };
+    let kept = queue.len().saturating_sub(MAX_DRAINED);
+    let drained = queue.split_off(kept);
+    if queue.is_empty() {
+        HAS_WORK.store(false, Ordering::Release);
+        queue.shrink_to(MAX_DRAINED);
     }
     // The lock first: what is let go of may leave something here itself.
-    drop(left);
-    drop(some);
+    drop(queue);
+    drop(drained);
 }

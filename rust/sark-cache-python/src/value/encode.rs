@@ -1,6 +1,6 @@
 //! Encoding of Python values into the stored bytes.
 
-use crate::convert::flat_dict::{self, Atom, Atoms};
+use crate::convert::flat_dict::{self, FlatDict, Scalar};
 use crate::convert::json::{Fields, Sink, walk};
 use crate::error::{Fault, text};
 use crate::value::field_names;
@@ -21,7 +21,7 @@ thread_local! {
 }
 
 /// A buffer that grew beyond this is not kept.
-const LARGEST_KEPT: usize = 4096;
+const MAX_KEPT_BYTES: usize = 4096;
 
 /// Encodes a snapshot of `value`.
 pub fn encode(value: &Bound<'_, PyAny>) -> Result<Arc<[u8]>, Fault> {
@@ -30,7 +30,7 @@ pub fn encode(value: &Bound<'_, PyAny>) -> Result<Arc<[u8]>, Fault> {
     bytes.clear();
     let written = walk(value, &mut Writer { bytes: &mut bytes });
     let encoded = written.map(|()| bytes.as_slice().into());
-    if bytes.capacity() <= LARGEST_KEPT {
+    if bytes.capacity() <= MAX_KEPT_BYTES {
         BUFFER.set(bytes);
     }
     encoded
@@ -50,8 +50,8 @@ impl Sink for Writer<'_> {
         write_flat(self.bytes, value)
     }
 
-    fn atom(&mut self, atom: Atom<'_>) -> Result<(), EncodeError> {
-        write_atom(self.bytes, atom);
+    fn scalar(&mut self, scalar: Scalar<'_>) -> Result<(), EncodeError> {
+        write_scalar(self.bytes, scalar);
         Ok(())
     }
 
@@ -97,17 +97,17 @@ impl Sink for Writer<'_> {
 /// Writes a flat dict; false, with nothing written, if it is none, a name is new or it is too large.
 fn write_flat(bytes: &mut Vec<u8>, value: &Bound<'_, PyAny>) -> bool {
     let begun = bytes.len();
-    let mut atoms = Atoms::new();
-    // SAFETY: writing atoms runs and makes nothing of Python's.
-    if unsafe { flat_dict::read(value, &mut atoms) }.is_none() {
+    let mut fields = FlatDict::new();
+    // SAFETY: writing fields runs and makes nothing of Python's.
+    if unsafe { flat_dict::read(value, &mut fields) }.is_none() {
         return false;
     }
     bytes.push(DICT);
-    write_length(bytes, atoms.len());
-    let written = atoms.iter().all(|(name, value)| {
+    write_length(bytes, fields.len());
+    let written = fields.iter().all(|(name, value)| {
         let Some(id) = field_names::known(name) else { return false };
         bytes.extend_from_slice(&id.to_le_bytes());
-        write_atom(bytes, *value);
+        write_scalar(bytes, *value);
         bytes.len() <= MAX_ENTRY_BYTES
     });
     if !written {
@@ -116,16 +116,16 @@ fn write_flat(bytes: &mut Vec<u8>, value: &Bound<'_, PyAny>) -> bool {
     written
 }
 
-fn write_atom(bytes: &mut Vec<u8>, atom: Atom<'_>) {
-    match atom {
-        Atom::Null => bytes.push(NONE),
-        Atom::Bool(value) => bytes.push(if value { TRUE } else { FALSE }),
-        Atom::Int(value) => write_int(bytes, value),
-        Atom::Float(value) => {
+fn write_scalar(bytes: &mut Vec<u8>, scalar: Scalar<'_>) {
+    match scalar {
+        Scalar::Null => bytes.push(NONE),
+        Scalar::Bool(value) => bytes.push(if value { TRUE } else { FALSE }),
+        Scalar::Int(value) => write_int(bytes, value),
+        Scalar::Float(value) => {
             bytes.push(FLOAT);
             bytes.extend_from_slice(&value.to_le_bytes());
         }
-        Atom::String(value) => {
+        Scalar::String(value) => {
             bytes.push(STRING);
             write_text(bytes, value);
         }

@@ -2,7 +2,7 @@
 
 use crate::error::Fault;
 use crate::value::decision::{Decision, snapshot};
-use crate::value::deferred_drop::Shared;
+use crate::value::deferred_drop::Deferred;
 use crate::value::format::DICT;
 use crate::value::template;
 use pyo3::prelude::*;
@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 pub struct Stored {
     bytes: Arc<[u8]>,
     /// Made when it is first asked for, and shared from then on.
-    decision: OnceLock<Shared>,
+    decision: OnceLock<Deferred>,
 }
 
 impl Clone for Stored {
@@ -62,7 +62,7 @@ impl Stored {
         }
         let decision = Decision::new(py, Arc::clone(&self.bytes))?;
         // Not made under the lock: to make it may run the garbage collector, and so anything.
-        let _ = self.decision.set(Shared::new(decision.clone().unbind()));
+        let _ = self.decision.set(Deferred::new(decision.clone().unbind()));
         Ok(self.decision.get().map_or(decision, |first| first.get(py)))
     }
 }

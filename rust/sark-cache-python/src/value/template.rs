@@ -7,7 +7,7 @@
 //! template can be shared by all entries and all caches, and nothing that happens to an entry makes
 //! it wrong. Nobody outside is handed a template, only copies.
 //!
-//! They are [`SLOTS`] at most, of decisions of up to [`LARGEST`] bytes: some hundred kilobytes for a
+//! They are [`SLOTS`] at most, of decisions of up to [`MAX_BYTES`] bytes: some hundred kilobytes for a
 //! process, that stay in the processor's cache.
 
 use crate::value::decode::Reader;
@@ -19,23 +19,23 @@ use std::sync::{Arc, Mutex};
 /// and as many of them.
 const SLOTS: usize = 64;
 /// Larger decisions are built anew each time, in bytes.
-const LARGEST: usize = 2048;
+const MAX_BYTES: usize = 2048;
 /// So are those with more lists and dicts in them.
-const MOST: usize = 16;
+const MAX_CONTAINERS: usize = 16;
 /// A template gives way to what is asked for once it was not that, so many times in a row.
-const PATIENCE: u8 = 64;
+const REPLACE_AFTER_MISSES: u8 = 64;
 
 struct Slot {
     template: Option<Template>,
     /// How often what was asked for was something else.
-    unlike: u8,
+    consecutive_misses: u8,
 }
 
 struct Template {
     bytes: Arc<[u8]>,
     pattern: Pattern,
     /// Of each field, how many of `bytes` its name takes, and its name and value.
-    extents: Vec<(usize, usize)>,
+    field_lengths: Vec<(usize, usize)>,
 }
 
 /// A dict or list to be copied, and those in it, which are to be copied each time, too.
@@ -47,41 +47,42 @@ enum Pattern {
 /// A value that holds too many lists and dicts to be kept as a template.
 struct TooMany;
 
-fn one_more(containers: &mut usize) -> Result<(), TooMany> {
+fn count_container(containers: &mut usize) -> Result<(), TooMany> {
     *containers += 1;
-    if *containers > MOST { Err(TooMany) } else { Ok(()) }
+    if *containers > MAX_CONTAINERS { Err(TooMany) } else { Ok(()) }
 }
 
 /// What is asked for once leaves no trace: the second makes a template.
 static TEMPLATES: [Mutex<Slot>; SLOTS] =
-    [const { Mutex::new(Slot { template: None, unlike: PATIENCE - 2 }) }; SLOTS];
+    [const { Mutex::new(Slot { template: None, consecutive_misses: REPLACE_AFTER_MISSES - 2 }) };
+        SLOTS];
 
 /// Rebuilds a value: a new object, all the way down.
 #[inline]
 pub fn rebuild<'py>(py: Python<'py>, bytes: &Arc<[u8]>) -> PyResult<Bound<'py, PyAny>> {
     let build = || Reader::new(bytes).value(py);
-    let Some(slot) = slot(bytes).filter(|_| bytes.len() <= LARGEST) else { return build() };
+    let Some(slot) = slot(bytes).filter(|_| bytes.len() <= MAX_BYTES) else { return build() };
     // Somebody else is at it, or, in a forked child, was: it is built from its bytes.
     let Ok(mut slot) = slot.try_lock() else { return build() };
-    let Slot { template, unlike } = &mut *slot;
+    let Slot { template, consecutive_misses } = &mut *slot;
     if let Some(template) = template {
         if Arc::ptr_eq(&template.bytes, bytes) || *template.bytes == **bytes {
-            *unlike = 0;
+            *consecutive_misses = 0;
             return template.pattern.copy(py);
         }
-        if *unlike < PATIENCE
-            && let Some(value) = template.adapt(py, bytes)?
+        if *consecutive_misses < REPLACE_AFTER_MISSES
+            && let Some(value) = template.fill_from(py, bytes)?
         {
-            *unlike += 1;
+            *consecutive_misses += 1;
             return Ok(value);
         }
     }
     let value = build()?;
-    *unlike += 1;
-    if *unlike < PATIENCE {
+    *consecutive_misses += 1;
+    if *consecutive_misses < REPLACE_AFTER_MISSES {
         return Ok(value);
     }
-    *unlike = 0;
+    *consecutive_misses = 0;
     *template = Template::of(&value, bytes)?;
     match template {
         Some(template) => template.pattern.copy(py),
@@ -102,32 +103,32 @@ impl Template {
     /// Takes a value that nobody else has, and the bytes it was built from.
     fn of(value: &Bound<'_, PyAny>, bytes: &Arc<[u8]>) -> PyResult<Option<Self>> {
         let Ok(Some(pattern)) = Pattern::of(value, &mut 0) else { return Ok(None) };
-        let extents = match &pattern {
-            Pattern::Dict(..) => Reader::new(bytes).extents()?,
+        let field_lengths = match &pattern {
+            Pattern::Dict(..) => Reader::new(bytes).field_lengths()?,
             Pattern::List(..) => Vec::new(),
         };
-        Ok(Some(Self { bytes: Arc::clone(bytes), pattern, extents }))
+        Ok(Some(Self { bytes: Arc::clone(bytes), pattern, field_lengths }))
     }
 
     /// A copy with the values of these bytes; `None` if they have other fields.
-    fn adapt<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
+    fn fill_from<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
         let Pattern::Dict(dict, fields) = &self.pattern else { return Ok(None) };
-        let all = self.extents.iter().map(|(_, field)| field).sum::<usize>();
+        let all = self.field_lengths.iter().map(|(_, field)| field).sum::<usize>();
         let (head, mut rest) = self.bytes.split_at(self.bytes.len() - all);
-        let mut theirs = Reader::new(bytes);
-        if !theirs.passes(head) {
+        let mut reader = Reader::new(bytes);
+        if !reader.skip_prefix(head) {
             return Ok(None);
         }
         let copied = dict.bind(py).copy()?;
-        for ((name, inner), (named, field)) in fields.iter().zip(&self.extents) {
-            let ours;
-            (ours, rest) = rest.split_at(*field);
-            if theirs.passes(ours) {
+        for ((name, inner), (named, field)) in fields.iter().zip(&self.field_lengths) {
+            let own;
+            (own, rest) = rest.split_at(*field);
+            if reader.skip_prefix(own) {
                 if let Some(pattern) = inner {
                     copied.set_item(name, pattern.copy(py)?)?;
                 }
-            } else if theirs.passes(&ours[..*named]) {
-                copied.set_item(name, theirs.value(py)?)?;
+            } else if reader.skip_prefix(&own[..*named]) {
+                copied.set_item(name, reader.value(py)?)?;
             } else {
                 return Ok(None);
             }
@@ -138,11 +139,11 @@ impl Template {
 
 impl Pattern {
     /// Takes a dict or list that nobody else has; `None` of anything else, which needs no copy. With
-    /// more than [`MOST`] lists and dicts in it, counted in `containers`, it is an error: so a
+    /// more than [`MAX_CONTAINERS`] lists and dicts in it, counted in `containers`, it is an error: so a
     /// pattern is never nested deeper than that.
     fn of(value: &Bound<'_, PyAny>, containers: &mut usize) -> Result<Option<Self>, TooMany> {
         if let Ok(dict) = value.cast_exact::<PyDict>() {
-            one_more(containers)?;
+            count_container(containers)?;
             let fields = dict.iter().map(|(name, value)| {
                 let inner = Self::of(&value, containers)?;
                 Ok((name.unbind(), inner))
@@ -151,7 +152,7 @@ impl Pattern {
             return Ok(Some(Self::Dict(dict.clone().unbind(), fields)));
         }
         let Ok(list) = value.cast_exact::<PyList>() else { return Ok(None) };
-        one_more(containers)?;
+        count_container(containers)?;
         let inner = list.iter().enumerate().filter_map(|(at, item)| {
             Some(Self::of(&item, containers).transpose()?.map(|inner| (at, inner)))
         });
