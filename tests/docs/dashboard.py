@@ -1,9 +1,10 @@
 """Draws docs/assets/dashboard.svg: the panels of the Grafana dashboard with the data of a real run.
 
-`python tests/docs/dashboard.py [SECONDS]` serves an app under load, with Redis next to it, a
-rollout in steps, revocations, and an outage of the server. A Prometheus server (Debian: `apt-get
-install prometheus`) scrapes it and answers the queries of docs/grafana/sark-cache.json. matplotlib
-draws the answers at the positions of the dashboard's panels.
+`python tests/docs/dashboard.py [SECONDS]`, with `PYTHONPATH=tests/support`, serves an app under
+load, with Redis next to it, a rollout in steps, revocations, and an outage of the server. A
+Prometheus server (Debian: `apt-get install prometheus`) scrapes it and answers the queries of
+docs/grafana/sark-cache.json. matplotlib draws the answers at the positions of the dashboard's
+panels.
 """
 
 import asyncio

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from conftest_faults import open_cache, open_patiently, own_cluster, recovered, watch
+from timed_requests import open_cache, open_patiently, own_cluster, recovered, watch
 
 __all__ = ["open_cache", "open_patiently", "own_cluster", "recovered", "watch"]
 

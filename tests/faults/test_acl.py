@@ -8,11 +8,11 @@ from urllib.parse import quote
 import pytest
 import redis
 
-from conftest_faults import ALLOW, load
 from sark_cache import FeatureFlagManager, InvalidationError
 from sark_cache._core import redis_urls as urls
 from sark_cache.backends.redis import PolicyCache
 from servers import wait_until
+from timed_requests import ALLOW, load
 
 # asyncio does not close the transport of a connection that is cancelled while it is made.
 pytestmark = [

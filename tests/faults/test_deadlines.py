@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from conftest_faults import ALLOW, SPARE_SECONDS
 from sark_cache.backends.redis import PolicyCache
+from timed_requests import ALLOW, SPARE_SECONDS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),

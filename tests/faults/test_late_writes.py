@@ -7,8 +7,8 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from conftest_faults import ALLOW
 from interpreters import needs_fork, run
+from timed_requests import ALLOW
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),

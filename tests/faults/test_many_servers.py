@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from redis.crc import key_slot
 
-from conftest_faults import ALLOW
 from sark_cache import InvalidationError
+from timed_requests import ALLOW
 
 # asyncio does not close the transport of a connection that is cancelled while it is made.
 pytestmark = [

@@ -7,9 +7,9 @@ import threading
 import pytest
 import redis.asyncio
 
-from conftest_faults import ALLOW, load
 from sark_cache import InvalidationError
 from sark_cache.backends.redis import PolicyCache
+from timed_requests import ALLOW, load
 
 # asyncio does not close the transport of a connection that is cancelled while it is made.
 pytestmark = [

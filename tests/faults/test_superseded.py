@@ -5,9 +5,9 @@ import contextlib
 
 import pytest
 
-from conftest_faults import ALLOW
 from loaders import Evaluation
 from sark_cache.backends.redis import PolicyCache, superseded
+from timed_requests import ALLOW
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),

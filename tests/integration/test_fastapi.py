@@ -11,13 +11,12 @@ from typing import Annotated
 
 import httpx
 import pytest
-from documents_app import ADMIN, DECISIONS, create_app, current_user, evaluate, may, may_read
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
-from serving import UVICORN, served
 from starlette.routing import Mount
 
+from documents_app import ADMIN, DECISIONS, create_app, current_user, evaluate, may, may_read
 from interpreters import needs_fork, run
 from sark_cache import Loaded, NullPolicyCache, SelectedPolicyCache
 from sark_cache.errors import SettingsError
@@ -30,6 +29,7 @@ from sark_cache.fastapi import (
     policy_cache_router,
 )
 from sark_cache.settings import CacheSettings
+from serving import UVICORN, served
 
 NATIVE = CacheSettings(rust_cache_rollout_pct=100)
 ROUTES = "/policy-cache"

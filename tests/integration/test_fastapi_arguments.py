@@ -6,14 +6,14 @@ from itertools import count, repeat
 from typing import Annotated
 from unittest.mock import AsyncMock
 
-import evaluators
 import httpx
 import pytest
-from documents_app import current_user, evaluate
-from evaluators import Blocking, Callable, Engine
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Security
 from fastapi.security import SecurityScopes
 
+import evaluators
+from documents_app import current_user, evaluate
+from evaluators import Blocking, Callable, Engine
 from sark_cache.fastapi import FromRequest, PolicyCacheDep, authorize, policy_cache_lifespan
 from sark_cache.settings import CacheSettings
 from sark_cache.testing import allow_all, deny_all

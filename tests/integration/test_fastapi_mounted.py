@@ -5,7 +5,6 @@ from typing import Annotated
 
 import httpx
 import pytest
-from documents_app import may
 from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
@@ -13,6 +12,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import JSONResponse
 from starlette.routing import Host, Mount, Route, Router
 
+from documents_app import may
 from sark_cache.fastapi import PolicyCacheDep, policy_cache_lifespan, policy_cache_router
 from sark_cache.settings import CacheSettings
 

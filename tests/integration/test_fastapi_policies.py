@@ -5,12 +5,12 @@ import subprocess
 import sys
 from contextlib import asynccontextmanager
 
-import evaluators
 import httpx
 import pytest
-from evaluators import Engine
 from fastapi import Depends, FastAPI
 
+import evaluators
+from evaluators import Engine
 from sark_cache.fastapi import (
     FromRequest,
     PolicyCacheDep,

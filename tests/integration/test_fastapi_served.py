@@ -9,6 +9,7 @@ import time
 
 import httpx
 import pytest
+
 from documents_app import ADMIN
 from serving import ASGI_WORKER, PATIENCE, UVICORN, UVICORN_WORKER, served
 

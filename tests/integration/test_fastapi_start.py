@@ -7,9 +7,9 @@ from typing import Annotated
 
 import httpx
 import pytest
-from documents_app import evaluate
 from fastapi import BackgroundTasks, Depends, FastAPI
 
+from documents_app import evaluate
 from sark_cache.fastapi import PolicyCacheDep, authorize, policy_cache_lifespan
 from sark_cache.selection import selector as selection
 from sark_cache.selection.registry import caches

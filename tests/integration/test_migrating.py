@@ -18,7 +18,7 @@ from sark_cache.selection.selector import use_settings
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
-GATEWAY = Path(__file__).with_name("gateway_of_sark.py")
+GATEWAY = ROOT / "tests" / "support" / "gateway_of_sark.py"
 USER = {"id": "user-1"}
 TOOL = {"name": "a/b", "sensitivity_level": "critical"}
 ASKED = (USER, "tool:invoke", TOOL, {"mfa": True})

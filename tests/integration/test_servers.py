@@ -168,7 +168,7 @@ def test_a_server_does_not_outlive_the_interpreter_that_started_it(server_availa
     code = STARTS_ONE if ending == "exit" else f"{STARTS_ONE}; input()"
     with subprocess.Popen(
         [sys.executable, "-c", code],
-        cwd=Path(servers.__file__).parent,
+        cwd=Path(servers.__file__).parents[1],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

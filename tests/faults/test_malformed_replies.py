@@ -5,9 +5,9 @@ import contextlib
 
 import pytest
 
-from conftest_faults import ALLOW
 from sark_cache import InvalidationError
 from sark_cache.backends.redis import PolicyCache, invalidation
+from timed_requests import ALLOW
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),

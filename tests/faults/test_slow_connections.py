@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from conftest_faults import ALLOW, load
+from timed_requests import ALLOW, load
 
 MALLORY = ("mallory", "read", "secret")
 LONG = "%" * 8_000
