@@ -95,6 +95,7 @@ class GuardedConnection:
         self.pending_queries: dict[str, asyncio.Task[Any]] = {}
         """What is being asked for all who want to know it."""
         self._closed = False
+        self._is_client_closed = False
         self._semaphore = asyncio.Semaphore(min(MOST_AT_ONCE, _pool_size(client)))
         self._probes: dict[str, asyncio.Task[None]] = {}
         errors = import_module(f"{check_client(client)}.exceptions")
@@ -176,16 +177,23 @@ class GuardedConnection:
 
         A pool of few connections may be in use by commands that do not wait for their turn.
 
+        A command that ends after this connection was closed closes the client again, because a
+        client connects anew to send a command once more.
+
         Raises:
-            Exception: What `send` raises.
+            Exception: The error that `send` raises.
         """
-        while True:
-            try:
-                return await send()
-            except Exception as error:
-                if type(error).__name__ != "MaxConnectionsError":
-                    raise
-            await asyncio.sleep(FULL_POOL_SECONDS)
+        try:
+            while True:
+                try:
+                    return await send()
+                except Exception as error:
+                    if type(error).__name__ != "MaxConnectionsError":
+                        raise
+                await asyncio.sleep(FULL_POOL_SECONDS)
+        finally:
+            if self._is_client_closed:
+                await self._close_client()
 
     async def commands(
         self, deadline: float, keys: Sequence[str], commands: Sequence[Command]
@@ -268,6 +276,7 @@ class GuardedConnection:
         """Closes a client made here. If that is cancelled, its connections are closed before."""
 
         async def close() -> None:
+            self._is_client_closed = True
             # The client is not used any more, whatever it raises.
             with suppress(Exception), cancellation_kept():
                 async with asyncio.timeout(self.command_timeout):
