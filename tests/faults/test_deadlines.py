@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from sark_cache.backends.redis import PolicyCache
+from servers.proxy import DelayingProxy
 from timed_requests import ALLOW, SPARE_SECONDS
 
 pytestmark = [
@@ -16,37 +17,6 @@ ALICE = ("alice", "read", "doc")
 TIMEOUT = 0.5
 SLOW = 0.8 * TIMEOUT
 """The delay of each reply: one delayed reply is in time, two are not."""
-
-
-class Slow:
-    """A proxy in front of a server that can delay each reply."""
-
-    def __init__(self, server):
-        self._port = server.port
-        self.late = 0.0
-
-    async def __aenter__(self):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
-        return self
-
-    async def __aexit__(self, *_):
-        self._server.close()
-
-    async def _serve(self, reader, writer):
-        from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
-
-        async def answer():
-            while data := await from_server.read(2**20):
-                await asyncio.sleep(self.late)
-                writer.write(data)
-
-        answering = asyncio.create_task(answer())
-        while data := await reader.read(2**20):
-            to_server.write(data)
-        answering.cancel()
-        writer.close()
-        to_server.close()
 
 
 async def evaluate():
@@ -75,17 +45,17 @@ REQUESTS = {
 async def test_a_request_takes_no_longer_than_its_time_whatever_it_asks(own_redis, watch, request_):
     watch.command_seconds = TIMEOUT
     async with (
-        Slow(own_redis()) as proxy,
+        DelayingProxy(own_redis()) as proxy,
         PolicyCache(proxy.url, connect_timeout=5, command_timeout=TIMEOUT) as cache,
     ):
         assert await cache.health_check()
         await cache.get("warm", "read", "doc")
         await cache.invalidate(user_id="alice")
-        proxy.late = SLOW
+        proxy.delay = SLOW
         await watch.timed(REQUESTS[request_](cache))
         watch.assert_in_time()
         assert watch.longest > SLOW - SPARE_SECONDS
-        proxy.late = 0.0
+        proxy.delay = 0.0
 
 
 async def test_the_time_of_an_evaluation_is_not_that_of_the_servers(own_redis):

@@ -1,12 +1,12 @@
 """Malformed replies of a proxy or a broken server fail no request and confirm no revocation."""
 
 import asyncio
-import contextlib
 
 import pytest
 
 from sark_cache import InvalidationError
 from sark_cache.backends.redis import PolicyCache, invalidation
+from servers.proxy import FixedServer, ReplacingProxy
 from timed_requests import ALLOW
 
 pytestmark = [
@@ -69,41 +69,6 @@ NONSENSE = {
 }
 
 
-class Nonsense:
-    """A server that answers every command with the same bytes, or closes the connection."""
-
-    def __init__(self, answer, sensible=()):
-        self._answer = answer
-        self._sensible = set(sensible)
-        """Commands that are answered correctly."""
-
-    async def __aenter__(self):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
-        return self
-
-    async def __aexit__(self, *_):
-        self._server.close()
-
-    async def _serve(self, reader, writer):
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                head = await reader.readline()
-                if not head:
-                    break
-                words = [await self._word(reader) for _ in range(int(head[1:]))]
-                answer = b"+OK\r\n" if words[0] in self._sensible else self._answer
-                if answer is None:
-                    break
-                writer.write(answer)
-        writer.close()
-
-    @staticmethod
-    async def _word(reader):
-        size = int((await reader.readline())[1:])
-        return (await reader.readexactly(size + 2))[:-2]
-
-
 async def evaluate():
     return dict(ALLOW)
 
@@ -116,7 +81,7 @@ def decoded(request):
 @pytest.mark.parametrize("nonsense", NONSENSE)
 async def test_no_request_fails_and_nothing_is_revoked(nonsense, decoded, caplog):
     sensible = {b"CLIENT", b"HELLO", b"SELECT"}
-    async with Nonsense(NONSENSE[nonsense], sensible) as server:
+    async with FixedServer(NONSENSE[nonsense], correct=sensible) as server:
         url = f"{server.url}?decode_responses=true" if decoded else server.url
         async with PolicyCache(url, connect_timeout=2, command_timeout=2) as cache:
             assert await cache.get(*ALICE) is None
@@ -147,54 +112,19 @@ async def test_no_request_fails_and_nothing_is_revoked(nonsense, decoded, caplog
 # One wrong reply of a real server at a time
 
 
-class Garbling:
-    """A proxy in front of a server that replaces one reply of a kind."""
-
-    def __init__(self, server):
-        self._port = server.port
-        self.garbles = None
-        """A part of the command whose reply is replaced, and the bytes that replace it.
-
-        A function in place of the bytes gets the reply and returns its replacement.
-        """
-        self.garbled = 0
-
-    async def __aenter__(self):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
-        return self
-
-    async def __aexit__(self, *_):
-        self._server.close()
-
-    async def _serve(self, reader, writer):
-        from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while data := await reader.read(2**20):
-                to_server.write(data)
-                reply = await from_server.read(2**20)
-                if self.garbles is not None and self.garbles[0] in data:
-                    self.garbled += 1
-                    replaced = self.garbles[1]
-                    reply = replaced(reply) if callable(replaced) else replaced
-                writer.write(reply)
-        writer.close()
-        to_server.close()
-
-
 @pytest.mark.parametrize("step", [b"LPUSH", b"UNLINK', KEYS[1]"], ids=["record", "removal"])
 @pytest.mark.parametrize("nonsense", ["a status", "nothing", "a negative number", "an empty list"])
 async def test_a_revocation_with_a_malformed_reply_is_not_confirmed(own_redis, step, nonsense):
     async with (
-        Garbling(own_redis()) as proxy,
+        ReplacingProxy(own_redis()) as proxy,
         PolicyCache(proxy.url, connect_timeout=2, command_timeout=2) as cache,
     ):
         assert await cache.set(*ALICE, ALLOW)
-        proxy.garbles = (step, NONSENSE[nonsense])
+        proxy.replaces = (step, NONSENSE[nonsense])
         with pytest.raises(InvalidationError, match="could not be confirmed"):
             await cache.delete(*ALICE, policy="")
-        assert proxy.garbled
-        proxy.garbles = None
+        assert proxy.replaced
+        proxy.replaces = None
         await cache.delete(*ALICE, policy="")
         assert await cache.get(*ALICE) is None
 
@@ -232,15 +162,18 @@ def after_info(reply, replaced):
 
 @pytest.mark.parametrize("nonsense", MISSHAPEN_PAGES)
 async def test_the_error_describes_a_malformed_step_of_a_scan(own_redis, decoded, nonsense):
-    async with Garbling(own_redis()) as proxy:
+    async with ReplacingProxy(own_redis()) as proxy:
         url = f"{proxy.url}?decode_responses=true" if decoded else proxy.url
         async with PolicyCache(url, connect_timeout=2, command_timeout=2) as cache:
             assert await cache.set(*ALICE, ALLOW)
-            proxy.garbles = (b"COUNT", lambda reply: after_info(reply, MISSHAPEN_PAGES[nonsense]))
+            proxy.replaces = (
+                b"COUNT",
+                lambda reply: after_info(reply, MISSHAPEN_PAGES[nonsense]),
+            )
             with pytest.raises(InvalidationError, match="by the redis cache: a reply that cannot"):
                 await cache.invalidate(user_id="alice")
-            assert proxy.garbled
-            proxy.garbles = None
+            assert proxy.replaced
+            proxy.replaces = None
             assert await cache.invalidate(user_id="alice") == 1
 
 
@@ -255,15 +188,18 @@ async def test_the_error_describes_a_malformed_step_of_a_scan(own_redis, decoded
 )
 async def test_a_scan_that_the_server_never_ends_is_not_confirmed(own_redis, cursor, message):
     async with (
-        Garbling(own_redis()) as proxy,
+        ReplacingProxy(own_redis()) as proxy,
         PolicyCache(proxy.url, connect_timeout=2, command_timeout=2) as cache,
     ):
         assert await cache.set(*ALICE, ALLOW)
-        proxy.garbles = (b"COUNT", lambda reply: after_info(reply, page(cursor(proxy.garbled))))
+        proxy.replaces = (
+            b"COUNT",
+            lambda reply: after_info(reply, page(cursor(proxy.replaced))),
+        )
         async with asyncio.timeout(60):
             with pytest.raises(InvalidationError, match=message):
                 await cache.invalidate(user_id="alice")
-        proxy.garbles = None
+        proxy.replaces = None
         assert await cache.invalidate(user_id="alice") == 1
 
 

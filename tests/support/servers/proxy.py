@@ -1,0 +1,98 @@
+"""Proxies in front of a server, and a server that answers with fixed bytes."""
+
+import asyncio
+import contextlib
+
+from servers.host import HOST
+
+
+class _Listener:
+    """A TCP server inside the event loop; as an async context manager, until the block is left."""
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_server(self._serve, HOST, 0)
+        self.url = f"redis://{HOST}:{self._server.sockets[0].getsockname()[1]}/0"
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.close()
+
+    async def _serve(self, reader, writer):
+        raise NotImplementedError
+
+
+class DelayingProxy(_Listener):
+    """Delays each reply of a server by `delay` seconds, which a test may change."""
+
+    def __init__(self, server):
+        self._port = server.port
+        self.delay = 0.0
+
+    async def _serve(self, reader, writer):
+        from_server, to_server = await asyncio.open_connection(HOST, self._port)
+
+        async def answer():
+            while data := await from_server.read(2**20):
+                await asyncio.sleep(self.delay)
+                writer.write(data)
+
+        answering = asyncio.create_task(answer())
+        while data := await reader.read(2**20):
+            to_server.write(data)
+        answering.cancel()
+        writer.close()
+        to_server.close()
+
+
+class ReplacingProxy(_Listener):
+    """Replaces the replies of a server to some commands."""
+
+    def __init__(self, server):
+        self._port = server.port
+        self.replaces = None
+        """A part of the command whose reply is replaced, and the bytes that replace it.
+
+        A function in place of the bytes gets the reply and returns its replacement.
+        """
+        self.replaced = 0
+
+    async def _serve(self, reader, writer):
+        from_server, to_server = await asyncio.open_connection(HOST, self._port)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while data := await reader.read(2**20):
+                to_server.write(data)
+                reply = await from_server.read(2**20)
+                if self.replaces is not None and self.replaces[0] in data:
+                    self.replaced += 1
+                    other = self.replaces[1]
+                    reply = other(reply) if callable(other) else other
+                writer.write(reply)
+        writer.close()
+        to_server.close()
+
+
+class FixedServer(_Listener):
+    """Answers every command with the same bytes; None closes the connection."""
+
+    def __init__(self, answer, *, correct=()):
+        self._answer = answer
+        self._correct = set(correct)
+        """Commands that are answered correctly."""
+
+    async def _serve(self, reader, writer):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readline()
+                if not head:
+                    break
+                words = [await self._word(reader) for _ in range(int(head[1:]))]
+                answer = b"+OK\r\n" if words[0] in self._correct else self._answer
+                if answer is None:
+                    break
+                writer.write(answer)
+        writer.close()
+
+    @staticmethod
+    async def _word(reader):
+        size = int((await reader.readline())[1:])
+        return (await reader.readexactly(size + 2))[:-2]
