@@ -15,7 +15,7 @@ class CompiledClasses(griffe.Extension):
 
     def on_package(self, *, pkg: griffe.Module, **_context: Any) -> None:  # noqa: ANN401
         """Once the package is read: every stand-in that the stub has a class for."""
-        compiled, stub = pkg["compiled"], pkg["_native"]
+        compiled, stub = pkg["_core"]["compiled"], pkg["_native"]
         for name in [name for name in stub.members if name in compiled.members]:
             for module in (compiled, pkg):
                 if name in module.members:
