@@ -190,6 +190,8 @@ class Load:
         """Counts what the loader raised, and hands it to everybody who waits."""
     def keep(self) -> None:
         """Leaves what is stored to its end: a refresh brought nothing new."""
+    def supersede(self) -> None:
+        """Removes what is stored: something newer was evaluated while the cache was off."""
     def leave(self) -> None:
         """Takes no further part: one who leads hands over, one who waits disturbs nobody."""
 

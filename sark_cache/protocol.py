@@ -29,7 +29,11 @@ class PolicyCacheProtocol(Protocol):
 
     @property
     def enabled(self) -> bool:
-        """Whether the cache serves and stores; settable."""
+        """Whether the cache serves and stores; settable.
+
+        A decision that is set or loaded while it is off ends the one that is stored for its
+        request: switched on again, the cache does not serve what is older.
+        """
         ...
 
     @enabled.setter

@@ -34,7 +34,8 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
         max_size: The most entries, at least 1.
         ttl_seconds: How long an entry lives unless `set` says otherwise, in seconds; fractions
             are allowed.
-        enabled: If False, `get` returns None, `set` returns False and no metric moves.
+        enabled: If False, `get` returns None, `set` returns False and no metric moves. A decision
+            that is set or loaded then still ends the one that is stored for its request.
         use_optimized_ttl: Whether a `sensitivity` shortens the time to live to the one that it has
             in `OPTIMIZED_TTL`.
         stale_while_revalidate: Whether hits near their end are refreshed in the background by

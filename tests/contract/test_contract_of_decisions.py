@@ -180,12 +180,12 @@ async def test_a_disabled_cache_neither_serves_nor_stores_nor_counts(cache):
     assert await cache.get(*ALICE) is None
     assert await cache.set("bob", "read", "doc", ALLOW) is False
     assert await cache.get_batch([ALICE]) == [None]
-    assert await cache.set_batch([(*ALICE, DENY)]) == 0
+    assert await cache.set_batch([("bob", "read", "doc", DENY)]) == 0
 
     async def load():
         return DENY
 
-    assert await cache.get_or_load(*ALICE, load) == DENY
+    assert await cache.get_or_load("bob", "read", "doc", load) == DENY
     assert cache.get_metrics() == before
     cache.enabled = True
     assert await cache.get(*ALICE) == ALLOW

@@ -102,3 +102,115 @@ async def test_a_deny_that_cannot_be_stored_invalidates_an_older_evaluation(cach
     loader.bring(ALLOW)
     assert await load == ALLOW
     assert await cache.get(*ALICE) is None
+
+
+# While the cache is off
+
+
+async def load_deny(cache):
+    assert await cache.get_or_load(*ALICE, bringing(DENY)) == DENY
+
+
+DENIED_WHILE_OFF = {
+    "set": lambda cache: cache.set(*ALICE, DENY),
+    "set with a stamp": lambda cache: cache.set(*ALICE, DENY, stamp=cache.stamp()),
+    "set of what cannot be stored": lambda cache: cache.set(*ALICE, UNSTORABLE["not JSON"]),
+    "set_batch": lambda cache: cache.set_batch([(*ALICE, DENY)]),
+    "preload_cache": lambda cache: cache.preload_cache([(*ALICE, DENY)]),
+    "get_or_load": load_deny,
+}
+
+
+def counted(cache):
+    return {name: number for name, number in cache.get_metrics().items() if name != "size"}
+
+
+@pytest.mark.parametrize("denied", DENIED_WHILE_OFF)
+async def test_a_deny_while_the_cache_is_off_ends_the_older_allow(cache, denied):
+    others = [("bob", *ALICE[1:]), (*ALICE, {"ip": "::1"})]
+    await cache.set_batch([(*ALICE, ALLOW), *((*row[:3], ALLOW, *row[3:]) for row in others)])
+    assert await cache.get_batch([ALICE, *others]) == [ALLOW] * 3
+    before = counted(cache)
+    cache.enabled = False
+    assert not await DENIED_WHILE_OFF[denied](cache)
+    assert counted(cache) == before
+    cache.enabled = True
+    assert await cache.get(*ALICE) is None
+    assert await cache.get_batch([ALICE, *others]) == [None, ALLOW, ALLOW]
+    async with asyncio.timeout(5):
+        while await cache.size() != 2:
+            await asyncio.sleep(0.01)
+    assert await cache.get(*ALICE) is None
+
+
+@pytest.mark.parametrize("denied", DENIED_WHILE_OFF)
+async def test_a_deny_while_the_cache_is_off_overtakes_an_older_evaluation(cache, denied):
+    loader = Evaluation()
+    load = await loading(cache, loader)
+    cache.enabled = False
+    assert not await DENIED_WHILE_OFF[denied](cache)
+    cache.enabled = True
+    loader.bring(ALLOW)
+    assert await load == ALLOW
+    assert await cache.get(*ALICE) is None
+
+
+async def test_after_a_deny_while_the_cache_was_off_a_newer_decision_is_stored(cache):
+    await cache.set(*ALICE, ALLOW)
+    cache.enabled = False
+    assert await cache.set(*ALICE, DENY) is False
+    cache.enabled = True
+    async with asyncio.timeout(5):
+        # Until the removal of the older one, which may be under way, has ended.
+        while not await cache.set(*ALICE, ALLOW) or await cache.get(*ALICE) is None:
+            await asyncio.sleep(0.01)
+    assert await cache.get(*ALICE) == ALLOW
+
+
+async def test_a_load_that_was_called_before_the_cache_was_off_ends_the_older_allow(cache):
+    load = cache.get_or_load(*ALICE, bringing(DENY))
+    await cache.set(*ALICE, ALLOW)
+    cache.enabled = False
+    assert await load == DENY
+    cache.enabled = True
+    assert await cache.get(*ALICE) is None
+
+
+async def test_a_load_that_fails_while_the_cache_is_off_leaves_what_is_stored(cache):
+    await cache.set(*ALICE, ALLOW)
+    cache.enabled = False
+    loader = Evaluation()
+    load = await loading(cache, loader)
+    loader.fail(LookupError("no answer"))
+    with pytest.raises(LookupError, match="no answer"):
+        await load
+    cache.enabled = True
+    assert await cache.get(*ALICE) == ALLOW
+
+
+@pytest.mark.parametrize("brought", [DENY, UNSTORABLE["not JSON"]], ids=["JSON", "not JSON"])
+async def test_a_refresh_that_ends_while_the_cache_is_off_ends_what_it_refreshed(
+    new_cache, brought
+):
+    class Refreshed(new_cache.kind):
+        STALE_THRESHOLD_RATIO = 1.0  # each entry is to be refreshed within a millisecond
+
+    cache = await new_cache(kind=Refreshed)
+    evaluation = Evaluation()
+
+    async def evaluate(*_):
+        return await evaluation()
+
+    cache.set_revalidate_callback(evaluate)
+    await cache.set(*ALICE, ALLOW)
+    async with asyncio.timeout(5):
+        while not evaluation.begun.is_set():
+            assert await cache.get(*ALICE, None, "critical") == ALLOW
+            await asyncio.sleep(0.001)
+    cache.enabled = False
+    evaluation.bring(brought)
+    async with asyncio.timeout(5):
+        while any(task.get_name() == "sark-cache refresh" for task in asyncio.all_tasks()):
+            await asyncio.sleep(0.005)
+    cache.enabled = True
+    assert await cache.get(*ALICE) is None

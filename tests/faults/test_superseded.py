@@ -61,6 +61,56 @@ async def test_a_deny_while_no_server_answers_removes_the_older_allow(
         assert await another.get(*ALICE) is None
 
 
+@pytest.mark.parametrize("denied", DENIED)
+async def test_a_deny_while_the_cache_is_off_and_nobody_answers_ends_the_older_allow(
+    own_redis, open_cache, denied
+):
+    server = own_redis()
+    cache = await open_cache(server.url)
+    assert await cache.set(*ALICE, ALLOW)
+    before = cache.get_metrics()
+    server.pause()
+    cache.enabled = False
+    assert not await DENIED[denied](cache)
+    async with asyncio.timeout(10):
+        while not cache.circuit_open:  # it was to be removed while the cache is off
+            await asyncio.sleep(0.001)
+    assert cache.get_metrics() == before
+    server.resume()
+    cache.enabled = True
+    async with asyncio.timeout(10):
+        while server.command("EXISTS", KEY):
+            assert await cache.get(*ALICE) is None
+            assert await cache.get_batch([ALICE]) == [None]
+            await asyncio.sleep(0.001)
+    assert await cache.get(*ALICE) is None
+
+
+async def test_a_deny_while_the_cache_is_off_ends_the_allow_of_other_processes(fresh_redis):
+    async with (
+        PolicyCache(fresh_redis.url, **PATIENT) as off,
+        PolicyCache(fresh_redis.url, **PATIENT) as on,
+    ):
+        assert await on.set(*ALICE, ALLOW)
+        off.enabled = False
+        assert await off.set(*ALICE, DENY) is False
+        await removed(fresh_redis)
+        assert await on.get(*ALICE) is None
+
+
+async def test_many_denies_while_the_cache_is_off_take_few_records(fresh_redis):
+    """The log has room for 1,024, and a load that began before those is not stored."""
+    async with PolicyCache(fresh_redis.url, **PATIENT) as cache:
+        await cache.health_check()
+        cache.enabled = False
+        for i in range(400):
+            assert await cache.set(f"user-{i}", "read", "doc", DENY) is False
+        async with asyncio.timeout(10):
+            while cache._writer.superseded:
+                await asyncio.sleep(0.01)
+    assert fresh_redis.command("LLEN", "sark-cache:1:.invalidations") < 100
+
+
 async def test_a_deny_without_a_reply_invalidates_an_older_evaluation(own_redis, open_cache):
     server = own_redis()
     cache = await open_cache(server.url)

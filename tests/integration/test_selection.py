@@ -35,6 +35,7 @@ from sark_cache.selection import selector as selection
 from sark_cache.selection.linked import LinkedNullPolicyCache, LinkedPolicyCache
 
 ALLOW = {"allow": True}
+DENY = {"allow": False}
 ALICE = ("alice", "read", "doc")
 
 CHOOSE = """
@@ -471,6 +472,26 @@ async def test_disabling_it_also_disables_caches_that_are_created_later(settled)
     assert get_rust_policy_cache().enabled is False
     cache.enabled = True
     assert await cache.set(*ALICE, ALLOW) is True
+
+
+@pytest.mark.parametrize("percentage", [0, 100], ids=["redis", "native"])
+@pytest.mark.parametrize("denied", ["set", "set_batch"])
+async def test_a_deny_while_it_is_off_ends_the_older_allow(
+    settled, fresh_redis, percentage, denied
+):
+    cache = SelectedPolicyCache(
+        settled(redis_url=fresh_redis.url, rust_cache_rollout_pct=percentage)
+    )
+    assert await cache.set(*ALICE, ALLOW)
+    assert await cache.get(*ALICE) == ALLOW
+    cache.enabled = False
+    if denied == "set":
+        assert await cache.set(*ALICE, DENY) is False
+    else:
+        assert await cache.set_batch([(*ALICE, DENY)]) == 0
+    cache.enabled = True
+    assert await cache.get(*ALICE) is None
+    assert await cache.get_batch([ALICE]) == [None]
 
 
 async def test_a_closed_one_serves_and_stores_nothing_and_refuses_to_revoke(settled):

@@ -84,15 +84,27 @@ class Evaluation:
 
 
 async def evaluate(
-    loader: Loader, failed: Callable[[], None] | None = None, cache: object = None
+    loader: Loader,
+    failed: Callable[[], None] | None = None,
+    cache: object = None,
+    superseding: Callable[[], None] | None = None,
 ) -> JSONObject:
-    """Runs a loader for one request alone: where nothing is stored, nothing is shared."""
+    """Runs a loader for one request alone: where nothing is stored, nothing is shared.
+
+    Args:
+        loader: As given to `get_or_load`.
+        failed: Called if the loader raises.
+        cache: The cache that was asked.
+        superseding: Called if the loader brings a decision, which ends the stored one.
+    """
     try:
         decision: JSONObject = (await evaluated(Evaluation(cache, loader)))[0]
     except Exception:
         if failed is not None:
             failed()
         raise
+    if superseding is not None:
+        superseding()
     return decision
 
 
@@ -141,7 +153,9 @@ async def _answer(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # no
             if step is Step.ALONE:
                 return await _alone(load, brought)
             if step is Step.OFF:
-                return brought(await _begun(load.loader, load, brought))[0]
+                decision = brought(await _begun(load.loader, load, brought))[0]
+                load.supersede()
+                return decision
             await step
     finally:
         # Whatever ended this: one who led hands over, one who waited disturbs nobody. Where no

@@ -94,7 +94,8 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             time-outs of the settings in force, unless given; `redis://localhost:6379/0` if they
             name no server.
         ttl_seconds: How long an entry lives unless `set` says otherwise, in seconds; None: 300.
-        enabled: If False, `get` returns None, `set` returns False and no metric moves.
+        enabled: If False, `get` returns None, `set` returns False and no metric moves. A decision
+            that is set or loaded then still ends the one that is stored for its request.
         stale_while_revalidate: Whether hits near their end are refreshed in the background by
             the callback, if one is set.
         use_optimized_ttl: Whether a `sensitivity` shortens the time to live, to `OPTIMIZED_TTL`.
@@ -159,7 +160,11 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             replicas=arguments.read_replicas(replicas),
         )
         self._writer: Final = DecisionWriter(
-            self._store, self._connections, self._record, lambda: self._serves
+            self._store,
+            self._connections,
+            self._record,
+            lambda: self._serves,
+            lambda: self._closed,
         )
         self._load_runner: Final = LoadRunner(self, self._writer, self._record)
         self._revocations: Final = Revocations(
@@ -352,6 +357,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         ttl = self._ttl(arguments.read_ttl(ttl_seconds), sensitivity)
         arguments.read_policy(policy)
         if not self._serves:
+            self._writer.supersede(policy, [(user_id, action, resource, context)])
             return False
         row = (user_id, action, resource, decision, context, ttl)
         return await self._write_many("set", policy, [row], names, stamp) == 1
@@ -402,7 +408,12 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         lifetime = self._lifetime(arguments.read_ttl(ttl_seconds), sensitivity)
         arguments.read_policy(policy)
         if not self._serves:
-            return await evaluate(loader, cache=self)
+            asked = [(user_id, action, resource, context)]
+            return await evaluate(
+                loader,
+                cache=self,
+                superseding=lambda: self._writer.supersede(policy, asked),
+            )
         request, found = await self._look_up(
             "get_or_load", policy, user_id, action, resource, context
         )
@@ -477,6 +488,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         names = arguments.read_tags(tags)
         arguments.read_policy(policy)
         if not self._serves:
+            self._writer.supersede(policy, [(*row[:3], row[4]) for row in rows])
             return 0
         self._record.count("batch_operations")
         timed = [(*row[:5], self._ttl(arguments.read_ttl(row[5]), None)) for row in rows]

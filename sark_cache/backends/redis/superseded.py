@@ -1,9 +1,10 @@
 """Decisions that were superseded, and may be on the server all the same.
 
-A newer decision could not be stored, as nobody answered; so the older one may be there still when
-the server answers again. Until it is removed for certain, this process serves nothing from its key.
-A write that was not answered may be on its way still, and arrive after a newer one. So a key that
-is remembered takes another decision once its removal was recorded, which overtakes what is late.
+A newer decision could not be stored, as nobody answered or the cache was off; so the older one may
+be there still when the server answers again, or the cache is on again. Until it is removed for
+certain, this process serves nothing from its key. A write that was not answered may be on its way
+still, and arrive after a newer one. So a key that is remembered takes another decision once its
+removal was recorded, which overtakes what is late.
 The keys that are remembered are bounded. Beyond that everything older counts as superseded, until
 all decisions could be revoked.
 """
@@ -34,6 +35,8 @@ class Superseded:
         discard: Revokes and removes what is under some keys; raises unless that is certain.
         flush: Revokes and removes all decisions; raises unless that is certain.
         report: Logs a fault.
+        is_off: Says whether the cache is off. Then nothing is urgent, so removals are gathered for
+            a moment: each takes a record of the log, which has room for few.
     """
 
     def __init__(
@@ -41,10 +44,12 @@ class Superseded:
         discard: Callable[[Collection[RequestKey]], Awaitable[None]],
         flush: Callable[[], Awaitable[object]],
         report: Callable[[str, str], None],
+        is_off: Callable[[], bool] = lambda: False,
     ) -> None:
         self._discard: Final = discard
         self._flush: Final = flush
         self._report: Final = report
+        self._is_off: Final = is_off
         self._keys: dict[str, RequestKey] = {}
         self._bytes = 0
         self._overflows = 0
@@ -111,6 +116,8 @@ class Superseded:
     async def _remove_all(self) -> None:
         pause = FIRST_PAUSE_SECONDS
         while self:
+            if self._is_off():
+                await asyncio.sleep(FIRST_PAUSE_SECONDS)
             if not await self._remove_some():
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LAST_PAUSE_SECONDS)

@@ -5,7 +5,8 @@ no old allow outlives a newer deny.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from sark_cache._core.arguments import Row
@@ -46,12 +47,16 @@ class DecisionWriter:
         connections: ConnectionPerLoop,
         record: Record,
         serves: Callable[[], bool],
+        is_closed: Callable[[], bool],
     ) -> None:
         self._store: Final = store
         self._connections: Final = connections
         self._record: Final = record
         self._serves: Final = serves
-        self.superseded: Final = Superseded(self._discard, self._flush, record.report)
+        self._is_closed: Final = is_closed
+        self.superseded: Final = Superseded(
+            self._discard, self._flush, record.report, lambda: not serves()
+        )
 
     def request(
         self,
@@ -177,10 +182,12 @@ class DecisionWriter:
             self._record.fault(operation, str(error))
             await self.delete_superseded(operation, deadline, [request.key])
             return None
-        if found.held is None and boot_time() - found.asked_at > LONGEST_LOAD_SECONDS:
+        if not self._serves():
+            await self.delete_superseded(operation, deadline, [request.key])
+        elif found.held is None and boot_time() - found.asked_at > LONGEST_LOAD_SECONDS:
             message = f"an evaluation of more than {LONGEST_LOAD_SECONDS:g} s is not stored"
             self._record.fault(operation, message)
-        elif ttl_seconds and self._serves():
+        elif ttl_seconds:
             may_replace = MayReplace.NOTHING if found.held is None else MayReplace.SEEN_VALUE
             position = (found.position or "").__str__
             fence = Fence(position, may_replace, found.held or "", found.marker or "")
@@ -195,9 +202,13 @@ class DecisionWriter:
     ) -> None:
         """Removes what was superseded by a decision that is not stored.
 
-        Where that cannot be confirmed, it is not served any more, and removed in the background.
+        Where that cannot be confirmed, or the cache is off, it is not served any more, and removed
+        in the background.
         """
-        if not keys or not self._serves():
+        if not keys or self._is_closed():
+            return
+        if not self._serves():
+            self.superseded.add(keys)
             return
         try:
             await self._store.discard(self._connections.current(), deadline, keys)
@@ -207,6 +218,22 @@ class DecisionWriter:
         except asyncio.CancelledError:
             self.superseded.add(keys)
             raise
+
+    def supersede(self, policy: str, requests: Iterable[Row]) -> None:
+        """Ends what is stored for some requests: they were decided anew while the cache was off.
+
+        It is not served any more, and removed in the background. No metric moves.
+        """
+        if self._is_closed():
+            return
+        keys: list[RequestKey] = []
+        for user_id, action, resource, context in requests:
+            with suppress(NotJSONError):  # nothing was ever stored under it
+                keys.append(
+                    Request.read(self._store.prefix, policy, user_id, action, resource, context).key
+                )
+        if keys:
+            self.superseded.add(keys)
 
     async def _discard(self, keys: Collection[RequestKey]) -> None:
         connection = self._connections.current()

@@ -23,7 +23,7 @@ use crate::error::Fault;
 use crate::load::event_loop::running_loop;
 use crate::load::outcome::{Outcome, SharedOutcome};
 use crate::load::owner::{OnFault, Owner};
-use crate::load::registry::{LoadRegistry, now};
+use crate::load::registry::{LoadRegistry, now, remove_superseded};
 use crate::load::step::Step;
 use crate::load::task::Task;
 use crate::load::wake::{LoopDown, LoopWaker, wake_batched};
@@ -32,7 +32,7 @@ use crate::runtime::run_in_background;
 use crate::value::Stored;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple};
+use pyo3::types::{PyCFunction, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 use sark_cache_core::poll::poll_once;
 use sark_cache_core::single_flight::{
@@ -225,10 +225,7 @@ impl Load {
             }
             Err(fault) => {
                 self.pause();
-                let (discarding, key) = (Arc::clone(cache), key.clone());
-                run_in_background(
-                    async move { discarding.remove_superseded(key.as_bytes()).await },
-                );
+                remove_superseded(cache, key.clone());
                 self.report(py, fault)?;
                 self.end(py, Outcome::NotShared, &tags, |_, _| ())?;
                 Ok(value.clone())
@@ -254,6 +251,13 @@ impl Load {
     fn keep(&self, py: Python<'_>) -> PyResult<()> {
         self.pause();
         self.leave(py)
+    }
+
+    /// Removes what is stored: something newer was evaluated while the cache was off.
+    fn supersede(&self) {
+        let LoadRequest { cache, loads, key, .. } = &self.request;
+        loads.supersede(key.as_bytes());
+        remove_superseded(cache, key.clone());
     }
 
     /// Takes no further part: one who leads hands over, one who waits disturbs nobody.
@@ -415,7 +419,8 @@ impl Load {
         })
     }
 
-    /// Stores it unless it was revoked meanwhile, or the cache was switched off or closed.
+    /// Stores it unless it was revoked meanwhile. If the cache was switched off or closed, removes
+    /// what is stored instead: it is superseded.
     fn store(
         &self,
         value: Stored,
@@ -423,10 +428,12 @@ impl Load {
         tags: sark_cache_core::Tags,
         stamp: sark_cache_core::Stamp,
     ) {
+        let (cache, key) = (Arc::clone(&self.request.cache), self.request.key.clone());
         if self.request.owner.switch.serves() {
-            let (cache, key) = (Arc::clone(&self.request.cache), self.request.key.clone());
             // Should it be pending, it is in the cache already and moka's log of it is full.
             run_in_background(async move { cache.insert(key, value, ttl, tags, stamp).await });
+        } else {
+            remove_superseded(&cache, key);
         }
     }
 
@@ -466,14 +473,15 @@ fn leave(state: &Mutex<State>) {
 }
 
 /// A coroutine that runs a loader for one request to `cache` alone, stores nothing and shares
-/// nothing; if the loader raises, `failed()` is called.
+/// nothing. It calls `failed()` if the loader raises, and `superseding()` if it brings a decision.
 pub fn evaluate<'py>(
     cache: &Bound<'py, PyAny>,
     loader: &Bound<'py, PyAny>,
     failed: Option<Bound<'py, PyAny>>,
+    superseding: Option<Bound<'py, PyCFunction>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = loader.py();
-    loading(py)?.call_method1(interned!(py, "evaluate"), (loader, failed, cache))
+    loading(py)?.call_method1(interned!(py, "evaluate"), (loader, failed, cache, superseding))
 }
 
 #[cold]

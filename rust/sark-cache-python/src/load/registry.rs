@@ -5,11 +5,12 @@ use crate::load::outcome::SharedOutcome;
 use crate::load::task::Task;
 use crate::load::wake::wake_batched;
 use crate::runtime::fork_guard::generation;
+use crate::runtime::run_in_background;
 use crate::value::Stored;
 use pyo3::prelude::*;
 use sark_cache_core::clock::nanos;
 use sark_cache_core::single_flight::{CHECK_INTERVAL, FlightId, Pauses, WaitGraph};
-use sark_cache_core::{Cache, Flights};
+use sark_cache_core::{Cache, Flights, Key};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
@@ -19,6 +20,12 @@ static GRAPH: LazyLock<Arc<WaitGraph<Task>>> = LazyLock::new(Arc::default);
 
 /// The most slow loads that are looked at in one go.
 const MAX_LOOKED_AT: usize = 256;
+
+/// Removes the entry under `key`, which something superseded that is not stored.
+pub fn remove_superseded(cache: &Arc<Cache<Stored>>, key: Key) {
+    let cache = Arc::clone(cache);
+    run_in_background(async move { cache.remove_superseded(key.as_bytes()).await });
+}
 
 /// The loads of one cache that are running.
 pub struct LoadRegistry {

@@ -85,7 +85,10 @@ pub fn set<'py>(
                 stored += u64::from(store.insert(cache.py(), insert, stamp));
                 Ok(())
             }
-            Ok(_) => Ok(()),
+            Ok(insert) => {
+                store.discard(insert);
+                Ok(())
+            }
             Err(fault) if serves => cache.report("set_batch", fault),
             Err(fault) => fault.pass_wrong_type(),
         }

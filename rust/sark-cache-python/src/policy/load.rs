@@ -2,7 +2,7 @@
 
 use crate::awaitable::ready;
 use crate::convert::arguments::{self, Request, RequestArguments, optional, ttl};
-use crate::convert::key::request;
+use crate::convert::key;
 use crate::convert::tags::Tags;
 use crate::load::owner::{OnFault, Owner};
 use crate::load::{Load, LoadRequest, evaluate};
@@ -33,7 +33,12 @@ pub fn get_or_load<'py>(
     let given = ttl(ttl_seconds)?;
     let tags = Tags::of_decision(tags)?;
     if !store.serves() {
-        return evaluate(cache.object, loader, None);
+        // What has no key was never stored.
+        let superseding = match key::request(request, KeyWriter::to_key) {
+            Ok(key) => Some(store.superseding(py, key)?),
+            Err(fault) => fault.reason(py).map(|_| None)?,
+        };
+        return evaluate(cache.object, loader, None, superseding);
     }
     let stats = store.cache.stats();
     let started = stats.start();
@@ -60,7 +65,7 @@ pub fn get_or_load<'py>(
             cache.report("get_or_load", fault)?;
             stats.counters.loads.increment();
             let failed = cache.object.getattr(interned!(py, "_count_load_error"))?;
-            evaluate(cache.object, loader, Some(failed))
+            evaluate(cache.object, loader, Some(failed), None)
         }
     }
 }
@@ -80,7 +85,7 @@ pub fn lead_refresh<'py>(
     // own object in the meantime.
     let context = context.map(|context| Stored::from_python(context)?.to_python(py)).transpose()?;
     let context = context.as_ref();
-    let key = request(Request { policy, fields, context }, KeyWriter::to_key)?;
+    let key = key::request(Request { policy, fields, context }, KeyWriter::to_key)?;
     let Some(entry) = poll_once(store.cache.find(key.as_bytes())).flatten() else {
         return Ok(None);
     };

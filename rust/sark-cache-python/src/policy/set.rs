@@ -33,9 +33,11 @@ pub fn set<'py>(
     let insert = store.prepare_insert(request, decision, tags.all().map(|()| numbers), ttl);
     if !store.serves() {
         // An argument of a wrong type is raised while the cache is off, too.
-        return insert
-            .map_or_else(Fault::pass_wrong_type, |_| Ok(()))
-            .and_then(|()| ready(py, false));
+        insert.map_or_else(Fault::pass_wrong_type, |insert| {
+            store.discard(insert);
+            Ok(())
+        })?;
+        return ready(py, false);
     }
     match insert {
         Ok(insert) => ready(py, store.insert(py, insert, stamp)),

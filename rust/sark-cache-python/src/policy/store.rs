@@ -6,11 +6,11 @@ use crate::convert::json::{is_mapping, not_an_object};
 use crate::convert::key::request;
 use crate::error::{Fault, wrong_type};
 use crate::load::owner::Switch;
-use crate::load::registry::LoadRegistry;
-use crate::runtime::run_in_background;
+use crate::load::registry::{LoadRegistry, remove_superseded};
 use crate::value::Stored;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::PyCFunction;
 use sark_cache_core::clock::nanos;
 use sark_cache_core::{Cache, Entry, Key, KeyWriter, Options, Tags, poll_once};
 use std::pin::pin;
@@ -155,11 +155,26 @@ impl Store {
         match read {
             Ok((value, tags)) => Ok(PendingInsert { key, value, tags, ttl }),
             Err(fault) => {
-                let cache = Arc::clone(&self.cache);
-                run_in_background(async move { cache.remove_superseded(key.as_bytes()).await });
+                remove_superseded(&self.cache, key);
                 Err(fault)
             }
         }
+    }
+
+    /// Removes the entry of a decision that is not stored because the cache is off: it is
+    /// superseded.
+    pub fn discard(&self, insert: PendingInsert) {
+        remove_superseded(&self.cache, insert.key);
+    }
+
+    /// Returns a Python function that removes the entry under `key`, and keeps running loads from
+    /// storing one.
+    pub fn superseding<'py>(&self, py: Python<'py>, key: Key) -> PyResult<Bound<'py, PyCFunction>> {
+        let (cache, loads) = (Arc::clone(&self.cache), Arc::clone(&self.loads));
+        PyCFunction::new_closure(py, None, None, move |_, _| {
+            loads.supersede(key.as_bytes());
+            remove_superseded(&cache, key.clone());
+        })
     }
 
     /// Stores one decision; returns false if it was refused.
