@@ -36,7 +36,7 @@ def test_a_refresh_that_was_cut_off_is_begun_again(fresh_redis, ends):
                 await asyncio.sleep(0)
 
     async def without_connections():
-        await cache._links.drop_idle()  # those of a loop that does not run are never closed
+        await cache._connections.drop_idle()  # those of a loop that does not run are never closed
         await asyncio.sleep(0.01)
 
     async def again():
