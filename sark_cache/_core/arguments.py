@@ -197,12 +197,12 @@ def read_revoked_tags(tags: object) -> tuple[str, ...]:
     names = _read_names(tags, MAX_REVOKED_TAGS + 1)
     if not names:
         message = (
-            "tags must name at least one tag: leave them out to revoke whatever the tags, and use "
+            "tags must name at least one tag: omit it to revoke regardless of tags, or use "
             "clear() to revoke everything"
         )
         raise ValueError(message)
     if len(names) > MAX_REVOKED_TAGS:
-        message = f"tags must be at most {MAX_REVOKED_TAGS:,} in one revocation: use several"
+        message = f"tags must be at most {MAX_REVOKED_TAGS:,} in one revocation: split them"
         raise ValueError(message)
     return names
 

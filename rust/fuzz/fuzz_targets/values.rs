@@ -43,7 +43,7 @@ fn try_out(py: Python<'_>, u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     }
     let stored = match Stored::from_python(&object) {
         Ok(stored) => stored,
-        Err(Fault::NotJson(_)) => {
+        Err(Fault::NotStorable(_)) => {
             assert!(!is_json, "{value:?} was refused");
             return Ok(());
         }
@@ -118,7 +118,7 @@ fn assert_same_key(py: Python<'_>, context: &Bound<'_, PyAny>, subject: &Subject
             assert!(is_json, "{subject:?} has a key");
             assert_eq!(Ok(key.as_bytes()), subject.key().as_deref());
         }
-        Err(Fault::NotJson(_)) => assert!(!is_json, "{subject:?} has no key"),
+        Err(Fault::NotStorable(_)) => assert!(!is_json, "{subject:?} has no key"),
         Err(Fault::WrongType(error) | Fault::Raised(error)) => panic!("{subject:?}: {error}"),
     }
 }

@@ -1,4 +1,4 @@
-//! One translation of what can go wrong with a key or a value.
+//! The faults of keys and values, and their translation into Python exceptions.
 
 use pyo3::exceptions::{PyException, PyTypeError, PyUnicodeEncodeError, PyValueError};
 use pyo3::ffi;
@@ -9,23 +9,25 @@ use sark_cache_core::{EncodeError, InsertError};
 
 pyo3::import_exception!(sark_cache.errors, InvalidationError);
 
-/// Why a Python object could not become a key or a stored value, or come back from one.
+/// The failure to make a key or a stored value of a Python object.
 pub enum Fault {
-    /// An argument of a type that the method does not take: a bug of the caller, always raised.
+    /// An argument of a type that the method does not accept: an error of the caller, always raised.
     WrongType(PyErr),
-    /// It is not JSON, or too large to be stored: the fault of the object, told in words.
-    NotJson(String),
-    /// Python code that was run on the way raised.
+    /// The object is not JSON or is too large. The text says why.
+    NotStorable(String),
+    /// Python code of the object raised.
     Raised(PyErr),
 }
 
 impl Fault {
-    /// The fault in words for the log, unless Python must see it as an exception whatever is
-    /// promised: a bug of the caller, a cancellation, an interrupt.
+    /// Returns the text for the log.
+    ///
+    /// Raises a fault that must not be swallowed: an argument of a wrong type, a cancellation, an
+    /// interrupt.
     pub fn reason(self, py: Python<'_>) -> PyResult<String> {
         match self {
-            Self::NotJson(reason) => Ok(reason),
-            // Its type alone: its message may hold what the request was about.
+            Self::NotStorable(reason) => Ok(reason),
+            // Only the type: the message may contain data of the request.
             Self::Raised(error) if error.is_instance_of::<PyException>(py) => {
                 Ok(format!("an object's own code raised {}", type_name(error.value(py).as_any())))
             }
@@ -33,24 +35,24 @@ impl Fault {
         }
     }
 
-    /// Raises a bug of the caller and lets everything else pass.
+    /// Raises an argument of a wrong type; ignores every other fault.
     pub fn pass_wrong_type(self) -> PyResult<()> {
         match self {
             Self::WrongType(error) => Err(error),
-            Self::NotJson(_) | Self::Raised(_) => Ok(()),
+            Self::NotStorable(_) | Self::Raised(_) => Ok(()),
         }
     }
 }
 
 impl From<EncodeError> for Fault {
     fn from(error: EncodeError) -> Self {
-        Self::NotJson(error.to_string())
+        Self::NotStorable(error.to_string())
     }
 }
 
 impl From<InsertError> for Fault {
     fn from(error: InsertError) -> Self {
-        Self::NotJson(error.to_string())
+        Self::NotStorable(error.to_string())
     }
 }
 
@@ -60,18 +62,18 @@ impl From<PyErr> for Fault {
     }
 }
 
-/// As the general cache raises it.
+/// Converts a fault into the exception that the general cache raises.
 impl From<Fault> for PyErr {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::NotJson(reason) => PyValueError::new_err(reason),
+            Fault::NotStorable(reason) => PyValueError::new_err(reason),
             Fault::WrongType(error) | Fault::Raised(error) => error,
         }
     }
 }
 
-/// The text of a Python string; one that UTF-8 cannot hold (a lone surrogate) is not JSON, nor is one
-/// that is larger than anything that can be stored.
+/// Returns the text of a string. A string with a lone surrogate, which UTF-8 cannot hold, or one
+/// larger than an entry may be cannot be stored.
 #[inline]
 pub fn text<'a>(string: &'a Bound<'_, PyString>) -> Result<&'a str, Fault> {
     if is_longer(string, MAX_ENTRY_BYTES) {
@@ -80,8 +82,8 @@ pub fn text<'a>(string: &'a Bound<'_, PyString>) -> Result<&'a str, Fault> {
     utf8(string)
 }
 
-/// The text of a part of a request, if it has no more characters than it may have bytes. Its bytes
-/// are for the caller to count.
+/// Returns the text of a part of a request that has at most `limit` characters. The caller checks
+/// that it has at most `limit` bytes.
 #[inline]
 pub fn text_of_part<'a>(
     part: &'static str,
@@ -94,7 +96,7 @@ pub fn text_of_part<'a>(
     utf8(string)
 }
 
-/// The text of a part of a request, or of a tag, that has at most so many bytes.
+/// Returns the text of a part of a request, or of a tag, that has at most `limit` bytes.
 pub fn text_within<'a>(
     part: &'static str,
     string: &'a Bound<'_, PyString>,
@@ -104,23 +106,23 @@ pub fn text_within<'a>(
     if text.len() > limit { Err(too_long(part, limit)) } else { Ok(text) }
 }
 
-/// Whether a string has more characters than it may have bytes. Asked first, so that no UTF-8 is made
-/// of what is too long anyway.
+/// Returns whether a string has more than `limit` characters. Checked first, so that a string that
+/// is too long is not encoded as UTF-8.
 #[inline]
 pub fn is_longer(string: &Bound<'_, PyString>, limit: usize) -> bool {
-    // SAFETY: it is a string, and alive; its length is a field of it.
+    // SAFETY: `string` is a live `str`; the macro reads its length field.
     unsafe { ffi::PyUnicode_GET_LENGTH(string.as_ptr()) }.cast_unsigned() > limit
 }
 
 #[inline]
 fn utf8<'a>(string: &'a Bound<'_, PyString>) -> Result<&'a str, Fault> {
-    string.to_str().map_err(|error| no_text(string, error))
+    string.to_str().map_err(|error| utf8_fault(string, error))
 }
 
 #[cold]
-fn no_text(string: &Bound<'_, PyString>, error: PyErr) -> Fault {
+fn utf8_fault(string: &Bound<'_, PyString>, error: PyErr) -> Fault {
     if error.is_instance_of::<PyUnicodeEncodeError>(string.py()) {
-        Fault::NotJson("a string with a lone surrogate, which UTF-8 cannot hold".to_owned())
+        Fault::NotStorable("a string with a lone surrogate, which UTF-8 cannot hold".to_owned())
     } else {
         Fault::Raised(error)
     }
@@ -136,12 +138,12 @@ fn too_large() -> Fault {
     EncodeError::TooLarge.into()
 }
 
-/// A `TypeError` that names the argument, what it takes and what it was given.
-pub fn wrong_type(argument: &str, takes: &str, given: &Bound<'_, PyAny>) -> PyErr {
-    PyTypeError::new_err(format!("{argument} must be {takes}, not {}", type_name(given)))
+/// Returns a `TypeError` that names the argument, the types it accepts and the type it was given.
+pub fn wrong_type(argument: &str, accepted: &str, given: &Bound<'_, PyAny>) -> PyErr {
+    PyTypeError::new_err(format!("{argument} must be {accepted}, not {}", type_name(given)))
 }
 
-/// The name of an object's type, for messages.
+/// Returns the qualified name of an object's type, for messages.
 pub fn type_name(object: &Bound<'_, PyAny>) -> String {
     object
         .get_type()

@@ -1,13 +1,13 @@
-//! String constants for Python.
+//! Python string constants, each created once.
 
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 use std::sync::OnceLock;
 
-/// A string constant for Python, made once.
+/// Returns a Python string constant, created at the first use.
 ///
-/// As `pyo3::intern!`, but that lets go of the interpreter while it makes one, and a fork that comes
-/// in between leaves a child in which it is never made.
+/// `pyo3::intern!` releases the interpreter while it creates the string. If another thread forks at
+/// that moment, the child can never create it. This macro does not release the interpreter.
 macro_rules! interned {
     ($py:expr, $text:literal) => {{
         static NAME: std::sync::OnceLock<pyo3::Py<pyo3::types::PyString>> =
@@ -16,14 +16,14 @@ macro_rules! interned {
     }};
 }
 
-/// Makes a string constant. Not while others wait for it: without a GIL, to make it may be to wait
-/// until all threads have stopped, and one that waits for a lock of ours does not stop.
+/// Creates a string constant, outside of any lock. Without a GIL, creating a string may wait until
+/// all threads have stopped, and a thread that waits for a lock of this crate does not stop.
 #[cold]
 pub fn intern<'name>(
     py: Python<'_>,
     name: &'name OnceLock<Py<PyString>>,
     text: &str,
 ) -> &'name Py<PyString> {
-    let made = PyString::intern(py, text).unbind();
-    name.get_or_init(|| made)
+    let created = PyString::intern(py, text).unbind();
+    name.get_or_init(|| created)
 }

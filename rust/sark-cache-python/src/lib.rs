@@ -1,6 +1,16 @@
-//! The compiled module `sark_cache._native`: thin functions that parse, call the core and convert.
+//! The compiled module `sark_cache._native`: converts Python arguments, calls the core crate, and
+//! converts the results.
 //!
-//! Everything that can be answered at once is: see [`awaitable`].
+//! Every method acts when it is called and returns an awaitable. A result that is ready needs no
+//! event loop, task or thread: see [`awaitable`].
+//!
+//! The modules from the lowest to the highest, each importing only those below it: [`interned`],
+//! [`python_modules`], [`error`], [`convert`], [`value`], [`runtime`], [`awaitable`], [`load`],
+//! [`async_cache`], [`policy`].
+//!
+//! # Locks and threads
+//! No thread waits for a lock of this crate while the holder may run Python code, or may have to stop
+//! for all threads to stop (as without a GIL). Shared state is atomic or never changes.
 
 use error::InvalidationError;
 use pyo3::PyTypeInfo;
@@ -25,8 +35,6 @@ mod value;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The compiled core of sark-cache.
-// Where Python code may run, or a thread may have to stop for all of them to stop, no lock is held
-// that a thread waits for; what is shared is atomic, or never changes.
 #[pymodule(gil_used = false)]
 mod _native {
     use super::{PyResult, runtime};
@@ -41,14 +49,14 @@ mod _native {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-        super::import_now(module.py())?;
+        super::initialize(module.py())?;
         PyMapping::register::<Decision>(module.py())?;
         super::mark_methods(module.py())?;
         runtime::register_hooks(module)
     }
 }
 
-/// Lets frameworks know the methods that return awaitables.
+/// Marks the methods that return awaitables as coroutine functions, for frameworks that check.
 fn mark_methods(py: Python<'_>) -> PyResult<()> {
     let general = ["get", "set", "get_or_load", "delete", "clear", "size", "cleanup_expired"];
     awaitable::coroutine_method::mark(&py.get_type::<async_cache::AsyncCache>(), &general)?;
@@ -70,11 +78,12 @@ fn mark_methods(py: Python<'_>) -> PyResult<()> {
     awaitable::coroutine_method::mark(&py.get_type::<policy::PolicyStore>(), &policy)
 }
 
-/// Does now what pyo3 would else do at first use, without holding the interpreter all the time. A
-/// process that forks while another thread is in the middle of that has a child that waits for this
-/// thread, which it does not have, forever.
-fn import_now(py: Python<'_>) -> PyResult<()> {
-    // Whatever is not a dict is asked whether it is a mapping: of collections.abc.
+/// Initializes the lazy globals that pyo3 would otherwise initialize at first use.
+///
+/// pyo3 may release the interpreter in the middle of that. If another thread forks at that moment,
+/// the child waits forever for a thread that it does not have.
+fn initialize(py: Python<'_>) -> PyResult<()> {
+    // The check of a `Mapping` imports collections.abc.
     let _ = py.None().bind(py).cast::<PyMapping>();
     InvalidationError::type_object(py);
     error::type_name(py.None().bind(py));
@@ -82,7 +91,7 @@ fn import_now(py: Python<'_>) -> PyResult<()> {
     load::Load::import(py)?;
     python_modules::waiting(py)?;
     awaitable::ready(py, py.None())?;
-    // No loop runs yet, which is an error, and then pyo3-async-runtimes has asked asyncio.
+    // An error, since no loop runs; but pyo3-async-runtimes has imported asyncio for it.
     let _ = pyo3_async_runtimes::get_running_loop(py);
     TaskLocals::new(python_modules::asyncio(py)?.clone().into_any()).copy_context(py)?;
     Ok(())

@@ -1,4 +1,4 @@
-//! The Python modules that are called from Rust, each imported once.
+//! Python modules that Rust code calls, each imported once.
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -10,13 +10,13 @@ pub fn asyncio(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     import(py, &ASYNCIO, "asyncio")
 }
 
-/// Returns `sark_cache.backends._shared.loading`, whose coroutines drive a [`Load`](crate::load::Load).
+/// Returns `sark_cache.backends._shared.loading`, whose coroutines drive the loads.
 pub fn loading(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static LOADING: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     import(py, &LOADING, "sark_cache.backends._shared.loading")
 }
 
-/// Returns `sark_cache.backends._shared.task_waits`, which finds the tasks that a task waits for.
+/// Returns `sark_cache.backends._shared.task_waits`, which finds the tasks that a task awaits.
 pub fn waiting(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static WAITING: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     import(py, &WAITING, "sark_cache.backends._shared.task_waits")

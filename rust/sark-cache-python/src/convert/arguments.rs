@@ -1,5 +1,5 @@
-//! What the methods take: each kind of argument is read and checked once, here, with an error that
-//! names it.
+//! Arguments of the Python methods: one function reads and checks each kind. Its error names the
+//! argument.
 
 use crate::error::wrong_type;
 use pyo3::exceptions::{PyOverflowError, PyValueError};
@@ -9,15 +9,16 @@ use sark_cache_core::{Eviction, Options};
 use std::convert::Infallible;
 use std::time::Duration;
 
-/// The longest time to live that is told apart from an endless one: a hundred years.
+/// The maximum TTL: 100 years. Longer values are clamped to it.
 const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-/// Below this not even one small entry would fit.
+/// The minimum of `max_bytes`; with less, not even one small entry would fit.
 const MIN_MAX_BYTES: u64 = 1024;
+/// The maximum of `max_size` and `max_bytes`.
 const MAX_LIMIT: u64 = 1 << 62;
-/// The cure for a limit of zero.
+/// Follows the error for a limit of zero.
 const TO_STORE_NOTHING: &str = "; to store nothing use enabled=False";
 
-/// The limits and the policy of a cache, from the arguments of its constructor.
+/// Reads the limits and the eviction policy of a cache from the arguments of its constructor.
 pub fn options(
     max_size: Option<&Bound<'_, PyAny>>,
     max_bytes: Option<&Bound<'_, PyAny>>,
@@ -41,16 +42,17 @@ pub fn options(
         }
     };
     Ok(Options {
-        max_size: at_least("max_size", max_size, 1, "entries", TO_STORE_NOTHING)?.unwrap_or(10_000),
-        max_bytes: at_least("max_bytes", max_bytes, MIN_MAX_BYTES, "bytes", "")?,
+        max_size: limit("max_size", max_size, 1, "entries", TO_STORE_NOTHING)?.unwrap_or(10_000),
+        max_bytes: limit("max_bytes", max_bytes, MIN_MAX_BYTES, "bytes", "")?,
         eviction,
     })
 }
 
-fn at_least(
+/// Reads a limit of at least `min`; None if it is omitted. `cure` ends the error text.
+fn limit(
     argument: &str,
     given: Option<&Bound<'_, PyAny>>,
-    least: u64,
+    min: u64,
     unit: &str,
     cure: &str,
 ) -> PyResult<Option<u64>> {
@@ -59,14 +61,14 @@ fn at_least(
         return Err(wrong_type(argument, "an int or None", given));
     }
     match given.extract::<u64>() {
-        Ok(number) if (least..=MAX_LIMIT).contains(&number) => Ok(Some(number)),
+        Ok(number) if (min..=MAX_LIMIT).contains(&number) => Ok(Some(number)),
         _ => Err(PyValueError::new_err(format!(
-            "{argument} must be at least {least} and at most 2**62 {unit}, not {given}{cure}"
+            "{argument} must be at least {min} and at most 2**62 {unit}, not {given}{cure}"
         ))),
     }
 }
 
-/// The time to live of a cache: 300 s unless given.
+/// Reads the default time to live of a cache: 300 s if it is omitted.
 pub fn default_ttl(given: Option<&Bound<'_, PyAny>>) -> PyResult<Duration> {
     match ttl(given)? {
         Some(Duration::ZERO) => Err(PyValueError::new_err(format!(
@@ -76,7 +78,7 @@ pub fn default_ttl(given: Option<&Bound<'_, PyAny>>) -> PyResult<Duration> {
     }
 }
 
-/// A time to live in seconds, whole or fractional; beyond a hundred years it is a hundred years.
+/// Reads a time to live in seconds, whole or fractional. More than 100 years are clamped to 100 years.
 pub fn ttl(given: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
     let Some(given) = given.filter(|given| !given.is_none()) else { return Ok(None) };
     let seconds = match given.extract::<f64>() {
@@ -94,11 +96,11 @@ pub fn ttl(given: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
         )));
     }
     let ttl = Duration::try_from_secs_f64(seconds).unwrap_or(MAX_TTL).min(MAX_TTL);
-    // Less than a nanosecond is still not nothing.
+    // A positive time of less than a nanosecond is not 0, which would store nothing.
     Ok(Some(if seconds > 0.0 { ttl.max(Duration::from_nanos(1)) } else { ttl }))
 }
 
-/// What a keyword was given, `None` included, or nothing.
+/// A keyword argument that tells `None` from an omitted one.
 #[derive(Clone, Copy, Default)]
 pub struct Given<'a, 'py>(pub Option<Borrowed<'a, 'py, PyAny>>);
 
@@ -111,10 +113,11 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Given<'a, 'py> {
     }
 }
 
-/// The name of a policy; `None` is the empty one.
+/// The name of a policy; `None` is the empty name.
 pub type Policy<'a, 'py> = Option<Borrowed<'a, 'py, PyString>>;
 
-/// What is decided: may this user do this to that, in this context, as this policy says?
+/// A request for a decision: may this user perform this action on this resource, in this context and
+/// under this policy? The context is not yet read.
 #[derive(Clone, Copy)]
 pub struct Request<'a, 'py> {
     pub policy: Policy<'a, 'py>,
@@ -123,7 +126,7 @@ pub struct Request<'a, 'py> {
     pub context: Option<&'a Bound<'py, PyAny>>,
 }
 
-/// The unchecked arguments that name a request.
+/// The unchecked arguments of a request.
 #[derive(Clone, Copy)]
 pub struct RequestArguments<'a, 'py> {
     /// User, action and resource.
@@ -133,7 +136,7 @@ pub struct RequestArguments<'a, 'py> {
 }
 
 impl<'a, 'py> RequestArguments<'a, 'py> {
-    /// Checks the types of the fields and of the policy; the context is read with the key.
+    /// Checks the types of the fields and of the policy. The context is read when the key is written.
     #[inline]
     pub fn read(self) -> PyResult<Request<'a, 'py>> {
         let [user_id, action, resource] = self.fields;
@@ -142,13 +145,13 @@ impl<'a, 'py> RequestArguments<'a, 'py> {
     }
 }
 
-/// The policy of a request: the empty one unless another is given.
+/// Reads the policy of a request; the empty name if it is omitted.
 #[inline]
 pub fn policy<'a, 'py>(Given(given): Given<'a, 'py>) -> PyResult<Policy<'a, 'py>> {
     given.map(|given| given.cast().map_err(|_| wrong_type("policy", "a str", &given))).transpose()
 }
 
-/// User, action and resource of a request.
+/// Reads user, action and resource of a request.
 #[inline]
 pub fn fields<'a, 'py>(
     user_id: &'a Bound<'py, PyAny>,
@@ -158,6 +161,7 @@ pub fn fields<'a, 'py>(
     Ok([string("user_id", user_id)?, string("action", action)?, string("resource", resource)?])
 }
 
+/// Reads a str.
 #[inline]
 pub fn string<'a, 'py>(
     argument: &str,
@@ -166,6 +170,7 @@ pub fn string<'a, 'py>(
     given.cast().map_err(|_| wrong_type(argument, "a str", given))
 }
 
+/// Reads a str or None.
 pub fn optional<'a, 'py>(
     argument: &str,
     given: Option<&'a Bound<'py, PyAny>>,
@@ -175,11 +180,12 @@ pub fn optional<'a, 'py>(
         .transpose()
 }
 
+/// Reads a bool.
 pub fn boolean(argument: &str, given: &Bound<'_, PyAny>) -> PyResult<bool> {
     given.extract().map_err(|_| wrong_type(argument, "True or False", given))
 }
 
-/// A loader; what it returns is looked at when it is called.
+/// Reads a loader. Its return value is checked when it is called.
 pub fn loader<'a, 'py>(given: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyAny>> {
     if given.is_callable() {
         return Ok(given);

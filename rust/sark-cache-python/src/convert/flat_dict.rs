@@ -1,10 +1,8 @@
-//! Flat dicts, read in place: what most contexts and decisions are.
+//! Flat dicts, read in place: dicts of scalars, as most contexts and decisions are.
 //!
-//! To read a `str`, `bool`, `None`, `float` or an `int` of 64 bits runs no Python code and makes no
-//! object. So a dict with nothing else in it stays as it is while it is read: neither it nor what it
-//! holds needs to be held on to, which is half of what it would take to read it (see [`json`]).
-//!
-//! [`json`]: crate::convert::json
+//! Reading a `str`, `bool`, `None`, `float` or an `int` of 64 bits runs no Python code and creates no
+//! object. So a dict of only these cannot change while it is read, and its fields need no references
+//! of their own. That halves the cost of reading it as any [JSON value](crate::convert::json).
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -13,7 +11,7 @@ use sark_cache_core::limits::MAX_ENTRY_BYTES;
 use smallvec::SmallVec;
 use std::ptr;
 
-/// A JSON value that holds no other.
+/// A JSON value that contains no other value.
 #[derive(Debug, Clone, Copy)]
 pub enum Scalar<'a> {
     Null,
@@ -23,45 +21,48 @@ pub enum Scalar<'a> {
     String(&'a str),
 }
 
-/// Names and values.
+/// The names and values of a flat dict, in its order.
 pub type FlatDict<'a> = SmallVec<[(&'a str, Scalar<'a>); 24]>;
 
-/// A dict with more fields is read in the general way, which looks at its size first.
+/// A dict with more fields is read as any JSON value, which checks its size first.
 const MAX_FIELDS: ffi::Py_ssize_t = 1024;
 
-/// Reads names and values of a dict that holds nothing but fields, in its order, into `fields`, which
-/// are as large as to be felt when they are moved. `None` of anything else.
+/// Reads a dict of scalars into `fields`. Returns `None` for any other object.
+///
+/// `fields` is an argument because it is so large that moving it would cost time.
 ///
 /// # Safety
-/// What is read points into the dict: until it is dropped no Python code may run, no Python object
-/// may be made or released, and the thread must stay attached to the interpreter.
+/// `fields` points into the dict. Until it is dropped, no Python code may run, no Python object may be
+/// created or released, and the thread must stay attached to the interpreter.
 #[inline]
 pub unsafe fn read<'a>(object: &'a Bound<'_, PyAny>, fields: &mut FlatDict<'a>) -> Option<()> {
-    // Without a GIL another thread may change it at any time.
+    // Without a GIL, another thread may change the dict at any time.
     if cfg!(Py_GIL_DISABLED) || object.cast_exact::<PyDict>().is_err() {
         return None;
     }
-    // SAFETY: it is a dict.
+    // SAFETY: `object` is a live dict.
     if unsafe { ffi::PyDict_Size(object.as_ptr()) } > MAX_FIELDS {
         return None;
     }
     let mut at = 0;
     let (mut name, mut value) = (ptr::null_mut(), ptr::null_mut());
-    // SAFETY: it is a dict, and nothing below changes it. Name and value are borrowed from it.
+    // SAFETY: `object` is a live dict, and nothing below changes it. Name and value are borrowed.
     while unsafe { ffi::PyDict_Next(object.as_ptr(), &raw mut at, &raw mut name, &raw mut value) }
         != 0
     {
-        // SAFETY: both are alive, as the dict is; see the caller's promise.
+        // SAFETY: the dict keeps both alive; the caller keeps it unchanged.
         fields.push(unsafe { (text(name)?, scalar(value)?) });
     }
     Some(())
 }
 
+/// Reads a scalar. Returns `None` for any other object.
+///
 /// # Safety
-/// `value` must be alive for as long as what is returned, and the thread attached.
+/// `value` must outlive the result, and the thread must be attached.
 #[inline]
 unsafe fn scalar<'a>(value: *mut ffi::PyObject) -> Option<Scalar<'a>> {
-    // SAFETY: the caller says that it is alive; each is asked only for what its type is said to be.
+    // SAFETY: `value` is alive, says the caller; each function is called after its type check.
     unsafe {
         if ffi::PyUnicode_CheckExact(value) != 0 {
             return text(value).map(Scalar::String);
@@ -85,15 +86,15 @@ unsafe fn scalar<'a>(value: *mut ffi::PyObject) -> Option<Scalar<'a>> {
     None
 }
 
-/// The text of what is exactly a `str`; `None` of anything else, where UTF-8 cannot hold it, and of
-/// what is too long to be stored, so that no UTF-8 is made of it.
+/// Returns the text of a `str` (not of a subclass). Returns `None` for any other object, for a string
+/// that UTF-8 cannot hold, and for one that is too long to be stored, which is not encoded.
 ///
 /// # Safety
-/// As for [`scalar`].
+/// `string` must outlive the result, and the thread must be attached.
 #[inline]
 unsafe fn text<'a>(string: *mut ffi::PyObject) -> Option<&'a str> {
-    // SAFETY: the caller says that it is alive. CPython keeps the UTF-8 of a string as long as it,
-    // and makes no UTF-8 that is none.
+    // SAFETY: `string` is alive, says the caller. CPython keeps the UTF-8 of a string as long as the
+    // string, and it is valid UTF-8.
     unsafe {
         if ffi::PyUnicode_CheckExact(string) == 0
             || ffi::PyUnicode_GET_LENGTH(string).cast_unsigned() > MAX_ENTRY_BYTES

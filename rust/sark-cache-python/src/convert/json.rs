@@ -1,8 +1,9 @@
-//! One reading of Python objects as JSON, for keys and for values alike.
+//! The walk over a Python object as a JSON value; keys and stored values are both written by it.
 //!
-//! Exact `dict`, `list` and `tuple` are read directly. Their subclasses, and any other `Mapping`,
-//! are asked for their items through their own methods: what a caller sees in them is what counts.
-//! What is read is held before anything else happens, so no code that runs meanwhile changes it.
+//! A `dict`, `list` or `tuple` is read directly. A subclass of these, or another `Mapping`, is read
+//! through its own methods, since those define the content that the caller sees. The items of a
+//! container are referenced before any of them is visited, so Python code that runs during the walk
+//! cannot change them.
 
 use crate::convert::flat_dict::Scalar;
 use crate::error::{Fault, text, type_name, wrong_type};
@@ -13,17 +14,17 @@ use sark_cache_core::limits::{MAX_DEPTH, MAX_ENTRY_BYTES};
 use smallvec::SmallVec;
 use std::mem;
 
-/// The items of a list.
+/// The items of a list or tuple.
 pub type Items<'py> = SmallVec<[Bound<'py, PyAny>; 8]>;
 /// The names and values of a mapping.
 pub type Fields<'py> = SmallVec<[(Bound<'py, PyString>, Bound<'py, PyAny>); 8]>;
 
-/// A Python object as JSON sees it.
+/// One level of a JSON value.
 pub enum Json<'a, 'py> {
     Null,
     Bool(bool),
     Int(i64),
-    /// An integer that 64 bits do not hold.
+    /// An integer beyond 64 bits.
     BigInt(&'a Bound<'py, PyInt>),
     Float(f64),
     String(&'a str),
@@ -35,7 +36,7 @@ impl<'a, 'py> Json<'a, 'py> {
     /// Reads one level of `object`.
     #[inline]
     pub fn of(object: &'a Bound<'py, PyAny>) -> Result<Self, Fault> {
-        // In the order of how often they occur; bool before int, which it is a subclass of.
+        // The most frequent types first; bool before int, its base class.
         if let Ok(string) = object.cast::<PyString>() {
             Ok(Self::String(text(string)?))
         } else if let Ok(value) = object.cast::<PyBool>() {
@@ -50,7 +51,7 @@ impl<'a, 'py> Json<'a, 'py> {
             Ok(Self::Map(fields_of_dict(dict)?))
         } else if let Ok(list) = object.cast_exact::<PyList>() {
             fits(list.len())?;
-            // Without a GIL another thread may write meanwhile; a copy is made in one step.
+            // Without a GIL, another thread may change the list; copying it is one atomic step.
             #[cfg(Py_GIL_DISABLED)]
             let list = &list.to_tuple();
             Ok(Self::List(list.iter().collect()))
@@ -58,7 +59,7 @@ impl<'a, 'py> Json<'a, 'py> {
             fits(tuple.len())?;
             Ok(Self::List(tuple.iter().collect()))
         } else if object.is_instance_of::<PyList>() || object.is_instance_of::<PyTuple>() {
-            // One more than can be stored is enough to see that it is too many.
+            // One item more than fits is enough to see that there are too many.
             let items: Items<'py> =
                 object.try_iter()?.take(MAX_ENTRY_BYTES + 1).collect::<PyResult<_>>()?;
             fits(items.len())?;
@@ -66,7 +67,7 @@ impl<'a, 'py> Json<'a, 'py> {
         } else if let Some(fields) = fields(object)? {
             Ok(Self::Map(fields))
         } else {
-            Err(Fault::NotJson(format!(
+            Err(Fault::NotStorable(format!(
                 "a value of type {} is not JSON (str, int, float, bool, None, list, tuple, dict \
                  with str keys)",
                 type_name(object)
@@ -75,46 +76,49 @@ impl<'a, 'py> Json<'a, 'py> {
     }
 }
 
-/// Takes a JSON value in its parts, as [`walk`] comes by them.
+/// A receiver of the parts of a JSON value, in the order of [`walk`].
 pub trait Sink {
-    /// An error once there is more than could be stored. Asked before every value, so a few objects
-    /// that hold each other many times over stop there.
+    /// Returns an error once more was written than can be stored. Called before every value, so that
+    /// a few objects that contain each other many times do not expand without end.
     fn room(&self) -> Result<(), EncodeError>;
 
-    /// Takes a value as a whole, if that is faster than in its parts; false, and nothing is taken.
+    /// Writes a whole value at once, if the sink has a faster way for it. Returns false if it wrote
+    /// nothing.
     fn whole(&mut self, value: &Bound<'_, PyAny>) -> bool {
         let _ = value;
         false
     }
 
+    /// Writes a scalar.
     fn scalar(&mut self, scalar: Scalar<'_>) -> Result<(), EncodeError>;
 
-    /// Takes an integer that 64 bits do not hold, by its [digits](hexadecimal).
+    /// Writes an integer beyond 64 bits, given by its [hexadecimal digits](hexadecimal).
     fn big_int(&mut self, digits: &str) -> Result<(), EncodeError>;
 
-    /// Begins a list; so many items follow.
+    /// Begins a list of `items` items, which follow.
     fn enter_list(&mut self, items: usize) -> Result<(), EncodeError>;
 
-    /// Begins a mapping; for each of the fields, in the order that they then have, its name and its
-    /// value follow.
+    /// Begins a mapping. It may reorder `fields`; then the name and the value of each field follow, in
+    /// that order.
     fn enter_map(&mut self, fields: &mut Fields<'_>) -> Result<(), Fault>;
 
+    /// Writes the name of a field.
     fn name(&mut self, name: &Bound<'_, PyString>) -> Result<(), Fault>;
 
-    /// Ends a list or mapping.
+    /// Ends the innermost list or mapping.
     fn leave(&mut self) {}
 }
 
-/// What of a list or mapping is still to be taken.
+/// The unvisited rest of a list or mapping.
 enum Rest<'py> {
     Items(smallvec::IntoIter<[Bound<'py, PyAny>; 8]>),
     Fields(smallvec::IntoIter<[(Bound<'py, PyString>, Bound<'py, PyAny>); 8]>),
 }
 
-/// Hands a JSON value to `sink`, all the way down.
+/// Writes a JSON value, with all values in it, to `sink`.
 ///
-/// Without recursion: the deepest value takes no more of the stack than a flat one, so that it can
-/// be read on the smallest stack that a thread may have.
+/// It does not recurse: the deepest value needs no more stack than a flat one, so the walk works on
+/// the smallest stack that a thread may have.
 pub fn walk(value: &Bound<'_, PyAny>, sink: &mut impl Sink) -> Result<(), Fault> {
     match begin(value, 0, sink)? {
         Some(rest) => walk_rest(rest, sink),
@@ -122,7 +126,7 @@ pub fn walk(value: &Bound<'_, PyAny>, sink: &mut impl Sink) -> Result<(), Fault>
     }
 }
 
-/// Hands a mapping whose fields were read to `sink`, as [`walk`] does.
+/// Writes a mapping whose fields were read to `sink`, as [`walk`] does.
 pub fn walk_fields(mut fields: Fields<'_>, sink: &mut impl Sink) -> Result<(), Fault> {
     sink.enter_map(&mut fields)?;
     walk_rest(Rest::Fields(fields.into_iter()), sink)
@@ -155,7 +159,8 @@ fn walk_rest<'py>(mut inner: Rest<'py>, sink: &mut impl Sink) -> Result<(), Faul
     }
 }
 
-/// Hands an scalar to `sink`, or the beginning of a list or mapping that so many others are around.
+/// Writes a scalar to `sink`, or the start of a list or mapping, whose rest it returns. `depth` is the
+/// number of containers around the value.
 #[inline]
 fn begin<'py>(
     value: &Bound<'py, PyAny>,
@@ -188,7 +193,7 @@ fn begin<'py>(
     Ok(None)
 }
 
-/// The fields of any mapping; `None` if `object` is none.
+/// Returns the fields of any mapping, or `None` if `object` is not one.
 pub fn fields<'py>(object: &Bound<'py, PyAny>) -> Result<Option<Fields<'py>>, Fault> {
     if let Ok(dict) = object.cast_exact::<PyDict>() {
         return fields_of_dict(dict).map(Some);
@@ -207,7 +212,7 @@ pub fn fields<'py>(object: &Bound<'py, PyAny>) -> Result<Option<Fields<'py>>, Fa
 #[inline]
 fn fields_of_dict<'py>(dict: &Bound<'py, PyDict>) -> Result<Fields<'py>, Fault> {
     fits(dict.len())?;
-    // As with a list.
+    // Without a GIL, copying is one atomic step, as for a list.
     #[cfg(Py_GIL_DISABLED)]
     let dict = &dict.copy()?;
     dict.iter().map(|(name, value)| field(name, value)).collect()
@@ -222,12 +227,14 @@ fn field<'py>(
         Ok(name) => Ok((name, value)),
         Err(error) => {
             let name = type_name(&error.into_inner());
-            Err(Fault::NotJson(format!("a mapping with a key of type {name}; JSON keys are str")))
+            Err(Fault::NotStorable(format!(
+                "a mapping with a key of type {name}; JSON keys are str"
+            )))
         }
     }
 }
 
-/// Every item takes a byte at least, so what has more of them than that cannot be stored.
+/// Returns an error if a container of so many items cannot fit: each takes at least one byte.
 fn fits(items: usize) -> Result<(), EncodeError> {
     if items > MAX_ENTRY_BYTES { Err(EncodeError::TooLarge) } else { Ok(()) }
 }
@@ -236,28 +243,29 @@ fn finite<'a, 'py>(value: f64) -> Result<Json<'a, 'py>, Fault> {
     if value.is_finite() { Ok(Json::Float(value)) } else { Err(EncodeError::NotFinite.into()) }
 }
 
-/// The digits of an integer of any size, lower-case, `-` in front if negative. Linear in its size.
+/// Returns the hexadecimal digits of an integer of any size, lower-case, with `-` in front of a
+/// negative one. Takes time linear in its size.
 pub fn hexadecimal(value: &Bound<'_, PyInt>) -> PyResult<String> {
-    // int's own __format__, so that a subclass cannot choose what its key is.
+    // The __format__ of int, so that a subclass cannot choose its key.
     let py = value.py();
     py.get_type::<PyInt>()
         .call_method1(interned!(py, "__format__"), (value, interned!(py, "x")))?
         .extract()
 }
 
-/// The context argument of a request that is not `None`: a mapping.
+/// Reads a context that is not None.
 #[inline]
 pub fn context<'py>(context: &Bound<'py, PyAny>) -> Result<Fields<'py>, Fault> {
     fields(context)?
         .ok_or_else(|| Fault::WrongType(wrong_type("context", "a mapping or None", context)))
 }
 
-/// What calls itself a mapping and is read as something else.
+/// Returns the fault of an object that is a mapping, but is read as another JSON value.
 pub fn not_an_object() -> Fault {
-    Fault::NotJson("a decision that is a mapping and another JSON value as well".to_owned())
+    Fault::NotStorable("a decision that is both a mapping and another JSON value".to_owned())
 }
 
-/// Whether an object is a dict or another mapping.
+/// Returns whether an object is a dict or another mapping.
 pub fn is_mapping(object: &Bound<'_, PyAny>) -> bool {
     object.is_instance_of::<PyDict>() || object.cast::<PyMapping>().is_ok()
 }

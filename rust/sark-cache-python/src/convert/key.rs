@@ -1,4 +1,4 @@
-//! From Python arguments to canonical key bytes.
+//! Canonical key bytes of Python arguments.
 
 use crate::convert::arguments::{Policy, Request};
 use crate::convert::flat_dict::{self, FlatDict, Scalar};
@@ -12,20 +12,20 @@ use sark_cache_core::{EncodeError, KeyWriter};
 use std::cell::Cell;
 
 thread_local! {
-    /// The buffer of the last key this thread wrote, for the next one.
+    /// The buffer of the last key that this thread wrote; the next one reuses it.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A buffer that grew beyond this is not kept.
+/// A buffer with a larger capacity is not kept.
 const MAX_KEPT_BYTES: usize = 4096;
 
-/// Writes a key into this thread's buffer and hands it to `using`.
+/// Writes a key into the buffer of this thread and passes it to `using`.
 #[inline]
 fn written<R>(
     write: impl FnOnce(&mut KeyWriter) -> Result<(), Fault>,
     using: impl FnOnce(&KeyWriter) -> R,
 ) -> Result<R, Fault> {
-    // Taken, not borrowed: what is called below may run Python code that writes another key.
+    // Taken, not borrowed: `write` may run Python code that writes another key.
     let mut writer = KeyWriter::with_buffer(BUFFER.take());
     let result = write(&mut writer).map(|()| using(&writer));
     let buffer = writer.into_buffer();
@@ -35,7 +35,7 @@ fn written<R>(
     result
 }
 
-/// Hands the key of a request to `using`.
+/// Writes the key of a request and passes it to `using`.
 #[inline]
 pub fn request<R>(
     Request { policy, fields: [user_id, action, resource], context }: Request<'_, '_>,
@@ -68,8 +68,8 @@ fn write_resource(writer: &mut KeyWriter, resource: &Bound<'_, PyString>) -> Res
     Ok(writer.resource(text_of_part("resource", resource, MAX_FIELD_BYTES)?)?)
 }
 
-/// Writes the rest of a request. A fault of the context's outranks the one of what was `begun`: it
-/// may be a wrong type.
+/// Writes the rest of a request. A fault of the context takes precedence over a fault in `begun`,
+/// since it may be a wrong type, which raises.
 #[inline]
 fn finish(
     writer: &mut KeyWriter,
@@ -77,17 +77,17 @@ fn finish(
     resource: &Bound<'_, PyString>,
     context: Option<&Bound<'_, PyAny>>,
 ) -> Result<(), Fault> {
-    // Most requests have no context; even to move its empty fields would be felt in a look-up.
+    // Most requests have no context, and moving its empty fields would slow down a lookup.
     let Some(context) = context.filter(|context| !context.is_none()) else {
         begun?;
         return write_resource(writer, resource);
     };
-    // A dict is no wrong type, so here nothing outranks what was begun.
+    // A dict is not a wrong type, so its fault cannot take precedence.
     if context.is_exact_instance_of::<PyDict>() {
         begun?;
         write_resource(writer, resource)?;
         let mut fields = FlatDict::new();
-        // SAFETY: writing fields runs and makes nothing of Python's.
+        // SAFETY: writing the fields runs no Python code and creates no Python object.
         return match unsafe { flat_dict::read(context, &mut fields) } {
             Some(()) if fields.is_empty() => Ok(()),
             Some(()) => Ok(writer.map(&mut fields, write_scalar)?),
@@ -100,13 +100,13 @@ fn finish(
     write_context(writer, context)
 }
 
-/// An empty context is no context.
+/// Writes a context. An empty one is the same as none.
 fn write_context(writer: &mut KeyWriter, context: Fields<'_>) -> Result<(), Fault> {
     if context.is_empty() { Ok(()) } else { walk_fields(context, writer) }
 }
 
-/// Writes the keys of the rows of a batch, all of one policy. What a row has in common with the one
-/// before it, user and action if they are the same objects, is neither checked nor written again.
+/// The writer of the keys of a batch, all under one policy. If user and action of a row are the same
+/// objects as in the previous row, they are neither checked nor written again.
 pub struct Keys<'a, 'py> {
     policy: Policy<'a, 'py>,
     writer: KeyWriter,
@@ -124,7 +124,7 @@ impl<'a, 'py> Keys<'a, 'py> {
         Self { policy, writer: KeyWriter::new(), begun: None }
     }
 
-    /// The key of the next row.
+    /// Writes and returns the key of the next row.
     #[inline]
     pub fn next(&mut self, row: Row<'_, 'py>) -> Result<&[u8], Fault> {
         let [user_id, action] = [&row.items[0], &row.items[1]];
@@ -153,7 +153,8 @@ impl<'a, 'py> Keys<'a, 'py> {
     }
 }
 
-/// Hands the key of an entry of the general cache, a string or a tuple of JSON values, to `using`.
+/// Writes the key of an entry of the general cache, a str or a tuple of JSON values, and passes it to
+/// `using`.
 pub fn general<R>(key: &Bound<'_, PyAny>, using: impl FnOnce(&KeyWriter) -> R) -> Result<R, Fault> {
     if !key.is_instance_of::<PyString>() && !key.is_instance_of::<PyTuple>() {
         return Err(Fault::WrongType(wrong_type("key", "a str or a tuple of JSON values", key)));
@@ -203,7 +204,7 @@ impl Sink for KeyWriter {
     }
 }
 
-/// The name of a field whose text was read, so that it cannot fail any more.
+/// Returns the name of a field whose text was read before, so that it cannot fail.
 fn name_of<'a>((name, _): &'a (Bound<'_, PyString>, Bound<'_, PyAny>)) -> &'a str {
     name.to_str().unwrap_or_default()
 }

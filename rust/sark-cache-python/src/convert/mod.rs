@@ -1,4 +1,4 @@
-//! Conversion of Python arguments: to checked Rust values, and to canonical key bytes.
+//! Conversion of Python arguments into checked Rust values and canonical key bytes.
 
 pub mod arguments;
 pub mod flat_dict;

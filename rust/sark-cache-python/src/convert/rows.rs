@@ -1,4 +1,4 @@
-//! The rows of a batch.
+//! The rows of a batch argument.
 
 use crate::error::{Fault, wrong_type};
 use pyo3::exceptions::PyTypeError;
@@ -6,8 +6,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString, PyTuple};
 use std::ops::RangeInclusive;
 
-/// Hands the rows of a batch, tuples or lists of `shape`, to `read`, one after the other. At least
-/// the first `lengths.start()` items of a row are there. Returns how many rows there were.
+/// Passes each row of a batch to `read`; returns the number of rows.
+///
+/// A row is a tuple or list of `shape`, as error messages call it, with a length in `lengths`.
 #[inline]
 pub fn rows<'py>(
     argument: &'static str,
@@ -18,7 +19,7 @@ pub fn rows<'py>(
 ) -> PyResult<usize> {
     let mut index = 0;
     let mut read_row = |row: Bound<'py, PyAny>| {
-        // What a tuple holds stays what it is whatever code runs meanwhile.
+        // A list is copied into a tuple, which Python code that runs below cannot change.
         let copied;
         let row = if let Ok(tuple) = row.cast::<PyTuple>() {
             tuple
@@ -45,7 +46,7 @@ pub fn rows<'py>(
     } else {
         let wrong = |_| wrong_type(argument, &format!("a list of tuples {shape}"), given);
         for row in given.try_iter().map_err(wrong)? {
-            // Each as it comes: what has no end may at least have a wrong row.
+            // Read one by one: an iterable without end still stops at its first wrong row.
             read_row(row?)?;
         }
     }
@@ -61,19 +62,19 @@ pub struct Row<'r, 'py> {
 }
 
 impl<'r, 'py> Row<'r, 'py> {
-    /// What stands there, unless it is left out or None.
+    /// Returns an item, unless it is omitted or None.
     #[inline]
     pub fn get(&self, at: usize) -> Option<&'r Bound<'py, PyAny>> {
         self.items.get(at).filter(|item| !item.is_none())
     }
 
-    /// User, action and resource.
+    /// Reads user, action and resource.
     #[inline]
     pub fn fields(&self) -> Result<[&'r Bound<'py, PyString>; 3], Fault> {
         Ok([self.field(0)?, self.field(1)?, self.field(2)?])
     }
 
-    /// The user, the action or the resource.
+    /// Reads the user, the action or the resource.
     #[inline]
     pub fn field(&self, at: usize) -> Result<&'r Bound<'py, PyString>, Fault> {
         self.items[at].cast().map_err(|_| Fault::WrongType(self.wrong_field(at)))

@@ -8,16 +8,17 @@ use pyo3::types::{PyDict, PyString};
 use sark_cache_core::InsertError;
 use sark_cache_core::limits::{MAX_REVOKED_TAGS, MAX_TAG_BYTES, MAX_TAGS};
 
-/// The names in a `tags` argument, read once.
+/// The tags of an argument, each read once.
 #[derive(Default)]
 pub struct Tags {
     pub names: Vec<String>,
-    /// Why some of them cannot be stored with a decision, and never were.
+    /// The reason why a tag cannot be stored with a decision, if there is such a tag.
     reason: Option<String>,
 }
 
 impl Tags {
-    /// The tags of a decision. One more than it can have is enough to see that they are too many.
+    /// Reads the tags of a decision, at most [`MAX_TAGS`] and one more, which shows that they are too
+    /// many.
     pub fn of_decision(given: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let Some(given) = given.filter(|given| !given.is_none()) else {
             return Ok(Self::default());
@@ -29,30 +30,30 @@ impl Tags {
         Ok(tags)
     }
 
-    /// The tags that a revocation names; `None` unless some were given.
+    /// Reads the tags of a revocation; `None` if the argument is omitted or None.
     pub fn to_revoke(Given(given): Given<'_, '_>) -> PyResult<Option<Self>> {
         let Some(given) = given.filter(|given| !given.is_none()) else { return Ok(None) };
         match Self::read(&given, MAX_REVOKED_TAGS)? {
             (_, 0) => Err(PyValueError::new_err(
-                "tags must name at least one tag: leave them out to revoke whatever the tags, and \
-                 use clear() to revoke everything",
+                "tags must name at least one tag: omit it to revoke regardless of tags, or use \
+                 clear() to revoke everything",
             )),
             (_, read) if read > MAX_REVOKED_TAGS => Err(PyValueError::new_err(
-                "tags must be at most 10,000 in one revocation: use several",
+                "tags must be at most 10,000 in one revocation: split them",
             )),
             (tags, _) => Ok(Some(tags)),
         }
     }
 
-    /// Takes any iterable of str but a bare string, which would be taken for its letters. Returns
-    /// the first `most` tags and how many were read, which is one more if there are more.
-    fn read(given: &Bound<'_, PyAny>, most: usize) -> PyResult<(Self, usize)> {
+    /// Reads an iterable of str, but not a str, which would be one tag for each letter. Reads at most
+    /// `max` tags and one more; returns them and the number of tags read.
+    fn read(given: &Bound<'_, PyAny>, max: usize) -> PyResult<(Self, usize)> {
         let wrong = || wrong_type("tags", "a list, tuple or set of str", given);
         if given.is_instance_of::<PyString>() || given.is_instance_of::<PyDict>() {
             return Err(wrong());
         }
         let mut read = (Self::default(), 0);
-        for tag in given.try_iter().map_err(|_| wrong())?.take(most + 1) {
+        for tag in given.try_iter().map_err(|_| wrong())?.take(max + 1) {
             let tag = tag?;
             let tag = tag.cast::<PyString>().map_err(|_| wrong_type("a tag", "a str", &tag))?;
             match text_within("a tag", tag, MAX_TAG_BYTES) {
@@ -64,8 +65,8 @@ impl Tags {
         Ok(read)
     }
 
-    /// Whether all of them can be stored.
+    /// Returns a fault if a tag cannot be stored.
     pub fn all(&self) -> Result<(), Fault> {
-        self.reason.clone().map_or(Ok(()), |reason| Err(Fault::NotJson(reason)))
+        self.reason.clone().map_or(Ok(()), |reason| Err(Fault::NotStorable(reason)))
     }
 }

@@ -1,4 +1,4 @@
-//! The runtime as pyo3-async-runtimes takes it.
+//! The adapter that lets pyo3-async-runtimes use the background runtime.
 
 use crate::runtime::tokio_runtime::spawn_task;
 use pyo3_async_runtimes::TaskLocals;
@@ -8,9 +8,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::task::JoinHandle;
 
-/// The runtime as pyo3-async-runtimes takes it.
+/// The background runtime, for pyo3-async-runtimes.
 pub struct ForkAware;
 
+/// The error of a task that panicked or was aborted.
 pub struct Failure(tokio::task::JoinError);
 
 impl JoinError for Failure {
@@ -22,7 +23,7 @@ impl JoinError for Failure {
     }
 }
 
-/// A task of the runtime, or nothing when the interpreter is on its way out.
+/// A task of the runtime; `None` if no runtime was available.
 pub struct Handle(Option<JoinHandle<()>>);
 
 impl Future for Handle {
@@ -44,13 +45,14 @@ impl Runtime for ForkAware {
     type JoinHandle = Handle;
 
     fn spawn<F: Future<Output = ()> + Send + 'static>(future: F) -> Handle {
-        // ForkExcluded, because the first one to hand over a result makes strings for all who follow.
+        // It runs with forks excluded: the first task to deliver a result creates the interned strings
+        // of pyo3-async-runtimes, which all later tasks need.
         Handle(spawn_task(future))
     }
 
     fn spawn_blocking<F: FnOnce() + Send + 'static>(function: F) -> Handle {
-        // What blocks here is taking the GIL to hand over a result: microseconds, too little to
-        // start threads for.
+        // It blocks only to take the GIL and deliver a result, for microseconds: too short to need
+        // threads of its own.
         Self::spawn(async move { function() })
     }
 }

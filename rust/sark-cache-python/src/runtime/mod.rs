@@ -1,10 +1,14 @@
-//! Where pending operations are finished: a tokio runtime that starts on first need, starts anew in
-//! a forked child, and ends before the interpreter does.
+//! The background runtime: finishes operations that were pending at their first poll.
 //!
-//! A runtime's threads do not survive `fork()`, and its locks may be held by a thread that is gone.
-//! So a child never touches its parent's runtime: it is left where it is and a new one is made.
-//! What the runtime's threads do to a cache happens inside a [`ForkExcluded`] poll, and a fork waits until
-//! no such poll is under way: the child's copy of a cache is never half changed.
+//! It is a tokio runtime of two threads. It starts at the first pending operation and stops before
+//! the interpreter does.
+//!
+//! # Fork
+//! The threads of a runtime do not survive `fork()`, and its locks may be held by a thread that the
+//! child does not have. So a child never touches the runtime of its parent: it leaks that one and
+//! starts another. The runtime's threads change a cache only inside a
+//! [`ForkExcluded`](fork_guard::ForkExcluded) poll, and a fork waits until no such poll runs: the
+//! child never gets a half-changed copy of a cache.
 
 pub mod async_runtimes;
 pub mod fork_guard;
@@ -20,7 +24,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use tokio_runtime::{at_exit, forget_in_child};
 
-/// Begins `future` here and sees to it that it is finished.
+/// Polls `future` once on this thread. If it is pending, the runtime finishes it; if no runtime is
+/// available, this thread does.
 pub fn run_in_background(future: impl Future<Output: Send + 'static> + Send + 'static) {
     if let Polled::Pending(future) = poll_or_keep(future)
         && let Err(future) = spawn(future)
@@ -29,8 +34,10 @@ pub fn run_in_background(future: impl Future<Output: Send + 'static> + Send + 's
     }
 }
 
-/// Finishes `future` on this thread. For where there is no other: what it waits for is done by
-/// threads that need nothing of this one, or by itself at its next poll.
+/// Polls `future` to completion on this thread. Used when no runtime is available.
+///
+/// It cannot deadlock: the future waits only for other threads, which need nothing of this one, or
+/// for its own next poll.
 pub fn block_on_here<F: Future>(mut future: Pin<Box<F>>) -> F::Output {
     loop {
         match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -40,9 +47,11 @@ pub fn block_on_here<F: Future>(mut future: Pin<Box<F>>) -> F::Output {
     }
 }
 
-/// Finishes `future` on this thread, detached, so that threads which only need the interpreter go
-/// on. One of those may fork, but not in the middle of a poll. What it waits for `help` brings about,
-/// should nobody else.
+/// Polls `future` to completion on this thread, detached from the interpreter, so that threads that
+/// need the interpreter continue. One of them may fork, but not during a poll.
+///
+/// `help` is called before each poll. It does the work that the future waits for, in case no other
+/// thread does.
 pub fn block_on_detached<F>(
     py: Python<'_>,
     mut future: Pin<&mut F>,
@@ -52,7 +61,7 @@ where
     F: Future<Output: Send> + Send,
 {
     let mut poll = || {
-        let _pass = ForkGuard::enter();
+        let _guard = ForkGuard::enter();
         help();
         future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
     };
@@ -66,14 +75,14 @@ where
     })
 }
 
-/// The child has one thread: no poll is under way, nobody else forks, and no runtime runs.
+/// Resets the state of a forked child, which has one thread and no runtime.
 #[pyfunction]
 fn after_fork_in_child() {
     reset_in_child();
     forget_in_child();
 }
 
-/// Registers what has to happen around a fork and at exit. Starts nothing.
+/// Registers the hooks of `fork()` and of the interpreter's exit. Starts no thread.
 pub fn register_hooks(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     let at_exit = wrap_pyfunction!(at_exit, module)?;

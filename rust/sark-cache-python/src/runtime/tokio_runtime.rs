@@ -1,4 +1,4 @@
-//! The tokio runtime of this process.
+//! The tokio runtime of this process: started at first use, stopped at exit.
 
 use crate::runtime::fork_guard::ForkExcluded;
 use arc_swap::ArcSwapOption;
@@ -11,20 +11,22 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// How long the interpreter's exit waits for operations that are under way.
+/// The longest time that the exit of the interpreter waits for running operations.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
+/// The number of threads.
 const WORKERS: usize = 2;
 
 static CURRENT: ArcSwapOption<Started> = ArcSwapOption::const_empty();
 static EXITING: AtomicBool = AtomicBool::new(false);
 
+/// A runtime and the process that started it.
 struct Started {
     process: u32,
     runtime: tokio::runtime::Runtime,
 }
 
-/// The runtime of this process, started if need be; `None` if the interpreter is on its way out or
-/// the system allows no more threads.
+/// Returns the runtime of this process, which it starts if there is none. Returns `None` if the
+/// interpreter is exiting or the system allows no more threads.
 fn started() -> Option<Arc<Started>> {
     loop {
         let current = CURRENT.load_full();
@@ -40,7 +42,7 @@ fn started() -> Option<Arc<Started>> {
         let previous = CURRENT.compare_and_swap(&current, Some(Arc::clone(&new)));
         let previous = Option::clone(&previous);
         if previous.as_ref().map(Arc::as_ptr) == current.as_ref().map(Arc::as_ptr) {
-            // A parent's runtime: to drop it would be to wait for threads that are not here.
+            // The runtime of the parent: dropping it would wait for threads that do not exist here.
             std::mem::forget(previous);
             std::mem::forget(current);
             return Some(new);
@@ -52,7 +54,7 @@ fn started() -> Option<Arc<Started>> {
 }
 
 fn build() -> Option<tokio::runtime::Runtime> {
-    // tokio panics where the system refuses a thread, so the system is asked first.
+    // tokio panics if the system refuses a thread, so a thread is started and joined first.
     std::thread::Builder::new().spawn(|| {}).ok()?.join().ok()?;
     let build = || {
         tokio::runtime::Builder::new_multi_thread()
@@ -64,11 +66,10 @@ fn build() -> Option<tokio::runtime::Runtime> {
     std::panic::catch_unwind(build).ok()?.ok()
 }
 
-/// Lets the threads that serve requests go first, where the system can be told so.
+/// Lowers the priority of this thread below that of threads that serve requests; Linux only.
 ///
-/// Else a thread of ours that is woken may take the processor from the one that woke it, an event
-/// loop's: of the invalidations in a cache of a million entries one in three returned a millisecond
-/// late.
+/// Without it, a background thread may take the processor from the event loop that woke it: of the
+/// invalidations in a cache of a million entries, one in three returned a millisecond late.
 fn lower_priority() {
     #[cfg(target_os = "linux")]
     {
@@ -76,18 +77,18 @@ fn lower_priority() {
             NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
             set_thread_priority_and_policy, thread_native_id,
         };
-        /// Of 99: a niceness of 4.
+        /// A priority of 37 in 0–99 is a niceness of 4.
         const PRIORITY: u8 = 37;
         let batch = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Batch);
         if let Ok(priority) = ThreadPriority::try_from(PRIORITY) {
-            // Not allowed, it goes on as it is.
+            // If the system refuses, the thread keeps its priority.
             let _ = set_thread_priority_and_policy(thread_native_id(), priority, batch);
         }
     }
 }
 
-/// Finishes `future` on the runtime, whether anybody waits for it or not; gives it back where there
-/// is no runtime to be had.
+/// Runs `future` to completion on the runtime, even if the receiver is dropped. Returns the future if
+/// no runtime is available.
 pub fn spawn<F>(future: Pin<Box<F>>) -> Result<oneshot::Receiver<F::Output>, Pin<Box<F>>>
 where
     F: Future<Output: Send + 'static> + Send + 'static,
@@ -95,23 +96,23 @@ where
     let Some(started) = started() else { return Err(future) };
     let (done, outcome) = oneshot::channel();
     started.runtime.spawn(async move {
-        // Nobody waiting is no fault: the operation was handed over so that it gets done.
+        // An error if the receiver was dropped; the operation was to be done all the same.
         let _ = done.send(ForkExcluded(future).await);
     });
     Ok(outcome)
 }
 
-/// Runs `future` on the runtime; `None` where there is no runtime to be had.
+/// Runs `future` on the runtime. Returns `None` if no runtime is available.
 pub fn spawn_task(future: impl Future<Output = ()> + Send + 'static) -> Option<JoinHandle<()>> {
     Some(started()?.runtime.spawn(ForkExcluded(Box::pin(future))))
 }
 
-/// Leaves the parent's runtime where it is: its threads are not in the child.
+/// Leaks the runtime of the parent, whose threads the child does not have.
 pub fn forget_in_child() {
     std::mem::forget(CURRENT.swap(None));
 }
 
-/// Ends the runtime while Python still runs, so that no thread of ours outlives the interpreter.
+/// Stops the runtime before the interpreter ends, so that none of its threads outlives it.
 #[pyfunction]
 pub fn at_exit(py: Python<'_>) {
     EXITING.store(true, Ordering::Release);
@@ -120,13 +121,13 @@ pub fn at_exit(py: Python<'_>) {
         std::mem::forget(started);
         return;
     }
-    // Detached: what is under way may need the interpreter to finish.
+    // Detached: a running operation may need the interpreter to finish.
     py.detach(|| {
         let mut started = started;
         loop {
             match Arc::try_unwrap(started) {
-                Ok(ended) => break ended.runtime.shutdown_timeout(EXIT_GRACE),
-                // Somebody is just spawning something.
+                Ok(stopped) => break stopped.runtime.shutdown_timeout(EXIT_GRACE),
+                // Another thread is spawning an operation.
                 Err(shared) => started = shared,
             }
             std::thread::yield_now();

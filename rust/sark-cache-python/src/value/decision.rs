@@ -171,7 +171,7 @@ impl Decision {
         match snapshot(other) {
             Ok(stored) => equal(&stored)?.into_py_any(py),
             // What could not be stored equals nothing that was.
-            Err(Fault::NotJson(_)) => false.into_py_any(py),
+            Err(Fault::NotStorable(_)) => false.into_py_any(py),
             Err(fault) => Err(fault.into()),
         }
     }
