@@ -1,12 +1,12 @@
-"""The way to the servers from one event loop: bounded in time, and cut while they do not answer.
+"""The guarded connection to the servers from one event loop: time-outs and circuit breakers.
 
-A command takes at most its time-out. One that fails because nobody answers opens the circuit of
-the server it went to: nothing goes there any more, and so nothing is waited for, until a probe in
-the background finds that it answers again (looked for after 50 ms, then at least every 500). On a
-cluster each primary has a circuit of its own.
+A command takes at most its time-out. If no server answers, the command opens the circuit of its
+server. While the circuit is open, commands to that server fail at once. A probe in the background
+asks the server after 50 ms, then at least every 500 ms, and closes the circuit when it answers. On
+a cluster each primary has its own circuit.
 
-Connections that were idle are dropped when a circuit opens: the server they lead to may be the one
-that was the primary before, paused and unaware that it no longer is.
+Idle connections are closed when a circuit opens. They may lead to a paused former primary, which
+does not know that it was replaced.
 """
 
 import asyncio
@@ -26,17 +26,23 @@ logger: Final = getLogger("sark_cache")
 Command: TypeAlias = tuple[Any, ...]
 
 MOST_AT_ONCE = 64
-"""The most commands that are on their way at once; others wait their turn, within their time."""
+"""The maximum number of commands in flight. Further commands wait, within their deadline."""
 FULL_POOL_SECONDS = 0.002
-"""The pause before a pool whose connections are all in use is asked again."""
+"""The pause before a connection is requested again from an exhausted pool."""
 FIRST_PROBE_SECONDS = 0.05
 LAST_PROBE_SECONDS = 0.5
 LATE_SECONDS = 0.03
-"""How much later than it was to end a time-out is taken for this event loop's own fault."""
-TOPOLOGY_SECONDS = 1.0
-"""The longest that a probe asks a cluster who owns what: some of those it asks may hang."""
+"""The delay of a time-out, in seconds, above which this event loop was too busy to read the reply.
 
-_NOBODY_ANSWERS = (
+Such a time-out does not open the circuit.
+"""
+TOPOLOGY_SECONDS = 1.0
+"""The maximum time, in seconds, that a probe spends on reading the topology of a cluster.
+
+Some of the nodes that the client asks may hang.
+"""
+
+_NO_ANSWER = (
     "ConnectionError",
     "TimeoutError",
     "ClusterDownError",
@@ -49,17 +55,21 @@ _CODES = (
     *("OOM", "WRONGPASS", "NOAUTH", "NOPERM", "READONLY", "LOADING", "MISCONF", "NOREPLICAS"),
     *("CLUSTERDOWN", "MOVED", "TRYAGAIN", "CROSSSLOT", "MASTERDOWN", "BUSY"),
 )
-"""What a server says is wrong; the rest of its message may name keys."""
+"""The error codes of servers that may be logged. The rest of a server's message may name keys."""
 _NAMED = {"OutOfMemoryError": "OOM", "ReadOnlyError": "READONLY", "BusyLoadingError": "LOADING"}
-"""Errors whose code the clients take off their message."""
+"""The codes of client errors, by class. The clients remove the code from the message."""
 
 
 class UnavailableError(Exception):
-    """A command was not answered; says by what kind of error, and never what it was about."""
+    """A command without an answer. The message names the kind of error, and no key."""
 
 
 class GuardedConnection:
-    """A client of one event loop, and what is known of the servers behind it."""
+    """A client of one event loop, with a circuit breaker for each server.
+
+    A command that a server does not answer in time opens the circuit of that server. While it is
+    open, commands fail at once, and a probe in the background asks until the server answers.
+    """
 
     def __init__(
         self,
@@ -77,13 +87,13 @@ class GuardedConnection:
         self.log: Final = log
         """The key of the invalidation log."""
         self.replicas: Final = replicas
-        """How many replicas have to confirm a revocation at least; None: nobody said."""
+        """The configured number of replicas that must confirm a revocation. None: not set."""
         self._examine = examine
         self._on_findings = on_findings
         self._is_examined = False
         self._examination: asyncio.Task[None] | None = None
         self._refusal: str | None = None
-        """Why nothing may be served though the servers answer."""
+        """The reason to serve nothing although the servers answer. None: there is none."""
         self._client = client
         self._close = close
         self._unusable_reason = unusable_reason
@@ -91,22 +101,22 @@ class GuardedConnection:
         self.command_timeout = command_timeout
         self._report = report
         self.replicas_seen: tuple[int, float] = (0, 0.0)
-        """How many replicas the server had when it was last well, and when that was."""
+        """The number of replicas at the last complete count, and its `time.monotonic()`."""
         self.pending_queries: dict[str, asyncio.Task[Any]] = {}
-        """What is being asked for all who want to know it."""
+        """Queries that are running, by key. Concurrent callers share one query."""
         self._closed = False
         self._is_client_closed = False
         self._semaphore = asyncio.Semaphore(min(MOST_AT_ONCE, _pool_size(client)))
         self._probes: dict[str, asyncio.Task[None]] = {}
         errors = import_module(f"{check_client(client)}.exceptions")
-        self._no_answer: Final = tuple(_known(errors, _NOBODY_ANSWERS))
+        self._no_answer: Final = tuple(_known(errors, _NO_ANSWER))
 
     @property
     def client(self) -> Any:  # noqa: ANN401 - of redis-py or of valkey-py
         """The client.
 
         Raises:
-            UnavailableError: It may not be used from this event loop.
+            UnavailableError: The client is of another event loop, or the cache is closed.
         """
         if self._unusable_reason is not None:
             raise UnavailableError(self._unusable_reason)
@@ -116,10 +126,10 @@ class GuardedConnection:
         return self._client
 
     def is_no_answer(self, error: object) -> bool:
-        """Whether an error says that nobody answers who may; what else is raised, a server said.
+        """Returns whether an error means that no primary answered. Other errors are replies.
 
-        A server that may not be written to is no primary any more. Of a script Redis 6.2 says that
-        in the middle of a message that the clients take for any error.
+        A server that refuses writes is no longer a primary. In a script's error, Redis 6.2 puts
+        READONLY in the middle of the message, where the clients do not recognize it.
         """
         return isinstance(error, self._no_answer) or (
             isinstance(error, Exception) and "-READONLY" in str(error)
@@ -127,41 +137,41 @@ class GuardedConnection:
 
     @property
     def is_unavailable(self) -> bool:
-        """Whether nobody can be asked: there is but one server, and its circuit is open."""
+        """True if no command can be sent: the circuit of the only server is open, for example."""
         return (bool(self._probes) and not self.is_cluster) or bool(
             self._unusable_reason or self._refusal
         )
 
     @property
     def has_open_circuit(self) -> bool:
-        """Whether a server is not asked because it failed."""
+        """True if the circuit of any server is open."""
         return bool(self._probes)
 
     def is_open(self, key: str) -> bool:
-        """Whether the circuit of the server that keeps a key is open."""
+        """Returns whether the circuit of the server that stores a key is open."""
         return self._refusal is not None or (
             bool(self._probes) and self._server_of(key) in self._probes
         )
 
     def deadline(self) -> float:
-        """When what begins now must have been answered, in the event loop's time."""
+        """Returns the deadline of an operation that starts now, in the event loop's time."""
         return asyncio.get_running_loop().time() + self.command_timeout
 
     async def command(self, deadline: float, key: str, *command: Any) -> Any:  # noqa: ANN401
-        """The reply to a command about one key.
+        """Sends a command about one key and returns the reply.
 
         Raises:
-            UnavailableError: There is none: the circuit is open, nobody answered in time, or the
-                server refused the command.
+            UnavailableError: The circuit is open, no server answered in time, or the server
+                refused the command.
         """
         async with self._guarded(deadline, key, str(command[0])):
             return await self.send_when_free(lambda: self.client.execute_command(*command))
 
     async def urgent(self, key: str, *command: Any) -> Any:  # noqa: ANN401
-        """The reply to a command that is sent even if the circuit is open.
+        """Sends a command even if the circuit is open, and returns the reply.
 
         Raises:
-            UnavailableError: There is none.
+            UnavailableError: No server answered in time, or the server refused the command.
         """
         began = asyncio.get_running_loop().time()
         try:
@@ -173,9 +183,9 @@ class GuardedConnection:
             raise self._failed(error, server, key, began, str(command[0])) from error
 
     async def send_when_free(self, send: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401
-        """Sends, as soon as the pool has a free connection; the caller bounds the wait.
+        """Calls `send` until the pool has a free connection. The caller bounds the wait.
 
-        A pool of few connections may be in use by commands that do not wait for their turn.
+        Urgent commands bypass the limit of commands in flight, and can exhaust a small pool.
 
         A command that ends after this connection was closed closes the client again, because a
         client connects anew to send a command once more.
@@ -198,9 +208,9 @@ class GuardedConnection:
     async def commands(
         self, deadline: float, keys: Sequence[str], commands: Sequence[Command]
     ) -> list[Any]:
-        """The replies to commands about a key each, in one round trip to every server.
+        """Sends one command for each key and returns the replies: one round trip to each server.
 
-        What was not answered or refused is an exception in its place.
+        The reply to a command that failed is an exception.
         """
         reachable = [at for at, key in enumerate(keys) if self._server_of(key) not in self._probes]
         replies: list[Any] = [UnavailableError("the circuit is open")] * len(keys)
@@ -237,13 +247,13 @@ class GuardedConnection:
         return await pipeline.execute(raise_on_error=False)
 
     async def answers(self) -> bool:
-        """Whether the servers answer now, whatever was known."""
+        """Asks the servers, even those of an open circuit. Returns whether all can serve now."""
         try:
             with cancellation_kept():
                 async with asyncio.timeout(self.command_timeout):
                     await self._ping()
                     await self._ensure_examined()
-        except Exception:  # noqa: BLE001 - whatever it is, it is no answer
+        except Exception:  # noqa: BLE001 - any error means that the servers do not answer
             return False
         return self._refusal is None
 
@@ -258,7 +268,7 @@ class GuardedConnection:
                 await primary.execute_command("PING")
 
     async def close(self) -> None:
-        """Ends what looks for the servers in the background, and closes a client made here."""
+        """Cancels the background tasks and closes the client, unless it was passed in."""
         self._closed = True
         asked = [query for query in self.pending_queries.values() if not query.done()]
         if self._examination is not None and not self._examination.done():
@@ -266,14 +276,14 @@ class GuardedConnection:
         try:
             if asked:
                 await asyncio.wait(asked, timeout=self.command_timeout)
-        finally:  # even if that is cancelled
+        finally:  # even if the wait is cancelled
             try:
                 await end([*asked, *self._probes.values()], "probes")
             finally:
                 await self._close_client()
 
     async def _close_client(self) -> None:
-        """Closes a client made here. If that is cancelled, its connections are closed before."""
+        """Closes the client, unless it was passed in. A cancellation is raised after that."""
 
         async def close() -> None:
             self._is_client_closed = True
@@ -306,10 +316,10 @@ class GuardedConnection:
             raise self._failed(error, server, key, began, name) from error
 
     def _check_circuit(self, server: str) -> None:
-        """Refuses a command that would be of no use.
+        """Checks that a server may be asked.
 
         Raises:
-            UnavailableError: The circuit of its server is open, or nothing may be served.
+            UnavailableError: Its circuit is open, or the servers refuse a needed command.
         """
         if self._refusal is not None:
             raise UnavailableError(self._refusal)
@@ -318,10 +328,10 @@ class GuardedConnection:
             raise UnavailableError(message)
 
     async def _ensure_examined(self) -> None:
-        """Returns when the servers were examined: once for all requests that wait for it.
+        """Waits until the servers are examined. Concurrent requests share one examination.
 
         Raises:
-            Exception: What the client raises.
+            Exception: An error of the client.
         """
         if self._is_examined:
             return
@@ -333,7 +343,7 @@ class GuardedConnection:
         await asyncio.shield(self._examination)
 
     async def _examine_servers(self) -> None:
-        """Finds out whether what is stored could be revoked; if not, nothing is served."""
+        """Examines whether stored decisions can be revoked. If not, nothing is served."""
         findings = await self._examine(self)
         self._on_findings(findings)
         needed = findings.needed(is_cluster=self.is_cluster)
@@ -342,20 +352,20 @@ class GuardedConnection:
             self._refusal = None
             return
         refused = ", ".join(f"{name} ({said})" for name, said in sorted(needed.items()))
-        self._refusal = f"the server refuses {refused}: what is stored could not be revoked"
+        self._refusal = f"the server refuses {refused}: stored decisions could not be revoked"
         self._trip("", self.log, UnavailableError(self._refusal))
 
     def suspect(self) -> None:
-        """Has the servers examined again before the next request: one refused a command."""
+        """Makes the next request examine the servers again, because one refused a command."""
         self._is_examined = False
 
     def _failed(
         self, error: Exception, server: str, key: str, began: float | None, name: str
     ) -> UnavailableError:
-        """What a failed command is told as; opens the circuit if the server is to blame.
+        """Converts a failed command's error, and opens the circuit if the server caused it.
 
-        It is not where the command still waited for its turn, had little of its time left then, or
-        where this event loop was too busy to look at the answer.
+        The server did not cause it if the command was never sent, if less than half of its time
+        was left when it was sent, or if this event loop was too busy to read the reply.
         """
         if isinstance(error, UnavailableError):
             return error
@@ -374,7 +384,7 @@ class GuardedConnection:
     def _server_of(self, key: str) -> str:
         if not self.is_cluster:
             return ""
-        with suppress(Exception):  # not known yet, or nobody's at the moment
+        with suppress(Exception):  # the topology is unknown, or no node owns the slot now
             node = self.client.get_node_from_key(key)
             return str(node.name) if node else ""
         return ""
@@ -392,7 +402,7 @@ class GuardedConnection:
             delay = FIRST_PROBE_SECONDS
             while not self._closed:
                 with suppress(Exception):
-                    # Each time: a connection to the same server may have become idle since.
+                    # Repeated, because other connections may have become idle since the last time.
                     await self.drop_idle_connections(server)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LAST_PROBE_SECONDS)
@@ -404,12 +414,12 @@ class GuardedConnection:
             self._probes.pop(server, None)
 
     async def _check_server(self, key: str) -> None:
-        """Returns if the server that keeps a key answers now.
+        """Checks that the server that stores a key answers and can serve.
 
         Raises:
-            Exception: What the client raises, or that it takes too long.
+            Exception: An error of the client, a time-out, or a refused command.
         """
-        if self.is_cluster:  # another server may own the key by now
+        if self.is_cluster:  # another server may own the key now
             with cancellation_kept():
                 async with asyncio.timeout(TOPOLOGY_SECONDS):
                     await self.client.nodes_manager.initialize()
@@ -421,10 +431,12 @@ class GuardedConnection:
             raise UnavailableError(self._refusal)
 
     async def drop_idle_connections(self, server: str = "") -> None:
-        """Has the next command find out anew who the primary is; on a cluster, who `server` is.
+        """Closes idle connections, so that the next command connects to the current primary.
+
+        On a cluster, closes only the idle connections to the node named `server`.
 
         Raises:
-            Exception: What the client raises, or that it takes too long.
+            Exception: An error of the client, or a time-out.
         """
         with cancellation_kept():
             async with asyncio.timeout(self.command_timeout):
@@ -435,13 +447,13 @@ class GuardedConnection:
 
 
 def _mark_retrieved(task: asyncio.Task[Any]) -> None:
-    """Keeps asyncio from logging an error that every waiter is raised."""
+    """Retrieves a task's error, so that asyncio does not log it. Every waiter gets the error."""
     if not task.cancelled():
         task.exception()
 
 
 def describe(error: BaseException) -> str:
-    """An error as it may be logged: its kind, and the code the server gave it; no keys."""
+    """Returns an error's class name and the server's error code, if any. Names no keys."""
     if isinstance(error, UnavailableError):
         return str(error)
     kind = type(error).__name__
@@ -453,7 +465,7 @@ def describe(error: BaseException) -> str:
 
 
 def library_of(client: object) -> str | None:
-    """`redis` or `valkey`: the package of an asyncio client; None if it is neither's."""
+    """Returns the package of an asyncio client, `redis` or `valkey`. None: any other object."""
     for kind in type(client).__mro__:
         package, _, rest = kind.__module__.partition(".")
         if package in {"redis", "valkey"} and rest.startswith("asyncio"):
@@ -462,19 +474,19 @@ def library_of(client: object) -> str | None:
 
 
 def check_client(client: object) -> str:
-    """The package of an asyncio client.
+    """Returns the package of an asyncio client, `redis` or `valkey`.
 
     Raises:
-        TypeError: It is not an asyncio client of either; the message says what to pass.
+        TypeError: The object is not such a client. The message says what to pass.
     """
     library = library_of(client)
-    # A pipeline is a client by its class, but queues what it is asked.
+    # A pipeline is a subclass of the client, but queues commands instead of sending them.
     if library is not None and hasattr(client, "pipeline") and not hasattr(client, "command_stack"):
         return library
     if hasattr(client, "connection_class") and hasattr(client, "connection_kwargs"):
         message = (
             f"redis_client is a connection pool ({type_name(client)}): pass a client that uses it, "
-            "redis.asyncio.Redis(connection_pool=pool), or valkey.asyncio.Valkey for one of valkey"
+            "redis.asyncio.Redis(connection_pool=pool) or valkey.asyncio.Valkey(...) for valkey-py"
         )
         raise TypeError(message)
     message = (
@@ -485,7 +497,7 @@ def check_client(client: object) -> str:
 
 
 def _pool_size(client: Any) -> int:  # noqa: ANN401
-    """How many connections a client may have at once, to one server."""
+    """Returns the maximum number of connections of a client to one server."""
     pool = getattr(client, "connection_pool", None)
     size = getattr(pool, "max_connections", None)
     return size if isinstance(size, int) and size > 0 else MOST_AT_ONCE

@@ -1,8 +1,8 @@
-"""A link for each event loop.
+"""The connections of one cache, one for each event loop.
 
-The connections of an asyncio client belong to the loop that made them, and a forked child has no
-use for its parent's. So a cache made from a URL has a client in each loop; one that was given a
-client can be asked from one loop alone, and misses in any other.
+The connections of an asyncio client belong to the event loop that made them, and a forked child
+cannot use those of its parent. A cache made from a URL therefore has a client in each event loop.
+A cache made from a client works in one event loop, and misses in all others.
 """
 
 import asyncio
@@ -21,13 +21,27 @@ from sark_cache.backends.redis.permissions import Findings
 logger: Final = getLogger("sark_cache")
 
 ANOTHER_LOOPS = (
-    "the client that the cache was given belongs to the event loop and process that used it "
-    "first; give the cache a URL to use it from several"
+    "the client passed to this cache belongs to the event loop and process that used it first; "
+    "make the cache from a URL to use it in several"
 )
 
 
 class ConnectionPerLoop:
-    """The links of one cache: made from a URL where they are first used, or over a given client."""
+    """The guarded connections of one cache.
+
+    A connection is made when an event loop first uses the cache.
+
+    Args:
+        servers: A URL, or a client of `redis.asyncio` or `valkey.asyncio`.
+        connect_timeout: The maximum time to connect, in seconds. Used only with a URL.
+        command_timeout: The maximum time of a command, in seconds.
+        report: Logs a fault, given the operation and the reason.
+        log: The key of the invalidation log.
+        replicas: The number of replicas that must confirm a revocation. None: not set.
+
+    Raises:
+        TypeError, ValueError: The URL or the client cannot be used.
+    """
 
     def __init__(
         self,
@@ -40,7 +54,7 @@ class ConnectionPerLoop:
         replicas: int | None = None,
     ) -> None:
         if isinstance(servers, str):
-            connect(servers, connect_timeout, command_timeout)  # a wrong one is to fail now
+            connect(servers, connect_timeout, command_timeout)  # raises if the URL is wrong
         else:
             check_client(servers)
         self._servers = servers
@@ -54,7 +68,7 @@ class ConnectionPerLoop:
         self._by_loop: dict[asyncio.AbstractEventLoop, GuardedConnection] = {}
 
     def current(self) -> GuardedConnection:
-        """The link of the running event loop."""
+        """Returns the connection of the running event loop, which is made at the first call."""
         event_loop = asyncio.get_running_loop()
         connection = self._by_loop.get(event_loop)
         if connection is None or self._process != os.getpid():
@@ -63,22 +77,23 @@ class ConnectionPerLoop:
 
     @property
     def has_open_circuit(self) -> bool:
-        """Whether any event loop of this process does not ask a server because it failed."""
+        """True if the circuit of any server is open in any event loop of this process."""
         return self._process == os.getpid() and any(
             connection.has_open_circuit for connection in tuple(self._by_loop.values())
         )
 
     async def drop_idle(self) -> None:
-        """Drops the connections of this event loop that nobody uses just now, if it can."""
+        """Closes the idle connections of the running event loop. Ignores errors."""
         connection = self._by_loop.get(asyncio.get_running_loop())
         if connection is not None and self._process == os.getpid():
             with suppress(Exception):
                 await connection.drop_idle_connections()
 
     def loop_for_threads(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop to use from a thread that has none; None: a given client has none either.
+        """Returns the event loop to use from a thread without one.
 
-        A cache that was made from a URL has connections in any event loop.
+        A cache made from a URL uses the background event loop of this package. A cache made from
+        a client uses the event loop of the client. None: no event loop of the client is running.
         """
         if isinstance(self._servers, str):
             return background_loop()
@@ -86,13 +101,13 @@ class ConnectionPerLoop:
         return running[0] if running and self._process == os.getpid() else None
 
     async def close(self) -> None:
-        """Closes every link in its own event loop, unless that is closed itself."""
+        """Closes each connection in its own event loop, unless that loop has stopped."""
         running = asyncio.get_running_loop()
         by_loop, self._by_loop = self._by_loop, {}
         own = by_loop.pop(running, None)
         for event_loop, connection in by_loop.items():
             if event_loop.is_running():
-                with suppress(RuntimeError):  # it was closed just now
+                with suppress(RuntimeError):  # the loop was closed in between
                     asyncio.run_coroutine_threadsafe(connection.close(), event_loop)
         if own is not None:
             await own.close()
@@ -123,13 +138,13 @@ class ConnectionPerLoop:
         return connection
 
     def _warn(self, findings: Findings) -> None:
-        """Says once what is not guaranteed because of what the server refuses."""
+        """Warns once if replicas cannot be counted because the server refuses a command."""
         if self._has_warned or self._replicas is not None or not findings.uncounted:
             return
         self._has_warned = True
         logger.warning(
-            "redis cache: the server refuses %s, so its replicas cannot be counted: a revocation "
-            "is confirmed by the primary alone, and a failover may undo it. Set "
+            "redis cache: the server refuses %s, so its replicas cannot be counted: only the "
+            "primary confirms a revocation, and a failover may undo it. Set "
             "SARK_CACHE_REDIS_REPLICAS to the number of replicas that must confirm it (0: there "
             "are none)",
             findings.uncounted,
@@ -137,5 +152,5 @@ class ConnectionPerLoop:
 
 
 def _leave_open() -> Awaitable[None]:
-    """A client that was given is its giver's to close."""
+    """Does nothing, because the caller closes a client that it passed in."""
     return asyncio.sleep(0)
