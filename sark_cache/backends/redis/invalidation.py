@@ -282,7 +282,8 @@ class Primary:
         """
         total, cursor, first = 0, 0, None
         asked, most = 0, SCAN_KEYS
-        seen: set[int] = set()
+        # A circle of cursors comes back to the one remembered: Brent's algorithm, in constant memory.
+        remembered, steps, next_remembered = -1, 0, 1
         while True:
             count, run, page = await self._scan_step(cursor, pattern)
             if run != (first := first or run):
@@ -293,10 +294,12 @@ class Primary:
             cursor = page.cursor
             if cursor == 0:
                 return total
-            if cursor in seen:
+            if cursor == remembered:
                 message = "the walk over the keys does not get on"
                 raise UnconfirmedError(message)
-            seen.add(cursor)
+            steps += 1
+            if steps == next_remembered:
+                remembered, next_remembered = cursor, 2 * steps
             asked += count
             if asked > most and asked > (most := await self._max_scan_keys()):
                 message = "the walk over the keys does not end"
