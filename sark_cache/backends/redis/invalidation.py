@@ -282,7 +282,7 @@ class Primary:
         """
         total, cursor, first = 0, 0, None
         asked, most = 0, SCAN_KEYS
-        # A circle of cursors comes back to the one remembered: Brent's algorithm, in constant memory.
+        # Brent's algorithm: a circle of cursors comes back to the one that is remembered.
         remembered, steps, next_remembered = -1, 0, 1
         while True:
             count, run, page = await self._scan_step(cursor, pattern)
