@@ -28,13 +28,13 @@ def of(policy, user_id, action, resource):
 @pytest.fixture
 def news():
     news = News()
-    news.hear(At(position(0)), None)
+    news.add(At(position(0)), None)
     return news
 
 
 def receive(news, *records, since=0):
     newest = records[-1][:24]
-    news.hear(At(newest, list(reversed(records))), position(since))
+    news.add(At(newest, list(reversed(records))), position(since))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_the_same_news_twice_or_late_begins_no_era(news):
 
 def test_missed_records_concern_every_request(news):
     before = news.era(of(*ALICE))
-    news.hear(At(position(9), None), position(0))
+    news.add(At(position(9), None), position(0))
     assert news.era(of(*ALICE)) > before
     receive(news, record(10, user_id="bob"), since=9)
     assert news.era(of(*ALICE)) > before
@@ -81,7 +81,7 @@ def test_missed_records_concern_every_request(news):
 
 def test_unreadable_records_concern_every_request(news):
     before = news.era(of(*ALICE))
-    news.hear(At(position(1), [f"{position(1)} 1700000000000 [[["]), position(0))
+    news.add(At(position(1), [f"{position(1)} 1700000000000 [[["]), position(0))
     assert news.era(of(*ALICE)) > before
 
 
@@ -90,4 +90,4 @@ def test_the_memory_is_limited(news):
         receive(news, record(number, user_id=f"user-{number}"), since=number - 1)
     first = news.era(of(*ALICE))
     receive(news, record(MOST_RECORDS + 50, user_id="bob"), since=MOST_RECORDS + 49)
-    assert news.era(of(*ALICE)) > first, "a forgotten one counts as if it concerned everybody"
+    assert news.era(of(*ALICE)) > first, "a removed record counts as concerning every request"

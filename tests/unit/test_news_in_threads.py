@@ -40,8 +40,8 @@ def slow_thread(monkeypatch):
 
     monkeypatch.setattr(news, "_read", read_slowly)
 
-    def begin(hear):
-        thread = threading.Thread(target=hear, name="slow")
+    def begin(add):
+        thread = threading.Thread(target=add, name="slow")
         thread.start()
         assert reads.wait(10)
         return thread
@@ -52,17 +52,17 @@ def slow_thread(monkeypatch):
 
 def test_a_thread_with_older_news_does_not_undo_newer_news(slow_thread):
     begin, may_go_on = slow_thread
-    heard = news.News()
-    heard.hear(At(position(0)), None)
-    before = heard.era(ALICE)
+    known = news.News()
+    known.add(At(position(0)), None)
+    before = known.era(ALICE)
     less = At(position(1), [revoked(1, "bob")])
     more = At(position(2), [revoked(2, "alice"), revoked(1, "bob")])
-    slow = begin(lambda: heard.hear(less, position(0)))
-    quick = threading.Thread(target=lambda: heard.hear(more, position(0)))
+    slow = begin(lambda: known.add(less, position(0)))
+    quick = threading.Thread(target=lambda: known.add(more, position(0)))
     quick.start()
     quick.join(0.2)
     may_go_on.set()
     slow.join(10)
     quick.join(10)
-    assert heard.era(ALICE) > before
-    assert heard.position == position(2)
+    assert known.era(ALICE) > before
+    assert known.position == position(2)

@@ -188,7 +188,7 @@ class GuardedConnection:
         Urgent commands bypass the limit of commands in flight, and can exhaust a small pool.
 
         A command that ends after this connection was closed closes the client again, because a
-        client connects anew to send a command once more.
+        client reconnects to send a command once more.
 
         Raises:
             Exception: The error that `send` raises.

@@ -1,8 +1,15 @@
-"""A decision as it is kept in Redis: one JSON object that says whose it is.
+"""The format of an entry in Redis: one JSON object that names its own request.
 
-`{"key", "context", "ttl", "tags", "decision"}`: the key and the whole hash of its context, so that
-neither half a hash in common nor a reply that belongs to another command can pass for an answer;
-the time to live in seconds it was stored with; the tags; the decision.
+| member | |
+|---|---|
+| `key` | the text of the key |
+| `context` | the whole hash of the context, of which the key contains half |
+| `ttl` | the time to live, in seconds, with which the entry was stored |
+| `tags` | the tags |
+| `decision` | the decision |
+
+A reader compares `key` and `context` with its request. So it recognizes an entry of a context with
+the same half of the hash, and a reply that belongs to another command.
 """
 
 import json
@@ -15,11 +22,11 @@ from sark_cache.types import JSONObject
 
 
 class CorruptEntryError(Exception):
-    """What a key holds is no decision of this request; says why, and never what."""
+    """A value that is not an entry of this request. The message says why, without its contents."""
 
 
 class Entry(NamedTuple):
-    """What was read."""
+    """An entry as it was read."""
 
     decision: JSONObject
     ttl_seconds: float
@@ -27,10 +34,10 @@ class Entry(NamedTuple):
 
 
 def json_text(value: JSON) -> str:
-    """Plain JSON as text.
+    """Returns plain JSON as text.
 
     Raises:
-        NotJSONError: It holds an integer of more digits than Python writes.
+        NotJSONError: The value contains an integer with more digits than Python converts.
     """
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -43,7 +50,7 @@ def size_of(text: str) -> int:
     """Returns the size of a text in bytes of UTF-8.
 
     Raises:
-        UnicodeEncodeError: It has a lone surrogate.
+        UnicodeEncodeError: The text has a lone surrogate.
     """
     return len(text) if text.isascii() else len(text.encode())
 
@@ -51,17 +58,17 @@ def size_of(text: str) -> int:
 def encode(
     key: RequestKey, key_size: int, decision: str, ttl_seconds: float, tags: tuple[str, ...]
 ) -> str:
-    """Returns the text of an entry, whose decision is text already.
+    """Returns the text of an entry.
 
     Args:
-        key: Where it is kept.
-        key_size: The bytes of the request, its context included, which count.
-        decision: A JSON object.
-        ttl_seconds: How long it lives.
-        tags: Names to revoke it by.
+        key: The key of the request.
+        key_size: The size of the request with its context, in bytes. It counts towards the limit.
+        decision: The decision, a JSON object as text.
+        ttl_seconds: The time to live, in seconds.
+        tags: Tags by which the entry can be revoked.
 
     Raises:
-        NotJSONError: It is too large.
+        NotJSONError: The entry is larger than `MAX_BYTES`.
     """
     head: JSON = {"key": key.text, "context": key.context, "ttl": ttl_seconds, "tags": list(tags)}
     size = key_size + size_of(decision) + sum(map(size_of, tags))
@@ -72,10 +79,10 @@ def encode(
 
 
 def decode(text: str | bytes, key: RequestKey) -> Entry:
-    """Reads an entry.
+    """Reads the entry of a request.
 
     Raises:
-        CorruptEntryError: It is none, or not this request's.
+        CorruptEntryError: The text is not an entry, or is one of another request.
     """
     try:
         entry = parsed(text)
@@ -91,6 +98,6 @@ def decode(text: str | bytes, key: RequestKey) -> Entry:
         message = "an entry without a decision"
         raise CorruptEntryError(message)
     if not 0 < read.ttl_seconds <= LONGEST_TTL or not all(type(tag) is str for tag in read.tags):
-        message = "an entry with a time to live or tags that are none"
+        message = "an entry with an invalid time to live or invalid tags"
         raise CorruptEntryError(message)
     return read

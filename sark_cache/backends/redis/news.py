@@ -1,8 +1,8 @@
-"""The part of the invalidation log that one process has heard of.
+"""The newest records of the invalidation log, as far as this process knows them.
 
-A look-up learns what was recorded since the position that this process knew. So a request can
-tell whether anything was revoked that concerns it, and joins an evaluation under way unless
-something was: a revocation of others costs no evaluation.
+A look-up returns the records that are newer than the position that this process knew. A request
+joins a running evaluation unless a newer record concerns the request. So a revocation of other
+requests costs no evaluation.
 """
 
 from collections.abc import Mapping
@@ -13,74 +13,82 @@ from sark_cache._core.poller import lock_across_forks
 from sark_cache.backends.redis.replies import At
 
 MOST_RECORDS = 128
-"""The most records that are remembered; for older ones it counts as if they concerned all."""
+"""The maximum number of records that are kept.
+
+A removed record counts as concerning every request.
+"""
 FIELDS = ("policy", "user_id", "action", "resource", "context")
 _MATCHES_ALL: Final[dict[str, Any]] = {"pattern": "*"}
-_hearing: Final = lock_across_forks()
-"""Held while something is heard, so that no thread forgets what another one hears meanwhile."""
+_adding: Final = lock_across_forks()
+"""Held while records are added, so that no thread overwrites the records of another one."""
 
 
-class _Heard(NamedTuple):
-    """What was heard; replaced as a whole, so that threads may read it at any time."""
+class _Known(NamedTuple):
+    """The records that are known. It is replaced as a whole, so threads read it without a lock."""
 
     position: str | None = None
     positions: frozenset[str] = frozenset()
-    """Those of the records, and those that were newest once."""
+    """The positions of the records, and the known and the newest position of the last reply."""
     records: tuple[tuple[int, str, dict[str, Any]], ...] = ()
-    """Numbers, ids and what was recorded, oldest first."""
+    """The number, id and contents of each record, oldest first."""
     floor: int = 0
-    """The number of the newest record that was forgotten or not heard."""
+    """The number of the newest record that was removed, or that no reply contained."""
     newest: int = 0
 
 
 class News:
-    """What one process has heard of one log."""
+    """The records of one log that this process knows."""
 
     def __init__(self) -> None:
-        self._heard = _Heard()
+        self._known = _Known()
         self.latest: str | None = None
-        """The position for stamps: the newest one heard of or recorded here; None: none yet."""
+        """The position for stamps: the newest known or recorded by this process. None: none yet."""
 
     @property
     def position(self) -> str | None:
-        """The position up to which all was heard; None: none yet."""
-        return self._heard.position
+        """The position up to which all records are known. None: none yet."""
+        return self._known.position
 
-    def hear(self, at: At, since: str | None) -> None:
-        """Takes a reply to the question what was recorded since a position."""
-        if at.position is None or at.position in self._heard.positions:
+    def add(self, at: At, since: str | None) -> None:
+        """Adds the records of a reply.
+
+        Args:
+            at: The reply.
+            since: The position that was sent as the known one. None: none was.
+        """
+        if at.position is None or at.position in self._known.positions:
             return
-        with _hearing:
-            self._take(at, at.position, since)
+        with _adding:
+            self._add(at, at.position, since)
 
-    def _take(self, at: At, position: str, since: str | None) -> None:
-        heard = self._heard
-        if position in heard.positions:  # another thread has heard it meanwhile
+    def _add(self, at: At, position: str, since: str | None) -> None:
+        before = self._known
+        if position in before.positions:  # another thread has added it
             return
         self.latest = position
-        if at.news is None or since is None or since not in heard.positions:
-            number = heard.newest + 1
-            self._heard = _Heard(position, frozenset({position}), (), number, number)
+        if at.news is None or since is None or since not in before.positions:
+            number = before.newest + 1
+            self._known = _Known(position, frozenset({position}), (), number, number)
             return
-        records = list(heard.records)
-        newest = heard.newest
+        records = list(before.records)
+        newest = before.newest
         for record in reversed(at.news):
-            if record[:24] not in heard.positions:
+            if record[:24] not in before.positions:
                 newest += 1
                 records.append((newest, record[:24], _read(record)))
-        forgotten, records = records[:-MOST_RECORDS], records[-MOST_RECORDS:]
-        floor = forgotten[-1][0] if forgotten else heard.floor
-        known = {since, position, *(one for _, one, _ in records)}
-        self._heard = _Heard(position, frozenset(known), tuple(records), floor, newest)
+        removed, records = records[:-MOST_RECORDS], records[-MOST_RECORDS:]
+        floor = removed[-1][0] if removed else before.floor
+        positions = {since, position, *(one for _, one, _ in records)}
+        self._known = _Known(position, frozenset(positions), tuple(records), floor, newest)
 
     def era(self, subject: Mapping[str, Any]) -> int:
         """Returns the number of the newest record that may concern a request.
 
-        Tags are not looked at: a decision may get more of them when it was evaluated.
+        A record's tags are ignored, because the loader may add tags to the decision.
         """
-        heard = self._heard
-        numbers = (number for number, _, one in reversed(heard.records) if _may_match(one, subject))
-        return next(numbers, heard.floor)
+        known = self._known
+        numbers = (number for number, _, one in reversed(known.records) if _may_match(one, subject))
+        return next(numbers, known.floor)
 
 
 def _read(record: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Replies of a server, read with suspicion: a proxy may answer anything, of any kind and length.
+"""Readers of replies. They check type and length, because a proxy may answer anything.
 
-A reply that cannot be read is no answer. Everything here raises `UnavailableError` for one, and
-nothing else.
+A reply that cannot be read counts as no answer: `read` raises `UnavailableError` for it. The other
+functions raise one of the errors in `MISSHAPEN`, and are called through `read`.
 """
 
 import re
@@ -16,38 +16,38 @@ POSITION = re.compile(r"[0-9a-f]{24}")
 MAX_INTEGER: Final = 2**63 - 1
 UNREADABLE = "a reply that cannot be read"
 MISSHAPEN: Final = (TypeError, ValueError, LookupError, AttributeError, RecursionError)
-"""What readers raise for a reply of another shape: those here, and those of the clients."""
+"""The errors that readers raise for a reply of another shape: these readers, and the clients'."""
 MOST_CURSOR: Final = 2**64 - 1
 
 
 class At(NamedTuple):
-    """The log's newest record, and what was recorded before it and after what was known."""
+    """The log's position, and the records that are newer than the position that was known."""
 
     position: str | None = None
     news: list[str] | None = None
-    """Records, newest first; None: too many, or what was known is not in the log."""
+    """The records, newest first. None: too many, or the known position is not in the log."""
 
 
 class Held(NamedTuple):
-    """What a key holds."""
+    """The value of a key and the time it has left."""
 
     value: str | bytes | None
     left_ms: int
 
 
 class Page(NamedTuple):
-    """A step of a walk over all keys."""
+    """The reply to one step of a scan."""
 
     cursor: int
-    """Where the next step begins; 0: this was the last one."""
+    """The cursor of the next step. 0: this was the last one."""
     keys: list[str]
 
 
 def read(reader: Callable[[Any], T], reply: object) -> T:
-    """Returns what a reader of this module makes of a reply.
+    """Returns the result of a reader of this module for a reply.
 
     Raises:
-        UnavailableError: The reply is none, but an error; or it cannot be read.
+        UnavailableError: The reply is such an error, or the reader cannot read it.
     """
     if isinstance(reply, UnavailableError):
         raise reply
@@ -58,7 +58,7 @@ def read(reader: Callable[[Any], T], reply: object) -> T:
 
 
 def integer(reply: object) -> int:
-    """Reads an integer of 64 bits."""
+    """Reads a 64-bit integer."""
     if type(reply) is not int or not -MAX_INTEGER <= reply <= MAX_INTEGER:
         raise TypeError
     return reply
@@ -73,13 +73,13 @@ def count(reply: object) -> int:
 
 
 def done(reply: object) -> None:
-    """Reads the 1 of a script that did what it does."""
+    """Reads the 1 that a script returns at its end."""
     if integer(reply) != 1:
         raise ValueError
 
 
 def text(reply: object) -> str:
-    """Reads text, from a client that decodes or one that does not."""
+    """Reads text. The client may or may not have decoded it."""
     if isinstance(reply, bytes):
         return reply.decode()
     if not isinstance(reply, str):
@@ -88,7 +88,7 @@ def text(reply: object) -> str:
 
 
 def position(reply: object) -> str | None:
-    """Reads a position of the log; None if there is no log and none can be begun."""
+    """Reads a position of the log. None: there is no log, and the server cannot start one."""
     if reply is None:
         return None
     at = text(reply)
@@ -98,7 +98,7 @@ def position(reply: object) -> str | None:
 
 
 def at_position(reply: Sequence[object]) -> At:
-    """Reads a position and what is new since the one that was known."""
+    """Reads the log's position, and the records that are newer than the known one."""
     newest, news = _items(reply, 2)
     return At(position(newest), None if news is None else [text(one) for one in _list(news)])
 
@@ -112,7 +112,7 @@ def held(reply: Sequence[object]) -> Held:
 
 
 def looked_up(reply: Sequence[object]) -> tuple[Held, str | None, At | None]:
-    """Reads what a key holds, its marker and the log's position; None: it was not told."""
+    """Reads the value of a key, its marker and the log's position. None: not in the reply."""
     held_items, rest = _list(reply)[:2], _list(reply)[2:]
     if not rest:
         return held(held_items), None, None
@@ -121,18 +121,18 @@ def looked_up(reply: Sequence[object]) -> tuple[Held, str | None, At | None]:
 
 
 def many(reply: Sequence[object], number: int) -> list[Held]:
-    """Reads what many keys hold."""
+    """Reads the values of `number` keys."""
     items = _list(reply)
     return [held(items[2 * at : 2 * at + 2]) for at in range(number)]
 
 
 def numbers(reply: Sequence[object], number: int) -> list[int]:
-    """Reads so many integers."""
+    """Reads exactly `number` integers."""
     return [integer(one) for one in _items(reply, number)]
 
 
 def page(reply: Sequence[object]) -> Page:
-    """Reads a step of a walk, from a client that makes a tuple of it or one that does not."""
+    """Reads one step of a scan. Some clients return a tuple, others a list."""
     if not isinstance(reply, list | tuple):
         raise TypeError
     cursor, keys = reply
@@ -143,12 +143,12 @@ def page(reply: Sequence[object]) -> Page:
 
 
 def run_id(info: Mapping[str, object]) -> str:
-    """Reads from the server's information which run of which server it is."""
+    """Reads the run id from a server's information. Each start of a server has its own."""
     return text(info["run_id"])
 
 
 def keys_in_all(info: Mapping[str, Mapping[str, object]]) -> int:
-    """Reads from the server's information how many keys its databases have together."""
+    """Reads the number of keys of all databases from a server's information."""
     return sum(count(database["keys"]) for database in info.values())
 
 

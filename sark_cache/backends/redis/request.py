@@ -1,4 +1,4 @@
-"""Requests and decisions as they go to the servers: plain JSON under a key of text."""
+"""Requests and decisions, converted to keys and JSON for the servers."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from sark_cache.types import Context
 
 
 class Request(NamedTuple):
-    """A request whose context is plain JSON."""
+    """A request that can be looked up and stored. Its context is plain JSON."""
 
     policy: str
     user_id: str
@@ -22,7 +22,7 @@ class Request(NamedTuple):
     context: dict[str, JSON] | None
     key: RequestKey
     size: int
-    """The bytes of all that it is made of."""
+    """The size of all fields and the context, in bytes."""
 
     @classmethod
     def read(
@@ -34,10 +34,11 @@ class Request(NamedTuple):
         resource: str,
         context: Context | None,
     ) -> "Request":
-        """Reads a request.
+        """Converts a request.
 
         Raises:
-            NotJSONError: It cannot be a key; the cause is what the context's own code raised.
+            NotJSONError: A field is too long or not UTF-8, or the context is not JSON. If the
+                context's own code raised an error, that is the cause.
         """
         beyond = beyond_limits(user_id, action, resource, policy)
         if beyond is not None:
@@ -54,19 +55,19 @@ class Request(NamedTuple):
 
     @property
     def scope(self) -> Scope:
-        """This request alone, under its policy."""
+        """The scope that contains this request alone, under its policy."""
         return Scope(self.user_id, self.action, self.resource, self.policy, self.key.context)
 
     @property
     def subject(self) -> dict[str, Any]:
-        """What the log's records are matched against, but for tags."""
+        """The key and fields that records of the log are matched against. It has no tags."""
         return subject(self.key, self.scope)
 
     def write(self, decision: str, ttl_seconds: float, tags: tuple[str, ...]) -> Write:
-        """What stores a decision, whose text is given, for this request.
+        """Returns the write that stores a decision, given as text, for this request.
 
         Raises:
-            NotJSONError: It is too large.
+            NotJSONError: The entry is too large.
         """
         tags = tuple(dict.fromkeys(tags))
         return Write(
@@ -79,10 +80,11 @@ class Request(NamedTuple):
 
 
 def decision_text(decision: Mapping[str, Any], tags: tuple[str, ...]) -> str:
-    """A decision as text, if that and its tags can be stored.
+    """Returns a decision as text.
 
     Raises:
-        NotJSONError: They cannot.
+        NotJSONError: The decision is not JSON, or there are too many tags, a tag is too long, or a
+            tag is not UTF-8.
     """
     beyond = beyond_tags(tags)
     if beyond is not None:
@@ -94,7 +96,7 @@ def decision_text(decision: Mapping[str, Any], tags: tuple[str, ...]) -> str:
 
 
 def can_be_fields(scope: Scope) -> bool:
-    """Returns whether a decision can have the fields that a scope names."""
+    """Returns whether a decision can have the fields of a scope."""
     named = {name: part or "" for name, part in scope._asdict().items() if name != "context"}
     return beyond_limits(**named) is None and all(map(is_utf8, named.values()))
 
@@ -105,7 +107,7 @@ def can_be_tag(tag: str) -> bool:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether UTF-8 can hold a text: it has no lone surrogate."""
+    """Returns whether a text can be encoded as UTF-8, so has no lone surrogate."""
     if text.isascii():
         return True
     try:

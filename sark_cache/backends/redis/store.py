@@ -180,7 +180,7 @@ class DecisionStore:
         held, marker, at = replies.read(replies.looked_up, reply)
         found = _result_of(key, held)
         if at is not None:
-            self.news.hear(at, since)
+            self.news.add(at, since)
         elif not connection.is_cluster:
             at = At(since)
         elif found.entry is None:
@@ -203,7 +203,7 @@ class DecisionStore:
         """
         since = self.news.position
         reply = await connection.command(deadline, self.log, *self._position_since(since))
-        return self._heard(reply, since)
+        return self._add_news(reply, since)
 
     async def position_now(self, connection: GuardedConnection, deadline: float) -> str | None:
         """Asks for the log's position at this moment or just before, without waiting for a turn.
@@ -229,14 +229,16 @@ class DecisionStore:
 
     async def _ask_now(self, connection: GuardedConnection) -> str | None:
         since = self.news.position
-        return self._heard(await connection.urgent(self.log, *self._position_since(since)), since)
+        return self._add_news(
+            await connection.urgent(self.log, *self._position_since(since)), since
+        )
 
     def _position_since(self, since: str | None) -> Command:
         return ("EVAL", scripts.POSITION, 1, self.log, token_hex(12), since or "")
 
-    def _heard(self, reply: object, since: str | None) -> str | None:
+    def _add_news(self, reply: object, since: str | None) -> str | None:
         at = replies.read(replies.at_position, reply)
-        self.news.hear(at, since)
+        self.news.add(at, since)
         return at.position
 
     async def look_up_many(
@@ -264,7 +266,7 @@ class DecisionStore:
         command: Command = ("EVAL", scripts.GET_MANY, len(keys) + 1, *keys, self.log, *asked)
         try:
             reply = await connection.command(deadline, keys[0], *command)
-            self._heard(replies.read(lambda it: it[2 * len(keys) :], reply), since)
+            self._add_news(replies.read(lambda it: it[2 * len(keys) :], reply), since)
             return [*replies.read(lambda it: replies.many(it, len(keys)), reply)]
         except UnavailableError as error:
             return [error] * len(keys)
@@ -279,7 +281,7 @@ class DecisionStore:
             connection, deadline, [*keys, self.log], [*commands, self._position_since(since)]
         )
         with suppress(UnavailableError):
-            self._heard(position, since)
+            self._add_news(position, since)
         return [_read(replies.held, answer) for answer in answers]
 
     async def put(
