@@ -1,9 +1,9 @@
-"""A watch: one function called every so often in the background, as long as its owner lives.
+"""Background polling: calls one function at an interval while its owner exists.
 
-For what a process wants to know without asking on its request path: a rollout percentage, whether
-a server can be reached. Looking costs a thread that sleeps; `ensure`, which the request path calls,
-compares two integers (some 50 ns). The thread keeps neither its owner nor the interpreter alive,
-and a forked child, which inherits no threads, begins one of its own where it next asks.
+A process uses it for facts that a request must not wait for: a rollout percentage, or whether a
+server can be reached. A poller costs one sleeping thread. `ensure_started`, which requests call,
+compares two integers (some 50 ns). The thread keeps neither its owner nor the interpreter alive. A
+forked child inherits no threads, so it starts its own thread at its next call.
 """
 
 import os
@@ -20,18 +20,18 @@ from sark_cache._core.fault_log import FaultLog
 
 Owner = TypeVar("Owner")
 
-Bell: TypeAlias = "SimpleQueue[threading.Event | None]"
-"""Rings for a look now, and to set the event when it has ended; None ends the watch.
+WakeQueue: TypeAlias = "SimpleQueue[threading.Event | None]"
+"""Wakes the thread: an event asks for a poll and is set after it; None ends the thread.
 
-A `SimpleQueue` because its `put` may be called from a finalizer, whatever that interrupts.
+It is a `SimpleQueue` because a finalizer may call its `put`, whatever code it interrupts.
 """
 
 _forks = 0
-"""How many forks lie between this process and the first one that imported this module."""
+"""The number of forks between this process and the first one that imported this module."""
 
 
 def _count_fork() -> None:
-    global _forks  # noqa: PLW0603 - what the process is, not what a caller made of it
+    global _forks  # noqa: PLW0603 - a property of the process, not of a caller
     _forks += 1
 
 
@@ -40,15 +40,15 @@ if hasattr(os, "register_at_fork"):
 
 
 def forks() -> int:
-    """Returns how many forks lie between this process and the first one that imported this."""
+    """Returns the number of forks between this process and the first importer of this module."""
     return _forks
 
 
 def lock_across_forks() -> threading.Lock:
-    """A lock that a forked child never inherits taken by a thread that is gone.
+    """Returns a lock that a forked child never inherits in the locked state.
 
-    A fork waits until it is free: hold it for moments, and take several in the order in which they
-    were made, the last one first.
+    A fork waits until the lock is free, so hold it only for moments. Acquire several such locks in
+    the reverse order of their creation.
     """
     lock = threading.Lock()
     if hasattr(os, "register_at_fork"):
@@ -58,139 +58,139 @@ def lock_across_forks() -> threading.Lock:
     return lock
 
 
-_beginning = lock_across_forks()
+_start_lock = lock_across_forks()
 
 
 @dataclass(frozen=True, slots=True)
-class _Round:
-    """The looks of one process, and the thread that takes them."""
+class _PollerThread:
+    """The polling thread of one process."""
 
     thread: threading.Thread
-    bell: Bell
+    wake_queue: WakeQueue
     fork: int = field(default_factory=lambda: _forks)
-    begun: float = field(default_factory=time.monotonic)
-    first_look: threading.Event = field(default_factory=threading.Event)
+    started: float = field(default_factory=time.monotonic)
+    first_poll: threading.Event = field(default_factory=threading.Event)
 
 
-class Watch(Generic[Owner]):
-    """Calls `look(owner)` every so often in a daemon thread, as long as the owner lives.
+class BackgroundPoller(Generic[Owner]):
+    """Calls `poll(owner)` at an interval in a daemon thread, while the owner exists.
 
-    Nothing begins before `ensure` or `wake` is called. The first `ensure` of a process waits for
-    the first look, at most `first_look_seconds`. What a look raises is logged once per burst, and
-    the watch goes on.
+    Creating a poller starts no thread; `ensure_started` and `poll_now` do. The first
+    `ensure_started` of a process waits for the first poll, at most `first_poll_seconds`. An
+    exception of `poll` is logged once per burst, and polling continues.
 
     Args:
-        owner: Whom to look for. It is not kept alive.
-        look: What to call, one call at a time: a function that takes the owner, as a method does
-            that is named by its class.
-        every: The pause between two looks, in seconds.
-        name: What is watched, for the thread's name and the log.
-        at_end: What the thread calls last, when the watch is closed or its owner gone: it must
-            not keep the owner alive.
-        first_look_seconds: How long the first `ensure` waits at most, in seconds.
+        owner: The argument of `poll`. The poller keeps no strong reference to it.
+        poll: A function that takes the owner, such as a method accessed through its class. Calls
+            never overlap.
+        every: The pause between two polls, in seconds.
+        name: The name for the thread and for the log.
+        at_end: The last call of the thread, after the poller was closed or its owner deleted. It
+            must hold no reference to the owner.
+        first_poll_seconds: The longest wait of the first `ensure_started`, in seconds.
     """
 
     def __init__(
         self,
         owner: Owner,
-        look: Callable[[Owner], None],
+        poll: Callable[[Owner], None],
         every: float,
         *,
         name: str,
         at_end: Callable[[], None] | None = None,
-        first_look_seconds: float = 0.25,
+        first_poll_seconds: float = 0.25,
     ) -> None:
         self._owner: Final = weakref.ref(owner)
-        self._look: Final = look
+        self._poll: Final = poll
         self._every: Final = every
         self._name: Final = name
         self._at_end: Final = at_end
-        self._first_look_seconds: Final = first_look_seconds
+        self._first_poll_seconds: Final = first_poll_seconds
         self._faults: Final = FaultLog(name)
-        self._round: _Round | None = None
+        self._thread: _PollerThread | None = None
         self._ensured_in = -1
         self._closed = False
 
-    def ensure(self) -> None:
-        """Begins the watch of this process, if it has none; once, waits for the first look."""
+    def ensure_started(self) -> None:
+        """Starts polling in this process if it has not started, and waits for the first poll."""
         if self._ensured_in != _forks:
-            self._ensure()
+            self._ensure_started()
 
-    def wake(self) -> threading.Event:
-        """Asks for a look now; the event is set when a look has ended that began after this.
+    def poll_now(self) -> threading.Event:
+        """Asks for a poll now. The returned event is set after a poll that begins after this call.
 
-        It is never set where no look can be taken: wait for it with a time-out.
+        The event is never set if the poller is closed or has no thread: wait with a time-out.
         """
         ended = threading.Event()
-        current = self._current_round()
+        current = self._current_thread()
         if current is not None:
-            current.bell.put(ended)
+            current.wake_queue.put(ended)
         return ended
 
     def close(self, timeout: float = 1.0) -> None:
-        """Ends the watch for good: waits for a look under way, at most `timeout` seconds."""
-        with _beginning:
+        """Ends polling for good. Waits for a running poll, at most `timeout` seconds."""
+        with _start_lock:
             self._closed = True
-            current = self._round
-        if current is None or current.fork != _forks:  # the parent's thread is the parent's
+            current = self._thread
+        if current is None or current.fork != _forks:  # the thread of a parent process
             return
-        current.bell.put(None)
+        current.wake_queue.put(None)
         if current.thread is not threading.current_thread():
             current.thread.join(timeout)
 
-    def _ensure(self) -> None:
-        current = self._current_round()
+    def _ensure_started(self) -> None:
+        current = self._current_thread()
         if current is not None:
-            left = current.begun + self._first_look_seconds - time.monotonic()
-            current.first_look.wait(max(left, 0))
+            left = current.started + self._first_poll_seconds - time.monotonic()
+            current.first_poll.wait(max(left, 0))
         if current is not None or self._closed:
             self._ensured_in = _forks
 
-    def _current_round(self) -> _Round | None:
-        """The looks of this process, begun if need be; None: closed, or no thread to be had."""
-        with _beginning:
+    def _current_thread(self) -> _PollerThread | None:
+        """Returns this process's thread, started if necessary. None: closed, or it cannot start."""
+        with _start_lock:
             if self._closed:
                 return None
-            if self._round is None or self._round.fork != _forks:
-                self._round = self._begin()
-            return self._round
+            if self._thread is None or self._thread.fork != _forks:
+                self._thread = self._start_thread()
+            return self._thread
 
-    def _begin(self) -> _Round | None:
-        bell: Bell = SimpleQueue()
+    def _start_thread(self) -> _PollerThread | None:
+        wake_queue: WakeQueue = SimpleQueue()
         thread = threading.Thread(
             target=_run,
-            args=(self._owner, self._look, self._at_end, self._every, bell, self._faults),
-            name=f"sark-cache {self._name} watch",
+            args=(self._owner, self._poll, self._at_end, self._every, wake_queue, self._faults),
+            name=f"sark-cache {self._name} poller",
             daemon=True,
         )
-        begun = _Round(thread, bell)
-        bell.put(begun.first_look)
+        started = _PollerThread(thread, wake_queue)
+        wake_queue.put(started.first_poll)
         try:
             thread.start()
-        except RuntimeError as error:  # no more threads, or the interpreter is about to exit
-            self._faults.report("starting the watch", str(error))
+        except RuntimeError as error:  # the system has no more threads, or the interpreter exits
+            self._faults.report("starting the poller", str(error))
             return None
         owner = self._owner()
         if owner is not None:
-            weakref.finalize(owner, bell.put, None)  # collected, or the interpreter exits
-        return begun
+            weakref.finalize(owner, wake_queue.put, None)  # runs at the interpreter's exit, too
+        return started
 
 
 def _run(
     owner_if_alive: "weakref.ref[Owner]",
-    look: Callable[[Owner], None],
+    poll: Callable[[Owner], None],
     at_end: Callable[[], None] | None,
     every: float,
-    bell: Bell,
+    wake_queue: WakeQueue,
     faults: FaultLog,
 ) -> None:
-    while (rung := _wait(bell, every)) is not None:
+    while (waiting_events := _wait(wake_queue, every)) is not None:
         owner = owner_if_alive()
         if owner is None:
             break
-        _call(partial(look, owner), faults)
-        del owner  # not to keep it alive until the next look
-        for ended in rung:
+        _call(partial(poll, owner), faults)
+        del owner  # holds no reference to it until the next poll
+        for ended in waiting_events:
             ended.set()
     if at_end is not None:
         _call(at_end, faults)
@@ -199,18 +199,18 @@ def _run(
 def _call(step: Callable[[], None], faults: FaultLog) -> None:
     try:
         step()
-    except Exception as error:  # noqa: BLE001 - whatever the owner's code raises
-        faults.report("looking", f"{type(error).__qualname__}: {error}")
+    except Exception as error:  # noqa: BLE001 - the owner's code may raise anything
+        faults.report("polling", f"{type(error).__qualname__}: {error}")
 
 
-def _wait(bell: Bell, seconds: float) -> list[threading.Event] | None:
-    """Those that rang, once one did or the time is up; None: it is over."""
-    rung: list[threading.Event] = []
+def _wait(wake_queue: WakeQueue, seconds: float) -> list[threading.Event] | None:
+    """Returns the events to set after the next poll. None: the thread has to end."""
+    waiting_events: list[threading.Event] = []
     try:
-        ring = bell.get(timeout=seconds)
-        while ring is not None:
-            rung.append(ring)
-            ring = bell.get_nowait()
+        event = wake_queue.get(timeout=seconds)
+        while event is not None:
+            waiting_events.append(event)
+            event = wake_queue.get_nowait()
     except Empty:
-        return rung
+        return waiting_events
     return None

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Final, NoReturn
 
 from sark_cache._core.fault_log import FaultLog
-from sark_cache._core.poller import Watch, lock_across_forks
+from sark_cache._core.poller import BackgroundPoller, lock_across_forks
 from sark_cache.errors import FlagError
 from sark_cache.rollout.openfeature import BooleanFlags, Provider, openfeature_client
 from sark_cache.rollout.redis_store import KEY_PREFIX, FlagStore, SynchronousClient, percentage_in
@@ -100,7 +100,7 @@ class FeatureFlagManager:
         self._intended: Final[dict[str, _Intention]] = {}
         self._asked_for: Final[set[str]] = set()
         self._faults: Final = FaultLog("flag")
-        self._watch: Watch[FeatureFlagManager] | None = None
+        self._poller: BackgroundPoller[FeatureFlagManager] | None = None
         self._client: SynchronousClient | None = None
         self._provider: Provider | None = None
         self._closed = False
@@ -141,8 +141,8 @@ class FeatureFlagManager:
         """
         if not isinstance(feature, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             _refuse_text("feature", feature)
-        if self._watch is not None:
-            self._watch.ensure()
+        if self._poller is not None:
+            self._poller.ensure_started()
         percentage = self._known.get(feature)
         if percentage is None:
             percentage = self._initial.get(feature)
@@ -173,8 +173,8 @@ class FeatureFlagManager:
 
     def get_all_rollouts(self) -> dict[str, int]:
         """The percentage of every feature that was set, here or where this process looked."""
-        if self._watch is not None:
-            self._watch.ensure()
+        if self._poller is not None:
+            self._poller.ensure_started()
         with _changes:
             return {**self._initial, **self._known}
 
@@ -227,16 +227,16 @@ class FeatureFlagManager:
         with _changes:
             self._check_number(initial or {})
             self._initial.update(initial or {})
-        if redis_client is not None and self._watch is None:
+        if redis_client is not None and self._poller is None:
             store = FlagStore(redis_client)
             self._client = redis_client
-            self._watch = Watch(
+            self._poller = BackgroundPoller(
                 self,
                 lambda flags: FeatureFlagManager._look(flags, store),
                 REFRESH_SECONDS,
                 name="flag",
                 at_end=store.close,
-                first_look_seconds=FIRST_LOOK_SECONDS,
+                first_poll_seconds=FIRST_LOOK_SECONDS,
             )
         if openfeature_client is not None and self._provider is None:
             self._provider = Provider(openfeature_client, self._faults)
@@ -244,19 +244,19 @@ class FeatureFlagManager:
     def close(self) -> None:
         """Ends the thread and its connection, within a second; percentages stay as they are."""
         self._closed = True
-        if self._watch is not None:
-            self._watch.close()
+        if self._poller is not None:
+            self._poller.close()
 
     def _ask_for(self, feature: str) -> int:
         """The percentage of a feature not heard of, from now on looked for in Redis."""
-        if self._watch is None or self._closed or feature in self._asked_for:
+        if self._poller is None or self._closed or feature in self._asked_for:
             return 0
         # What is no name is not sent: a lone surrogate would end every look.
         if len(self._asked_for) >= MOST_ASKED_FOR or not is_name(feature):
             return 0
         with _changes:
             self._asked_for.add(feature)
-        self._watch.wake().wait(FIRST_LOOK_SECONDS)
+        self._poller.poll_now().wait(FIRST_LOOK_SECONDS)
         return self._known.get(feature, 0)
 
     def _set(self, percentages: Mapping[str, int]) -> None:
@@ -270,12 +270,12 @@ class FeatureFlagManager:
             self._check_number(percentages)
             before = {**self._initial, **self._known}
             self._known.update(percentages)
-            if self._watch is not None:
+            if self._poller is not None:
                 self._intended.update(intentions)
         for feature, percentage in percentages.items():
             _log_change(feature, before.get(feature, 0), percentage)
-        if self._watch is not None:
-            self._watch.wake()
+        if self._poller is not None:
+            self._poller.poll_now()
             self._confirm(intentions)
 
     def _check_number(self, percentages: Mapping[str, int]) -> None:

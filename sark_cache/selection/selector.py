@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sark_cache._core import arguments
 from sark_cache._core.compiled import is_rust_cache_available
 from sark_cache._core.fault_log import FaultLog
-from sark_cache._core.poller import Watch, lock_across_forks
+from sark_cache._core.poller import BackgroundPoller, lock_across_forks
 from sark_cache._core.redis_urls import connect_blocking
 from sark_cache._core.workers import several_workers
 from sark_cache.backends._shared import defaults
@@ -70,10 +70,10 @@ class Selection:
                 "rust_opa": settings.rust_opa_rollout_pct,
             }
         )
-        self._watch: Watch[Selection] | None = None
+        self._poller: BackgroundPoller[Selection] | None = None
         if settings.redis_url is not None:
             self._redis()  # linked from the start: other processes may have stored in it
-            self._watch = Watch(
+            self._poller = BackgroundPoller(
                 self, Selection._look, LOOK_SECONDS, name="redis", at_end=self._server.close
             )
 
@@ -120,13 +120,13 @@ class Selection:
         self.closed = True
         defaults.take_out_of_force(self.settings)
         self.flags.close()
-        if self._watch is not None:
-            self._watch.close()
+        if self._poller is not None:
+            self._poller.close()
 
     def _percentage(self) -> int:
         """How many users are in, by the last look into Redis, which is begun if there was none."""
-        if self._watch is not None:
-            self._watch.ensure()
+        if self._poller is not None:
+            self._poller.ensure_started()
         return self.flags.get_rollout_pct(FEATURE)
 
     def _backend(self, user_id: str, percentage: int) -> str:
@@ -137,7 +137,7 @@ class Selection:
         return "redis" if self._is_redis_there() else "none"
 
     def _is_in(self, user_id: str, percentage: int) -> bool:
-        if self._watch is not None and self._is_untouched():
+        if self._poller is not None and self._is_untouched():
             return self.flags.has_provider and self.flags.includes(user_id, FEATURE, 0)
         return self.flags.includes(user_id, FEATURE, percentage)
 
@@ -159,11 +159,11 @@ class Selection:
         if backend == "redis":
             return Choice(backend, without_native)
         unconfigured = "no Redis is configured (SARK_CACHE_REDIS_URL)"
-        without_redis = unconfigured if self._watch is None else "Redis cannot be reached"
+        without_redis = unconfigured if self._poller is None else "Redis cannot be reached"
         return Choice(backend, f"{without_native}; {without_redis}")
 
     def _is_redis_there(self) -> bool:
-        return self._watch is not None and self._reached
+        return self._poller is not None and self._reached
 
     def _make_native(self) -> LinkedRustPolicyCache:
         return native_of(self.settings)

@@ -61,7 +61,7 @@ def becomes(flags, percentage, seconds=A_SECOND, feature="rust_cache"):
 
 def looked(flags):
     """Waits for a poll that starts now."""
-    assert flags._watch.wake().wait(PATIENCE)
+    assert flags._poller.poll_now().wait(PATIENCE)
 
 
 # Sharing
@@ -348,7 +348,7 @@ def test_a_hanging_server_does_not_delay_reads(fresh_redis, manager):
     flags.set_rollout_pct("rust_cache", 100)
     fresh_redis.pause()
     for _ in range(3):
-        assert not flags._watch.wake().is_set()
+        assert not flags._poller.poll_now().is_set()
         with within(A_SECOND):
             assert all(flags.should_use_rust("rust_cache", f"user-{n}") for n in range(10_000))
     fresh_redis.resume()
@@ -386,7 +386,7 @@ def test_the_interpreter_exits_at_once(fresh_redis, server):
     flags.get_all_rollouts()
     print("begun", flush=True)
     sys.stdin.readline()
-    flags._watch.wake()
+    flags._poller.poll_now()
     print("leaving", flush=True)
     """
     with started(code, fresh_redis.url) as process:
@@ -484,7 +484,7 @@ def test_a_child_does_not_write_pending_changes_of_its_parent(fresh_redis):
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     signal.alarm(20)
     sys.stdin.readline()
-    assert flags._watch.wake().wait(10)
+    assert flags._poller.poll_now().wait(10)
     os._exit(flags.get_rollout_pct("rust_cache"))
     """
     with started(code, fresh_redis.url) as process:
@@ -514,7 +514,7 @@ def test_children_forked_at_any_moment_of_a_poll_see_changes(fresh_redis):
 
         def look_all_the_time():
             while not done.is_set():
-                flags._watch.wake().wait(10)
+                flags._poller.poll_now().wait(10)
 
         looking = threading.Thread(target=look_all_the_time)
         looking.start()
@@ -675,7 +675,7 @@ def test_a_concurrent_read_does_not_undo_a_change(fresh_redis):
         fresh_redis.command("SET", KEY, "100")
         assert flags.get_rollout_pct("rust_cache") == 100
         held_up.reads.hold_next()
-        flags._watch.wake()
+        flags._poller.poll_now()
         held_up.reads.wait()
         setting = threading.Thread(target=flags.rollback, args=("rust_cache",))
         setting.start()

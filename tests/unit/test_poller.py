@@ -7,7 +7,7 @@ import time
 import pytest
 
 from interpreters import needs_fork, run, started
-from sark_cache._core.poller import Watch
+from sark_cache._core.poller import BackgroundPoller
 
 SOON = 0.001
 NEVER = 3600.0
@@ -16,7 +16,7 @@ PATIENCE = 10.0
 
 
 class Owner:
-    """An owner of a watch whose polls the test controls."""
+    """An owner of a poller whose polls the test controls."""
 
     def __init__(self, every=NEVER, **options):
         self.looks = 0
@@ -24,7 +24,7 @@ class Owner:
         self.may_end = threading.Event()
         self.may_end.set()
         self.fails = None
-        self.watch = Watch(self, Owner.look, every, name="test", **options)
+        self.poller = BackgroundPoller(self, Owner.look, every, name="test", **options)
 
     def look(self):
         self.looks += 1
@@ -39,19 +39,19 @@ def owner():
     owner = Owner()
     yield owner
     owner.may_end.set()
-    owner.watch.close()
+    owner.poller.close()
 
 
 def threads():
-    return [thread for thread in threading.enumerate() if "sark-cache test watch" in thread.name]
+    return [thread for thread in threading.enumerate() if "sark-cache test poller" in thread.name]
 
 
-def test_creating_a_watch_starts_nothing(owner):
+def test_creating_a_poller_starts_nothing(owner):
     assert threads() == []
 
 
 def test_the_first_call_waits_for_the_first_poll(owner):
-    owner.watch.ensure()
+    owner.poller.ensure_started()
     assert owner.looks == 1
     [thread] = threads()
     assert thread.daemon
@@ -59,13 +59,13 @@ def test_the_first_call_waits_for_the_first_poll(owner):
 
 def test_a_second_call_starts_nothing(owner):
     for _ in range(100):
-        owner.watch.ensure()
+        owner.poller.ensure_started()
     assert owner.looks == 1
     assert len(threads()) == 1
 
 
 def test_many_first_calls_at_once_start_one_thread(owner):
-    asking = [threading.Thread(target=owner.watch.ensure) for _ in range(20)]
+    asking = [threading.Thread(target=owner.poller.ensure_started) for _ in range(20)]
     for thread in asking:
         thread.start()
     for thread in asking:
@@ -75,44 +75,44 @@ def test_many_first_calls_at_once_start_one_thread(owner):
 
 
 def test_a_hanging_poll_delays_the_first_call_a_moment_and_no_other():
-    owner = Owner(first_look_seconds=0.05)
+    owner = Owner(first_poll_seconds=0.05)
     owner.may_end.clear()
-    owner.watch.ensure()
+    owner.poller.ensure_started()
     assert owner.looks == 1
     asked = time.monotonic()
     for _ in range(1000):
-        owner.watch.ensure()
+        owner.poller.ensure_started()
     assert time.monotonic() - asked < 0.05
     owner.may_end.set()
-    owner.watch.close()
+    owner.poller.close()
 
 
 def test_it_polls_repeatedly():
     owner = Owner(every=SOON)
-    owner.watch.ensure()
+    owner.poller.ensure_started()
     for _ in range(5):
         owner.looking.clear()
         assert owner.looking.wait(PATIENCE)
-    owner.watch.close()
+    owner.poller.close()
 
 
 def test_it_polls_at_once_when_woken(owner):
-    owner.watch.ensure()
-    assert owner.watch.wake().wait(PATIENCE)
+    owner.poller.ensure_started()
+    assert owner.poller.poll_now().wait(PATIENCE)
     assert owner.looks == 2
 
 
-def test_waking_starts_the_watch(owner):
-    assert owner.watch.wake().wait(PATIENCE)
+def test_waking_starts_the_poller(owner):
+    assert owner.poller.poll_now().wait(PATIENCE)
     assert owner.looks >= 1
 
 
 def test_a_poll_that_had_started_before_does_not_count(owner):
     owner.may_end.clear()
-    begun = threading.Thread(target=owner.watch.wake)
+    begun = threading.Thread(target=owner.poller.poll_now)
     begun.start()
     assert owner.looking.wait(PATIENCE)
-    asked_for = [owner.watch.wake() for _ in range(3)]
+    asked_for = [owner.poller.poll_now() for _ in range(3)]
     assert not any(ended.is_set() for ended in asked_for)
     owner.may_end.set()
     assert all(ended.wait(PATIENCE) for ended in asked_for)
@@ -123,39 +123,39 @@ def test_a_poll_that_had_started_before_does_not_count(owner):
 def test_a_failing_poll_is_logged_once_and_polling_continues(owner, caplog):
     owner.fails = ConnectionError("nobody there")
     for _ in range(3):
-        assert owner.watch.wake().wait(PATIENCE)
+        assert owner.poller.poll_now().wait(PATIENCE)
     assert owner.looks >= 3
     [record] = caplog.records
     assert "ConnectionError: nobody there" in record.message
 
 
 def test_closing_ends_the_thread(owner):
-    owner.watch.ensure()
-    owner.watch.close()
+    owner.poller.ensure_started()
+    owner.poller.close()
     assert threads() == []
 
 
-def test_a_closed_watch_does_not_start_again(owner):
-    owner.watch.ensure()
-    owner.watch.close()
-    owner.watch.close()
-    owner.watch.ensure()
-    assert not owner.watch.wake().is_set()
+def test_a_closed_poller_does_not_start_again(owner):
+    owner.poller.ensure_started()
+    owner.poller.close()
+    owner.poller.close()
+    owner.poller.ensure_started()
+    assert not owner.poller.poll_now().is_set()
     assert threads() == []
     assert owner.looks == 1
 
 
-def test_a_watch_that_never_started_can_be_closed(owner):
-    owner.watch.close()
-    owner.watch.ensure()
+def test_a_poller_that_never_started_can_be_closed(owner):
+    owner.poller.close()
+    owner.poller.ensure_started()
     assert owner.looks == 0
 
 
 def test_closing_waits_for_a_running_poll_for_a_limited_time(owner):
     owner.may_end.clear()
-    owner.watch.wake()
+    owner.poller.poll_now()
     assert owner.looking.wait(PATIENCE)
-    owner.watch.close(timeout=SOON)
+    owner.poller.close(timeout=SOON)
     [thread] = threads()
     owner.may_end.set()
     thread.join(PATIENCE)
@@ -171,29 +171,29 @@ def test_the_thread_runs_the_closing_function_at_its_end_and_logs_its_failure(ca
         raise OSError(message)
 
     owner = Owner(at_end=end)
-    owner.watch.ensure()
+    owner.poller.ensure_started()
     [thread] = threads()
     assert ended_by == []
-    owner.watch.close()
+    owner.poller.close()
     assert ended_by == [thread]
     assert "OSError: closed already" in caplog.text
 
 
-def test_a_poll_may_close_its_own_watch():
+def test_a_poll_may_close_its_own_poller():
     class Once(Owner):
         def look(self):
-            self.watch.close()
+            self.poller.close()
 
     owner = Once()
-    owner.watch = Watch(owner, Once.look, SOON, name="test")
-    owner.watch.ensure()
-    owner.watch.close()
+    owner.poller = BackgroundPoller(owner, Once.look, SOON, name="test")
+    owner.poller.ensure_started()
+    owner.poller.close()
     assert threads() == []
 
 
 def test_the_thread_ends_with_its_owner():
     owner = Owner()
-    owner.watch.ensure()
+    owner.poller.ensure_started()
     [thread] = threads()
     del owner
     gc.collect()
@@ -203,10 +203,10 @@ def test_the_thread_ends_with_its_owner():
 
 def test_a_deleted_owner_is_not_polled():
     owner = Owner()
-    watch = owner.watch
+    poller = owner.poller
     del owner
     gc.collect()
-    watch.wake()
+    poller.poll_now()
     for thread in threads():
         thread.join(PATIENCE)
     assert threads() == []
@@ -214,12 +214,12 @@ def test_a_deleted_owner_is_not_polled():
 
 OWNER = """
 import os, resource, signal, sys, threading, time
-from sark_cache._core.poller import Watch
+from sark_cache._core.poller import BackgroundPoller
 
 class Owner:
     looks = 0
     def __init__(self, every=3600.0):
-        self.watch = Watch(self, Owner.look, every, name="test")
+        self.poller = BackgroundPoller(self, Owner.look, every, name="test")
     def look(self):
         self.looks += 1
 
@@ -240,14 +240,14 @@ def child(depth):
     signal.alarm(20)
     before = owner.looks
     assert threading.active_count() == 1
-    owner.watch.ensure()
+    owner.poller.ensure_started()
     assert owner.looks == before + 1
-    assert owner.watch.wake().wait(10)
+    assert owner.poller.poll_now().wait(10)
     if depth:
         child(depth - 1)
     os._exit(0)
 
-owner.watch.ensure()
+owner.poller.ensure_started()
 child(1)
 print(owner.looks, threading.active_count())
 """
@@ -255,24 +255,24 @@ print(owner.looks, threading.active_count())
 
 
 @needs_fork
-def test_a_watch_that_a_child_closes_stays_open_in_the_parent():
+def test_a_poller_that_a_child_closes_stays_open_in_the_parent():
     assert run(
         OWNER
         + """
-owner.watch.ensure()
+owner.poller.ensure_started()
 pid = os.fork()
 if pid == 0:
     signal.alarm(20)
-    owner.watch.close()
-    owner.watch.ensure()
+    owner.poller.close()
+    owner.poller.ensure_started()
     os._exit(threading.active_count() - 1)
-print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), owner.watch.wake().wait(10))
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), owner.poller.poll_now().wait(10))
 """
     ) == ["0 True"]
 
 
 @needs_fork
-def test_a_child_forked_at_any_moment_can_start_its_watch():
+def test_a_child_forked_at_any_moment_can_start_its_poller():
     assert run(
         OWNER
         + """
@@ -281,8 +281,8 @@ done = threading.Event()
 def begin_and_end():
     while not done.is_set():
         one = Owner(0.0001)
-        one.watch.ensure()
-        one.watch.close()
+        one.poller.ensure_started()
+        one.poller.close()
 
 threads = [threading.Thread(target=begin_and_end) for _ in range(2)]
 for thread in threads: thread.start()
@@ -291,8 +291,8 @@ for _ in range(50):
     pid = os.fork()
     if pid == 0:
         signal.alarm(20)
-        owner.watch.ensure()
-        os._exit(0 if owner.watch.wake().wait(10) else 1)
+        owner.poller.ensure_started()
+        os._exit(0 if owner.poller.poll_now().wait(10) else 1)
     codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 done.set()
 for thread in threads: thread.join()
@@ -314,18 +314,18 @@ uid = os.getuid()
 resource.setrlimit(resource.RLIMIT_NPROC, (1, hard))
 if uid == 0:
     os.setresuid(65534, 65534, 0)  # the limit is not for root
-owner.watch.ensure()
-owner.watch.ensure()
-print(owner.looks, owner.watch.wake().wait(0.01))
+owner.poller.ensure_started()
+owner.poller.ensure_started()
+print(owner.looks, owner.poller.poll_now().wait(0.01))
 if uid == 0:
     os.setresuid(0, 0, 0)
 resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
-owner.watch.ensure()
+owner.poller.ensure_started()
 print(owner.looks)
 """
     )
     logged, without, again = run(code)
-    assert "starting the watch failed: can't start new thread" in logged
+    assert "starting the poller failed: can't start new thread" in logged
     assert (without, again) == ("0 False", "1")
 
 
@@ -339,8 +339,8 @@ class Busy(Owner):
         {look}
 
 busy = Busy()
-busy.watch = Watch(busy, Busy.look, 0.0001, name="test")
-busy.watch.ensure()
+busy.poller = BackgroundPoller(busy, Busy.look, 0.0001, name="test")
+busy.poller.ensure_started()
 print("leaving", flush=True)
 """
     )
