@@ -163,7 +163,7 @@ async def test_too_many_superseded_decisions_invalidate_everything_older(
             await asyncio.sleep(0.001)
         while not await cache.set(*ALICE, ALLOW) or await cache.get(*ALICE) is None:
             await asyncio.sleep(0.01)
-    assert "too many decisions were superseded: all are to be revoked" in caplog.text
+    assert "too many decisions were superseded: all decisions are revoked" in caplog.text
 
 
 async def test_pending_removals_are_done_when_the_cache_is_closed(own_redis):

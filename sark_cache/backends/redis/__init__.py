@@ -1,4 +1,4 @@
-"""`PolicyCache`: authorization decisions in Redis or Valkey (extra `[redis]`)."""
+"""The cache of authorization decisions in Redis or Valkey (extra `[redis]`)."""
 
 from sark_cache.backends.redis.cache import PolicyCache, Stamp
 

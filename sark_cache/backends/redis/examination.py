@@ -1,4 +1,4 @@
-"""Whether a connection leads to servers on which everything that is stored can be revoked."""
+"""The examination of the servers: checks that stored decisions can be revoked there."""
 
 import asyncio
 from dataclasses import replace
@@ -10,17 +10,18 @@ from sark_cache.backends.redis.invalidation import Primary
 from sark_cache.backends.redis.permissions import CHECK, Findings, findings
 
 MOST_KEYS = 1_000
-"""The most keys that are tried to find one that a node of a cluster keeps: some for each node."""
+"""The maximum number of keys to try for one that a given node of a cluster stores."""
 
 
 async def examine(connection: GuardedConnection) -> Findings:
     """Tries every command that the cache sends, on every primary.
 
-    A node of a cluster that does not answer in half of the time of a command is left out: it has a
-    circuit of its own, and is examined when that closes.
+    On a cluster, a node is skipped if it does not answer within half of the time-out of a command.
+    It has its own circuit, and is examined when that closes.
 
     Raises:
-        Exception: What the client raises, or that the server is a replica.
+        ConnectionError: The server is a replica.
+        Exception: An error of the client.
     """
     if not connection.is_cluster:
         return await _examine(connection, Primary(connection), f"{connection.log}.check")
@@ -41,7 +42,7 @@ async def _bounded(connection: GuardedConnection, node: Any) -> Findings | None:
                 return await _examine(
                     connection, Primary(connection, node), _key_of(connection, node)
                 )
-    except Exception:  # noqa: BLE001 - whatever it is, it is no refusal
+    except Exception:  # noqa: BLE001 - any error, because it is not a refusal
         return None
 
 
@@ -60,8 +61,8 @@ async def _examine(connection: GuardedConnection, primary: Primary, key: str) ->
     return replace(found, replicas=max(_connected(by_name["ROLE"]), connection.replicas or 0))
 
 
-def _connected(role: Any) -> int:  # noqa: ANN401 - what the client makes of a reply
-    """Returns how many replicas a reply to ROLE names; 0 if it is an error or cannot be read."""
+def _connected(role: Any) -> int:  # noqa: ANN401 - a reply as the client returns it
+    """Returns the number of replicas in a reply to ROLE. 0: it is an error, or unreadable."""
     try:
         return len(role[2])
     except (TypeError, LookupError):
@@ -69,6 +70,6 @@ def _connected(role: Any) -> int:  # noqa: ANN401 - what the client makes of a r
 
 
 def _key_of(connection: GuardedConnection, node: Any) -> str:  # noqa: ANN401
-    """Returns a key that nobody has and that a node keeps."""
+    """Returns an unused key that a node stores."""
     keys = (f"{connection.log}.check.{number}" for number in range(MOST_KEYS))
     return next(key for key in keys if connection.client.get_node_from_key(key) is node)

@@ -1,7 +1,7 @@
-"""`get_or_load` after a miss, and refreshes ahead: evaluations, shared and then stored.
+"""The loads of `get_or_load` after a miss, and the refreshes of entries near their expiration.
 
-An evaluation is known by its request *and* the newest revocation before it that may concern that. A
-request that misses after such a revocation, by any process, joins no evaluation that is older.
+A load is identified by its request *and* the newest earlier revocation that may concern the
+request. A request that misses after such a revocation, by any process, does not join an older load.
 """
 
 import json
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     import asyncio
 
 Lifetime: TypeAlias = Callable[[float | None], float]
-"""How long a decision lives, in seconds, given what its loader says, or None."""
+"""Returns the time to live of a decision, in seconds, given the loader's own choice or None."""
 
 
 class LoadRunner:
-    """The evaluations of one cache."""
+    """The loads and refreshes of one cache."""
 
     def __init__(self, cache: object, writer: DecisionWriter, record: Record) -> None:
         self._cache: Final = cache
@@ -43,7 +43,11 @@ class LoadRunner:
         self._pauses: Final = Pauses()
 
     async def load_alone(self, loader: Loader) -> JSONObject:
-        """What a loader brings, for one request and nobody else."""
+        """Runs a loader for one request alone, and returns its decision.
+
+        Raises:
+            Exception: The error that the loader raises.
+        """
         self._record.count("loads")
         return await evaluate(loader, lambda: self._record.count("load_errors"), self._cache)
 
@@ -55,7 +59,14 @@ class LoadRunner:
         lifetime: Lifetime,
         tags: tuple[str, ...],
     ) -> JSONObject:
-        """What the loader of this request brings, or that of another like it, under way."""
+        """Runs the loader or joins a running load of the same request, and returns the decision.
+
+        The leader stores the decision. Each waiter gets its own copy.
+
+        Raises:
+            RuntimeError: Waiting would be a deadlock.
+            Exception: The error that the leader's loader raises.
+        """
         loaded: list[Mapping[str, Any]] = []
 
         async def lead() -> str | None:
@@ -83,7 +94,7 @@ class LoadRunner:
             if not self._callers[flight]:
                 del self._callers[flight]
         if text is None:
-            # It cannot be copied, so everybody evaluates.
+            # The decision cannot be copied, so each waiter runs its own loader.
             return cast("JSONObject", loaded[0]) if loaded else await self.load_alone(loader)
         if not loaded:
             self._record.count("coalesced")
@@ -97,16 +108,17 @@ class LoadRunner:
         position: Callable[[], Awaitable[str | None]],
         lifetime: Lifetime,
     ) -> None:
-        """Begins to refresh an entry in the background.
+        """Starts a refresh of an entry in the background.
 
-        Not while a refresh of it is running, nor soon after one that brought nothing.
+        Does nothing while a refresh of the entry runs, and during the pause after a refresh that
+        failed or returned nothing.
 
         Args:
             request: The request that hit.
-            found: What it found.
-            callback: What evaluates it anew.
-            position: The log's, before that.
-            lifetime: How long the new entry lives, given what the callback says.
+            found: The result of its look-up.
+            callback: Evaluates the request again.
+            position: Returns the log's position before the evaluation.
+            lifetime: Returns the time to live of the new entry, given the callback's own choice.
         """
         key = request.key.text
         running = self._refreshed.get(key)
@@ -125,11 +137,11 @@ class LoadRunner:
         task.add_done_callback(ended)
 
     async def close(self) -> None:
-        """Ends the refreshes."""
+        """Cancels the refreshes and waits for their end."""
         await self._refreshes.ended(self._refreshes.stop())
 
     async def _with_pauses(self, key: str, refresh: Callable[[], Awaitable[bool]]) -> None:
-        """Runs a refresh, after which there is a pause unless it brought something."""
+        """Runs a refresh. Starts a pause if it fails or returns nothing."""
         try:
             renewed = await refresh()
         except Exception:
@@ -148,7 +160,10 @@ class LoadRunner:
         position: Callable[[], Awaitable[str | None]],
         lifetime: Lifetime,
     ) -> bool:
-        """Evaluates a request again and stores the decision; False if there is nothing new."""
+        """Evaluates a request again and stores the decision.
+
+        Returns whether the callback returned a decision.
+        """
 
         def load() -> Awaitable[Any]:
             return callback(request.user_id, request.action, request.resource, request.context)

@@ -1,9 +1,9 @@
-"""The commands that a cache sends, and whether a server takes them from this user.
+"""The commands that a cache needs, and the check that a server permits them to this user.
 
-A server that takes GET but not SCAN would serve decisions that nobody can revoke. So the servers
-are examined before the first request: one round trip tries every command in a form that changes
-nothing. Some servers know no ROLE, and some users may not run it: revocations are possible without
-it, and a warning says what is not guaranteed then.
+If a server permitted GET but not SCAN, no stored decision could be revoked. So the servers are
+examined before the first request: one round trip tries every command in a form that changes
+nothing. Some servers do not know ROLE, and some users may not run it. Revocations are possible
+without ROLE, and a warning names the guarantee that is missing.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Final, cast
 IN_SCRIPTS: Final = ("GET", "PTTL", "SET", "UNLINK", "LINDEX", "LRANGE", "LPUSH", "LTRIM", "TIME")
 """The commands that the scripts of `sark_cache.backends.redis.scripts` run."""
 FOR_REPLICAS: Final = "WAIT"
-"""Needed where there are replicas."""
+"""The command that is needed if there are replicas."""
 
 CHECK: Final = """
 local key = KEYS[1]
@@ -32,7 +32,7 @@ if said[4] == '' then
 end
 return said
 """
-"""key that nobody has -> for each of `IN_SCRIPTS` the error that it raises, or nothing"""
+"""unused key -> for each of `IN_SCRIPTS` the error that it raises, or an empty string"""
 
 FORBIDDEN: Final = "NOPERM"
 
@@ -40,7 +40,7 @@ _CONDITIONS: Final = (
     *("OOM", "READONLY", "LOADING", "BUSY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN"),
     *("MOVED", "ASK", "TRYAGAIN", "CROSSSLOT", "WRONGTYPE", "NOSCRIPT"),
 )
-"""Errors that say how the server or a key is, and not what the user may do."""
+"""The codes of errors about the state of the server or of a key, not about permissions."""
 _CONDITION_ERRORS: Final = frozenset(
     {
         *("OutOfMemoryError", "ReadOnlyError", "BusyLoadingError", "MasterDownError"),
@@ -48,7 +48,7 @@ _CONDITION_ERRORS: Final = frozenset(
         "NoScriptError",
     }
 )
-"""The clients' errors for them, whose messages lack the code."""
+"""The clients' errors for these codes. Their messages lack the code."""
 _FORBIDDEN: Final = re.compile(
     r"NOPERM|no permissions|ACL failure|can't (?:run this|access at least)", re.IGNORECASE
 )
@@ -59,12 +59,13 @@ _QUOTED: Final = re.compile(r"run the '([a-z|]{1,32})' command")
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """The commands that a server refuses, and in which words: no keys."""
+    """The commands that a server refuses, and the number of its replicas."""
 
     refused: dict[str, str] = field(default_factory=dict[str, str])
+    """The reason for each refused command. It names no keys."""
 
     replicas: int = 0
-    """The number of replicas that have to confirm a revocation, as far as it is known."""
+    """The number of replicas that must confirm a revocation, as far as it is known."""
 
     def needed(self, *, is_cluster: bool) -> dict[str, str]:
         """Returns the refused commands without which nothing may be served."""
@@ -75,7 +76,7 @@ class Findings:
 
     @property
     def uncounted(self) -> str | None:
-        """The refused command without which replicas cannot be counted; None: they can be."""
+        """The refused command that is needed to count replicas. None: they can be counted."""
         role = self.refused.get("ROLE")
         if role is None or (role == FORBIDDEN and "INFO" not in self.refused):
             return None
@@ -83,10 +84,13 @@ class Findings:
 
 
 def refusal(error: object) -> str | None:
-    """Returns how a server refuses a command, without keys; None: it does not.
+    """Returns the reason for which a server refuses a command, without keys.
 
     Args:
-        error: An error, or the text of one; any other reply is none.
+        error: An error of the client, or the text of an error. Any other reply is not a refusal.
+
+    Returns:
+        The reason. None: this is not a refusal.
     """
     if not isinstance(error, Exception | str):
         return None
@@ -97,7 +101,7 @@ def refusal(error: object) -> str | None:
         if kind in _CONDITION_ERRORS or kind != "ResponseError":
             return None
     said = str(error)
-    # A script's error names its place first.
+    # The error of a script begins with the script and line, so the code may be in the middle.
     if not said or any(re.search(rf"(?:^|[-:\s]){code}\b", said) for code in _CONDITIONS):
         return None
     if _FORBIDDEN.search(said):
@@ -106,12 +110,12 @@ def refusal(error: object) -> str | None:
 
 
 def is_of_keys(error: object) -> bool:
-    """Returns whether a server refuses a command for its keys, and not for its name."""
+    """Returns whether a server refuses a command because of its keys, not because of its name."""
     return _KEYS.search(str(error)) is not None
 
 
 def named(error: object, sent: str) -> str:
-    """Returns the name of what was refused: a command by the server's words, else as sent."""
+    """Returns the name of the refused command: as the server names it, otherwise as it was sent."""
     said = str(error)
     found = _QUOTED.search(said)
     if found is not None:
@@ -122,11 +126,11 @@ def named(error: object, sent: str) -> str:
 
 
 def in_scripts(reply: object) -> dict[str, str]:
-    """Reads the reply to `CHECK`: the refused commands, and in which words.
+    """Returns the refused commands and the reasons from a reply to `CHECK`.
 
     Raises:
         ConnectionError: The server is a replica, which stores and revokes nothing.
-        ValueError: It is not such a reply.
+        ValueError: The reply is not the list that `CHECK` returns.
     """
     if not isinstance(reply, list) or len(cast("list[object]", reply)) != len(IN_SCRIPTS):
         message = "the reply to a script is not what the script returns"
@@ -144,14 +148,16 @@ def _refused(names: Sequence[str], replies: Sequence[object]) -> dict[str, str]:
 
 
 def findings(reply: object, others: dict[str, object]) -> Findings:
-    """Returns the commands that are refused.
+    """Returns the commands that a server refuses.
 
     Args:
-        reply: The reply to `CHECK`, or the error.
-        others: The replies to commands that no script runs, or their errors, by name.
+        reply: The reply to `CHECK`, or its error.
+        others: The replies to the commands that no script runs, or their errors, by name.
 
     Raises:
-        Exception: An error that is not a refusal, or what `in_scripts` raises.
+        ConnectionError: The server is a replica.
+        ValueError: The reply is not the list that `CHECK` returns.
+        Exception: The given `reply`, if it is an error that is not a refusal.
     """
     refused = _refused(list(others), list(others.values()))
     if not isinstance(reply, Exception):

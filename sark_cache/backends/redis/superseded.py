@@ -1,12 +1,15 @@
-"""Decisions that were superseded, and may be on the server all the same.
+"""The keys of superseded decisions that may still be on the server.
 
-A newer decision could not be stored, as nobody answered or the cache was off; so the older one may
-be there still when the server answers again, or the cache is on again. Until it is removed for
-certain, this process serves nothing from its key. A write that was not answered may be on its way
-still, and arrive after a newer one. So a key that is remembered takes another decision once its
-removal was recorded, which overtakes what is late.
-The keys that are remembered are bounded. Beyond that everything older counts as superseded, until
-all decisions could be revoked.
+A newer decision could not be stored, because the server did not answer or the cache was off. The
+older one may still be stored when the server answers again, or the cache is on again. Until its
+removal is confirmed, this process serves nothing from its key.
+
+A write without an answer may still arrive, even after a newer one. So a remembered key takes
+another decision only after its removal was recorded in the log. The record makes the late write
+fail.
+
+At most 65,536 keys of together 16 MiB are remembered. Beyond that every older decision counts as
+superseded, until all decisions have been revoked.
 """
 
 import asyncio
@@ -25,18 +28,18 @@ AT_ONCE = 500
 FIRST_PAUSE_SECONDS = 0.05
 LAST_PAUSE_SECONDS = 0.5
 CLOSE_SECONDS = 0.25
-"""The longest that closing tries to remove what is left."""
+"""The maximum time, in seconds, that `close` spends on removals."""
 
 
 class Superseded:
     """The superseded decisions of one cache.
 
     Args:
-        discard: Revokes and removes what is under some keys; raises unless that is certain.
-        flush: Revokes and removes all decisions; raises unless that is certain.
-        report: Logs a fault.
-        is_off: Says whether the cache is off. Then nothing is urgent, so removals are gathered for
-            a moment: each takes a record of the log, which has room for few.
+        discard: Revokes and removes the decisions under some keys. Raises if it is not confirmed.
+        flush: Revokes and removes all decisions. Raises if it is not confirmed.
+        report: Logs a fault, given the operation and the reason.
+        is_off: Returns whether the cache is off. Then no removal is urgent, and removals are
+            batched, because each batch takes one of the 1,024 records of the log.
     """
 
     def __init__(
@@ -61,39 +64,39 @@ class Superseded:
         return bool(self._keys) or self._flushed != self._overflows
 
     def refuses(self, key: RequestKey) -> bool:
-        """Returns whether what is under a key may be older than a decision that was not stored."""
+        """Returns whether a newer decision than the one under a key may be missing there."""
         return self._flushed != self._overflows or key.text in self._keys
 
     def remembered(self, keys: Collection[RequestKey]) -> list[RequestKey]:
-        """Returns those of some keys that are remembered, as `forget` takes them."""
+        """Returns the remembered keys among some keys, as the objects that `forget` compares."""
         texts = dict.fromkeys(key.text for key in keys) if self._keys else ()
         found = (self._keys.get(text) for text in texts)
         return [key for key in found if key is not None]
 
     def add(self, keys: Collection[RequestKey]) -> None:
-        """Remembers keys, and begins to remove what is under them in the background."""
+        """Remembers keys, and starts to remove their decisions in the background."""
         for key in keys:
             if key.text not in self._keys:
                 self._bytes += len(key.text)
-            # Not the same object as before: a removal under way may have come before this write.
+            # A new object, because a removal that is running may have come before this write.
             self._keys[key.text] = RequestKey(*key)
         if len(self._keys) > MOST_KEYS or self._bytes > MOST_BYTES:
             self._overflows += 1
             self.forget(list(self._keys.values()))
-            self._report("set", "too many decisions were superseded: all are to be revoked")
+            self._report("set", "too many decisions were superseded: all decisions are revoked")
         self.start_removal()
 
     def forget(self, keys: Collection[RequestKey]) -> None:
-        """Serves from some keys again, unless they were added once more since they were read."""
+        """Forgets keys, unless they were added again since the caller read them."""
         for key in keys:
             if self._keys.get(key.text) is key:
                 del self._keys[key.text]
                 self._bytes -= len(key.text)
 
     def start_removal(self) -> None:
-        """Begins to remove what is left, unless that is under way in a loop that runs."""
+        """Starts the background task that removes decisions, unless one runs in a live loop."""
         task = self._task
-        if self._process != os.getpid():  # a parent's, which ends there
+        if self._process != os.getpid():  # the task belongs to the parent process
             self._process, task = os.getpid(), None
         if not self or (task is not None and not task.done() and task.get_loop().is_running()):
             return
@@ -102,7 +105,7 @@ class Superseded:
         )
 
     async def close(self) -> None:
-        """Tries once more to remove what is left, and ends what removes it in the background."""
+        """Ends the background task, and tries once more to remove the remaining decisions."""
         task, self._task = self._task, None
         if task is not None and task.get_loop() is asyncio.get_running_loop():
             await end([task], "removals")
@@ -123,7 +126,7 @@ class Superseded:
                 pause = min(2 * pause, LAST_PAUSE_SECONDS)
 
     async def _remove_some(self) -> bool:
-        """Removes some of what is left; returns whether that is certain."""
+        """Removes up to 500 decisions, or all. Returns whether the removal is confirmed."""
         overflows, keys = self._overflows, list(self._keys.values())
         try:
             if self._flushed != overflows:
@@ -132,7 +135,7 @@ class Superseded:
             else:
                 keys = keys[:AT_ONCE]
                 await self._discard(keys)
-        except Exception as error:  # noqa: BLE001 - whatever it is, they are not removed
+        except Exception as error:  # noqa: BLE001 - after any error the keys stay remembered
             self._report("superseded", describe(error))
             return False
         self.forget(keys)
