@@ -91,9 +91,9 @@ async def test_a_revocation_may_be_a_background_task():
 # A shutdown that is cancelled
 
 
-def watches():
+def poller_threads():
     """Returns the names of the threads that poll Redis."""
-    return [thread.name for thread in threading.enumerate() if thread.name.endswith(" watch")]
+    return [thread.name for thread in threading.enumerate() if thread.name.endswith(" poller")]
 
 
 async def shut_down(app, turns):
@@ -121,14 +121,14 @@ async def shut_down(app, turns):
 
 async def test_a_shutdown_that_is_cancelled_anywhere_leaves_nothing_behind(own_redis):
     server = own_redis()
-    before = watches()
+    before = poller_threads()
     turns, was_ending = 0, True
     while was_ending:
         settings = CacheSettings(redis_url=server.url, cleanup_enabled=True)
         app = FastAPI(lifespan=policy_cache_lifespan(settings))
         was_ending = await shut_down(app, turns)
         turns += 1
-        assert watches() == before
+        assert poller_threads() == before
         assert caches() == []
         named = [task.get_name() for task in asyncio.all_tasks()]
         assert not [name for name in named if name.startswith("sark-cache")]

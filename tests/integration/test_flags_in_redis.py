@@ -568,7 +568,7 @@ def connections(server):
 
 
 def flag_threads():
-    return [thread for thread in threading.enumerate() if "flag watch" in thread.name]
+    return [thread for thread in threading.enumerate() if "flag poller" in thread.name]
 
 
 def test_closing_ends_the_thread_and_the_connection(fresh_redis, manager):
