@@ -1,7 +1,7 @@
-"""Who is told of evaluations: where tracing looks into the cache.
+"""Hooks that observe evaluations; used by tracing.
 
-An evaluation is one run of a loader, or of the callback that refreshes ahead. While nobody observes
-any, each costs one look at an empty dict, and a hit costs nothing at all.
+An evaluation is one run of a loader, or of the callback that refreshes stale entries. While no
+observer is registered, an evaluation costs one look at an empty dict. A hit costs nothing.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,53 +12,57 @@ __all__ = ["Evaluation", "Observer", "observe"]
 
 
 class Evaluation(Protocol):
-    """One evaluation, as those are told who observe it."""
+    """One evaluation, as observers see it."""
 
     @property
     def cache(self) -> object:
-        """The cache that it is for."""
+        """The cache that the evaluation is for."""
         ...
 
     @property
     def ahead(self) -> bool:
-        """Whether it refreshes what is stored, in the background."""
+        """True if the evaluation refreshes a stored entry in the background."""
         ...
 
     def waiting(self) -> int:
-        """How many other requests wait for what it brings, now."""
+        """Returns the number of other requests that wait for the result now."""
         ...
 
 
 @runtime_checkable
-class Several(Protocol):
-    """A cache that asks others, each its own backend: `SelectedPolicyCache`."""
+class CompositeCache(Protocol):
+    """A cache that forwards requests to other caches, one per backend: `SelectedPolicyCache`."""
 
     def backends(self) -> Iterable[object]:
-        """Those that it asks, by now."""
+        """Returns the caches that have been created so far."""
         ...
 
 
 Observer: TypeAlias = Callable[[Evaluation], AbstractContextManager[object]]
-"""Makes what an evaluation is run in, in the task of the one who evaluates: it is entered before
-the loader is called, and left with the exception if there is one."""
+"""Returns a context manager to run an evaluation in, in the task that evaluates.
+
+It is entered before the loader is called. It is left with the exception, if there is one.
+"""
 
 observers: Final[dict[int, tuple[object, tuple[Observer, ...]]]] = {}
-"""By the identity of a cache: the cache, which is kept so that no other one gets that identity, and
-those who observe its evaluations."""
+"""The observed caches and their observers, by `id(cache)`.
+
+The reference to the cache keeps its id from being reused.
+"""
 
 
 def observe(cache: object, observer: Observer) -> Callable[[], None]:
-    """Has `observer` told of each evaluation for `cache` that begins from now on.
+    """Calls `observer` for each evaluation for `cache` that begins from now on.
 
-    Those for a cache of `Several` are those for any of them, whether it is there already or not.
+    For a `CompositeCache`, that includes the evaluations for each of its caches, present or future.
 
     Returns:
-        What ends it; it may be called more than once.
+        A function that removes the observer. Calling it again does nothing.
     """
-    observers[id(cache)] = (cache, (*_own(cache), observer))
+    observers[id(cache)] = (cache, (*_registered_for(cache), observer))
 
     def end() -> None:
-        others = tuple(other for other in _own(cache) if other is not observer)
+        others = tuple(other for other in _registered_for(cache) if other is not observer)
         if others:
             observers[id(cache)] = (cache, others)
         else:
@@ -67,19 +71,19 @@ def observe(cache: object, observer: Observer) -> Callable[[], None]:
     return end
 
 
-def observers_of(cache: object) -> list[Observer]:
-    """Those who observe the evaluations for `cache`, or for one that asks it."""
+def observers_for(cache: object) -> list[Observer]:
+    """Returns the observers of `cache`, and of each composite cache that contains it."""
     return [
         observer
         for observed, its_observers in tuple(observers.values())
-        if observed is cache or _asks(observed, cache)
+        if observed is cache or _contains(observed, cache)
         for observer in its_observers
     ]
 
 
-def _own(cache: object) -> tuple[Observer, ...]:
+def _registered_for(cache: object) -> tuple[Observer, ...]:
     return observers.get(id(cache), (cache, ()))[1]
 
 
-def _asks(observed: object, cache: object) -> bool:
-    return isinstance(observed, Several) and any(one is cache for one in observed.backends())
+def _contains(observed: object, cache: object) -> bool:
+    return isinstance(observed, CompositeCache) and any(one is cache for one in observed.backends())

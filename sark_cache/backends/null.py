@@ -1,4 +1,4 @@
-"""`NullPolicyCache`: the interface without a memory, where no backend is to be had."""
+"""`NullPolicyCache`: a policy cache that stores nothing, used when no backend is available."""
 
 from collections.abc import Collection, Coroutine, Iterable, Mapping
 from typing import Any, ClassVar
@@ -7,7 +7,7 @@ from sark_cache._core import arguments
 from sark_cache._core.arguments import NOT_GIVEN
 from sark_cache._core.coroutines import Deferred, returns_awaitable
 from sark_cache.backends._shared.loading import evaluate
-from sark_cache.backends._shared.recorder import Record, RecordedMetrics
+from sark_cache.backends._shared.recorder import MetricsRecorder, RecordedMetrics
 from sark_cache.backends.base import BasePolicyCache
 from sark_cache.decision import Decision
 from sark_cache.metrics import CacheMetrics
@@ -23,8 +23,8 @@ from sark_cache.types import (
 class NullPolicyCache(RecordedMetrics, BasePolicyCache):
     """A cache that never hits: every request evaluates, nothing is stored, nothing can be revoked.
 
-    What is wrong with an argument is told as elsewhere, so that nobody finds out when another
-    backend is chosen.
+    It checks arguments as the other caches do, so wrong arguments fail before another backend is
+    selected.
     """
 
     backend: ClassVar[str] = "none"
@@ -32,16 +32,16 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
     def __init__(self) -> None:
         self.enabled = True
         self._closed = False
-        self._record = Record(self.backend)
+        self._recorder = MetricsRecorder(self.backend)
 
     @property
     def max_size(self) -> int:
-        """0: it holds nothing."""
+        """Always 0: the cache holds no entries."""
         return 0
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """True after `close` was called."""
         return self._closed
 
     async def get(
@@ -54,7 +54,7 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
         *,
         policy: str = "",
     ) -> JSONObject | None:
-        """None, counted as a miss."""
+        """Returns None. Counts a miss."""
         arguments.check_request(user_id, action, resource, context, sensitivity)
         arguments.read_policy(policy)
         self._count("misses")
@@ -70,7 +70,7 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
         *,
         policy: str = "",
     ) -> Decision | None:
-        """None, counted as a miss."""
+        """Returns None. Counts a miss."""
         arguments.check_request(user_id, action, resource, context, sensitivity)
         arguments.read_policy(policy)
         self._count("misses")
@@ -90,7 +90,7 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
         stamp: object = None,
         policy: str = "",
     ) -> bool:
-        """False: it is not stored."""
+        """Returns False: the decision is not stored."""
         del stamp
         arguments.check_request(user_id, action, resource, context, sensitivity)
         arguments.check_decision(decision)
@@ -100,7 +100,7 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
         return False
 
     def stamp(self) -> None:
-        """Nothing, which `set` takes."""
+        """Returns None, which `set` accepts."""
 
     @returns_awaitable
     def delete(
@@ -112,7 +112,7 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
         *,
         policy: str | None = None,
     ) -> Coroutine[object, None, bool]:
-        """False: it was not there."""
+        """Returns False: there was no such decision."""
         arguments.check_request(user_id, action, resource, context, None)
         arguments.check_optional("policy", policy)
         return Deferred(_no)
@@ -130,7 +130,7 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
         tags: Collection[str] = (),
         policy: str = "",
     ) -> JSONObject:
-        """What the loader brings."""
+        """Runs the loader and returns its decision. Counts a miss and a load."""
         arguments.check_request(user_id, action, resource, context, sensitivity)
         arguments.check_loader(loader)
         arguments.read_ttl(ttl_seconds)
@@ -143,7 +143,7 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
     async def get_batch(
         self, requests: Iterable[BatchRequest], *, policy: str = ""
     ) -> list[JSONObject | None]:
-        """None for each, counted as misses."""
+        """Returns None for each request. Counts each as a miss."""
         rows = arguments.read_requests(requests)
         arguments.read_policy(policy)
         self._count("batch_operations")
@@ -158,7 +158,7 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
         stamp: object = None,
         policy: str = "",
     ) -> int:
-        """0: none is stored."""
+        """Returns 0: no decision is stored."""
         del stamp
         arguments.read_entries(entries)
         arguments.read_tags(tags)
@@ -176,45 +176,45 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
         tags: Collection[str] | None = NOT_GIVEN,
         policy: str | None = None,
     ) -> Coroutine[object, None, int]:
-        """0: nothing died."""
+        """Returns 0: no entry was removed."""
         given = {"user_id": user_id, "action": action, "resource": resource, "policy": policy}
         for name, value in given.items():
             arguments.check_optional(name, value)
         names = arguments.read_revoked_tags(tags)
         if not names and all(value is None for value in given.values()):
-            self._record.revokes_everything()
+            self._recorder.revokes_everything()
         return Deferred(_none)
 
     @returns_awaitable
     def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
-        """0: nothing died."""
+        """Returns 0: no entry was removed."""
         arguments.check_pattern(pattern)
         return Deferred(_none)
 
     @returns_awaitable
     def clear(self) -> Coroutine[object, None, bool]:
-        """True: nothing is left."""
+        """Returns True: the cache is empty."""
         return Deferred(_yes)
 
     async def size(self) -> int:
-        """0."""
+        """Returns 0: the cache is empty."""
         return 0
 
     async def cleanup_expired(self) -> int:
-        """0."""
+        """Returns 0: the cache is empty."""
         return 0
 
     @property
     def metrics(self) -> CacheMetrics:
-        """What the cache counted: a snapshot."""
-        return self._record.metrics()
+        """A snapshot of the counters."""
+        return self._recorder.metrics()
 
     async def health_check(self) -> bool:
-        """Whether it is open: it never fails."""
+        """Returns True until the cache is closed."""
         return not self._closed
 
     async def close(self) -> None:
-        """Ends it."""
+        """Closes the cache."""
         self._closed = True
 
     def __repr__(self) -> str:
@@ -222,7 +222,7 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
 
     def _count(self, name: str, count: int = 1) -> None:
         if self.enabled and not self._closed:
-            self._record.count(name, count)
+            self._recorder.count(name, count)
 
 
 async def _no() -> bool:

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from sark_cache._core.observers import Several
+from sark_cache._core.observers import CompositeCache
 from sark_cache.backends._shared.latency import whole_nanoseconds
 from sark_cache.metrics import LatencyHistogram, counters
 from sark_cache.protocol import PolicyCacheProtocol
 
 
 @runtime_checkable
-class SeveralPolicyCaches(Several, Protocol):
+class CompositePolicyCache(CompositeCache, Protocol):
     """A policy cache that asks others: `SelectedPolicyCache`."""
 
     def backends(self) -> Iterable[PolicyCacheProtocol]:
@@ -137,7 +137,7 @@ class Source:
 
     def read(self) -> list[Reading]:
         """Measures. What is closed or switched off is measured like any other."""
-        if self.backend is None and isinstance(self.cache, SeveralPolicyCaches):
+        if self.backend is None and isinstance(self.cache, CompositePolicyCache):
             return [self._read(cache) for cache in self.cache.backends()]
         return [self._read(self.cache)]
 
@@ -155,7 +155,7 @@ class Source:
     @property
     def is_several(self) -> bool:
         """Whether it is measured backend by backend."""
-        return self.backend is None and isinstance(self.cache, SeveralPolicyCaches)
+        return self.backend is None and isinstance(self.cache, CompositePolicyCache)
 
     def refuse_alike(self, others: Iterable["Source"]) -> None:
         """Raises a ValueError if somebody else's numbers could not be told from these."""

@@ -29,7 +29,7 @@ from enum import Enum, auto
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sark_cache._core.observers import observers, observers_of
+from sark_cache._core.observers import observers, observers_for
 from sark_cache.types import JSONObject, Loaded, Loader
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ async def _observed(
     """Evaluates in the sight of who observes it, to whom what brings no decision is an error."""
     try:
         with ExitStack() as sight:
-            for observer in observers_of(evaluation.cache):
+            for observer in observers_for(evaluation.cache):
                 sight.enter_context(observer(evaluation))
             loaded = await _begun(evaluation.loader, None, brought)
             brought(loaded)

@@ -1,7 +1,7 @@
-"""What a cache that is written in Python counts, without a lock of its own.
+"""The counters and histograms of a cache that is written in Python, without a lock of their own.
 
-A fork could find such a lock taken. Without a GIL a dict has a lock inside, which CPython takes for
-each operation.
+A forked child could inherit such a lock in the locked state. Without a GIL, CPython protects each
+dict operation by a lock inside the dict.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,17 @@ from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, CacheMetrics, LatencyHist
 
 
 class Counters:
-    """Numbers by name that only grow, until they are reset. Adding costs about 0.1 µs.
+    """Named counters that only grow, until they are reset. An addition costs about 0.1 µs.
 
-    Each thread has numbers of its own, since an addition of two threads to one could lose one.
+    Each thread adds to its own numbers: two threads that add to the same number could lose an
+    addition.
     """
 
     def __init__(self) -> None:
         self._threads: dict[int, dict[str, int]] = {}
 
     def add(self, name: str, count: int = 1) -> None:
-        """Adds to one of the numbers."""
+        """Adds `count` to the counter `name`."""
         thread = get_ident()
         numbers = self._threads.get(thread)
         if numbers is None:
@@ -32,7 +33,7 @@ class Counters:
         numbers[name] = numbers.get(name, 0) + count
 
     def totals(self) -> dict[str, int]:
-        """The numbers that are not zero."""
+        """Returns the sums over all threads, without those that are zero."""
         totals: dict[str, int] = {}
         for numbers in tuple(self._threads.values()):
             for name, number in tuple(numbers.items()):
@@ -44,8 +45,8 @@ class Counters:
         self._threads = {}
 
 
-class Record:
-    """What happened to one cache: its counters, how long things took, and its faults in the log."""
+class MetricsRecorder:
+    """The metrics recorder of one cache: counts, measures durations, and logs faults."""
 
     def __init__(self, backend: str) -> None:
         self._counters: Final = Counters()
@@ -54,7 +55,7 @@ class Record:
         self.evaluations: Final = Latency()
 
     def count(self, name: str, count: int = 1) -> None:
-        """Adds to a number of `CacheMetrics`."""
+        """Adds `count` to the counter `name` of `CacheMetrics`."""
         self._counters.add(name, count)
 
     def fault(self, operation: str, reason: str) -> None:
@@ -63,11 +64,11 @@ class Record:
         self._faults.report(operation, reason)
 
     def report(self, operation: str, reason: str) -> None:
-        """Logs, once per burst, what is no request's fault."""
+        """Logs a fault once per burst, without counting it: it affects no request."""
         self._faults.report(operation, reason)
 
     def unconfirmed(self, operation: str, reason: str) -> None:
-        """Counts a revocation that nobody awaits and that failed, and logs it once per burst."""
+        """Counts a failed revocation that no caller awaits, and logs it once per burst."""
         self._counters.add("unconfirmed_revocations")
         self._faults.unconfirmed(operation, reason)
 
@@ -76,7 +77,7 @@ class Record:
         self._faults.revokes_everything()
 
     def metrics(self, *, size: int = 0, max_size: int = 0) -> CacheMetrics:
-        """What was counted: a snapshot."""
+        """Returns a snapshot of all numbers."""
         return CacheMetrics(
             **self._counters.totals(),
             size=size,
@@ -96,30 +97,31 @@ class Record:
 
 
 class RecordedMetrics:
-    """The methods of a policy cache that its recorder answers; for caches written in Python."""
+    """The methods of a policy cache that only use its recorder; for caches written in Python."""
 
-    _record: Record
+    _recorder: MetricsRecorder
 
     def record_opa_latency(self, latency_ms: float) -> None:
         """Records the duration of one evaluation, in milliseconds.
 
         Raises:
-            TypeError, ValueError: Not a number, or negative, infinite or NaN.
+            TypeError: `latency_ms` is not a number.
+            ValueError: `latency_ms` is negative, infinite or NaN.
         """
-        self._record.evaluations.record(arguments.read_latency(latency_ms) / 1e3)
+        self._recorder.evaluations.record(arguments.read_latency(latency_ms) / 1e3)
 
     def reset_metrics(self) -> None:
         """Sets every counter and histogram to zero."""
-        self._record.reset()
+        self._recorder.reset()
 
     def latency_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
         """Returns the durations of requests to the cache; every request is measured."""
-        return self._record.requests.histogram(bounds)
+        return self._recorder.requests.histogram(bounds)
 
     def evaluation_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
         """Returns the durations of evaluations, as given to `record_opa_latency`."""
-        return self._record.evaluations.histogram(bounds)
+        return self._recorder.evaluations.histogram(bounds)

@@ -23,7 +23,7 @@ from sark_cache._core.json import NotJSONError
 from sark_cache._core.keys import RequestKey, Scope
 from sark_cache.backends._shared.defaults import settings_in_force, url_in_environment
 from sark_cache.backends._shared.loading import evaluate
-from sark_cache.backends._shared.recorder import Record, RecordedMetrics
+from sark_cache.backends._shared.recorder import MetricsRecorder, RecordedMetrics
 from sark_cache.backends._shared.revalidation import Revalidation
 from sark_cache.backends._shared.revocations import Revocations
 from sark_cache.backends._shared.ttl import time_to_live
@@ -145,7 +145,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         self.revalidate_callback: RevalidateCallback | None = None
         self._closed = False
         self._ended = False
-        self._record = Record(self.backend)
+        self._recorder = MetricsRecorder(self.backend)
         self._store: Final = DecisionStore(arguments.read_namespace(namespace))
         self._connections: Final = ConnectionPerLoop(
             DEFAULT_URL if redis_client is None else redis_client,
@@ -155,18 +155,18 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             arguments.read_timeout(
                 "command_timeout", _first_given(command_timeout, COMMAND_SECONDS)
             ),
-            self._record.report,
+            self._recorder.report,
             log=self._store.log,
             replicas=arguments.read_replicas(replicas),
         )
         self._writer: Final = DecisionWriter(
             self._store,
             self._connections,
-            self._record,
+            self._recorder,
             lambda: self._serves,
             lambda: self._closed,
         )
-        self._load_runner: Final = LoadRunner(self, self._writer, self._record)
+        self._load_runner: Final = LoadRunner(self, self._writer, self._recorder)
         self._revocations: Final = Revocations(
             self._on_unawaited_failure, self._connections.loop_for_threads
         )
@@ -308,7 +308,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             return None if decision is None else Decision(decision)
         except ValueError as error:
             # Another writer's, that JSON in Python takes and this package does not.
-            self._record.fault("get_decision", describe(error))
+            self._recorder.fault("get_decision", describe(error))
             return None
 
     async def set(
@@ -438,7 +438,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         arguments.read_policy(policy)
         if not self._serves:
             return [None] * len(rows)
-        self._record.count("batch_operations")
+        self._recorder.count("batch_operations")
         started = perf_counter()
         decisions: list[JSONObject | None] = [None] * len(rows)
         asked: dict[int, RequestKey] = {}
@@ -453,15 +453,15 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             )
             for (at, key), one in zip(asked.items(), found, strict=True):
                 if one.fault is not None:
-                    self._record.fault("get_batch", one.fault)
+                    self._recorder.fault("get_batch", one.fault)
                 is_refused = key in refused or self._is_superseded(key)
                 if one.entry is not None and not is_refused:
                     decisions[at] = one.entry.decision
         hits = sum(decision is not None for decision in decisions)
-        self._record.count("hits", hits)
-        self._record.count("misses", len(rows) - hits)
+        self._recorder.count("hits", hits)
+        self._recorder.count("misses", len(rows) - hits)
         for _ in rows:
-            self._record.requests.record((perf_counter() - started) / len(rows))
+            self._recorder.requests.record((perf_counter() - started) / len(rows))
         return decisions
 
     async def set_batch(
@@ -490,7 +490,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         if not self._serves:
             self._writer.supersede(policy, [(*row[:3], row[4]) for row in rows])
             return 0
-        self._record.count("batch_operations")
+        self._recorder.count("batch_operations")
         timed = [(*row[:5], self._ttl(arguments.read_ttl(row[5]), None)) for row in rows]
         return await self._write_many("set_batch", policy, timed, names, stamp)
 
@@ -581,7 +581,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             arguments.check_optional(name, part)
         named = arguments.read_revoked_tags(tags)
         if not named and not any(part is not None for part in scope):
-            self._record.revokes_everything()
+            self._recorder.revokes_everything()
         names = tuple(tag for tag in named if can_be_tag(tag))
         if not can_be_fields(scope) or (named and not names):
             return Deferred(_return_zero)  # nothing was ever stored under it
@@ -634,7 +634,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         try:
             self._size = await self._store.size(self._connections.current())
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not the caller's fault
-            self._record.fault("size", describe(error))
+            self._recorder.fault("size", describe(error))
             return 0
         return self._size
 
@@ -653,7 +653,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             try:
                 await self._store.position(connection, connection.deadline())
             except UnavailableError as error:
-                self._record.fault("health_check", str(error))
+                self._recorder.fault("health_check", str(error))
                 return False
         return True
 
@@ -677,7 +677,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
     @property
     def metrics(self) -> CacheMetrics:
         """What the cache counted: a snapshot. `size` is what `size()` last found."""
-        return self._record.metrics(size=self._size, max_size=self.max_size)
+        return self._recorder.metrics(size=self._size, max_size=self.max_size)
 
     @property
     def circuit_open(self) -> bool:
@@ -720,7 +720,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         found = _NOTHING
         connection = self._connections.current()
         if connection.is_unavailable:
-            self._record.fault(operation, "the circuit is open")
+            self._recorder.fault(operation, "the circuit is open")
         elif (
             request := self._writer.request(operation, policy, user_id, action, resource, context)
         ) is not None:
@@ -729,15 +729,15 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             try:
                 found = await self._store.look_up(connection, connection.deadline(), request)
             except Exception as error:  # noqa: BLE001 - whatever it is, it fails no request
-                self._record.fault(operation, describe(error))
+                self._recorder.fault(operation, describe(error))
             if found.fault is not None:
-                self._record.fault(operation, found.fault)
+                self._recorder.fault(operation, found.fault)
             if superseded or self._is_superseded(request.key):
                 found = found._replace(entry=None)
         if found.entry is None:
-            self._record.count("misses")
+            self._recorder.count("misses")
         spent = perf_counter() - started
-        self._record.requests.record(spent)
+        self._recorder.requests.record(spent)
         return request, found if found.entry is not None else found._replace(spent=spent)
 
     def _is_superseded(self, key: RequestKey) -> bool:
@@ -760,9 +760,9 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         ):
             callback = Revalidation(self.revalidate_callback).under(request.policy)
         if callback is None or entry is None:
-            self._record.count("hits")
+            self._recorder.count("hits")
             return
-        self._record.count("stale_hits")
+        self._recorder.count("stale_hits")
 
         async def position() -> str | None:
             connection = self._connections.current()
@@ -805,7 +805,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
         Fails if that was no fault of the context.
         """
-        self._record.fault("delete", str(error))
+        self._recorder.fault("delete", str(error))
         if error.__cause__ is None:
             return Deferred(_return_false)
         unconfirmed, cause = _unconfirmed("delete", str(error)), error.__cause__
@@ -825,14 +825,14 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             removed = await revoke(self._connections.current())
         except Exception as error:
             reason = _reason(error)
-            self._record.fault(operation, reason)
+            self._recorder.fault(operation, reason)
             raise _unconfirmed(operation, reason) from error
-        self._record.count("invalidations", removed)
+        self._recorder.count("invalidations", removed)
         return removed
 
     def _on_unawaited_failure(self, operation: str, error: BaseException) -> None:
         """Notes a revocation that failed, and that nobody awaits."""
-        self._record.unconfirmed(operation, _reason(error.__cause__ or error))
+        self._recorder.unconfirmed(operation, _reason(error.__cause__ or error))
 
 
 _NOTHING = LookupResult()

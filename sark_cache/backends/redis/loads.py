@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from sark_cache._core import arguments
 from sark_cache.backends._shared.background_refresh import Refreshes, goes_on
 from sark_cache.backends._shared.loading import Evaluation, evaluate, evaluated, evaluated_ahead
-from sark_cache.backends._shared.recorder import Record
+from sark_cache.backends._shared.recorder import MetricsRecorder
 from sark_cache.backends._shared.refresh_pauses import Pauses
 from sark_cache.backends._shared.single_flight import FlightKey, new_flights
 from sark_cache.backends.redis.request import Request
@@ -32,13 +32,13 @@ Lifetime: TypeAlias = Callable[[float | None], float]
 class LoadRunner:
     """The loads and refreshes of one cache."""
 
-    def __init__(self, cache: object, writer: DecisionWriter, record: Record) -> None:
+    def __init__(self, cache: object, writer: DecisionWriter, recorder: MetricsRecorder) -> None:
         self._cache: Final = cache
         self._writer: Final = writer
-        self._record: Final = record
-        self._flights: Final = new_flights(lambda: record.count("overdue"))
+        self._recorder: Final = recorder
+        self._flights: Final = new_flights(lambda: recorder.count("overdue"))
         self._callers: Final[Counter[FlightKey]] = Counter()
-        self._refreshes: Final = Refreshes(record.fault)
+        self._refreshes: Final = Refreshes(recorder.fault)
         self._refreshed: Final[dict[str, asyncio.Task[None]]] = {}
         self._pauses: Final = Pauses()
 
@@ -48,8 +48,8 @@ class LoadRunner:
         Raises:
             Exception: The error that the loader raises.
         """
-        self._record.count("loads")
-        return await evaluate(loader, lambda: self._record.count("load_errors"), self._cache)
+        self._recorder.count("loads")
+        return await evaluate(loader, lambda: self._recorder.count("load_errors"), self._cache)
 
     async def load_shared(
         self,
@@ -70,13 +70,13 @@ class LoadRunner:
         loaded: list[Mapping[str, Any]] = []
 
         async def lead() -> str | None:
-            self._record.count("loads")
+            self._recorder.count("loads")
             try:
                 decision, ttl, late = await evaluated(evaluation)
                 names = tuple(dict.fromkeys((*tags, *arguments.read_tags(late))))
                 ttl_seconds = lifetime(arguments.read_ttl(ttl))
             except Exception:
-                self._record.count("load_errors")
+                self._recorder.count("load_errors")
                 raise
             loaded.append(decision)
             return await self._writer.write_loaded(
@@ -97,7 +97,7 @@ class LoadRunner:
             # The decision cannot be copied, so each waiter runs its own loader.
             return cast("JSONObject", loaded[0]) if loaded else await self.load_alone(loader)
         if not loaded:
-            self._record.count("coalesced")
+            self._recorder.count("coalesced")
         return cast("JSONObject", json.loads(text))
 
     def refresh(
@@ -129,7 +129,7 @@ class LoadRunner:
             if self._refreshed.get(key) is task:
                 del self._refreshed[key]
 
-        self._record.count("revalidations")
+        self._recorder.count("revalidations")
         refresh = self._with_pauses(
             key, partial(self._refresh, request, found, callback, position, lifetime)
         )

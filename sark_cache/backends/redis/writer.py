@@ -12,7 +12,7 @@ from typing import Any, Final
 from sark_cache._core.arguments import Row
 from sark_cache._core.json import MAX_BYTES, NotJSONError
 from sark_cache._core.keys import RequestKey, Scope
-from sark_cache.backends._shared.recorder import Record
+from sark_cache.backends._shared.recorder import MetricsRecorder
 from sark_cache.backends.redis import scripts
 from sark_cache.backends.redis.connection import UnavailableError
 from sark_cache.backends.redis.connections import ConnectionPerLoop
@@ -45,17 +45,17 @@ class DecisionWriter:
         self,
         store: DecisionStore,
         connections: ConnectionPerLoop,
-        record: Record,
+        recorder: MetricsRecorder,
         serves: Callable[[], bool],
         is_closed: Callable[[], bool],
     ) -> None:
         self._store: Final = store
         self._connections: Final = connections
-        self._record: Final = record
+        self._recorder: Final = recorder
         self._serves: Final = serves
         self._is_closed: Final = is_closed
         self.superseded: Final = Superseded(
-            self._discard, self._flush, record.report, lambda: not serves()
+            self._discard, self._flush, recorder.report, lambda: not serves()
         )
 
     def request(
@@ -71,7 +71,7 @@ class DecisionWriter:
         try:
             return Request.read(self._store.prefix, policy, user_id, action, resource, context)
         except NotJSONError as error:
-            self._record.fault(operation, str(error))
+            self._recorder.fault(operation, str(error))
             return None
 
     async def write_many(
@@ -102,7 +102,7 @@ class DecisionWriter:
                 text = decision_text(decision, tags)
                 write = request.write(text, ttl, tags)
             except NotJSONError as error:
-                self._record.fault(operation, str(error))
+                self._recorder.fault(operation, str(error))
                 dropped.append(request.key)
             else:
                 if ttl:
@@ -132,7 +132,7 @@ class DecisionWriter:
         try:
             await self._store.discard(self._connections.current(), deadline, superseded)
         except UnavailableError as error:
-            self._record.fault(operation, str(error))
+            self._recorder.fault(operation, str(error))
         except asyncio.CancelledError:
             self.superseded.add(keys)  # what the caller brought has superseded the older ones
             raise
@@ -179,14 +179,14 @@ class DecisionWriter:
             text = decision_text(decision, tags)
             write = request.write(text, ttl_seconds, tags)
         except NotJSONError as error:
-            self._record.fault(operation, str(error))
+            self._recorder.fault(operation, str(error))
             await self.delete_superseded(operation, deadline, [request.key])
             return None
         if not self._serves():
             await self.delete_superseded(operation, deadline, [request.key])
         elif found.held is None and boot_time() - found.asked_at > LONGEST_LOAD_SECONDS:
             message = f"an evaluation of more than {LONGEST_LOAD_SECONDS:g} s is not stored"
-            self._record.fault(operation, message)
+            self._recorder.fault(operation, message)
         elif ttl_seconds:
             may_replace = MayReplace.NOTHING if found.held is None else MayReplace.SEEN_VALUE
             position = (found.position or "").__str__
@@ -213,7 +213,7 @@ class DecisionWriter:
         try:
             await self._store.discard(self._connections.current(), deadline, keys)
         except UnavailableError as error:
-            self._record.fault(operation, str(error))
+            self._recorder.fault(operation, str(error))
             self.superseded.add(keys)
         except asyncio.CancelledError:
             self.superseded.add(keys)
@@ -244,6 +244,6 @@ class DecisionWriter:
 
     def _count(self, operation: str, outcome: Outcome | UnavailableError) -> None:
         if isinstance(outcome, UnavailableError):
-            self._record.fault(operation, str(outcome))
+            self._recorder.fault(operation, str(outcome))
         elif outcome is Outcome.OVERTAKEN:
-            self._record.count("invalidations")
+            self._recorder.count("invalidations")
