@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, final
 
-from sark_cache._core.json import JSON, NotJSONError, plain_mapping, type_name
+from sark_cache._core.json import JSON, NotJSONError, to_plain_mapping, type_name
 from sark_cache._core.pydantic_schema import make_known
 
 __all__ = ["Decision", "PlainDecision"]
@@ -21,7 +21,7 @@ class PlainDecision(Mapping[str, Any]):
         if not _is_mapping(fields):
             message = f"fields must be a mapping, not {type_name(fields)}"
             raise TypeError(message)
-        object.__setattr__(self, "_fields", _frozen_fields(plain_mapping(fields)))
+        object.__setattr__(self, "_fields", _frozen_fields(to_plain_mapping(fields)))
 
     @property
     def allow(self) -> bool:
@@ -50,7 +50,7 @@ class PlainDecision(Mapping[str, Any]):
         if not _is_mapping(other):
             return NotImplemented
         try:
-            return self.to_dict() == plain_mapping(other)
+            return self.to_dict() == to_plain_mapping(other)
         except NotJSONError:
             return False
 

@@ -1,4 +1,4 @@
-"""What the methods take: checked as by the compiled module, with errors that name the argument."""
+"""Checks of method arguments, the same as the compiled module's. Errors name the argument."""
 
 import math
 import re
@@ -10,31 +10,31 @@ from sark_cache._core.json import type_name
 
 MAX_PATTERN_BYTES = 1024
 MAX_FIELD_BYTES = 8 * 1024
-"""The longest user id, action or resource that a decision is stored for, in bytes of UTF-8."""
+"""The maximum size of a user id, action or resource of a stored decision, in bytes of UTF-8."""
 MAX_POLICY_BYTES = 256
 MAX_TAGS = 64
-"""The most tags that a decision can have."""
+"""The maximum number of tags of a decision."""
 MAX_TAG_BYTES = 256
 MAX_REVOKED_TAGS = 10_000
-"""The most tags that one revocation can name."""
+"""The maximum number of tags in one revocation."""
 NAMESPACE = re.compile(r"[A-Za-z0-9._:/-]{0,64}")
 NAMESPACE_WORDS = "at most 64 letters, digits and characters of ._:/-"
 LONGEST_TTL = 100 * 365 * 24 * 60 * 60
-"""A hundred years, in seconds: the longest time to live that is told apart from an endless one."""
+"""The maximum time to live in seconds (100 years). Longer values are reduced to it."""
 
 
 class _NotGiven(tuple[str, ...]):
-    """An empty default, told apart from an empty tuple that a caller gave. Shown as `()`."""
+    """An empty default that is distinct from an empty tuple of the caller. Its repr is `()`."""
 
     __slots__ = ()
 
 
 NOT_GIVEN: Final[tuple[str, ...]] = _NotGiven()
-"""The default of `tags` in revocations: tags that were given must name something."""
+"""The default of `tags` in revocations. An empty collection given by the caller is an error."""
 
 
 def refuse(argument: str, takes: str, given: object) -> NoReturn:
-    """Raises a TypeError that names the argument, what it takes and what it was given."""
+    """Raises a TypeError that names the argument, the accepted types, and the given type."""
     message = f"{argument} must be {takes}, not {type_name(given)}"
     raise TypeError(message)
 
@@ -42,14 +42,19 @@ def refuse(argument: str, takes: str, given: object) -> NoReturn:
 def check_request(
     user_id: object, action: object, resource: object, context: object, sensitivity: object
 ) -> None:
-    """Raises unless these are the arguments of a request."""
+    """Raises a TypeError unless all arguments of a request have the right types."""
     check_fields(user_id, action, resource)
     check_context(context)
     check_optional("sensitivity", sensitivity)
 
 
 def check_pattern(pattern: object) -> None:
-    """Raises unless it is a str of UTF-8 and not too long."""
+    """Checks a pattern.
+
+    Raises:
+        TypeError: The pattern is not a str.
+        ValueError: The pattern is too long or has a lone surrogate.
+    """
     if not isinstance(pattern, str):
         refuse("pattern", "a str", pattern)
     try:
@@ -63,13 +68,13 @@ def check_pattern(pattern: object) -> None:
 
 
 def check_text(argument: str, given: object) -> None:
-    """Raises unless it is a str."""
+    """Raises a TypeError unless `given` is a str."""
     if not isinstance(given, str):
         refuse(argument, "a str", given)
 
 
 def check_fields(user_id: object, action: object, resource: object, where: str = "") -> None:
-    """Raises unless all three are str."""
+    """Raises a TypeError unless all three are str. `where` precedes the name in the message."""
     if not isinstance(user_id, str):
         refuse(f"{where}user_id", "a str", user_id)
     if not isinstance(action, str):
@@ -79,22 +84,22 @@ def check_fields(user_id: object, action: object, resource: object, where: str =
 
 
 def check_context(context: object) -> None:
-    """Raises unless it is a mapping or None."""
+    """Raises a TypeError unless the context is a mapping or None."""
     if context is not None and not isinstance(context, Mapping):
         refuse("context", "a mapping or None", context)
 
 
 def check_optional(argument: str, given: object) -> None:
-    """Raises unless it is a str or None."""
+    """Raises a TypeError unless `given` is a str or None."""
     if given is not None and not isinstance(given, str):
         refuse(argument, "a str or None", given)
 
 
 def read_policy(policy: object) -> str:
-    """Returns the name of a policy.
+    """Returns the name of a policy, checked.
 
     Raises:
-        TypeError: It is not a str.
+        TypeError: `policy` is not a str.
     """
     if not isinstance(policy, str):
         refuse("policy", "a str", policy)
@@ -102,11 +107,12 @@ def read_policy(policy: object) -> str:
 
 
 def read_namespace(namespace: object) -> str:
-    """Returns what stands before every key of a cache in Redis.
+    """Returns the prefix of every key of a cache in Redis, checked.
 
     Raises:
-        TypeError: It is not a str.
-        ValueError: It is too long, or has a character that a key or a pattern treats specially.
+        TypeError: `namespace` is not a str.
+        ValueError: `namespace` is too long, or has a character with a special meaning in a key or
+            in a pattern.
     """
     if not isinstance(namespace, str):
         refuse("namespace", "a str", namespace)
@@ -117,9 +123,10 @@ def read_namespace(namespace: object) -> str:
 
 
 def excess(text: str, limit: int) -> int | None:
-    """Returns the size of `text` in bytes of UTF-8 if it is more than `limit`, else None.
+    """Returns a size of `text` that exceeds `limit`, in bytes of UTF-8. None: it is within.
 
-    Costs nothing for text that is surely within or beyond the limit: no UTF-8 is made of it.
+    Encodes the text only if its number of characters does not decide. The returned size may be
+    smaller than the real one.
     """
     if len(text) > limit:
         return len(text)
@@ -132,9 +139,9 @@ def excess(text: str, limit: int) -> int | None:
 def beyond_limits(
     user_id: str, action: str, resource: str, policy: str = "", tags: Collection[str] = ()
 ) -> str | None:
-    """Returns what is beyond a limit of the caches, as a reason for the log, or None.
+    """Returns the reason why a decision exceeds the limits of the caches. None: it is within.
 
-    The reason names the argument and the limit, never what was given.
+    The reason is for the log: it names the argument and the limit, never the given value.
     """
     fields = (("user_id", user_id), ("action", action), ("resource", resource))
     for name, field in fields:
@@ -146,7 +153,7 @@ def beyond_limits(
 
 
 def beyond_tags(tags: Collection[str]) -> str | None:
-    """Returns what is beyond a limit of a decision's tags, as a reason for the log, or None."""
+    """Returns the reason why the tags exceed the limits of a decision. None: they are within."""
     if len(tags) > MAX_TAGS:
         return f"more than {MAX_TAGS} tags"
     if any(excess(tag, MAX_TAG_BYTES) is not None for tag in tags):
@@ -155,42 +162,42 @@ def beyond_tags(tags: Collection[str]) -> str | None:
 
 
 def check_decision(decision: object) -> None:
-    """Raises unless it is a mapping."""
+    """Raises a TypeError unless the decision is a mapping."""
     if not isinstance(decision, Mapping):
         refuse("decision", "a dict", decision)
 
 
 def check_boolean(argument: str, given: object) -> bool:
-    """Raises unless it is True or False."""
+    """Returns `given`. Raises a TypeError unless it is True or False."""
     if not isinstance(given, bool):
         refuse(argument, "True or False", given)
     return given
 
 
 def check_loader(loader: object) -> None:
-    """Raises unless it can be called."""
+    """Raises a TypeError unless the loader is callable."""
     if not callable(loader):
         refuse("loader", "an async function without arguments", loader)
 
 
 def read_tags(tags: object) -> tuple[str, ...]:
-    """Returns the tags of a decision, read once; any iterable but a bare str, which has letters.
+    """Returns the tags of a decision, which may be any iterable except str, bytes or a mapping.
 
-    Reads one more than a decision can have, and no further: `beyond_limits` says that they are too
-    many, and an endless iterable ends here.
+    Reads at most `MAX_TAGS` + 1 tags, so an endless iterable is no problem. `beyond_limits` then
+    refuses the surplus.
 
     Raises:
-        TypeError: It is no such iterable, or one of the tags is not a str.
+        TypeError: `tags` is not such an iterable, or one of the tags is not a str.
     """
     return () if tags is None else _read_names(tags, MAX_TAGS + 1)
 
 
 def read_revoked_tags(tags: object) -> tuple[str, ...]:
-    """Returns the tags that a revocation names, read once; none if they are `NOT_GIVEN` or None.
+    """Returns the tags of a revocation. Empty: `tags` is `NOT_GIVEN` or None.
 
     Raises:
-        TypeError: As `read_tags`.
-        ValueError: Tags were given, and there are none, or more than a revocation can name.
+        TypeError: `tags` is refused by `read_tags`.
+        ValueError: `tags` is empty, or has more than `MAX_REVOKED_TAGS` items.
     """
     if tags is None or tags is NOT_GIVEN:
         return ()
@@ -207,7 +214,7 @@ def read_revoked_tags(tags: object) -> tuple[str, ...]:
     return names
 
 
-def _read_names(tags: Any, most: int) -> tuple[str, ...]:  # noqa: ANN401 - any iterable is read
+def _read_names(tags: Any, most: int) -> tuple[str, ...]:  # noqa: ANN401 - any iterable
     if not _is_collection(tags):
         refuse("tags", "a list, tuple or set of str", tags)
     names: tuple[Any, ...] = tuple(islice(tags, most))
@@ -218,19 +225,29 @@ def _read_names(tags: Any, most: int) -> tuple[str, ...]:  # noqa: ANN401 - any 
 
 
 def read_ttl(ttl_seconds: object) -> float | None:
-    """A time to live in seconds, at most a hundred years; None if none is given."""
+    """Returns a time to live in seconds, at most `LONGEST_TTL`. None: none is given.
+
+    Raises:
+        TypeError: `ttl_seconds` is not a number.
+        ValueError: `ttl_seconds` is negative or NaN.
+    """
     if ttl_seconds is None:
         return None
     if isinstance(ttl_seconds, bool) or not isinstance(ttl_seconds, int | float):
         refuse("ttl_seconds", "a number of seconds or None", ttl_seconds)
-    if not ttl_seconds >= 0:  # nor NaN
+    if not ttl_seconds >= 0:  # refuses NaN, too
         message = f"ttl_seconds must be a number of seconds, 0 or more, not {ttl_seconds}"
         raise ValueError(message)
     return float(min(ttl_seconds, LONGEST_TTL))
 
 
 def read_default_ttl(ttl_seconds: object, default: float) -> float:
-    """The time to live of a cache, in seconds."""
+    """Returns the time to live of a cache in seconds; `default` if none is given.
+
+    Raises:
+        TypeError: `ttl_seconds` is not a number.
+        ValueError: `ttl_seconds` is 0, negative or NaN.
+    """
     seconds = read_ttl(ttl_seconds)
     if seconds == 0:
         message = "ttl_seconds of a cache must be more than 0; to store nothing use enabled=False"
@@ -239,10 +256,11 @@ def read_default_ttl(ttl_seconds: object, default: float) -> float:
 
 
 def read_replicas(replicas: object) -> int | None:
-    """Returns a number of replicas, or None.
+    """Returns a number of replicas, or None, checked.
 
     Raises:
-        TypeError, ValueError: It is not a number, or a negative one.
+        TypeError: `replicas` is neither an integer nor None.
+        ValueError: `replicas` is negative.
     """
     if replicas is None:
         return None
@@ -255,7 +273,12 @@ def read_replicas(replicas: object) -> int | None:
 
 
 def read_timeout(argument: str, seconds: object) -> float:
-    """A time-out in seconds, more than 0 and finite."""
+    """Returns a time-out in seconds.
+
+    Raises:
+        TypeError: `seconds` is not a number.
+        ValueError: `seconds` is not more than 0 and finite.
+    """
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         refuse(argument, "a number of seconds", seconds)
     if not 0 < seconds < math.inf:
@@ -265,7 +288,12 @@ def read_timeout(argument: str, seconds: object) -> float:
 
 
 def read_latency(latency_ms: object) -> float:
-    """A duration in milliseconds, 0 or more and finite."""
+    """Returns a duration in milliseconds.
+
+    Raises:
+        TypeError: `latency_ms` is not a number.
+        ValueError: `latency_ms` is negative, infinite or NaN.
+    """
     if isinstance(latency_ms, bool) or not isinstance(latency_ms, int | float):
         refuse("latency_ms", "a number of milliseconds", latency_ms)
     if not 0 <= latency_ms < math.inf:
@@ -278,12 +306,21 @@ Row: TypeAlias = tuple[Any, ...]
 
 
 def read_requests(requests: object) -> list[Row]:
-    """The rows of a batch of requests: four items each."""
+    """Returns the rows of a batch of requests, each padded to four items.
+
+    Raises:
+        TypeError: `requests` is not an iterable of such rows.
+    """
     return _read_rows("requests", requests, range(3, 5), "(user_id, action, resource, context)")
 
 
 def read_entries(entries: object) -> list[Row]:
-    """The rows of a batch of entries: six items each."""
+    """Returns the rows of a batch of entries, each padded to six items.
+
+    Raises:
+        TypeError: `entries` is not an iterable of such rows.
+        ValueError: A time to live is negative or NaN.
+    """
     shape = "(user_id, action, resource, decision, context, ttl_seconds)"
     rows = _read_rows("entries", entries, range(4, 7), shape)
     for row in rows:
@@ -293,7 +330,7 @@ def read_entries(entries: object) -> list[Row]:
 
 
 def _is_collection(given: object) -> bool:
-    """Whether it has items, and is neither taken for its letters nor for its keys."""
+    """Returns whether `given` is an iterable, but not of letters, bytes or keys."""
     return isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
 
 

@@ -1,8 +1,8 @@
-"""Plain JSON: what a Python object is as JSON, or the reason why it is none.
+"""Conversion of Python objects to plain JSON, for the caches that are written in Python.
 
-The same reading as the compiled module's, for the caches that are written in Python: subclasses and
-other mappings are asked for their items once, and what comes out holds nothing of the caller's. One
-pass, about 0.3 µs a value.
+The result and the reasons for refusal are those of the compiled module. The items of subclasses and
+other mappings are read once, and the result shares no object with the caller. The conversion makes
+one pass and costs about 0.3 µs per value.
 """
 
 import json
@@ -17,48 +17,50 @@ Items: TypeAlias = list[Any] | tuple[Any, ...]
 Fields: TypeAlias = Mapping[Any, Any]
 
 MAX_DEPTH = 64
-"""How deep lists and mappings may be nested."""
+"""The maximum nesting depth of lists and mappings."""
 MAX_BYTES = 65_536
-"""The most bytes of an entry, and so the most values and bytes of text that one can have."""
-
+"""The maximum size of an entry in bytes. It also bounds the number of values and bytes of text."""
 
 MAX_TEXT = 4 * MAX_BYTES
-"""The longest JSON text that is parsed."""
+"""The maximum length of JSON text that is parsed."""
 MAX_PARSED_DEPTH = MAX_DEPTH + 2
-"""How deep that may be nested: a value within an entry."""
+"""The maximum nesting depth of that text: an entry wraps its value in two more levels."""
 _NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)
 
 
 class NotJSONError(ValueError):
-    """An object is not JSON, or too deep or too large to be stored; says why, and never what."""
+    """An object is not JSON, or too deep or too large to store.
 
-
-def plain(value: object) -> JSON:
-    """A copy of `value` made of exact dicts, lists, str, int, float, bool and None.
-
-    Raises:
-        NotJSONError: It is not JSON, or an object's own code raised; that is then the cause.
+    The message gives the reason and never shows the object.
     """
-    return _Reading().read(value, 0)
 
 
-def plain_mapping(value: Fields) -> dict[str, JSON]:
-    """The same for a mapping.
+def to_plain_json(value: object) -> JSON:
+    """Returns a copy of `value` that consists of exact dict, list, str, int, float, bool and None.
 
     Raises:
-        NotJSONError: As `plain`.
+        NotJSONError: `value` is not JSON, or an object's own code raised an exception, which is
+            then the cause.
     """
-    return _Reading().mapping(value, 0)
+    return _Converter().convert(value, 0)
 
 
-def parsed(text: str | bytes) -> Any:  # noqa: ANN401 - whatever the text says
-    """Returns what JSON text from another process says.
-
-    The depth is looked at first: the parser recurses on the stack, which a thread may have little
-    of, and would crash.
+def to_plain_mapping(value: Fields) -> dict[str, JSON]:
+    """Returns the same copy of a mapping, as a dict.
 
     Raises:
-        ValueError: It is not JSON, too deep or too long.
+        NotJSONError: As `to_plain_json`.
+    """
+    return _Converter().mapping(value, 0)
+
+
+def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON value
+    """Parses JSON text that came from another process.
+
+    The depth is checked first: the parser recurses, and would crash a thread with a small stack.
+
+    Raises:
+        ValueError: The text is not JSON, is too deep, or is too long.
     """
     if len(text) > MAX_TEXT:
         message = f"JSON text longer than {MAX_TEXT}"
@@ -83,16 +85,16 @@ def _is_too_deep(text: bytes) -> bool:
     return False
 
 
-class _Reading:
-    """One reading, which ends when more was read than could be stored."""
+class _Converter:
+    """One conversion, which fails as soon as it has read more than an entry can hold."""
 
     def __init__(self) -> None:
         self._left = MAX_BYTES
 
-    def read(self, value: Any, depth: int) -> JSON:  # noqa: ANN401 - whatever a caller has
+    def convert(self, value: Any, depth: int) -> JSON:  # noqa: ANN401 - any object of a caller
         if isinstance(value, str):
             return self.text(value)
-        self._take(1)
+        self._charge(1)
         if value is None or value is True or value is False:
             return value
         if isinstance(value, int):
@@ -115,9 +117,9 @@ class _Reading:
     def text(self, text: str) -> str:
         try:
             # Long text is refused before it is encoded.
-            self._take(1 + len(text))
+            self._charge(1 + len(text))
             if not text.isascii():
-                self._take(len(text.encode()) - len(text))
+                self._charge(len(text.encode()) - len(text))
         except UnicodeEncodeError:
             message = "a string with a lone surrogate, which UTF-8 cannot hold"
             raise NotJSONError(message) from None
@@ -126,41 +128,41 @@ class _Reading:
     def items(self, items: Items, depth: int) -> list[JSON]:
         self._enter(depth)
         if type(items) is not list and type(items) is not tuple:
-            return [self.read(item, depth + 1) for item in self._told_by(lambda: items)]
-        return [self.read(item, depth + 1) for item in tuple(items)]
+            return [self.convert(item, depth + 1) for item in self._iterate_foreign(lambda: items)]
+        return [self.convert(item, depth + 1) for item in tuple(items)]
 
     def mapping(self, mapping: Fields, depth: int) -> dict[str, JSON]:
         self._enter(depth)
         if type(mapping) is dict:
             fields: list[Any] = [*mapping.items()]
         else:
-            fields = self._told_by(mapping.items)
-        read: dict[str, JSON] = {}
+            fields = self._iterate_foreign(mapping.items)
+        converted: dict[str, JSON] = {}
         for name, value in fields:
             if not isinstance(name, str):
                 message = f"a mapping with a key of type {type_name(name)}; JSON keys are str"
                 raise NotJSONError(message)
-            name = self.text(name)  # noqa: PLW2901 - what a subclass calls itself ends here
-            if name in read:
+            name = self.text(name)  # noqa: PLW2901 - an exact str replaces a subclass of str
+            if name in converted:
                 message = "the same key twice in one mapping"
                 raise NotJSONError(message)
-            read[name] = self.read(value, depth + 1)
-        return read
+            converted[name] = self.convert(value, depth + 1)
+        return converted
 
-    def _told_by(self, own_code: Callable[[], Iterable[Any]]) -> list[Any]:
-        """What an object's own code hands out, which may raise, or have no end."""
-        told: list[Any] = []
+    def _iterate_foreign(self, own_code: Callable[[], Iterable[Any]]) -> list[Any]:
+        """Returns the items that an object's own code yields. That code may raise or never end."""
+        items: list[Any] = []
         try:
             for item in own_code():
-                self._take(1)
-                told.append(item)
+                self._charge(1)
+                items.append(item)
         except NotJSONError:
             raise
         except Exception as error:
-            # Its type alone: its message may hold what the request was about.
+            # The message shows only the type: the error's text may hold data of the request.
             message = f"an object's own code raised {type(error).__name__}"
             raise NotJSONError(message) from error
-        return told
+        return items
 
     @staticmethod
     def _enter(depth: int) -> None:
@@ -168,7 +170,7 @@ class _Reading:
             message = f"nested deeper than {MAX_DEPTH} levels"
             raise NotJSONError(message)
 
-    def _take(self, size: int) -> None:
+    def _charge(self, size: int) -> None:
         self._left -= size
         if self._left < 0:
             message = f"larger than the {MAX_BYTES} bytes that are allowed"
@@ -184,7 +186,7 @@ def _is_mapping(value: object) -> TypeGuard[Fields]:
 
 
 def type_name(value: object) -> str:
-    """The name of an object's type, for messages."""
+    """Returns the qualified name of an object's type, for messages."""
     kind = type(value)
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
     return f"{module}{kind.__qualname__}"

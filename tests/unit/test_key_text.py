@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from json_values import AWKWARD, OBJECTS, TEXT
 from sark_cache import RustPolicyCache
-from sark_cache._core.json import plain_mapping
+from sark_cache._core.json import to_plain_mapping
 from sark_cache._core.keys import Scope, digits_of, literal, parts_of, prefix_of, request_key
 
 PREFIX = "sark-cache:1"
@@ -19,7 +19,7 @@ NAMES = (
 
 
 def text(user_id, action, resource, context=None, policy="", prefix=PREFIX):
-    digits, _ = digits_of(plain_mapping(context) if context is not None else None)
+    digits, _ = digits_of(to_plain_mapping(context) if context is not None else None)
     return request_key(prefix, policy, user_id, action, resource, digits).text
 
 

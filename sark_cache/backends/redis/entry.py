@@ -16,7 +16,7 @@ import json
 from typing import NamedTuple
 
 from sark_cache._core.arguments import LONGEST_TTL
-from sark_cache._core.json import JSON, MAX_BYTES, NotJSONError, parsed
+from sark_cache._core.json import JSON, MAX_BYTES, NotJSONError, parse_json
 from sark_cache._core.keys import RequestKey
 from sark_cache.types import JSONObject
 
@@ -85,7 +85,7 @@ def decode(text: str | bytes, key: RequestKey) -> Entry:
         CorruptEntryError: The text is not an entry, or is one of another request.
     """
     try:
-        entry = parsed(text)
+        entry = parse_json(text)
         found = RequestKey(entry["key"], entry["context"])
         read = Entry(entry["decision"], float(entry["ttl"]), tuple(entry["tags"]))
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError):

@@ -8,7 +8,7 @@ requests costs no evaluation.
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, cast
 
-from sark_cache._core.json import parsed
+from sark_cache._core.json import parse_json
 from sark_cache._core.poller import lock_across_forks
 from sark_cache.backends.redis.replies import At
 
@@ -93,7 +93,7 @@ class News:
 
 def _read(record: str) -> dict[str, Any]:
     try:
-        read = parsed(record[39:])
+        read = parse_json(record[39:])
     except (ValueError, RecursionError):
         return _MATCHES_ALL
     return cast("dict[str, Any]", read) if type(read) is dict else _MATCHES_ALL

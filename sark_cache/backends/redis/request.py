@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sark_cache._core.arguments import MAX_TAG_BYTES, beyond_limits, beyond_tags, excess
-from sark_cache._core.json import JSON, NotJSONError, plain_mapping
+from sark_cache._core.json import JSON, NotJSONError, to_plain_mapping
 from sark_cache._core.keys import RequestKey, Scope, digits_of, request_key
 from sark_cache.backends.redis.entry import encode, json_text, size_of
 from sark_cache.backends.redis.store import Write, lifetime_ms, marker_of, subject
@@ -43,7 +43,7 @@ class Request(NamedTuple):
         beyond = beyond_limits(user_id, action, resource, policy)
         if beyond is not None:
             raise NotJSONError(beyond)
-        copied = plain_mapping(context) if context is not None else None
+        copied = to_plain_mapping(context) if context is not None else None
         try:
             sizes = map(size_of, (policy, user_id, action, resource))
             digits, size = digits_of(copied)
@@ -92,7 +92,7 @@ def decision_text(decision: Mapping[str, Any], tags: tuple[str, ...]) -> str:
     if not all(map(is_utf8, tags)):
         message = "a tag with a lone surrogate, which UTF-8 cannot hold"
         raise NotJSONError(message)
-    return json_text(plain_mapping(decision))
+    return json_text(to_plain_mapping(decision))
 
 
 def can_be_fields(scope: Scope) -> bool:
