@@ -339,7 +339,7 @@ class GuardedConnection:
             self._examination = asyncio.create_task(
                 self._examine_servers(), name="sark-cache examination"
             )
-            self._examination.add_done_callback(_mark_retrieved)
+            self._examination.add_done_callback(mark_retrieved)
         await asyncio.shield(self._examination)
 
     async def _examine_servers(self) -> None:
@@ -446,7 +446,7 @@ class GuardedConnection:
                     await node.disconnect()
 
 
-def _mark_retrieved(task: asyncio.Task[Any]) -> None:
+def mark_retrieved(task: asyncio.Task[Any]) -> None:
     """Retrieves a task's error, so that asyncio does not log it. Every waiter gets the error."""
     if not task.cancelled():
         task.exception()

@@ -1,35 +1,44 @@
-"""What runs on the server, in one step each: scripts, and the form of the invalidation log.
+"""The scripts that run on the server, and the format of the invalidation log.
 
-The log is a list, newest record first: `{id} {moment} {record}`, the id 24 random hexadecimal
-digits, the moment the server's time in 13 digits of milliseconds, the record a JSON object with
-what was named: fields, tags, `keys` or a `pattern`. A *position* is the id of the record that was
-newest when an evaluation began. Each record above it is newer, so a decision may be stored if none
-of those matches it. A position that is not in the log is unknown: the log was cut (at
-`MAX_RECORDS`), flushed, evicted, or lost by a failover. Nothing is stored then. Ids, not numbers or
-times: a server that lost records cannot give one out twice.
+The server runs each script as one step.
 
-A stamp that was taken before this process knew any position is an *age* instead: `{age}:{time}`,
-the milliseconds since then, and the time by this process's own clock, both with `AGE_MARGIN_MS` to
-spare. A record is older than it if it is older by both clocks. The log must have one that is.
+The log is a list of at most `MAX_RECORDS` records, newest first. Each is `{id} {moment} {record}`:
 
-A decision with a short time to live could expire before an older evaluation ends, which then finds
-nothing in its place. So it leaves a *marker* beside it, for as long as an evaluation may take.
+| part | |
+|---|---|
+| id | 24 random hexadecimal digits |
+| moment | the server's time, 13 digits of milliseconds |
+| record | a JSON object with the fields and tags of the revocation, its `keys` or its `pattern` |
 
-Scripts are sent whole, with EVAL: the server knows them by their hash anyway, and one that was
-restarted or failed over has nothing to be told.
+A *position* is the id of the record that was newest when an evaluation began. The records in front
+of it are newer. A decision is stored if none of them matches it. A position that is not in the log
+is unknown: the log was cut, flushed, evicted, or lost by a failover. Then nothing is stored. Ids
+are random, because a server that lost records could assign a number or a time a second time.
+
+A stamp that was taken before this process knew any position has an *age* instead, `{age}:{time}`:
+the milliseconds since the stamp, and the time of the stamp by this process's clock. Both have a
+margin of `AGE_MARGIN_MS`. A record is older than the stamp if it is older by both clocks. If the
+log has no such record, nothing is stored.
+
+A decision with a short time to live may expire before an older evaluation ends. That evaluation
+would find the key empty and store its decision. So the newer decision leaves a *marker* beside its
+key, which lives for `MARKER_MS`.
+
+Scripts are sent whole, with EVAL. The server caches them by hash anyway, and a server that was
+restarted or promoted needs no preparation.
 """
 
 MAX_RECORDS = 1024
 
 RESERVATION = "reservation:"
-"""What a key holds while a decision is on its way to it (on a cluster), followed by whose it is."""
+"""The prefix of the value that reserves a key on a cluster. The id of the write follows it."""
 RESERVED_MS = 5_000
 MARKER_MS = 60_000
-"""How long a marker lives; an evaluation that takes longer is not stored."""
+"""The time to live of a marker. A decision whose evaluation took longer is not stored."""
 AGE_MARGIN_MS = 5_000
-"""How much older than a stamp a record has to be at least, to be older than it for certain."""
+"""The time by which a record must precede a stamp to count as older."""
 NEWS = 32
-"""The most records that a look-up brings along."""
+"""The maximum number of records that a look-up returns."""
 
 _POSITION = f"""
 local function moment()
@@ -40,12 +49,12 @@ end
 local function position(log, first)
   local newest = redis.call('LINDEX', log, 0)
   if newest then return string.sub(newest, 1, 24) end
-  -- Memory may have run out, or this may be a replica: then there is no position.
+  -- If memory ran out, or this is a replica, there is no position.
   local pushed = redis.pcall('LPUSH', log, first .. ' ' .. moment() .. ' {{"begun":true}}')
   if type(pushed) == 'table' then return false end
   return first
 end
--- What was recorded since a position, newest first; false: more than is told, or it is unknown.
+-- Returns the records since a position, newest first; false: too many, or it is unknown.
 local function news(log, newest, since)
   if not newest then return false end
   if newest == since then return {{}} end
@@ -58,7 +67,7 @@ local function news(log, newest, since)
 end
 """
 
-_OVERTAKEN = f"""
+_INVALIDATED = f"""
 local function is_any_of(names, carried)
   for _, name in ipairs(carried) do
     if names[name] then return true end
@@ -79,7 +88,7 @@ local function set_of(names)
   for _, name in ipairs(names) do set[name] = true end
   return set
 end
--- Before when, in milliseconds, a record is surely older than an age; nil: it is a position.
+-- Returns the time, in milliseconds, before which records are older than an age; nil: a position.
 local function horizon(since)
   local age, taken = string.match(since, '^(%d+):(%d+)$')
   if not age then return nil end
@@ -88,7 +97,7 @@ local function horizon(since)
   local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   return math.min(now - tonumber(age), tonumber(taken))
 end
--- What was recorded since a position or an age; nil: it is not in the log.
+-- Returns the records since a position or an age; nil: the log does not reach back to it.
 local function newer(log, since)
   local records, before = {{}}, horizon(since)
   for at = 0, {MAX_RECORDS} - 1, 16 do
@@ -104,7 +113,7 @@ local function newer(log, since)
   end
   return nil
 end
-local function overtaken(records, decision)
+local function invalidated(records, decision)
   if not records then return true end
   for _, record in ipairs(records) do
     if matches(record, decision) then return true end
@@ -113,9 +122,9 @@ local function overtaken(records, decision)
 end
 """
 
-_GIVES_WAY = f"""
--- 'always'; 'absent': unless something was stored since; 'replace': only what was seen.
-local function gives_way(key, marker, mode, seen, seen_marker)
+_MAY_REPLACE = f"""
+-- Modes: 'always'; 'absent': nothing was stored since the look-up; 'replace': only the seen value.
+local function may_replace(key, marker, mode, seen, seen_marker)
   if mode == 'always' then return true end
   local held = redis.pcall('GET', key)
   if type(held) == 'table' then held = '' end
@@ -124,7 +133,7 @@ local function gives_way(key, marker, mode, seen, seen_marker)
   local marked = redis.call('GET', marker)
   return not marked or marked == seen_marker
 end
--- Leaves a marker where a decision may expire before an older evaluation ends.
+-- Sets a marker if the decision may expire before an older evaluation ends.
 local function mark(marker, mode, ttl, id)
   if mode == 'always' and tonumber(ttl) < {MARKER_MS} then
     redis.call('SET', marker, id, 'PX', {MARKER_MS})
@@ -134,7 +143,7 @@ end
 
 
 def _minified(script: str) -> str:
-    """Returns a script as it is sent each time: without comments and indentation."""
+    """Returns a script without comments and indentation."""
     lines = (line.strip() for line in script.splitlines())
     return "\n".join(line for line in lines if line and not line.startswith("--"))
 
@@ -153,8 +162,11 @@ return {value, left, marked, at, news(KEYS[3], at, ARGV[2])}
 """
 )
 """key, marker [log], first id, position -> value | nil, milliseconds left, marker | nil
-[position | nil, records | nil]; '' for no string. A hit at the same position as before: value and
-milliseconds alone"""
+[position | nil, records | nil]
+
+A value that is not a string is ''. A hit at the given position returns only the value and the
+milliseconds.
+"""
 
 GET_MANY = _minified(
     _POSITION
@@ -176,8 +188,11 @@ end
 return values
 """
 )
-"""keys [log], their number, first id, position -> (value | nil, milliseconds left)...
-[position | nil, records | nil]; '' for no string"""
+"""keys [log], number of keys, first id, position -> (value | nil, milliseconds left)...
+[position | nil, records | nil]
+
+A value that is not a string is ''.
+"""
 
 POSITION = _minified(
     _POSITION
@@ -198,11 +213,11 @@ return 1
 )
 """log, id, record -> 1"""
 
-STORED, OVERTAKEN, SUPERSEDED = 1, 0, -1
+STORED, INVALIDATED, SUPERSEDED = 1, 0, -1
 
 STORE = _minified(
-    _OVERTAKEN
-    + _GIVES_WAY
+    _INVALIDATED
+    + _MAY_REPLACE
     + f"""
 local log = KEYS[#KEYS]
 local mode, id = ARGV[2], ARGV[5]
@@ -211,8 +226,8 @@ local outcomes = {{}}
 for i = 1, (#KEYS - 1) / 2 do
   local key, marker = KEYS[2 * i - 1], KEYS[2 * i]
   local value, ttl, decision = ARGV[3 * i + 3], ARGV[3 * i + 4], ARGV[3 * i + 5]
-  if overtaken(records, cjson.decode(decision)) then outcomes[i] = {OVERTAKEN}
-  elseif not gives_way(key, marker, mode, ARGV[3], ARGV[4]) then outcomes[i] = {SUPERSEDED}
+  if invalidated(records, cjson.decode(decision)) then outcomes[i] = {INVALIDATED}
+  elseif not may_replace(key, marker, mode, ARGV[3], ARGV[4]) then outcomes[i] = {SUPERSEDED}
   else
     redis.call('SET', key, value, 'PX', ttl)
     mark(marker, mode, ttl, id)
@@ -225,14 +240,14 @@ return outcomes
 """(key, marker)... log, position, mode, seen, seen marker, id,
 (value, milliseconds, decision)... -> outcomes"""
 
-# On a cluster key and log are in different places. The key is reserved, then the log is read, then
-# the reservation becomes the decision. An invalidation appends its record and walks the keys
-# afterwards: either its record is read, or its walk finds what was reserved before that.
+# On a cluster, a key and the log may be on different servers. A write reserves its key, reads the
+# log, then replaces the reservation by the decision. An invalidation appends its record, then scans
+# the keys. So either the write reads the record, or the scan finds the reservation.
 
 RESERVE = _minified(
-    _GIVES_WAY
+    _MAY_REPLACE
     + f"""
-if not gives_way(KEYS[1], KEYS[2], ARGV[2], ARGV[3], ARGV[4]) then return {SUPERSEDED} end
+if not may_replace(KEYS[1], KEYS[2], ARGV[2], ARGV[3], ARGV[4]) then return {SUPERSEDED} end
 redis.call('SET', KEYS[1], '{RESERVATION}' .. ARGV[1], 'PX', {RESERVED_MS})
 mark(KEYS[2], ARGV[2], ARGV[5], ARGV[1])
 return {STORED}
@@ -241,12 +256,12 @@ return {STORED}
 """key, marker, id, mode, seen, seen marker, milliseconds -> STORED | SUPERSEDED"""
 
 VERIFY = _minified(
-    _OVERTAKEN
+    _INVALIDATED
     + f"""
 local records = newer(KEYS[1], ARGV[1])
 local outcomes = {{}}
 for i = 2, #ARGV do
-  outcomes[i - 1] = overtaken(records, cjson.decode(ARGV[i])) and {OVERTAKEN} or {STORED}
+  outcomes[i - 1] = invalidated(records, cjson.decode(ARGV[i])) and {INVALIDATED} or {STORED}
 end
 return outcomes
 """
@@ -254,12 +269,12 @@ return outcomes
 """log, position, decisions... -> outcomes"""
 
 COMMIT = _minified(f"""
-if redis.call('GET', KEYS[1]) ~= '{RESERVATION}' .. ARGV[1] then return {OVERTAKEN} end
-if ARGV[2] == '' then redis.call('UNLINK', KEYS[1]) return {OVERTAKEN} end
+if redis.call('GET', KEYS[1]) ~= '{RESERVATION}' .. ARGV[1] then return {INVALIDATED} end
+if ARGV[2] == '' then redis.call('UNLINK', KEYS[1]) return {INVALIDATED} end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return {STORED}
 """)
-"""key, id, value or nothing, milliseconds -> STORED | OVERTAKEN"""
+"""key, id, value or '', milliseconds -> STORED | INVALIDATED"""
 
 REMOVE = _minified(f"""
 local value = redis.pcall('GET', KEYS[1])
@@ -269,7 +284,7 @@ if type(value) ~= 'string' or string.sub(value, 1, {len(RESERVATION)}) == '{RESE
 end
 return 1
 """)
-"""key -> how many decisions it held"""
+"""key -> number of decisions removed"""
 
 REMOVE_TAGGED = _minified(f"""
 local named = {{}}
@@ -282,7 +297,7 @@ for _, key in ipairs(KEYS) do
   local matches = reserved
   if type(value) == 'string' and not reserved then
     local read, entry = pcall(cjson.decode, value)
-    -- What cannot be read is no decision that anybody could miss.
+    -- A value that cannot be read is not a decision, so nothing is lost.
     matches = not read or type(entry) ~= 'table' or type(entry.tags) ~= 'table'
     if not matches then
       for _, carried in ipairs(entry.tags) do matches = matches or named[carried] end
@@ -295,4 +310,4 @@ for _, key in ipairs(KEYS) do
 end
 return removed
 """)
-"""keys, tags -> how many decisions were removed"""
+"""keys, tags -> number of decisions removed"""

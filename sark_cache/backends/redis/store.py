@@ -1,8 +1,8 @@
-"""What is done on the servers: decisions looked up, stored unless overtaken, and revoked.
+"""The operations on the servers: look-ups, writes and revocations of one namespace.
 
-Each look-up is one round trip, each store too; on a cluster, where a key and the log are in
-different places, a miss takes two and a store three. Everything here raises what goes wrong; what
-that means to a request is the cache's business.
+A look-up takes one round trip, and so does a write. On a cluster, where a key and the log may be on
+different servers, a miss takes two and a write three. The functions here raise errors; the cache
+converts them to misses and faults.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from sark_cache.backends.redis.connection import (
     GuardedConnection,
     UnavailableError,
     describe,
+    mark_retrieved,
 )
 from sark_cache.backends.redis.entry import CorruptEntryError, Entry, decode
 from sark_cache.backends.redis.invalidation import (
@@ -35,23 +36,23 @@ from sark_cache.backends.redis.invalidation import (
 from sark_cache.backends.redis.news import News
 from sark_cache.backends.redis.replies import At, Held
 
-Record: TypeAlias = dict[str, Any]
-"""What was revoked: the fields and tags that were named, or `keys`, or a `pattern`."""
+LogRecord: TypeAlias = dict[str, Any]
+"""The contents of a record of the log: fields and tags, or `keys`, or a `pattern`."""
 
 LONGEST_LOGGED = 64
-"""The most characters of a field or key that stand in the log; of a longer one it has a digest."""
+"""The maximum length of a field or key in the log, in characters. A longer one is hashed."""
 
 _RESERVATION = {str: scripts.RESERVATION, bytes: scripts.RESERVATION.encode()}
 
 CHUNK = 500
-"""Commands, or keys of one command, that are sent at once."""
+"""The maximum number of commands, or of keys of one command, that are sent at once."""
 YIELD_SECONDS = 0.005
-"""How long keys are compared before the event loop has a turn."""
-STRETCHED = "an entry with more time left than it had: the server's clock went back"
+"""The time, in seconds, after which a comparison of keys yields to the event loop."""
+STRETCHED = "an entry with more time left than its time to live: the server's clock went back"
 T = TypeVar("T")
 
 WRITES_PER_SCRIPT = 100
-"""Decisions that are looked for in the log at once: a full one takes the server 10 ms then."""
+"""The maximum number of decisions in one script. If the log is full, it takes the server 10 ms."""
 
 
 class LookupResult(NamedTuple):
@@ -60,35 +61,35 @@ class LookupResult(NamedTuple):
     entry: Entry | None = None
     left_seconds: float = 0.0
     position: str | None = None
-    """The log's, if it was asked for and could be told."""
+    """The log's position. None: it was not requested, or is unknown."""
     held: str | bytes | None = None
-    """What the key holds, to be replaced by the next decision; None: nothing."""
+    """The value of the key, which the next decision replaces. None: the key is empty."""
     fault: str | None = None
-    """Why there is no entry, if the key holds something or nobody answered."""
+    """The reason for which the value cannot be used, or the server's error. None: there is none."""
     marker: str | None = None
-    """The marker of a decision that was here a moment ago."""
+    """The marker beside the key. A decision was stored there at most `MARKER_MS` ago."""
     era: int = 0
-    """The number of the newest revocation that may concern the request, in this process."""
+    """The number, in this process, of the newest revocation that may concern the request."""
     asked_at: float = 0.0
-    """When the look-up began, by `elapsing`."""
+    """The `boot_time()` at which the look-up began."""
     spent: float = 0.0
-    """The seconds that the look-up took of the request's time."""
+    """The part of the request's time that the look-up took, in seconds."""
 
 
 class Write(NamedTuple):
-    """A decision on its way in."""
+    """A decision to be stored."""
 
     key: RequestKey
     marker: str
-    """The key of its marker."""
+    """The key of the decision's marker."""
     text: str
     ttl_ms: int
     subject: str
-    """What an invalidation is matched against: key, fields and tags, as JSON."""
+    """The key, fields and tags that records of the log are matched against, as JSON."""
 
 
 class MayReplace(Enum):
-    """What a write may take the place of."""
+    """The values that a write may replace."""
 
     ANYTHING = "always"
     NOTHING = "absent"
@@ -96,57 +97,60 @@ class MayReplace(Enum):
 
 
 class Fence(NamedTuple):
-    """What a write may not overtake."""
+    """The conditions under which a decision is stored."""
 
     position: Callable[[], str]
-    """Says the log's when the evaluation began, or an age now (`scripts` says what that is)."""
+    """Returns the log's position when the evaluation began, or an age (see `scripts`).
+
+    No newer record may match the decision.
+    """
     may_replace: MayReplace = MayReplace.ANYTHING
     held: str | bytes = ""
     marker: str = ""
 
 
 class Outcome(Enum):
-    """What became of a write."""
+    """The outcome of a write."""
 
     STORED = scripts.STORED
-    OVERTAKEN = scripts.OVERTAKEN
+    INVALIDATED = scripts.INVALIDATED
     SUPERSEDED = scripts.SUPERSEDED
 
 
 class Lookup(Protocol):
-    """A request, as it is looked up."""
+    """A request to look up."""
 
     @property
     def key(self) -> RequestKey:
-        """Where its decision is kept."""
+        """The key of the request's decision."""
         ...
 
     @property
     def subject(self) -> dict[str, Any]:
-        """What the log's records are matched against."""
+        """The key and fields that records of the log are matched against."""
         ...
 
 
 def subject(key: RequestKey, scope: Scope) -> dict[str, Any]:
-    """Returns what the log's records are matched against, but for tags."""
+    """Returns the key and fields that records of the log are matched against."""
     return {"key": logged(key.text), **_fields(scope)}
 
 
 def logged(text: str) -> str:
-    """Returns a text as the log has it: itself, or a digest where it is long."""
+    """Returns the form of a field or key in the log: the text itself, or a hash of a long one."""
     if len(text) <= LONGEST_LOGGED:
         return text
     return f"#{sha256(text.encode()).hexdigest()[:32]}"
 
 
 def boot_time() -> float:
-    """Returns a time in seconds. On Linux it goes on while the machine is suspended."""
+    """Returns a monotonic time, in seconds. On Linux it includes the time of suspension."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
 def marker_of(key: RequestKey) -> str:
-    """Returns the key of a decision's marker, which a cluster keeps in the same slot."""
+    """Returns the key of a decision's marker. On a cluster both keys are in the same slot."""
     prefix = key.text.rsplit(":", PARTS)[0]
     return f"{prefix}.marker:{{{key.text}}}"
 
@@ -162,10 +166,12 @@ class DecisionStore:
     async def look_up(
         self, connection: GuardedConnection, deadline: float, request: Lookup
     ) -> LookupResult:
-        """Looks up one request and, unless there is a fresh entry, the log's position.
+        """Looks up one request.
+
+        The result of a miss includes the log's position.
 
         Raises:
-            UnavailableError: There is no answer.
+            UnavailableError: The server did not answer, or the reply cannot be read.
         """
         asked_at = boot_time()
         since = self.news.position
@@ -196,22 +202,23 @@ class DecisionStore:
         )
 
     async def position(self, connection: GuardedConnection, deadline: float) -> str | None:
-        """Asks for the log's position.
+        """Returns the log's position. None: there is no log, and the server cannot start one.
 
         Raises:
-            UnavailableError: There is no answer.
+            UnavailableError: The server did not answer, or the reply cannot be read.
         """
         since = self.news.position
         reply = await connection.command(deadline, self.log, *self._position_since(since))
         return self._add_news(reply, since)
 
     async def position_now(self, connection: GuardedConnection, deadline: float) -> str | None:
-        """Asks for the log's position at this moment or just before, without waiting for a turn.
+        """Returns the log's position now or just before. Bypasses the limit of commands in flight.
 
-        One question serves all who have it at the same time.
+        Concurrent callers share one query.
 
         Raises:
-            UnavailableError: There is no answer.
+            UnavailableError: The circuit is open, the server did not answer in time, or the reply
+                cannot be read.
         """
         if connection.is_open(self.log):
             message = "the circuit is open"
@@ -219,7 +226,7 @@ class DecisionStore:
         asked = connection.pending_queries.get(self.log)
         if asked is None or asked.done():
             asked = asyncio.create_task(self._ask_now(connection))
-            asked.add_done_callback(_mark_retrieved)
+            asked.add_done_callback(mark_retrieved)
             connection.pending_queries[self.log] = asked
         try:
             async with asyncio.timeout_at(deadline):
@@ -274,7 +281,7 @@ class DecisionStore:
     async def _values_of_many(
         self, connection: GuardedConnection, deadline: float, keys: Sequence[str]
     ) -> list[Held | UnavailableError]:
-        """Asks all primaries of a cluster, and at the same time for the log's position."""
+        """Sends one pipeline to each primary of a cluster, and a query of the log's position."""
         commands: list[Command] = [("EVAL", scripts.GET_MANY, 1, key, 1) for key in keys]
         since = self.news.position
         *answers, position = await _send(
@@ -287,11 +294,13 @@ class DecisionStore:
     async def put(
         self, connection: GuardedConnection, deadline: float, writes: Sequence[Write], fence: Fence
     ) -> list[Outcome | UnavailableError]:
-        """Stores decisions that nothing revokes that is newer than their fence.
+        """Stores decisions, unless the fence forbids it.
 
-        Returns each one's outcome, or why there is none. The first part of them has the time until
-        the deadline, each other part that of a request; where nobody answers, the rest is not
-        tried.
+        They are sent in parts of 100. The deadline is that of the first part; each other part has
+        the time of a command. If the server does not answer one part, the rest is not sent.
+
+        Returns:
+            The outcome of each write, or the error because of which it is unknown.
         """
         put = self._put_in_steps if connection.is_cluster else self._put_in_one
         outcomes: list[Outcome | UnavailableError] = []
@@ -321,7 +330,7 @@ class DecisionStore:
     async def _put_in_steps(
         self, connection: GuardedConnection, deadline: float, writes: Sequence[Write], fence: Fence
     ) -> list[Outcome | UnavailableError]:
-        """Reserves the keys, reads the log, then lets the decisions take their places."""
+        """Reserves the keys, reads the log, then replaces the reservations by the decisions."""
         reservation = token_hex(12)
         keys = [write.key.text for write in writes]
         seen = (reservation, fence.may_replace.value, fence.held, fence.marker)
@@ -351,28 +360,29 @@ class DecisionStore:
         return outcomes
 
     async def remove(self, connection: GuardedConnection, key: RequestKey) -> bool:
-        """Revokes one decision, stored or being evaluated; returns whether it was there.
+        """Revokes one decision, stored or being evaluated. Returns whether one was stored.
 
         Raises:
-            Exception: It could not be confirmed.
+            UnconfirmedError: The servers changed, or a replica did not confirm the removal.
+            Exception: An error of the client.
         """
 
         async def revoke(_: Servers) -> int:
-            await self._record(connection, {"keys": [logged(key.text)]})
+            await self._append_urgently(connection, {"keys": [logged(key.text)]})
             removed = await connection.urgent(key.text, "EVAL", scripts.REMOVE, 1, key.text)
             return replies.read(replies.count, removed)
 
         return bool(await retry_until_confirmed(connection, revoke))
 
-    async def discard(
+    async def remove_superseded(
         self, connection: GuardedConnection, deadline: float, keys: Collection[RequestKey]
     ) -> None:
-        """Removes what was superseded, stored or being evaluated.
+        """Revokes and removes superseded decisions, stored or being evaluated.
 
-        The record comes first: a decision that is stored before it is removed after it.
+        The record is appended first. So a decision that was stored before the record is removed.
 
         Raises:
-            UnavailableError: It could not be confirmed.
+            UnavailableError: The server did not confirm it.
         """
         texts = [key.text for key in keys]
 
@@ -389,12 +399,15 @@ class DecisionStore:
     async def invalidate(
         self, connection: GuardedConnection, scope: Scope, tags: Sequence[str]
     ) -> int:
-        """Revokes what is in a scope and has one of the tags, if any are named; how many were.
+        """Revokes the decisions in a scope that have one of the tags, if any are given.
+
+        Returns the number of entries removed. Scans all keys.
 
         Raises:
-            Exception: It could not be confirmed.
+            UnconfirmedError: The servers changed, or a replica did not confirm the removal.
+            Exception: An error of the client.
         """
-        record: Record = _fields(scope)
+        record: LogRecord = _fields(scope)
         if tags:
             record["tags"] = list(tags)
         return await self._revoke(
@@ -406,13 +419,13 @@ class DecisionStore:
         )
 
     async def invalidate_pattern(self, connection: GuardedConnection, pattern: str) -> int:
-        """Revokes what matches a glob over the text of the key; how many there were.
+        """Revokes the decisions whose key matches a glob. Returns the number of entries removed.
 
-        However long it takes to compare keys with the glob, the event loop has a turn every few
-        milliseconds.
+        Scans all keys. The comparison yields to the event loop every few milliseconds.
 
         Raises:
-            Exception: It could not be confirmed.
+            UnconfirmedError: The servers changed, or a replica did not confirm the removal.
+            Exception: An error of the client.
         """
         matching = matcher(self.prefix, pattern)
         return await self._revoke(
@@ -420,10 +433,11 @@ class DecisionStore:
         )
 
     async def size(self, connection: GuardedConnection) -> int:
-        """How many decisions there are; a server that resizes its table may count some twice.
+        """Returns the number of decisions. A server that resizes its table may repeat some keys.
 
         Raises:
-            Exception: There is no answer.
+            UnconfirmedError: The servers changed during the scan.
+            Exception: An error of the client.
         """
         everything = Scope()
 
@@ -441,32 +455,32 @@ class DecisionStore:
     async def _revoke(
         self,
         connection: GuardedConnection,
-        record: Record,
+        record: LogRecord,
         pattern: str,
-        of_these: Callable[[list[str]], Iterable[str | None]],
+        matching: Callable[[list[str]], Iterable[str | None]],
         tags: Sequence[str],
     ) -> int:
         async def remove(primary: Primary, keys: list[str]) -> int:
-            return await _remove_keys(primary, await _collect_yielding(of_these(keys)), tags)
+            return await _remove_keys(primary, await _collect_yielding(matching(keys)), tags)
 
         async def revoke(servers: Servers) -> int:
-            # First what is being evaluated, which the walk cannot see.
-            await self._record(connection, record)
+            # First the record: it revokes decisions being evaluated, which the scan cannot find.
+            await self._append_urgently(connection, record)
             return await scan_all(servers, pattern, remove)
 
         return await retry_until_confirmed(connection, revoke)
 
-    async def _record(self, connection: GuardedConnection, record: Record) -> None:
+    async def _append_urgently(self, connection: GuardedConnection, record: LogRecord) -> None:
         async def send(*command: Any) -> object:  # noqa: ANN401 - a command's parts
             return await connection.urgent(self.log, *command)
 
         await self._append(send, record)
 
-    async def _append(self, send: Callable[..., Awaitable[object]], record: Record) -> None:
-        """Appends a record, from which on stamps may be taken.
+    async def _append(self, send: Callable[..., Awaitable[object]], record: LogRecord) -> None:
+        """Appends a record to the log. Later stamps have its position.
 
         Raises:
-            UnavailableError: That could not be confirmed.
+            UnavailableError: The server did not confirm it.
         """
         position = token_hex(12)
         try:
@@ -475,27 +489,21 @@ class DecisionStore:
         except UnavailableError as error:
             if "OOM" not in str(error):
                 raise
-            # Without a log no evaluation that is under way can be stored, which is enough.
+            # Without a log, no decision being evaluated is stored. That has the same effect.
             replies.read(replies.count, await send("UNLINK", self.log))
         else:
             self.news.latest = position
 
 
 def _fields(scope: Scope) -> dict[str, str]:
-    """Returns the named parts of a scope, as the log has them."""
+    """Returns the given fields of a scope, in the form of the log."""
     return {name: logged(part) for name, part in scope._asdict().items() if part is not None}
-
-
-def _mark_retrieved(asked: asyncio.Task[Any]) -> None:
-    """Keeps asyncio from telling of an error that everybody who asked is raised."""
-    if not asked.cancelled():
-        asked.exception()
 
 
 async def _each(
     connection: GuardedConnection, deadline: float, key: str, command: Command, count: int
 ) -> list[Outcome | UnavailableError]:
-    """Sends one command about many decisions; returns each one's outcome, or why there is none."""
+    """Sends one command for many writes. Returns the outcome of each, or the command's error."""
     try:
         reply = await connection.command(deadline, key, *command)
         outcomes = replies.read(lambda it: list(map(Outcome, replies.numbers(it, count))), reply)
@@ -515,10 +523,10 @@ async def _send(
 
 
 async def _collect_yielding(found: Iterable[str | None]) -> list[str]:
-    """Returns what is found, and gives the event loop a turn each time `TURN_SECONDS` have passed.
+    """Returns the keys that are found. Yields to the event loop each `YIELD_SECONDS`.
 
     Args:
-        found: The keys, and None after a step that found nothing.
+        found: The keys, and None for a step that found none.
     """
     keys: list[str] = []
     began = time.monotonic()
@@ -548,7 +556,7 @@ async def _remove_keys(primary: Primary, keys: list[str], tags: Sequence[str]) -
 
 
 def _read(reader: Callable[[Any], T], reply: object) -> T | UnavailableError:
-    """Reads one of many replies; returns why it is none."""
+    """Reads one of many replies. Returns the error if it is one, or cannot be read."""
     try:
         return replies.read(reader, _unavailable(reply))
     except UnavailableError as error:
@@ -556,7 +564,7 @@ def _read(reader: Callable[[Any], T], reply: object) -> T | UnavailableError:
 
 
 def _unavailable(reply: object) -> object:
-    """Returns a reply, or what an error among replies is told as."""
+    """Converts an error among replies to an `UnavailableError`. Returns any other reply."""
     return UnavailableError(describe(reply)) if isinstance(reply, Exception) else reply
 
 
@@ -570,7 +578,8 @@ def _result_of(key: RequestKey, held: Held | UnavailableError) -> LookupResult:
         entry = decode(value, key)
     except CorruptEntryError as error:
         return LookupResult(held=value, fault=str(error))
-    if left_ms < 0:  # told never to expire, which no entry of ours is; 0: in its last millisecond
+    # Below 0: without expiration, so another writer's. 0: in its last millisecond.
+    if left_ms < 0:
         return LookupResult(held=value)
     if left_ms > lifetime_ms(entry.ttl_seconds):
         return LookupResult(held=value, fault=STRETCHED)
@@ -578,5 +587,5 @@ def _result_of(key: RequestKey, held: Held | UnavailableError) -> LookupResult:
 
 
 def lifetime_ms(ttl_seconds: float) -> int:
-    """Returns a time to live as servers take it."""
+    """Returns a time to live in whole milliseconds, at least 1."""
     return max(1, int(ttl_seconds * 1e3))

@@ -1,7 +1,7 @@
-"""Writes decisions to the servers.
+"""The writer of decisions to the servers.
 
-A decision that is not stored has superseded the one before all the same: that is removed, so that
-no old allow outlives a newer deny.
+A new decision supersedes the stored one even if it cannot be stored itself. Then the stored one is
+removed, so that an old allow cannot outlive a newer deny.
 """
 
 import asyncio
@@ -30,16 +30,29 @@ from sark_cache.backends.redis.superseded import Superseded
 from sark_cache.types import Context
 
 MAX_SHARED = MAX_BYTES - 4096
-"""The longest entry whose decision is given to others who wait: it flies under a key of its own."""
+"""The length of an entry, in characters, from which its decision is not shared with waiters.
 
+The limit of a shared load is the same 64 KiB, but its key may be longer.
+"""
 
 LONGEST_LOAD_SECONDS = 0.9e-3 * scripts.MARKER_MS
-"""An evaluation that takes longer is not stored where nothing was: a decision that was stored since
-may have expired, and its marker, too."""
+"""The maximum time, in seconds, from a miss of an empty key to the write of its decision.
+
+After a longer time, a newer decision and its marker may have come and expired. So the decision is
+not stored.
+"""
 
 
 class DecisionWriter:
-    """The way into the servers for one cache."""
+    """Writes the decisions of one cache, and removes those that are superseded.
+
+    Args:
+        store: The operations on the servers.
+        connections: The connections of the cache.
+        recorder: Counts events and logs faults.
+        serves: Returns whether the cache is on and open.
+        is_closed: Returns whether the cache is closed.
+    """
 
     def __init__(
         self,
@@ -55,7 +68,7 @@ class DecisionWriter:
         self._serves: Final = serves
         self._is_closed: Final = is_closed
         self.superseded: Final = Superseded(
-            self._discard, self._flush, recorder.report, lambda: not serves()
+            self._remove_superseded, self._flush, recorder.report, lambda: not serves()
         )
 
     def request(
@@ -67,7 +80,7 @@ class DecisionWriter:
         resource: str,
         context: Context | None,
     ) -> Request | None:
-        """Returns a request; None, counted, if it cannot be one."""
+        """Converts a request. None: it cannot be stored, which is recorded as a fault."""
         try:
             return Request.read(self._store.prefix, policy, user_id, action, resource, context)
         except NotJSONError as error:
@@ -82,15 +95,15 @@ class DecisionWriter:
         tags: tuple[str, ...],
         position: Callable[[], str] | None,
     ) -> int:
-        """Stores the decisions that callers bring; returns how many of them were stored.
+        """Stores decisions that were given by the caller. Returns the number stored.
 
         Args:
             operation: The method that was called.
-            policy: The policy of all.
-            rows: User, action, resource, decision, context and time to live of each.
-            tags: Those of all.
-            position: Says the position of the log when they were evaluated; None: now. Asked first,
-                so that a decision that is on its way while something is revoked is stored before.
+            policy: The policy of all decisions.
+            rows: The user, action, resource, decision, context and time to live of each.
+            tags: The tags of all decisions.
+            position: Returns the log's position when the decisions were evaluated. None: they count
+                as evaluated now, and the position is queried before the write.
         """
         writes: list[Write] = []
         dropped: list[RequestKey] = []
@@ -110,7 +123,7 @@ class DecisionWriter:
                 else:
                     dropped.append(request.key)
         deadline = self._connections.current().deadline()
-        await self._overtake_late_writes(operation, deadline, [write.key for write in writes])
+        await self._invalidate_late_writes(operation, deadline, [write.key for write in writes])
         outcomes = await self._write(deadline, writes, position) if writes else []
         for write, outcome in zip(writes, outcomes, strict=True):
             self._count(operation, outcome)
@@ -119,22 +132,22 @@ class DecisionWriter:
         await self.delete_superseded(operation, deadline, dropped)
         return outcomes.count(Outcome.STORED)
 
-    async def _overtake_late_writes(
+    async def _invalidate_late_writes(
         self, operation: str, deadline: float, keys: Collection[RequestKey]
     ) -> None:
-        """Has older writes overtaken that were not answered, and may still be on their way.
+        """Invalidates earlier writes that had no answer and may still arrive at the server.
 
-        Where that cannot be confirmed, the keys stay superseded.
+        If the server does not confirm it, the keys stay superseded.
         """
         superseded = self.superseded.remembered(keys)
         if not superseded:
             return
         try:
-            await self._store.discard(self._connections.current(), deadline, superseded)
+            await self._store.remove_superseded(self._connections.current(), deadline, superseded)
         except UnavailableError as error:
             self._recorder.fault(operation, str(error))
         except asyncio.CancelledError:
-            self.superseded.add(keys)  # what the caller brought has superseded the older ones
+            self.superseded.add(keys)  # the caller's decisions supersede the stored ones
             raise
         else:
             self.superseded.forget(superseded)
@@ -147,14 +160,17 @@ class DecisionWriter:
             if position is None:
                 now = await self._store.position_now(connection, deadline)
                 if now is None:
-                    message = "there is no invalidation log and none can be begun (OOM or READONLY)"
+                    message = (
+                        "there is no invalidation log, and the server cannot start one (OOM or "
+                        "READONLY)"
+                    )
                     return [UnavailableError(message)] * len(writes)
                 position = now.__str__
             return await self._store.put(connection, deadline, writes, Fence(position))
         except UnavailableError as error:
             return [error] * len(writes)
         except asyncio.CancelledError:
-            # Nobody knows which of them are stored. The older ones must not be served.
+            # It is unknown which of them are stored. The older ones must not be served.
             self.superseded.add([write.key for write in writes])
             raise
 
@@ -167,11 +183,12 @@ class DecisionWriter:
         ttl_seconds: float,
         tags: tuple[str, ...],
     ) -> str | None:
-        """Stores what was evaluated, unless it was revoked or superseded since the look-up.
+        """Stores the decision of a load, unless it was revoked or superseded since the look-up.
 
-        It has what the look-up left of the request's time.
+        The deadline is that of the request: the time of the look-up is subtracted.
 
-        Returns the decision as text that others may be given; None if it is not for others.
+        Returns:
+            The decision as text, for the waiters. None: it must not be shared.
         """
         connection = self._connections.current()
         deadline = connection.deadline() - found.spent
@@ -200,10 +217,10 @@ class DecisionWriter:
     async def delete_superseded(
         self, operation: str, deadline: float, keys: Sequence[RequestKey]
     ) -> None:
-        """Removes what was superseded by a decision that is not stored.
+        """Removes decisions that were superseded by decisions that are not stored.
 
-        Where that cannot be confirmed, or the cache is off, it is not served any more, and removed
-        in the background.
+        If the server does not confirm it, or the cache is off, nothing is served from the keys, and
+        the decisions are removed in the background.
         """
         if not keys or self._is_closed():
             return
@@ -211,7 +228,7 @@ class DecisionWriter:
             self.superseded.add(keys)
             return
         try:
-            await self._store.discard(self._connections.current(), deadline, keys)
+            await self._store.remove_superseded(self._connections.current(), deadline, keys)
         except UnavailableError as error:
             self._recorder.fault(operation, str(error))
             self.superseded.add(keys)
@@ -220,24 +237,25 @@ class DecisionWriter:
             raise
 
     def supersede(self, policy: str, requests: Iterable[Row]) -> None:
-        """Ends what is stored for some requests: they were decided anew while the cache was off.
+        """Supersedes the decisions of requests that were evaluated again while the cache was off.
 
-        It is not served any more, and removed in the background. No metric moves.
+        Nothing is served from their keys until the decisions are removed in the background. Changes
+        no metric.
         """
         if self._is_closed():
             return
         keys: list[RequestKey] = []
         for user_id, action, resource, context in requests:
-            with suppress(NotJSONError):  # nothing was ever stored under it
+            with suppress(NotJSONError):  # such a request has never been stored
                 keys.append(
                     Request.read(self._store.prefix, policy, user_id, action, resource, context).key
                 )
         if keys:
             self.superseded.add(keys)
 
-    async def _discard(self, keys: Collection[RequestKey]) -> None:
+    async def _remove_superseded(self, keys: Collection[RequestKey]) -> None:
         connection = self._connections.current()
-        await self._store.discard(connection, connection.deadline(), keys)
+        await self._store.remove_superseded(connection, connection.deadline(), keys)
 
     async def _flush(self) -> int:
         return await self._store.invalidate(self._connections.current(), Scope(), ())
@@ -245,5 +263,5 @@ class DecisionWriter:
     def _count(self, operation: str, outcome: Outcome | UnavailableError) -> None:
         if isinstance(outcome, UnavailableError):
             self._recorder.fault(operation, str(outcome))
-        elif outcome is Outcome.OVERTAKEN:
+        elif outcome is Outcome.INVALIDATED:
             self._recorder.count("invalidations")
