@@ -339,7 +339,7 @@ def _is_row(given: object) -> bool:
 
 
 def _read_rows(argument: str, given: Any, lengths: range, shape: str) -> list[Row]:  # noqa: ANN401
-    """Rows that are tuples or lists of an allowed length, filled up with None."""
+    """Returns the rows, which are tuples or lists of an allowed length, padded with None."""
     if not _is_collection(given):
         refuse(argument, f"a list of tuples {shape}", given)
     rows: list[Row] = []

@@ -1,7 +1,7 @@
-"""The compiled module, or what stands in for it where it is missing.
+"""The classes of the compiled module, or substitutes if it cannot be imported.
 
-The package imports either way, so that a service can ask `is_rust_cache_available()` and go on
-with another backend; what needs the compiled module says so when it is made.
+The package can be imported in both cases, so a service can call `is_rust_cache_available()` and use
+another backend. Creating an instance of a substitute raises an error.
 """
 
 from typing import TYPE_CHECKING, NoReturn
@@ -19,33 +19,33 @@ else:
         _missing = error
 
         class _Unavailable:
-            """Stands in for a compiled class: it can be named and subclassed, but not made."""
+            """A substitute for a compiled class: it can be subclassed, but not instantiated."""
 
             def __new__(cls, *args: object, **kwargs: object) -> NoReturn:
-                """Says what is missing and how to get it."""
+                """Raises a RuntimeError that says how to get the compiled module."""
                 del args, kwargs
                 message = (
                     "Rust cache extensions not available: the compiled module "
                     f"sark_cache._native cannot be imported ({_missing}). "
-                    "Get it with `pip install --force-reinstall sark-cache`: a prebuilt wheel "
-                    "where there is one for this platform, else a build, which needs a Rust "
-                    "toolchain. From a checkout: `pip install .`."
+                    "Get it with `pip install --force-reinstall sark-cache`: it installs a "
+                    "prebuilt wheel if there is one for this platform, and otherwise builds the "
+                    "module, which needs a Rust toolchain. From a checkout: `pip install .`."
                 )
                 raise RuntimeError(message) from _missing
 
         class AsyncCache(_Unavailable):
-            """The general cache; needs the compiled module."""
+            """A substitute for the general cache."""
 
         class PolicyStore(_Unavailable):
-            """What `RustPolicyCache` is built on; needs the compiled module."""
+            """A substitute for the base class of `RustPolicyCache`."""
 
         class Stamp(_Unavailable):
-            """A moment in the life of one cache; needs the compiled module."""
+            """A substitute for the stamp of a cache."""
 
 
 __all__ = ["AsyncCache", "PolicyStore", "Stamp", "is_rust_cache_available"]
 
 
 def is_rust_cache_available() -> bool:
-    """Whether the compiled module could be imported, and so `RustPolicyCache` can be made."""
+    """Returns True if the compiled module was imported, so `RustPolicyCache` can be created."""
     return _missing is None

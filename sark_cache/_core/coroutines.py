@@ -1,8 +1,8 @@
-"""Functions that return awaitables: marked as async for frameworks, and awaitables to be dropped.
+"""Helpers for functions that act when they are called and return an awaitable.
 
-A method that has to act when it is called cannot be an `async def`, which does nothing until it is
-awaited. Frameworks ask before they call: Starlette runs a function that is not async in a thread,
-and drops the awaitable that it returns.
+Such a function cannot be an `async def`, which does nothing until it is awaited. But frameworks
+check before they call: Starlette runs a function that is not async in a thread, and drops the
+awaitable that the function returns. So these functions are marked as coroutine functions.
 """
 
 import asyncio
@@ -17,9 +17,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def returns_awaitable(function: Function) -> Function:
-    """Marks a function, so that `iscoroutinefunction` of asyncio and of inspect says True.
+    """Marks a function, so that `asyncio.iscoroutinefunction` returns True for it.
 
-    That of inspect does from CPython 3.12 on: before, nothing can be marked for it.
+    From CPython 3.12 on, `inspect.iscoroutinefunction` returns True, too. Older versions of
+    inspect know no mark.
     """
     if sys.version_info >= (3, 12):
         return inspect.markcoroutinefunction(function)
@@ -28,10 +29,12 @@ def returns_awaitable(function: Function) -> Function:
 
 
 class Deferred(Coroutine[Any, Any, T]):
-    """A coroutine that is made when it is first awaited: dropped before that, it warns of nothing.
+    """A coroutine that is created when it is first awaited.
+
+    Dropping it before that causes no "never awaited" warning.
 
     Args:
-        make: Makes the coroutine.
+        make: Returns the coroutine to run.
     """
 
     __slots__ = ("__weakref__", "_coroutine", "_make")
@@ -40,8 +43,8 @@ class Deferred(Coroutine[Any, Any, T]):
         self._make: Callable[[], Coroutine[Any, Any, T]] | None = make
         self._coroutine: Coroutine[Any, Any, T] | None = None
 
-    def send(self, value: Any, /) -> Any:  # noqa: ANN401 - as a coroutine of Python's own
-        """Runs it until it waits for something, as the event loop does."""
+    def send(self, value: Any, /) -> Any:  # noqa: ANN401 - the signature of Coroutine
+        """Resumes the coroutine until it waits for something."""
         return self._made().send(value)
 
     def throw(
@@ -51,12 +54,12 @@ class Deferred(Coroutine[Any, Any, T]):
         traceback: TracebackType | None = None,
         /,
     ) -> Any:  # noqa: ANN401
-        """Raises an exception where it waits."""
+        """Raises an exception in the coroutine, at the point where it waits."""
         error = kind if value is None else value
         return self._made().throw(error if traceback is None else error.with_traceback(traceback))
 
     def close(self) -> None:
-        """Ends it where it waits."""
+        """Ends the coroutine at the point where it waits."""
         self._made().close()
 
     def __await__(self) -> Generator[Any, Any, T]:
@@ -65,7 +68,7 @@ class Deferred(Coroutine[Any, Any, T]):
     def _made(self) -> Coroutine[Any, Any, T]:
         if self._coroutine is None:
             make, self._make = self._make, None
-            if make is None:  # interrupted while it was made
+            if make is None:  # an earlier call was interrupted in `make`
                 message = "cannot reuse already awaited coroutine"
                 raise RuntimeError(message)
             self._coroutine = make()

@@ -1,4 +1,4 @@
-"""Logging faults once per burst: a backend that fails every request must not flood the log."""
+"""A log of faults that writes one message per burst, so that failing requests do not flood it."""
 
 import logging
 import os
@@ -8,18 +8,18 @@ from typing import Final
 logger: Final = logging.getLogger("sark_cache")
 
 QUIET_SECONDS = 10.0
-"""A burst is logged once; after this long, the next fault is logged again."""
+"""The length of a burst, from its first fault. Only the first fault of a burst is logged."""
 
 LEFT_OUT = " (%d more left out since the last such message)"
-"""Ends the message after a burst of which something was left out."""
+"""The end of a message if the previous burst had more faults than the logged one."""
 
 
 class FaultLog:
-    """Logs the first fault of a burst, and with the next burst how many were left out.
+    """Logs the first fault of a burst, with the number of faults left out of the previous burst.
 
-    Never logs what was asked for or decided: no user, no resource, no context. Has no lock: at
-    worst two threads log the same burst. A forked child begins with bursts of its own. Without a
-    GIL a dict has a lock inside, and a child could inherit it taken.
+    Messages never contain the user, resource, context or decision of a request. There is no lock:
+    at worst two threads log the same burst. A forked child starts with new bursts, because without
+    a GIL a dict has an internal lock, which the child could inherit in the locked state.
     """
 
     def __init__(self, backend: str) -> None:
@@ -27,7 +27,7 @@ class FaultLog:
         self._bursts = _Bursts()
 
     def report(self, operation: str, reason: str) -> None:
-        """Logs that `operation` failed because of `reason`, unless this burst was logged."""
+        """Logs at WARNING, once per burst, that `operation` failed because of `reason`."""
         self._log(
             logging.WARNING,
             operation,
@@ -36,22 +36,22 @@ class FaultLog:
         )
 
     def unconfirmed(self, operation: str, reason: str) -> None:
-        """Logs at ERROR that a revocation could not be confirmed, and that nobody awaits it."""
+        """Logs at ERROR, once per burst, that a revocation that no caller awaits failed."""
         self._log(
             logging.ERROR,
             f"unconfirmed {operation}",
-            "%s cache: %s, which nobody awaits, could not be confirmed: %s. What was to be revoked "
-            "may still be served",
+            "%s cache: %s could not be confirmed: %s. No caller awaits it. The cache may still "
+            "serve the decisions that it should have revoked",
             reason,
             operation,
         )
 
     def revokes_everything(self) -> None:
-        """Logs at WARNING that `invalidate()` without arguments revokes everything."""
+        """Logs at WARNING, once per burst, that `invalidate()` was called without arguments."""
         self._log(
             logging.WARNING,
             "invalidate()",
-            "%s cache: %s %s; use clear() where that is meant",
+            "%s cache: %s %s; use clear() to revoke everything on purpose",
             "without arguments revokes everything",
         )
 
@@ -81,7 +81,7 @@ class FaultLog:
 
 
 class _Bursts:
-    """The bursts of one process."""
+    """The bursts of one process, by operation."""
 
     def __init__(self) -> None:
         self.process: Final = os.getpid()

@@ -24,7 +24,7 @@ MAX_BYTES = 65_536
 MAX_TEXT = 4 * MAX_BYTES
 """The maximum length of JSON text that is parsed."""
 MAX_PARSED_DEPTH = MAX_DEPTH + 2
-"""The maximum nesting depth of that text: an entry wraps its value in two more levels."""
+"""The maximum nesting depth of that text: two levels more than a value, for the entry around it."""
 _NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)
 
 

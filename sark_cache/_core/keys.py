@@ -1,14 +1,14 @@
-r"""The text of a decision's key in Redis, the same from every process, compiled module or not.
+r"""The keys of decisions in Redis, the same in every process, with the compiled module or without.
 
-`{namespace}sark-cache:1:{policy}:{user}:{action}:{resource}:{context}`: each part percent-encoded
-for `% : * ? [ ] \ { }` and control characters, so that no user id can act as a pattern, as another
-part, or as a hash tag of a cluster. The context is `none`, or the first 32 hexadecimal digits of
-the SHA-256 over its canonical bytes. Those are the compiled module's (`key.rs` says how they are
-made): `1`, `1.0`, `True` and `"1"` differ, the order of keys does not matter, and an empty context
-is none.
+A key is `{namespace}sark-cache:1:{policy}:{user}:{action}:{resource}:{context}`. In each part, the
+characters `% : * ? [ ] \ { }` and control characters are percent-encoded, so no user id can act as
+a pattern, as another part, or as a hash tag of a cluster. The context is `none`, or the first 32
+hexadecimal digits of the SHA-256 of its canonical bytes. Those bytes are the compiled module's; its
+`key/mod.rs` defines them. `1`, `1.0`, `True` and `"1"` differ, the order of names does not matter,
+and an empty context equals no context.
 
-A namespace may end in anything, also in the text of another one's key: the parts of a key hold no
-colon, so a key of exactly five parts after its prefix belongs to no other namespace.
+A namespace may have any ending, even the text of another namespace's key. The parts of a key hold
+no colon, so a key with exactly five parts after its prefix belongs to no other namespace.
 """
 
 import re
@@ -20,7 +20,7 @@ from typing import NamedTuple
 from sark_cache._core.json import JSON
 
 FORMAT = "sark-cache:1"
-"""What every key begins with, after the namespace: a text that no key of another cache has."""
+"""The beginning of every key, after the namespace. No other cache's keys have this text."""
 
 _ENCODED = re.compile(r"[%:*?\[\]\\{}\x00-\x1f\x7f-\x9f]")
 _PERCENT = {
@@ -38,15 +38,15 @@ CONTEXT_DIGITS = 32
 
 
 class RequestKey(NamedTuple):
-    """Where a decision is kept, and what tells it from any other that might be kept there."""
+    """The key of a decision in Redis, and the full hash of its context."""
 
     text: str
     context: str
-    """All 64 digits of the context's hash, of which the text has half; `none` without one."""
+    """All 64 digits of the context's hash; the text has half of them. `none`: no context."""
 
 
 def prefix_of(namespace: str) -> str:
-    """Returns the text that the keys of a namespace begin with, but for the colon after it."""
+    """Returns the beginning of a namespace's keys, without the colon that follows it."""
     return f"{namespace}{FORMAT}"
 
 
@@ -58,17 +58,17 @@ def request_key(
     resource: str,
     digits: str = NO_CONTEXT,
 ) -> RequestKey:
-    """Returns the key of a request, whose context has a hash of these digits.
+    """Returns the key of a request whose context has the hash `digits`.
 
     Raises:
-        UnicodeEncodeError: A part with a lone surrogate, which UTF-8 cannot hold.
+        UnicodeEncodeError: A part has a lone surrogate, which UTF-8 cannot hold.
     """
     parts = f"{_part(policy)}:{_part(user_id)}:{_part(action)}:{_part(resource)}"
     return RequestKey(f"{prefix}:{parts}:{digits[:CONTEXT_DIGITS]}", digits)
 
 
 def digits_of(context: dict[str, JSON] | None) -> tuple[str, int]:
-    """Returns all digits of a context's hash, and how many bytes were hashed."""
+    """Returns all digits of a context's hash, and the number of hashed bytes."""
     if not context:
         return NO_CONTEXT, 0
     written = canonical(context)
@@ -76,7 +76,7 @@ def digits_of(context: dict[str, JSON] | None) -> tuple[str, int]:
 
 
 class Scope(NamedTuple):
-    """The decisions that a revocation names: those that have every part that is given."""
+    """The scope of a revocation: all decisions that have every given part."""
 
     user_id: str | None = None
     action: str | None = None
@@ -86,7 +86,7 @@ class Scope(NamedTuple):
     """All digits of a context's hash, or `none`."""
 
     def pattern(self, prefix: str) -> str:
-        """Returns a Redis glob that every key of the scope matches, and perhaps some others."""
+        """Returns a Redis glob that matches every key of the scope, and possibly other keys."""
         parts = ["*" if part is None else part for part in self._parts()]
         while parts and parts[-1] == "*":
             parts.pop()
@@ -94,7 +94,7 @@ class Scope(NamedTuple):
         return ":".join((literal(prefix), *parts, *rest))
 
     def filter(self, prefix: str, keys: Iterable[str]) -> list[str]:
-        """Returns those of `keys` that are in the scope."""
+        """Returns the `keys` that are in the scope."""
         wanted = [(at, part) for at, part in enumerate(self._parts()) if part is not None]
         found: list[str] = []
         for key in keys:
@@ -104,18 +104,18 @@ class Scope(NamedTuple):
         return found
 
     def _parts(self) -> list[str | None]:
-        """The parts as they stand in a key, in their order."""
+        """Returns the parts as a key spells them, in the order of the key."""
         fields = (self.policy, self.user_id, self.action, self.resource)
         digits = self.context and self.context[:CONTEXT_DIGITS]
         return [*(None if part is None else _part(part) for part in fields), digits]
 
 
 PARTS = 5
-"""Policy, user, action, resource and context."""
+"""The number of parts of a key: policy, user, action, resource and context."""
 
 
 def parts_of(prefix: str, key: str) -> list[str] | None:
-    """Returns the parts of a key as they are written in it; None if it is not under the prefix."""
+    """Returns the encoded parts of a key. None: the key does not belong to the prefix."""
     if not key.startswith(prefix) or key[len(prefix) : len(prefix) + 1] != ":":
         return None
     parts = key[len(prefix) + 1 :].split(":")
@@ -123,17 +123,17 @@ def parts_of(prefix: str, key: str) -> list[str] | None:
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text stands in a key as it is."""
+    """Returns True if a key holds the text unchanged, without encoding."""
     return _ENCODED.search(text) is None
 
 
 def literal(text: str) -> str:
-    r"""Returns a glob that matches just `text`."""
+    r"""Returns a glob that matches only `text`."""
     return re.sub(r"([*?\[\]\\])", r"\\\1", text)
 
 
 def canonical(value: JSON) -> bytes:
-    """The canonical bytes of plain JSON: equal exactly when the values are."""
+    """Returns the canonical bytes of plain JSON. Different values have different bytes."""
     written = bytearray()
     _write(written, value)
     return bytes(written)
@@ -163,7 +163,7 @@ def _write(to: bytearray, value: JSON) -> None:
     else:
         to += b"\x08"
         to += _length(len(value))
-        # By code point is by byte in UTF-8.
+        # The order of code points is the order of UTF-8 bytes.
         for name in sorted(value):
             _text(to, name)
             _write(to, value[name])
@@ -176,5 +176,5 @@ def _text(to: bytearray, text: str) -> None:
 
 
 def _part(part: str) -> str:
-    text = str.__str__(part)  # a subclass may write itself in another way
+    text = str.__str__(part)  # ignores the `__str__` of a subclass
     return text if is_plain(text) else text.translate(_PERCENT)

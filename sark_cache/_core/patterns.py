@@ -1,15 +1,15 @@
-"""Patterns: the Redis globs that `invalidate_pattern` takes, and the texts that they match.
+"""Redis globs that `invalidate_pattern` takes, and the texts that they are matched with.
 
 The text of a decision is `policy:decision:{user}:{action}:{resource}:{context}`, without namespace
 and policy. A pattern matches a decision if it matches one of three spellings of that text: the
-encoded one, as in a key of Redis; the raw one, with nothing encoded; and that of SARK, the raw one
-with `:` and `/` of the resource written as `_`. Matching too much revokes too much, which is safe.
+encoded spelling of a key in Redis, the raw spelling, and SARK's spelling, which is the raw one with
+`_` for each `:` and `/` of the resource. Matching too much revokes too much, which is safe.
 
-Whoever chooses the pattern and the keys must not hold an event loop. The texts between the runs of
-a glob are found one after the other, each at its first place, without backtracking. One without
-`?` and classes is found in time linear in the text's length. One with them takes the text's length
-times its own at worst, in steps of about a millisecond, between which the caller may do other
-things.
+No pattern and no key can block an event loop. The segments of a glob between its `*` are searched
+one after the other, each at its first position, without backtracking. A segment without `?` and
+classes takes time linear in the length of the text. A segment with them takes at worst the length
+of the text times its own length, in steps of about a millisecond. The caller can run other tasks
+between two steps.
 """
 
 import re
@@ -21,7 +21,7 @@ from urllib.parse import unquote_to_bytes
 from sark_cache._core.keys import is_plain, literal, parts_of
 
 KEY_PREFIX = "policy:decision"
-"""What the text of every decision begins with."""
+"""The beginning of the text of every decision."""
 
 _HEAD = f"{KEY_PREFIX}:"
 _START = _HEAD.encode()
@@ -29,14 +29,14 @@ _OF_SARK = bytes.maketrans(b":/", b"__")
 
 
 STEP: Final = 2**18
-"""The bytes of a text that one step compares at most, counted as often as they are compared."""
+"""The maximum number of byte comparisons in one step."""
 
 Matching: TypeAlias = Callable[[Iterable[str]], Generator[str | None]]
-"""Picks from keys. It yields those that match, and None after each step of one that takes long."""
+"""Selects keys. Yields each key that matches, and None after a long step or a key that does not."""
 
 
 def matcher(prefix: str, pattern: str) -> Matching:
-    """Returns a function that picks from keys those under a prefix whose text matches a glob."""
+    """Returns a function that selects the keys of a prefix whose text matches a glob."""
     glob = Glob(pattern)
 
     def matching(keys: Iterable[str]) -> Generator[str | None]:
@@ -52,9 +52,10 @@ def matcher(prefix: str, pattern: str) -> Matching:
 
 
 def candidates(prefix: str, pattern: str) -> str:
-    """Returns a glob over keys that all keys match whose text matches `pattern`, and others too.
+    """Returns a glob that matches every key whose text matches `pattern`, and other keys.
 
-    It has the beginning of the user id, where the pattern names one; so servers send fewer keys.
+    The glob contains the beginning of the user id if the pattern has one. Servers then send fewer
+    keys.
     """
     beginning = ""
     if pattern.startswith(_HEAD):
@@ -67,8 +68,9 @@ def candidates(prefix: str, pattern: str) -> str:
 class Glob:
     r"""A Redis glob.
 
-    Bytes are matched, as Redis does it: `*` any run, `?` any one byte, `[a-z]` one of, `[^a-z]`
-    none of, `\x` x itself. An unclosed class ends where the pattern ends.
+    It matches bytes, as Redis does: `*` matches any run of bytes, `?` any byte, `[a-z]` a byte of
+    the class, `[^a-z]` a byte outside it, and `\x` the byte `x`. An unclosed class ends at the end
+    of the pattern.
     """
 
     def __init__(self, pattern: str) -> None:
@@ -78,7 +80,7 @@ class Glob:
         self._last: Final = rest[-1] if rest else None
 
     def matches(self, text: bytes) -> bool:
-        """Returns whether the whole of a text matches."""
+        """Returns whether the whole text matches."""
         steps = self.steps(text)
         while True:
             try:
@@ -87,10 +89,10 @@ class Glob:
                 return bool(ended.value)
 
     def steps(self, text: bytes) -> Generator[None, None, bool]:
-        """Returns whether the whole of a text matches, in steps that compare `STEP` bytes each."""
+        """Returns whether the whole text matches. Yields after each `STEP` byte comparisons."""
         last = self._last
         at = self._first.length
-        # Every segment matches texts of one length, so the first place of each is the best one.
+        # Each segment matches texts of one length, so its first position is the best one.
         end = len(text) - (0 if last is None else last.length)
         if at > end or (last is None and at != end) or not self._first.is_at(text, 0):
             return False
@@ -116,27 +118,27 @@ def _spellings(prefix: str, key: str) -> list[bytes]:
 
 
 class _Segment:
-    """A part of a glob between two runs. All texts that it matches are of one length."""
+    """A part of a glob between two `*`. All texts that it matches have the same length."""
 
     def __init__(self, length: int, text: bytes | None, expression: bytes) -> None:
         self.length: Final = length
         self._text: Final = text
-        """The only text that matches; None: there are several."""
+        """The only text that matches. None: several texts match."""
         self._expression: Final = expression
 
     @cached_property
     def _compiled(self) -> re.Pattern[bytes]:
-        # When it is first needed: a glob may have hundreds, and each takes some 50 µs.
+        # Compiled on first use: a glob may have hundreds of segments, and each takes some 50 µs.
         return re.compile(self._expression, re.DOTALL)
 
     def is_at(self, text: bytes, at: int) -> bool:
-        """Returns whether it matches at an offset."""
+        """Returns whether the segment matches at an offset."""
         if self._text is not None:
             return text.startswith(self._text, at)
         return self._compiled.match(text, at) is not None
 
     def found(self, text: bytes, at: int, end: int) -> Generator[None, None, int]:
-        """Returns the first offset between two where it matches; -1: there is none."""
+        """Returns the first offset from `at` at which the segment matches. -1: there is none."""
         if self._text is not None:
             return text.find(self._text, at, end)
         places = max(1, STEP // self.length)
@@ -150,7 +152,7 @@ class _Segment:
 
 
 def _segments(pattern: bytes) -> list[_Segment]:
-    """Returns what stands between the runs of a glob: before the first one, ..., after the last."""
+    """Returns the segments of a glob: before its first `*`, between each two, after the last."""
     segments: list[_Segment] = []
     plain, expression, length, is_plain_text = b"", b"", 0, True
 
@@ -185,7 +187,7 @@ def _segments(pattern: bytes) -> list[_Segment]:
 
 
 def _class(pattern: bytes, at: int) -> tuple[bytes, int]:
-    """Returns the regular expression for the class that begins at an offset, and where it ends."""
+    """Returns the regular expression for the class at an offset, and the offset after the class."""
     negated = pattern[at : at + 1] == b"^"
     at += negated
     taken: set[int] = set()

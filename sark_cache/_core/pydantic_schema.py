@@ -1,6 +1,6 @@
-"""`Decision` as a type that pydantic knows: a field of a model, what a FastAPI route returns.
+"""Pydantic support for `Decision`: as a field of a model, and as the result of a FastAPI route.
 
-Pydantic is imported when it asks, never before: nothing here costs anybody something who has none.
+Pydantic is imported only when it calls one of these hooks, so a service without it pays nothing.
 """
 
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def make_known(decision: type[Mapping[str, Any]]) -> None:
-    """Lets pydantic validate and serialize a class of decisions, wherever one stands.
+    """Adds the hooks to a class of decisions with which pydantic validates and serializes it.
 
-    `__get_pydantic_core_schema__` is asked where the class is a type in a model or a route;
-    `__pydantic_serializer__` of a decision within a value of any type, such as a nested one.
+    Pydantic calls `__get_pydantic_core_schema__` if the class is the type of a field or route. It
+    reads `__pydantic_serializer__` of a decision in a field of any type, such as a nested one.
     """
 
     def schema(*_asked: object) -> "CoreSchema":
@@ -30,20 +30,20 @@ def make_known(decision: type[Mapping[str, Any]]) -> None:
 
 
 class _Serializer:
-    """The serializer of a class, made when pydantic first asks for it."""
+    """The serializer of a class, created when pydantic first reads it."""
 
     def __get__(self, instance: object, owner: type[Mapping[str, Any]]) -> "SchemaSerializer":
         try:
             from pydantic_core import SchemaSerializer  # noqa: PLC0415 - only pydantic asks
-        except ImportError as error:  # or somebody who looks at every attribute
+        except ImportError as error:  # read by a tool that reads every attribute, without pydantic
             raise AttributeError(str(error)) from error
         serializer = SchemaSerializer(_schema(owner))
-        setattr(owner, "__pydantic_serializer__", serializer)  # noqa: B010 - in place of this one
+        setattr(owner, "__pydantic_serializer__", serializer)  # noqa: B010 - replaces this one
         return serializer
 
 
 def _schema(decision: type[Mapping[str, Any]]) -> "CoreSchema":
-    """Returns the schema of a JSON object, read as a decision and written as a dict."""
+    """Returns the schema of a JSON object that is validated as a decision and dumped as a dict."""
     from pydantic_core import core_schema  # noqa: PLC0415 - only pydantic asks
 
     fields = core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema())

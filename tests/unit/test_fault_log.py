@@ -41,7 +41,8 @@ def test_an_unconfirmed_revocation_is_an_error_and_a_burst_of_its_own(log, caplo
     for _ in range(2):
         log.unconfirmed("invalidate", "no answer in time")
     assert logged(caplog) == [("WARNING", "invalidate", 0), ("ERROR", "invalidate", 0)]
-    assert "redis cache: invalidate, which nobody awaits" in caplog.text
+    assert "redis cache: invalidate could not be confirmed" in caplog.text
+    assert "No caller awaits it" in caplog.text
     assert caplog.records[1].levelno == logging.ERROR
 
 
