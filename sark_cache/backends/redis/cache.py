@@ -1,6 +1,5 @@
 """`PolicyCache`: authorization decisions in Redis or Valkey, shared by all processes."""
 
-import time
 from collections.abc import (
     Awaitable,
     Callable,
@@ -11,8 +10,6 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
-from math import ceil, floor
 from time import perf_counter
 from typing import Any, ClassVar, Final, Self
 
@@ -28,12 +25,12 @@ from sark_cache.backends._shared.revalidation import Revalidation
 from sark_cache.backends._shared.revocations import Revocations
 from sark_cache.backends._shared.ttl import time_to_live
 from sark_cache.backends.base import BasePolicyCache
-from sark_cache.backends.redis import scripts
 from sark_cache.backends.redis.connection import GuardedConnection, UnavailableError, describe
 from sark_cache.backends.redis.connections import ConnectionPerLoop
 from sark_cache.backends.redis.loads import Lifetime, LoadRunner
 from sark_cache.backends.redis.request import Request, can_be_fields, can_be_tag
-from sark_cache.backends.redis.store import DecisionStore, LookupResult, boot_time
+from sark_cache.backends.redis.stamp import Stamp
+from sark_cache.backends.redis.store import DecisionStore, LookupResult
 from sark_cache.backends.redis.writer import DecisionWriter
 from sark_cache.decision import Decision
 from sark_cache.errors import InvalidationError
@@ -51,66 +48,47 @@ DEFAULT_URL = "redis://localhost:6379/0"
 CONNECT_SECONDS = 0.05
 COMMAND_SECONDS = 0.25
 CLOSE_SECONDS = 1.0
-"""How long a cache that is closed waits for the revocations that are under way."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """A moment in the life of what a cache keeps in Redis, as far as this process knew of it."""
-
-    log: str
-    position: str | None
-    """The log's newest record; None: nothing was heard of it yet."""
-    taken_at: float = field(default_factory=boot_time)
-    """When it was taken, in seconds of no known beginning."""
-    taken_at_time: float = field(default_factory=time.time)
-    """The same by the clock of this process."""
-
-    def fence(self) -> str:
-        """Returns what a write may not overtake: the position, or how old the stamp is."""
-        if self.position is not None:
-            return self.position
-        age = ceil(1e3 * (boot_time() - self.taken_at)) + scripts.AGE_MARGIN_MS
-        time_ms = floor(1e3 * self.taken_at_time) - scripts.AGE_MARGIN_MS
-        return f"{max(0, age)}:{max(0, time_ms)}"
+"""The maximum time, in seconds, that `close` waits for running revocations."""
 
 
 class PolicyCache(RecordedMetrics, BasePolicyCache):
     """Authorization decisions in Redis or Valkey, on one server, through Sentinel or on a cluster.
 
-    The interface of `RustPolicyCache`, shared by every process that uses the same server: a
-    revocation by one is in force for all. A hit is one round trip, 0.1 to 1 ms; what is written in
-    Rust there is Python here, so this class works where the compiled module is missing.
+    Has the interface of `RustPolicyCache`. All processes that use the same server share the
+    decisions, and a revocation by one process takes effect in all. A hit takes one round trip, 0.1
+    to 1 ms. This class is written in Python, so it works without the compiled module.
 
-    No request fails because of the server, and none waits for longer than `command_timeout`: what
-    is not answered is a miss, and while nobody answers (a circuit breaker) nothing is asked. A
-    revocation that cannot be confirmed is an `InvalidationError`.
+    A failing server fails no request, and no request waits longer than `command_timeout` for it. A
+    request without an answer is a miss. While a server does not answer, a circuit breaker is open,
+    and requests miss at once. A revocation that the server does not confirm raises an
+    `InvalidationError`.
 
-    Made from a URL, a cache may be used from any event loop; it connects when it is first used.
+    A cache made from a URL can be used from any event loop. It connects when it is first used.
 
     Args:
         redis_client: A URL (see `from_url`), or a client of `redis.asyncio` or
-            `valkey.asyncio`, which is yours to close. None: the server, namespace, time to live and
-            time-outs of the settings in force, unless given; `redis://localhost:6379/0` if they
-            name no server.
-        ttl_seconds: How long an entry lives unless `set` says otherwise, in seconds; None: 300.
-        enabled: If False, `get` returns None, `set` returns False and no metric moves. A decision
-            that is set or loaded then still ends the one that is stored for its request.
-        stale_while_revalidate: Whether hits near their end are refreshed in the background by
-            the callback, if one is set.
-        use_optimized_ttl: Whether a `sensitivity` shortens the time to live, to `OPTIMIZED_TTL`.
-        connect_timeout: The longest to wait for a connection, in seconds; of a client made here.
-            None: 0.05.
-        command_timeout: The longest that a request waits for the server, in seconds. None: 0.25.
-        namespace: Stands before every key, so that services that share a server share no decision
-            and no revocation: at most 64 letters, digits and characters of `._:/-`.
-        replicas: The number of replicas that have to confirm a revocation at least, on a cluster
-            of each primary. None: those that the primary counts; where the server does not let
-            them be counted, none, which is logged once.
+            `valkey.asyncio`, which the caller closes. None: the server, namespace, time to live and
+            time-outs come from the settings in force, unless they are given. If the settings name
+            no server, `redis://localhost:6379/0`.
+        ttl_seconds: The default time to live of an entry, in seconds. None: 300.
+        enabled: If False, `get` returns None, `set` returns False and no metric changes. A decision
+            that is set or loaded then still supersedes the stored one of its request.
+        stale_while_revalidate: If True, a hit on an entry near its expiration starts a refresh in
+            the background by the callback, if one is set.
+        use_optimized_ttl: If True, a `sensitivity` limits the time to live, by `OPTIMIZED_TTL`.
+        connect_timeout: The maximum time to connect, in seconds. Used only with a URL. None: 0.05.
+        command_timeout: The maximum time that a request waits for the server, in seconds. None:
+            0.25.
+        namespace: The prefix of every key. Services with different namespaces on one server share
+            no decisions and no revocations. At most 64 letters, digits and characters of `._:/-`.
+        replicas: The minimum number of replicas that must confirm a revocation, on a cluster for
+            each primary. None: the number that the primary reports. If the server refuses to report
+            it, none, and a warning is logged once.
 
     Raises:
-        ImportError: Neither redis-py nor valkey-py is installed; the message says how to get it.
-        TypeError, ValueError: An argument that cannot be used; the message names it.
+        ImportError: Neither redis-py nor valkey-py is installed. The message says how to install
+            one.
+        TypeError, ValueError: An argument cannot be used. The message names it.
     """
 
     backend: ClassVar[str] = "redis"
@@ -186,14 +164,14 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         namespace: str = "",
         replicas: int | None = None,
     ) -> Self:
-        """Returns a cache on the server that a URL names.
+        """Returns a cache that uses the server of a URL.
 
-        The URL may be of one server (`redis://`, `rediss://`, `unix://`), of Sentinels
-        (`redis+sentinel://`) or of a cluster (`redis+cluster://`), and takes the options that
-        `redis.asyncio.from_url` takes. The page on servers shows each form.
+        The URL names one server (`redis://`, `rediss://`, `unix://`), Sentinels
+        (`redis+sentinel://`) or a cluster (`redis+cluster://`). It takes the options of
+        `redis.asyncio.from_url`. The page on servers shows each form.
 
         Raises:
-            TypeError, ValueError: An argument that cannot be used; the message names it.
+            TypeError, ValueError: An argument cannot be used. The message names it.
         """
         arguments.check_text("url", url)
         return cls(
@@ -212,7 +190,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
     @property
     def enabled(self) -> bool:
-        """Whether the cache serves and stores."""
+        """True if the cache serves and stores decisions. Can be set."""
         return self._enabled
 
     @enabled.setter
@@ -221,7 +199,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
     @property
     def use_optimized_ttl(self) -> bool:
-        """Whether a given sensitivity shortens how long an entry lives."""
+        """True if a given sensitivity limits the time to live of an entry. Can be set."""
         return self._use_optimized_ttl
 
     @use_optimized_ttl.setter
@@ -230,7 +208,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
     @property
     def ttl_seconds(self) -> float:
-        """How long an entry lives unless told otherwise, in seconds; settable."""
+        """The default time to live of an entry, in seconds. Can be set."""
         return self._ttl_seconds
 
     @ttl_seconds.setter
@@ -239,24 +217,24 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
     @property
     def max_size(self) -> int:
-        """0: the server's `maxmemory` bounds it, and no number of entries."""
+        """Always 0: the server's `maxmemory` is the bound, not a number of entries."""
         return 0
 
     @property
     def redis(self) -> Any:  # noqa: ANN401 - a client of either library
-        """The client that the running event loop uses, as in SARK.
+        """The client of the running event loop, as in SARK.
 
-        What it writes is no decision of this cache's.
+        Values that are written with it are not decisions of this cache.
 
         Raises:
-            RuntimeError: No event loop runs.
-            UnavailableError: The cache is closed, or was given a client of another event loop.
+            RuntimeError: No event loop is running.
+            UnavailableError: The cache is closed, or its client belongs to another event loop.
         """
         return self._connections.current().client
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """True after a call of `close`."""
         return self._closed
 
     # Requests
@@ -271,10 +249,10 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         *,
         policy: str = "",
     ) -> JSONObject | None:
-        """The cached decision for a request, a new dict, or None. One round trip.
+        """Returns the cached decision for a request as a new dict, or None. One round trip.
 
         Raises:
-            TypeError: An argument of the wrong type; the message names it.
+            TypeError: An argument has the wrong type. The message names it.
         """
         arguments.check_request(user_id, action, resource, context, sensitivity)
         arguments.read_policy(policy)
@@ -296,18 +274,18 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         *,
         policy: str = "",
     ) -> Decision | None:
-        """The cached decision for a request as one that cannot be changed, or None.
+        """Returns the cached decision for a request as an immutable `Decision`, or None.
 
-        One round trip, as `get`; here it saves nothing, since each reply is read anew.
+        One round trip. It is not faster than `get`, because each reply is parsed.
 
         Raises:
-            TypeError: An argument of the wrong type; the message names it.
+            TypeError: An argument has the wrong type. The message names it.
         """
         decision = await self.get(user_id, action, resource, context, sensitivity, policy=policy)
         try:
             return None if decision is None else Decision(decision)
         except ValueError as error:
-            # Another writer's, that JSON in Python takes and this package does not.
+            # Another program wrote a value that Python's json accepts and this package does not.
             self._recorder.fault("get_decision", describe(error))
             return None
 
@@ -325,30 +303,33 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         stamp: Stamp | None = None,
         policy: str = "",
     ) -> bool:
-        """Stores a decision; True if it was stored. One round trip with a stamp, two without.
+        """Stores a decision. Returns whether it was stored.
 
-        A decision that cannot be stored (not JSON, too large, no time to live) drops the one that
-        was stored before: it has superseded it. So does one that the server has no memory for.
+        One round trip with a stamp, two without.
+
+        A decision supersedes the stored one of its request even if it cannot be stored itself: if
+        it is not JSON, is too large, has no time to live, or the server has no memory for it. Then
+        the stored one is removed.
 
         Args:
-            user_id: Who asks.
-            action: To do what.
-            resource: To what.
-            decision: A JSON object; with its key and tags at most 64 KiB.
-            context: What else the decision depends on: a JSON object.
-            ttl_seconds: How long it lives, in seconds; 0 stores nothing. None: as the cache says.
-                At most a hundred years.
-            sensitivity: A name in `OPTIMIZED_TTL`, whose time it lives at most. Another name is
-                warned of once, and changes nothing.
-            tags: Names to revoke it by later.
-            stamp: What `stamp()` returned before the decision was evaluated. If something that
-                revokes it came in between, by any process, it is not stored: the server looks, in
-                the same step. None: the moment of this call.
-            policy: The name of the policy that decided. Policies share no decision.
+            user_id: The user of the request.
+            action: The action of the request.
+            resource: The resource of the request.
+            decision: A JSON object. With its key and tags at most 64 KiB.
+            context: The context of the request, a JSON object. Other contexts have other decisions.
+            ttl_seconds: The time to live, in seconds, at most a hundred years. 0: nothing is
+                stored. None: the default of the cache.
+            sensitivity: A name in `OPTIMIZED_TTL`, which limits the time to live. An unknown name
+                changes nothing, and a warning is logged once.
+            tags: Tags by which the decision can be revoked.
+            stamp: The result of `stamp()` before the evaluation. If any process revoked the
+                decision since then, it is not stored. The server checks that in the step that
+                stores. None: the decision counts as evaluated at this call.
+            policy: The name of the policy that decided. Policies share no decisions.
 
         Raises:
-            TypeError: An argument of the wrong type; the message names it.
-            ValueError: A negative or NaN `ttl_seconds`, or a stamp of another cache.
+            TypeError: An argument has the wrong type. The message names it.
+            ValueError: `ttl_seconds` is negative or NaN, or the stamp is of another cache.
         """
         arguments.check_request(user_id, action, resource, context, sensitivity)
         arguments.check_decision(decision)
@@ -375,32 +356,35 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         tags: Collection[str] = (),
         policy: str = "",
     ) -> JSONObject:
-        """The cached decision or, if there is none, what `loader()` brings, which is then stored.
+        """Returns the cached decision. On a miss, calls `loader()` and stores its decision.
 
-        One loader runs for all tasks of this process that ask meanwhile (with the compiled module
-        in all threads and event loops, without it in one event loop), as with `RustPolicyCache`;
-        other processes run their own. What is revoked meanwhile, by any process, is not stored:
-        the server looks, in the step that stores. Who asks after a revocation does not join an
-        evaluation that began before it. While the server does not answer, nobody can tell that,
-        and each request evaluates for itself.
+        Concurrent requests of this process share one load: with the compiled module in all threads
+        and event loops, without it in one event loop. Other processes run their own loaders.
+
+        If any process revokes the decision during the load, it is not stored. The server checks
+        that in the step that stores. A request after a revocation does not join a load that began
+        before it. While the server does not answer, revocations are unknown, so each request runs
+        its own loader.
 
         Args:
-            user_id: Who asks.
-            action: To do what.
-            resource: To what.
-            loader: An async function without arguments that returns the decision, a JSON object,
-                or a `Loaded` with one, its time to live and its tags.
-            context: What else the decision depends on: a JSON object.
-            ttl_seconds: How long it lives, in seconds; 0 shares it and stores nothing. None: as the
-                cache says.
-            sensitivity: A name in `OPTIMIZED_TTL`, as in `set`.
-            tags: Names to revoke it by. Who names others runs a loader of their own.
-            policy: The name of the policy that the loader asks. Policies share no decision.
+            user_id: The user of the request.
+            action: The action of the request.
+            resource: The resource of the request.
+            loader: An async function without arguments. It returns the decision, a JSON object, or
+                a `Loaded` with the decision, its time to live and its tags.
+            context: The context of the request, a JSON object. Other contexts have other decisions.
+            ttl_seconds: The time to live, in seconds. 0: the decision is shared and not stored.
+                None: the default of the cache.
+            sensitivity: A name in `OPTIMIZED_TTL`, which limits the time to live.
+            tags: Tags by which the decision can be revoked. A request with other tags does not join
+                the load.
+            policy: The name of the policy that the loader asks. Policies share no decisions.
 
         Raises:
-            TypeError: An argument of the wrong type, or a loader that brings no decision.
-            ValueError: A negative or NaN `ttl_seconds`.
-            RuntimeError: A loader asks for its own key, or two for each other's.
+            TypeError: An argument has the wrong type, or the loader returns no decision.
+            ValueError: `ttl_seconds` is negative or NaN.
+            RuntimeError: A loader loads its own key, or two loaders load each other's keys.
+            Exception: The error that the loader raises.
         """
         arguments.check_request(user_id, action, resource, context, sensitivity)
         arguments.check_loader(loader)
@@ -427,12 +411,12 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
     async def get_batch(
         self, requests: Iterable[BatchRequest], *, policy: str = ""
     ) -> list[JSONObject | None]:
-        """The decisions for many requests, in their order. One round trip for 500 of them.
+        """Returns the cached decisions for many requests, in their order. None: a miss.
 
-        On a cluster one to each primary, at the same time.
+        One round trip for each 500 requests. On a cluster, one round trip to all primaries at once.
 
         Raises:
-            TypeError: Requests of the wrong shape; the message names the row.
+            TypeError: A request has the wrong shape. The message names the row.
         """
         rows = arguments.read_requests(requests)
         arguments.read_policy(policy)
@@ -472,16 +456,20 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         stamp: Stamp | None = None,
         policy: str = "",
     ) -> int:
-        """Stores many decisions; returns how many were stored. One round trip for 100 of them.
+        """Stores many decisions. Returns the number stored.
 
-        Without a stamp one more, before them. Many take as long as the server takes; where it does
-        not answer, the rest is not tried.
+        One round trip for each 100 decisions, and one more without a stamp. Each round trip may
+        take `command_timeout`. If the server does not answer, the rest is not sent.
 
-        `tags`, `stamp` and `policy` are those of every entry, as in `set`.
+        Args:
+            entries: The user, action, resource, decision, context and time to live of each.
+            tags: The tags of all decisions, as in `set`.
+            stamp: The stamp of all decisions, as in `set`.
+            policy: The policy of all decisions, as in `set`.
 
         Raises:
-            TypeError: Entries of the wrong shape; the message names the row.
-            ValueError: As `set`.
+            TypeError: An entry has the wrong shape. The message names the row.
+            ValueError: A time to live is negative or NaN, or the stamp is of another cache.
         """
         rows = arguments.read_entries(entries)
         self._check_stamp(stamp)
@@ -495,13 +483,15 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         return await self._write_many("set_batch", policy, timed, names, stamp)
 
     def stamp(self) -> Stamp:
-        """Returns the stamp of now: take it before evaluating a decision that `set` is to store.
+        """Returns a stamp. Take it before the evaluation of a decision, and pass it to `set`.
 
-        No round trip: the stamp holds the position in the log that this process knew. So a
-        revocation by another process shortly before it can keep a decision from being stored that
-        could have been. A stamp taken before this cache was first used, by a `get` or a
-        `health_check` for example, goes by its age: a revocation in the five seconds before it
-        counts, too.
+        Takes no round trip: the stamp contains the position of the log that this process knows. If
+        another process revoked the decision shortly before the stamp, this process may not know it
+        yet, and `set` stores nothing although it could.
+
+        Before the first use of this cache, by `get` or `health_check` for example, no position is
+        known. A stamp taken then has an age instead, and revocations up to five seconds before it
+        count as later.
         """
         return Stamp(self._store.log, self._store.news.latest)
 
@@ -517,17 +507,17 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         *,
         policy: str | None = None,
     ) -> Coroutine[object, None, bool]:
-        """Revokes and removes the decisions for one request; True if there was one.
+        """Revokes the decisions for one request. Returns whether one was stored.
 
-        With a policy two round trips. Without one the request is revoked under every policy, which
-        walks over all keys, as `invalidate` does: name the policy where it is known (`""` for
-        decisions that were stored without one).
+        With a policy it takes four round trips, and one more with replicas. Without a policy it
+        revokes the request under every policy, and scans all keys as `invalidate` does. So pass the
+        policy if it is known, and `""` for decisions that were stored without one.
 
-        On its way when it is called, as `invalidate` is.
+        The revocation starts at the call, as with `invalidate`.
 
         Raises:
-            TypeError: An argument of the wrong type; the message names it.
-            InvalidationError: The server cannot confirm it.
+            TypeError: An argument has the wrong type. The message names it.
+            InvalidationError: The server did not confirm the revocation.
         """
         arguments.check_request(user_id, action, resource, context, None)
         arguments.check_optional("policy", policy)
@@ -559,22 +549,25 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         tags: Collection[str] | None = NOT_GIVEN,
         policy: str | None = None,
     ) -> Coroutine[object, None, int]:
-        """Revokes every decision that matches all given fields; none given: all decisions.
+        """Revokes every decision that matches all given fields. Without fields, all decisions.
 
-        On its way when it is called, and carried out even if nobody awaits it; one that nobody
-        awaits and that cannot be confirmed is logged at ERROR and counted.
+        The revocation starts at the call, and is carried out even if it is not awaited. If it is
+        not awaited and the server does not confirm it, that is logged at ERROR and counted.
 
-        In force for all processes when it was awaited; what is being evaluated anywhere is not
-        stored. Walks over all keys, on a cluster of every primary, about a second for a million,
-        without blocking the server. Replicas that are connected have it, too, before it returns.
+        When the awaitable returns, the revocation has taken effect in all processes, and connected
+        replicas have it. A matching decision that any process was evaluating is not stored.
+
+        Scans all keys, on a cluster of every primary, without blocking the server. That takes about
+        a second for a million keys.
 
         Returns:
-            How many entries died.
+            The number of entries removed.
 
         Raises:
-            TypeError: An argument of the wrong type; the message names it.
-            ValueError: Tags were given, and there are none, or too many.
-            InvalidationError: The server cannot confirm it, or slots of a cluster are moving.
+            TypeError: An argument has the wrong type. The message names it.
+            ValueError: `tags` is empty, or has too many tags.
+            InvalidationError: The server did not confirm the revocation, or slots of a cluster are
+                being moved.
         """
         scope = Scope(user_id, action, resource, policy)
         for name, part in scope._asdict().items():
@@ -584,24 +577,28 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             self._recorder.revokes_everything()
         names = tuple(tag for tag in named if can_be_tag(tag))
         if not can_be_fields(scope) or (named and not names):
-            return Deferred(_return_zero)  # nothing was ever stored under it
+            return Deferred(_return_zero)  # no stored decision can have such fields or tags
         return self._begin_revocation(
             "invalidate", lambda connection: self._store.invalidate(connection, scope, names)
         )
 
     @returns_awaitable
     def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
-        """Revokes every decision whose key matches a Redis glob; returns how many died.
+        """Revokes every decision whose key matches a Redis glob.
 
-        Nothing that is being evaluated anywhere is stored, whether or not it matches. On its way
-        when it is called, as `invalidate` is.
+        A decision that any process is evaluating is not stored, even if it does not match. The
+        revocation starts at the call, as with `invalidate`.
 
-        Keys are compared with the glob in this process. That takes up to some 0.1 s for a key of
-        the longest fields; the event loop has a turn at least every 10 ms or so.
+        Scans all keys, and compares them with the glob in this process. A key with the longest
+        fields takes up to 0.1 s. The comparison yields to the event loop about every 10 ms.
+
+        Returns:
+            The number of entries removed.
 
         Raises:
-            TypeError, ValueError: No str, one of more than 1,024 bytes, or no UTF-8.
-            InvalidationError: As `invalidate`.
+            TypeError: The pattern is not a `str`.
+            ValueError: The pattern has more than 1,024 bytes, or is not UTF-8.
+            InvalidationError: The server did not confirm the revocation.
         """
         arguments.check_pattern(pattern)
         return self._begin_revocation(
@@ -611,10 +608,12 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
     @returns_awaitable
     def clear(self) -> Coroutine[object, None, bool]:
-        """Revokes and removes all decisions. Always True. On its way when it is called.
+        """Revokes all decisions. Returns True. The revocation starts at the call.
+
+        Scans all keys, as `invalidate` does.
 
         Raises:
-            InvalidationError: As `invalidate`.
+            InvalidationError: The server did not confirm the revocation.
         """
 
         async def carry_out() -> bool:
@@ -628,28 +627,28 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
     # Upkeep
 
     async def size(self) -> int:
-        """The number of live entries; walks over all keys. 0 if the server does not answer."""
+        """Returns the number of live entries. 0: the server does not answer. Scans all keys."""
         if self._closed:
             return 0
         try:
             self._size = await self._store.size(self._connections.current())
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is not the caller's fault
+        except Exception as error:  # noqa: BLE001 - an error of the server fails no caller
             self._recorder.fault("size", describe(error))
             return 0
         return self._size
 
     async def cleanup_expired(self) -> int:
-        """0: the server removes expired entries by itself."""
+        """Returns 0, because the server removes expired entries."""
         return 0
 
     async def health_check(self) -> bool:
-        """Whether the server answers now."""
+        """Returns whether the server answers now."""
         if self._closed:
             return False
         connection = self._connections.current()
         if not await connection.answers():
             return False
-        if self._store.news.latest is None:  # so that stamps are good from here on
+        if self._store.news.latest is None:  # later stamps then have a position
             try:
                 await self._store.position(connection, connection.deadline())
             except UnavailableError as error:
@@ -658,9 +657,12 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         return True
 
     async def close(self) -> None:
-        """Stops serving, ends what runs in the background, closes the connections made here."""
+        """Stops serving, ends background tasks, and closes the connections made by this cache.
+
+        Waits up to 1 s for running revocations.
+        """
         self._closed = True
-        async with AsyncExitStack() as closing:  # all of it, even if one step is cancelled
+        async with AsyncExitStack() as closing:  # every step runs, even if one is cancelled
             closing.push_async_callback(self._connections.close)
             closing.push_async_callback(self._writer.superseded.close)
             closing.push_async_callback(self._load_runner.close)
@@ -676,22 +678,22 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
     @property
     def metrics(self) -> CacheMetrics:
-        """What the cache counted: a snapshot. `size` is what `size()` last found."""
+        """A snapshot of the cache's counters. `size` is the last result of `size()`."""
         return self._recorder.metrics(size=self._size, max_size=self.max_size)
 
     @property
     def circuit_open(self) -> bool:
-        """Whether a server is not asked because it failed; of a cluster: any of its primaries."""
+        """True while the circuit of a server is open, on a cluster of any primary."""
         return self._connections.has_open_circuit
 
-    # How it is done
+    # Implementation
 
     @property
     def _serves(self) -> bool:
         return self._enabled and not self._closed
 
     def _lifetime(self, explicit: float | None, sensitivity: str | None) -> Lifetime:
-        """Returns how long a decision lives, given what its loader says."""
+        """Returns a function that returns the time to live, given the loader's own choice."""
         return lambda late: self._ttl(explicit if late is None else late, sensitivity)
 
     def _ttl(self, explicit: float | None, sensitivity: str | None) -> float:
@@ -714,7 +716,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         resource: str,
         context: Context | None,
     ) -> tuple[Request | None, LookupResult]:
-        """What is there for a request; counted if it is a miss."""
+        """Looks up a request, and counts a miss. The caller counts a hit."""
         started = perf_counter()
         request: Request | None = None
         found = _NOTHING
@@ -724,11 +726,11 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         elif (
             request := self._writer.request(operation, policy, user_id, action, resource, context)
         ) is not None:
-            # Asked before, too: it may be removed, and forgotten, while the older reply comes.
+            # Checked before and after, because the key may be forgotten before an old reply comes.
             superseded = self._is_superseded(request.key)
             try:
                 found = await self._store.look_up(connection, connection.deadline(), request)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it fails no request
+            except Exception as error:  # noqa: BLE001 - any error is a miss
                 self._recorder.fault(operation, describe(error))
             if found.fault is not None:
                 self._recorder.fault(operation, found.fault)
@@ -741,7 +743,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         return request, found if found.entry is not None else found._replace(spent=spent)
 
     def _is_superseded(self, key: RequestKey) -> bool:
-        """Returns whether a newer decision may not have reached the server."""
+        """Returns whether a newer decision than the stored one may be missing on the server."""
         superseded = self._writer.superseded
         if not superseded:
             return False
@@ -749,7 +751,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         return superseded.refuses(key)
 
     def _count_hit(self, request: Request, found: LookupResult, sensitivity: str | None) -> None:
-        """Counts a hit, and begins to refresh what nears its end."""
+        """Counts a hit, and starts a refresh if the entry is near its expiration."""
         callback = None
         entry = found.entry
         if (
@@ -768,7 +770,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             connection = self._connections.current()
             return found.position or await self._store.position(connection, connection.deadline())
 
-        # It lives as long as what it replaces.
+        # By default, the new entry has the time to live of the one that it replaces.
         lifetime = self._lifetime(entry.ttl_seconds, sensitivity)
         self._load_runner.refresh(request, found, callback, position, lifetime)
 
@@ -780,7 +782,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         tags: tuple[str, ...],
         stamp: Stamp | None,
     ) -> int:
-        """Stores what callers bring; how many of them were stored."""
+        """Stores decisions that were given by the caller. Returns the number stored."""
         if stamp is None:
             return await self._writer.write_many(operation, policy, rows, tags, None)
         stored = await self._writer.write_many(operation, policy, rows, tags, stamp.fence)
@@ -789,21 +791,21 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         return stored
 
     async def _learn_position(self) -> None:
-        """Asks where the log is, so that the next stamp is good."""
+        """Queries the log's position for the next stamp. Ignores errors."""
         connection = self._connections.current()
-        with suppress(UnavailableError):  # then no stamp is
+        with suppress(UnavailableError):
             await self._store.position(connection, connection.deadline())
 
     def _begin_revocation(
         self, operation: str, revoke: Callable[[GuardedConnection], Awaitable[int]]
     ) -> Coroutine[object, None, int]:
-        """Begins a revocation, which returns how many entries died."""
+        """Starts a revocation, which returns the number of entries removed."""
         return self._revocations.begin(operation, lambda: self._confirm(operation, revoke))
 
     def _delete_nothing(self, error: NotJSONError) -> Coroutine[object, None, bool]:
-        """Deletes nothing: nothing was ever stored under a context that cannot be read.
+        """Returns a coroutine that deletes nothing: the request can have no stored decision.
 
-        Fails if that was no fault of the context.
+        If the context's own code raised an error, the coroutine raises an `InvalidationError`.
         """
         self._recorder.fault("delete", str(error))
         if error.__cause__ is None:
@@ -821,7 +823,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         try:
             if self._ended:
                 message = "this cache is closed"
-                raise UnavailableError(message)  # noqa: TRY301 - as what a closed link raises
+                raise UnavailableError(message)  # noqa: TRY301 - handled as other errors are
             removed = await revoke(self._connections.current())
         except Exception as error:
             reason = _reason(error)
@@ -831,7 +833,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         return removed
 
     def _on_unawaited_failure(self, operation: str, error: BaseException) -> None:
-        """Notes a revocation that failed, and that nobody awaits."""
+        """Records that a revocation failed that is not awaited."""
         self._recorder.unconfirmed(operation, _reason(error.__cause__ or error))
 
 
@@ -846,7 +848,7 @@ def _unconfirmed(operation: str, reason: str) -> InvalidationError:
 
 
 def _reason(error: BaseException) -> str:
-    """Why something failed, as it may be logged."""
+    """Returns the reason of an error, in a form that may be logged."""
     return str(error) if type(error).__module__.startswith("sark_cache") else describe(error)
 
 
