@@ -1,19 +1,19 @@
-"""Clients from URLs: one server, Sentinel or a cluster, of redis-py or of valkey-py.
+"""Redis clients created from URLs: redis-py or valkey-py, for one server, Sentinel or a cluster.
 
-| URL | what is there |
+| URL | server |
 |---|---|
 | `redis://[user:password@]host:port/0` | one server |
-| `rediss://...` | over TLS |
-| `unix:///path/to/socket?db=0` | on this machine |
+| `rediss://...` | one server, over TLS |
+| `unix:///path/to/socket?db=0` | one server on this machine |
 | `redis+sentinel://host:port,host:port/service/0` | the primary that Sentinel names |
-| `redis+cluster://host:port,host:port` | a cluster, by some of its nodes |
+| `redis+cluster://host:port,host:port` | a cluster, given by some of its nodes |
 
-`rediss+sentinel` and `rediss+cluster` go over TLS; `valkey` and `valkeys` may stand for `redis` and
-`rediss` anywhere. Options of the client follow after `?`, such as `health_check_interval=30` or
-`ssl_ca_certs=/etc/ca.pem`, and for Sentinel `sentinel_username` and `sentinel_password`. The
-client's own parser reads them, so each one means what it means in the client's `from_url`.
+`rediss+sentinel` and `rediss+cluster` use TLS. `valkey` and `valkeys` are equal to `redis` and
+`rediss` in all of them. Options of the client follow after `?`, such as `health_check_interval=30`
+or `ssl_ca_certs=/etc/ca.pem`, and for Sentinel `sentinel_username` and `sentinel_password`. The
+client's own parser reads them, so each option has the meaning that it has in `from_url`.
 
-No error shows a part of the URL, which may be a part of a password that was not quoted.
+No error shows a part of the URL: it could be a part of an unquoted password.
 """
 
 from collections.abc import Awaitable, Callable
@@ -29,10 +29,10 @@ SCHEMES = ("redis", "rediss", "valkey", "valkeys")
 DEFAULT_PORT = 6379
 DEFAULT_SENTINEL_PORT = 26379
 MAX_DIGITS = 10
-"""Of a port or a database: those of 2**31."""
+"""The maximum number of digits of a port or a database number, enough for 2**31."""
 
 _SECRETS = ("password", "sentinel_password")
-"""The options whose values are never shown."""
+"""The options whose values are secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,42 +40,42 @@ class Address:
     """The parts of a URL."""
 
     library: str
-    """`redis` or `valkey`: the client that is preferred."""
+    """The preferred client library: `redis` or `valkey`."""
     topology: str
     tls: bool
     username: str | None
     password: str | None = field(repr=False)
     hosts: tuple[tuple[str, int], ...]
     path: str
-    """Of a socket."""
+    """The path of a Unix socket."""
     service: str
-    """The name that sentinels know the primary by."""
+    """The name of the primary in Sentinel."""
     database: int
     query: str = field(repr=False)
-    """The options, as they stand in the URL, without the database."""
+    """The options as the URL spells them, without the database."""
 
     @property
     def secrets(self) -> list[str]:
-        """The passwords."""
+        """The passwords in the login and in the options."""
         options = dict(parse_qsl(self.query))
         found = [self.password, *(options.get(name) for name in _SECRETS)]
         return [secret for secret in found if secret]
 
 
 class Connected(NamedTuple):
-    """A client that was made here, and how to be rid of it."""
+    """A client, and the function that closes it."""
 
     client: Any
     close: Callable[[], Awaitable[None]]
 
 
 def parse(url: str) -> Address:
-    """Reads a URL.
+    """Parses the URL of a server.
 
     Raises:
-        TypeError: It is not a str.
-        ValueError: It is not the URL of a server; the message says what to write instead, and shows
-            no part of it.
+        TypeError: `url` is not a str.
+        ValueError: `url` is not the URL of a server. The message says what to write instead. It
+            shows no part of the URL.
     """
     arguments.check_text("url", url)
     split = _split(url)
@@ -89,7 +89,7 @@ def parse(url: str) -> Address:
             raise ValueError(message)
     number = _database(dict(parse_qsl(split.query)).get("db") or database or "0")
     if topology == "cluster" and number:
-        message = "url must not name a database: a cluster has but one"
+        message = "url must not name a database: a cluster has only one"
         raise ValueError(message)
     login, _, places = split.netloc.rpartition("@")
     username, _, password = login.partition(":")
@@ -113,10 +113,11 @@ def parse(url: str) -> Address:
 
 
 def check(url: str) -> None:
-    """Checks a URL, and its options where a client library is installed. Connects to nothing.
+    """Checks a URL, and its options if a client library is installed. Opens no connection.
 
     Raises:
-        TypeError, ValueError: As `parse`, or an option that the client does not take.
+        TypeError: `url` is not a str.
+        ValueError: `parse` refuses `url`, or the client does not know an option.
     """
     parse(url)
     try:
@@ -126,14 +127,14 @@ def check(url: str) -> None:
 
 
 def _split(url: str) -> SplitResult:
-    """The parts of a URL whose scheme is known, and whose login ends where it seems to.
+    """Splits a URL into its parts, and checks its scheme and the end of its login.
 
     Raises:
-        ValueError: As `parse`.
+        ValueError: The URL is wrong; the message shows no part of it.
     """
     try:
         split = urlsplit(url)
-    except ValueError:  # its message shows the login
+    except ValueError:  # the error's text shows the login
         message = "url must have a host; in a password [ is written %5B, and so on"
         raise ValueError(message) from None
     family, _, topology = split.scheme.partition("+")
@@ -156,9 +157,9 @@ def _split(url: str) -> SplitResult:
 
 
 def _has_stray_login(split: SplitResult) -> bool:
-    """Whether an `@` stands where a login could end that has a `/` or `?` of its own.
+    """Returns True if an `@` after the host may be the end of a login with an unquoted `/` or `?`.
 
-    The path of a socket may have one, where a login ended before or there is none.
+    The path of a socket may contain an `@` if the URL has no login, or if the login has ended.
     """
     if split.scheme != "unix":
         return "@" in split.path + split.query
@@ -167,11 +168,11 @@ def _has_stray_login(split: SplitResult) -> bool:
 
 
 def connect(url: str, connect_timeout: float, command_timeout: float) -> Connected:
-    """A client for asyncio; it connects when it is used, in that event loop.
+    """Creates a client for asyncio. It connects when it is first used, in that event loop.
 
     Raises:
         ImportError: Neither redis-py nor valkey-py is installed; the message says how to get it.
-        ValueError: As `parse`, or an option that the client does not know.
+        ValueError: `parse` refuses `url`, or the client does not know an option.
     """
     client, parts = _connect(url, "asyncio", connect_timeout, command_timeout)
 
@@ -183,12 +184,14 @@ def connect(url: str, connect_timeout: float, command_timeout: float) -> Connect
 
 
 def connect_blocking(url: str, connect_timeout: float, command_timeout: float) -> Any:  # noqa: ANN401
-    """A synchronous client, for threads of their own; that of a cluster connects at once.
+    """Creates a synchronous client, for use in a background thread.
+
+    The client of a cluster connects at once, others when they are first used.
 
     Raises:
         ImportError: Neither redis-py nor valkey-py is installed; the message says how to get it.
-        ValueError: As `parse`, or an option that the client does not know.
-        Exception: What the client raises when a cluster cannot be reached.
+        ValueError: `parse` refuses `url`, or the client does not know an option.
+        Exception: The client cannot reach the cluster.
     """
     client, _ = _connect(url, None, connect_timeout, command_timeout)
     return client
@@ -197,7 +200,7 @@ def connect_blocking(url: str, connect_timeout: float, command_timeout: float) -
 def _connect(
     url: str, kind: str | None, connect_timeout: float, command_timeout: float
 ) -> tuple[Any, list[Any]]:
-    """A client, and what has to be closed with it."""
+    """Creates a client. Returns it, and the objects that have to be closed with it."""
     address = parse(url)
     library = _library(address.library)
     modules = f"{library}.{kind}" if kind else library
@@ -223,10 +226,10 @@ def _connect(
 
 
 def _check_connections(client: Any) -> None:  # noqa: ANN401
-    """Makes a connection without opening it: some options are looked at there for the first time.
+    """Creates a connection without opening it: the client checks some options only there.
 
     Raises:
-        Exception: What the client raises.
+        Exception: The client refuses an option.
     """
     pools = [getattr(client, "connection_pool", None)]
     if (sentinels := getattr(pools[0], "sentinel_manager", None)) is not None:
@@ -270,7 +273,7 @@ def _to_cluster(
 ) -> tuple[Any, list[Any]]:
     module = import_module(f"{modules}.cluster")
     nodes = [module.ClusterNode(host, port) for host, port in address.hosts]
-    # A part of the cluster is better than none: what is not covered is a miss.
+    # A cluster that covers only some slots is still used: requests to the other slots are misses.
     client = getattr(module, f"{name}Cluster")(
         startup_nodes=nodes, require_full_coverage=False, ssl=address.tls, **options
     )
@@ -280,26 +283,26 @@ def _to_cluster(
 def _options(
     library: str, modules: str, address: Address, connect_timeout: float, command_timeout: float
 ) -> dict[str, Any]:
-    """The options of a client: those of the URL before those of this package.
+    """Returns the options of a client. Options of the URL override those of this package.
 
     Raises:
-        ValueError: An option has a value that the client does not take; the message names it.
+        ValueError: The client does not accept the value of an option; the message names it.
     """
     retry = import_module(f"{modules}.retry").Retry
     backoff = import_module(f"{library}.backoff").NoBackoff
     options: dict[str, Any] = {
         "socket_connect_timeout": connect_timeout,
         "socket_timeout": command_timeout,
-        # A connection that the server closed while it was idle is made again, once.
+        # Reconnects once if the server closed an idle connection.
         "retry": retry(backoff(), 1),
         "protocol": 2,
     }
     if address.topology == "sentinel":
         options["sentinel_socket_timeout"] = command_timeout
     if modules.endswith(".asyncio") and address.topology != "cluster":
-        # With a time-out the client sends through `asyncio.wait_for`, which drops cancellations on
-        # CPython 3.11, and with them the time-out of the request. A cluster and sentinels keep
-        # theirs: of several servers the first one asked may hang.
+        # With a time-out, the client sends through `asyncio.wait_for`. On CPython 3.11 that drops
+        # cancellations, and with them the time-out of the request. A cluster and sentinels keep
+        # their time-out: the first of several servers may hang.
         options["socket_timeout"] = None
     parse_options = import_module(f"{modules}.connection").parse_url
     options |= parse_options(f"redis://?{address.query}")
@@ -308,7 +311,7 @@ def _options(
 
 
 def _library(preferred: str) -> str:
-    """The name of a client library that is installed."""
+    """Returns the name of an installed client library, the preferred one if it is installed."""
     for name in (preferred, "redis", "valkey"):
         try:
             return import_module(name).__name__
@@ -322,7 +325,7 @@ def _library(preferred: str) -> str:
 
 def _host(place: str, default: int) -> tuple[str, int]:
     host, colon, port = place.rpartition(":")
-    if not colon or place.endswith("]"):  # [::1] has colons of its own
+    if not colon or place.endswith("]"):  # the colons of [::1] precede no port
         host, port = place, str(default)
     is_ipv6 = host.startswith("[") and host.endswith("]")
     if not is_ipv6 and any(sign in host for sign in ":[]"):
@@ -342,5 +345,5 @@ def _database(text: str) -> int:
 
 
 def _is_number(text: str) -> bool:
-    """Whether a text is a short decimal number, in ASCII digits."""
+    """Returns True for a decimal number of at most `MAX_DIGITS` ASCII digits."""
     return text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS

@@ -1,9 +1,9 @@
-"""Ends background tasks within a bound.
+"""Cancellation of background tasks, with a limit on the wait for their end.
 
-`task.cancel()` is a request, which a task can lose: on CPython 3.11 `asyncio.wait_for` drops a
-cancellation that arrives when the awaited operation has just ended. A loop around such a call goes
-on, and an unbounded wait for its end never returns. So every wait for a cancelled task goes through
-`end`, which asks again and gives up in the end.
+`task.cancel()` is a request that a task can lose: on CPython 3.11 `asyncio.wait_for` drops a
+cancellation that arrives just after the awaited operation has ended. A loop around such a call then
+continues, and an unlimited wait for its end never returns. So every wait for a cancelled task uses
+`end`, which cancels again and gives up after a limit.
 """
 
 import asyncio
@@ -25,7 +25,8 @@ async def end(
 ) -> None:
     """Cancels tasks of the running event loop and waits for their end, at most `seconds`.
 
-    Logs at WARNING that some did not end. Those stay cancelled, and nothing waits for them.
+    Logs the number of tasks that did not end at WARNING. They stay cancelled, and nothing waits
+    for them.
 
     Args:
         tasks: The tasks. The current task must not be one of them.
@@ -49,7 +50,7 @@ async def end(
 def cancellation_kept() -> Generator[None]:
     """Raises `CancelledError` at the end of the block if a cancellation was lost within it.
 
-    It takes the place of an exception that the block raises.
+    The `CancelledError` replaces an exception that the block raises.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0

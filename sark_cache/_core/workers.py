@@ -1,9 +1,10 @@
-"""Whether this service runs as several processes, as far as a process can know.
+"""Detection of services that run as several processes.
 
-Looked at, in this order: the server of gunicorn or uvicorn that runs this process, which knows its
-number of workers; the variables and the command line that servers read that number from; a fork
-after this package was imported, as of an app that is loaded before its workers are. Copies of the
-service on other machines, or started one by one, are not seen.
+The sources, in order of precedence: the number of workers that a gunicorn or uvicorn server object
+in this process knows; the environment variables and the command line that servers read the number
+from; a fork after this package was imported, which happens to apps that are loaded before their
+workers start. Copies of the service on other machines, and copies that are started one by one, are
+not detected.
 """
 
 import multiprocessing
@@ -17,16 +18,16 @@ from typing import Final
 from sark_cache._core.poller import forks
 
 VARIABLES: Final = ("WEB_CONCURRENCY", "UVICORN_WORKERS", "GRANIAN_WORKERS")
-"""Where servers read the number of their workers."""
+"""The environment variables from which servers read the number of their workers."""
 
 SERVERS: Final = frozenset({"uvicorn", "gunicorn", "hypercorn", "granian", "fastapi"})
-"""Servers whose command line is understood: `-w 4`, `--workers 4` or `--workers=4`."""
+"""The servers whose command line is parsed: `-w 4`, `--workers 4` or `--workers=4`."""
 
 _WORKERS: Final = re.compile(r"(?:^|\s)(?:-w\s*|--workers[=\s]\s*)(\d+)")
 
 
 def several_workers() -> str | None:
-    """Returns why this process is one of several, in words for the log, or None."""
+    """Returns the reason why this process is one of several, for the log. None: it seems alone."""
     by_server = _of_server()
     if by_server is not None:
         server, workers = by_server
@@ -46,14 +47,14 @@ def several_workers() -> str | None:
 
 
 def _of_server() -> tuple[str, int] | None:
-    """The server that runs this process, and the number of its workers, if it says so."""
+    """Returns the server that runs this process, and the number of its workers, if it is known."""
     handler = getattr(signal, "SIGUSR1", None) and signal.getsignal(signal.SIGUSR1)
     if "gunicorn" in sys.modules:
         settings = getattr(getattr(handler, "__self__", None), "cfg", None)
         workers = getattr(settings, "workers", None)
         if isinstance(workers, int):
             return "gunicorn", workers
-    # What uvicorn gives to the processes that it starts, one that it reloads among them.
+    # Uvicorn passes its configuration to the processes that it starts, also to a reloading one.
     given = getattr(multiprocessing.current_process(), "_kwargs", {})
     workers = getattr(given.get("config"), "workers", None)
     if "uvicorn" in sys.modules and isinstance(workers, int):
@@ -66,14 +67,14 @@ def _gunicorn_arguments() -> str:
 
 
 def _argv() -> str:
-    """The command line, if it is that of a server: workers have that of their parent."""
-    command = getattr(sys, "argv", None) or [""]  # an embedded interpreter has none
+    """Returns the command line if it starts a server. Workers inherit it from their parent."""
+    command = getattr(sys, "argv", None) or [""]  # an embedded interpreter has no `argv`
     program = PurePath(command[0])
-    named = {program.stem, program.parent.name}  # uvicorn; or uvicorn/__main__.py
+    named = {program.stem, program.parent.name}  # `uvicorn`, or `uvicorn/__main__.py`
     return " ".join(command[1:]) if named & SERVERS else ""
 
 
 def _workers_in(text: str) -> int:
-    """The number of workers that a command line asks for; 0 if it says nothing."""
+    """Returns the number of workers that a command line sets. 0: it sets none."""
     found = _WORKERS.findall(text)
     return int(found[-1]) if found else 0

@@ -122,7 +122,7 @@ def test_a_wrong_url_fails_when_the_cache_is_made_and_the_error_shows_a_right_on
     ("url", "message"),
     [
         ("redis://:secret@host/zero", "number of a database"),
-        ("redis+cluster://host/1", "a cluster has but one"),
+        ("redis+cluster://host/1", "a cluster has only one"),
     ],
 )
 def test_the_error_of_a_wrong_database_has_no_password(url, message):

@@ -1,7 +1,7 @@
-"""The settings in force in this process, for what is made without saying from what.
+"""The default settings of this process, for caches that are created without settings.
 
-Those that an app was started with, or else those of the environment. Without pydantic-settings
-there are none, and only the variable of the server's URL is read.
+They are the settings that an app was started with, or otherwise those of the environment. Without
+pydantic-settings there are no settings, and only the variable with the server's URL is read.
 """
 
 import os
@@ -16,23 +16,23 @@ _in_force: "CacheSettings | None" = None
 
 
 def put_in_force(settings: "CacheSettings") -> None:
-    """Makes these the settings in force."""
-    global _in_force  # noqa: PLW0603 - one per process is what this is for
+    """Sets the settings in force."""
+    global _in_force  # noqa: PLW0603 - there is one per process
     _in_force = settings
 
 
 def take_out_of_force(settings: "CacheSettings") -> None:
-    """Leaves it to the environment again, if these are the settings in force."""
+    """Returns to the settings of the environment, if `settings` are in force."""
     global _in_force  # noqa: PLW0603
     if _in_force is settings:
         _in_force = None
 
 
 def settings_in_force() -> "CacheSettings | None":
-    """Returns the settings in force; None: pydantic-settings is not installed.
+    """Returns the settings in force. None: pydantic-settings is not installed.
 
     Raises:
-        SettingsError: The environment holds wrong settings; the message names the variables.
+        SettingsError: The environment holds wrong settings. The message names the variables.
     """
     if _in_force is not None:
         return _in_force
@@ -44,5 +44,5 @@ def settings_in_force() -> "CacheSettings | None":
 
 
 def url_in_environment() -> str | None:
-    """Returns the URL of the server where there are no settings to be read."""
+    """Returns the server's URL from the environment, without pydantic-settings."""
     return os.environ.get(URL_VARIABLE) or None

@@ -1,8 +1,8 @@
-"""How long requests took: a histogram in pure Python, with the buckets of the compiled one.
+"""A latency histogram in pure Python, with the buckets of the compiled module's histogram.
 
-32 buckets per power of two of nanoseconds, so that a percentile is at most 3.2 % off. To record
-costs about 0.4 µs; memory is some 100 bytes for each bucket that anything fell into, of which there
-are 32 for each doubling of what was ever recorded.
+There are 32 buckets per power of two of nanoseconds, so a percentile is at most 3.2 % off.
+Recording a duration costs about 0.4 µs. Each bucket that is not empty takes some 100 bytes, and
+there are at most 32 such buckets for each doubling of the recorded durations.
 """
 
 from bisect import bisect_left, bisect_right
@@ -17,13 +17,13 @@ _PER_SECOND = 1e9
 
 
 class Latency:
-    """Durations as a mean, as percentiles and as a histogram. May be used from any thread.
+    """Recorded durations, read as a mean, as percentiles or as a histogram. Any thread may use it.
 
-    With a global interpreter lock it takes no other, so a forked child inherits none that is taken.
-    CPython lets another thread in only when a call returns or a loop turns; to record ends with two
-    additions that call nothing, and a snapshot is one call, so no duration is lost or counted by
-    half. On a free-threaded build the dict has a lock inside, which CPython takes for each
-    operation, and two threads that record at once may count as one.
+    With a global interpreter lock there is no other lock, so a forked child inherits no locked one.
+    CPython switches threads only when a call returns or a loop repeats. `record` ends with two
+    additions that call nothing, and a snapshot is one call, so no duration is lost or counted only
+    in part. On a free-threaded build CPython takes a lock inside the dict for each operation, and
+    two durations that are recorded at the same time may count as one.
     """
 
     __slots__ = ("_buckets", "_seconds")
@@ -33,7 +33,7 @@ class Latency:
         self._seconds = 0.0
 
     def record(self, seconds: float) -> None:
-        """Adds a duration, in seconds: finite and not negative."""
+        """Records a duration in seconds, which must be finite and not negative."""
         mantissa, exponent = frexp(seconds * _PER_SECOND)
         bucket = exponent * 32 + int(mantissa * 64)
         self._buckets[bucket] += 1
@@ -41,19 +41,20 @@ class Latency:
 
     @property
     def count(self) -> int:
-        """How many durations were recorded."""
+        """The number of recorded durations."""
         return sum(self._buckets.copy().values())
 
     @property
     def mean_ms(self) -> float:
-        """The mean, in milliseconds; 0 when nothing was recorded."""
+        """The mean duration in milliseconds; 0 if there is none."""
         seconds, buckets = self._seconds, self._buckets.copy()
         return seconds / sum(buckets.values()) * 1e3 if buckets else 0.0
 
     def percentile(self, fraction: float) -> float:
-        """What `fraction` (0 to 1) of the durations did not exceed, in seconds.
+        """Returns the duration that a `fraction` (0 to 1) of all durations did not exceed.
 
-        At most 3.2 % too much, and never too little; 0 when nothing was recorded.
+        The result is in seconds. It is at most 3.2 % too large and never too small. It is 0 if
+        there are no durations.
         """
         ends, counts = _cumulative(self._buckets.copy())
         if not counts:
@@ -62,10 +63,10 @@ class Latency:
         return ends[bisect_left(counts, rank)] / _PER_SECOND
 
     def histogram(self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS) -> LatencyHistogram:
-        """How many durations were below each of `bounds`, in seconds; see `LatencyHistogram`.
+        """Returns the number of durations below each of `bounds`, which are in seconds.
 
         Raises:
-            ValueError: Bounds that do not rise.
+            ValueError: The bounds do not rise.
         """
         rising = tuple(bounds)
         limits = whole_nanoseconds(rising)
@@ -80,19 +81,19 @@ class Latency:
         )
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Removes all durations."""
         self._buckets, self._seconds = defaultdict(int), 0.0
 
 
 def whole_nanoseconds(bounds: Sequence[float]) -> list[int]:
-    """The bounds of a histogram, given in seconds, in nanoseconds.
+    """Converts the bounds of a histogram from seconds to nanoseconds.
 
     Raises:
-        ValueError: They do not rise, or one is not finite or below a nanosecond.
+        ValueError: The bounds do not rise by a nanosecond each, or one is not finite.
     """
     seconds = tuple(bounds)
     if not all(map(isfinite, seconds)):
-        message = "bounds must be finite; whatever lies above the last one is in `count`"
+        message = "bounds must be finite; `count` includes the durations above the last bound"
         raise ValueError(message)
     limits = [round(bound * _PER_SECOND) for bound in seconds]
     if any(later <= earlier for earlier, later in pairwise((0, *limits))):
@@ -102,7 +103,7 @@ def whole_nanoseconds(bounds: Sequence[float]) -> list[int]:
 
 
 def _cumulative(buckets: dict[int, int]) -> tuple[list[float], list[int]]:
-    """Where the buckets end, in nanoseconds, and how many durations are below that."""
+    """Returns the ends of the buckets in nanoseconds, and the number of durations below each."""
     rising = sorted(buckets)
     return (
         [ldexp(bucket % 32 + 33, bucket // 32 - 7) for bucket in rising],

@@ -1,11 +1,13 @@
-"""Pauses between refreshes that bring nothing, so that not every hit asks an evaluator that fails.
+"""Pauses after refreshes without a new decision, so that not every hit calls a failing evaluator.
 
-The twin of the compiled module's `pauses.rs`, for the backends that are written in Python. It has
-no lock, which a fork could find taken: threads that meet here lose a pause at worst.
+For the backends that are written in Python; the compiled module's `pauses.rs` has the same rule.
+There is no lock, which a forked child could inherit in the locked state: at worst, two threads at
+the same time lose a pause.
 
-The first pause of a key is `FIRST_SECONDS`, each next one twice as long, `LONGEST_SECONDS` at most;
-of each a random part of up to a half is taken off, so that keys that failed together are not tried
-together. A refresh that brings a decision ends the row. At most `MAX_KEYS` keys are remembered.
+The first pause of a key is `FIRST_SECONDS`. Each next one is twice as long, up to
+`LONGEST_SECONDS`. A random part of up to a half is subtracted from each, so that keys whose
+refreshes failed together are not refreshed together again. A refresh with a new decision ends the
+series. At most `MAX_KEYS` keys have a pause.
 """
 
 from random import random
@@ -19,8 +21,8 @@ _MAX_DOUBLINGS: Final = 30
 
 
 class _Pause(NamedTuple):
-    row: int
-    """How many there were in a row, with this one."""
+    series: int
+    """The number of pauses in the series, including this one."""
     ends: float
 
 
@@ -29,10 +31,10 @@ class Pauses:
 
     def __init__(self) -> None:
         self._keys: dict[int, _Pause] = {}
-        """By the hash of the key, which may be long. Two keys of one hash share their pauses."""
+        """The pauses by the hash of their key. Two keys with the same hash share their pauses."""
 
     def has(self, key: str) -> bool:
-        """Returns whether a key has a pause now."""
+        """Returns whether the pause of a key lasts."""
         pause = self._keys.get(hash(key))
         return pause is not None and monotonic() < pause.ends
 
@@ -40,23 +42,23 @@ class Pauses:
         """Begins the next pause of a key."""
         now, hashed = monotonic(), hash(key)
         last = self._keys.pop(hashed, None)
-        # Long over, it is no part of the row.
-        row = last.row + 1 if last and now < last.ends + LONGEST_SECONDS else 1
+        # A pause that ended long ago does not count for the series.
+        series = last.series + 1 if last and now < last.ends + LONGEST_SECONDS else 1
         if len(self._keys) >= MAX_KEYS:
             self._make_room(now)
-        doubled = FIRST_SECONDS * 2 ** min(row - 1, _MAX_DOUBLINGS)
+        doubled = FIRST_SECONDS * 2 ** min(series - 1, _MAX_DOUBLINGS)
         length = min(doubled, LONGEST_SECONDS) * (1 - random() / 2)  # noqa: S311 - no secret
-        self._keys[hashed] = _Pause(row, now + length)
+        self._keys[hashed] = _Pause(series, now + length)
 
     def end(self, key: str) -> None:
-        """Ends the row of a key."""
+        """Ends the series of a key."""
         self._keys.pop(hash(key), None)
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def _make_room(self, now: float) -> None:
-        """Forgets the pauses that are over or, where none is, the one that ends first."""
+        """Removes the pauses that are over. If there are none, removes the one that ends first."""
         lasting = {key: pause for key, pause in self._keys.copy().items() if now < pause.ends}
         if len(lasting) >= MAX_KEYS:
             del lasting[min(lasting.items(), key=lambda item: item[1].ends)[0]]

@@ -1,4 +1,4 @@
-"""Callbacks that evaluate a decision again: which policies they may decide for."""
+"""Revalidation callbacks, and the policies for which they may evaluate."""
 
 from functools import partial
 from inspect import signature
@@ -11,22 +11,21 @@ if TYPE_CHECKING:
 
 
 class Revalidation:
-    """A revalidation callback, and whether it can be asked to decide for a policy."""
+    """A revalidation callback, with the knowledge of whether it takes the keyword `policy`."""
 
     def __init__(self, callback: RevalidateCallback | None) -> None:
         self.callback = callback
         self._takes_policy = callback is not None and takes_policy(callback)
 
     def under(self, policy: str) -> RevalidateCallback | None:
-        """Returns the callback that decides for a policy; None if there is none that can.
+        """Returns the callback for decisions of a policy. None: no callback can evaluate them.
 
-        A callback without the keyword `policy` cannot know which policy made a decision. It may not
-        replace what another evaluator decided, so it is asked about decisions under no policy
-        alone.
+        A callback without the keyword `policy` cannot know the policy of a decision, and must not
+        replace the decision of another evaluator. So it evaluates only decisions without a policy.
         """
         if self.callback is None or not policy:
             return self.callback
-        # Its type has no keywords; that it takes this one was looked up.
+        # The declared type has no keywords; `takes_policy` has found this one.
         callback: Callable[..., Any] = self.callback
         return partial(callback, policy=policy) if self._takes_policy else None
 

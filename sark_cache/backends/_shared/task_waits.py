@@ -1,10 +1,10 @@
-"""The tasks that a task waits for, as far as asyncio shows it.
+"""The tasks that a suspended task waits for, as far as asyncio shows them.
 
-A loader may wait for a request in another task: `await task`, `gather`, a task group, `wait`,
-`wait_for`. A request that would close a circle of such waits is an error, and this is how the
-circle is seen. What asyncio does not show (a thread, `shield`) is no edge: there the wait for
-another's load is bounded instead, see `loading.py`. Nothing here is needed for that, so an event
-loop with tasks of another kind is no problem.
+A loader may wait for a request in another task: through `await task`, `gather`, a task group,
+`wait` or `wait_for`. A request that would close a circle of such waits is an error, and this module
+finds the circle. Waits that asyncio does not show (for a thread, or through `shield`) are not
+found; a time limit ends them, see `loading.py`. So an event loop with tasks of another kind is no
+problem.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ Task: TypeAlias = asyncio.Task[Any]
 
 _WAITING_MODULES = frozenset({"asyncio", "anyio"})
 _FRAMES = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await"))
-"""Where a coroutine, a generator and an async generator keep their frame and what they await."""
+"""The attributes with the frame and the awaited object of each kind of coroutine."""
 
 
 def awaited_by(task: Task) -> list[Task]:
-    """Returns the tasks that must all end before a suspended task of this event loop goes on."""
+    """Returns the tasks that must all end before a suspended task of this event loop continues."""
     future: object = getattr(task, "_fut_waiter", None)
     if future is None:
         return []
@@ -49,10 +49,10 @@ def _frames(task: Task) -> Generator[FrameType]:
 
 
 def _held_by(frame: FrameType) -> list[Task]:
-    """Returns the tasks that such a function has among its variables."""
+    """Returns the tasks in the local variables of such a function."""
     held = frame.f_locals
     if held.get("return_when", asyncio.ALL_COMPLETED) != asyncio.ALL_COMPLETED:
-        return []  # one of them is enough
+        return []  # the end of one task is enough
     return [
         one
         for value in held.values()

@@ -1,6 +1,6 @@
-"""The time to live of a decision: the given one or the cache's, at most a sensitivity's.
+"""The time to live of a decision: the given one or the cache's, limited by the sensitivity.
 
-A sensitivity may only shorten. One that no cache knows changes nothing, and is warned of once.
+A sensitivity can only shorten it. An unknown sensitivity changes nothing and is logged once.
 """
 
 import logging
@@ -12,7 +12,7 @@ from sark_cache._core import arguments
 logger: Final = logging.getLogger("sark_cache")
 
 MOST_WARNED = 64
-"""The most names that are warned of in one process, and the most characters of one in the log."""
+"""The maximum number of unknown names logged in a process, and of characters of each."""
 
 _warned: set[str] = set()
 
@@ -23,13 +23,14 @@ def time_to_live(
     sensitivity: str | None,
     sensitivities: Mapping[str, float] | None,
 ) -> float:
-    """Returns how long a decision lives, in seconds.
+    """Returns the time to live of a decision in seconds.
 
     Args:
-        explicit: What the caller gave; None: nothing.
-        default: What the cache has.
-        sensitivity: The sensitivity of the request, if it has one.
-        sensitivities: The longest time for each sensitivity; None: they do not count.
+        explicit: The time to live that the caller gave; None: none.
+        default: The time to live of the cache.
+        sensitivity: The sensitivity of the request; None: none.
+        sensitivities: The maximum time to live of each sensitivity; None: sensitivities have no
+            effect.
     """
     seconds = default if explicit is None else explicit
     if sensitivity is None or sensitivities is None:
@@ -42,13 +43,13 @@ def time_to_live(
 
 
 def warn_of_unknown(sensitivity: str, known: Mapping[str, float]) -> None:
-    """Logs at WARNING that a sensitivity has no time to live of its own, once in a process."""
+    """Logs at WARNING, once per process, that a sensitivity is unknown."""
     name = sensitivity[:MOST_WARNED]
     if name in _warned or len(_warned) >= MOST_WARNED:
         return
     _warned.add(name)
     logger.warning(
-        "sensitivity %r is unknown, and changes no time to live: use one of %s",
+        "sensitivity %r is unknown and has no effect on the time to live: use one of %s",
         name,
         ", ".join(known),
     )
