@@ -129,7 +129,7 @@ async def test_a_revocation_with_a_malformed_reply_is_not_confirmed(own_redis, s
         assert await cache.get(*ALICE) is None
 
 
-# A walk
+# A scan
 
 
 def page(cursor, *keys):
@@ -153,7 +153,7 @@ MISSHAPEN_PAGES = {
 
 
 def after_info(reply, replaced):
-    """Replaces what follows the information of the server, which comes with each step of a walk."""
+    """Replaces what follows the information of the server, which comes with each step of a scan."""
     head, _, rest = reply.partition(b"\r\n")
     size = len(head) + 2 + int(head[1:]) + 2
     assert rest
@@ -180,9 +180,9 @@ async def test_the_error_describes_a_malformed_step_of_a_scan(own_redis, decoded
 @pytest.mark.parametrize(
     ("cursor", "message"),
     [
-        (lambda step: step, "does not end"),
-        (lambda _: 7, "does not get on"),
-        (lambda step: 1 + step % 3, "does not get on"),
+        (lambda step: step, "far more keys than exist"),
+        (lambda _: 7, "repeats a cursor"),
+        (lambda step: 1 + step % 3, "repeats a cursor"),
     ],
     ids=["another cursor each time", "the same cursor", "cursors in a circle"],
 )

@@ -1,22 +1,22 @@
-"""What concerns all keys or several servers: walks, and whether a revocation is certain.
+"""Operations over all keys or several servers: key scans, and confirmation of revocations.
 
-There is no index of what a revocation may match, so all keys are walked: SCAN on every primary,
-some at a time. That it is complete is certain only if the servers stayed the same from its
-beginning to its end: a primary that was replaced goes on with another's cursor, or forgets what it
-was told, and a slot of a cluster that moves takes its keys past the walk. Nor is anything certain
-that a replica has not got yet, which may be the primary a moment later. What is not certain is
-tried again, then told.
+There is no index of the keys that a revocation may match. So it scans all keys, with SCAN on every
+primary.
 
-A server that never says that a walk is over must not keep a revocation for ever: one whose cursor
-comes back, or that takes far more steps than there are keys, is not certain either.
+A revocation is confirmed if the servers were the same before and after it. A scan may miss keys if
+a primary is replaced, because the new one continues with a cursor that it did not return, or does
+not have the last writes. A scan also misses the keys of a cluster's slot that moves. The replicas
+must have the revocation too, because one may be promoted. A revocation that is not confirmed is
+tried 3 times, then raises an error.
 
-Keys may be long, and the way to the server slow, so the steps of a walk are as long as the last
-ones allow: each has the time of a command, and a walk takes as long as the server answers.
+A scan ends with an error if the server repeats a cursor, or scans far more keys than it has.
 
-A server that refuses INFO does not say which run of which server it is. There the whole revocation
-uses one connection: as long as that holds, the same server answers. One that refuses ROLE and INFO
-does not say how many replicas it has: there the primary confirms, and as many replicas as the
-configuration names.
+Keys may be long, and the network slow. So the number of keys of a step follows the size and time of
+the last steps. Each step has the time of a command; the number of steps is not limited.
+
+A server that refuses INFO does not name its run. Then the whole revocation uses one connection: as
+long as that is open, the same server answers. A server that refuses ROLE and INFO does not report
+its replicas. Then the primary confirms, and the configured number of replicas.
 """
 
 import asyncio
@@ -41,42 +41,42 @@ from sark_cache.backends.redis.replies import Page
 KEYS_AT_ONCE = 1_000
 FIRST_KEYS = 50
 STEP_BYTES = 128 * 1024
-"""The size of a reply or command that the next step should not exceed."""
+"""The target size of a step's reply or command, in bytes."""
 STEP_SHARE = 0.1
-"""The share of a command's time that the next step should not exceed."""
+"""The target time of a step, as a share of a command's time-out."""
 SCAN_KEYS = 1_000_000
-"""The keys that the steps of a walk may ask for, before the server is asked how many there are."""
+"""The number of keys that a scan may request before the number of keys is queried."""
 SCAN_SHARE = 16
-"""How many times as many keys as there are the steps of a walk may ask for.
+"""The number of keys that a scan may request, for each key that the server has.
 
-A table that has shrunk has more places than keys, at most 32 times as many while the server saves.
-A step looks at ten places for each key that it asks for.
+A table that has shrunk has more buckets than keys, at most 32 times as many while the server saves.
+A step visits ten buckets for each key that it requests.
 """
 MAX_SCAN_KEYS = 2**32
-"""The keys that the steps of any walk may ask for: more than a server holds."""
+"""The maximum number of keys that any scan may request: more than a server can have."""
 SLOTS = 16_384
 ATTEMPTS = 3
 PAUSE_SECONDS = 0.1
-"""Before another attempt."""
+"""The pause before the next attempt."""
 REPLICA_SECONDS = 60.0
-"""How long a replica that was seen is waited for, where there is no Sentinel that knows better."""
+"""The time, in seconds, for which the replicas last seen are required. Not used with Sentinel."""
 
 Visit: TypeAlias = Callable[["Primary", list[str]], Awaitable[int]]
 
 
 class UnconfirmedError(Exception):
-    """A revocation that is not certain; says why."""
+    """A revocation that was not confirmed. The message says why."""
 
 
 class RefusedError(UnconfirmedError):
-    """A revocation that the server does not carry out for this user; names the command."""
+    """A revocation that the server refuses to this user. The message names the command."""
 
 
 class Pace:
-    """The number of keys that one step takes: adapted to the bytes and time of the last ones.
+    """The number of keys of a step, adapted to the size and time of the last steps.
 
     Args:
-        seconds: The time that a step should not exceed.
+        seconds: The target time of a step.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -84,46 +84,46 @@ class Pace:
         self._seconds: Final = seconds
 
     def took(self, size: int, seconds: float) -> None:
-        """Adapts to a step that was answered."""
+        """Adapts to the size, in bytes, and the time, in seconds, of a step."""
         share = max(size / STEP_BYTES, seconds / self._seconds)
         if share > 1:
             self.keys = max(1, int(self.keys / min(share, 8)))
-        elif share < 0.5:  # noqa: PLR2004 - twice as many should still do
+        elif share < 0.5:  # noqa: PLR2004 - twice as many keys still reach no target
             self.keys = min(KEYS_AT_ONCE, 2 * self.keys)
 
     def failed(self) -> bool:
-        """Adapts to a step that was not answered in time; False: a shorter one is not possible."""
+        """Adapts to a step without an answer in time. Returns whether a shorter one is possible."""
         could_be_shorter = self.keys > 1
         self.keys = max(1, self.keys // 8)
         return could_be_shorter
 
 
 class Primary:
-    """One server that keeps keys of its own.
+    """One primary: the only server, or a node of a cluster.
 
     Args:
-        connection: The way to it.
-        node: Which node of a cluster it is; None: there is no cluster.
+        connection: The connection to the servers.
+        node: The node of the cluster. None: there is no cluster.
     """
 
     def __init__(self, connection: GuardedConnection, node: Any = None) -> None:  # noqa: ANN401 - of either library
         self._connection = connection
         self._node = node
         self._held: Any = None
-        """The connection that all commands use; None: any of the pool."""
+        """The connection that all commands use. None: any connection of the pool."""
         self.pace: Final = Pace(STEP_SHARE * connection.command_timeout)
 
     async def run(self, *commands: Command, waits: float = 0.0, raises: bool = True) -> list[Any]:
-        """The replies to commands, in one round trip over one connection.
+        """Sends commands and returns the replies, in one round trip over one connection.
 
         Args:
             commands: The commands.
-            waits: How long the server may take over them on purpose, in seconds.
-            raises: If False, an error that the server replies stands in the place of its reply.
+            waits: The time, in seconds, that WAIT may take. It is added to the time-out.
+            raises: If False, the server's error to a command is returned as its reply.
 
         Raises:
-            RefusedError: The server refuses one of them.
-            Exception: What the client raises.
+            RefusedError: The server refuses a command.
+            Exception: An error of the client.
         """
         with cancellation_kept():
             async with asyncio.timeout_at(self._connection.deadline() + waits):
@@ -153,12 +153,12 @@ class Primary:
             return sent
         answers = await self._send_to_node(commands)
         if any(self._connection.is_no_answer(answer) for answer in answers):
-            # A connection that the server closed while it was idle is made again, once.
+            # The server may have closed an idle connection. The second try opens a new one.
             answers = await self._send_to_node(commands)
         return answers
 
     async def _send_over(self, raw: Any, commands: Sequence[Command]) -> list[Any]:  # noqa: ANN401
-        if not raw.is_connected:  # it would connect again, maybe to another server
+        if not raw.is_connected:  # it would reconnect, maybe to another server
             message = "the connection was lost, and the server does not say whether it is the same"
             raise UnconfirmedError(message)
         try:
@@ -166,13 +166,13 @@ class Primary:
             await raw.send_packed_command(packed, check_health=False)
             return [await self._read(raw) for _ in commands]
         except BaseException:
-            # A reply that nobody read must not be taken for an answer.
+            # A reply that was not read must not answer the next command.
             await raw.disconnect(nowait=True)
             raise
 
     @staticmethod
     async def _read(raw: Any) -> Any:  # noqa: ANN401
-        """A reply, or the error of a command that is refused."""
+        """Reads a reply. Returns the error of a refused command, and raises other errors."""
         try:
             return await raw.read_response()
         except Exception as error:
@@ -181,17 +181,17 @@ class Primary:
             return error
 
     async def _send_to_node(self, commands: Sequence[Command]) -> list[Any]:
-        """Past the client's own pipeline, which would follow a key to wherever it has moved."""
+        """Sends commands to the node itself. The client's pipeline would follow a moved key."""
         pipelined = import_module(f"{check_client(self._connection.client)}.asyncio.cluster")
         sent = [pipelined.PipelineCommand(at, *command) for at, command in enumerate(commands)]
         await self._node.execute_pipeline(sent)
         return [command.result for command in sent]
 
     async def hold(self) -> int:
-        """Uses one connection from here on, until `release`; returns its number."""
+        """Uses one connection for all commands, until `release`. Returns an id of it."""
         if self._held is None:
             pool = self._connection.client.connection_pool
-            # valkey-py wants the name of a command, which redis-py deprecates.
+            # valkey-py requires the name of a command, and redis-py deprecates it.
             names = ("_",) if check_client(self._connection.client) == "valkey" else ()
             with cancellation_kept():
                 async with asyncio.timeout_at(self._connection.deadline()):
@@ -201,24 +201,26 @@ class Primary:
         return id(self._held)
 
     async def release(self) -> None:
-        """Gives a connection back that was held."""
+        """Returns the held connection to the pool."""
         held, self._held = self._held, None
         if held is not None:
             await self._connection.client.connection_pool.release(held)
 
     @property
     def takes_many_keys(self) -> bool:
-        """Whether one command may have keys of several slots."""
+        """True if one command may have keys of several slots."""
         return self._node is None
 
     async def state(self) -> tuple[Any, int | None]:
-        """Which run of which server this is, and how many replicas are connected to it.
+        """Returns the id of the server's run, and the number of its connected replicas.
 
-        Without INFO the run is that of a connection, which is held from here on. None: the server
-        does not say how many replicas there are.
+        If the server refuses INFO, holds one connection, and returns the id of that. The number is
+        None if the server does not report it.
 
         Raises:
-            UnconfirmedError: It is no primary.
+            UnconfirmedError: The server is not a primary.
+            RefusedError: The server is a node of a cluster, and refuses INFO.
+            Exception: An error of the client.
         """
         info, role = await self.run(("INFO", "server"), ("ROLE",), raises=False)
         if not isinstance(role, Exception):
@@ -232,7 +234,7 @@ class Primary:
         else:
             is_primary, replicas = await self._takes_writes(), None
         if not is_primary:
-            with suppress(Exception):  # connections to it, which would be asked again and again
+            with suppress(Exception):  # so that the next attempt does not ask this server again
                 await self._connection.drop_idle_connections()
             message = "the server is not the primary any more"
             raise UnconfirmedError(message)
@@ -243,7 +245,7 @@ class Primary:
         return await self.hold(), replicas
 
     async def _takes_writes(self) -> bool:
-        """Whether it is a primary, where it does not say so: a replica refuses to write."""
+        """Returns whether the server is a primary. A replica refuses to write."""
         try:
             await self.run(("UNLINK", f"{self._connection.log}.check"))
         except Exception as error:
@@ -253,10 +255,11 @@ class Primary:
         return True
 
     async def slots(self) -> tuple[str, ...]:
-        """The ranges of slots that a node of a cluster owns, by its own account.
+        """Returns the ranges of slots that a node of a cluster reports as its own.
 
         Raises:
-            UnconfirmedError: One of them is being moved, or this is a replica.
+            UnconfirmedError: A slot is being moved, or the node is a replica.
+            Exception: An error of the client.
         """
         [nodes] = await self.run(("CLUSTER", "NODES"))
         for line in text(nodes).splitlines():
@@ -274,15 +277,18 @@ class Primary:
         raise UnconfirmedError(message)
 
     async def scan_all(self, pattern: str, visit: Visit) -> int:
-        """Visits every key that matches and was there all the time; the sum of what that says.
+        """Visits every key that matches and exists during the whole scan.
+
+        Returns the sum of the results of `visit`.
 
         Raises:
-            UnconfirmedError: Another server answered in the middle of it, or it does not end.
+            UnconfirmedError: Another server answered during the scan, or the scan does not end.
             UnavailableError: A reply cannot be read.
+            Exception: An error of the client, or of `visit`.
         """
         total, cursor, first = 0, 0, None
         asked, most = 0, SCAN_KEYS
-        # Brent's algorithm: a circle of cursors comes back to the one that is remembered.
+        # Brent's algorithm: a cycle of cursors returns to the one that is remembered.
         remembered, steps, next_remembered = -1, 0, 1
         while True:
             count, run, page = await self._scan_step(cursor, pattern)
@@ -295,18 +301,18 @@ class Primary:
             if cursor == 0:
                 return total
             if cursor == remembered:
-                message = "the walk over the keys does not get on"
+                message = "the scan of the keys does not end: the server repeats a cursor"
                 raise UnconfirmedError(message)
             steps += 1
             if steps == next_remembered:
                 remembered, next_remembered = cursor, 2 * steps
             asked += count
             if asked > most and asked > (most := await self._max_scan_keys()):
-                message = "the walk over the keys does not end"
+                message = "the scan of the keys does not end: it requested far more keys than exist"
                 raise UnconfirmedError(message)
 
     async def _max_scan_keys(self) -> int:
-        """How many keys the steps of a walk may ask for, by how many the server has."""
+        """Returns the maximum number of keys that a scan may request."""
         if self._held is not None:  # it refuses INFO
             return MAX_SCAN_KEYS
         [info] = await self.run(("INFO", "keyspace"))
@@ -314,10 +320,10 @@ class Primary:
         return min(wanted, MAX_SCAN_KEYS)
 
     async def _scan_step(self, cursor: int, pattern: str) -> tuple[int, str, Page]:
-        """One step of a walk, as long as the pace allows.
+        """Runs one step of a scan. Retries with fewer keys if there is no answer in time.
 
         Returns:
-            For how many keys it asked, which run of a server took it, and what that says.
+            The number of keys requested, the id of the server's run, and the reply.
         """
         while True:
             count = self.pace.keys
@@ -326,12 +332,12 @@ class Primary:
             began = time.monotonic()
             try:
                 *info, reply = await self.run(*commands)
-            except replies.MISSHAPEN:  # clients read replies to SCAN and INFO, too
+            except replies.MISSHAPEN:  # from the client, which parses replies to SCAN and INFO
                 raise UnavailableError(replies.UNREADABLE) from None
             except Exception as error:
                 if self._held is not None or not self._is_late(error) or not self.pace.failed():
                     raise
-                continue  # the cursor is good for steps of any length
+                continue  # a cursor may be used with any number of keys
             page = replies.read(replies.page, reply)
             self.pace.took(sum(map(len, page.keys)), time.monotonic() - began)
             return count, replies.read(replies.run_id, info[0]) if info else "held", page
@@ -339,13 +345,13 @@ class Primary:
     async def in_parts(
         self, keys: Sequence[str], visit: Callable[[Sequence[str]], Awaitable[int]]
     ) -> int:
-        """The sum of what `visit` says of keys, in parts as long as the pace allows.
+        """Calls `visit` with parts of the keys. Returns the sum of its results.
 
-        A part that was not answered in time is visited again, in shorter ones: what it had done by
-        then is not counted.
+        A part without an answer in time is visited again in shorter parts. Keys that were removed
+        by the first visit are not counted.
 
         Raises:
-            Exception: What `visit` raises.
+            Exception: The error that `visit` raises.
         """
         total, at = 0, 0
         pace = Pace(STEP_SHARE * self._connection.command_timeout)
@@ -364,18 +370,19 @@ class Primary:
 
     @staticmethod
     def _is_late(error: Exception) -> bool:
-        """Whether an error says that there was no answer in time, from Python or the client."""
+        """Returns whether an error is a time-out, of Python or of the client."""
         return type(error).__name__ == "TimeoutError"
 
     async def replicated(self, replicas: int) -> None:
-        """Returns when so many replicas have all that was written until now.
+        """Waits until a number of replicas have all previous writes.
 
         Raises:
-            UnconfirmedError: Some have not, in time.
+            UnconfirmedError: Fewer replicas confirmed it in time.
+            Exception: An error of the client.
         """
-        # Less than the client itself may wait for a reply.
+        # Less than the time-out of the client itself.
         waits = 0.8 * self._connection.command_timeout
-        # WAIT waits for what was written before the last command of its connection, by anybody.
+        # WAIT covers the writes of all clients before the last command of its own connection.
         _, reached = await self.run(
             ("SCAN", 0, "COUNT", 1), ("WAIT", replicas, max(1, int(1e3 * waits))), waits=waits
         )
@@ -387,21 +394,23 @@ class Primary:
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """The primaries at one moment."""
+    """The primaries at one moment, with their state."""
 
     primaries: tuple[Primary, ...]
     known: tuple[tuple[Any, ...], ...]
-    """For each: which run of which server it is, and which slots are its own."""
+    """The id of the run of each primary, and on a cluster its slots."""
     replicas: tuple[int, ...]
-    """For each: how many replicas have to have what is written to it."""
+    """The number of replicas of each primary that must have its writes."""
 
 
 async def scan_all(servers: Servers, pattern: str, visit: Visit) -> int:
-    """Visits every key that matches and was there all the time, on every primary.
+    """Visits every key that matches and exists during the whole scan, on every primary.
+
+    Returns the sum of the results of `visit`.
 
     Raises:
-        UnconfirmedError: Another server answered in the middle of it.
-        Exception: What the client raises.
+        UnconfirmedError: Another server answered during the scan, or the scan does not end.
+        Exception: An error of the client, or of `visit`.
     """
     scans = (primary.scan_all(pattern, visit) for primary in servers.primaries)
     return sum(await asyncio.gather(*scans))
@@ -410,11 +419,14 @@ async def scan_all(servers: Servers, pattern: str, visit: Visit) -> int:
 async def retry_until_confirmed(
     connection: GuardedConnection, revoke: Callable[[Servers], Awaitable[int]]
 ) -> int:
-    """Revokes, until it is certain; the sum of what `revoke` says.
+    """Calls `revoke` until the revocation is confirmed, at most 3 times.
+
+    Returns the sum of the results of `revoke`.
 
     Raises:
-        UnconfirmedError: It is not certain: the servers change, or replicas have not got it.
-        Exception: What the client raises.
+        UnconfirmedError: The servers changed during each attempt, or a replica did not confirm it.
+        RefusedError: The server refuses a command.
+        Exception: An error of the client.
     """
     total = 0
     for attempt in range(ATTEMPTS):
@@ -437,21 +449,22 @@ async def retry_until_confirmed(
             for primary in held:
                 await primary.release()
         await asyncio.sleep(PAUSE_SECONDS)
-    message = "the servers changed meanwhile"
+    message = "the servers changed during the revocation"
     raise UnconfirmedError(message)
 
 
 async def current_servers(connection: GuardedConnection, held: list[Primary]) -> Servers:
-    """The primaries, by their own account.
+    """Returns the primaries, as they report themselves.
 
     Args:
-        connection: The way to them.
-        held: The primary that was found before, if it has no more than a connection to be known
-            by; it is added here. The caller releases it.
+        connection: The connection to the servers.
+        held: The primary of an earlier call, or empty. It may hold a connection by which it is
+            identified. This function puts the primary here, and the caller releases it.
 
     Raises:
-        UnconfirmedError: They are changing: a slot is being moved, a part of a cluster is down, or
-            a replica is gone, which may be the primary by now.
+        UnconfirmedError: The servers are changing: a slot is being moved, a part of a cluster is
+            down, or a replica was lost and may have been promoted.
+        Exception: An error of the client.
     """
     if not connection.is_cluster:
         return await _one_server(connection, held)
@@ -491,7 +504,7 @@ async def _one_server(connection: GuardedConnection, held: list[Primary]) -> Ser
     held[:] = [primary]
     run, connected = await primary.state()
     if sentinels is None and connected is not None:
-        # Who promotes a replica here is not known; that one is gone may mean it was promoted.
+        # Without Sentinel, a failover is not announced. A lost replica may have been promoted.
         seen, when = connection.replicas_seen
         wanted = seen if time.monotonic() - when < REPLICA_SECONDS else 0
         if connected >= wanted:
@@ -500,15 +513,15 @@ async def _one_server(connection: GuardedConnection, held: list[Primary]) -> Ser
 
 
 def _required_replicas(connection: GuardedConnection, connected: int | None, expected: int) -> int:
-    """The number of replicas that have to have what is written.
+    """Returns the number of replicas that must have the writes.
 
     Args:
-        connection: Says how many the configuration names.
-        connected: How many the primary counts; None: it does not say.
-        expected: How many are known of from elsewhere.
+        connection: The connection, which has the configured number.
+        connected: The number that the primary reports. None: it does not report it.
+        expected: The number known from Sentinel or from an earlier call.
 
     Raises:
-        UnconfirmedError: Fewer are connected than there are.
+        UnconfirmedError: Fewer replicas are connected than are expected or configured.
     """
     expected = max(expected, connection.replicas or 0)
     if connected is None:
@@ -516,7 +529,7 @@ def _required_replicas(connection: GuardedConnection, connected: int | None, exp
     if connected < expected:
         message = (
             f"{expected - connected} of {expected} replicas are not connected to the primary: "
-            "a failover may be under way"
+            "a failover may be in progress"
         )
         raise UnconfirmedError(message)
     return connected
@@ -528,5 +541,5 @@ def _slot_count(slots: str) -> int:
 
 
 def text(reply: str | bytes) -> str:
-    """A reply as text, whether or not the client decodes what it reads."""
+    """Returns a reply as text. The client may or may not have decoded it."""
     return reply if isinstance(reply, str) else reply.decode()
