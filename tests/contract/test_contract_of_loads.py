@@ -191,7 +191,7 @@ async def test_a_loader_that_requests_its_own_key_gets_an_error(cache):
 
 @pytest.mark.parametrize("brought", [None, True, "allow", ["allow"]], ids=repr)
 async def test_a_loader_that_returns_no_decision_is_an_error(cache, brought):
-    with pytest.raises(TypeError, match="loader must bring a decision"):
+    with pytest.raises(TypeError, match="loader must return a decision"):
         await cache.get_or_load(*ALICE, bringing(brought))
     with pytest.raises(TypeError, match="loader must be an async function"):
         await cache.get_or_load(*ALICE, lambda: brought)

@@ -7,7 +7,7 @@ import pytest
 
 from loaders import ALLOW, DENY, REQUEST, bringing, never
 from sark_cache import AsyncCache, RustPolicyCache
-from sark_cache.backends._shared.loading import within
+from sark_cache.backends._shared.loading import current_flights
 
 OTHER = ("bob", "read", "doc")
 SOON = 4
@@ -167,7 +167,7 @@ async def test_tasks_that_loaders_schedule_do_not_keep_earlier_loads_alive(cache
     loads, over = [], asyncio.Event()
 
     async def load():
-        loads.append(len(within.get()))
+        loads.append(len(current_flights.get()))
         if len(loads) == 100:
             over.set()
         else:

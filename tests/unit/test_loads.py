@@ -193,7 +193,7 @@ async def test_a_result_that_is_not_a_decision_is_a_type_error_for_every_waiter(
     loader.bring(brought)
     for answer in await asyncio.gather(*tasks, return_exceptions=True):
         assert isinstance(answer, TypeError)
-        assert "loader must bring a decision" in str(answer)
+        assert "loader must return a decision" in str(answer)
     assert await cache.get(*REQUEST) is None
     assert cache.metrics.load_errors == 1
 

@@ -85,7 +85,7 @@ async def test_a_context_that_is_not_json_is_evaluated_each_time(cache, context,
     metrics = cache.metrics
     assert (metrics.errors, metrics.misses, metrics.loads) == (2, 2, 2)
     assert await cache.size() == 0
-    with pytest.raises(TypeError, match="loader must bring"):
+    with pytest.raises(TypeError, match="loader must return"):
         await cache.get_or_load(*REQUEST, bringing(None), context)
 
 
@@ -104,7 +104,7 @@ async def test_a_disabled_cache_evaluates_and_counts_nothing(cache):
     loaded = Loaded(ALLOW, ttl_seconds=60)
     for brought in (ALLOW, loaded):
         assert await cache.get_or_load(*REQUEST, bringing(brought)) == ALLOW
-    with pytest.raises(TypeError, match="loader must bring"):
+    with pytest.raises(TypeError, match="loader must return"):
         await cache.get_or_load(*REQUEST, bringing(None))
     cache.enabled = True
     assert await cache.get(*REQUEST) is None

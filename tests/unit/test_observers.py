@@ -103,7 +103,7 @@ async def test_a_loader_without_a_decision_is_observed_as_failed(cache, seen, br
     async def no_decision():
         return brings
 
-    with pytest.raises(TypeError, match="must bring a decision"):
+    with pytest.raises(TypeError, match="must return a decision"):
         await cache.get_or_load(*REQUEST, no_decision)
     with pytest.raises(TypeError, match="must be an async function"):
         await cache.get_or_load(*REQUEST, lambda: brings)

@@ -6,7 +6,7 @@ import gc
 import pytest
 
 from sark_cache.backends._shared.single_flight import (
-    MAX_OVERTAKEN,
+    MAX_SUPERSEDED,
     AsyncioFlights,
     NativeFlights,
     new_flights,
@@ -278,11 +278,11 @@ async def test_a_request_that_waits_for_too_long_evaluates_on_its_own(kind):
 
 
 async def test_evaluations_that_never_end_do_not_accumulate(monkeypatch):
-    monkeypatch.setattr("sark_cache.backends._shared.single_flight.PATIENCE_SECONDS", 0.001)
-    monkeypatch.setattr("sark_cache.backends._shared.single_flight.MOMENT_SECONDS", 0.002)
+    monkeypatch.setattr("sark_cache.backends._shared.single_flight.MAX_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("sark_cache.backends._shared.single_flight.CHECK_SECONDS", 0.002)
     flights, never_ends = AsyncioFlights(), Evaluation()
     tasks = []
-    for _ in range(1 + MAX_OVERTAKEN):
+    for _ in range(1 + MAX_SUPERSEDED):
         tasks.append(asyncio.create_task(flights.run(KEY, never_ends)))
         while never_ends.runs < len(tasks):
             await asyncio.sleep(0.001)

@@ -1,24 +1,24 @@
-"""What a request of `get_or_load` does after a miss: leads the load, or waits for its leader.
+"""The steps of a `get_or_load` request after a miss: it leads the load, or waits for the leader.
 
-The leader awaits its loader right here, in its own task and context: cancellation, context
-variables and tracebacks are those of a direct call. Which request leads, and what the others get,
-is decided in Rust.
+The leader awaits its loader in its own task and context, so cancellation, context variables and
+tracebacks are those of a direct call. Rust code decides which request leads, and gives the result
+to the waiters.
 
-# Loaders that ask for other decisions
+# Loaders that request other decisions
 
-A loader may ask any cache for other decisions, in its own task and in others. If it would have to
-wait for itself in that way, the request that closes the circle raises a RuntimeError.
+A loader may request other decisions from any cache, in its own task or in other tasks. If a loader
+would wait for itself in that way, the request that closes the circle raises a RuntimeError.
 
-A load waits for another one while its leader's task waits for it, or waits for a task that does.
-Tasks are seen at what they wait for at that moment, so a task that a loader started and that
-nobody waits for is in no circle, and a task that outlived its loader is in the circle of the task
-that awaits it now. The search is made when a request that comes from inside a loader is about to
-wait, and again every half second, since a loader may await a task long after it made it.
+A load waits for another load while the task of its leader waits for that load, directly or through
+other tasks. Only the present waits of tasks count. So a task that a loader started, and that no
+task awaits, is in no circle. A task that outlived its loader is in the circle of the task that
+awaits it now. The search for a circle runs when a request from inside a loader starts to wait, and
+again every half second, because a loader may await a task long after it created it.
 
-Some waits cannot be seen: those of threads, of executors, of `asyncio.shield`, and of tasks of
-other event loops. For their sake a request waits for another's load for five seconds at most. Then
-it evaluates for itself, in the place of the load that it waited for: what that one brings is not
-stored any more. The metric `overdue` counts it.
+Some waits are invisible: those for threads, for executors, through `asyncio.shield`, and for tasks
+of other event loops. So a request waits at most five seconds for another request's load. Then it
+takes over: it evaluates itself, and the result of the older load is not stored any more. The metric
+`overdue` counts such requests.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
@@ -35,13 +35,13 @@ from sark_cache.types import JSONObject, Loaded, Loader
 if TYPE_CHECKING:
     from sark_cache._native import Load
 
-Brought: TypeAlias = tuple[Any, float | None, Any]
-"""What a loader brought: the value, its time to live and its tags."""
+LoadResult: TypeAlias = tuple[Any, float | None, Any]
+"""The result of a loader: the value, its time to live and its tags."""
 
-within: ContextVar[tuple[int, ...]] = ContextVar("sark_cache_within", default=())
-"""The innermost load whose loader this is, or made this task; empty outside of loaders.
+current_flights: ContextVar[tuple[int, ...]] = ContextVar("sark_cache_current_flights", default=())
+"""The innermost load whose loader runs this code or created this task; empty outside of loaders.
 
-It says only that a circle is possible: a task keeps it, though nobody waits for that task.
+It shows only that a circle is possible: a task keeps the value even if no task awaits it.
 """
 
 
@@ -49,7 +49,7 @@ class Step(Enum):
     """The next step of a request that missed."""
 
     LEAD = auto()
-    """Run the loader, store its decision, and give it to all requests that wait."""
+    """Run the loader, store its decision, and give it to all waiters."""
     ANSWERED = auto()
     """Return the decision of another request's load."""
     ALONE = auto()
@@ -60,27 +60,27 @@ class Step(Enum):
 
 def load_decision(load: "Load") -> Coroutine[Any, Any, JSONObject]:
     """Answers a request to a policy cache."""
-    return _answer(load, _decision)
+    return _answer(load, _read_decision)
 
 
 def load_value(load: "Load") -> Coroutine[Any, Any, Any]:
     """Answers a request to the general cache."""
-    return _answer(load, _value)
+    return _answer(load, _read_value)
 
 
-def _nobody() -> int:
+def _no_waiters() -> int:
     return 0
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """An evaluation that no `Load` is about, as those are told who observe it."""
+    """An evaluation without a `Load`, as observers see it."""
 
     cache: object
     loader: Callable[[], Awaitable[Any]]
     ahead: bool = False
-    waiting: Callable[[], int] = _nobody
-    """How many other requests wait for it."""
+    waiting: Callable[[], int] = _no_waiters
+    """Returns the number of other requests that wait for the evaluation."""
 
 
 async def evaluate(
@@ -89,13 +89,13 @@ async def evaluate(
     cache: object = None,
     superseding: Callable[[], None] | None = None,
 ) -> JSONObject:
-    """Runs a loader for one request alone: where nothing is stored, nothing is shared.
+    """Runs a loader for one request. The decision is neither stored nor shared.
 
     Args:
-        loader: As given to `get_or_load`.
+        loader: The loader given to `get_or_load`.
         failed: Called if the loader raises.
-        cache: The cache that was asked.
-        superseding: Called if the loader brings a decision, which ends the stored one.
+        cache: The cache of the request.
+        superseding: Called if the loader returns a decision, so that it replaces the stored one.
     """
     try:
         decision: JSONObject = (await evaluated(Evaluation(cache, loader)))[0]
@@ -108,33 +108,33 @@ async def evaluate(
     return decision
 
 
-async def evaluated(evaluation: Evaluation) -> Brought:
-    """Runs a loader: the decision that it brings, its time to live and its tags, if it says so.
+async def evaluated(evaluation: Evaluation) -> LoadResult:
+    """Runs a loader. Returns its decision, with the time to live and tags of a `Loaded`.
 
     Raises:
-        TypeError: It brings no decision.
+        TypeError: The loader returns no decision.
     """
-    return _decision(await _begun(evaluation.loader, evaluation, _decision))
+    return _read_decision(await _start(evaluation.loader, evaluation, _read_decision))
 
 
-async def evaluated_ahead(evaluation: Evaluation) -> Brought | None:
-    """Runs a revalidation callback; None: it brings nothing new.
+async def evaluated_ahead(evaluation: Evaluation) -> LoadResult | None:
+    """Runs a revalidation callback. Returns its decision; None: the stored one is still valid.
 
     Raises:
-        TypeError: It brings no decision.
+        TypeError: The callback returns neither a decision nor None.
     """
-    return _renewal(await _begun(evaluation.loader, evaluation, _renewal))
+    return _read_renewal(await _start(evaluation.loader, evaluation, _read_renewal))
 
 
 async def refresh(load: "Load") -> None:
-    """Leads a load in the background, for nobody; raises what it raises."""
-    within.set(())  # of this task, which no loader waits for
+    """Leads a load in the background. Raises the exception of its loader."""
+    current_flights.set(())  # no loader waits for this task
     try:
-        brought = _renewal(await _begun(load.loader, load, _renewal))
-        if brought is None:
+        result = _read_renewal(await _start(load.loader, load, _read_renewal))
+        if result is None:
             load.keep()
         else:
-            load.finish(*brought)
+            load.finish(*result)
     except Exception as error:
         load.fail(error)
         raise
@@ -142,59 +142,59 @@ async def refresh(load: "Load") -> None:
         load.leave()
 
 
-async def _answer(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # noqa: ANN401
+async def _answer(load: "Load", read: Callable[[Any], LoadResult]) -> Any:  # noqa: ANN401
     try:
         while True:
-            step = load.next_step(within.get())
+            step = load.next_step(current_flights.get())
             if step is Step.LEAD:
-                return await _lead(load, brought)
+                return await _lead(load, read)
             if step is Step.ANSWERED:
                 return load.answer()
             if step is Step.ALONE:
-                return await _alone(load, brought)
+                return await _run_alone(load, read)
             if step is Step.OFF:
-                decision = brought(await _begun(load.loader, load, brought))[0]
+                decision = read(await _start(load.loader, load, read))[0]
                 load.supersede()
                 return decision
             await step
     finally:
-        # Whatever ended this: one who led hands over, one who waited disturbs nobody. Where no
-        # stack is left for that call, letting go does it, though a traceback holds this frame.
+        # At any end, a leader hands over, and a waiter affects no other request. If the stack has
+        # no room for this call, deleting the load does it, although a traceback holds this frame.
         try:
             load.leave()
         finally:
             del load
 
 
-async def _lead(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # noqa: ANN401
-    outside = within.set((load.flight,))
+async def _lead(load: "Load", read: Callable[[Any], LoadResult]) -> Any:  # noqa: ANN401
+    outside = current_flights.set((load.flight,))
     try:
-        return load.finish(*brought(await _begun(load.loader, load, brought)))
+        return load.finish(*read(await _start(load.loader, load, read)))
     except Exception as error:
         load.fail(error)
         raise
     finally:
         del load
-        # An abandoned coroutine is closed in another context, which has nothing to take back.
+        # An abandoned coroutine is closed in another context, where there is nothing to reset.
         with suppress(ValueError):
-            within.reset(outside)
+            current_flights.reset(outside)
 
 
-async def _alone(load: "Load", brought: Callable[[Any], Brought]) -> Any:  # noqa: ANN401
+async def _run_alone(load: "Load", read: Callable[[Any], LoadResult]) -> Any:  # noqa: ANN401
     try:
-        return brought(await _begun(load.loader, load, brought))[0]
+        return read(await _start(load.loader, load, read))[0]
     except Exception as error:
         load.fail(error)
         raise
 
 
 _replacements: list[Loaded] = []
-"""What evaluations bring in place of their loaders; the last one counts."""
+"""The decisions that replace the results of loaders. The last one applies."""
 
 
 @contextmanager
 def replacing(decision: Loaded) -> Generator[None]:
-    """Replaces every evaluation of a decision in this process: for tests of services."""
+    """Replaces the result of every evaluation in this process; for tests of services."""
     _replacements.append(decision)
     try:
         yield
@@ -206,14 +206,14 @@ async def _replacement() -> Loaded:
     return _replacements[-1]
 
 
-def _begun(
+def _start(
     loader: Callable[[], Awaitable[Any]],
     evaluation: "Load | Evaluation | None",
-    brought: Callable[[Any], Brought | None],
+    read: Callable[[Any], LoadResult | None],
 ) -> Awaitable[Any]:
     if observers and evaluation is not None:
-        return _observed(evaluation, brought)
-    if _replacements and brought is _decision:
+        return _observed(evaluation, read)
+    if _replacements and read is _read_decision:
         return _replacement()
     loading = loader()
     if not isawaitable(loading):
@@ -226,37 +226,40 @@ def _begun(
 
 
 async def _observed(
-    evaluation: "Load | Evaluation", brought: Callable[[Any], Brought | None]
+    evaluation: "Load | Evaluation", read: Callable[[Any], LoadResult | None]
 ) -> Any:  # noqa: ANN401
-    """Evaluates in the sight of who observes it, to whom what brings no decision is an error."""
+    """Evaluates within the context managers of the observers.
+
+    The result is checked within them, so observers see the TypeError of a wrong result.
+    """
     try:
-        with ExitStack() as sight:
+        with ExitStack() as stack:
             for observer in observers_for(evaluation.cache):
-                sight.enter_context(observer(evaluation))
-            loaded = await _begun(evaluation.loader, None, brought)
-            brought(loaded)
+                stack.enter_context(observer(evaluation))
+            loaded = await _start(evaluation.loader, None, read)
+            read(loaded)
             return loaded
     finally:
         del evaluation  # as in `_answer`
 
 
-def _decision(loaded: object) -> Brought:
-    brought: Brought = (loaded, None, None)
+def _read_decision(loaded: object) -> LoadResult:
+    result: LoadResult = (loaded, None, None)
     if isinstance(loaded, Loaded):
-        brought = (loaded.decision, loaded.ttl_seconds, loaded.tags)
-    if not isinstance(brought[0], Mapping):
+        result = (loaded.decision, loaded.ttl_seconds, loaded.tags)
+    if not isinstance(result[0], Mapping):
         message = (
-            "loader must bring a decision, a dict, or a Loaded with one, "
-            f"not {type(brought[0]).__qualname__}"
+            "loader must return a decision, which is a dict, or a Loaded with one, "
+            f"not {type(result[0]).__qualname__}"
         )
         raise TypeError(message)
-    return brought
+    return result
 
 
-def _renewal(loaded: object) -> Brought | None:
-    """Reads what a revalidation callback brings."""
-    return None if loaded is None else _decision(loaded)
+def _read_renewal(loaded: object) -> LoadResult | None:
+    """Returns the result of a revalidation callback. None: the stored decision is still valid."""
+    return None if loaded is None else _read_decision(loaded)
 
 
-def _value(loaded: object) -> Brought:
+def _read_value(loaded: object) -> LoadResult:
     return loaded, None, None

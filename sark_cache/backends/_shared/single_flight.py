@@ -1,13 +1,13 @@
-"""One evaluation for all who ask for the same decision at the same time, in this process.
+"""Single flight: one evaluation for all simultaneous requests of this process for one decision.
 
-The compiled module's where it is there: across threads and event loops, with a lead that is handed
-over when its task is cancelled. Else a plain asyncio one, for the tasks of each event loop. Nothing
-is stored here: what an evaluation brings goes to those who wait for it, and is forgotten.
+With the compiled module, an evaluation is shared by all threads and event loops. Without it, an
+evaluation in pure asyncio is shared by the tasks of one event loop. In both, a waiter takes over
+when the leader is cancelled. Nothing is stored here: the result goes to the waiters.
 
-Both end every wait, by the rules that `loading.py` explains. The plain one looks every half second
-whether the outcome is there and whether a circle has closed, and after five seconds a waiter
-evaluates for itself. So nobody waits for ever for a leader that was abandoned, for one that waits
-for its waiter, or for a wake-up that an interrupt lost.
+Both limit every wait, by the rules in `loading.py`. The asyncio version checks every half second
+for the outcome and for a circle of waits. After five seconds a waiter evaluates itself. So no
+waiter waits forever for an abandoned leader, for a leader that waits for its waiter, or for a
+wake-up that an interrupt lost.
 """
 
 import asyncio
@@ -17,123 +17,124 @@ from typing import Final, NamedTuple, Protocol, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
 from sark_cache._core.compiled import AsyncCache, is_rust_cache_available
-from sark_cache.backends._shared.loading import within
+from sark_cache.backends._shared.loading import current_flights
 from sark_cache.backends._shared.task_waits import Task, awaited_by
 
 FlightKey: TypeAlias = str
-"""Says what is evaluated, and since when."""
+"""Identifies the decision to evaluate, and the stamp since which it has to be valid."""
 
-Brought: TypeAlias = str | None
-"""What an evaluation brings: JSON as text, which everybody reads for themselves, or nothing."""
+FlightResult: TypeAlias = str | None
+"""The result of an evaluation, or None: JSON text, which each request parses for itself."""
 
-Evaluate: TypeAlias = Callable[[], Awaitable[Brought]]
+Evaluate: TypeAlias = Callable[[], Awaitable[FlightResult]]
 Overdue: TypeAlias = Callable[[], None]
-"""Called for each request that waited too long for another one's evaluation."""
+"""Called for each request that waited too long for another request's evaluation."""
 
-MOMENT_SECONDS: Final = 0.5
-PATIENCE_SECONDS: Final = 5.0
-MAX_OVERTAKEN: Final = 16
+CHECK_SECONDS: Final = 0.5
+MAX_WAIT_SECONDS: Final = 5.0
+MAX_SUPERSEDED: Final = 16
 MAX_VISITED: Final = 1_000
-"""As in the compiled module's `load.rs`."""
+"""The same limits as in the compiled module's `load` and the core's `single_flight`."""
 
 
 class Flights(Protocol):
-    """Evaluations under way."""
+    """The running evaluations of one cache."""
 
-    async def run(self, key: FlightKey, evaluate: Evaluate) -> Brought:
-        """What `evaluate()` brings, or what another's does that is under way.
+    async def run(self, key: FlightKey, evaluate: Evaluate) -> FlightResult:
+        """Returns the result of `evaluate()`, or of a running evaluation of the same key.
 
-        What it raises, everybody is raised. One who leads and is cancelled hands over to another.
+        If the evaluation raises, the leader and every waiter get the same exception. If the leader
+        is cancelled, a waiter takes over.
 
         Raises:
-            RuntimeError: An evaluation would wait for itself, or too many of the same have not
-                ended.
+            RuntimeError: An evaluation would wait for itself, or too many evaluations of the same
+                key have not ended.
         """
         ...
 
 
-def _ignore() -> None:
+def _do_nothing() -> None:
     pass
 
 
-def new_flights(overdue: Overdue = _ignore) -> Flights:
-    """Flights as good as this installation has them."""
+def new_flights(overdue: Overdue = _do_nothing) -> Flights:
+    """Creates flights that use the compiled module if it is available."""
     return NativeFlights(overdue) if is_rust_cache_available() else AsyncioFlights(overdue)
 
 
 class NativeFlights:
-    """Those of the compiled module's general cache, told to store nothing."""
+    """Flights that use the compiled module's general cache, with a time to live of 0."""
 
-    def __init__(self, overdue: Overdue = _ignore) -> None:
+    def __init__(self, overdue: Overdue = _do_nothing) -> None:
         self._cache = AsyncCache(max_size=1)
         self._overdue = overdue
 
-    async def run(self, key: FlightKey, evaluate: Evaluate) -> Brought:
-        """As `Flights.run`."""
+    async def run(self, key: FlightKey, evaluate: Evaluate) -> FlightResult:
+        """Implements `Flights.run`."""
         try:
-            return cast("Brought", await self._cache.get_or_load(key, evaluate, 0))
+            return cast("FlightResult", await self._cache.get_or_load(key, evaluate, 0))
         finally:
             for _ in range(self._cache._take_overdue()):  # noqa: SLF001 - made for this
                 self._overdue()
 
 
 class _HandedOverError(Exception):
-    """The leader gave up; a waiter may lead."""
+    """The leader was cancelled. A waiter may lead."""
 
 
 class _Flight(NamedTuple):
     leader: Task | None
-    outcome: asyncio.Future[Brought]
-    overtaken: int = 0
-    """How many flights of this key took each other's place before it."""
+    outcome: asyncio.Future[FlightResult]
+    superseded: int = 0
+    """The number of flights of this key in a row that were superseded before this one."""
 
 
 _waits: WeakKeyDictionary[Task, _Flight] = WeakKeyDictionary()
-"""The flight that a task waits for."""
+"""The flight that each task waits for."""
 
 
 class AsyncioFlights:
-    """Flights in Python alone, each in one event loop."""
+    """Flights in pure Python, each in one event loop."""
 
-    def __init__(self, overdue: Overdue = _ignore) -> None:
+    def __init__(self, overdue: Overdue = _do_nothing) -> None:
         self._flights: dict[tuple[asyncio.AbstractEventLoop, FlightKey], _Flight] = {}
         self._overdue = overdue
 
-    async def run(self, key: FlightKey, evaluate: Evaluate) -> Brought:
-        """As `Flights.run`."""
+    async def run(self, key: FlightKey, evaluate: Evaluate) -> FlightResult:
+        """Implements `Flights.run`."""
         event_loop = asyncio.get_running_loop()
-        overtaken = in_vain = 0
+        superseded = failed_waits = 0
         last: _Flight | None = None
         while (flight := self._flights.get((event_loop, key))) is not None:
-            if in_vain and (flight is last or in_vain > 1):
-                overtaken = flight.overtaken + 1
+            if failed_waits and (flight is last or failed_waits > 1):
+                superseded = flight.superseded + 1
                 break
             with suppress(_HandedOverError):
-                if await _outcome_in_time(flight):
+                if await _wait_for_outcome(flight):
                     return flight.outcome.result()
-                last, in_vain = flight, in_vain + 1
-        if overtaken > MAX_OVERTAKEN:
+                last, failed_waits = flight, failed_waits + 1
+        if superseded > MAX_SUPERSEDED:
             message = (
-                f"get_or_load: {MAX_OVERTAKEN} evaluations of this decision have not ended; does "
+                f"get_or_load: {MAX_SUPERSEDED} evaluations of this decision have not ended; does "
                 "its loader wait for itself?"
             )
             raise RuntimeError(message)
-        if overtaken:
+        if superseded:
             self._overdue()
-        return await self._lead(event_loop, key, evaluate, overtaken)
+        return await self._lead(event_loop, key, evaluate, superseded)
 
     async def _lead(
         self,
         event_loop: asyncio.AbstractEventLoop,
         key: FlightKey,
         evaluate: Evaluate,
-        overtaken: int,
-    ) -> Brought:
+        superseded: int,
+    ) -> FlightResult:
         self._forget_closed_loops()
-        flight = _Flight(asyncio.current_task(), event_loop.create_future(), overtaken)
-        flight.outcome.add_done_callback(_retrieved)
+        flight = _Flight(asyncio.current_task(), event_loop.create_future(), superseded)
+        flight.outcome.add_done_callback(_retrieve_exception)
         self._flights[event_loop, key] = flight
-        outside = within.set((id(flight),))
+        previous = current_flights.set((id(flight),))
         try:
             value = await evaluate()
         except Exception as error:
@@ -146,20 +147,20 @@ class AsyncioFlights:
             if self._flights.get((event_loop, key)) is flight:
                 del self._flights[event_loop, key]
             if not flight.outcome.done():
-                with suppress(RuntimeError):  # of a closed event loop, in which nobody waits
+                with suppress(RuntimeError):  # the event loop is closed and has no waiters
                     flight.outcome.set_exception(_HandedOverError())
-            with suppress(ValueError):  # closed in another context
-                within.reset(outside)
+            with suppress(ValueError):  # an abandoned coroutine is closed in another context
+                current_flights.reset(previous)
 
     def _forget_closed_loops(self) -> None:
-        """Forgets the flights of closed loops: nobody joins them any more."""
+        """Removes the flights of closed event loops, which can have no more waiters."""
         for event_loop, key in self._flights.copy():
             if event_loop.is_closed():
                 self._flights.pop((event_loop, key), None)
 
 
-async def _outcome_in_time(flight: _Flight) -> bool:
-    """Waits for a flight; False if its outcome is not there when the patience ends.
+async def _wait_for_outcome(flight: _Flight) -> bool:
+    """Waits for a flight, at most `MAX_WAIT_SECONDS`. Returns whether it has an outcome.
 
     Raises:
         RuntimeError: The flight waits for this task.
@@ -172,11 +173,11 @@ async def _outcome_in_time(flight: _Flight) -> bool:
         _waits[task] = flight
     try:
         while not flight.outcome.done():
-            if within.get() or now > began:
+            if current_flights.get() or now > began:
                 _check_circle(flight, task)
-            if now - began >= PATIENCE_SECONDS:
+            if now - began >= MAX_WAIT_SECONDS:
                 return False
-            await asyncio.wait([flight.outcome], timeout=MOMENT_SECONDS)
+            await asyncio.wait([flight.outcome], timeout=CHECK_SECONDS)
             now = clock()
     finally:
         if task is not None:
@@ -187,7 +188,7 @@ async def _outcome_in_time(flight: _Flight) -> bool:
 
 
 def _check_circle(flight: _Flight, task: Task | None) -> None:
-    """Raises a RuntimeError if the leader is a task or waits for it, however many are between."""
+    """Raises a RuntimeError if the leader is `task`, or waits for it directly or indirectly."""
     if task is not None and _leads_to(flight.leader, task):
         message = (
             "get_or_load: this request comes from a loader that it would have to wait for; "
@@ -210,7 +211,7 @@ def _leads_to(leader: Task | None, wanted: Task) -> bool:
     return False
 
 
-def _retrieved(flight: asyncio.Future[Brought]) -> None:
-    """Looks at the exception, which the leader has raised, so that asyncio does not log it."""
+def _retrieve_exception(flight: asyncio.Future[FlightResult]) -> None:
+    """Retrieves the exception, so that asyncio does not log it: the leader has raised it."""
     if not flight.cancelled():
         flight.exception()
