@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from sark_cache import InvalidationError
-from sark_cache.backends.redis import PolicyCache, invalidation
+from sark_cache.backends.redis import PolicyCache, primary
 from servers.proxy import FixedServer, ReplacingProxy
 from timed_requests import ALLOW
 
@@ -204,14 +204,14 @@ async def test_a_scan_that_the_server_never_ends_is_not_confirmed(own_redis, cur
 
 
 async def test_a_scan_is_as_long_as_there_are_keys(own_redis, monkeypatch):
-    monkeypatch.setattr(invalidation, "SCAN_KEYS", 100)
+    monkeypatch.setattr(primary, "SCAN_KEYS", 100)
     server = own_redis()
     async with PolicyCache(server.url, connect_timeout=2, command_timeout=2) as cache:
         rows = [(f"user-{number}", "read", "doc", ALLOW) for number in range(5_000)]
         assert await cache.set_batch(rows) == 5_000
         assert await cache.invalidate(action="read") == 5_000
         assert await cache.set(*ALICE, ALLOW)
-        monkeypatch.setattr(invalidation, "SCAN_SHARE", 0)
+        monkeypatch.setattr(primary, "SCAN_SHARE", 0)
         server.commands(*(("SET", f"other-{number}", 1) for number in range(5_000)))
         with pytest.raises(InvalidationError, match="does not end"):
             await cache.invalidate(action="read")

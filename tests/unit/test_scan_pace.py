@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sark_cache.backends.redis.invalidation import FIRST_KEYS, KEYS_AT_ONCE, STEP_BYTES, Pace
+from sark_cache.backends.redis.scan_pace import FIRST_KEYS, KEYS_AT_ONCE, STEP_BYTES, Pace
 
 
 def test_short_keys_of_a_near_server_are_scanned_many_at_once():

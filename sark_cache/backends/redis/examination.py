@@ -6,8 +6,8 @@ from typing import Any
 
 from sark_cache._core.tasks import cancellation_kept
 from sark_cache.backends.redis.connection import GuardedConnection
-from sark_cache.backends.redis.invalidation import Primary
 from sark_cache.backends.redis.permissions import CHECK, Findings, findings
+from sark_cache.backends.redis.primary import Primary
 
 MOST_KEYS = 1_000
 """The maximum number of keys to try for one that a given node of a cluster stores."""

@@ -27,13 +27,13 @@ from sark_cache.backends.redis.connection import (
 )
 from sark_cache.backends.redis.entry import CorruptEntryError, Entry, decode
 from sark_cache.backends.redis.invalidation import (
-    Primary,
     Servers,
     current_servers,
     retry_until_confirmed,
     scan_all,
 )
 from sark_cache.backends.redis.news import News
+from sark_cache.backends.redis.primary import Primary
 from sark_cache.backends.redis.replies import At, Held
 
 LogRecord: TypeAlias = dict[str, Any]
