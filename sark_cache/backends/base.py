@@ -1,9 +1,9 @@
 """`BasePolicyCache`: the part of the interface that is the same for every policy cache.
 
-A method of the interface that can be expressed by others is implemented here and nowhere else. So
-are the constants of the contract: the table of sensitivities and the thresholds. The rule that
-makes a time to live of them is in `sark_cache.backends._shared.ttl`, and for the native cache in
-the compiled module's `policy/ttl.rs`, which reads the same constants.
+Methods that only call other methods of the interface are implemented here and nowhere else. The
+constants of the contract are here, too: the table of sensitivities and the thresholds. The rule
+that computes a time to live from them is in `sark_cache.backends._shared.ttl`, and for the native
+cache in the compiled module's `policy/ttl.rs`, which reads the same constants.
 """
 
 from collections.abc import Collection, Coroutine, Iterable, Mapping
@@ -16,7 +16,7 @@ from sark_cache.types import BatchEntry, RevalidateCallback
 
 
 class BasePolicyCache:
-    """Base of the policy caches; a subclass implements the rest of `PolicyCacheProtocol`."""
+    """The base of all policy caches. Subclasses implement the rest of `PolicyCacheProtocol`."""
 
     KEY_PREFIX: ClassVar[str] = "policy:decision"
     """The beginning of the text that patterns match."""
@@ -37,12 +37,12 @@ class BasePolicyCache:
 
     @returns_awaitable
     def clear_all(self: PolicyCacheProtocol) -> Coroutine[object, None, bool]:
-        """The same as `clear`."""
+        """Calls `clear`."""
         return self.clear()
 
     @returns_awaitable
     def get_cache_size(self: PolicyCacheProtocol) -> Coroutine[object, None, int]:
-        """The same as `size`."""
+        """Calls `size`."""
         return self.size()
 
     @returns_awaitable
@@ -78,7 +78,7 @@ class BasePolicyCache:
         self.revalidate_callback = callback
 
     def get_metrics(self: PolicyCacheProtocol) -> dict[str, int | float]:
-        """Returns the counters as a dict. Costs some microseconds, whatever the size."""
+        """Returns the counters as a dict. Costs some microseconds, independent of the size."""
         return self.metrics.to_dict()
 
     async def __aenter__(self) -> Self:

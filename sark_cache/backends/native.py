@@ -20,34 +20,34 @@ from sark_cache.types import Context, RevalidateCallback
 class RustPolicyCache(BasePolicyCache, PolicyStore):
     """Authorization decisions cached in this process.
 
-    A hit takes about a microsecond and never leaves the calling thread; a decision that was
-    revoked, or that was being evaluated when it was revoked, is never served. One cache may be
-    used from any number of threads, tasks and event loops at once. After `os.fork()` parent and
-    child each have their own copy, and revocations in one are unknown to the other.
+    A hit takes about a microsecond and does not leave the calling thread. A revoked decision is
+    never served, nor is a decision that was being evaluated when it was revoked. Any number of
+    threads, tasks and event loops may use one cache at the same time. After `os.fork()` parent and
+    child have separate copies, and a revocation in one does not affect the other.
 
     Every method acts when it is called, not when it is awaited: `get` looks up at the call, and
-    `invalidate` has taken effect when it returns its awaitable, even if nobody awaits that.
-    Frameworks take the methods for coroutine functions: `asyncio.iscoroutinefunction` says so, and
-    `inspect.iscoroutinefunction` from CPython 3.12 on.
+    `invalidate` has taken effect when it returns its awaitable, even if no caller awaits it.
+    Frameworks treat the methods as coroutine functions: `asyncio.iscoroutinefunction` returns True
+    for them, and from CPython 3.12 on `inspect.iscoroutinefunction`.
 
     Args:
-        max_size: The most entries, at least 1.
-        ttl_seconds: How long an entry lives unless `set` says otherwise, in seconds; fractions
+        max_size: The maximum number of entries, at least 1.
+        ttl_seconds: The time to live of entries for which `set` gives none, in seconds; fractions
             are allowed.
-        enabled: If False, `get` returns None, `set` returns False and no metric moves. A decision
-            that is set or loaded then still ends the one that is stored for its request.
-        use_optimized_ttl: Whether a `sensitivity` shortens the time to live to the one that it has
-            in `OPTIMIZED_TTL`.
-        stale_while_revalidate: Whether hits near their end are refreshed in the background by
+        enabled: If False, `get` returns None, `set` returns False, and no metric changes. A
+            decision that is set or loaded then still removes the stored one of its request.
+        use_optimized_ttl: If True, a `sensitivity` limits the time to live to its value in
+            `OPTIMIZED_TTL`.
+        stale_while_revalidate: If True, a hit on a stale entry refreshes it in the background with
             the callback, if one is set.
-        max_bytes: The most bytes, counting keys, values, 8 bytes a tag and 420 bytes an entry;
-            None: any.
-        eviction: What leaves a full cache first: `"lru"`, the least recently used, or
-            `"tiny_lfu"`, the least frequently used of those that are not recent.
+        max_bytes: The maximum size in bytes: keys, values, 8 bytes per tag and 420 bytes per
+            entry. None: no limit.
+        eviction: The entry that a full cache evicts first: `"lru"`, the least recently used, or
+            `"tiny_lfu"`, the least frequently used one that is not recent.
 
     Raises:
         RuntimeError: The compiled module is not available.
-        TypeError, ValueError: An argument that cannot be used; the message names it.
+        TypeError, ValueError: An argument is wrong; the message names it.
     """
 
     backend: ClassVar[str] = "native"
@@ -71,23 +71,23 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
 
     @property
     def metrics(self) -> CacheMetrics:
-        """What the cache counted: a snapshot."""
+        """A snapshot of the counters. Costs some microseconds."""
         return CacheMetrics(**self._snapshot())
 
     def latency_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
-        """How long requests took: one in 64, the first one included, of `get` and `get_or_load`.
+        """Returns the durations of requests: of one `get` or `get_or_load` in 64, and the first.
 
-        Its mean is `avg_cache_latency_ms`. A request of a batch counts as its share of the batch;
-        what a request waited for an evaluation does not count. Anything slower than 69 s counts as
-        that. Costs some microseconds.
+        The mean is `avg_cache_latency_ms`. Each request of a batch counts with its share of the
+        batch. The wait for an evaluation does not count. Durations above 69 s count as 69 s. Costs
+        some microseconds.
 
         Args:
-            bounds: Seconds, rising.
+            bounds: The bounds in seconds, in increasing order.
 
         Raises:
-            ValueError: Bounds that do not rise.
+            ValueError: The bounds do not rise.
         """
         rising = tuple(bounds)
         below, seconds, count = self._request_distribution(whole_nanoseconds(rising))
@@ -96,9 +96,9 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
     def evaluation_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
-        """How long evaluations took, each that `record_opa_latency` was told.
+        """Returns the durations of evaluations that were given to `record_opa_latency`.
 
-        Its mean is `avg_opa_latency_ms`; otherwise as `latency_histogram`.
+        The mean is `avg_opa_latency_ms`. Arguments and errors are those of `latency_histogram`.
         """
         rising = tuple(bounds)
         below, seconds, count = self._evaluation_distribution(whole_nanoseconds(rising))
@@ -106,24 +106,24 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
 
     @property
     def revalidate_callback(self) -> RevalidateCallback | None:
-        """What `set_revalidate_callback` set; settable."""
+        """The callback that refreshes stale entries. It can be set; None: nothing is refreshed."""
         return self._revalidation.callback
 
     @revalidate_callback.setter
     def revalidate_callback(self, callback: RevalidateCallback | None) -> None:
-        # `SelectedPolicyCache` sets it at each request, and to read its signature costs 20 µs.
+        # `SelectedPolicyCache` sets it at each request, and reading its signature costs 20 µs.
         if callback is not self._revalidation.callback:
             self._revalidation = Revalidation(callback)
 
     @returns_awaitable
     def close(self) -> Coroutine[object, None, None]:
-        """Stops serving, drops all entries and ends what runs in the background."""
+        """Closes the cache: removes all entries and ends background refreshes."""
         closed = super().close()
         refreshes = self._refreshes.stop()
         return Deferred(lambda: _all_done(closed, refreshes)) if refreshes else closed
 
     async def health_check(self) -> bool:
-        """Whether the cache can answer: in one process that is until it is closed."""
+        """Returns True until the cache is closed."""
         return not self.closed
 
     def __repr__(self) -> str:
@@ -141,7 +141,11 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
         sensitivity: str,
         policy: str,
     ) -> bool:
-        """Begins to refresh an entry near its end, unless that is under way; False: not wanted."""
+        """Starts a refresh of a stale entry, unless one is running. Returns False if none may run.
+
+        No refresh runs without an event loop, without a callback for the policy, or if
+        `stale_while_revalidate` is False.
+        """
         if running_loop() is None or not self.stale_while_revalidate:
             return False
         callback = self._revalidation.under(policy)

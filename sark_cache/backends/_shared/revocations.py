@@ -1,10 +1,11 @@
-"""Revocations that were called: carried out whether or not they are awaited.
+"""Revocations that run from their call on, whether or not the caller awaits them.
 
-Called in an event loop, a revocation is a task of it. Called in a thread without one, it runs in an
-event loop in the background of the process. Nothing that happens to the caller ends it: a caller
-that is cancelled waits no longer, and an event loop that ends waits for it.
+A revocation that is called in an event loop runs as a task of that loop. If the calling thread has
+no event loop, it runs in a background event loop of the process. Cancelling the caller ends only
+the caller's wait. An event loop that ends waits for its revocations.
 
-One that fails raises where it is awaited. Where nobody awaits it, it is reported.
+A revocation that fails raises its error where it is awaited. If no caller awaits it, the error is
+reported.
 """
 
 import asyncio
@@ -24,137 +25,142 @@ from sark_cache.errors import InvalidationError
 
 T = TypeVar("T")
 
-MOST_CANCELLATIONS: Final = 3
-"""How often a revocation begins again whose event loop cancels all of its tasks."""
+MAX_CANCELLATIONS: Final = 3
+"""A revocation fails after this number of cancellations by its event loop."""
 
-LOOK_SECONDS: Final = 0.5
-"""How often one that is awaited looks whether the event loop that carries it out still runs."""
+CHECK_SECONDS: Final = 0.5
+"""The interval at which an awaited revocation checks that its event loop still runs."""
 
 EXIT_SECONDS: Final = 2.0
-"""How long the interpreter waits at its exit for the revocations that are under way."""
+"""The longest wait of the interpreter, at its exit, for running revocations."""
 
 Report: TypeAlias = Callable[[str, BaseException], None]
-"""Takes the operation that could not be confirmed, and why."""
+"""Takes the operation that could not be confirmed, and its error."""
 
-Elsewhere: TypeAlias = Callable[[], asyncio.AbstractEventLoop | None]
+FallbackLoop: TypeAlias = Callable[[], asyncio.AbstractEventLoop | None]
 
-_under_way: Final[set["_Revocation[Any]"]] = set()
-"""Held here, since an event loop holds no strong reference to its tasks."""
+_running: Final[set["_Revocation[Any]"]] = set()
+"""The running revocations. An event loop holds no strong reference to its tasks."""
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_under_way.clear)  # the parent carries them out
+    os.register_at_fork(after_in_child=_running.clear)  # they run in the parent
 
 
 class Revocations:
     """The revocations of one cache.
 
     Args:
-        report: Takes a revocation that could not be confirmed, and that nobody awaits.
-        elsewhere: Returns the event loop for a call from a thread that has none; None: there is
-            none either, and the revocation has to be awaited.
+        report: Called for a failed revocation that no caller awaits.
+        fallback_loop: Returns the event loop for a call from a thread without one. None: there is
+            none, so the revocation does not run until it is awaited.
     """
 
-    def __init__(self, report: Report, elsewhere: Elsewhere) -> None:
+    def __init__(self, report: Report, fallback_loop: FallbackLoop) -> None:
         self._report: Final = report
-        self._elsewhere: Final = elsewhere
+        self._fallback_loop: Final = fallback_loop
 
     def begin(
         self, operation: str, carry_out: Callable[[], Coroutine[Any, Any, T]]
     ) -> Coroutine[Any, Any, T]:
-        """Begins to carry out a revocation; returns what may be awaited to know how it ended.
+        """Starts a revocation. Returns an awaitable for its result.
 
         Args:
-            operation: What it is called, for the log.
-            carry_out: Does it; may be called again when it was cancelled.
+            operation: The name of the revocation in the log.
+            carry_out: Revokes. It is called again if it was cancelled.
         """
-        revocation = _Revocation(operation, carry_out, self._report, self._elsewhere)
+        revocation = _Revocation(operation, carry_out, self._report, self._fallback_loop)
         revocation.begin()
-        return Deferred(lambda: _answer_of(revocation))
+        return Deferred(lambda: _deliver(revocation))
 
     async def settled(self, seconds: float) -> None:
-        """Returns when those under way have ended, or when the time is over."""
-        await _ended([one for one in _under_way.copy() if one.report is self._report], seconds)
+        """Waits until the running revocations have ended, at most `seconds`."""
+        await _wait_until_ended(
+            [one for one in _running.copy() if one.report is self._report], seconds
+        )
 
 
 class _Revocation(Generic[T]):
-    """One revocation, what became of it, and whether anybody was told."""
+    """One revocation, its result, and whether a caller has received the result."""
 
     def __init__(
         self,
         operation: str,
         carry_out: Callable[[], Coroutine[Any, Any, T]],
         report: Report,
-        elsewhere: Elsewhere,
+        fallback_loop: FallbackLoop,
     ) -> None:
         self.operation: Final = operation
         self.carry_out: Final = carry_out
         self.report: Final = report
         self.answer: Final[Future[T]] = Future()
         self.answer.set_running_or_notify_cancel()  # from now on it cannot be cancelled
-        self.told = False
-        self._elsewhere: Final = elsewhere
-        self._where: asyncio.AbstractEventLoop | None = None
+        self.is_delivered = False
+        self._fallback_loop: Final = fallback_loop
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Begins it in the event loop of this thread, or else where the cache says."""
+        """Starts the revocation in this thread's event loop, or otherwise in the fallback loop."""
         here = running_loop()
         if here is not None:
             self._begin_in(here)
             return
-        where = self._elsewhere()
-        if where is not None:
-            self._where = where
-            _under_way.add(self)
-            where.call_soon_threadsafe(self._begin_in, where)
+        loop = self._fallback_loop()
+        if loop is not None:
+            self._loop = loop
+            _running.add(self)
+            loop.call_soon_threadsafe(self._begin_in, loop)
 
     @property
     def is_stranded(self) -> bool:
-        """Whether nothing carries it out: it was not begun, or its event loop ended."""
-        return not self.answer.done() and (self._where is None or not self._where.is_running())
+        """True if the revocation does not run: it never started, or its event loop ended."""
+        return not self.answer.done() and (self._loop is None or not self._loop.is_running())
 
     def end(self, answer: T) -> None:
-        """Notes that it is confirmed."""
+        """Sets the result of the confirmed revocation."""
         if not self.answer.done():
             self.answer.set_result(answer)
 
     def fail(self, error: BaseException) -> None:
-        """Notes that it could not be confirmed."""
+        """Sets the error of the unconfirmed revocation."""
         if not self.answer.done():
             self.answer.set_exception(error)
 
     def give_up(self) -> bool:
-        """Ends it unconfirmed, unless it has ended: the interpreter exits."""
+        """Ends the revocation unconfirmed, because the interpreter exits.
+
+        Returns False if it has already ended.
+        """
         if self.answer.done():
             return False
         self.fail(InvalidationError("the interpreter exits"))
-        if self._task is not None and self._where is not None and self._where.is_running():
-            self._where.call_soon_threadsafe(self._task.cancel)
+        if self._task is not None and self._loop is not None and self._loop.is_running():
+            self._loop.call_soon_threadsafe(self._task.cancel)
         return True
 
     def _begin_in(self, event_loop: asyncio.AbstractEventLoop) -> None:
-        self._where = event_loop
-        _under_way.add(self)
+        self._loop = event_loop
+        _running.add(self)
         name = f"sark-cache {self.operation}"
-        self._task = event_loop.create_task(_carried_out(self), name=name)
-        self._task.add_done_callback(self._ended)
+        self._task = event_loop.create_task(_run(self), name=name)
+        self._task.add_done_callback(self._on_task_end)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        """Begins it elsewhere if its event loop cancelled the task before that ran at all."""
+    def _on_task_end(self, task: "asyncio.Task[None]") -> None:
+        """Starts it in the fallback loop if its event loop cancelled the task before it ran."""
         del task
         self._task = None
         if self.answer.done():
             return
-        where = self._elsewhere()
-        if where is None or where is self._where:
-            _under_way.discard(self)
+        loop = self._fallback_loop()
+        if loop is None or loop is self._loop:
+            _running.discard(self)
             self.fail(InvalidationError("its event loop ended"))
         else:
-            self._where = where
-            where.call_soon_threadsafe(self._begin_in, where)
+            self._loop = loop
+            loop.call_soon_threadsafe(self._begin_in, loop)
 
     def __del__(self) -> None:
-        if self.told or sys.is_finalizing():
+        if self.is_delivered or sys.is_finalizing():
             return
         if self.answer.done():
             error = self.answer.exception()
@@ -164,8 +170,8 @@ class _Revocation(Generic[T]):
             self.report(self.operation, error)
 
 
-async def _ended(revocations: Sequence[_Revocation[Any]], seconds: float) -> None:
-    """Returns when all of them have ended, or when the time is over. Tells nobody how."""
+async def _wait_until_ended(revocations: Sequence[_Revocation[Any]], seconds: float) -> None:
+    """Waits until all revocations have ended, at most `seconds`. Delivers no results."""
     answers = [asyncio.wrap_future(one.answer) for one in revocations]
     if not answers:
         return
@@ -174,56 +180,56 @@ async def _ended(revocations: Sequence[_Revocation[Any]], seconds: float) -> Non
     finally:
         for answer in answers:
             if not answer.cancel() and not answer.cancelled():
-                answer.exception()  # or asyncio says that nobody asked for it
+                answer.exception()  # else asyncio logs that the exception was never retrieved
 
 
-async def _answer_of(revocation: _Revocation[T]) -> T:
-    """Returns what a revocation returns, and raises what it raises.
+async def _deliver(revocation: _Revocation[T]) -> T:
+    """Returns the result of a revocation, or raises its error.
 
-    Begins it here should the event loop that carries it out stop.
+    Restarts the revocation in this event loop if the event loop that runs it stops.
     """
     ended = asyncio.wrap_future(revocation.answer)
     try:
         while not ended.done():
             if revocation.is_stranded:
                 revocation.begin()
-            await asyncio.wait([ended], timeout=LOOK_SECONDS)
+            await asyncio.wait([ended], timeout=CHECK_SECONDS)
         answer = ended.result()
-        revocation.told = True
-    except asyncio.CancelledError:  # the caller's: nobody was told
+        revocation.is_delivered = True
+    except asyncio.CancelledError:  # the caller was cancelled and did not receive the result
         raise
     except BaseException:
-        revocation.told = True
+        revocation.is_delivered = True
         raise
     else:
         return answer
     finally:
         ended.cancel()
-        del revocation  # or the traceback of its error would hold it
+        del revocation  # the traceback of its error would hold it
 
 
-async def _carried_out(revocation: _Revocation[Any]) -> None:
-    """Carries a revocation out; an event loop that ends cancels its tasks, and waits for them."""
+async def _run(revocation: _Revocation[Any]) -> None:
+    """Runs a revocation. An event loop that ends cancels its tasks, and waits for them."""
     try:
-        for _ in range(MOST_CANCELLATIONS):
+        for _ in range(MAX_CANCELLATIONS):
             try:
                 revocation.end(await revocation.carry_out())
             except asyncio.CancelledError:
                 _uncancel()
-                if revocation.answer.done():  # given up
+                if revocation.answer.done():  # `give_up` has ended it
                     return
             else:
                 return
-        message = f"{revocation.operation} was cancelled {MOST_CANCELLATIONS} times"
+        message = f"{revocation.operation} was cancelled {MAX_CANCELLATIONS} times"
         revocation.fail(InvalidationError(message))
-    except Exception as error:  # noqa: BLE001 - whatever it raises is raised where it is awaited
+    except Exception as error:  # noqa: BLE001 - any error is raised where it is awaited
         revocation.fail(error)
     except BaseException as error:
         revocation.fail(error)
         raise
     finally:
-        _under_way.discard(revocation)
-        del revocation  # the last one to hold it, should nobody await it: it is reported now
+        _running.discard(revocation)
+        del revocation  # if no caller awaits it, this is the last reference: it is reported now
 
 
 def _uncancel() -> None:
@@ -232,30 +238,30 @@ def _uncancel() -> None:
         task.uncancel()
 
 
-# The event loop for threads that have none
+# The event loop for threads without one
 
 _background: Final[dict[int, asyncio.AbstractEventLoop]] = {}
-"""By process: a forked child has no use for its parent's, and must not close it."""
+"""The event loops by process id: a forked child must neither use nor close its parent's loop."""
 _lock: Final = lock_across_forks()
 _exiting: Final = threading.Event()
 
 
 def background_loop() -> asyncio.AbstractEventLoop | None:
-    """Returns the event loop in the background of this process.
+    """Returns the background event loop of this process, started if necessary.
 
-    None: the interpreter exits, or no thread can be started. The next call tries it again.
+    None: the interpreter exits, or no thread can be started. The next call tries again.
     """
     with _lock:
         event_loop = _background.get(os.getpid())
         if event_loop is None and not _exiting.is_set():
-            event_loop = _started()
+            event_loop = _start_loop()
             if event_loop is not None:
                 _background[os.getpid()] = event_loop
         return None if _exiting.is_set() else event_loop
 
 
-def _started() -> asyncio.AbstractEventLoop | None:
-    """Starts an event loop in a thread of its own; None: no thread can be started."""
+def _start_loop() -> asyncio.AbstractEventLoop | None:
+    """Starts an event loop in a new thread. None: no thread can be started."""
     event_loop = asyncio.new_event_loop()
     runs = threading.Event()
     event_loop.call_soon(runs.set)
@@ -271,27 +277,27 @@ def _started() -> asyncio.AbstractEventLoop | None:
     return event_loop
 
 
-def _finish() -> None:
-    """Waits at the interpreter's exit for what is under way; reports what was not confirmed."""
+def _at_exit() -> None:
+    """Waits for running revocations at the interpreter's exit. Reports the unconfirmed ones."""
     _exiting.set()
-    left = _under_way.copy()
+    left = _running.copy()
     wait_for_threads([one.answer for one in left if not one.is_stranded], timeout=EXIT_SECONDS)
     stranded = [one for one in left if one.is_stranded]
     if stranded:
-        asyncio.run(_begun_again(stranded))
+        asyncio.run(_run_again(stranded))
     given_up = [one for one in left if one.give_up()]
     event_loop = _background.get(os.getpid())
     if given_up and event_loop is not None:
         ended = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), event_loop)
         wait_for_threads([ended], timeout=EXIT_SECONDS)
-    _under_way.clear()
+    _running.clear()
 
 
-async def _begun_again(stranded: Sequence[_Revocation[Any]]) -> None:
-    """Carries out what event loops left behind that were closed before it was done."""
+async def _run_again(stranded: Sequence[_Revocation[Any]]) -> None:
+    """Runs revocations whose event loops were closed before the revocations ended."""
     for revocation in stranded:
         revocation.begin()
-    await _ended(stranded, EXIT_SECONDS)
+    await _wait_until_ended(stranded, EXIT_SECONDS)
 
 
-atexit.register(_finish)
+atexit.register(_at_exit)

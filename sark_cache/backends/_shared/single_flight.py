@@ -21,7 +21,7 @@ from sark_cache.backends._shared.loading import current_flights
 from sark_cache.backends._shared.task_waits import Task, awaited_by
 
 FlightKey: TypeAlias = str
-"""Identifies the decision to evaluate, and the stamp since which it has to be valid."""
+"""Identifies an evaluation. Requests with the same key share it."""
 
 FlightResult: TypeAlias = str | None
 """The result of an evaluation, or None: JSON text, which each request parses for itself."""
