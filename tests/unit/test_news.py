@@ -5,9 +5,9 @@ import json
 import pytest
 
 from sark_cache._core.keys import Scope, request_key
+from sark_cache.backends.redis.log_record import subject
 from sark_cache.backends.redis.news import MOST_RECORDS, News
 from sark_cache.backends.redis.replies import At
-from sark_cache.backends.redis.store import subject
 
 ALICE = ("", "alice", "read", "doc")
 

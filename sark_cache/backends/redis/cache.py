@@ -28,9 +28,10 @@ from sark_cache.backends.base import BasePolicyCache
 from sark_cache.backends.redis.connection import GuardedConnection, UnavailableError, describe
 from sark_cache.backends.redis.connections import ConnectionPerLoop
 from sark_cache.backends.redis.loads import Lifetime, LoadRunner
+from sark_cache.backends.redis.lookup import LookupResult
 from sark_cache.backends.redis.request import Request, can_be_fields, can_be_tag
 from sark_cache.backends.redis.stamp import Stamp
-from sark_cache.backends.redis.store import DecisionStore, LookupResult
+from sark_cache.backends.redis.store import DecisionStore
 from sark_cache.backends.redis.writer import DecisionWriter
 from sark_cache.decision import Decision
 from sark_cache.errors import InvalidationError

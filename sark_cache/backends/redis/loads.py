@@ -17,8 +17,8 @@ from sark_cache.backends._shared.loading import Evaluation, evaluate, evaluated,
 from sark_cache.backends._shared.recorder import MetricsRecorder
 from sark_cache.backends._shared.refresh_pauses import Pauses
 from sark_cache.backends._shared.single_flight import FlightKey, new_flights
+from sark_cache.backends.redis.lookup import LookupResult
 from sark_cache.backends.redis.request import Request
-from sark_cache.backends.redis.store import LookupResult
 from sark_cache.backends.redis.writer import DecisionWriter
 from sark_cache.types import JSONObject, Loader, RevalidateCallback
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from math import ceil, floor
 
 from sark_cache.backends.redis import scripts
-from sark_cache.backends.redis.store import boot_time
+from sark_cache.backends.redis.lookup import boot_time
 
 
 @dataclass(frozen=True, slots=True)

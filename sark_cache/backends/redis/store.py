@@ -10,12 +10,10 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from enum import Enum
-from hashlib import sha256
 from secrets import token_hex
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 
-from sark_cache._core.keys import PARTS, RequestKey, Scope, prefix_of
+from sark_cache._core.keys import RequestKey, Scope, prefix_of
 from sark_cache._core.patterns import candidates, matcher
 from sark_cache.backends.redis import replies, scripts
 from sark_cache.backends.redis.connection import (
@@ -25,134 +23,28 @@ from sark_cache.backends.redis.connection import (
     describe,
     mark_retrieved,
 )
-from sark_cache.backends.redis.entry import CorruptEntryError, Entry, decode
 from sark_cache.backends.redis.invalidation import (
     Servers,
     current_servers,
     retry_until_confirmed,
     scan_all,
 )
+from sark_cache.backends.redis.log_record import LogRecord, fields_of, logged
+from sark_cache.backends.redis.lookup import LookupResult, boot_time, result_of
 from sark_cache.backends.redis.news import News
 from sark_cache.backends.redis.primary import Primary
 from sark_cache.backends.redis.replies import At, Held
-
-LogRecord: TypeAlias = dict[str, Any]
-"""The contents of a record of the log: fields and tags, or `keys`, or a `pattern`."""
-
-LONGEST_LOGGED = 64
-"""The maximum length of a field or key in the log, in characters. A longer one is hashed."""
-
-_RESERVATION = {str: scripts.RESERVATION, bytes: scripts.RESERVATION.encode()}
+from sark_cache.backends.redis.request import Request
+from sark_cache.backends.redis.write import Fence, Outcome, Write, marker_of
 
 CHUNK = 500
 """The maximum number of commands, or of keys of one command, that are sent at once."""
 YIELD_SECONDS = 0.005
 """The time, in seconds, after which a comparison of keys yields to the event loop."""
-STRETCHED = "an entry with more time left than its time to live: the server's clock went back"
 T = TypeVar("T")
 
 WRITES_PER_SCRIPT = 100
 """The maximum number of decisions in one script. If the log is full, it takes the server 10 ms."""
-
-
-class LookupResult(NamedTuple):
-    """The result of a look-up."""
-
-    entry: Entry | None = None
-    left_seconds: float = 0.0
-    position: str | None = None
-    """The log's position. None: it was not requested, or is unknown."""
-    held: str | bytes | None = None
-    """The value of the key, which the next decision replaces. None: the key is empty."""
-    fault: str | None = None
-    """The reason for which the value cannot be used, or the server's error. None: there is none."""
-    marker: str | None = None
-    """The marker beside the key. A decision was stored there at most `MARKER_MS` ago."""
-    era: int = 0
-    """The number, in this process, of the newest revocation that may concern the request."""
-    asked_at: float = 0.0
-    """The `boot_time()` at which the look-up began."""
-    spent: float = 0.0
-    """The part of the request's time that the look-up took, in seconds."""
-
-
-class Write(NamedTuple):
-    """A decision to be stored."""
-
-    key: RequestKey
-    marker: str
-    """The key of the decision's marker."""
-    text: str
-    ttl_ms: int
-    subject: str
-    """The key, fields and tags that records of the log are matched against, as JSON."""
-
-
-class MayReplace(Enum):
-    """The values that a write may replace."""
-
-    ANYTHING = "always"
-    NOTHING = "absent"
-    SEEN_VALUE = "replace"
-
-
-class Fence(NamedTuple):
-    """The conditions under which a decision is stored."""
-
-    position: Callable[[], str]
-    """Returns the log's position when the evaluation began, or an age (see `scripts`).
-
-    No newer record may match the decision.
-    """
-    may_replace: MayReplace = MayReplace.ANYTHING
-    held: str | bytes = ""
-    marker: str = ""
-
-
-class Outcome(Enum):
-    """The outcome of a write."""
-
-    STORED = scripts.STORED
-    INVALIDATED = scripts.INVALIDATED
-    SUPERSEDED = scripts.SUPERSEDED
-
-
-class Lookup(Protocol):
-    """A request to look up."""
-
-    @property
-    def key(self) -> RequestKey:
-        """The key of the request's decision."""
-        ...
-
-    @property
-    def subject(self) -> dict[str, Any]:
-        """The key and fields that records of the log are matched against."""
-        ...
-
-
-def subject(key: RequestKey, scope: Scope) -> dict[str, Any]:
-    """Returns the key and fields that records of the log are matched against."""
-    return {"key": logged(key.text), **_fields(scope)}
-
-
-def logged(text: str) -> str:
-    """Returns the form of a field or key in the log: the text itself, or a hash of a long one."""
-    if len(text) <= LONGEST_LOGGED:
-        return text
-    return f"#{sha256(text.encode()).hexdigest()[:32]}"
-
-
-def boot_time() -> float:
-    """Returns a monotonic time, in seconds. On Linux it includes the time of suspension."""
-    boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
-
-
-def marker_of(key: RequestKey) -> str:
-    """Returns the key of a decision's marker. On a cluster both keys are in the same slot."""
-    prefix = key.text.rsplit(":", PARTS)[0]
-    return f"{prefix}.marker:{{{key.text}}}"
 
 
 class DecisionStore:
@@ -164,7 +56,7 @@ class DecisionStore:
         self.news: Final = News()
 
     async def look_up(
-        self, connection: GuardedConnection, deadline: float, request: Lookup
+        self, connection: GuardedConnection, deadline: float, request: Request
     ) -> LookupResult:
         """Looks up one request.
 
@@ -184,7 +76,7 @@ class DecisionStore:
             command = ("EVAL", scripts.GET, 3, *keys, self.log, *asked)
             reply = await connection.command(deadline, key.text, *command)
         held, marker, at = replies.read(replies.looked_up, reply)
-        found = _result_of(key, held)
+        found = result_of(key, held)
         if at is not None:
             self.news.add(at, since)
         elif not connection.is_cluster:
@@ -260,7 +152,7 @@ class DecisionStore:
             if all(isinstance(one, UnavailableError) for one in found):
                 break
         values += values[-1:] * (len(keys) - len(values))
-        return [_result_of(key, value) for key, value in zip(keys, values, strict=True)]
+        return [result_of(key, value) for key, value in zip(keys, values, strict=True)]
 
     async def _values(
         self, connection: GuardedConnection, keys: Sequence[str]
@@ -407,7 +299,7 @@ class DecisionStore:
             UnconfirmedError: The servers changed, or a replica did not confirm the removal.
             Exception: An error of the client.
         """
-        record: LogRecord = _fields(scope)
+        record: LogRecord = fields_of(scope)
         if tags:
             record["tags"] = list(tags)
         return await self._revoke(
@@ -495,11 +387,6 @@ class DecisionStore:
             self.news.latest = position
 
 
-def _fields(scope: Scope) -> dict[str, str]:
-    """Returns the given fields of a scope, in the form of the log."""
-    return {name: logged(part) for name, part in scope._asdict().items() if part is not None}
-
-
 async def _each(
     connection: GuardedConnection, deadline: float, key: str, command: Command, count: int
 ) -> list[Outcome | UnavailableError]:
@@ -566,26 +453,3 @@ def _read(reader: Callable[[Any], T], reply: object) -> T | UnavailableError:
 def _unavailable(reply: object) -> object:
     """Converts an error among replies to an `UnavailableError`. Returns any other reply."""
     return UnavailableError(describe(reply)) if isinstance(reply, Exception) else reply
-
-
-def _result_of(key: RequestKey, held: Held | UnavailableError) -> LookupResult:
-    if isinstance(held, UnavailableError):
-        return LookupResult(fault=str(held))
-    value, left_ms = held
-    if value is None or value.startswith(_RESERVATION[type(value)]):  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        return LookupResult()
-    try:
-        entry = decode(value, key)
-    except CorruptEntryError as error:
-        return LookupResult(held=value, fault=str(error))
-    # Below 0: without expiration, so another writer's. 0: in its last millisecond.
-    if left_ms < 0:
-        return LookupResult(held=value)
-    if left_ms > lifetime_ms(entry.ttl_seconds):
-        return LookupResult(held=value, fault=STRETCHED)
-    return LookupResult(entry, left_ms / 1e3, held=value)
-
-
-def lifetime_ms(ttl_seconds: float) -> int:
-    """Returns a time to live in whole milliseconds, at least 1."""
-    return max(1, int(ttl_seconds * 1e3))

@@ -16,17 +16,11 @@ from sark_cache.backends._shared.recorder import MetricsRecorder
 from sark_cache.backends.redis import scripts
 from sark_cache.backends.redis.connection import UnavailableError
 from sark_cache.backends.redis.connections import ConnectionPerLoop
+from sark_cache.backends.redis.lookup import LookupResult, boot_time
 from sark_cache.backends.redis.request import Request, decision_text
-from sark_cache.backends.redis.store import (
-    DecisionStore,
-    Fence,
-    LookupResult,
-    MayReplace,
-    Outcome,
-    Write,
-    boot_time,
-)
+from sark_cache.backends.redis.store import DecisionStore
 from sark_cache.backends.redis.superseded import Superseded
+from sark_cache.backends.redis.write import Fence, MayReplace, Outcome, Write
 from sark_cache.types import Context
 
 MAX_SHARED = MAX_BYTES - 4096
