@@ -35,7 +35,7 @@ class Superseded:
     """The superseded decisions of one cache.
 
     Args:
-        discard: Revokes and removes the decisions under some keys. Raises if it is not confirmed.
+        remove: Revokes and removes the decisions under some keys. Raises if it is not confirmed.
         flush: Revokes and removes all decisions. Raises if it is not confirmed.
         report: Logs a fault, given the operation and the reason.
         is_off: Returns whether the cache is off. Then no removal is urgent, and removals are
@@ -44,12 +44,12 @@ class Superseded:
 
     def __init__(
         self,
-        discard: Callable[[Collection[RequestKey]], Awaitable[None]],
+        remove: Callable[[Collection[RequestKey]], Awaitable[None]],
         flush: Callable[[], Awaitable[object]],
         report: Callable[[str, str], None],
         is_off: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._discard: Final = discard
+        self._remove: Final = remove
         self._flush: Final = flush
         self._report: Final = report
         self._is_off: Final = is_off
@@ -134,7 +134,7 @@ class Superseded:
                 self._flushed = overflows
             else:
                 keys = keys[:AT_ONCE]
-                await self._discard(keys)
+                await self._remove(keys)
         except Exception as error:  # noqa: BLE001 - after any error the keys stay remembered
             self._report("superseded", describe(error))
             return False
