@@ -1,7 +1,7 @@
-"""The command `sark-cache`: looks at what is installed, moves rollouts, revokes, and shows itself.
+"""The command `sark-cache`: examines an installation, changes rollouts, revokes, and runs a demo.
 
-Takes typer and rich (`pip install "sark-cache[cli]"`), which are imported when it runs; `--check`,
-which tries the package itself, takes nothing.
+Its commands need typer and rich (`pip install "sark-cache[cli]"`). They are imported when a command
+runs. `sark-cache --check` tests the package and needs no extra.
 """
 
 import sys
@@ -12,13 +12,13 @@ INSTALL = "pip install 'sark-cache[cli]'"
 
 
 def main() -> None:
-    """Runs the command that the arguments of this process name, and ends the process."""
+    """Runs the command that the process's arguments name, and ends the process."""
     try:
         if sys.argv[1:] == ["--check"]:
-            from sark_cache.cli.self_check import check  # noqa: PLC0415 - brings asyncio
+            from sark_cache.cli.self_check import check  # noqa: PLC0415 - imports asyncio
 
             sys.exit(check())
-        from sark_cache.cli.app import run  # noqa: PLC0415 - takes the extra
+        from sark_cache.cli.app import run  # noqa: PLC0415 - needs the extra
 
         run()
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""How a command ends: an exit code that scripts can rely on, and what went wrong on stderr."""
+"""The exit codes of commands, and the error that ends a command with one of them."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class ExitCode(IntEnum):
-    """The exit codes. They stay as they are; `MEANINGS` says what each of them says."""
+    """The exit codes. They are stable across versions; `MEANINGS` explains each of them."""
 
     FINE = 0
     WRONG = 1
@@ -30,12 +30,12 @@ MEANINGS = {
 
 
 class FailureError(Exception):
-    """What ends a command early.
+    """An error that ends a command early.
 
     Args:
-        code: With which exit code.
-        message: What went wrong.
-        document: What scripts may want to know besides.
+        code: The exit code.
+        message: The text for stderr.
+        document: Further fields for the JSON object of `--json`.
     """
 
     def __init__(
@@ -48,11 +48,15 @@ class FailureError(Exception):
 
 @contextmanager
 def ending(*, as_json: bool) -> Generator[None]:
-    """Ends the command with the exit code of a `FailureError`, once it said what went wrong.
+    """Writes a `FailureError` of its block to stderr, and ends the command with its exit code.
 
-    That goes to stderr; with `as_json`, stdout has it, too, as one object.
+    Args:
+        as_json: Also write the failure to stdout, as one JSON object.
+
+    Raises:
+        typer.Exit: The block raised a `FailureError`.
     """
-    import typer  # noqa: PLC0415 - the exit codes are wanted without the extra
+    import typer  # noqa: PLC0415 - the exit codes are used without the extra
 
     from sark_cache.cli._output import complain, write_json  # noqa: PLC0415 - likewise
 

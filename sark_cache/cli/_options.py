@@ -1,4 +1,4 @@
-"""Options that several commands take, and help that teaches by examples."""
+"""The options that several commands share, and the format of their help texts."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any, TypeAlias
@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 AsJSON: TypeAlias = Annotated[
-    bool, typer.Option("--json", help="One JSON object on stdout, for scripts.")
+    bool, typer.Option("--json", help="Print one JSON object, for scripts.")
 ]
 
 RedisURL: TypeAlias = Annotated[
@@ -15,8 +15,8 @@ RedisURL: TypeAlias = Annotated[
     typer.Option(
         "--redis-url",
         metavar="URL",
-        help="The server, instead of the one that SARK_CACHE_REDIS_URL names. A password is safer "
-        "in that variable: what is given here, others can read in the list of processes.",
+        help="The URL of Redis. Takes precedence over SARK_CACHE_REDIS_URL. Put a password into "
+        "that variable instead: other users can read this option in the list of processes.",
     ),
 ]
 
@@ -25,7 +25,7 @@ class Command(TyperCommand):
     """A command whose help shows no type for options without a value."""
 
     def get_params(self, ctx: Any) -> list[Any]:  # noqa: ANN401 - its type is typer's own
-        """Returns its arguments and options, `--help` among them."""
+        """Returns the command's arguments and options, including `--help`."""
         return _without_types_of_flags(super().get_params(ctx))
 
 
@@ -33,18 +33,18 @@ class Group(TyperGroup):
     """A group of commands whose help shows no type for options without a value."""
 
     def get_params(self, ctx: Any) -> list[Any]:  # noqa: ANN401 - its type is typer's own
-        """Returns the options that stand before its commands, `--help` among them."""
+        """Returns the options that precede the group's commands, including `--help`."""
         return _without_types_of_flags(super().get_params(ctx))
 
 
-def taught(*paragraphs: str, examples: Iterable[str]) -> str:
-    """The help of a command, with examples of its use."""
+def help_text(*paragraphs: str, examples: Iterable[str]) -> str:
+    """Returns the help of a command: paragraphs, then examples of its use."""
     shown = "\n".join(["Examples:", *(f"  $ {example}" for example in examples)])
-    return "\n\n".join([*paragraphs, shown]).replace("[", r"\[")  # which typer takes for markup
+    return "\n\n".join([*paragraphs, shown]).replace("[", r"\[")  # typer reads [ as markup
 
 
 def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
-    """Gives each flag an empty name for its value, instead of `<bool>`, which it does not take."""
+    """Removes the `<bool>` that the help shows after each flag: a flag takes no value."""
     for parameter in parameters:
         if isinstance(parameter, TyperOption) and parameter.is_flag and parameter.metavar is None:
             parameter.metavar = ""

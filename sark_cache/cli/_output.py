@@ -1,7 +1,8 @@
-"""What a command writes: rows for people, or one JSON object for scripts.
+"""The output of commands: rows for people, or one JSON object for scripts.
 
-Rows are wrapped to the width of a terminal; elsewhere each is one line, for `grep`. Colours go only
-to terminals, and not if NO_COLOR is set. What comes from a server or a user cannot move the cursor.
+On a terminal, rows wrap at its width. In a pipe or file, each row is one line, for `grep`. Only
+terminals get colours, and none if NO_COLOR is set. Text from a server or a user is escaped, so that
+it cannot move the cursor.
 """
 
 import json
@@ -16,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 UNWRAPPED = 10_000
-"""Columns that are wide enough for any row."""
+"""The width, in columns, at which no row wraps."""
 
 TEN, HUNDRED = 10, 100
 
@@ -24,21 +25,21 @@ STYLES = {"error": "bold red", "problem": "bold red", "warning": "bold yellow", 
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console for people to read."""
+    """Returns a console that writes to stdout or stderr."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else UNWRAPPED
     return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
 
 
 def title(to: Console, text: str) -> None:
-    """Writes what the next rows are about."""
+    """Writes the title of the rows that follow."""
     to.print(Text(printable(text), style="bold"))
 
 
 def rows(to: Console, facts: Mapping[str, str]) -> None:
-    """Writes facts: the name of each, and what is the case.
+    """Writes one row for each fact: its name and its value.
 
-    Each is a table of its own: in one for all, the short ones would end in spaces.
+    Each row is a table of its own. In a common table, short rows would end in spaces.
     """
     names = {name: Text(f"  {printable(name)}") for name in facts}
     longest = max((name.cell_len for name in names.values()), default=0)
@@ -51,18 +52,18 @@ def rows(to: Console, facts: Mapping[str, str]) -> None:
 
 
 def remark(to: Console, kind: str, text: str) -> None:
-    """Writes a sentence under the heading of its kind: one of `STYLES`."""
+    """Writes a sentence after its kind, a key of `STYLES`."""
     to.print(Text.assemble((f"{kind}: ", STYLES[kind]), printable(text)))
 
 
 def complain(kind: str, text: str) -> None:
-    """Writes a sentence to stderr: an error or a warning."""
+    """Writes a sentence to stderr, after its kind, a key of `STYLES`."""
     remark(console(stderr=True), kind, text)
 
 
 @contextmanager
 def working(text: str) -> Generator[None]:
-    """Shows on stderr, if that is a terminal, that something is being done."""
+    """Shows `text` with a spinner while its block runs, if stderr is a terminal."""
     to = console(stderr=True)
     with to.status(printable(text)) if to.is_terminal else nullcontext():
         yield
@@ -71,29 +72,31 @@ def working(text: str) -> Generator[None]:
 def write_json(document: Mapping[str, Any]) -> None:
     """Writes one JSON object to stdout."""
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
-    sys.stdout.flush()  # who reads it may be gone: that is to be noticed here
+    sys.stdout.flush()  # raises here if the reader has closed the pipe
 
 
 def printable(text: str) -> str:
-    """The text with what is no printable character, but for line ends, written as an escape."""
+    """Returns the text with unprintable characters escaped, except line ends."""
     return "".join(
-        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
-        for one in text
+        character
+        if character.isprintable() or character == "\n"
+        else character.encode("unicode_escape").decode()
+        for character in text
     )
 
 
 def counted(number: int, one: str, several: str) -> str:
-    """A number of things."""
+    """Returns a number with its noun: `one` for 1, else `several`."""
     return f"{number:,} {one if number == 1 else several}"
 
 
 def milliseconds(seconds: float) -> float:
-    """Milliseconds, to a tenth of a microsecond."""
+    """Converts seconds to milliseconds, rounded to a tenth of a microsecond."""
     return round(1e3 * seconds, 4)
 
 
 def duration(seconds: float) -> str:
-    """A duration in the unit that suits it, with three digits."""
+    """Formats a duration with three digits, in s, ms, µs or ns."""
     unit, size = next(
         (each for each in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)) if seconds >= each[1]),
         ("ns", 1e-9),

@@ -1,7 +1,7 @@
-"""The servers that a command speaks to, over a client that is more patient than a request is.
+"""Connections of commands to Redis, with longer timeouts than those of requests.
 
-A request gives Redis 50 ms to connect and 250 ms to answer; who waits at a terminal may be at the
-far end of a tunnel.
+A request gives Redis 50 ms to connect and 250 ms to answer. A command gives it 2 s for each: an
+operator may reach Redis through a slow tunnel.
 """
 
 import re
@@ -24,59 +24,59 @@ COMMAND_SECONDS = 2.0
 OF_SENTINEL = re.compile(
     r"<(?:redis|valkey)\.client\..*?\bhost=([^,]+),port=(\d+).*?>\)>\)>(?= - )"
 )
-"""A Sentinel as an error of the client shows it: with every option of its connections."""
+"""A Sentinel in an error text of the client, which lists every option of its connections."""
 
 
 class TimeOuts(NamedTuple):
-    """How long to wait, in seconds."""
+    """The times to wait for a connection and for a reply, in seconds."""
 
     connect: float
     command: float
 
 
 class Primary(NamedTuple):
-    """A server that keeps keys of its own."""
+    """A primary server and a client for it."""
 
     address: str
     client: Any
-    """A synchronous client of this server alone."""
+    """A synchronous client that speaks to this server only."""
 
 
 def of_requests(settings: "CacheSettings") -> TimeOuts:
-    """How long a request waits."""
+    """Returns the timeouts of a request."""
     return TimeOuts(settings.redis_connect_timeout, settings.redis_command_timeout)
 
 
 def of_commands(settings: "CacheSettings") -> TimeOuts:
-    """How long a command waits: at least as long as a request."""
+    """Returns the timeouts of a command: 2 s, or those of a request if they are longer."""
     connect, command = of_requests(settings)
     return TimeOuts(max(connect, CONNECT_SECONDS), max(command, COMMAND_SECONDS))
 
 
 def url_of(settings: "CacheSettings") -> str:
-    """The URL of the server that the settings name, password and all: not to be shown."""
+    """Returns the URL of Redis from the settings. It contains the password: never show it."""
     return settings.redis_url.get_secret_value() if settings.redis_url else ""
 
 
 @contextmanager
 def connected(settings: "CacheSettings", timeouts: TimeOuts) -> Generator[Any]:
-    """A synchronous client of a server that answers, closed afterwards.
+    """Connects to Redis, provides a synchronous client for the block, and closes it afterwards.
 
     Raises:
-        FailureError: The server cannot be reached, its URL has an option that the client does not
-            know, or no client is installed.
+        FailureError: Redis cannot be reached, its URL has an option that the client does not know,
+            or no client is installed.
     """
     client: Any = None
     try:
         try:
             client = urls.connect_blocking(url_of(settings), *timeouts)
-            if not is_cluster(client):  # which has connected, to as many servers as there are
+            if not is_cluster(client):  # a cluster's client has connected to all its servers
                 client.ping()
         except ImportError as error:
             raise FailureError(ExitCode.MISSING, str(error)) from None
         except ValueError as error:
             raise FailureError(ExitCode.SETTINGS, f"{URL_VARIABLE}: {error}") from None
-        except Exception as error:  # noqa: BLE001 - whatever it is, it cannot be reached
+        except Exception as error:  # noqa: BLE001 - any error means that it cannot be reached
             message = f"Redis at {settings.redis_address} cannot be reached: {why(error, settings)}"
             raise FailureError(ExitCode.UNREACHABLE, message) from None
         yield client
@@ -85,15 +85,15 @@ def connected(settings: "CacheSettings", timeouts: TimeOuts) -> Generator[Any]:
 
 
 def is_cluster(client: Any) -> bool:  # noqa: ANN401 - of either library
-    """Whether a client is that of a cluster."""
+    """Returns whether a client speaks to a cluster."""
     return hasattr(client, "get_primaries")
 
 
 def primaries_of(client: Any) -> list[Primary]:  # noqa: ANN401 - of either library
-    """The servers behind a client that keep keys of their own.
+    """Returns the primary servers that a client speaks to.
 
     Raises:
-        Exception: What the client raises when no sentinel knows a primary.
+        Exception: An error of the client: no Sentinel knows a primary.
     """
     if is_cluster(client):
         of_node = getattr(client, "get_redis_connection", None) or client.get_valkey_connection
@@ -110,16 +110,20 @@ def primaries_of(client: Any) -> list[Primary]:  # noqa: ANN401 - of either libr
 
 @contextmanager
 def asking(settings: "CacheSettings") -> Generator[None]:
-    """Makes a `FailureError` of what a client raises when the server does not do its part."""
+    """Converts an error of the client in its block to a `FailureError`.
+
+    Raises:
+        FailureError: The block raised an error.
+    """
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - whatever the client raises
+    except Exception as error:  # noqa: BLE001 - any error of the client
         message = f"Redis at {settings.redis_address} failed: {why(error, settings)}"
         raise FailureError(ExitCode.WRONG, message) from None
 
 
 def why(error: Exception, settings: "CacheSettings") -> str:
-    """Returns what an error says, without passwords, and with a Sentinel by its address."""
+    """Returns the text of an error without passwords. A Sentinel is shown by its address."""
     named = OF_SENTINEL.sub(r"\1:\2", str(error))
     said = f"{type(error).__name__}: {named}"
     for secret in urls.parse(url_of(settings)).secrets:
@@ -128,9 +132,9 @@ def why(error: Exception, settings: "CacheSettings") -> str:
 
 
 def _close(client: Any) -> None:  # noqa: ANN401 - of either library
-    """Closes a client and what it asks where the primary is."""
+    """Closes a client and its connections to Sentinels."""
     pool = getattr(client, "connection_pool", None)
     sentinels = getattr(getattr(pool, "sentinel_manager", None), "sentinels", ())
-    for one in (client, *sentinels):
-        with suppress(Exception):  # whatever it is, the client is not used any more
-            one.close()
+    for each in (client, *sentinels):
+        with suppress(Exception):  # an error does no harm: the client is not used any more
+            each.close()

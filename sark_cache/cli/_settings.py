@@ -1,4 +1,4 @@
-"""What a command goes by: settings from the environment, and `--redis-url` before them."""
+"""The settings of a command: those of the environment, overridden by `--redis-url`."""
 
 import logging
 import os
@@ -17,27 +17,31 @@ if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
 
 NO_REDIS = (
-    f"no Redis is configured: set {URL_VARIABLE} or give --redis-url. Without one, every process "
-    "has rollout percentages and decisions of its own, which no command reaches"
+    f"no Redis is configured: set {URL_VARIABLE} or give --redis-url. Without Redis, each process "
+    "keeps its own rollout percentages and decisions, and no command can reach them"
 )
 
 
 def read_settings(redis_url: str | None) -> "tuple[CacheSettings, list[str]]":
-    """The settings, and what is to be said of them.
+    """Returns the settings, and the warnings that were logged while they were read.
+
+    Args:
+        redis_url: The value of `--redis-url`. It takes precedence over the environment, and is
+            written to it.
 
     Raises:
-        FailureError: They are wrong, or pydantic-settings is not installed.
-        typer.BadParameter: `redis_url` is no URL of a server.
+        FailureError: The settings are wrong, or pydantic-settings is not installed.
+        typer.BadParameter: `redis_url` is not the URL of a server.
     """
     try:
         from sark_cache.settings import CacheSettings  # noqa: PLC0415 - an extra
     except ImportError as error:
-        message = f"settings cannot be read: {error}. Get it with: pip install 'sark-cache[cli]'"
+        message = f"settings cannot be read: {error}. Install it: pip install 'sark-cache[cli]'"
         raise FailureError(ExitCode.MISSING, message) from None
     if redis_url is not None:
         _check(redis_url)
         _put(redis_url)
-    with _heard() as warnings:
+    with _collected_warnings() as warnings:
         try:
             settings = CacheSettings.from_environment()
         except SettingsError as error:
@@ -46,11 +50,11 @@ def read_settings(redis_url: str | None) -> "tuple[CacheSettings, list[str]]":
 
 
 def settings_with_redis(redis_url: str | None) -> "CacheSettings":
-    """The settings of a command that needs a server; what is to be said of them goes to stderr.
+    """Returns the settings of a command that needs Redis. Writes warnings about them to stderr.
 
     Raises:
-        FailureError: As `read_settings`, or they name no server.
-        typer.BadParameter: `redis_url` is no URL of a server.
+        FailureError: As `read_settings`; or no Redis is configured.
+        typer.BadParameter: As `read_settings`.
     """
     settings, warnings = read_settings(redis_url)
     for warning in warnings:
@@ -61,7 +65,7 @@ def settings_with_redis(redis_url: str | None) -> "CacheSettings":
 
 
 def _check(url: str) -> None:
-    from sark_cache._core import redis_urls as urls  # noqa: PLC0415 - where it is needed
+    from sark_cache._core import redis_urls as urls  # noqa: PLC0415 - only needed here
     from sark_cache.settings import SETTINGS, Takes  # noqa: PLC0415 - an extra
 
     try:
@@ -73,24 +77,24 @@ def _check(url: str) -> None:
 
 
 def _put(url: str) -> None:
-    """Puts a URL where the settings look for it, whatever stood there."""
+    """Sets the URL in the environment, where the settings read it. Replaces other spellings."""
     for name in [name for name in os.environ if name.upper() == URL_VARIABLE]:
         del os.environ[name]
     os.environ[URL_VARIABLE] = url
 
 
 @contextmanager
-def _heard() -> Generator[list[str]]:
-    """What is logged as a warning meanwhile."""
-    heard: list[str] = []
+def _collected_warnings() -> Generator[list[str]]:
+    """Collects the warnings that the package logs while its block runs."""
+    messages: list[str] = []
 
-    class Ear(logging.Handler):
+    class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            heard.append(record.getMessage())
+            messages.append(record.getMessage())
 
-    logger, ear = logging.getLogger("sark_cache"), Ear(logging.WARNING)
-    logger.addHandler(ear)
+    logger, collector = logging.getLogger("sark_cache"), Collector(logging.WARNING)
+    logger.addHandler(collector)
     try:
-        yield heard
+        yield messages
     finally:
-        logger.removeHandler(ear)
+        logger.removeHandler(collector)

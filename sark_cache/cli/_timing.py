@@ -1,4 +1,4 @@
-"""How long a hit takes here, measured."""
+"""A measurement of the time that a hit takes on this machine."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -12,7 +12,17 @@ Get: TypeAlias = Callable[[str, str, str], Coroutine[Any, Any, Any]]
 
 
 async def seconds_per_call(get: Get, request: Request, *, rounds: int, calls: int) -> float:
-    """The median over `rounds` of what one of `calls` look-ups in a row takes, in seconds."""
+    """Measures the time of one look-up, in seconds.
+
+    Args:
+        get: The look-up.
+        request: The user, action and resource to look up.
+        rounds: The number of rounds. Between two of them the event loop runs, so that Ctrl-C works.
+        calls: The look-ups of each round.
+
+    Returns:
+        The median of the rounds' means.
+    """
     user, action, resource = request
     times: list[float] = []
     for _ in range(rounds):
@@ -20,5 +30,5 @@ async def seconds_per_call(get: Get, request: Request, *, rounds: int, calls: in
         for _ in range(calls):
             await get(user, action, resource)
         times.append((perf_counter() - started) / calls)
-        await asyncio.sleep(0)  # where Ctrl-C is heard
+        await asyncio.sleep(0)  # lets Ctrl-C interrupt the measurement
     return median(times)

@@ -1,4 +1,4 @@
-"""The commands put together, and what they have in common."""
+"""The application of the command line: its commands, and the options that precede them."""
 
 import logging
 import sys
@@ -8,10 +8,9 @@ from typing import Annotated, Final
 
 import typer
 
-from sark_cache.cli import invalidate
-from sark_cache.cli import self_check as checking
+from sark_cache.cli import invalidate, self_check
 from sark_cache.cli._exit import MEANINGS
-from sark_cache.cli._options import Command, Group, taught
+from sark_cache.cli._options import Command, Group, help_text
 from sark_cache.cli.demo import command as demo
 from sark_cache.cli.doctor import command as doctor
 from sark_cache.cli.doctor.environment import own_version
@@ -23,12 +22,12 @@ application: Final = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help=taught(
-        "Authorization decisions, cached and never served once revoked: the tools around it.",
-        "Settings come from the environment, as those of a service do: SARK_CACHE_REDIS_URL and "
-        "others, which doctor shows.",
+    help=help_text(
+        "Operates services that cache authorization decisions with sark-cache.",
+        "Settings come from the environment, as in a service: SARK_CACHE_REDIS_URL and others. "
+        "Run doctor to see them.",
         "\n".join(
-            ["Exit codes:", *(f"  {code.value:3}  {said}" for code, said in MEANINGS.items())]
+            ["Exit codes:", *(f"  {code.value:3}  {text}" for code, text in MEANINGS.items())]
         ),
         examples=(
             "sark-cache demo",
@@ -42,9 +41,9 @@ application.add_typer(flags, name="flags")
 
 
 def _add(
-    command: Callable[..., None], help_text: tuple[str, ...], examples: tuple[str, ...]
+    command: Callable[..., None], paragraphs: tuple[str, ...], examples: tuple[str, ...]
 ) -> None:
-    application.command(cls=Command, help=taught(*help_text, examples=examples))(command)
+    application.command(cls=Command, help=help_text(*paragraphs, examples=examples))(command)
 
 
 _add(doctor.doctor, doctor.HELP, doctor.EXAMPLES)
@@ -52,7 +51,7 @@ _add(invalidate.invalidate, invalidate.HELP, invalidate.EXAMPLES)
 _add(demo.demo, demo.HELP, demo.EXAMPLES)
 
 
-def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer gives the option's value
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer passes the option's value
     if wanted:
         typer.echo(f"sark-cache {own_version()}")
         raise typer.Exit
@@ -60,7 +59,7 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer gives the optio
 
 def _check(wanted: bool) -> None:  # noqa: FBT001 - likewise
     if wanted:
-        raise typer.Exit(checking.check())
+        raise typer.Exit(self_check.check())
 
 
 @application.callback()
@@ -78,21 +77,21 @@ def _all_commands(
             "--check",
             is_eager=True,
             callback=_check,
-            help="Test the installation: the compiled module, and the promises of a cache. Needs "
-            "no extra.",
+            help="Test the installation: that the compiled module loads, and that a cache keeps "
+            "its promises. Needs no extra.",
         ),
     ] = False,
 ) -> None:
-    """What stands before the command."""
+    """Declares the options that precede the command."""
     del version, check
 
 
 def run() -> None:
-    """Runs the command that the arguments of this process name, and ends the process."""
+    """Runs the command that the process's arguments name, and ends the process."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what it cannot encode, it shows so
-    # What the package would log, commands say themselves.
+            stream.reconfigure(errors="backslashreplace")  # for names it cannot encode
+    # Commands print the package's warnings themselves.
     logger = logging.getLogger("sark_cache")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False

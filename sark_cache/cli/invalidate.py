@@ -1,4 +1,4 @@
-"""`sark-cache invalidate`: decisions in Redis revoked, and the evaluations of them under way."""
+"""`sark-cache invalidate`: revokes decisions in Redis, and the evaluations that are running."""
 
 import asyncio
 import sys
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
 
 WALK_SECONDS = 5.0
-"""How long each step of a walk over all keys may take, and replicas to confirm it."""
+"""The timeout, in seconds, of each step of a scan over all keys, and of replicas to confirm it."""
 
 User: TypeAlias = Annotated[
     str | None, typer.Option("--user", metavar="ID", help="Revoke decisions for this user.")
@@ -47,7 +47,7 @@ Tags: TypeAlias = Annotated[
     typer.Option(
         "--tag",
         metavar="NAME",
-        help="Revoke decisions with this tag. Given several times: with any of them.",
+        help="Revoke decisions with this tag. Repeat it to revoke decisions with any of the tags.",
     ),
 ]
 Policy: TypeAlias = Annotated[
@@ -59,13 +59,14 @@ Pattern: TypeAlias = Annotated[
     typer.Option(
         "--pattern",
         metavar="GLOB",
-        help="Revoke decisions whose key a glob of Redis matches. A key is "
-        "policy:decision:USER:ACTION:RESOURCE:CONTEXT: percent-encoded, raw, or as SARK writes it, "
-        "with _ for : and / of a resource. Combines with no other option.",
+        help="Revoke decisions whose key matches this Redis glob. A key is "
+        "policy:decision:USER:ACTION:RESOURCE:CONTEXT. It matches percent-encoded, raw, or as SARK "
+        "spells it, with _ for each : and / of the resource. Use it without the other options.",
     ),
 ]
 Everything: TypeAlias = Annotated[
-    bool, typer.Option("--everything", help="Revoke all decisions. Combines with no other option.")
+    bool,
+    typer.Option("--everything", help="Revoke all decisions. Use it without the other options."),
 ]
 Yes: TypeAlias = Annotated[
     bool, typer.Option("--yes", "-y", help="Do not ask before revoking everything.")
@@ -82,20 +83,20 @@ EXAMPLES = (
 HELP = (
     "Revokes decisions in Redis, for all processes at once.",
     (
-        "Of several options, a decision has to match each. When the command ends with 0, no such "
-        "decision is served from Redis any more, and an evaluation that was running is not stored. "
-        "After 1 or Ctrl-C that is not certain: run it again."
+        "With several options, only decisions that match all of them are revoked. After exit code "
+        "0, none of them is served from Redis, and evaluations that were running are not stored. "
+        "After exit code 1 or Ctrl-C, this is not certain: run the command again."
     ),
     (
-        "Native caches inside running services are not reached: what they hold is served until its "
-        "time to live is over. Revoke there with the invalidate of the service itself."
+        "The native caches inside running services are not reached. They serve their decisions "
+        "until the time to live is over. Call invalidate in the service to revoke those."
     ),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """What is to be revoked."""
+    """The decisions to revoke, as the options select them."""
 
     user_id: str | None
     action: str | None
@@ -106,10 +107,11 @@ class Revoked:
     everything: bool
 
     def check(self) -> None:
-        """Refuses what names nothing, or too much.
+        """Checks that the options select decisions.
 
         Raises:
-            typer.BadParameter: It does; or something is empty, as an unset variable of a script is.
+            typer.BadParameter: No option is given, or options that cannot be combined are; or a
+                value is empty, as that of an unset variable in a script.
         """
         given = [
             ("--user", self.user_id),
@@ -121,7 +123,7 @@ class Revoked:
         ]
         for name, value in given:
             if value == "":
-                message = "it is empty: leave it out, or give a value"
+                message = "it is empty: omit it, or give a value"
                 raise typer.BadParameter(message, param_hint=name)
         if self.pattern is not None:
             try:
@@ -133,13 +135,13 @@ class Revoked:
         ways = [named or bool(self.tags), self.pattern is not None, self.everything]
         if sum(ways) == 0:
             message = (
-                "nothing to revoke is named: give --user, --action, --resource, --policy or --tag, "
+                "no decisions are selected: give --user, --action, --resource, --policy or --tag, "
                 "or --pattern, or --everything"
             )
             raise typer.BadParameter(message, param_hint="OPTIONS")
         if sum(ways) > 1:
             alone = "--pattern" if self.pattern is not None else "--everything"
-            message = "it combines with no other option that names decisions: give one of them"
+            message = "it cannot be combined with another option that selects decisions: give one"
             raise typer.BadParameter(message, param_hint=alone)
 
 
@@ -178,17 +180,17 @@ def invalidate(
                 }
             )
         else:
-            _tell(settings, what, entries)
+            _print_report(settings, what, entries)
 
 
 def _ask(settings: "CacheSettings") -> None:
-    """Asks whether everything is to be revoked.
+    """Asks for confirmation that everything is to be revoked.
 
     Raises:
-        FailureError: It is not, or nobody is there to be asked.
+        FailureError: The answer is no, or stdin is not a terminal.
     """
     if not sys.stdin.isatty():
-        message = "--everything revokes all decisions: confirm that with --yes"
+        message = "--everything revokes all decisions: confirm it with --yes"
         raise FailureError(ExitCode.USAGE, message)
     question = Text(f"Revoke all decisions in Redis at {printable(settings.redis_address or '')}?")
     if not Confirm.ask(question, console=console(stderr=True), default=False):
@@ -197,10 +199,10 @@ def _ask(settings: "CacheSettings") -> None:
 
 
 def _revoke(settings: "CacheSettings", what: Revoked) -> int:
-    """Revokes; returns the number of entries removed.
+    """Revokes the decisions and returns the number of entries removed.
 
     Raises:
-        FailureError: That could not be confirmed.
+        FailureError: Redis did not confirm the revocation.
     """
     connect, command = of_commands(settings)
     cache = PolicyCache.from_url(
@@ -211,12 +213,12 @@ def _revoke(settings: "CacheSettings", what: Revoked) -> int:
         replicas=settings.redis_replicas,
     )
     try:
-        # The client of a cluster does for long what asyncio's debug mode would complain of.
+        # The client of a cluster has long steps, of which asyncio's debug mode would warn.
         return asyncio.run(_revoke_with(cache, what), debug=False)
     except InvalidationError as error:
         raise FailureError(ExitCode.WRONG, str(error)) from None
     except KeyboardInterrupt:
-        complain("error", "interrupted: what was to be revoked may still be served")
+        complain("error", "interrupted: the decisions may still be served. Run it again")
         raise
 
 
@@ -234,14 +236,13 @@ async def _revoke_with(cache: PolicyCache, what: Revoked) -> int:
         )
 
 
-def _tell(settings: "CacheSettings", what: Revoked, entries: int) -> None:
+def _print_report(settings: "CacheSettings", what: Revoked, entries: int) -> None:
     out = console()
     removed = counted(entries, "entry", "entries")
     remark(out, "ok", f"revoked in Redis at {settings.redis_address}: {removed} removed")
     if what.pattern is not None and not entries:
         out.print("Keys look like this: policy:decision:USER:ACTION:RESOURCE:CONTEXT")
     out.print(
-        "Native caches inside running services are not reached by this: what they hold is served "
-        f"until its time to live is over, {settings.cache_ttl:g} s unless the service says "
-        "otherwise.",
+        "Native caches inside running services are not reached: they serve their decisions until "
+        f"the time to live is over, {settings.cache_ttl:g} s unless the service sets another.",
     )

@@ -1,8 +1,8 @@
-"""`sark-cache --check`: whether what is installed here works. It takes no extra.
+"""`sark-cache --check`: tests the installed package. Needs no extra.
 
-Where `sark-cache doctor` looks at settings and servers, this looks at the package alone: that the
-compiled module is there, made for this Python, and that a cache keeps what it promises. It is what
-each wheel is tried with after it was built; it takes a few milliseconds and changes nothing.
+It checks that the compiled module is there and was built for this Python, and that a cache keeps
+its promises. It ignores settings and servers, which `sark-cache doctor` checks. It takes a few
+milliseconds and changes nothing. Each wheel is tested with it after it was built.
 """
 
 import asyncio
@@ -30,15 +30,18 @@ TASKS = 100
 
 
 def check() -> ExitCode:
-    """Says on stdout what is installed and what of it works; the exit code says whether all does.
+    """Prints the versions and the tested promises, and returns the exit code.
 
-    What is wrong goes to stderr.
+    Errors go to stderr.
+
+    Returns:
+        `FINE` if all promises are kept, else `WRONG`.
     """
     about = versions()
     _say(f"sark-cache {about['sark_cache']} on {about['python']}, {about['platform']}")
     if not is_rust_cache_available():
         return _wrong(_why_missing())
-    _say(f"compiled module: {_of_compiled()}")
+    _say(f"compiled module: {_compiled_module()}")
     broken = asyncio.run(broken_promises(), debug=False)
     if broken:
         return _wrong(f"the native cache does not work: {'; '.join(broken)}")
@@ -55,8 +58,11 @@ def _wrong(message: str) -> ExitCode:
     return ExitCode.WRONG
 
 
-def _of_compiled() -> str:
-    """Its file, whose name says for which Python and platform it was made, and its version."""
+def _compiled_module() -> str:
+    """Returns the compiled module's file name and version.
+
+    The file name contains the Python and the platform that it was built for.
+    """
     module = import_module("sark_cache._native")
     threads = ""
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
@@ -66,7 +72,10 @@ def _of_compiled() -> str:
 
 
 def _why_missing() -> str:
-    """What import said, and whether there is one that was made for another Python."""
+    """Returns the error of the import, and the compiled modules that the package's folder has.
+
+    One that was built for another Python is among them.
+    """
     package = Path(sark_cache.__file__).parent
     files = sorted(path.name for pattern in ("*.so", "*.pyd") for path in package.glob(pattern))
     there = f"{package} has {', '.join(files) or 'none'}; this Python takes {EXTENSION_SUFFIXES[0]}"
@@ -78,13 +87,16 @@ def _why_missing() -> str:
 
 
 async def broken_promises(kind: type[RustPolicyCache] = RustPolicyCache) -> list[str]:
-    """Which of `PROMISES` new caches of this kind break, and how where they raise."""
+    """Returns the names of the `PROMISES` that a cache of this kind breaks.
+
+    Each promise is tested on a new cache. An exception that it raises follows the name.
+    """
     broken: list[str] = []
-    for promise, keeps in PROMISES.items():
+    for promise, is_kept in PROMISES.items():
         try:
             async with kind(max_size=100, ttl_seconds=60) as cache:
-                kept = await keeps(cache)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is said
+                kept = await is_kept(cache)
+        except Exception as error:  # noqa: BLE001 - any error is reported
             broken.append(f"{promise} ({error!r})")
         else:
             if not kept:
@@ -93,7 +105,7 @@ async def broken_promises(kind: type[RustPolicyCache] = RustPolicyCache) -> list
 
 
 async def _stores_and_finds(cache: RustPolicyCache) -> bool:
-    """What is found is a dict of one's own, and only under the request that it was stored for."""
+    """Returns whether a hit is a new dict, and only the stored request is a hit."""
     missed = await cache.get(*READ) is None
     stored = await cache.set(*READ, DECISION)
     found = await cache.get(*READ)
@@ -103,8 +115,8 @@ async def _stores_and_finds(cache: RustPolicyCache) -> bool:
 
 async def _shares_a_decision(cache: RustPolicyCache) -> bool:
     await cache.set(*READ, DECISION)
-    one, two = await cache.get_decision(*READ), await cache.get_decision(*READ)
-    return one is not None and one is two and one.allow and one == DECISION
+    first, second = await cache.get_decision(*READ), await cache.get_decision(*READ)
+    return first is not None and first is second and first.allow and first == DECISION
 
 
 async def _loads_once(cache: RustPolicyCache) -> bool:
@@ -130,7 +142,7 @@ async def _get(cache: RustPolicyCache) -> JSONObject | None:
 
 
 async def _revokes(cache: RustPolicyCache) -> bool:
-    """A user's decisions, those with a tag, and no others."""
+    """Returns whether a revocation removes the decisions of a user or tag, and no others."""
     bob: Request = ("bob", *READ[1:])
     await cache.set(*READ, DECISION)
     await cache.set(*bob, DECISION, tags=["bundle:1"])
@@ -141,7 +153,7 @@ async def _revokes(cache: RustPolicyCache) -> bool:
 
 
 async def _stamps(cache: RustPolicyCache) -> bool:
-    """What was evaluated before a revocation is not stored after it; what came later is."""
+    """Returns whether `set` refuses a stamp that is older than a revocation, and no newer one."""
     before = cache.stamp()
     await cache.invalidate(user_id=READ[0])
     overtaken = await cache.set(*READ, DECISION, stamp=before)
@@ -161,10 +173,10 @@ async def _drops_overtaken_loads(cache: RustPolicyCache) -> bool:
 PROMISES: dict[str, Promise] = {
     "stores and finds": _stores_and_finds,
     "shares one decision": _shares_a_decision,
-    "loads once for all who wait": _loads_once,
+    "loads once for all waiters": _loads_once,
     "serves threads": _serves_threads,
     "revokes by user and by tag": _revokes,
-    "refuses what a revocation overtook": _stamps,
-    "stores no load that a revocation overtook": _drops_overtaken_loads,
+    "refuses a decision older than a revocation": _stamps,
+    "stores no load that began before a revocation": _drops_overtaken_loads,
 }
-"""What a cache promises, in few words, and what tries it on a new one."""
+"""The promises of a cache. Each function tests one on a new cache."""

@@ -348,7 +348,7 @@ def test_a_demo_that_fails_exits_with_1(monkeypatch):
     ended = in_process("demo", "--json")
     assert (ended.code, ended.document["ok"]) == (1, False)
     assert ended.document["entries_revoked"] == 2
-    assert "did not go as it should" in ended.err
+    assert "a result of the demo is not what it should be" in ended.err
     ended = in_process("demo")
     assert ended.code == 1
     assert "stored, which is wrong" in ended.out

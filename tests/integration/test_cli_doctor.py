@@ -190,7 +190,7 @@ def test_a_cluster_that_reports_itself_as_down_is_a_problem(own_redis):
     server = own_redis(cluster_enabled=True, cluster_announce_ip="127.0.0.1")
     server.command("CLUSTER", "ADDSLOTS", 0)
     found = doctor(**{URL: f"redis+cluster://{server.host}:{server.port}"})
-    assert any("says of its cluster: fail" in problem for problem in found["problems"])
+    assert any("reports its cluster as: fail" in problem for problem in found["problems"])
 
 
 def test_an_unreachable_server_is_a_problem(own_redis):
@@ -260,7 +260,7 @@ def test_missing_guarantees_without_role_and_info_give_a_warning(own_redis):
 def test_each_missing_command_is_a_problem(own_redis, command):
     server = own_redis(**WELL)
     [problem] = doctor(**{URL: url_without(server, command)})["problems"]
-    assert f"does not do what the cache asks for: {command.upper()} (" in problem
+    assert f"refuses commands that the cache needs: {command.upper()} (" in problem
 
 
 def test_a_command_that_is_missing_has_a_cure(own_redis):

@@ -52,7 +52,7 @@ def test_flags_are_shown_as_readable_text(fresh_redis):
 
 def test_a_feature_that_was_never_set_applies_to_all_users(fresh_redis):
     output = sark_cache("flags", "get", "rust_cache", **{URL: fresh_redis.url}).out
-    assert output.splitlines()[1:] == ["  rust_cache  never set: everybody is served alike"]
+    assert output.splitlines()[1:] == ["  rust_cache  never set: all users are served alike"]
 
 
 def test_a_feature_is_shown_even_if_it_was_never_set(fresh_redis):
@@ -90,7 +90,7 @@ def test_a_value_that_is_not_a_percentage_exits_with_1(fresh_redis):
     assert "does not hold an integer from 0 to 100" in features["rust_opa"]["problem"]
     for command in (["flags", "get"], ["doctor"]):
         ended = sark_cache(*command, **{URL: fresh_redis.url})
-        assert "Set it again, with sark-cache flags set" in ended.out + ended.err
+        assert "Set it again with sark-cache flags set" in ended.out + ended.err
 
 
 def test_control_characters_in_names_are_escaped(fresh_redis):
@@ -313,7 +313,7 @@ def test_a_change_that_the_server_refuses_exits_with_1(own_redis):
     primary = own_redis()
     replica = own_redis(replicaof=(primary.host, primary.port))
     error = flags(replica, "set", "rust_cache", "5", code=1)["error"]
-    assert "did not confirm to have set rust_cache to 5 % (ReadOnlyError" in error
+    assert "did not confirm setting rust_cache to 5 % (ReadOnlyError" in error
 
 
 def test_a_value_that_the_server_does_not_show_exits_with_1(own_redis):

@@ -135,9 +135,12 @@ WRONG = [
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "nothing to revoke is named"),
-        (["--pattern", "*", "--user", "alice"], "--pattern: it combines with no other option"),
-        (["--everything", "--tag", "a"], "--everything: it combines with no other option"),
+        ([], "no decisions are selected"),
+        (
+            ["--pattern", "*", "--user", "alice"],
+            "--pattern: it cannot be combined with",
+        ),
+        (["--everything", "--tag", "a"], "--everything: it cannot be combined with"),
     ],
 )
 def test_an_error_names_the_option_that_stands_alone(fresh_redis, arguments, words):
@@ -218,4 +221,4 @@ def test_ctrl_c_says_that_the_revocation_is_not_certain(own_redis):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert err == "error: interrupted: what was to be revoked may still be served\n"
+    assert err == "error: interrupted: the decisions may still be served. Run it again\n"

@@ -105,8 +105,8 @@ class Torn(RustPolicyCache):
             Stubborn,
             [
                 "revokes by user and by tag",
-                "refuses what a revocation overtook",
-                "stores no load that a revocation overtook",
+                "refuses a decision older than a revocation",
+                "stores no load that began before a revocation",
             ],
         ),
         (
@@ -116,10 +116,10 @@ class Torn(RustPolicyCache):
                 "shares one decision",
                 "serves threads",
                 "revokes by user and by tag",
-                "refuses what a revocation overtook",
+                "refuses a decision older than a revocation",
             ],
         ),
-        (Wasteful, ["loads once for all who wait", "stores no load that a revocation overtook"]),
+        (Wasteful, ["loads once for all waiters", "stores no load that began before a revocation"]),
     ],
 )
 async def test_each_promise_that_a_cache_breaks_is_named(kind, broken):

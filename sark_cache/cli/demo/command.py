@@ -1,4 +1,4 @@
-"""`sark-cache demo`: what the cache does, shown and measured on this machine."""
+"""`sark-cache demo`: runs the cache on this machine, and measures it."""
 
 import asyncio
 from dataclasses import asdict
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
 
 HELP = (
-    "Shows the cache at work on this machine, and measures it.",
+    "Runs the cache on this machine, and measures it.",
     (
-        "The cache stands in front of a policy engine that takes 5 ms. The demo shows misses and "
-        "hits, a thousand callers at once, and a revocation. It takes about a second and needs no "
-        "server. If Redis is configured, it also measures hits there, with one decision that it "
-        "stores and revokes. Exits with 1 if a result is wrong."
+        "The cache is in front of a policy engine that takes 5 ms. The demo measures misses, hits, "
+        "a thousand callers at once, and a revocation. It takes about a second and needs no "
+        "server. If Redis is configured, the demo also measures hits there. It stores one decision "
+        "in Redis and revokes it afterwards. Exits with 1 if a result is wrong."
     ),
 )
 EXAMPLES = (
@@ -33,22 +33,22 @@ EXAMPLES = (
 
 
 def demo(redis_url: RedisURL = None, *, as_json: AsJSON = False) -> None:
-    """Shows and measures the native cache, and measures Redis."""
+    """Runs and measures the native cache, and measures Redis."""
     with ending(as_json=as_json):
         settings, _ = read_settings(redis_url)
         if not is_rust_cache_available():
             raise FailureError(ExitCode.WRONG, str(check_native().problem))
         redis_us, failure = None, None
         with working("evaluating, asking and revoking"):
-            # What is measured is not asyncio's debug mode.
+            # asyncio's debug mode would slow down what is measured.
             shown = asyncio.run(show(), debug=False)
             if settings.redis_url is not None:
                 redis_us, failure = _redis_hit_us(settings)
         if not shown.is_right:
-            failure = FailureError(ExitCode.WRONG, "it did not go as it should")
+            failure = FailureError(ExitCode.WRONG, "a result of the demo is not what it should be")
         document = {**asdict(shown), "redis": settings.redis_address, "redis_hit_us": redis_us}
         if not as_json:
-            _tell(shown, settings, redis_us)
+            _print_report(shown, settings, redis_us)
         if failure is not None:
             raise FailureError(failure.code, str(failure), document)
         if as_json:
@@ -56,7 +56,7 @@ def demo(redis_url: RedisURL = None, *, as_json: AsJSON = False) -> None:
 
 
 def _redis_hit_us(settings: "CacheSettings") -> tuple[float | None, FailureError | None]:
-    """What a hit in Redis takes, in microseconds; or why nobody knows."""
+    """Measures a hit in Redis, in microseconds. Returns the failure if Redis does not answer."""
     try:
         with connected(settings, of_commands(settings)):
             return asyncio.run(measure_redis(settings), debug=False), None
@@ -64,9 +64,10 @@ def _redis_hit_us(settings: "CacheSettings") -> tuple[float | None, FailureError
         return None, failure
 
 
-def _tell(shown: Shown, settings: "CacheSettings", redis_us: float | None) -> None:
+def _print_report(shown: Shown, settings: "CacheSettings", redis_us: float | None) -> None:
     out = console()
-    title(out, f"A policy engine that takes {_told(1e6 * EVALUATION_SECONDS)}, behind a cache")
+    engine = f"A policy engine that takes {_format_us(1e6 * EVALUATION_SECONDS)}, behind a cache"
+    title(out, engine)
     faster = f"{shown.evaluation_us / shown.hit_us:,.0f} times as fast"
     facts = {
         "evaluated": (shown.evaluation_us, f"{shown.evaluations} requests, the median"),
@@ -80,7 +81,7 @@ def _tell(shown: Shown, settings: "CacheSettings", redis_us: float | None) -> No
     facts["single flight"] = (shown.callers_answered_after_us, f"{together}: {evaluations}")
     entries = counted(shown.entries_revoked, "entry", "entries")
     facts["revocation"] = (shown.revocation_us, f"of a user who was suspended: {entries} removed")
-    rows(out, {name: f"{_told(took):>8}  {what}" for name, (took, what) in facts.items()})
+    rows(out, {name: f"{_format_us(took):>8}  {text}" for name, (took, text) in facts.items()})
     title(out, "That user is")
     rows(
         out,
@@ -91,7 +92,7 @@ def _tell(shown: Shown, settings: "CacheSettings", redis_us: float | None) -> No
         },
     )
     title(out, "A revocation that arrives while the engine is still evaluating")
-    stored = "stored, which is wrong: the next request gets what was revoked"
+    stored = "stored, which is wrong: the next request gets a revoked decision"
     refused = "not stored: the next request is evaluated again"
     rows(out, {"the decision is": stored if shown.overtaken_was_stored else refused})
 
@@ -100,5 +101,5 @@ def _answer(allowed: bool) -> str:  # noqa: FBT001 - a decision
     return "allowed" if allowed else "denied"
 
 
-def _told(microseconds: float) -> str:
+def _format_us(microseconds: float) -> str:
     return duration(microseconds / 1e6)

@@ -1,4 +1,4 @@
-"""What the demo does: a slow policy engine, a cache before it, and what becomes of a revocation."""
+"""The steps of the demo: a slow policy engine behind a cache, and a user who is revoked."""
 
 import asyncio
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ REDIS_ENTRY_SECONDS = 30
 
 
 class Engine:
-    """A policy engine: slow, and of changing opinion.
+    """A slow policy engine whose decisions change when a user is suspended.
 
     Attributes:
-        evaluations: How often it was asked.
-        suspended: The users whom it allows nothing.
+        evaluations: The number of evaluations so far.
+        suspended: The users that are denied everything.
     """
 
     def __init__(self) -> None:
@@ -40,42 +40,42 @@ class Engine:
         self.suspended: set[str] = set()
 
     async def evaluate(self, user_id: str) -> "JSONObject":
-        """A decision, after `EVALUATION_SECONDS`: by what it knows when it begins."""
+        """Returns a decision after `EVALUATION_SECONDS`, from the data at the call."""
         self.evaluations += 1
         allow = user_id not in self.suspended
         await asyncio.sleep(EVALUATION_SECONDS)
         return {"allow": allow, "reason": "owner" if allow else "suspended"}
 
     def loader(self, user_id: str) -> "Callable[[], Awaitable[JSONObject]]":
-        """What `get_or_load` calls for a user."""
+        """Returns the loader of a user's decision, for `get_or_load`."""
         return lambda: self.evaluate(user_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What was measured, in microseconds, and what was seen."""
+    """The results of the demo. Times are in microseconds."""
 
     evaluations: int
     evaluation_us: float
-    """The median of the requests that had to be evaluated."""
+    """The median time of a request that was evaluated."""
     hits: int
     hit_us: float
     callers: int
-    """Who asked for the same at once."""
+    """The number of callers that made one request at once."""
     evaluations_for_callers: int
     callers_answered_after_us: float
     allowed_at_first: bool
     allowed_until_revoked: bool
-    """When the engine would have denied it already."""
+    """The cached answer after the suspension, before the revocation."""
     entries_revoked: int
     revocation_us: float
     allowed_after_revocation: bool
     overtaken_was_stored: bool
-    """Whether a decision was stored that was revoked while it was being evaluated."""
+    """True if a decision that was revoked during its evaluation was stored, which is wrong."""
 
     @property
     def is_right(self) -> bool:
-        """Whether it went as it should."""
+        """Returns whether all results are as they should be."""
         return (
             self.evaluations_for_callers == 1
             and self.allowed_at_first
@@ -87,7 +87,7 @@ class Shown:
 
 
 async def show() -> Shown:
-    """Shows a native cache at work; takes about a second."""
+    """Runs the demo with a native cache. It takes about a second."""
     engine = Engine()
     async with RustPolicyCache() as cache:
         evaluation = await _evaluations(cache, engine)
@@ -115,12 +115,12 @@ async def show() -> Shown:
 
 
 async def measure_redis(settings: "CacheSettings") -> float:
-    """What a hit takes in the Redis that the settings name, in microseconds: the median.
+    """Measures a hit in the Redis of the settings. Returns the median in microseconds.
 
-    Stores one decision there, which is revoked in the end, or expires soon.
+    Stores one decision there and deletes it at the end. It expires after 30 s in any case.
 
     Raises:
-        FailureError: The server does not do its part.
+        FailureError: Redis does not store or return the decision.
     """
     connect, command = of_commands(settings)
     request = _request(f"sark-cache demo {token_hex(8)}")
@@ -134,7 +134,10 @@ async def measure_redis(settings: "CacheSettings") -> float:
     async with cache:
         stored = await cache.set(*request, {"allow": True}, ttl_seconds=REDIS_ENTRY_SECONDS)
         if not stored or await cache.get(*request) is None:
-            message = f"Redis at {settings.redis_address} does not keep a decision: see doctor"
+            message = (
+                f"Redis at {settings.redis_address} does not keep a decision: run "
+                "sark-cache doctor to see why"
+            )
             raise FailureError(ExitCode.WRONG, message)
         took = await seconds_per_call(cache.get, request, rounds=REDIS_HITS, calls=1)
         await cache.delete(*request)
@@ -142,7 +145,7 @@ async def measure_redis(settings: "CacheSettings") -> float:
 
 
 async def _evaluations(cache: RustPolicyCache, engine: Engine) -> float:
-    """What a request takes that has to be evaluated, in seconds: the median."""
+    """Returns the median time of a request that is evaluated, in seconds."""
     times: list[float] = []
     for number in range(EVALUATIONS):
         user = f"user-{number}"
@@ -153,7 +156,11 @@ async def _evaluations(cache: RustPolicyCache, engine: Engine) -> float:
 
 
 async def _all_at_once(cache: RustPolicyCache, engine: Engine) -> tuple[int, float]:
-    """How often many callers had one request evaluated; when all had the answer, in seconds."""
+    """Makes one request from many callers at once.
+
+    Returns:
+        The number of evaluations, and the seconds until all callers had the answer.
+    """
     user, before = "somebody new", engine.evaluations
     started = perf_counter()
     callers = (cache.get_or_load(*_request(user), engine.loader(user)) for _ in range(CALLERS))
@@ -162,16 +169,16 @@ async def _all_at_once(cache: RustPolicyCache, engine: Engine) -> tuple[int, flo
 
 
 class _Revocation(NamedTuple):
-    """How a revocation went."""
+    """The results of a revocation."""
 
     allowed: tuple[bool, bool, bool]
-    """At first, when the engine would deny it already, and after the revocation."""
+    """The answers at first, after the suspension, and after the revocation."""
     entries: int
     seconds: float
 
 
 async def _revocation(cache: RustPolicyCache, engine: Engine) -> _Revocation:
-    """Suspends a user, and revokes what was decided before."""
+    """Suspends a user, and revokes the user's decisions."""
     user = "mallory"
 
     async def is_allowed() -> bool:
@@ -188,7 +195,7 @@ async def _revocation(cache: RustPolicyCache, engine: Engine) -> _Revocation:
 
 
 async def _overtaken(cache: RustPolicyCache, engine: Engine) -> bool:
-    """Whether what is revoked while it is being evaluated is stored."""
+    """Returns whether a decision that is revoked during its evaluation is stored."""
     user = "trudy"
     load = asyncio.ensure_future(cache.get_or_load(*_request(user), engine.loader(user)))
     await asyncio.sleep(EVALUATION_SECONDS / 2)

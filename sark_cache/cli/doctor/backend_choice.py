@@ -1,4 +1,4 @@
-"""Which backend answers for a user, asked of the very code that a service asks."""
+"""The backend that serves a user, chosen by the code that chooses it in a service."""
 
 import asyncio
 from time import monotonic, sleep
@@ -12,11 +12,17 @@ if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
 
 SETTLED_SECONDS = 2.0
-"""How long to wait for the selection to know what has been found out about Redis."""
+"""The longest time, in seconds, to wait until the selection has read the rollouts of Redis."""
 
 
 def choose(settings: "CacheSettings", user_id: str, redis: "Examination | None") -> Choice:
-    """The backend for a user once a process knows its Redis, which takes it a moment."""
+    """Returns the backend for a user, once the selection has read the rollouts of Redis.
+
+    Args:
+        settings: The settings of the command.
+        user_id: The user.
+        redis: The result of the examination of Redis; None if no Redis is configured.
+    """
     selection = Selection(settings)
     try:
         give_up = monotonic() + SETTLED_SECONDS
@@ -32,10 +38,13 @@ def choose(settings: "CacheSettings", user_id: str, redis: "Examination | None")
 
 
 def _is_settled(selection: Selection, choice: Choice, redis: "Examination | None") -> bool:
-    """Whether it has heard of Redis what was found out, if Redis answers at all."""
+    """Returns whether the selection has the rollouts that the examination read.
+
+    Also true if Redis does not answer in time, because then it never will.
+    """
     if redis is None or not redis.in_time:
         return True
-    heard = selection.flags.get_all_rollouts()
+    seen = selection.flags.get_all_rollouts()
     return choice.backend != "none" and all(
-        heard.get(feature) == rollout.percentage for feature, rollout in redis.rollouts.items()
+        seen.get(feature) == rollout.percentage for feature, rollout in redis.rollouts.items()
     )

@@ -1,4 +1,4 @@
-"""`sark-cache doctor`: what is installed, configured and reachable, and whether it works."""
+"""`sark-cache doctor`: checks the installation, the settings and the server."""
 
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -29,10 +29,10 @@ UserID: TypeAlias = Annotated[
 ]
 
 HELP = (
-    "Looks at what is installed, configured and reachable, and whether it works.",
+    "Checks the installation, the settings and the connection to Redis.",
     (
-        "Exits with 0 if all that is configured works, else with 1. Changes nothing. Does not see "
-        "a provider that a service sets for OpenFeature."
+        "Exits with 0 if all that is configured works, else with 1. Changes nothing. Ignores a "
+        "provider of OpenFeature that a service sets in its code."
     ),
 )
 EXAMPLES = (
@@ -44,38 +44,39 @@ EXAMPLES = (
 
 
 def doctor(user: UserID = None, redis_url: RedisURL = None, *, as_json: AsJSON = False) -> None:
-    """Looks at everything."""
+    """Checks the installation, the settings and the server, and prints a report."""
     if user == "":
-        message = "it is empty: leave it out, or give a user"
+        message = "it is empty: omit it, or give a user"
         raise typer.BadParameter(message, param_hint="--user")
-    with working("looking"):
+    with working("checking"):
         found = diagnose(user, redis_url)
     if as_json:
         write_json(found.document())
     else:
-        _tell(found)
+        print_report(found)
     if found.problems:
         raise typer.Exit(ExitCode.WRONG)
 
 
-def _tell(found: Diagnosis) -> None:
+def print_report(found: Diagnosis) -> None:
+    """Prints the report of a diagnosis to stdout, for people."""
     out = console()
     title(out, f"sark-cache {found.versions['sark_cache']}")
     python, platform = found.versions["python"], found.versions["platform"]
     rows(
         out,
-        {"Python": f"{python} on {platform}", "native cache": _told_of_native(found.native)}
-        | {f"[{extra}]": _told_of_extra(packages) for extra, packages in found.extras.items()},
+        {"Python": f"{python} on {platform}", "native cache": _format_native(found.native)}
+        | {f"[{extra}]": _format_extra(packages) for extra, packages in found.extras.items()},
     )
     if found.settings is not None:
         title(out, "Settings")
-        rows(out, _told_of_settings(found.settings))
+        rows(out, _format_settings(found.settings))
     if found.rollouts:
         title(out, "Rollouts")
-        rows(out, {feature: rollout.told for feature, rollout in found.rollouts.items()})
+        rows(out, {feature: rollout.summary for feature, rollout in found.rollouts.items()})
     if found.redis is not None:
         title(out, f"Redis at {found.redis.address}")
-        rows(out, _told_of_redis(found.redis))
+        rows(out, _format_redis(found.redis))
     if found.choice is not None:
         title(out, f"Backend for {found.user}")
         rows(out, {found.choice.backend: found.choice.reason})
@@ -91,46 +92,47 @@ def _tell(found: Diagnosis) -> None:
         remark(out, "ok", "all that is configured works")
 
 
-def _told_of_native(native: Native) -> str:
+def _format_native(native: Native) -> str:
     if native.hit_nanoseconds is None:
         return "missing"
     works = "stores, finds and revokes" if native.works else "does not work"
     return f"{works}; a hit takes {duration(native.hit_nanoseconds / 1e9)}"
 
 
-def _told_of_extra(packages: dict[str, str | None]) -> str:
+def _format_extra(packages: dict[str, str | None]) -> str:
     missing = [package for package, version in packages.items() if version is None]
     if missing:
         return f"not installed: {', '.join(missing)}"
     return ", ".join(f"{package} {version}" for package, version in packages.items())
 
 
-def _told_of_settings(settings: "CacheSettings") -> dict[str, str]:
+def _format_settings(settings: "CacheSettings") -> dict[str, str]:
     values = shown(settings)
-    here = {name: str(values[name]) for name in values if name in settings.model_fields_set}
-    return {**here, f"{len(values) - len(here)} others": "are at their defaults: --json shows all"}
+    given = {name: str(values[name]) for name in values if name in settings.model_fields_set}
+    others = f"{len(values) - len(given)} others"
+    return {**given, others: "have their defaults: --json shows all"}
 
 
-def _told_of_redis(redis: Examination) -> dict[str, str]:
+def _format_redis(redis: Examination) -> dict[str, str]:
     if not redis.reachable:
         return {"reachable": "no"}
-    servers = {server.address: "; ".join(_told_of_server(server)) for server in redis.servers}
+    servers = {server.address: "; ".join(_server_facts(server)) for server in redis.servers}
     return {"topology": redis.topology, **servers}
 
 
-def _told_of_server(server: Server) -> list[str]:
-    told = [server.version or "version unknown"]
+def _server_facts(server: Server) -> list[str]:
+    facts = [server.version or "version unknown"]
     if server.role is not None:
-        told.append(server.role)
+        facts.append(server.role)
     if server.replicas is not None:
-        told.append(f"{counted(server.replicas, 'replica', 'replicas')} connected")
+        facts.append(f"{counted(server.replicas, 'replica', 'replicas')} connected")
     if server.round_trip_ms is not None:
-        told.append(f"answers in {duration(server.round_trip_ms / 1e3)}")
+        facts.append(f"answers in {duration(server.round_trip_ms / 1e3)}")
     if server.runs_scripts is not None:
-        told.append("runs scripts" if server.runs_scripts else "runs no scripts")
+        facts.append("runs scripts" if server.runs_scripts else "runs no scripts")
     if server.maxmemory_bytes:
         mebibytes = server.maxmemory_bytes / 2**20
-        told.append(f"keeps at most {mebibytes:,.0f} MiB ({server.maxmemory_policy})")
+        facts.append(f"keeps at most {mebibytes:,.0f} MiB ({server.maxmemory_policy})")
     if server.snapshots is None and server.version is not None:
-        told.append("does not show whether it saves snapshots (CONFIG GET)")
-    return told
+        facts.append("does not show whether it saves snapshots (CONFIG GET)")
+    return facts

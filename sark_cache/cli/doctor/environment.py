@@ -1,4 +1,4 @@
-"""What is installed: versions, extras, and whether the compiled module is there and works."""
+"""The installation: versions, extras, and a test of the compiled module."""
 
 import asyncio
 import platform
@@ -14,16 +14,16 @@ ROUNDS = 50
 CALLS = 200
 
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[([\w,-]+)\])?.*\bextra\s*==\s*['\"]([\w-]+)['\"]")
-"""`name[extras]>=version; extra == "extra"`: the name, its extras and whose it is."""
+"""`name[extras]>=version; extra == "extra"`: the package, its extras, and the extra needing it."""
 
 
 def own_version() -> str:
-    """The version of this package; `unknown` where it runs without being installed."""
+    """Returns the version of this package; `unknown` if it runs without being installed."""
     return _version(PACKAGE) or "unknown"
 
 
 def versions() -> dict[str, str]:
-    """The versions of this package and of what it runs on."""
+    """Returns the versions of this package, of Python and of the platform."""
     return {
         "sark_cache": own_version(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -32,7 +32,7 @@ def versions() -> dict[str, str]:
 
 
 def extras() -> dict[str, dict[str, str | None]]:
-    """What each extra of this package takes: the version of each package, None if it is missing."""
+    """Returns the packages that each extra needs, with their versions; None for a missing one."""
     try:
         names = metadata(PACKAGE).get_all("Provides-Extra") or []
         lines = requires(PACKAGE) or []
@@ -63,7 +63,7 @@ def _version(package: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Native:
-    """The compiled module: whether it is there and does what it should."""
+    """The result of a test of the compiled module."""
 
     available: bool
     works: bool
@@ -72,12 +72,12 @@ class Native:
 
 
 def check_native() -> Native:
-    """Stores, finds and revokes a decision in a native cache of its own; takes some 20 ms."""
+    """Stores, looks up and revokes a decision in a new native cache. Takes about 20 ms."""
     try:
         cache = RustPolicyCache()
     except RuntimeError as error:
         return Native(available=False, works=False, hit_nanoseconds=None, problem=str(error))
-    # What is measured here is not asyncio's debug mode.
+    # asyncio's debug mode would slow down what is measured.
     return asyncio.run(_check(cache), debug=False)
 
 
@@ -95,5 +95,5 @@ async def _check(cache: RustPolicyCache) -> Native:
         available=True,
         works=works,
         hit_nanoseconds=round(1e9 * took, 1),
-        problem=None if works else "the native cache does not keep or revoke what it is told to",
+        problem=None if works else "the native cache does not keep or revoke a test decision",
     )

@@ -1,4 +1,4 @@
-"""What `doctor` finds out, put together: facts, what is wrong, and what may become so."""
+"""The diagnosis of `doctor`: facts, problems and warnings."""
 
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Diagnosis:
-    """What was found out, in the order in which it was."""
+    """The results of all checks, in the order of the checks."""
 
     versions: dict[str, str] = field(default_factory=versions)
     extras: dict[str, dict[str, str | None]] = field(default_factory=extras)
@@ -32,12 +32,12 @@ class Diagnosis:
     warnings: list[str] = field(default_factory=list[str])
 
     def document(self) -> dict[str, Any]:
-        """All of it as JSON."""
+        """Returns the diagnosis as a JSON object."""
         redis = None
         if self.redis is not None:
             redis = {**asdict(self.redis), "round_trip_ms": self.redis.round_trip_ms}
-            for told_elsewhere in ("rollouts", "problems", "warnings"):
-                del redis[told_elsewhere]
+            for shown_above in ("rollouts", "problems", "warnings"):
+                del redis[shown_above]
         backend = None
         if self.choice is not None:
             backend = {"user": self.user, **self.choice._asdict()}
@@ -56,11 +56,11 @@ class Diagnosis:
 
 
 def diagnose(user: str | None, redis_url: str | None) -> Diagnosis:
-    """Looks at everything.
+    """Checks the installation, the settings, the server and the backend of a user.
 
     Args:
-        user: Whose backend to look for.
-        redis_url: As `read_settings` takes it.
+        user: The user whose backend is shown; None to show none.
+        redis_url: The value of `--redis-url`.
 
     Raises:
         typer.BadParameter: As `read_settings`.
@@ -80,7 +80,7 @@ def diagnose(user: str | None, redis_url: str | None) -> Diagnosis:
 
 
 def shown(settings: "CacheSettings") -> dict[str, Any]:
-    """The settings as they may be seen."""
+    """Returns the settings without the password of Redis."""
     return {**settings.model_dump(exclude={"redis_url"}), "redis_url": settings.redis_address}
 
 
@@ -97,7 +97,7 @@ def _look(found: Diagnosis, settings: "CacheSettings") -> None:
     percentage = None if rollout.source == "never set" else rollout.percentage
     if settings.enabled and percentage and not settings.use_rust_cache:
         found.warnings.append(
-            f"{FEATURE} is rolled out to {percentage} % of users, none of whom gets it: it is "
+            f"{FEATURE} is rolled out to {percentage} % of users, but no user gets it: it is "
             "switched off (SARK_CACHE_USE_RUST_CACHE)"
         )
     falls_short = shortcoming(settings, percentage)

@@ -1,6 +1,6 @@
-"""What is to be known of the servers: of what kind they are, how far away, and whether they serve.
+"""The examination of Redis: its topology, its round trips, and the commands that it refuses.
 
-Nothing is changed on them: what is tried would change a key that nobody has, if it were there.
+It changes nothing. Every command that it tries names a key that does not exist.
 """
 
 from contextlib import suppress
@@ -46,10 +46,10 @@ OF_KEYS = "for the cache's keys"
 
 
 def tried(key: str) -> dict[str, tuple[str | int, ...]]:
-    """Returns what the caches ask of a server, in a form that changes nothing.
+    """Returns the commands that the caches send, in a form that changes nothing.
 
     Args:
-        key: One that nobody has.
+        key: A key that does not exist.
     """
     return {
         "GET": ("GET", key),
@@ -73,41 +73,41 @@ TOPOLOGIES = {"": "server", "unix": "server", "sentinel": "sentinel", "cluster":
 
 @dataclass(slots=True)
 class Server:
-    """A server that keeps keys of its own; None: it did not say."""
+    """A primary server. None means that it did not say."""
 
     address: str
     version: str | None = None
     role: str | None = None
     replicas: int | None = None
-    """Connected ones."""
+    """The number of connected replicas."""
     round_trip_ms: float | None = None
-    """The median of some PINGs."""
+    """The median of `PINGS` round trips."""
     runs_scripts: bool | None = None
     refused: dict[str, str] = field(default_factory=dict[str, str])
-    """What it does not do that the caches ask for, and why."""
+    """The commands of the caches that it refuses, each with the reason."""
     counts_replicas: bool | None = None
-    """Whether it lets its replicas be counted."""
+    """True if it answers how many replicas it has."""
     snapshots: str | None = None
-    """When it saves a snapshot of its memory, as its configuration has it; empty: never."""
+    """Its setting `save`, the times at which it saves a snapshot; empty: never."""
     appends: bool | None = None
-    """Whether it keeps an append-only file."""
+    """True if it keeps an append-only file."""
     maxmemory_bytes: int | None = None
-    """0: as much as there is."""
+    """Its memory limit; 0: no limit."""
     maxmemory_policy: str | None = None
     cluster_state: str | None = None
-    """Of its cluster, as it sees it: `ok` or `fail`."""
+    """The state of its cluster: `ok` or `fail`."""
 
 
 @dataclass(slots=True)
 class Examination:
-    """What was found out."""
+    """The results of an examination."""
 
     address: str
     topology: str
     """`server`, `sentinel` or `cluster`."""
     reachable: bool = False
     in_time: bool = False
-    """Whether it answers within the time that a request gives it, too."""
+    """True if Redis also answers within the timeouts of a request."""
     servers: list[Server] = field(default_factory=list[Server])
     rollouts: dict[str, Rollout] = field(default_factory=dict[str, Rollout])
     problems: list[str] = field(default_factory=list[str])
@@ -115,13 +115,13 @@ class Examination:
 
     @property
     def round_trip_ms(self) -> float | None:
-        """The longest of the servers' round trips."""
-        times = [one.round_trip_ms for one in self.servers if one.round_trip_ms is not None]
+        """Returns the longest of the servers' round trips."""
+        times = [each.round_trip_ms for each in self.servers if each.round_trip_ms is not None]
         return max(times, default=None)
 
 
 def examine(settings: "CacheSettings") -> Examination:
-    """Looks at the servers that the settings name."""
+    """Examines the servers of the settings."""
     topology = TOPOLOGIES[urls.parse(url_of(settings)).topology]
     found = Examination(str(settings.redis_address), topology, in_time=_is_in_time(settings))
     try:
@@ -151,11 +151,11 @@ def _look(found: Examination, client: Any, settings: "CacheSettings") -> None:  
             if is_cluster(client):
                 state: dict[str, str] = primary.client.execute_command("CLUSTER INFO")
                 server.cluster_state = state.get("cluster_state")
-        except Exception as error:  # noqa: BLE001 - whatever the client raises
+        except Exception as error:  # noqa: BLE001 - any error of the client
             found.problems.append(f"{primary.address}: {why(error, settings)}")
     try:
         found.rollouts = rollouts.read(client, INITIAL, settings)
-    except Exception as error:  # noqa: BLE001 - whatever the client raises
+    except Exception as error:  # noqa: BLE001 - any error of the client
         cure = ""
         if refusal(error) is not None:
             cure = ". Allow it to the user: ACL SETUSER <user> +get ~feature_flag:*"
@@ -163,10 +163,10 @@ def _look(found: Examination, client: Any, settings: "CacheSettings") -> None:  
 
 
 def _examine(server: Server, client: Any, key: str) -> None:  # noqa: ANN401 - of either library
-    """Asks one server.
+    """Examines one server.
 
     Raises:
-        Exception: What the client raises when the server does not answer.
+        Exception: An error of the client: the server does not answer.
     """
     times: list[float] = []
     for _ in range(PINGS):
@@ -179,7 +179,7 @@ def _examine(server: Server, client: Any, key: str) -> None:  # noqa: ANN401 - o
     server.counts_replicas = Findings(refusals).uncounted is None
     if "INFO" not in server.refused:
         _read(server, client.info())
-    with suppress(Exception):  # many servers keep their configuration to themselves
+    with suppress(Exception):  # many servers do not show their configuration
         server.snapshots = str(client.config_get("save")["save"])
 
 
@@ -196,31 +196,35 @@ def _read(server: Server, info: dict[str, Any]) -> None:
 
 
 def _try(server: Server, client: Any, key: str) -> dict[str, str]:  # noqa: ANN401 - of either library
-    """Tries every command, and notes what is not done; returns what the user may not do."""
+    """Tries every command, and stores the refused ones in `server.refused`.
+
+    Returns:
+        The commands that the user of Redis has no right to, each with the error text.
+    """
     refusals: dict[str, str] = {}
     for name, command in tried(key).items():
         try:
             reply = client.execute_command(*command)
             if name == "EVAL":
-                # A command that is refused by itself was noted already.
+                # A command that was refused outside a script keeps its own reason.
                 server.refused = in_scripts(reply) | server.refused
-        except Exception as error:  # noqa: BLE001 - whatever the client raises
+        except Exception as error:  # noqa: BLE001 - any error of the client
             if "moved" in describe(error).lower():
-                continue  # the key is another server's, which will be asked
+                continue  # the key belongs to another server, which is examined, too
             server.refused[name] = _reason(error)
-            if (said := refusal(error)) is not None:
-                refusals[name] = said
+            if (text := refusal(error)) is not None:
+                refusals[name] = text
     return refusals
 
 
 def _reason(error: Exception) -> str:
-    """Returns why a command is refused: a kind of error, and whether it is about the key."""
+    """Returns the reason of a refusal: the kind of error, and a note if it is about the key."""
     return f"{describe(error)}, {OF_KEYS}" if is_of_keys(error) else describe(error)
 
 
 def _judge(found: Examination, settings: "CacheSettings") -> None:
-    """Says what is wrong, and what may become so."""
-    slowest = max((one.round_trip_ms or 0.0 for one in found.servers), default=0.0)
+    """Adds problems and warnings to the results."""
+    slowest = max((each.round_trip_ms or 0.0 for each in found.servers), default=0.0)
     found.in_time = found.in_time and slowest < 1e3 * settings.redis_command_timeout
     if found.reachable and not found.in_time:
         found.problems.append(
@@ -239,7 +243,7 @@ def _judge(found: Examination, settings: "CacheSettings") -> None:
 
 def _judge_server(found: Examination, server: Server, settings: "CacheSettings") -> None:
     if server.cluster_state not in {None, "ok"}:
-        found.problems.append(f"{server.address} says of its cluster: {server.cluster_state}")
+        found.problems.append(f"{server.address} reports its cluster as: {server.cluster_state}")
     if server.role == "replica":
         found.problems.append(f"{server.address} is a replica, which stores and revokes nothing")
     _judge_permissions(found, server, settings)
@@ -247,14 +251,15 @@ def _judge_server(found: Examination, server: Server, settings: "CacheSettings")
 
 
 def _judge_permissions(found: Examination, server: Server, settings: "CacheSettings") -> None:
-    """Says what is not possible, and what is not guaranteed, for what a server refuses."""
+    """Adds the consequences of the commands that a server refuses."""
     replicas = max(server.replicas or 0, settings.redis_replicas or 0)
     needed = Findings(server.refused, replicas).needed(is_cluster=found.topology == "cluster")
     if needed:
-        told_of = ", ".join(f"{name} ({reason})" for name, reason in needed.items())
+        commands = ", ".join(f"{name} ({reason})" for name, reason in needed.items())
         found.problems.append(
-            f"{server.address} does not do what the cache asks for: {told_of}. Nothing is served "
-            f"from a server on which it could not be revoked{_cure(needed, settings)}"
+            f"{server.address} refuses commands that the cache needs: {commands}. The cache serves "
+            "nothing from a server on which it could not be revoked"
+            f"{_cure(needed, settings)}"
         )
     if "TIME" in server.refused:
         found.warnings.append(
@@ -286,7 +291,7 @@ def _judge_permissions(found: Examination, server: Server, settings: "CacheSetti
 
 
 def _cure(refused: dict[str, str], settings: "CacheSettings") -> str:
-    """Returns what to do about refused commands, as the end of a sentence; empty: not known."""
+    """Returns the cure for refused commands, as the end of a sentence; empty if none is known."""
     cures: list[str] = []
     keys = any(reason.endswith(OF_KEYS) for reason in refused.values())
     rights = [f"~{settings.namespace}sark-cache:*"] if keys else []
@@ -303,24 +308,24 @@ def _cure(refused: dict[str, str], settings: "CacheSettings") -> str:
 
 
 def _judge_storage(found: Examination, server: Server) -> None:
-    """Says what a restart or a full memory does to what is stored."""
+    """Adds the consequences of a restart and of full memory for stored data."""
     if server.snapshots:
         found.warnings.append(
-            f"{server.address} saves snapshots (save {server.snapshots}): if it starts again from "
-            "one, decisions that were revoked after it was saved are back, and are served until "
-            'their time to live is over. Switch them off: save ""'
+            f"{server.address} saves snapshots (save {server.snapshots}): after a restart from a "
+            "snapshot, decisions that were revoked since it was saved are back, and are served "
+            'until their time to live is over. Switch snapshots off: save ""'
         )
     if server.appends is False:
         found.warnings.append(
-            f"{server.address} keeps no append-only file (appendonly no): a restart loses what no "
-            "snapshot has, revocations and rollouts (feature_flag:*) included. Switch it on: "
-            "appendonly yes"
+            f"{server.address} keeps no append-only file (appendonly no): a restart loses all data "
+            "that no snapshot has, including revocations and rollouts (feature_flag:*). Switch it "
+            "on: appendonly yes"
         )
     if str(server.maxmemory_policy).startswith("allkeys"):
         found.warnings.append(
             f"{server.address} evicts any key when its memory is full "
-            f"({server.maxmemory_policy}), rollouts (feature_flag:*) included: a process that "
-            "starts after that begins with the percentage of its settings. A volatile-* policy "
-            "evicts decisions alone. (Without the invalidation log, evaluations that are under "
-            "way are not stored, which does no harm.)"
+            f"({server.maxmemory_policy}), including rollouts (feature_flag:*): a process that "
+            "starts afterwards uses the percentage of its settings. A volatile-* policy evicts "
+            "only decisions. (If the invalidation log is evicted, running evaluations are not "
+            "stored, which does no harm.)"
         )

@@ -1,4 +1,4 @@
-"""`sark-cache flags`: rollout percentages looked at and moved, for all processes at once."""
+"""`sark-cache flags`: shows and changes rollout percentages, for all processes at once."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 import typer
 
 from sark_cache.cli._exit import ExitCode, FailureError, ending
-from sark_cache.cli._options import AsJSON, Command, Group, RedisURL, taught
+from sark_cache.cli._options import AsJSON, Command, Group, RedisURL, help_text
 from sark_cache.cli._output import complain, console, rows, title, working, write_json
 from sark_cache.cli._redis import asking, connected, of_commands, why
 from sark_cache.cli._settings import settings_with_redis
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 flags: Final = typer.Typer(
     cls=Group,
     no_args_is_help=True,
-    help=taught(
-        "Shows and moves rollouts: the percentage of users that get a feature.",
-        "They are kept in Redis, where every process of a service sees them change within a "
-        "second. The feature rust_cache gives users the native cache.",
+    help=help_text(
+        "Shows and changes rollouts: the percentage of users that get a feature.",
+        "Percentages are stored in Redis. Every process of a service sees a change within a "
+        "second. Users with the feature rust_cache are served by the native cache.",
         examples=(
             "sark-cache flags list",
             "sark-cache flags set rust_cache 25",
@@ -41,24 +41,24 @@ FeatureIfAny: TypeAlias = Annotated[
 Percent: TypeAlias = Annotated[
     int,
     typer.Argument(
-        metavar="PERCENT", min=0, max=100, help="The percentage of users that get it, 0 to 100."
+        metavar="PERCENT", min=0, max=100, help="The percentage of users that get the feature."
     ),
 ]
 Every: TypeAlias = Annotated[
-    bool, typer.Option("--all", help="Every feature that flags list shows.")
+    bool, typer.Option("--all", help="Change every feature that flags list shows.")
 ]
 Force: TypeAlias = Annotated[
-    bool, typer.Option("--force", help="Allow a feature that was never set before.")
+    bool, typer.Option("--force", help="Accept a feature that was never set before.")
 ]
 
 
 @flags.command(
     "list",
     cls=Command,
-    help=taught(
+    help=help_text(
         "Lists every feature with its rollout.",
-        "These are the features of this package, and those that were ever set in Redis. Exits with "
-        "1 if a value in Redis is not a percentage.",
+        "The list has the features of this package, and all others that are set in Redis. Exits "
+        "with 1 if a value in Redis is not a percentage.",
         examples=(
             "sark-cache flags list",
             "sark-cache flags list --json | jq '.features | keys'",
@@ -73,9 +73,9 @@ def list_all(redis_url: RedisURL = None, *, as_json: AsJSON = False) -> None:
 
 @flags.command(
     cls=Command,
-    help=taught(
+    help=help_text(
         "Shows the rollout of one feature, or of all of them.",
-        "Shows the value that a newly started process uses. A name that was never set gets a "
+        "A process that starts now uses this value. For a name that was never set, prints a "
         "warning. Exits with 1 if the value in Redis is not a percentage.",
         examples=(
             "sark-cache flags get",
@@ -97,10 +97,11 @@ def get(
 @flags.command(
     "set",
     cls=Command,
-    help=taught(
+    help=help_text(
         "Sets the percentage of users that get a feature.",
-        "As it grows, users that are in stay in. A feature that was never set before takes "
-        "--force, so that a misspelt name sets nothing. Exits with 1 if Redis did not confirm it.",
+        "When the percentage grows, users that have the feature keep it. A feature that was never "
+        "set before needs --force, so that a misspelt name is refused. Exits with 1 if Redis does "
+        "not confirm the change.",
         examples=(
             "sark-cache flags set rust_cache 5",
             "sark-cache flags set rust_cache 100 --redis-url redis://localhost:6379/0",
@@ -119,7 +120,7 @@ def set_percentage(
     """Sets one percentage."""
     _check(feature)
     if not is_name(feature):
-        message = f"it must be at most {MOST_NAME_BYTES} bytes long: choose a shorter name"
+        message = f"it must have at most {MOST_NAME_BYTES} bytes: choose a shorter name"
         raise typer.BadParameter(message, param_hint="FEATURE")
     with ending(as_json=as_json):
         settings = settings_with_redis(redis_url)
@@ -128,10 +129,10 @@ def set_percentage(
 
 @flags.command(
     cls=Command,
-    help=taught(
-        "Sets the percentage of a feature, or of every one, to 0.",
-        "Within a second nobody gets it, whatever a provider of OpenFeature says. Exits with 1 if "
-        "Redis did not confirm it.",
+    help=help_text(
+        "Sets the percentage of one feature, or of all features, to 0.",
+        "Within a second no user gets the feature, even if a provider of OpenFeature grants it. "
+        "Exits with 1 if Redis does not confirm the change.",
         examples=(
             "sark-cache flags rollback rust_cache",
             "sark-cache flags rollback --all",
@@ -159,11 +160,11 @@ def rollback(
 
 @flags.command(
     cls=Command,
-    help=taught(
+    help=help_text(
         "Removes the percentage of a feature from Redis.",
-        "A process that starts afterwards uses the percentage of its settings. A process that "
-        "runs keeps the last one that it saw: to take a feature back at once, use rollback. Exits "
-        "with 1 if Redis did not confirm it.",
+        "A process that starts afterwards uses the percentage of its settings. A running process "
+        "keeps the last percentage that it read. To withdraw a feature at once, use rollback. "
+        "Exits with 1 if Redis does not confirm the change.",
         examples=(
             "sark-cache flags remove new_report",
             "sark-cache flags remove rust_cache --json | jq .features",
@@ -190,36 +191,36 @@ def remove(feature: Feature, redis_url: RedisURL = None, *, as_json: AsJSON = Fa
         out = console()
         title(out, f"Removed from Redis at {settings.redis_address}")
         done = "removed" if removed else "was not set"
-        rows(out, {feature: f"{done}; in a process that starts now: {now.told}"})
+        rows(out, {feature: f"{done}; in a process that starts now: {now.summary}"})
 
 
 def _show(settings: "CacheSettings", feature: str | None, *, as_json: bool) -> None:
     """Shows the rollout of one feature, or of every one.
 
     Raises:
-        FailureError: The server does not do its part.
-        typer.Exit: It holds values that are no percentages.
+        FailureError: Redis does not answer.
+        typer.Exit: A value in Redis is not a percentage.
     """
     with (
         working("reading rollouts"),
         connected(settings, of_commands(settings)) as client,
         asking(settings),
     ):
-        features = [feature] if feature is not None else rollouts.everywhere(client)
+        features = [feature] if feature is not None else rollouts.every_feature(client)
         found = rollouts.read(client, features, settings)
         unheard_of = unknown(client, feature, found[feature]) if feature and not as_json else None
     if unheard_of is not None:
         complain("warning", unheard_of.message)
-    problems = [one.problem for one in found.values() if one.problem is not None]
+    problems = [rollout.problem for rollout in found.values() if rollout.problem is not None]
     if as_json:
-        features_found = {name: asdict(one) for name, one in found.items()}
+        features_found = {name: asdict(rollout) for name, rollout in found.items()}
         write_json(
             {"ok": not problems, "redis": settings.redis_address, "features": features_found}
         )
     else:
         out = console()
         title(out, f"Rollouts in Redis at {settings.redis_address}")
-        rows(out, {name: one.told for name, one in found.items()})
+        rows(out, {name: rollout.summary for name, rollout in found.items()})
     for problem in problems:
         complain("problem", f"{problem}: {rollouts.NO_PERCENTAGE}")
     if problems:
@@ -229,12 +230,12 @@ def _show(settings: "CacheSettings", feature: str | None, *, as_json: bool) -> N
 def _move(
     settings: "CacheSettings", feature: str | None, percentage: int, *, force: bool, as_json: bool
 ) -> None:
-    """Sets the percentage of one feature, or of every one, and says from where it moved.
+    """Sets the percentage of one feature, or of every one, and prints the previous ones.
 
-    Of several, each is set, whatever becomes of the others.
+    A failure to set one feature does not keep the others from being set.
 
     Raises:
-        FailureError: Something could not be confirmed, or nobody knows the feature.
+        FailureError: Redis did not confirm a change, or the feature is unknown.
     """
     faults: list[str] = []
     with working("setting rollouts"), connected(settings, of_commands(settings)) as client:
@@ -256,37 +257,41 @@ def _move(
     title(out, f"Set in Redis at {settings.redis_address}; processes see it within a second")
     rows(
         out,
-        {name: f"{percentage} % of users, {_told(before.get(name, '?'))}" for name in named},
+        {name: f"{percentage} % of users, {_previous(before.get(name, '?'))}" for name in named},
     )
 
 
-def _told(before: int | str | None) -> str:
+def _previous(before: int | str | None) -> str:
     return "never set before" if before is None else f"before that {before} %"
 
 
 def _every(client: Any, settings: "CacheSettings", faults: list[str]) -> list[str]:  # noqa: ANN401
-    """Every feature that was ever set; those of this package if the others cannot be listed."""
+    """Returns every feature of this package and in Redis.
+
+    If Redis cannot list them, returns those of this package, and adds the error to `faults`.
+    """
     try:
-        return rollouts.everywhere(client)
-    except Exception as error:  # noqa: BLE001 - whatever the client raises
+        return rollouts.every_feature(client)
+    except Exception as error:  # noqa: BLE001 - any error of the client
         faults.append(
-            f"features other than {', '.join(INITIAL)} cannot be listed, and are as they "
-            f"were: {why(error, settings)}"
+            f"features other than {', '.join(INITIAL)} cannot be listed, and were not "
+            f"changed: {why(error, settings)}"
         )
         return list(INITIAL)
 
 
 def _before(client: Any, features: list[str], settings: "CacheSettings") -> dict[str, int | None]:  # noqa: ANN401
-    """The percentages that features had, None: never set. To set them is what matters.
+    """Returns the percentages of features before a change; None for one that was never set.
 
-    Empty if they cannot be read.
+    Returns an empty dict if they cannot be read, because the change is made all the same.
     """
     try:
         found = rollouts.read(client, features, settings)
-    except Exception:  # noqa: BLE001 - whatever the client raises
+    except Exception:  # noqa: BLE001 - any error of the client
         return {}
     return {
-        name: None if one.source == "never set" else one.percentage for name, one in found.items()
+        name: None if rollout.source == "never set" else rollout.percentage
+        for name, rollout in found.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""Which features there are, so that a misspelt name is refused instead of set."""
+"""The names of features that exist, so that a misspelt name is refused instead of set."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
 
 MOST_NAMED = 10
-"""Features that an error names at most."""
+"""The largest number of features that an error lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A name that is no feature of this package and was never set in Redis."""
+    """A name that is not a feature of this package and was never set in Redis."""
 
     feature: str
     known: list[str]
     near: str | None
-    """The feature that is probably meant."""
+    """The most similar name of a feature; None if no name is similar."""
 
     @property
     def message(self) -> str:
-        """Says so, with the features there are."""
+        """Returns the error text, with the features that exist."""
         named = ", ".join(self.known[:MOST_NAMED]) + (", ..." if self.known[MOST_NAMED:] else "")
         suggested = f" Did you mean {self.near}?" if self.near is not None else ""
         return f"no feature is called {self.feature}.{suggested} There are: {named}."
@@ -41,23 +41,23 @@ def require_known(
     *,
     unless: str | None = None,
 ) -> None:
-    """Refuses a feature that is none of this package and was never set in Redis.
+    """Refuses a name that is not a feature of this package and was never set in Redis.
 
     Args:
-        client: A client of the server.
-        feature: Its name.
+        client: A client of Redis.
+        feature: The name of the feature.
         settings: The settings of the command.
-        unless: The option that would allow it, if there is one.
+        unless: The option that accepts an unknown name, if the command has one.
 
     Raises:
-        FailureError: Nobody knows the feature, or the server does not say whether it was set.
+        FailureError: The feature is unknown, or Redis does not answer whether it was set.
     """
     if feature in INITIAL:
         return
     forced = f" {unless} sets it all the same." if unless else ""
     try:
         [found] = rollouts.read(client, [feature], settings).values()
-    except Exception as error:  # noqa: BLE001 - whatever the client raises
+    except Exception as error:  # noqa: BLE001 - any error of the client
         message = f"Redis does not say whether {feature} was ever set: {why(error, settings)}."
         raise FailureError(ExitCode.WRONG, message + forced) from None
     unheard_of = unknown(client, feature, found)
@@ -67,12 +67,12 @@ def require_known(
 
 
 def unknown(client: Any, feature: str, rollout: "Rollout") -> Unknown | None:  # noqa: ANN401
-    """Returns the features there are if a name is none of them, else None.
+    """Returns an `Unknown` if no feature has this name, else None.
 
     Args:
-        client: A client of the server.
-        feature: The name.
-        rollout: Its rollout, as it was read.
+        client: A client of Redis.
+        feature: The name of the feature.
+        rollout: The rollout that was read for the name.
     """
     if feature in INITIAL or rollout.source == "redis" or rollout.problem is not None:
         return None
@@ -81,15 +81,18 @@ def unknown(client: Any, feature: str, rollout: "Rollout") -> Unknown | None:  #
 
 
 def _known(client: Any) -> list[str]:  # noqa: ANN401 - of either library
-    """Every feature that was ever set; those of this package if the others cannot be listed."""
+    """Returns every feature of this package and in Redis.
+
+    If Redis cannot list them, returns those of this package.
+    """
     try:
-        return rollouts.everywhere(client)
-    except Exception:  # noqa: BLE001 - whatever the client raises
+        return rollouts.every_feature(client)
+    except Exception:  # noqa: BLE001 - any error of the client
         return sorted(INITIAL)
 
 
 def _nearest(feature: str, known: list[str]) -> str | None:
-    """The name that is most like another one, upper or lower case alike."""
+    """Returns the known name that is most similar to a feature's, ignoring case, or None."""
     by_lower_case = {name.casefold(): name for name in known}
     near = get_close_matches(feature.casefold(), by_lower_case, n=1)
     return by_lower_case[near[0]] if near else None

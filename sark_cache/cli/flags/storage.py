@@ -1,4 +1,4 @@
-"""Rollout percentages where all processes look for them: in Redis."""
+"""Rollout percentages in Redis, where all processes read them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,29 +15,29 @@ if TYPE_CHECKING:
 KEYS_AT_ONCE = 1_000
 
 NO_PERCENTAGE = (
-    "running processes keep the last percentage that they saw. Set it again, with "
+    "running processes keep the last percentage that they read. Set it again with "
     "sark-cache flags set"
 )
-"""What follows from a value in Redis that is no percentage, and the cure."""
+"""The consequence of a value in Redis that is not a percentage, and the cure."""
 
 SETTING_OF = {feature: f"{feature}_rollout_pct" for feature in INITIAL}
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """The percentage of one feature, as a process sees it that starts now."""
+    """The percentage of one feature that a process uses if it starts now."""
 
     percentage: int
     source: str
-    """`redis`, where it was set; or what holds until then: `settings`, `default` or `never set`."""
+    """`redis` if it is set there, else `settings`, `default` or `never set`."""
     problem: str | None = None
-    """Why what Redis holds is no percentage."""
+    """The error if the value in Redis is not a percentage."""
 
     @property
-    def told(self) -> str:
-        """The percentage and its source, for people."""
+    def summary(self) -> str:
+        """Returns the percentage and its source, for people."""
         if self.source == "never set":
-            return "never set: everybody is served alike"
+            return "never set: all users are served alike"
         source = {
             "redis": "set in Redis",
             "settings": "from the settings, until one is set",
@@ -47,7 +47,7 @@ class Rollout:
 
 
 def initial(feature: str, settings: "CacheSettings") -> Rollout:
-    """What holds until a percentage is set in Redis."""
+    """Returns the rollout that applies until a percentage is set in Redis."""
     setting = SETTING_OF.get(feature, "")
     given = getattr(settings, setting, 0)
     if given is None:
@@ -60,10 +60,10 @@ def read(
     features: Iterable[str],
     settings: "CacheSettings",
 ) -> dict[str, Rollout]:
-    """The rollouts of some features, in one round trip.
+    """Returns the rollouts of features. Takes one round trip.
 
     Raises:
-        Exception: What the client raises when the server does not answer.
+        Exception: An error of the client: Redis does not answer.
     """
     named = list(features)
     pipeline = client.pipeline(transaction=False)
@@ -81,48 +81,52 @@ def write(
     percentages: dict[str, int],
     settings: "CacheSettings",
 ) -> None:
-    """Sets percentages, each of them whatever becomes of the others.
+    """Sets percentages. A failure to set one does not keep the others from being set.
 
     Raises:
-        FlagError: Some could not be confirmed; the message names each.
+        FlagError: Redis did not confirm some of them. The message names each.
     """
     unconfirmed: list[str] = []
     for feature, percentage in percentages.items():
         try:
             client.set(KEY_PREFIX + feature, str(percentage))
-        except Exception as error:  # noqa: BLE001 - whatever the client raises
+        except Exception as error:  # noqa: BLE001 - any error of the client
             unconfirmed.append(f"{feature} to {percentage} % ({why(error, settings)})")
     if unconfirmed:
         message = (
-            f"Redis did not confirm to have set {', '.join(unconfirmed)}. It may or may not have "
-            "been done: run the command again"
+            f"Redis did not confirm setting {', '.join(unconfirmed)}. The change may or may not "
+            "have been made: run the command again"
         )
         raise FlagError(message)
 
 
 def remove(client: Any, feature: str) -> bool:  # noqa: ANN401 - of either library
-    """Removes what Redis holds for a feature; returns whether it held something.
+    """Removes a feature's value from Redis. Returns whether there was one.
 
     Raises:
-        Exception: What the client raises when the server does not answer.
+        Exception: An error of the client: Redis does not answer.
     """
     return bool(client.delete(KEY_PREFIX + feature))
 
 
-def everywhere(client: Any) -> list[str]:  # noqa: ANN401 - of either library
-    """The features of this package, and those that were ever set in Redis: walks over all keys.
+def every_feature(client: Any) -> list[str]:  # noqa: ANN401 - of either library
+    """Returns the features of this package and those set in Redis, sorted. Scans all keys.
 
     Raises:
-        Exception: What the client raises when the server does not answer.
+        Exception: An error of the client: Redis does not answer.
     """
-    # What is no UTF-8 is not printable, and so no feature.
+    # A name that is not UTF-8 is not printable, and so not a feature.
     keys = client.scan_iter(match=f"{KEY_PREFIX}*", count=KEYS_AT_ONCE)
     names = {_text(key).removeprefix(KEY_PREFIX) for key in keys}
     return sorted(INITIAL.keys() | {name for name in names if name and name.isprintable()})
 
 
 def _rollout(feature: str, stored: object, settings: "CacheSettings") -> Rollout:
-    """A feature's rollout by what Redis holds, which may be a complaint."""
+    """Returns a feature's rollout from the reply of Redis.
+
+    Raises:
+        Exception: The reply is an error, and not about the type of the value.
+    """
     percentage = percentage_in(stored)
     if percentage is not None:
         return Rollout(percentage, "redis")
