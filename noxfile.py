@@ -30,7 +30,7 @@ those of another.
 
 
 def need_cargo(session: nox.Session) -> None:
-    """Ends a session that could not build the package."""
+    """Ends a session that cannot build the package."""
     if shutil.which("cargo") is None:
         session.error("cargo is not on PATH: install a Rust toolchain (https://rustup.rs)")
 
@@ -56,21 +56,21 @@ def install_groups(session: nox.Session, *groups: str, more: tuple[str, ...] = (
 
 
 def has_profiler(session: nox.Session) -> bool:
-    """Whether the Rust toolchain has what a build with a profile takes."""
+    """Returns whether the Rust toolchain has the tool that a build with a profile needs."""
     sysroot = session.run("rustc", "--print", "sysroot", silent=True, external=True)
     return any(Path(str(sysroot).strip()).glob("lib/rustlib/*/bin/llvm-profdata*"))
 
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """See it work: a FastAPI gateway with a Rego policy. `-- --serve` leaves it up."""
+    """Runs the example: a FastAPI gateway with a Rego policy. `-- --serve` leaves it up."""
     install(session, "demo")
     session.run("python", "examples/gateway/demo.py", *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, Rust and Python. `-- -k name` goes to pytest and leaves out the Rust ones."""
+    """Runs all tests, Rust and Python. `-- -k name` goes to pytest and skips the Rust tests."""
     install(session, "demo", "cli", "openfeature", groups=("test",))
     if not session.posargs:
         rust(session)
@@ -80,7 +80,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """The Python tests again, with the lines and branches of sark_cache/ that they reach."""
+    """Runs the Python tests and measures the lines and branches of sark_cache/ they reach."""
     install(session, "demo", "cli", "openfeature", groups=("test",))
     # A million requests would take many minutes if each line was counted.
     without = ("--deselect", "tests/unit/test_storm.py")
@@ -89,7 +89,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def rust(session: nox.Session) -> None:
-    """The Rust tests alone. `-- name` goes to cargo test."""
+    """Runs only the Rust tests. `-- name` goes to cargo test."""
     session.run("cargo", "test", "--locked", "--quiet", *session.posargs, external=True)
     if not session.posargs:
         model(session)
@@ -97,7 +97,7 @@ def rust(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def model(session: nox.Session) -> None:
-    """The invalidation log and the loads under a model checker. `-- 100000`: so many schedules."""
+    """Runs the log and the loads under a model checker. `-- 100000`: 100,000 schedules."""
     if session.posargs:
         session.env["SARK_CACHE_SCHEDULES"] = session.posargs[0]
     # A backtrace for each variant that is broken on purpose would take longer than the checks.
@@ -111,7 +111,7 @@ def model(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Runs all checks of .pre-commit-config.yaml on all files. `-- ruff-check`: that one alone."""
+    """Runs all checks of .pre-commit-config.yaml on all files. `-- ruff-check`: only that one."""
     need_cargo(session)
     install_groups(session, "lint")
     session.run("prek", "run", "--all-files", "--show-diff-on-failure", *session.posargs)
@@ -119,10 +119,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Types, of the wheel as it is installed: mypy and pyright strict, on it and on tests/typing.
+    """Checks the types of the installed wheel and of tests/typing: mypy and pyright, strict.
 
-    And that the types of the compiled module are true of it (stubtest), and that no public name
-    lacks one. Only `_native.pyi` is a stub: the rest is annotated where it is written.
+    It also compares the stub `_native.pyi` with the compiled module (stubtest), and checks that
+    every public name has a type. All other modules are annotated in their source.
     """
     install(session, groups=("typing",), editable=False)
     with session.chdir("tests/typing"):  # from the root, sark_cache is the tree
@@ -137,10 +137,10 @@ def typing(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks. `-- --report` makes the report of them, `-- --compare` shows it beside them.
+    """Runs the benchmarks. `-- --report` saves their report, `-- --compare` compares with it.
 
-    What stands after `--` goes to pytest. Each run is saved for `--benchmark-compare`, too. The
-    package is built with a profile, as wheels are, if `rustup component add llvm-tools` was done.
+    Other arguments after `--` go to pytest. Each run is also saved for `--benchmark-compare`. The
+    package is built with a profile, as wheels are, if `rustup component add llvm-tools` was run.
     """
     install(session, "redis", "demo", groups=("bench",))
     if has_profiler(session):
@@ -163,9 +163,9 @@ def report(session: nox.Session) -> None:
 
 @nox.session
 def wheels(session: nox.Session) -> None:
-    """Wheels for each CPython here and an sdist, checked, and tried from an index on loopback.
+    """Builds wheels for each CPython here and an sdist, and tests them from an index on loopback.
 
-    They end in dist/. `-- 3.12 3.13` builds for these versions only, `-- --no-pgo` without a
+    The results are in dist/. `-- 3.12 3.13` builds for these versions only, `-- --no-pgo` without a
     profile, `-- --no-cross` not for the other processor. Some minutes for each version.
     """
     need_cargo(session)
@@ -179,7 +179,7 @@ def wheels(session: nox.Session) -> None:
 
 @nox.session
 def workflows(session: nox.Session) -> None:
-    """CI as far as one machine can check it: its form, what it calls, its wheels and their tests.
+    """Checks CI as far as one machine can: its syntax, its commands, its wheels and their tests.
 
     Builds a wheel of the tree and tests it as the release does. `-- -k zizmor`: that check alone.
     """
@@ -192,7 +192,7 @@ def workflows(session: nox.Session) -> None:
 
 @nox.session
 def audit(session: nox.Session) -> None:
-    """What is known of the dependencies: licences, sources, advisories. Takes the network."""
+    """Checks the dependencies: licences, sources, advisories. Needs the network."""
     tools = ("cargo-deny@0.20.2", "cargo-audit@0.22.2")
     session.log("building cargo-deny and cargo-audit: some minutes the first time")
     root = str(Path(session.bin).parent)
@@ -215,7 +215,7 @@ def audit(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def dev(session: nox.Session) -> None:
-    """Set up to work on this: `.venv` with the package and all tools; `nox -s lint` at a commit."""
+    """Makes `.venv` with the package and all tools, and has each commit run `nox -s lint`."""
     session.run(sys.executable, "-m", "venv", ".venv")
     scripts = Path(".venv", "Scripts" if sys.platform == "win32" else "bin")
     pip = (str(scripts / "python"), "-m", "pip", "install", "--quiet")
@@ -227,10 +227,10 @@ def dev(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The site: built strictly, every link followed, every block of code run. `-- --serve`: served.
+    """Builds the site strictly, checks its links, runs its code. `-- --serve`: serves the site.
 
-    Links to other sites are not fetched. It takes bash and curl, as the pages do. What else stands
-    after `--` goes to pytest.
+    Links to other sites are not fetched. It needs bash and curl, as the pages do. Other arguments
+    after `--` go to pytest.
     """
     session.env["NO_MKDOCS_2_WARNING"] = "1"
     install(session, "demo", "cli", "otel", "prometheus", groups=("docs",))
@@ -243,8 +243,8 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Keys and stored values under a fuzzer that checks all memory. `-- 600`: so many seconds each.
+    """Fuzzes keys and stored values, with all memory checked. `-- 600`: 600 seconds for each.
 
-    Takes Rust's nightly toolchain and a Python with a shared library. `-- 600 values`: that target.
+    Needs Rust's nightly toolchain and a Python with a shared library. `-- 600 values`: one target.
     """
     session.run("python", "rust/fuzz/run.py", *session.posargs)

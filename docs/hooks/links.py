@@ -2,7 +2,7 @@
 
 `<!-- include: CONTRIBUTING.md -->` is replaced by that file. Its links are relative to the top
 folder, so they are rewritten. A link to a file that is not part of the site goes to the repository.
-What a link names has to exist, or the build fails.
+The target of each link has to exist, or the build fails.
 """
 
 import logging
@@ -21,7 +21,7 @@ LINK = re.compile(r"(?<=\]\()(?![a-z+]+:|#|/)([^)\s#]+)(#[^)\s]*)?(?=\))")
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """The page with what it includes, and with its links as they are on the site."""
+    """Returns the page with its included files, and with links as they are on the site."""
     top = Path(config.config_file_path).parent
     docs = Path(config.docs_dir).relative_to(top).as_posix()
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mkdocs.config.defaults import MkDocsConfig
 
 LETTER = 6.9
-"""How wide a letter of the text is on average, in pixels, rounded up."""
+"""The average width of a letter of the text, in pixels, rounded up."""
 LINE = 17
 MARGIN = 12
 
@@ -35,19 +35,19 @@ class Event:
 
     @property
     def width(self) -> float:
-        """How much room the text takes."""
+        """Returns the width of the text with its margins, in pixels."""
         return max(map(len, self.lines)) * LETTER + 2 * MARGIN
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Has blocks of `mermaid` drawn."""
+    """Registers `draw` for blocks of `mermaid`."""
     fence = {"name": "mermaid", "class": "sequence", "format": draw}
     config.mdx_configs.setdefault("pymdownx.superfences", {})["custom_fences"] = [fence]
     return config
 
 
 def draw(source: str, *_arguments: object, **_options: object) -> str:
-    """The diagram as SVG, in the colours of the page."""
+    """Returns the diagram as SVG, in the colours of the page."""
     names, events = read(source)
     middles = columns(names, events)
     width = middles[-1] + half(len(names) - 1, names, events)
@@ -75,7 +75,11 @@ def draw(source: str, *_arguments: object, **_options: object) -> str:
 
 
 def read(source: str) -> tuple[list[str], list[Event]]:
-    """The participants and what happens between them."""
+    """Returns the participants and the events between them.
+
+    Raises:
+        ValueError: The source has a line that cannot be drawn.
+    """
     lines = [line.strip() for line in source.strip().splitlines()]
     if lines.pop(0) != "sequenceDiagram":
         message = "only diagrams that begin with sequenceDiagram are drawn"
@@ -100,7 +104,7 @@ def read(source: str) -> tuple[list[str], list[Event]]:
 
 
 def columns(names: list[str], events: list[Event]) -> list[float]:
-    """Where the life lines stand: far enough apart for all that is written between them."""
+    """Returns the x of each life line. They are far enough apart for the texts between them."""
     middles = [half(0, names, events)]
     for place in range(1, len(names)):
         apart = (len(names[place - 1]) + len(names[place])) * LETTER / 2 + 4 * MARGIN
@@ -116,13 +120,13 @@ def columns(names: list[str], events: list[Event]) -> list[float]:
 
 
 def half(place: int, names: list[str], events: list[Event]) -> float:
-    """How much room a life line at the edge takes on its outer side."""
+    """Returns the room that a life line at the edge needs on its outer side, in pixels."""
     notes = [event.width for event in events if event.first == event.last == place]
     return max([len(names[place]) * LETTER + 2 * MARGIN, *notes]) / 2 + MARGIN
 
 
 def box(x: float, y: float, lines: list[str], kind: str) -> Iterator[str]:
-    """A box around lines of text, its middle at x."""
+    """Yields a box around lines of text, its middle at x."""
     width = max(map(len, lines)) * LETTER + 2 * MARGIN
     height = len(lines) * LINE + 10
     shape = "note" if kind == "note" else "box"
@@ -134,13 +138,13 @@ def box(x: float, y: float, lines: list[str], kind: str) -> Iterator[str]:
 
 
 def note(event: Event, middles: list[float], y: float) -> Iterator[str]:
-    """A note over one participant or between two."""
+    """Yields a note over one participant or between two."""
     middle = (middles[event.first] + middles[event.last]) / 2
     yield from box(middle, y, event.lines, "note")
 
 
 def message(event: Event, middles: list[float], y: float) -> Iterator[str]:
-    """An arrow with its text above it; a cross where it is refused."""
+    """Yields an arrow with its text above it; a refused message ends in a cross."""
     start, end = middles[event.first], middles[event.last]
     forward = 1 if end > start else -1
     yield from text((start + end) / 2, y - (len(event.lines) - 1) * LINE - 6, event.lines, "said")
@@ -157,7 +161,7 @@ def message(event: Event, middles: list[float], y: float) -> Iterator[str]:
 
 
 def text(x: float, y: float, lines: list[str], kind: str) -> Iterator[str]:
-    """Lines of text, each centred at x."""
+    """Yields lines of text, each centred at x."""
     for number, line in enumerate(lines):
         yield (
             f'<text class="{kind}" x="{x:.0f}" y="{y + number * LINE:.0f}" '

@@ -1,7 +1,7 @@
 """Tables that are made from the code when the site is built, so that they cannot be out of date.
 
-`<!-- table: settings -->` is replaced by one of all settings, `<!-- table: metrics -->` by one of
-all that the exporters export: what a real cache brings in a real scrape and a real collection.
+`<!-- table: settings -->` is replaced by a table of all settings, `<!-- table: metrics -->` by one
+of all exported metrics. These come from a real scrape and a real collection of a cache.
 """
 
 import re
@@ -21,12 +21,12 @@ TABLE = re.compile(r"^<!-- table: (\w+) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_context: object) -> str:
-    """The page with its tables."""
+    """Returns the page with its tables."""
     return TABLE.sub(lambda match: "\n".join(TABLES[match[1]]()), markdown)
 
 
 def settings() -> Iterator[str]:
-    """Each setting: its variable, its default, what it takes and what it is for."""
+    """Yields a row for each setting: its variable, default, values and meaning."""
     yield "| Variable | Default | Takes | Meaning |"
     yield "|---|---|---|---|"
     for name, field in CacheSettings.model_fields.items():
@@ -37,10 +37,10 @@ def settings() -> Iterator[str]:
 
 
 def metrics() -> Iterator[str]:
-    """Each metric: its name in Prometheus and in OpenTelemetry, and what it means.
+    """Yields a row for each metric: its name in Prometheus and in OpenTelemetry, and its meaning.
 
     Raises:
-        ValueError: One of the two exports what the other does not.
+        ValueError: OpenTelemetry exports a metric that Prometheus does not.
     """
     yield "| Prometheus | Kind | OpenTelemetry | Meaning |"
     yield "|---|---|---|---|"
@@ -62,14 +62,18 @@ def metrics() -> Iterator[str]:
 
 
 def scraped() -> list[Metric]:
-    """What a scrape of a cache brings."""
+    """Returns the metrics of a Prometheus scrape of a cache."""
     registry = CollectorRegistry()
     register(RustPolicyCache(), registry, flags=FeatureFlagManager())
     return list(registry.collect())
 
 
 def collected() -> list[Exported]:
-    """What a collection by OpenTelemetry brings."""
+    """Returns the metrics of an OpenTelemetry collection of a cache.
+
+    Raises:
+        ValueError: OpenTelemetry collected nothing.
+    """
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
     instrumentation = instrument(
@@ -86,23 +90,23 @@ def collected() -> list[Exported]:
 
 
 def stem_of_prometheus(family: Metric) -> str:
-    """The name without what Prometheus wants of names: the package and the unit."""
+    """Returns the name without the package and the unit, which Prometheus requires."""
     stem = family.name.removeprefix("sark_cache_")
     return stem.removesuffix(f"_{family.unit}") if family.unit else stem
 
 
 def stem_of_telemetry(name: str) -> str:
-    """The name without the package; a histogram's without its part."""
+    """Returns the name without the package, and without the part of a histogram."""
     return name.removeprefix("sark_cache.").partition(".")[0]
 
 
 def briefly(words: str) -> str:
-    """What a setting takes, without the examples: the page has them."""
+    """Returns the description of a setting's values, without examples, which the page has."""
     return "[a URL](servers.md#addresses)" if words.startswith("a URL") else words
 
 
 def row(*cells: str | None) -> str:
-    """A row of a table."""
+    """Returns a row of a table."""
     return f"| {' | '.join((cell or '').replace('|', '&#124;') for cell in cells)} |"
 
 

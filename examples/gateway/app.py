@@ -1,4 +1,4 @@
-"""A gateway that asks a real policy, and answers repeats from the cache.
+"""A gateway that evaluates a real policy, and answers repeated requests from the cache.
 
 Run it with `uvicorn app:create_app --factory`, or see it work with `nox -s demo`.
 """
@@ -25,14 +25,14 @@ from sark_cache.fastapi import (
 
 
 class Question(BaseModel):
-    """May this user do this?"""
+    """A request for a decision: a user, an action, a resource and a context."""
 
     user: str
     action: str
     resource: str
     context: dict[str, Any] | None = None
     use_cache: bool = True
-    """False asks the policy every time, to see what that costs."""
+    """False evaluates the policy every time, to measure its cost."""
 
 
 class Answer(BaseModel):
@@ -48,7 +48,7 @@ class Answer(BaseModel):
 
 
 def caller(request: HTTPConnection) -> str:
-    """Who calls: a real gateway would ask a token."""
+    """Returns the caller's id from a header. A real gateway would verify a token."""
     user = request.headers.get("x-user")
     if user is None:
         raise HTTPException(401, "who calls? say it in the header X-User")
@@ -56,13 +56,13 @@ def caller(request: HTTPConnection) -> str:
 
 
 def tool_in_path(request: HTTPConnection) -> str:
-    """What is called."""
+    """Returns the name of the called tool, the resource of the decision."""
     tool: str = request.path_params["tool"]
     return tool
 
 
 def circumstances(request: HTTPConnection) -> dict[str, Any]:
-    """What the decision depends on besides: the hour, and a second factor."""
+    """Returns the context of the decision: the hour, and a second factor."""
     mfa = request.headers.get("x-mfa", "false")
     return {"hour": time.localtime().tm_hour, "mfa": mfa.lower() == "true"}
 
@@ -74,13 +74,13 @@ HEADERS: list[dict[str, Any]] = [
     {"in": "header", "name": "X-User", "required": True, "schema": {"type": "string"}},
     {"in": "header", "name": "X-Mfa", "schema": {"type": "boolean", "default": False}},
 ]
-"""What these functions read, for the OpenAPI schema."""
+"""The headers that these functions read, for the OpenAPI schema."""
 
 
 def create_app() -> FastAPI:
-    """The gateway as an ASGI app."""
+    """Returns the gateway as an ASGI app."""
     engine = PolicyEngine()
-    # The native cache for everybody; the rest is as the environment says: SARK_CACHE_...
+    # All users get the native cache. Other settings come from the environment: SARK_CACHE_...
     with_policy_cache = policy_cache_lifespan(CacheSettings(rust_cache_rollout_pct=100))
 
     @asynccontextmanager
@@ -115,14 +115,14 @@ def create_app() -> FastAPI:
     async def answer(question: Question, cache: PolicyCacheDep) -> Answer:
         asked = (question.user, question.action, question.resource)
         started = time.perf_counter()
-        # One decision that all requests share and none can change: nothing is copied for a hit.
+        # All requests share one immutable decision: a hit copies nothing.
         known = None
         if question.use_cache:
             known = await cache.get_decision(*asked, question.context, policy=POLICY)
         if known is not None:
             microseconds = (time.perf_counter() - started) * 1e6
             return Answer(decision=known.to_dict(), source="cache", microseconds=microseconds)
-        begun = cache.stamp()  # what is revoked from now on is not stored
+        begun = cache.stamp()  # a decision that is revoked from now on is not stored
         loaded = await engine.evaluate(*asked, question.context)
         if question.use_cache:
             ttl = loaded.ttl_seconds

@@ -1,4 +1,4 @@
-"""Shows the gateway at work: real HTTP, a real policy, and a revocation that takes effect.
+"""Runs and measures the gateway: real HTTP, a real policy, and a revocation that takes effect.
 
 python examples/gateway/demo.py [--requests N] [--clients N] [--serve]
 """
@@ -33,7 +33,7 @@ SKEW = 1.4
 
 @dataclass
 class Phase:
-    """What one run of requests measured: microseconds in the handler, milliseconds outside."""
+    """The times of one run of requests: microseconds in the handler, milliseconds outside."""
 
     evaluations: list[float] = field(default_factory=list)
     hits: list[float] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Phase:
 
 
 def questions(seed: int) -> Iterator[dict[str, Any]]:
-    """Endless questions: skewed users × tools, one in four with a context."""
+    """Yields endless questions: skewed users × tools, one in four with a context."""
     choose = random.Random(seed)  # noqa: S311 - a workload, not a secret
     users, tools = list(read("users")), list(read("tools"))
     weights = [[1 / rank**SKEW for rank in range(1, len(names) + 1)] for names in (users, tools)]
@@ -65,7 +65,7 @@ def questions(seed: int) -> Iterator[dict[str, Any]]:
 async def run(
     client: httpx.AsyncClient, label: str, requests: int, clients: int, *, use_cache: bool
 ) -> Phase:
-    """Sends so many requests from so many clients at once."""
+    """Sends `requests` requests from `clients` concurrent clients, and returns their times."""
     phase = Phase()
     columns = (
         TextColumn("{task.description:24}"),
@@ -95,7 +95,7 @@ async def run(
 
 @contextlib.asynccontextmanager
 async def served() -> AsyncIterator[str]:
-    """The gateway under uvicorn on a free loopback port; its URL."""
+    """Runs the gateway under uvicorn on a free loopback port, and provides its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -124,7 +124,7 @@ async def until_up(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def report(without: Phase, cached: Phase, metrics: dict[str, int | float]) -> Table:
-    """What was measured, as a table."""
+    """Returns the table of the measurements."""
     table = Table(title="sark-cache in front of a Rego policy", title_justify="left")
     table.add_column("measured", no_wrap=True)
     for name in ("p50", "p95", "p99"):
@@ -146,7 +146,7 @@ def report(without: Phase, cached: Phase, metrics: dict[str, int | float]) -> Ta
 
 
 async def revoke(client: httpx.AsyncClient, console: Console) -> None:
-    """Revokes one user over HTTP and shows that the very next answer is the policy's no."""
+    """Revokes one user over HTTP, and shows that the policy denies the very next request."""
     question = {"user": "alice-1", "action": "invoke", "resource": "dataset-search"}
 
     async def ask() -> dict[str, Any]:
@@ -187,7 +187,7 @@ async def main(options: argparse.Namespace) -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Returns the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--requests", type=int, default=8_000, help="requests with the cache")
     parser.add_argument("--clients", type=int, default=4, help="clients at once")

@@ -32,9 +32,9 @@ class PolicyEngine:
     async def evaluate(
         self, user: str, action: str, tool: str, context: Mapping[str, Any] | None
     ) -> Loaded:
-        """The policy's decision: allow, reason, sensitivity and remove_parameters.
+        """Returns the policy's decision: allow, reason, sensitivity and remove_parameters.
 
-        How sensitive the tool is, only the policy knows: so it is here that a time to live follows.
+        It also sets the time to live, because only the policy knows the tool's sensitivity.
         """
         record, context = self.users.get(user), context or {}
         question = {"user": record, "action": action, "tool": tool, "context": context}
@@ -51,14 +51,14 @@ class PolicyEngine:
 
     def _evaluate(self, question: dict[str, Any]) -> dict[str, Any]:
         self._own.interpreter.set_input(question)
-        # Held until it is read: regopy's nodes point into the output that they came from.
+        # Keep the output until it is read: regopy's nodes point into it.
         output = self._own.interpreter.query_bundle(self._own.query)
         decision: dict[str, Any] = json.loads(str(output.binding("decision")))
         return decision
 
 
 def compiled() -> tuple[Any, Any]:
-    """An interpreter that has read the policy and its data, and the compiled query."""
+    """Returns an interpreter with the policy and its data, and the compiled query."""
     interpreter = Interpreter()
     interpreter.add_data({name: read(name) for name in ("roles", "tools")})
     for file in sorted(POLICY.glob("*.rego")):
@@ -67,6 +67,6 @@ def compiled() -> tuple[Any, Any]:
 
 
 def read(name: str) -> dict[str, Any]:
-    """One of the data files: users, roles or tools."""
+    """Returns one of the data files: users, roles or tools."""
     content: dict[str, Any] = json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
     return content
