@@ -23,7 +23,7 @@ MEANINGS = {
     ExitCode.WRONG: "something is wrong, or could not be confirmed",
     ExitCode.USAGE: "the command was used wrongly; nothing was done",
     ExitCode.UNREACHABLE: "Redis cannot be reached, or refuses the login; nothing was done",
-    ExitCode.SETTINGS: "the settings are wrong, or name no Redis where one is needed",
+    ExitCode.SETTINGS: "the settings are wrong, or Redis is needed and not configured",
     ExitCode.MISSING: "a required package is not installed",
     ExitCode.INTERRUPTED: "interrupted with Ctrl-C",
 }
