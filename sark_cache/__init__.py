@@ -5,7 +5,7 @@
 >>> async def evaluate() -> dict:  # asks the policy engine
 ...     return {"allow": True, "reason": "owner"}
 >>> decision = await cache.get_or_load("alice", "read", "doc:1", evaluate)
->>> await cache.invalidate(user_id="alice")  # from here on, nothing of alice's is served
+>>> await cache.invalidate(user_id="alice")  # no decision for alice is served from now on
 """
 
 from typing import TYPE_CHECKING
@@ -84,10 +84,10 @@ __all__ = [
     "stop_cache_cleanup",
 ]
 
-if not TYPE_CHECKING:  # which would take any name for one that is here
+if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str) -> object:
-        """`CacheSettings`, which takes pydantic-settings: imported where it is first named."""
+        """Imports `CacheSettings` at its first use, because it requires pydantic-settings."""
         if name == "CacheSettings":
             from sark_cache.settings import CacheSettings  # noqa: PLC0415 - an extra
 

@@ -1,7 +1,7 @@
-"""Cleanup: what expired leaves the cache every so often, not only when it is asked for again.
+"""Cleanup: a background task that removes a cache's expired entries at an interval.
 
-An expired entry is never served, cleaned up or not; this gives its memory back. A cycle costs what
-the cache's `cleanup_expired` costs; between two cycles there is a task that sleeps.
+An expired entry is never served, whether it was removed or not. Removing it releases its memory. A
+cycle costs the same as a call of the cache's `cleanup_expired`. Between two cycles the task sleeps.
 """
 
 import asyncio
@@ -19,36 +19,36 @@ from sark_cache._core.tasks import end
 logger: Final = logging.getLogger("sark_cache")
 
 STOP_SECONDS: Final = 5.0
-"""How long `stop` waits for a cycle under way before it cancels it."""
+"""The longest wait of `stop` for a running cycle, before it cancels the cycle."""
 
 
 class Cleanable(Protocol):
     """A cache whose expired entries can be removed: every cache of this package."""
 
     def cleanup_expired(self) -> Awaitable[int]:
-        """Removes expired entries; returns how many."""
+        """Removes expired entries. Returns the number of entries removed."""
         ...
 
 
 @dataclass(slots=True)
 class CleanupMetrics:
-    """What the cleanup of a cache counted."""
+    """The counters of the cleanup of one cache."""
 
     cleanups_run: int = 0
-    """Cycles that succeeded."""
+    """The number of successful cycles."""
     total_entries_removed: int = 0
     last_cleanup_removed: int = 0
     last_cleanup_duration_ms: float = 0.0
     errors: int = 0
-    """Cycles that failed."""
+    """The number of failed cycles."""
 
     @property
     def avg_entries_per_cleanup(self) -> float:
-        """Entries removed per cycle that succeeded."""
+        """The mean number of entries removed in a successful cycle."""
         return self.total_entries_removed / self.cleanups_run if self.cleanups_run else 0.0
 
     def to_dict(self) -> dict[str, int | float]:
-        """All of it, floats rounded to 2 decimals."""
+        """Returns all numbers, with floats rounded to 2 decimals."""
         return {
             **asdict(self),
             "last_cleanup_duration_ms": round(self.last_cleanup_duration_ms, 2),
@@ -57,7 +57,7 @@ class CleanupMetrics:
 
 
 @dataclass(frozen=True, slots=True)
-class _Round:
+class _Run:
     """The cycles between a start and a stop."""
 
     task: asyncio.Task[None]
@@ -66,24 +66,24 @@ class _Round:
 
     @property
     def is_running(self) -> bool:
-        """False: it was cancelled, or its event loop was closed or is a parent process's."""
+        """False if it was cancelled, its loop was closed, or it belongs to a parent process."""
         in_this_process = self.process == os.getpid()
         return in_this_process and not self.task.done() and not self.task.get_loop().is_closed()
 
 
 _tasks: set[asyncio.Task[None]] = set()
-"""The tasks that run: an event loop itself holds none."""
+"""The running tasks. An event loop holds no strong reference to its tasks."""
 
 
 class CacheCleanupTask:
-    """Removes a cache's expired entries every so often, in the background of an event loop.
+    """Removes a cache's expired entries at an interval, in a task of an event loop.
 
-    A cycle that fails is counted in `metrics.errors`, logged once per burst, and followed by the
-    next one. A cycle that is triggered may overlap a scheduled one, which does no harm: each entry
-    is removed, and counted, by one of them.
+    A failed cycle is counted in `metrics.errors` and logged once per burst, and the next cycle
+    follows. A triggered cycle may overlap with a scheduled one: each entry is removed and counted
+    by only one of them.
 
     Args:
-        cache: What to clean up.
+        cache: The cache to clean up.
         interval: The pause between two cycles, in seconds.
         enabled: If False, `start` does nothing.
 
@@ -92,10 +92,10 @@ class CacheCleanupTask:
         ValueError: `interval` is not more than 0 and finite.
 
     Attributes:
-        cache: As given.
-        interval: As given.
-        enabled: As given.
-        metrics: What it counted.
+        cache: The cache to clean up.
+        interval: The pause between two cycles, in seconds.
+        enabled: If False, `start` does nothing.
+        metrics: The counters.
     """
 
     def __init__(
@@ -109,59 +109,59 @@ class CacheCleanupTask:
         self.interval = interval
         self.enabled = enabled
         self.metrics: CleanupMetrics = CleanupMetrics()
-        self._round: _Round | None = None
+        self._run: _Run | None = None
         self._faults: Final = FaultLog("policy")
 
     @property
     def running(self) -> bool:
-        """Whether it was started, and neither stopped nor ended by something else."""
-        return self._round is not None and self._round.is_running
+        """True from `start` to `stop`, unless the task was cancelled or its event loop closed."""
+        return self._run is not None and self._run.is_running
 
     async def start(self) -> None:
-        """Begins in the background of the running event loop, unless it runs or is disabled.
+        """Starts the task in the running event loop, unless it runs or the cleanup is disabled.
 
-        The first cycle comes after one interval.
+        The first cycle starts after one interval.
         """
         if self.running or not self.enabled:
             return
         stop = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._clean_up_until(stop), name="sark-cache cleanup")
-        self._round = _Round(task, stop)
+        self._run = _Run(task, stop)
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)
         logger.info("cleanup started", extra={"interval_seconds": self.interval})
 
     async def stop(self) -> None:
-        """Ends it: waits for a cycle under way at most 5 seconds, then cancels it.
+        """Stops the task. Waits at most 5 seconds for a running cycle, then cancels it.
 
-        It can be started again. Nothing happens if it does not run.
+        The task can be started again. If it does not run, nothing happens.
 
         Raises:
-            RuntimeError: It was started in another event loop, which is where it has to be stopped.
+            RuntimeError: The task was started in another event loop, and must be stopped there.
         """
-        ending = self._round
+        ending = self._run
         if ending is None or not ending.is_running:
-            self._round = None
+            self._run = None
             return
         if ending.task.get_loop() is not asyncio.get_running_loop():
             message = "the cleanup was started in another event loop: stop it there"
             raise RuntimeError(message)
-        self._round = None
+        self._run = None
         ending.stop.set_result(None)
         if ending.task is not asyncio.current_task():  # a cache may stop its own cleanup
             await _end(ending.task)
         logger.info("cleanup stopped", extra=self.metrics.to_dict())
 
     async def trigger_cleanup(self) -> int:
-        """Runs a cycle now, whether it was started or not; the schedule stays as it is.
+        """Runs a cycle now, even if the task was not started. The schedule does not change.
 
         Returns:
-            How many entries it removed; 0 if it failed, which is counted and logged.
+            The number of entries removed; 0 if the cycle failed, which is counted and logged.
         """
         return await self._clean_up()
 
     def get_metrics(self) -> dict[str, int | float]:
-        """What it counted, as a dict."""
+        """Returns the counters as a dict."""
         return self.metrics.to_dict()
 
     def reset_metrics(self) -> None:
@@ -169,7 +169,7 @@ class CacheCleanupTask:
         self.metrics = CleanupMetrics()
 
     async def health_check(self) -> bool:
-        """Whether it runs, or is not meant to."""
+        """Returns True if the task runs, or if the cleanup is disabled."""
         return self.running or not self.enabled
 
     async def _clean_up_until(self, stop: asyncio.Future[None]) -> None:
@@ -183,7 +183,7 @@ class CacheCleanupTask:
         try:
             removed = await self.cache.cleanup_expired()
             self.metrics.total_entries_removed += removed
-        except Exception as error:  # noqa: BLE001 - whatever a cache raises
+        except Exception as error:  # noqa: BLE001 - a cache may raise anything
             self.metrics.errors += 1
             self._faults.report("cleanup", f"{type(error).__qualname__}: {error}")
             return 0
@@ -203,20 +203,21 @@ async def start_cache_cleanup(
     interval: float = 60,
     enabled: bool = True,  # noqa: FBT001, FBT002 - the signature is SARK's
 ) -> CacheCleanupTask:
-    """Starts the cleanup of this process, unless one runs, which is then returned as it is.
+    """Starts the cleanup of this process. If one is running, returns it unchanged.
 
     Args:
-        cache: What to clean up.
+        cache: The cache to clean up.
         interval: The pause between two cycles, in seconds.
-        enabled: If False, it is made but does not run.
+        enabled: If False, the task is created but does not run.
 
     Raises:
-        TypeError, ValueError: As `CacheCleanupTask` does.
+        TypeError: `interval` is not a number.
+        ValueError: `interval` is not more than 0 and finite.
     """
-    global _cleanup_task  # noqa: PLW0603 - one per process is what this is for
+    global _cleanup_task  # noqa: PLW0603 - there is one per process
     if _cleanup_task is not None and _cleanup_task.running:
         if _cleanup_task.cache is not cache:
-            logger.warning("the cleanup of another cache runs already: stop that one first")
+            logger.warning("the cleanup of another cache is already running: stop it first")
         return _cleanup_task
     _cleanup_task = CacheCleanupTask(cache, interval, enabled)
     await _cleanup_task.start()
@@ -224,7 +225,7 @@ async def start_cache_cleanup(
 
 
 async def stop_cache_cleanup() -> None:
-    """Stops the cleanup of this process, if there is one, as `CacheCleanupTask.stop` does."""
+    """Stops the cleanup of this process, if there is one. See `CacheCleanupTask.stop`."""
     global _cleanup_task  # noqa: PLW0603
     if _cleanup_task is not None:
         await _cleanup_task.stop()
@@ -232,7 +233,7 @@ async def stop_cache_cleanup() -> None:
 
 
 def get_cleanup_task() -> CacheCleanupTask | None:
-    """The cleanup of this process: from `start_cache_cleanup` to `stop_cache_cleanup`."""
+    """Returns the cleanup of this process, if it was started and not stopped."""
     return _cleanup_task
 
 
@@ -246,12 +247,12 @@ def _check_interval(interval: object) -> None:
 
 
 async def _end(task: asyncio.Task[None]) -> None:
-    """Waits for a task's end; cancels a task that takes too long, and waits a little more."""
+    """Waits for a task's end. Cancels a task that takes too long, and waits for it once more."""
     try:
         done, _ = await asyncio.wait({task}, timeout=STOP_SECONDS)
-    except asyncio.CancelledError:  # the caller does not wait any longer
+    except asyncio.CancelledError:  # the caller was cancelled
         task.cancel()
         raise
     if not done:
-        logger.warning("a cleanup took more than %g s to stop: it is cancelled", STOP_SECONDS)
+        logger.warning("a cleanup took more than %g s to stop and is cancelled", STOP_SECONDS)
         await end([task], "cleanups")

@@ -1,4 +1,4 @@
-"""`Decision`: a decision that cannot be changed, so that every caller may hold the same one."""
+"""`Decision`: an immutable decision, which any number of callers can share."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, final
@@ -11,7 +11,7 @@ __all__ = ["Decision", "PlainDecision"]
 
 @final
 class PlainDecision(Mapping[str, Any]):
-    """`Decision` where the compiled module is missing: the same class, written in Python."""
+    """The Python version of `Decision`, used if the compiled module is not available."""
 
     __slots__ = ("_fields",)
 
@@ -25,16 +25,16 @@ class PlainDecision(Mapping[str, Any]):
 
     @property
     def allow(self) -> bool:
-        """Whether it allows: its field "allow" is `True`, not merely something like it."""
+        """True if the field "allow" is `True`; other values, such as 1, do not count."""
         return self._fields.get("allow") is True
 
     @property
     def reason(self) -> Any:  # noqa: ANN401 - any JSON value
-        """Its field "reason"; None if it has none."""
+        """The field "reason"; None if there is none."""
         return self._fields.get("reason")
 
     def to_dict(self) -> dict[str, Any]:
-        """The decision as a new dict, with lists and dicts of its own, to be changed at will."""
+        """Returns the decision as a new dict that shares no list or dict with it."""
         return {name: _thawed(value) for name, value in self._fields.items()}
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - any JSON value
@@ -61,7 +61,7 @@ class PlainDecision(Mapping[str, Any]):
         return f"Decision({self.to_dict()!r})"
 
     def __reduce__(self) -> tuple[type["Decision"], tuple[dict[str, Any]]]:
-        """As what it was made of, so that it can be read where the compiled module is."""
+        """Pickles the fields, so that a process with the compiled module can read them."""
         return (Decision, (self.to_dict(),))
 
     def __copy__(self) -> "PlainDecision":
@@ -71,7 +71,7 @@ class PlainDecision(Mapping[str, Any]):
         return self
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        message = f"a Decision cannot be changed; change a copy of it, to_dict(): {name}"
+        message = f"a Decision cannot be changed: change a copy, to_dict(), instead of {name}"
         raise AttributeError(message)
 
     def __delattr__(self, name: str) -> NoReturn:
@@ -86,8 +86,8 @@ def _is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:
     return isinstance(value, tuple)
 
 
-# Only functions in Python call each other here: such a call takes nothing of the thread's stack,
-# which a generator's and a constructor's does.
+# Only Python functions call each other here. Such a call takes no space on the thread's stack, as a
+# call of a generator or a constructor does.
 
 
 def _frozen_fields(fields: dict[str, JSON]) -> dict[str, Any]:

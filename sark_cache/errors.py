@@ -1,24 +1,24 @@
-"""What sark-cache raises besides `TypeError` and `ValueError` for wrong arguments."""
+"""The exceptions of sark-cache. Wrong arguments raise `TypeError` or `ValueError` instead."""
 
 
 class SarkCacheError(Exception):
-    """The base of every error of this package."""
+    """The base class of all errors of this package."""
 
 
 class InvalidationError(SarkCacheError):
-    """A revocation could not be confirmed: the backend may still hold what was to be revoked.
+    """A revocation could not be confirmed: the backend may still hold the decisions to revoke.
 
-    Raised by `invalidate`, `invalidate_pattern` and `delete`. Try again, or stop serving from
-    the cache (`enabled = False`) until it succeeds.
+    `invalidate`, `invalidate_pattern` and `delete` raise it. Try again, or stop serving from the
+    cache (`enabled = False`) until the revocation succeeds.
     """
 
 
 class FlagError(SarkCacheError):
-    """A rollout percentage could not be confirmed in Redis: other processes may not know it.
+    """A rollout percentage could not be confirmed in Redis: other processes may not see it yet.
 
-    It holds in this process, and is written when Redis is back.
+    It applies in this process, and is written as soon as Redis answers again.
     """
 
 
 class SettingsError(SarkCacheError, ValueError):
-    """Settings in the environment cannot be used; the message has a line for each variable."""
+    """Settings in the environment are wrong; the message has a line for each variable."""

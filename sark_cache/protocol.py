@@ -19,20 +19,20 @@ from sark_cache.types import (
 
 @runtime_checkable
 class PolicyCacheProtocol(Protocol):
-    """The one interface of all policy caches; `RustPolicyCache` says what each method does.
+    """The interface of all policy caches; `RustPolicyCache` documents each method in full.
 
-    What returns a coroutine here may be an `async def`, or a function that returns one.
+    A method that returns a coroutine may be an `async def`, or a function that returns one.
     """
 
     backend: ClassVar[str]
-    """What holds the decisions: "native", "redis", or "none" for a cache that never hits."""
+    """The store of the decisions: "native", "redis", or "none" for a cache that never hits."""
 
     @property
     def enabled(self) -> bool:
-        """Whether the cache serves and stores; settable.
+        """True if the cache serves and stores decisions. It can be set.
 
-        A decision that is set or loaded while it is off ends the one that is stored for its
-        request: switched on again, the cache does not serve what is older.
+        A decision that is set or loaded while the value is False removes the stored decision of
+        its request. So the cache never serves the older decision after it is enabled again.
         """
         ...
 
@@ -41,17 +41,17 @@ class PolicyCacheProtocol(Protocol):
 
     @property
     def max_size(self) -> int:
-        """The most entries; 0 where no number of them is the bound."""
+        """The maximum number of entries; 0 if their number has no limit."""
         ...
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """True after `close` was called."""
         ...
 
     @property
     def metrics(self) -> CacheMetrics:
-        """What the cache counted."""
+        """A snapshot of the counters."""
         ...
 
     def get(
@@ -64,7 +64,7 @@ class PolicyCacheProtocol(Protocol):
         *,
         policy: str = "",
     ) -> Coroutine[object, None, JSONObject | None]:
-        """The cached decision for a request, or None."""
+        """Returns the cached decision for a request, or None."""
         ...
 
     def get_decision(
@@ -77,7 +77,7 @@ class PolicyCacheProtocol(Protocol):
         *,
         policy: str = "",
     ) -> Coroutine[object, None, Decision | None]:
-        """The cached decision for a request as one that cannot be changed, or None."""
+        """Returns the cached decision for a request as an immutable `Decision`, or None."""
         ...
 
     def set(
@@ -94,11 +94,14 @@ class PolicyCacheProtocol(Protocol):
         stamp: Any | None = None,  # noqa: ANN401 - every backend has its own
         policy: str = "",
     ) -> Coroutine[object, None, bool]:
-        """Stores a decision; True if it was stored."""
+        """Stores a decision. Returns True if it was stored."""
         ...
 
     def stamp(self) -> Any:  # noqa: ANN401 - every backend has its own
-        """The moment before an evaluation, for `set(..., stamp=...)`."""
+        """Returns a stamp of this moment, to take before an evaluation, for `set(..., stamp=...)`.
+
+        A decision with a stamp is not stored if it was revoked after that moment.
+        """
         ...
 
     def delete(
@@ -110,7 +113,7 @@ class PolicyCacheProtocol(Protocol):
         *,
         policy: str | None = None,
     ) -> Coroutine[object, None, bool]:
-        """Revokes one decision; True if it was there."""
+        """Revokes one decision. Returns True if it was cached."""
         ...
 
     def get_or_load(
@@ -126,13 +129,13 @@ class PolicyCacheProtocol(Protocol):
         tags: Collection[str] = (),
         policy: str = "",
     ) -> Coroutine[object, None, JSONObject]:
-        """The cached decision, or what the loader brings, which is then stored."""
+        """Returns the cached decision. On a miss, runs the loader and stores its decision."""
         ...
 
     def get_batch(
         self, requests: Iterable[BatchRequest], *, policy: str = ""
     ) -> Coroutine[object, None, list[JSONObject | None]]:
-        """The decisions for many requests, in their order."""
+        """Returns the cached decisions for many requests, in the order of the requests."""
         ...
 
     def set_batch(
@@ -143,7 +146,7 @@ class PolicyCacheProtocol(Protocol):
         stamp: Any | None = None,  # noqa: ANN401 - as in set
         policy: str = "",
     ) -> Coroutine[object, None, int]:
-        """Stores many decisions; returns how many were stored."""
+        """Stores many decisions. Returns the number of decisions stored."""
         ...
 
     def invalidate(
@@ -155,31 +158,31 @@ class PolicyCacheProtocol(Protocol):
         tags: Collection[str] | None = NOT_GIVEN,
         policy: str | None = None,
     ) -> Coroutine[object, None, int]:
-        """Revokes what matches all given fields; returns how many entries died."""
+        """Revokes all decisions that match every given field. Returns the number removed."""
         ...
 
     def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
-        """Revokes what matches a Redis glob over the text form of the key."""
+        """Revokes all decisions whose text matches a Redis glob. Returns the number removed."""
         ...
 
     def clear(self) -> Coroutine[object, None, bool]:
-        """Revokes everything."""
+        """Revokes all decisions. Returns True."""
         ...
 
     def clear_all(self) -> Coroutine[object, None, bool]:
-        """The same as `clear`."""
+        """Calls `clear`."""
         ...
 
     def size(self) -> Coroutine[object, None, int]:
-        """The number of live entries."""
+        """Returns the number of entries that have not expired."""
         ...
 
     def get_cache_size(self) -> Coroutine[object, None, int]:
-        """The same as `size`."""
+        """Calls `size`."""
         ...
 
     def cleanup_expired(self) -> Coroutine[object, None, int]:
-        """Removes expired entries; returns how many."""
+        """Removes expired entries. Returns the number of entries removed."""
         ...
 
     def preload_cache(
@@ -190,31 +193,31 @@ class PolicyCacheProtocol(Protocol):
         stamp: Any | None = None,  # noqa: ANN401 - as in set
         policy: str = "",
     ) -> Coroutine[object, None, int]:
-        """Stores many decisions before the first request; returns how many were stored."""
+        """Stores many decisions before the first request. Returns the number stored."""
         ...
 
     def set_revalidate_callback(self, callback: RevalidateCallback) -> None:
-        """Sets what evaluates anew when an entry nears its end."""
+        """Sets the callback that evaluates a stale entry again."""
         ...
 
     def record_opa_latency(self, latency_ms: float) -> None:
-        """Adds the duration of one evaluation, in milliseconds."""
+        """Records the duration of one evaluation, in milliseconds."""
         ...
 
     def get_metrics(self) -> dict[str, int | float]:
-        """What the cache counted, as a dict."""
+        """Returns the counters as a dict."""
         ...
 
     def latency_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
-        """How long requests to the cache took; those that were measured."""
+        """Returns the durations of the measured requests to the cache."""
         ...
 
     def evaluation_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
-        """How long evaluations took, as `record_opa_latency` was told."""
+        """Returns the durations of evaluations that were given to `record_opa_latency`."""
         ...
 
     def reset_metrics(self) -> None:
@@ -222,15 +225,15 @@ class PolicyCacheProtocol(Protocol):
         ...
 
     def health_check(self) -> Coroutine[object, None, bool]:
-        """Whether the cache can answer."""
+        """Returns whether the cache can answer."""
         ...
 
     def close(self) -> Coroutine[object, None, None]:
-        """Ends the cache."""
+        """Closes the cache. Calling it again does nothing."""
         ...
 
     async def __aenter__(self) -> Self:
-        """The cache, which is closed at the end of the block."""
+        """Returns the cache, which is closed at the end of the block."""
         ...
 
     async def __aexit__(

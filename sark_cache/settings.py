@@ -1,6 +1,7 @@
-"""Settings from the environment, checked when they are read: `SARK_CACHE_` and the setting's name.
+"""Settings from environment variables, which are `SARK_CACHE_` and the setting's name in capitals.
 
-Takes pydantic-settings (`pip install "sark-cache[settings]"`), which nothing else here imports.
+This module requires pydantic-settings (`pip install "sark-cache[settings]"`). The rest of the
+package does not.
 """
 
 import difflib
@@ -32,12 +33,12 @@ logger: Final = logging.getLogger("sark_cache")
 
 PREFIX = "SARK_CACHE_"
 SARK_SWITCH = "RUST_ENABLED"
-"""The variable that SARK has for `use_rust_cache`."""
+"""SARK's variable for `use_rust_cache`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Takes:
-    """What a setting can be, in words for who got it wrong."""
+    """A description of the values that a setting accepts, for error messages."""
 
     words: str
 
@@ -64,95 +65,100 @@ ServerURL: TypeAlias = Annotated[
 
 @final
 class CacheSettings(BaseSettings):
-    """What the caches of a process are made from.
+    """The settings of the caches of a process.
 
-    Each setting is read from the environment variable of its name in capitals after `SARK_CACHE_`:
-    `SARK_CACHE_CACHE_TTL=60`. An empty variable counts as none. Given as an argument, a setting
-    goes before its variable. Once made, settings do not change.
+    Each setting is read from an environment variable: `SARK_CACHE_` followed by the name of the
+    setting in capitals, such as `SARK_CACHE_CACHE_TTL=60`. An empty variable is ignored. An
+    argument takes precedence over the variable. Settings cannot be changed.
 
-    `CacheSettings()` raises pydantic's `ValidationError`; `CacheSettings.from_environment()` says
-    which variable is wrong, and finds misspelt ones.
+    `CacheSettings()` raises pydantic's `ValidationError`. `CacheSettings.from_environment()` names
+    the wrong variables, also misspelt ones.
     """
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
         env_prefix=PREFIX,
         env_ignore_empty=True,
-        hide_input_in_errors=True,  # which may be a password
+        hide_input_in_errors=True,  # the input may be a password
         frozen=True,
     )
 
     use_rust_cache: Switch = Field(
         default=True,
-        description="Whether users may get the native cache at all. `RUST_ENABLED` is honoured, "
-        "too; the prefixed name goes before it.",
+        description="If false, no user gets the native cache. `RUST_ENABLED` is also read; the "
+        "prefixed name takes precedence.",
     )
     enabled: Switch = Field(
-        default=True, description="Whether caches serve and store; if not, every request misses."
+        default=True,
+        description="If false, caches neither serve nor store, and every request is a miss.",
     )
     cache_max_size: Count = Field(
-        default=10_000, description="The most entries of the native cache."
+        default=10_000, description="The maximum number of entries of the native cache."
     )
     cache_max_bytes: Annotated[int | None, Field(ge=1), Takes("an integer, 1 or more")] = Field(
-        default=None, description="The most bytes of the native cache; none: any."
+        default=None, description="The maximum size of the native cache in bytes; none: no limit."
     )
     cache_eviction: Annotated[Literal["lru", "tiny_lfu"], Takes("lru or tiny_lfu")] = Field(
-        default="lru", description="What leaves a full native cache first."
+        default="lru",
+        description="The entry that a full native cache evicts first: the least recently used, or "
+        "the least frequently used one that is not recent.",
     )
     cache_ttl: Seconds = Field(
-        default=300.0, description="How long an entry lives by default, in seconds."
+        default=300.0, description="The default time to live of an entry, in seconds."
     )
     use_optimized_ttl: Switch = Field(
-        default=True, description="Whether a request's sensitivity shortens the time to live."
+        default=True, description="If true, a request's sensitivity limits the time to live."
     )
     stale_while_revalidate: Switch = Field(
-        default=True, description="Whether hits near their end are refreshed in the background."
+        default=True, description="If true, hits on stale entries refresh them in the background."
     )
     redis_url: ServerURL = Field(
         default=None,
         description="The Redis or Valkey server: redis://, rediss://, unix://, redis+sentinel://, "
         "rediss+sentinel://, redis+cluster:// or rediss+cluster://, or the same with valkey and "
-        "valkeys; none: no Redis. Never shown, since it may hold a password.",
+        "valkeys; none: no Redis. It is never shown, because it may contain a password.",
     )
     redis_connect_timeout: Seconds = Field(
-        default=0.05, description="How long connecting to Redis may take, in seconds."
+        default=0.05, description="The time-out for connecting to Redis, in seconds."
     )
     redis_command_timeout: Seconds = Field(
-        default=0.25, description="How long a command may take in Redis, in seconds."
+        default=0.25, description="The time-out for a Redis command, in seconds."
     )
     namespace: Namespace = Field(
         default="",
-        description="Stands before every key of this service in Redis. Services with different "
-        "namespaces on one server share no decision and no revocation.",
+        description="The prefix of every key of this service in Redis. Services with different "
+        "namespaces on one server share neither decisions nor revocations.",
     )
     redis_replicas: Annotated[int | None, Field(ge=0), Takes("an integer, 0 or more")] = Field(
         default=None,
-        description="How many replicas have to confirm a revocation at least, on a cluster of each "
-        "primary; none: those that the primary counts. Some servers do not let them be counted.",
+        description="The minimum number of replicas that must confirm a revocation, on a cluster "
+        "for each primary. None: the number that the primary reports. Some servers do not report "
+        "it.",
     )
     cleanup_enabled: Switch = Field(
-        default=True, description="Whether expired entries are removed in the background."
+        default=True, description="If true, expired entries are removed in the background."
     )
     cleanup_interval: Seconds = Field(
         default=60.0, description="The pause between two cleanups, in seconds."
     )
     tiered: Annotated[bool | None, Takes("true or false")] = Field(
         default=None,
-        description="`false` says that native caches may serve what another process revoked until "
-        "its time to live is over, or that there is no other process: no warning is logged then.",
+        description="Set it to `false` if there is only one process, or if native caches may serve "
+        "decisions that another process revoked until their time to live is over. No warning is "
+        "logged then.",
     )
     rust_cache_rollout_pct: Annotated[
         int | None, Field(ge=0, le=100), Takes("an integer from 0 to 100")
     ] = Field(
         default=None,
-        description="The percentage of users that get the native cache until one is set with a "
-        "feature flag, here or in Redis. None: everybody is served by Redis if there is one, else "
-        "by the native cache.",
+        description="The percentage of users that get the native cache, until a feature flag sets "
+        "one in this process or in Redis. None: all users get Redis if it is configured, otherwise "
+        "the native cache.",
     )
     rust_opa_rollout_pct: Percentage = Field(
-        default=0, description="The same for the feature rust_opa."
+        default=0, description="The same percentage for the feature rust_opa."
     )
     log_user_ids: Switch = Field(
-        default=False, description="Whether user ids may be logged at INFO and above."
+        default=False, description="If true, user ids may be logged at INFO and above."
     )
 
     @classmethod
@@ -164,7 +170,7 @@ class CacheSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Where settings come from, what goes before first: `RUST_ENABLED` is one more place."""
+        """Returns the sources in order of precedence, and adds the variable `RUST_ENABLED`."""
         switch = _environment().get(SARK_SWITCH)
         of_sark = InitSettingsSource(settings_cls, {"use_rust_cache": switch} if switch else {})
         return init_settings, env_settings, of_sark, dotenv_settings, file_secret_settings
@@ -178,7 +184,7 @@ class CacheSettings(BaseSettings):
 
     @property
     def redis_address(self) -> str | None:
-        """The URL of the server without user, password and options, to be shown."""
+        """The URL of the server without user, password and options. It may be shown."""
         if self.redis_url is None:
             return None
         url = urlsplit(self.redis_url.get_secret_value())
@@ -186,13 +192,15 @@ class CacheSettings(BaseSettings):
 
     @classmethod
     def from_environment(cls) -> Self:
-        """The settings that the environment holds.
+        """Returns the settings of the environment.
+
+        An unknown variable that begins with `SARK_CACHE_` and resembles no setting is logged at
+        WARNING: it may belong to a newer version or to another program.
 
         Raises:
-            SettingsError: Some of them are wrong: a line for each, with the variable, its value
-                (but never that of `redis_url`) and what it takes. So is a variable that is one of
-                these but for its spelling; any other one that begins with `SARK_CACHE_` may be a
-                newer version's or somebody else's, and is logged at WARNING.
+            SettingsError: Some variables are wrong or misspelt. The message has a line for each,
+                with the variable, its value (but never that of `redis_url`), and the accepted
+                values.
         """
         misspelt = list(_misspelt())
         try:
@@ -209,13 +217,13 @@ SETTINGS = CacheSettings.model_fields
 
 
 def variables_of(setting: str) -> tuple[str, ...]:
-    """The environment variables that a setting is read from, the one that goes before first."""
+    """Returns the environment variables of a setting, in order of precedence."""
     prefixed = PREFIX + setting.upper()
     return (prefixed, SARK_SWITCH) if setting == "use_rust_cache" else (prefixed,)
 
 
 def _environment() -> dict[str, str]:
-    """The variables that are not empty, by their names in capitals."""
+    """Returns the variables that are not empty, by their names in capitals."""
     return {name.upper(): value for name, value in tuple(os.environ.items()) if value}
 
 
@@ -224,12 +232,12 @@ def _wrong_settings(lines: list[str]) -> SettingsError:
 
 
 def _wrong_line(detail: Mapping[str, Any]) -> str:
-    """What is wrong with one variable, and what it takes."""
+    """Returns a line of the error message: the wrong variable, and the accepted values."""
     setting = str(detail["loc"][0])
     present = _environment()
     variable = next(name for name in variables_of(setting) if name in present)
     takes = next(each for each in SETTINGS[setting].metadata if isinstance(each, Takes))
-    if setting == "redis_url":  # the value may hold a password; the reason shows no part of it
+    if setting == "redis_url":  # the value may contain a password; the reason shows no part of it
         reason = str(detail["msg"]).removeprefix("Value error, ")
         return f"{variable} is wrong: {reason}. It must be {takes.words}"
     return f"{variable}={str(detail['input'])[:50]!r} must be {takes.words}"
@@ -238,11 +246,11 @@ def _wrong_line(detail: Mapping[str, Any]) -> str:
 KUBERNETES = re.compile(
     r"_SERVICE_(HOST|PORT\w*)=|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=|_PORT=\w+://"
 )
-"""What Kubernetes puts into the environment of every pod for a service named `sark-cache…`."""
+"""The variables that Kubernetes sets in every pod for a service named `sark-cache…`."""
 
 
 def _misspelt() -> Iterator[str]:
-    """A line for each variable that can only be meant for another one; logs the other ones."""
+    """Yields a line for each misspelt variable. Logs the other unknown variables."""
     known = {variable for setting in SETTINGS for variable in variables_of(setting)}
     for variable, value in _environment().items():
         unknown = variable.startswith(PREFIX) and variable not in known
@@ -250,19 +258,20 @@ def _misspelt() -> Iterator[str]:
             continue
         nearest, is_meant = _nearest(variable.removeprefix(PREFIX))
         if is_meant:
-            yield f"{variable} is no setting: did you mean {nearest}?"
+            yield f"{variable} is not a setting: did you mean {nearest}?"
         else:
             logger.warning(
-                "%s is no setting of sark-cache, and is ignored (the nearest one is %s)",
+                "%s is not a setting of sark-cache and is ignored (the nearest one is %s)",
                 variable,
                 nearest,
             )
 
 
 def _nearest(name: str) -> tuple[str, bool]:
-    """The variable that looks most like this, and whether it must be what is meant.
+    """Returns the variable most similar to an unknown one, and whether it is certainly meant.
 
-    That is when it is nearly the same, or ends like this: `TTL` for `CACHE_TTL`.
+    It is if the two are nearly the same, or if it ends with the unknown name, such as `CACHE_TTL`
+    for `TTL`.
     """
     names = [setting.upper() for setting in SETTINGS]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.75)

@@ -1,7 +1,7 @@
-"""For tests of services: caches that note what they are asked, and evaluations that are replaced.
+"""Tools for the tests of services: caches that record their calls, and replaced evaluations.
 
-With pytest, `pytest_plugins = ["sark_cache.testing"]` in the `conftest.py` at the root brings the
-fixtures `policy_cache` and `no_policy_cache`. Without pytest all the rest works.
+With pytest, put `pytest_plugins = ["sark_cache.testing"]` into the root `conftest.py` to get the
+fixtures `policy_cache` and `no_policy_cache`. Everything else works without pytest.
 
 >>> def test_a_document_is_read(client, policy_cache):
 ...     with allow_all():
@@ -31,7 +31,7 @@ Request: TypeAlias = tuple[str, str, str, Context | None]
 """`(user_id, action, resource, context)`."""
 
 LOOK_UPS: Final = frozenset({"get", "get_decision", "get_or_load"})
-NOTED: Final = (
+RECORDED: Final = (
     *("get", "get_decision", "get_or_load", "get_batch", "set", "set_batch", "preload_cache"),
     *("delete", "invalidate", "invalidate_pattern", "clear", "clear_all"),
 )
@@ -43,25 +43,25 @@ class Call:
 
     method: str
     arguments: Mapping[str, Any]
-    """Those that were given, by name."""
+    """The arguments that the caller gave, by name."""
 
 
 class RecordingPolicyCache(RustPolicyCache):
-    """A native cache that notes what it is asked. It stores, finds and revokes as any other does.
+    """A native cache that records its calls. It stores, serves and revokes like any other.
 
-    Made with the arguments of `RustPolicyCache`.
+    It takes the arguments of `RustPolicyCache`.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - of RustPolicyCache
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - see RustPolicyCache
         super().__init__(*args, **kwargs)
         self.calls: Final[list[Call]] = []
-        """Every call that looks something up, stores or revokes it, in order."""
+        """The calls that looked up, stored or revoked decisions, in order."""
         self.evaluated: Final[list[Request]] = []
         """The requests of `get_or_load` whose loader ran."""
 
     @property
     def requests(self) -> list[Request]:
-        """The requests that were looked up one by one, in order."""
+        """The requests of all calls that looked up a single decision, in order."""
         return [_request(call.arguments) for call in self.calls if call.method in LOOK_UPS]
 
     def calls_of(self, method: str) -> list[Mapping[str, Any]]:
@@ -69,7 +69,7 @@ class RecordingPolicyCache(RustPolicyCache):
         return [call.arguments for call in self.calls if call.method == method]
 
     def forget(self) -> None:
-        """Forgets what was noted, and nothing that is cached."""
+        """Clears the recorded calls. The cached decisions stay."""
         self.calls.clear()
         self.evaluated.clear()
 
@@ -79,14 +79,14 @@ def _request(arguments: Mapping[str, Any]) -> Request:
     return (*named, arguments.get("context"))
 
 
-def _noting(name: str) -> Callable[..., Any]:
+def _recording(name: str) -> Callable[..., Any]:
     method = getattr(RustPolicyCache, name)
     parameters = signature(method)
 
     @wraps(method)
-    def noted(self: RecordingPolicyCache, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def recorded(self: RecordingPolicyCache, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         given = parameters.bind(self, *args, **kwargs)
-        if getattr(_noting_now, "is_set", False):  # methods of the cache call each other
+        if getattr(_recording_now, "is_set", False):  # a method of the cache calls another one
             return method(*given.args, **given.kwargs)
         named = dict(list(given.arguments.items())[1:])
         for argument, value in named.items():
@@ -94,22 +94,25 @@ def _noting(name: str) -> Callable[..., Any]:
         loader: Any = named.pop("loader", None)
         if callable(loader):
             loads = cast("Loader", loader)
-            given.arguments["loader"] = _noting_loader(self, loads, _request(named))
+            given.arguments["loader"] = _recording_loader(self, loads, _request(named))
         self.calls.append(Call(name, deepcopy(named)))
-        _noting_now.is_set = True
+        _recording_now.is_set = True
         try:
             return method(*given.args, **given.kwargs)
         finally:
-            _noting_now.is_set = False
+            _recording_now.is_set = False
 
-    return returns_awaitable(noted)
+    return returns_awaitable(recorded)
 
 
-_noting_now: Final = threading.local()
+_recording_now: Final = threading.local()
 
 
 def _read(argument: str, value: Any) -> Any:  # noqa: ANN401 - any argument
-    """An iterator as a tuple, to be noted and to be handed on; of endless tags those that count."""
+    """Returns an iterator's items as a tuple, so that they can be recorded and passed on.
+
+    Reads only as many tags as a revocation can have. Other arguments are returned unchanged.
+    """
     if not _is_iterator(value):
         return value
     most = MAX_REVOKED_TAGS + 1 if argument == "tags" else None
@@ -121,7 +124,7 @@ def _is_iterator(value: object) -> bool:
     return isinstance(value, Iterator)
 
 
-def _noting_loader(cache: RecordingPolicyCache, loader: Loader, request: Request) -> Loader:
+def _recording_loader(cache: RecordingPolicyCache, loader: Loader, request: Request) -> Loader:
     def load() -> Awaitable[Any]:
         cache.evaluated.append(request)
         return loader()
@@ -129,8 +132,8 @@ def _noting_loader(cache: RecordingPolicyCache, loader: Loader, request: Request
     return load
 
 
-for _name in NOTED:
-    setattr(RecordingPolicyCache, _name, _noting(_name))
+for _name in RECORDED:
+    setattr(RecordingPolicyCache, _name, _recording(_name))
 
 
 # Evaluations
@@ -138,11 +141,12 @@ for _name in NOTED:
 
 @contextmanager
 def allow_all() -> Generator[None]:
-    """Replaces every evaluation by one that allows, for as long as the context lasts.
+    """Replaces every evaluation by one that allows, within the `with` block.
 
-    That holds for all caches of this process, whatever asks them: `authorize`, `get_or_load`, and
-    refreshes. Nothing that is evaluated is stored. What the caches of the process hold is set
-    aside, unless the test has `policy_cache`. A cache that was made by hand serves what it holds.
+    This applies to all caches of this process and to all callers: `authorize`, `get_or_load`, and
+    refreshes. The decisions are not stored. The stored decisions of the process's caches are not
+    served within the block, unless the test uses `policy_cache`. A cache that the test created
+    itself serves its stored decisions.
     """
     with _deciding({"allow": True}):
         yield
@@ -150,10 +154,10 @@ def allow_all() -> Generator[None]:
 
 @contextmanager
 def deny_all(reason: str | None = None) -> Generator[None]:
-    """Replaces every evaluation by one that denies, as `allow_all` does by one that allows.
+    """Replaces every evaluation by one that denies, within the `with` block. See `allow_all`.
 
     Args:
-        reason: The reason of each decision; None: there is none.
+        reason: The reason in each decision; None: none.
     """
     with _deciding({"allow": False} | ({} if reason is None else {"reason": reason})):
         yield
@@ -169,17 +173,17 @@ def _deciding(decision: Mapping[str, Any]) -> Generator[None]:
                 yield
 
 
-# Caches in the place of those of the process
+# Caches that replace those of the process
 
 
 class _OfProcess:
-    """Outlives whoever closes the caches of the process: it is the test's."""
+    """A cache that stays open when the caches of the process are closed: the test owns it."""
 
     async def close(self) -> None:
-        """Leaves it open."""
+        """Leaves the cache open."""
 
     async def end(self) -> None:
-        """Leaves it open."""
+        """Leaves the cache open."""
 
 
 class _RecordingOfProcess(_OfProcess, RecordingPolicyCache):
@@ -192,20 +196,20 @@ class _NullOfProcess(_OfProcess, NullPolicyCache):
 
 try:
     import pytest
-except ModuleNotFoundError:  # fixtures are for pytest alone
+except ModuleNotFoundError:  # only the fixtures need pytest
     pass
 else:
 
     @pytest.fixture
     def policy_cache() -> Generator[RecordingPolicyCache]:
-        """An empty native cache that notes what it is asked, in the place of all of the process."""
+        """Replaces all caches of the process by one empty native cache that records its calls."""
         cache = _RecordingOfProcess()
         with process.standing_in(cache):
             yield cache
 
     @pytest.fixture
     def no_policy_cache() -> Generator[NullPolicyCache]:
-        """A cache that never hits in the place of all of the process: every request evaluates."""
+        """Replaces all caches of the process by one that never hits: every request evaluates."""
         cache = _NullOfProcess()
         with process.standing_in(cache):
             yield cache

@@ -11,28 +11,28 @@ JSONObject: TypeAlias = dict[str, Any]
 """A JSON object: str keys; str, int, float, bool, None, list and dict values, 64 levels deep."""
 
 Context: TypeAlias = Mapping[str, Any]
-"""What a decision depends on besides user, action and resource: a JSON object."""
+"""A JSON object with the facts that a decision depends on, besides user, action and resource."""
 
 BatchRequest: TypeAlias = tuple[str, str, str] | tuple[str, str, str, Context | None]
-"""`(user_id, action, resource, context)`; the context may be left out."""
+"""`(user_id, action, resource, context)`; the context is optional."""
 
 BatchEntry: TypeAlias = (
     tuple[str, str, str, Mapping[str, Any]]
     | tuple[str, str, str, Mapping[str, Any], Context | None]
     | tuple[str, str, str, Mapping[str, Any], Context | None, float | None]
 )
-"""`(user_id, action, resource, decision, context, ttl_seconds)`; the last two may be left out."""
+"""`(user_id, action, resource, decision, context, ttl_seconds)`; the last two are optional."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a loader returns when it decides late how its decision is stored.
+    """A loader's return value that also sets the time to live and tags of the stored decision.
 
     Args:
-        decision: The decision, as a loader could return it alone.
-        ttl_seconds: How long it lives, in seconds; 0 stores nothing. None: as `get_or_load` was
-            told, or as the cache says. A sensitivity can shorten it.
-        tags: Names to revoke it by, besides those that `get_or_load` was given.
+        decision: The decision.
+        ttl_seconds: The time to live in seconds. 0: the decision is not stored. None: the time
+            that `get_or_load` was given, or otherwise the cache's. A sensitivity can shorten it.
+        tags: Names by which the decision can be revoked, in addition to those of `get_or_load`.
     """
 
     decision: Mapping[str, Any]
@@ -40,8 +40,8 @@ class Loaded:
     tags: Collection[str] = ()
 
     def __post_init__(self) -> None:
-        # An iterator is read here: it would be empty when it is read again. What its tags are is
-        # checked where they are stored.
+        # An iterator is read here, because it can be read only once. The types of its tags are
+        # checked when the decision is stored.
         if isinstance(self.tags, Iterator):
             object.__setattr__(self, "tags", tuple(islice(self.tags, MAX_TAGS + 1)))
 
@@ -54,5 +54,5 @@ RevalidateCallback: TypeAlias = Callable[
 ]
 """Evaluates one request again: `(user_id, action, resource, context) -> decision`.
 
-None means that there is nothing new: the entry stays until its time to live is over.
+If it returns None, the entry stays until its time to live is over.
 """

@@ -278,7 +278,7 @@ def test_wrong_settings_exit_with_4_and_are_named():
 def test_an_unknown_variable_gives_a_warning(fresh_redis):
     ended = sark_cache("flags", "get", SARK_CACHE_COLOUR="red", **{URL: fresh_redis.url})
     assert ended.code == 0
-    assert ended.err.startswith("warning: SARK_CACHE_COLOUR is no setting")
+    assert ended.err.startswith("warning: SARK_CACHE_COLOUR is not a setting")
 
 
 def test_the_option_takes_precedence_over_the_variable(fresh_redis):

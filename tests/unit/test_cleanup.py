@@ -191,7 +191,7 @@ async def test_stopping_cancels_a_cycle_that_takes_too_long(cache, monkeypatch, 
     await task.stop()
     assert no_other_tasks()
     assert task.metrics == CleanupMetrics(), "cancelled is not failed"
-    assert "it is cancelled" in caplog.text
+    assert "is cancelled" in caplog.text
 
 
 async def test_a_cancelled_stop_leaves_nothing_running(cache):
@@ -467,7 +467,7 @@ async def test_a_process_has_one_from_start_to_stop(cache):
 async def test_a_start_for_a_second_cache_warns(cache, caplog):
     task = await start_cache_cleanup(cache, NEVER)
     assert await start_cache_cleanup(Cache(), NEVER) is task
-    assert "the cleanup of another cache runs already" in caplog.text
+    assert "the cleanup of another cache is already running" in caplog.text
     await stop_cache_cleanup()
 
 

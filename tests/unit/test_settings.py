@@ -271,7 +271,7 @@ def test_all_wrong_values_are_reported_at_once(environment):
 def test_a_misspelt_variable_is_refused_with_a_suggestion(environment, variable, meant):
     environment(**{variable: "60"})
     with pytest.raises(
-        SettingsError, match=rf"{variable.upper()} is no setting: did you mean {meant}\?"
+        SettingsError, match=rf"{variable.upper()} is not a setting: did you mean {meant}\?"
     ):
         CacheSettings.from_environment()
 
@@ -289,7 +289,7 @@ def test_a_variable_of_something_else_is_logged_and_ignored(environment, caplog,
     assert CacheSettings.from_environment().model_dump() == DEFAULTS
     [record] = caplog.records
     assert record.levelno == logging.WARNING
-    assert f"{variable} is no setting of sark-cache" in record.message
+    assert f"{variable} is not a setting of sark-cache" in record.message
     assert f"the nearest one is {nearest}" in record.message
     assert "secret" not in caplog.text
 
