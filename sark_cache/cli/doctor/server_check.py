@@ -1,6 +1,6 @@
 """The examination of Redis: its topology, its round trips, and the commands that it refuses.
 
-It changes nothing. Every command that it tries names a key that does not exist.
+It changes nothing. A command that it tries on a key names one that does not exist.
 """
 
 from contextlib import suppress
