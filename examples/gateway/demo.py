@@ -6,7 +6,6 @@ python examples/gateway/demo.py [--requests N] [--clients N] [--serve]
 import argparse
 import asyncio
 import contextlib
-import itertools
 import random
 import socket
 import statistics
@@ -16,11 +15,18 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from engine import read
@@ -29,6 +35,10 @@ HERE = Path(__file__).parent
 START_SECONDS = 30
 SKEW = 1.4
 """The exponent of Zipf's law by which users and tools are chosen: few are asked for often."""
+TURNS = 10
+"""The number of turns that the requests with and without the cache take."""
+
+Questions: TypeAlias = Iterator[dict[str, Any]]
 
 
 @dataclass
@@ -46,7 +56,7 @@ class Phase:
         self.requests.append(milliseconds)
 
 
-def questions(seed: int) -> Iterator[dict[str, Any]]:
+def questions(seed: int) -> Questions:
     """Yields endless questions: skewed users × tools, one in four with a context."""
     choose = random.Random(seed)  # noqa: S311 - a workload, not a secret
     users, tools = list(read("users")), list(read("tools"))
@@ -62,35 +72,42 @@ def questions(seed: int) -> Iterator[dict[str, Any]]:
         yield question
 
 
-async def run(
-    client: httpx.AsyncClient, label: str, requests: int, clients: int, *, use_cache: bool
-) -> Phase:
-    """Sends `requests` requests from `clients` concurrent clients, and returns their times."""
-    phase = Phase()
+async def run(client: httpx.AsyncClient, requests: int, clients: int) -> tuple[Phase, Phase]:
+    """Sends `requests` requests with the cache and a quarter as many without; returns their times.
+
+    They take turns, so that a machine that is busy for a while slows down both.
+    """
     columns = (
         TextColumn("{task.description:24}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
+    without, cached = Phase(), Phase()
     with Progress(*columns) as progress:
-        bar = progress.add_task(label, total=requests)
-        counter = itertools.count()
+        turns = []
+        for phase, label, total in (
+            (without, "policy every time", max(requests // 4, 1)),
+            (cached, "cached", requests),
+        ):
+            bar = progress.add_task(label, total=total)
+            asked = [questions(seed) for seed in range(clients)]
+            turns.append((phase, total, bar, asked))
 
-        async def send(seed: int) -> None:
-            for question in questions(seed):
-                if next(counter) >= requests:
-                    return
+        async def send(phase: Phase, bar: TaskID, asked: Questions, counter: Iterator[int]) -> None:
+            for _ in counter:
+                body = {**next(asked), "use_cache": phase is cached}
                 started = time.perf_counter()
-                response = await client.post(
-                    "/authorize", json={**question, "use_cache": use_cache}
-                )
+                response = await client.post("/authorize", json=body)
                 milliseconds = (time.perf_counter() - started) * 1e3
                 phase.note(response.raise_for_status().json(), milliseconds)
                 progress.advance(bar)
 
-        await asyncio.gather(*(send(seed) for seed in range(clients)))
-    return phase
+        for turn in range(TURNS):
+            for phase, total, bar, asked in turns:
+                counter = iter(range(total * turn // TURNS, total * (turn + 1) // TURNS))
+                await asyncio.gather(*(send(phase, bar, each, counter) for each in asked))
+    return without, cached
 
 
 @contextlib.asynccontextmanager
@@ -160,8 +177,8 @@ async def revoke(client: httpx.AsyncClient, console: Console) -> None:
     console.print("\nRevoking a user:")
     await ask()
     before = await ask()
-    ended = (await client.post("/users/alice-1/revoke")).json()["entries"]
-    console.print(f"  POST /users/alice-1/revoke ended {ended} cached decisions")
+    removed = (await client.post("/users/alice-1/revoke")).json()["entries"]
+    console.print(f"  POST /users/alice-1/revoke removed {removed} cached decisions")
     after = await ask()
     if (before["source"], before["decision"]["allow"]) != ("cache", True):
         sys.exit("alice-1 should have been allowed by the cache before she was revoked")
@@ -175,9 +192,7 @@ async def main(options: argparse.Namespace) -> None:
     async with served() as url:
         limits = httpx.Limits(max_connections=options.clients)
         async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30) as client:
-            few = max(options.requests // 4, 1)
-            without = await run(client, "policy every time", few, options.clients, use_cache=False)
-            cached = await run(client, "cached", options.requests, options.clients, use_cache=True)
+            without, cached = await run(client, options.requests, options.clients)
             metrics = (await client.get("/policy-cache/metrics")).json()["cache"]
             console.print(report(without, cached, metrics))
             await revoke(client, console)
