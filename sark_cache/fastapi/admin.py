@@ -1,7 +1,7 @@
-"""What admins do: revoke decisions, and move rollouts. Included behind their sign-in alone.
+"""The routes for administrators: they revoke decisions and change rollouts.
 
-What changes a rollout waits for Redis, up to a second: these routes are plain functions, which
-FastAPI runs in threads.
+They exist only behind the given dependency. A change of a rollout waits for Redis, up to a second,
+so these routes are plain functions, which FastAPI runs in threads.
 """
 
 from collections.abc import Callable, Coroutine, Generator
@@ -54,7 +54,9 @@ class AdminRoute(APIRoute):
             try:
                 return await handle(request)
             except RequestValidationError as error:
-                raise RequestValidationError([_told(each) for each in error.errors()]) from None
+                raise RequestValidationError(
+                    [_without_input(each) for each in error.errors()]
+                ) from None
 
         return handle_safely
 
@@ -75,13 +77,13 @@ async def invalidate(cache: PolicyCacheDep, invalidation: Invalidation) -> Inval
 
 @admin_router.get("/rollouts")
 def rollouts(installation: InstallationDep) -> Rollouts:
-    """How far each feature is rolled out."""
+    """Returns the rollout percentage of each feature."""
     return Rollouts(rollouts=installation.flags.get_all_rollouts())
 
 
 @admin_router.get("/rollouts/{feature}")
 def rollout(feature: NamedFeature, installation: InstallationDep) -> Rollout:
-    """How far a feature is rolled out; 0 % if nobody has ever set it."""
+    """Returns the rollout percentage of a feature; 0 if it was never set."""
     percentage = installation.flags.get_rollout_pct(feature)
     return Rollout(feature=feature, percentage=percentage)
 
@@ -132,8 +134,8 @@ def _within_bounds() -> Generator[None]:
         raise HTTPException(409, str(error)) from error
 
 
-def _told(error: Any) -> dict[str, Any]:  # noqa: ANN401 - as pydantic has it
-    """Returns an error of validation without what was sent."""
+def _without_input(error: Any) -> dict[str, Any]:  # noqa: ANN401 - as pydantic has it
+    """Returns a validation error without the input that it repeats."""
     loc = [_encodable(part) if isinstance(part, str) else part for part in error["loc"]]
     return {"type": error["type"], "loc": loc, "msg": _encodable(error["msg"])}
 

@@ -29,7 +29,7 @@ NO_REASON: Final = "denied by policy"
 
 
 class Denial(BaseModel):
-    """Why it is not allowed."""
+    """The body of a 403 response: the reason of the decision."""
 
     detail: str
 

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes, as a route. Extra `[prometheus]`."""
+"""The route that Prometheus scrapes. Extra `[prometheus]`."""
 
 from fastapi import Response
 
@@ -12,7 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 
 async def exposition(cache: PolicyCacheDep, installation: InstallationDep) -> Response:
-    """What this process counted, backend by backend, in the text format of Prometheus."""
+    """Returns the counters of this process, by backend, in the text format of Prometheus."""
     registry = CollectorRegistry()
     registry.register(PolicyCacheCollector(cache, flags=installation.flags))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

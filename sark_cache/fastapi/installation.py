@@ -27,7 +27,7 @@ ATTRIBUTE: Final = "_sark_cache"
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """What the routes of an app use."""
+    """The objects that the routes of one app use."""
 
     cache: SelectedPolicyCache
     flags: FeatureFlagManager
@@ -54,7 +54,7 @@ def installed(app: Starlette | Router, installation: Installation) -> Generator[
 
 
 async def installation(connection: HTTPConnection) -> Installation:
-    """What the app has that serves this request."""
+    """Returns the installation of the app that serves a request."""
     return _installation_for(connection)
 
 
@@ -79,7 +79,7 @@ since `authorize` asks it, too.
 
 
 def policy_cache_of(connection: HTTPConnection) -> SelectedPolicyCache | None:
-    """What `PolicyCacheDep` brings, without what FastAPI takes for a dependency; None: replaced."""
+    """Returns the cache of `PolicyCacheDep`, resolving no dependency. None: it is overridden."""
     overrides = getattr(connection.scope.get("app"), "dependency_overrides", None)
     if overrides and policy_cache in overrides:
         return None
@@ -87,7 +87,7 @@ def policy_cache_of(connection: HTTPConnection) -> SelectedPolicyCache | None:
 
 
 async def replaced_policy_cache(connection: HTTPConnection) -> SelectedPolicyCache:
-    """What a test has put in the place of `policy_cache`, a function without arguments, brings."""
+    """Returns the cache of the function by which a test overrides `policy_cache`."""
     replacement = connection.app.dependency_overrides[policy_cache]()
     cache: SelectedPolicyCache = await replacement if isawaitable(replacement) else replacement
     if not hasattr(cache, "get_or_load"):

@@ -116,7 +116,7 @@ def _take(settings: CacheSettings) -> _Shared:
 
 
 def _give_back(shared: _Shared) -> bool:
-    """Whether nobody holds it any more."""
+    """Releases one lifespan's share. Returns True if it was the last one."""
     global _shared  # noqa: PLW0603
     with _lock:
         shared.lifespans -= 1

@@ -1,4 +1,4 @@
-"""What the routes of the policy cache take and answer."""
+"""The bodies of requests to the routes of the policy cache, and of their answers."""
 
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
@@ -27,18 +27,18 @@ Feature: TypeAlias = Annotated[str, AfterValidator(_name)]
 
 
 class Health(BaseModel):
-    """Whether the caches can answer."""
+    """The health of the caches."""
 
     status: State
     """`unavailable` if one of the backends is."""
     backends: dict[str, State]
     """Of each backend that this process uses: `native`, `redis`, `none`."""
     enabled: bool
-    """Whether they serve and store at all."""
+    """True if the caches are enabled."""
 
 
 class Metrics(BaseModel):
-    """What this process counted."""
+    """The metrics of this process."""
 
     cache: dict[str, int | float]
     """`get_metrics()` of all backends together."""
@@ -49,7 +49,7 @@ class Metrics(BaseModel):
 
 
 class Invalidation(BaseModel):
-    """What to revoke: decisions that match all that is given."""
+    """A revocation of the decisions that match all given fields."""
 
     # A misspelt field would revoke more than was meant.
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -90,13 +90,13 @@ class Invalidation(BaseModel):
 
 
 class Invalidated(BaseModel):
-    """How many entries died, in all backends together."""
+    """The number of entries removed, in all backends together."""
 
     invalidated: int
 
 
 class Percentage(BaseModel):
-    """How far to roll a feature out."""
+    """A rollout percentage to set."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -104,19 +104,19 @@ class Percentage(BaseModel):
 
 
 class Rollout(BaseModel):
-    """How far a feature is rolled out."""
+    """The rollout percentage of a feature."""
 
     feature: str
     percentage: int
 
 
 class Rollouts(BaseModel):
-    """How far each feature is rolled out, in percent of the users."""
+    """The rollout percentage of each feature."""
 
     rollouts: dict[str, int]
 
 
 class Failure(BaseModel):
-    """What could not be done."""
+    """An error."""
 
     detail: str

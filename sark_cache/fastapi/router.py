@@ -74,7 +74,7 @@ def policy_cache_router(
 
 
 async def health(cache: PolicyCacheDep, response: Response) -> Health:
-    """Whether every backend that this process uses can answer; 503 if not."""
+    """Returns the health of each backend of this process; 503 if one does not answer."""
     backends: dict[str, State] = {}
     for each in cache.backends():
         backends[each.backend] = "ok" if await each.health_check() else "unavailable"
@@ -85,7 +85,7 @@ async def health(cache: PolicyCacheDep, response: Response) -> Health:
 
 
 async def metrics(cache: PolicyCacheDep, installation: InstallationDep) -> Metrics:
-    """What this process counted, and how far features are rolled out."""
+    """Returns the metrics of this process and the rollout percentages."""
     return Metrics(
         cache=cache.get_metrics(),
         cleanup=installation.cleanup.get_metrics(),

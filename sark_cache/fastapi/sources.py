@@ -18,7 +18,7 @@ from sark_cache.backends.native import RustPolicyCache
 from sark_cache.fastapi.calling import is_async
 
 Dependency: TypeAlias = Callable[..., Any]
-"""What `Depends` takes."""
+"""A callable, as `Depends` takes it."""
 
 DEPENDENCY: Final = "a dependency (a function or Depends(...))"
 VARIADIC: Final = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
@@ -26,15 +26,15 @@ VARIADIC: Final = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 @dataclass(frozen=True, slots=True)
 class FromRequest:
-    """What a plain function reads from the request: no dependency, so nothing of what one costs.
+    """A value that a plain function reads from the request, at none of the cost of a dependency.
 
     >>> resource = FromRequest(lambda request: request.path_params["document"])
 
-    It has no dependencies, adds nothing to the OpenAPI schema, and cannot be overridden by itself.
+    It has no dependencies, adds nothing to the OpenAPI schema, and cannot be overridden alone.
 
     Args:
-        read: Takes the request, or the WebSocket, and returns what was found. What it raises ends
-            the request, as what a dependency raises does.
+        read: Takes the request, or the WebSocket, and returns the value. An exception that it
+            raises ends the request, as one of a dependency does.
 
     Raises:
         TypeError: `read` is no plain function.

@@ -1,6 +1,6 @@
-"""What is measured of a cache, whoever collects it: each number with its unit and its meaning.
+"""The measurements of a cache, for every exporter: each number with its unit and its meaning.
 
-All of it is read from the cache when it is collected, which takes about 0.1 ms.
+They are read from the cache at each collection, which takes about 0.1 ms.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,15 +18,15 @@ class CompositePolicyCache(CompositeCache, Protocol):
     """A policy cache that asks others: `SelectedPolicyCache`."""
 
     def backends(self) -> Iterable[PolicyCacheProtocol]:
-        """Those that it asks, by now."""
+        """Returns the caches that it uses so far."""
         ...
 
 
 class Rollouts(Protocol):
-    """What knows how far each feature is rolled out: `FeatureFlagManager`."""
+    """An object that knows the rollout percentage of each feature: `FeatureFlagManager`."""
 
     def get_all_rollouts(self) -> Mapping[str, float]:
-        """Percentages, 0 to 100, by feature; without asking any server."""
+        """Returns percentages, 0 to 100, by feature. Sends nothing to a server."""
         ...
 
 
@@ -100,10 +100,10 @@ _PERCENTILES = (
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is measured of one cache, at one moment."""
+    """The measurements of one cache, at one moment."""
 
     labels: Mapping[str, str]
-    """What tells these numbers from those of other caches: `backend` and, if given, `cache`."""
+    """The labels of the cache: `backend` and, if it was given a name, `cache`."""
     numbers: Mapping[str, float]
     """The counters and gauges, by name."""
     percentiles: Mapping[str, float]
@@ -146,7 +146,7 @@ class Source:
         return self.flags.get_all_rollouts() if self.flags else {}
 
     def labels(self, cache: object) -> dict[str, str]:
-        """What tells a cache that this one is, or asks, from others."""
+        """Returns the labels of a cache: this one, or one that this one uses."""
         backend: str = getattr(cache, "backend", "") if self.backend is None else self.backend
         return (
             {"backend": backend} if self.name is None else {"backend": backend, "cache": self.name}
@@ -154,11 +154,11 @@ class Source:
 
     @property
     def is_several(self) -> bool:
-        """Whether it is measured backend by backend."""
+        """True if it is measured backend by backend."""
         return self.backend is None and isinstance(self.cache, CompositePolicyCache)
 
     def refuse_alike(self, others: Iterable["Source"]) -> None:
-        """Raises a ValueError if somebody else's numbers could not be told from these."""
+        """Raises a ValueError if another source has the same labels."""
         for other in others:
             backend = other.labels(other.cache)["backend"]
             alike = backend == self.labels(self.cache)["backend"]
@@ -190,7 +190,7 @@ class Source:
 
 
 def _ratios(hits: float, stale_hits: float, misses: float) -> dict[str, float]:
-    """Those of `get_metrics()`, of 1 instead of 100 and not rounded."""
+    """Returns the rates of `get_metrics()` as ratios from 0 to 1, not rounded."""
     look_ups = hits + stale_hits + misses or 1
     return {
         "hit_ratio": hits / look_ups,

@@ -3,7 +3,7 @@
 >>> from sark_cache import RustPolicyCache
 >>> from sark_cache.instrumentation.opentelemetry import instrument
 >>> cache = RustPolicyCache()
->>> instrumentation = instrument(cache)  # with the global providers, unless told otherwise
+>>> instrumentation = instrument(cache)  # with the global providers by default
 >>> instrumentation.uninstrument()
 
 A service that chooses its backend user by user instruments `SelectedPolicyCache()`, with
@@ -38,7 +38,7 @@ about:
 |------------------------|-------------------------------------------------------------------------|
 | `sark_cache.backend`   | as above                                                                |
 | `sark_cache.cache`     | the name that the cache was given, if any                               |
-| `sark_cache.outcome`   | `loaded`; `error`; or `cancelled`, with the task of the one who asked   |
+| `sark_cache.outcome`   | `loaded`; `error`; or `cancelled`, with the task of the caller          |
 | `sark_cache.coalesced` | how many other requests were waiting for it when it ended               |
 | `error.type`           | the type of what it raised; never its message, which may hold a request |
 """
@@ -87,7 +87,7 @@ class Instrumentation:
         self._ends = ends
 
     def uninstrument(self) -> None:
-        """Ends it; may be called more than once. An evaluation under way still ends its span."""
+        """Ends the instrumentation; can be called twice. Running evaluations end their spans."""
         for end in self._ends:
             end()
 
@@ -140,7 +140,7 @@ class _Rounds:
         self._asked: set[str] = set()
 
     def readings(self, instrument: str) -> list[Reading]:
-        """New ones if this instrument has been told the last ones."""
+        """Returns the readings; takes new ones if this instrument has returned the last ones."""
         if not self._asked or instrument in self._asked:
             self._readings = self.source.read()
             self._asked.clear()
@@ -212,7 +212,7 @@ class _Instruments:
                     yield Observation(number, {**reading.labels, **attributes})
 
     def _rollouts(self, _options: CallbackOptions) -> Iterator[Observation]:
-        """Those of the process, whichever cache was instrumented with the flags."""
+        """Yields the rollouts of the process, from every cache that was instrumented with flags."""
         percentages = {
             feature: percentage
             for rounds in self._rounds
@@ -254,7 +254,7 @@ _of_the_global_provider: list[_Instruments] = []
 
 
 def _instruments(provider: MeterProvider | None) -> _Instruments:
-    """Those of a provider, made at first. Until the global one is set, a proxy stands in for it."""
+    """Returns the instruments of a provider, creating them once. None: the global provider."""
     if provider is None or provider is metrics.get_meter_provider():
         if not _of_the_global_provider:
             meter = metrics.get_meter(SCOPE, _version())

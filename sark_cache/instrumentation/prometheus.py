@@ -3,7 +3,7 @@
 >>> from sark_cache import RustPolicyCache
 >>> from sark_cache.instrumentation.prometheus import register
 >>> cache = RustPolicyCache()
->>> registration = register(cache)  # on prometheus_client's own registry, unless told otherwise
+>>> registration = register(cache)  # on prometheus_client's own registry by default
 >>> registration.unregister()
 
 A service that chooses its backend user by user registers `SelectedPolicyCache()`, with
@@ -120,11 +120,11 @@ class PolicyCacheCollector(Collector):
         self._source = Source(cache, backend, name, flags, tuple(map(float, bounds)))
 
     def describe(self) -> Iterable[Metric]:
-        """What is exported, without a number: what the registry asks when it is registered."""
+        """Returns the exported metrics without numbers; the registry asks at registration."""
         return _families(self._namespace, ())
 
     def collect(self) -> Iterable[Metric]:
-        """What is exported, as it is now."""
+        """Returns the exported metrics, as they are now."""
         return _families(self._namespace, (self._source,))
 
 
@@ -266,7 +266,7 @@ def _backends(namespace: str, readings: Sequence[Reading]) -> Metric:
 
 
 def _rollouts(namespace: str, sources: Sequence[Source]) -> Metric:
-    """Those of the process, whichever cache was registered with the flags."""
+    """Returns the rollouts of the process, from every cache that was registered with flags."""
     name = f"{namespace}_{ROLLOUT.name}_percent"
     family = Metric(name, ROLLOUT.description, "gauge", "percent")
     percentages = {

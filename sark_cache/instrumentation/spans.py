@@ -1,6 +1,6 @@
-"""A span around each evaluation, in the task of the one who evaluates.
+"""A span around each evaluation, in the task that evaluates.
 
-It says how the evaluation ended and for how many, and nothing of what the request is about.
+It has the outcome and the number of waiters, and no part of the request.
 """
 
 from asyncio import CancelledError

@@ -33,19 +33,19 @@ REFRESH_SECONDS: Final = 0.5
 """The pause between two looks into Redis: a change is seen within a second."""
 
 FIRST_LOOK_SECONDS: Final = 0.25
-"""How long the first to ask waits for Redis at most: once in a process, and for each new name."""
+"""The maximum time that a first call waits for Redis: once in a process, and once a name."""
 
 CONFIRM_SECONDS: Final = 1.0
-"""How long setting a percentage waits for Redis at most."""
+"""The maximum time, in seconds, that setting a percentage waits for Redis."""
 
 MOST_ASKED_FOR: Final = 100
-"""How many features that nobody set here are looked for in Redis."""
+"""The maximum number of features, not set in this process, that are looked for in Redis."""
 
 MOST_FEATURES: Final = 256
-"""How many features can have a percentage that was set in this process, or that it begins with."""
+"""The maximum number of features with a percentage, set in this process or initial."""
 
 MOST_NAME_BYTES: Final = 128
-"""How long the name of a feature may be, in UTF-8."""
+"""The maximum length of the name of a feature, in UTF-8."""
 
 
 @dataclass(eq=False, slots=True)
@@ -56,7 +56,7 @@ class _Intention:
     process: int = field(default_factory=os.getpid)
     tried: threading.Event = field(default_factory=threading.Event)
     late: bool = False
-    """Whoever set it was told that it could not be confirmed."""
+    """True once the caller got an error because Redis did not confirm in time."""
     refusal: str = f"no answer within {CONFIRM_SECONDS:g} s"
 
 
@@ -108,11 +108,11 @@ class FeatureFlagManager:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """True after `close`."""
         return self._closed
 
     def should_use_rust(self, feature: str, user_id: str) -> bool:
-        """Whether a user is in.
+        """Returns True if a user gets a feature.
 
         Args:
             feature: The feature's name. One that nobody has set is used by nobody.
@@ -127,7 +127,7 @@ class FeatureFlagManager:
         return self.includes(user_id, feature, percentage)
 
     def includes(self, user_id: str, feature: str, percentage: int) -> bool:
-        """What `should_use_rust` says, for who has the percentage and has checked the rest."""
+        """Returns the answer of `should_use_rust` for a known percentage and checked arguments."""
         by_percentage = percentage == EVERYBODY or is_in_rollout(feature, user_id, percentage)
         if self._provider is None or self._known.get(feature) == 0:
             return by_percentage
@@ -158,7 +158,7 @@ class FeatureFlagManager:
 
     @property
     def has_provider(self) -> bool:
-        """Whether an OpenFeature client decides."""
+        """True if an OpenFeature client decides."""
         return self._provider is not None
 
     @property
@@ -168,7 +168,7 @@ class FeatureFlagManager:
 
     @property
     def rollout_pct(self) -> Mapping[str, int]:
-        """What `get_all_rollouts` returns, read-only, under the name that SARK has for it."""
+        """The result of `get_all_rollouts`, read-only: SARK's name for it."""
         return MappingProxyType(self.get_all_rollouts())
 
     def get_all_rollouts(self) -> dict[str, int]:
@@ -251,7 +251,7 @@ class FeatureFlagManager:
         """The percentage of a feature not heard of, from now on looked for in Redis."""
         if self._poller is None or self._closed or feature in self._asked_for:
             return 0
-        # What is no name is not sent: a lone surrogate would end every look.
+        # An invalid name is not sent: a lone surrogate would end every poll.
         if len(self._asked_for) >= MOST_ASKED_FOR or not is_name(feature):
             return 0
         with _changes:
@@ -301,11 +301,11 @@ class FeatureFlagManager:
             for intention in late.values():
                 intention.late = True
         if late:
-            told = ", ".join(f"{feature} to {i.percentage} %" for feature, i in late.items())
+            changed = ", ".join(f"{feature} to {i.percentage} %" for feature, i in late.items())
             reasons = ", ".join(sorted({intention.refusal for intention in late.values()}))
             message = (
-                f"set {told} in this process, but other processes have not been told: Redis did "
-                f"not confirm ({reasons}). It is written when Redis is back."
+                f"set {changed} in this process, but Redis did not confirm it ({reasons}); other "
+                "processes may not see it yet. It is written when Redis is back."
             )
             raise FlagError(message)
 
@@ -380,7 +380,7 @@ class FeatureFlagManager:
 
 
 def is_in_rollout(feature: str, user_id: str, percentage: int) -> bool:
-    """Whether a user is among the `percentage` of all users that get a feature.
+    """Returns True if a user is among the `percentage` of users that get a feature.
 
     The rule is SARK's: `int(md5(f"{feature}:{user_id}").hexdigest(), 16) % 100 < percentage`.
     """
@@ -406,7 +406,7 @@ def get_feature_flag_manager(
     *,
     initial: Mapping[str, int] | None = None,
 ) -> FeatureFlagManager:
-    """The feature flags of this process, made at the first call, and anew once they were closed.
+    """Returns the feature flags of this process; creates them at the first call, or after `close`.
 
     Args:
         redis_client: As for `FeatureFlagManager`. Given later, it counts if none was given before.

@@ -14,7 +14,7 @@ DOMAIN: Final = "sark_cache"
 
 
 class BooleanFlags(Protocol):
-    """What is asked of an OpenFeature client."""
+    """The used part of an OpenFeature client."""
 
     def get_boolean_value(
         self,
@@ -44,7 +44,7 @@ class Provider:
         self._faults: Final = faults
 
     def includes(self, user_id: str, feature: str, *, default: bool) -> bool:
-        """Whether the provider gives a user a feature; the default if it does not say."""
+        """Returns whether the provider gives a user a feature; without an answer, the default."""
         try:
             context = self._context_of(targeting_key=user_id)
             answer = self._client.get_boolean_value(feature, default, context)

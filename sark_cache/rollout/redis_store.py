@@ -1,7 +1,7 @@
 """Where rollout percentages are shared: in Redis or Valkey, as decimal text.
 
-Over a connection of its own, whoever's client it was made from: with time-outs, without retries,
-and never the one that a parent process uses. One round trip reads any number of features.
+It has its own connection, apart from the given client: with time-outs, without retries, and never
+the connection of a parent process. One round trip reads any number of features.
 """
 
 import inspect
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
 
 TIMEOUT_SECONDS: Final = 0.25
-"""How long connecting, and each answer, may take."""
+"""The time limit of connecting, and of each answer, in seconds."""
 
 KEY_PREFIX: Final = "feature_flag:"
 
@@ -23,7 +23,7 @@ end
 redis.call('SET', KEYS[1], ARGV[2])
 return late
 """
-"""Sets a percentage that could not be set in time, unless another, lower one was set meanwhile.
+"""Sets a percentage that could not be set in time, unless a lower one was set in between.
 
 Atomic, as any script on the server is.
 """
@@ -73,7 +73,7 @@ class FlagStore:
         self._own_process = -1
 
     def read(self, features: Iterable[str]) -> dict[str, object]:
-        """What is stored for each feature: bytes or str, None, or the server's complaint."""
+        """Returns the stored value of each feature: bytes, str, None, or a server's error."""
         named = list(features)
         pipeline = self._connection().pipeline(transaction=False)
         for feature in named:
@@ -87,8 +87,8 @@ class FlagStore:
     def write_late(self, feature: str, percentage: int, last_seen: int | None) -> int:
         """Stores a percentage that could not be stored in time; returns the one that stands.
 
-        That is another one if it was set meanwhile, being not the one last seen here, and is
-        lower: in doubt fewer users get what is being rolled out.
+        That is another percentage if one was set in between, so that it is not the last one seen
+        here, and if it is lower. In doubt fewer users get the feature.
         """
         expected = "" if last_seen is None else str(last_seen)
         key = KEY_PREFIX + feature

@@ -23,7 +23,7 @@ Peers: TypeAlias = Callable[[], Iterable["Linked"]]
 
 
 class Linked:
-    """What a policy cache becomes by being one of several; comes before its class.
+    """Mixin of the caches of a process, placed before the cache class: it revokes in all of them.
 
     A revocation is in force in the native cache, and on its way to Redis, when it is called.
     """
@@ -119,7 +119,7 @@ class Linked:
                 fault = fault or error
         if fault is not None:
             raise fault
-        return Deferred(lambda: _told(total, begun))
+        return Deferred(lambda: _gather_revocations(total, begun))
 
 
 class LinkedRustPolicyCache(Linked, RustPolicyCache):
@@ -143,14 +143,14 @@ ProcessCache: TypeAlias = LinkedRustPolicyCache | LinkedPolicyCache | LinkedNull
 
 
 def _given(**named: object) -> dict[str, object]:
-    """Those that were given: a backend tells what was left out from what is empty."""
+    """Returns the arguments that were given; to a backend, empty differs from missing."""
     return {name: value for name, value in named.items() if value is not None}
 
 
-async def _told(
+async def _gather_revocations(
     total: Callable[[list[Any]], Any], revoked: list[Coroutine[object, None, Any]]
 ) -> Any:  # noqa: ANN401
-    """What all of them say together, once each has ended; raises what one of them raises."""
+    """Awaits all revocations, then returns their total. Raises the first error among them."""
     answers = await asyncio.gather(*revoked, return_exceptions=True)
     for answer in answers:
         if isinstance(answer, BaseException):

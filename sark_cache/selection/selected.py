@@ -26,7 +26,7 @@ from sark_cache.types import (
 )
 
 _CLOSED: Final = LinkedNullPolicyCache()
-"""What answers once a cache is closed."""
+"""The cache that answers after `close`."""
 _CLOSED.enabled = False
 _FINE: Final = tuple((32 + part) * 2**power / 1e9 for power in range(2, 31) for part in range(32))
 """Bounds as fine as the buckets of a histogram: 32 to a power of two, from 128 ns to 68 s."""
@@ -67,7 +67,7 @@ class SelectedPolicyCache(BasePolicyCache):
 
     @property
     def enabled(self) -> bool:
-        """Whether the caches serve and store; to set it, sets it for all, also those to come."""
+        """True if all caches serve and store. Setting it applies to all, also to later ones."""
         if self._enabled is not None:
             return self._enabled
         return all(cache.enabled for cache in caches())
@@ -85,7 +85,7 @@ class SelectedPolicyCache(BasePolicyCache):
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """True after `close`."""
         return self._closed
 
     def get(
@@ -260,7 +260,7 @@ class SelectedPolicyCache(BasePolicyCache):
 
     @property
     def metrics(self) -> CacheMetrics:
-        """What all caches counted together: a snapshot."""
+        """The metrics of all caches together: a snapshot."""
         parts = [cache.metrics for cache in caches()]
         requests = self.latency_histogram(_FINE)
         evaluations = self.evaluation_histogram(())
@@ -286,19 +286,19 @@ class SelectedPolicyCache(BasePolicyCache):
     def latency_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
-        """How long requests to the caches took; those that were measured."""
+        """Returns the durations of the measured requests to the caches."""
         rising = tuple(bounds)
         return _sum([cache.latency_histogram(rising) for cache in caches()], rising)
 
     def evaluation_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
-        """How long evaluations took, as `record_opa_latency` was told."""
+        """Returns the durations of evaluations, as given to `record_opa_latency`."""
         rising = tuple(bounds)
         return _sum([cache.evaluation_histogram(rising) for cache in caches()], rising)
 
     async def health_check(self) -> bool:
-        """Whether every cache that this process uses can answer."""
+        """Returns True if every cache of this process can answer."""
         if self._closed:
             return False
         return all([await cache.health_check() for cache in caches()])
@@ -346,7 +346,7 @@ def _acts_at_call(part: tuple[ProcessCache, list[int]]) -> bool:
 
 
 def _knows(stamp: Stamps | None, cache: ProcessCache) -> bool:
-    """Whether this very cache was in use when the stamp was taken, and so can tell."""
+    """Returns True without a stamp, or if the stamp was taken while this cache was in use."""
     return stamp is None or stamp.of.get(cache.backend, (None, None))[0] is cache
 
 

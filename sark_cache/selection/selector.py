@@ -1,7 +1,7 @@
-"""Which cache answers for a user: the native one, else Redis, else one that never hits.
+"""The choice of the cache that answers for a user: native, else Redis, else one that never hits.
 
-Where no rollout was ever set everybody is served alike: by Redis if there is one, else by the
-native cache.
+If no rollout was ever set, all users get the same cache: Redis if there is one, else the native
+cache.
 
 The caches are those of this process, made from `CacheSettings` and linked: a revocation through one
 of them reaches all. To choose costs about a microsecond and no round trip: rollout percentages and
@@ -60,7 +60,7 @@ class Selection:
         self._is_rollout_given: Final = settings.rust_cache_rollout_pct is not None
         self._faults: Final = FaultLog("redis")
         self._logged: Final[set[Choice]] = set()
-        self._told: Final[set[tuple[str, int]]] = set()
+        self._logged_choices: Final[set[tuple[str, int]]] = set()
         self.closed: bool = False
         self._reached = False
         self._server: Final = _Server(settings)
@@ -96,9 +96,9 @@ class Selection:
         percentage = self._percentage()
         backend = self._backend(user_id, percentage)
         # Backend and percentage say whether the choice was logged, before any text is made of it.
-        if (backend, percentage) not in self._told or self.settings.log_user_ids:
+        if (backend, percentage) not in self._logged_choices or self.settings.log_user_ids:
             self._log(self._explained(backend, percentage), user_id)
-            self._told.add((backend, percentage))
+            self._logged_choices.add((backend, percentage))
         try:
             if backend == "native":
                 return one(LinkedRustPolicyCache, self._make_native)
@@ -124,7 +124,7 @@ class Selection:
             self._poller.close()
 
     def _percentage(self) -> int:
-        """How many users are in, by the last look into Redis, which is begun if there was none."""
+        """Returns the rollout percentage of the last poll of Redis; starts polling if needed."""
         if self._poller is not None:
             self._poller.ensure_started()
         return self.flags.get_rollout_pct(FEATURE)
@@ -142,7 +142,7 @@ class Selection:
         return self.flags.includes(user_id, FEATURE, percentage)
 
     def _is_untouched(self) -> bool:
-        """Whether no percentage was ever set, by a setting or a flag: everybody is served alike."""
+        """Returns True if no percentage was ever set, by a setting or a flag."""
         return not (self._is_rollout_given or self.flags.was_set(FEATURE))
 
     def _explained(self, backend: str, percentage: int) -> Choice:
@@ -176,7 +176,7 @@ class Selection:
         return one(LinkedNullPolicyCache, LinkedNullPolicyCache)
 
     def _look(self) -> None:
-        """Whether Redis can be reached now, in the watch's thread."""
+        """Finds out whether Redis can be reached. Runs in the poller's thread."""
         try:
             self._server.answer()
         except Exception as error:  # noqa: BLE001 - whatever it is, Redis cannot be reached
@@ -249,7 +249,7 @@ def get_selection() -> Selection:
 
 
 def use_settings(settings: "CacheSettings") -> Selection:
-    """Makes the selection of this process anew, from these settings."""
+    """Replaces the selection of this process by one made from these settings."""
     global _selection  # noqa: PLW0603
     with _lock:
         before, _selection = _selection, None
@@ -310,7 +310,7 @@ def _why_not_native(settings: "CacheSettings") -> str:
 
 
 def _apart(settings: "CacheSettings", several: str) -> str:
-    """What native caches of several processes do to revocations, and what to do about it."""
+    """Returns a warning: native caches of several processes miss revocations; with a cure."""
     if settings.redis_url is None:
         cure = "set SARK_CACHE_REDIS_URL for a cache that they share"
     else:

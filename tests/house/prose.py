@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-MOST_CLAUSES_PERCENT = 4.0
+MOST_CLAUSES_PERCENT = 3.0
 """The largest percentage of docstrings that may open with a clause."""
 
-MOST_ODD_WORDS = 1.2
+MOST_ODD_WORDS = 0.9
 """The largest number of odd words per 1,000 lines."""
 
 ODD_WORDS = (
