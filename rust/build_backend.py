@@ -1,6 +1,6 @@
 """maturin, as what pip builds the package with; where there is no Rust, it says what would help.
 
-By itself maturin would fetch a whole toolchain unasked, and end in a traceback where it cannot.
+Without this file maturin would download a whole toolchain unasked, or fail with a traceback.
 """
 
 import os
@@ -34,7 +34,7 @@ __all__ = [
 NO_RUST = """
 sark-cache has to be built here, and there is no Rust: cargo is not on PATH.
 
-Either pip was told to build it, or there is no wheel for {python} on {platform}.
+Either pip was asked to build it, or there is no wheel for {python} on {platform}.
 Wheels are for CPython 3.11 to 3.15 on Linux, macOS and Windows; an old pip may not know them:
     python -m pip install --upgrade pip
 To build it, install Rust (https://rustup.rs) and a C compiler, then run this again.

@@ -36,9 +36,9 @@ __all__ = ["AsyncCache", "Decision", "Load", "PolicyStore", "Stamp", "__version_
 __version__: str
 
 _JSON: TypeAlias = str | int | float | bool | list[Any] | dict[str, Any] | None
-"""What comes out: made of Python's own types, and anew each time."""
+"""A value that is returned: new objects of Python's own types each time."""
 _AnyJSON: TypeAlias = _JSON | tuple[Any, ...] | Mapping[str, Any]
-"""What goes in: tuples are taken for lists, mappings for dicts."""
+"""A value that is stored: tuples count as lists, mappings as dicts."""
 _Key: TypeAlias = str | tuple[Any, ...]
 """A str, or a tuple of JSON values."""
 
@@ -75,10 +75,10 @@ class Decision(Mapping[str, Any]):
     def __new__(cls, fields: Mapping[str, Any], /) -> Self: ...
     @property
     def allow(self) -> bool:
-        """Whether it allows: its field "allow" is `True`, not merely something like it."""
+        """True if the field "allow" is `True`; another truthy value does not count."""
     @property
     def reason(self) -> Any:  # noqa: ANN401 - any JSON value
-        """Its field "reason"; None if it has none."""
+        """The field "reason"; None if there is none."""
     def to_dict(self) -> JSONObject:
         """The decision as a new dict, with lists and dicts of its own, to be changed at will."""
     def get(self, name: str, default: Any = None, /) -> Any:  # noqa: ANN401 - any JSON value
@@ -136,8 +136,9 @@ class AsyncCache:
     ) -> Coroutine[object, None, _JSON]:
         """The value under `key`, or what `loader()` brings, which is then stored.
 
-        One loader runs for all who ask meanwhile, in any task, thread and event loop; what it
-        raises, everybody is raised, and nothing is stored. See `RustPolicyCache.get_or_load`.
+        One loader runs for all requests for a key, in any task, thread and event loop. If it
+        raises, every waiter gets the same exception, and nothing is stored. See
+        `RustPolicyCache.get_or_load`.
 
         Raises:
             ValueError: The loader brought something that is not JSON or, with its key, over 64 KiB.
@@ -159,18 +160,18 @@ class Load:
 
     @property
     def loader(self) -> Callable[[], Awaitable[Any]]:
-        """What evaluates the request."""
+        """The loader of the request."""
     @property
     def cache(self) -> object:
-        """The cache that it is loaded for."""
+        """The cache that it loads for."""
     @property
     def ahead(self) -> bool:
-        """Whether it refreshes what is stored, in the background."""
+        """True if it refreshes an entry in the background."""
     def waiting(self) -> int:
-        """How many other requests wait for what this one's loader brings."""
+        """Returns the number of requests that wait for this one's loader."""
     @property
     def flight(self) -> int:
-        """Names the load that this request leads; there is none unless it does."""
+        """The number of the load that this request leads."""
     def next_step(self, within: tuple[int, ...]) -> Step | Future[None]:
         """Returns the next step, or a future to await before asking again.
 
@@ -183,17 +184,17 @@ class Load:
                 evaluations of its key have not ended.
         """
     def answer(self) -> Any:  # noqa: ANN401 - any JSON value
-        """What somebody else's load came to: a new object, or the exception that it raised."""
+        """Returns the outcome of another request's load: a new object; raises its exception."""
     def finish(self, value: object, ttl_seconds: float | None, tags: Collection[str] | None) -> Any:  # noqa: ANN401 - any JSON value
-        """Stores what the loader brought, hands it to everybody who waits, and returns it."""
+        """Stores the loader's result, delivers it to the waiters, and returns it."""
     def fail(self, error: Exception) -> None:
-        """Counts what the loader raised, and hands it to everybody who waits."""
+        """Counts the loader's exception, and delivers it to the waiters."""
     def keep(self) -> None:
-        """Leaves what is stored to its end: a refresh brought nothing new."""
+        """Leaves the entry until it expires: a refresh brought nothing new."""
     def supersede(self) -> None:
-        """Removes what is stored: something newer was evaluated while the cache was off."""
+        """Removes the entry: a newer decision was evaluated while the cache was disabled."""
     def leave(self) -> None:
-        """Takes no further part: one who leads hands over, one who waits disturbs nobody."""
+        """Leaves the load: a leader hands over, and a waiter affects no other request."""
 
 @disjoint_base
 class PolicyStore:
@@ -210,12 +211,12 @@ class PolicyStore:
         eviction: Literal["lru", "tiny_lfu"] | None,
     ) -> None: ...
     enabled: bool
-    """Whether the cache serves and stores."""
+    """True if the cache serves and stores."""
     use_optimized_ttl: bool
-    """Whether a given sensitivity shortens how long an entry lives."""
+    """True if a sensitivity shortens the time to live."""
     @property
     def ttl_seconds(self) -> float:
-        """How long an entry lives unless told otherwise, in seconds; settable."""
+        """The default time to live of an entry, in seconds; settable."""
     @ttl_seconds.setter
     def ttl_seconds(self, ttl_seconds: float) -> None: ...
     @property
@@ -223,7 +224,7 @@ class PolicyStore:
         """The most entries."""
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """True after `close`."""
     def get(
         self,
         user_id: str,
@@ -277,8 +278,8 @@ class PolicyStore:
         """Stores a snapshot of a decision; True if it was stored.
 
         A decision that cannot be stored (not JSON, too large, too many tags, no time to live) drops
-        the one that was stored before: it has superseded it. What a `get_or_load` that is under way
-        brings does not overwrite it.
+        the one that was stored before: it has superseded it. The result of
+        a `get_or_load` that is running does not overwrite it.
 
         Args:
             user_id: Who asks.
@@ -314,17 +315,17 @@ class PolicyStore:
     ) -> Coroutine[object, None, JSONObject]:
         """The cached decision or, if there is none, what `loader()` brings, which is then stored.
 
-        One loader runs for all who ask for the same decision meanwhile, in any task, thread and
-        event loop. It runs in the task of the one who asked first. If that task is cancelled, the
-        one who waited longest goes on with its own loader. What the loader raises, everybody who
-        waits is raised, nothing is stored, and the next request tries anew. An invalidation
-        meanwhile: those who asked before it get the decision, those who ask after it begin another
-        load, and nothing that it revoked is stored. For a limit in time use `asyncio.timeout`;
-        whoever gives up disturbs nobody.
+        One loader runs for all requests for the same decision, in any task, thread and event loop.
+        It runs in the task of the first request, the leader. If that task is cancelled, the request
+        that waited longest goes on with its own loader. If the loader raises, every waiter gets the
+        same exception, nothing is stored, and the next request evaluates again. After an
+        invalidation during the load, requests from before it get the decision, requests from after
+        it start another load, and no revoked decision is stored. To limit the time, use
+        `asyncio.timeout`: a waiter that gives up affects no other request.
 
-        A hit is decided when this is called, and ready at once; it costs little more than that of
-        `get`, but tags and a sensitivity take time to be read on a hit, too. A miss
-        takes its place among those who ask when it is first awaited. Do not change the context
+        A hit is decided at the call, and ready at once. It costs little more than a hit of `get`;
+        reading tags and a sensitivity takes time on a hit, too. A miss joins the load when it is
+        first awaited. Do not change the context
         until it is answered: the loader may be called at any time until then.
 
         Args:
@@ -335,11 +336,11 @@ class PolicyStore:
                 or a `Loaded` with one, its time to live and its tags. Neither it nor a task that
                 it makes may ask for its own key, nor two loaders of one cache for each other's.
             context: What else the decision depends on: a JSON object.
-            ttl_seconds: How long it lives, in seconds; 0 shares it and stores nothing. None: as the
-                cache says. What the loader says in a `Loaded` goes before it.
-            sensitivity: A name in `OPTIMIZED_TTL`: it lives no longer than that says, whatever the
-                loader says. Any other name changes nothing and is warned of once.
-            tags: Names to revoke it by. All who ask for the same decision should name the same.
+            ttl_seconds: How long it lives, in seconds; 0 shares it and stores nothing. None: the
+                cache's. A time in a `Loaded` takes precedence.
+            sensitivity: A name in `OPTIMIZED_TTL`: the time to live is at most its time, also
+                that of a `Loaded`. Another name changes nothing and is warned of once.
+            tags: Names to revoke it by. All requests for one decision should give the same.
             policy: The policy that the loader evaluates. Loads under different policies share
                 nothing.
 

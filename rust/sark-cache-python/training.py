@@ -1,4 +1,4 @@
-"""What the compiler learns from where time is spent: `maturin build --pgo` runs it.
+"""The workload of profile-guided builds, which `maturin build --pgo` runs.
 
 The operations in about the proportions of a service: mostly hits, some misses, loads and stores,
 now and then a revocation. It needs nothing but the package. A build with a profile answers a hit in

@@ -29,10 +29,10 @@ restart; with delta temporality the interval's difference is negative: do not re
 so.
 
 Spans. Each evaluation because of a miss is a span `sark_cache.evaluate`, each refresh ahead a
-`sark_cache.refresh`; a hit, and who waits for another one's evaluation, is none. Its parent is the
-current span of the one who evaluates; for a refresh, that of the hit which began it, and which may
-be over before. It is the current span while the loader runs. It says nothing of what the request is
-about:
+`sark_cache.refresh`. A hit has no span, and neither has a request that waits for another's
+evaluation. The parent is the current span of the evaluating task; of a refresh, the span of the hit
+that started it, which may end earlier. It is the current span while the loader runs. It contains no
+part of the request:
 
 | attribute              | value                                                                   |
 |------------------------|-------------------------------------------------------------------------|

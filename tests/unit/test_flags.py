@@ -338,7 +338,9 @@ def flag(decide):
 def use(provider, domain=None):
     """Sets the application's provider and waits until it is ready."""
     api.set_provider(provider, domain)
+    give_up = time.monotonic() + 10
     while api.get_client(domain).get_provider_status() is not ProviderStatus.READY:
+        assert time.monotonic() < give_up, "the provider does not become ready"
         time.sleep(0.001)
 
 

@@ -124,8 +124,8 @@ impl AsyncCache {
         }
     }
 
-    /// How many requests evaluated for themselves since this was called last, because they had
-    /// waited too long for another one's load.
+    /// Returns the number of requests, since the last call, that waited too long for another
+    /// request's load and evaluated themselves.
     fn _take_overdue(&self) -> u64 {
         self.cache.stats().counters.overdue.take()
     }

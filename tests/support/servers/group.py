@@ -1,12 +1,13 @@
 """Several servers that are started, settled and stopped together."""
 
+from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from typing import Self
 
 from servers.process import Server, Setting
 
 
-class ServerGroup:
+class ServerGroup(ABC):
     """Servers that are stopped together, the last one first: replicas before their masters."""
 
     def __init__(self) -> None:
@@ -24,8 +25,9 @@ class ServerGroup:
             server.revive()
         self.settle()
 
+    @abstractmethod
     def settle(self) -> None:
-        raise NotImplementedError
+        """Waits until the servers agree on who is a master."""
 
     def stop(self) -> None:
         """Stops all servers for good."""

@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 
 from servers.host import HOST
 
 
-class _Listener:
+class _Listener(ABC):
     """A TCP server inside the event loop; as an async context manager, until the block is left."""
 
     async def __aenter__(self):
@@ -17,8 +18,9 @@ class _Listener:
     async def __aexit__(self, *_):
         self._server.close()
 
+    @abstractmethod
     async def _serve(self, reader, writer):
-        raise NotImplementedError
+        """Serves one connection."""
 
 
 class DelayingProxy(_Listener):

@@ -36,9 +36,9 @@ pub fn mark(class: &Bound<'_, PyType>, methods: &[&str]) -> PyResult<()> {
 #[repr(C)]
 struct CoroutineMethod {
     base: ffi::PyObject,
-    /// What CPython calls.
+    /// The function that CPython calls.
     vectorcall: ffi::vectorcallfunc,
-    /// The method, owned, and what CPython would call of it. Neither ever changes.
+    /// The method, owned, and its own call function. Neither ever changes.
     method: *mut ffi::PyObject,
     call: ffi::vectorcallfunc,
     /// The attributes, owned.

@@ -1,4 +1,4 @@
-//! What the methods return: awaitables that Python takes for coroutines.
+//! The awaitables that the methods return. Python treats them as coroutines.
 //!
 //! An operation that is ready at its first poll becomes a [`Ready`]: a finished awaitable that holds
 //! its result and gives it up at the first `send`, without an event loop, a task or a thread.

@@ -58,7 +58,7 @@ impl Pending {
         std::mem::replace(&mut *self.lock(), State::Done)
     }
 
-    /// Whether somebody awaits it and has not been woken yet.
+    /// Returns true if a task awaits it and has not been woken yet.
     fn is_waiting(&self, py: Python<'_>) -> PyResult<bool> {
         let future = match &*self.lock() {
             State::Awaited(future, _) => future.clone_ref(py),
@@ -67,8 +67,8 @@ impl Pending {
         Ok(!future.bind(py).call_method0(interned!(py, "done"))?.is_truthy()?)
     }
 
-    /// Takes one step of the asyncio future. The state is out of its lock meanwhile, so a step that
-    /// runs other code cannot lock it twice.
+    /// Takes one step of the asyncio future. The state is outside its lock during the step, so a
+    /// step that runs other code cannot lock it twice.
     fn step<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         if self.generation != generation() {
             return Err(PyRuntimeError::new_err(

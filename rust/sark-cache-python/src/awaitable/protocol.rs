@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-/// What awaiting a second time says.
+/// The error message of a second `await`.
 pub const AWAITED_TWICE: &str = "cannot reuse already awaited coroutine";
 
 /// The exception that `throw(value)` or `throw(type, value, traceback)` asks for.

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::time::Duration;
 
-/// Whether an event loop runs: one that does not may be closed, or be run again some time.
+/// Returns true if an event loop runs. One that does not run may be closed, or run again later.
 pub fn runs(event_loop: &Bound<'_, PyAny>) -> PyResult<bool> {
     event_loop.call_method0(interned!(event_loop.py(), "is_running"))?.is_truthy()
 }

@@ -1,8 +1,8 @@
 //! `get_or_load` after a miss: what one request does until it is answered.
 //!
-//! A [`Load`] is driven by a coroutine of `sark_cache.backends._shared.loading`, because the one who leads awaits
-//! its loader in its own task and context, with its own traceback. Which of those who ask leads,
-//! and what the others are told, is the core's business ([`Flights`]).
+//! A coroutine of `loading.py` drives a [`Load`], because a leader awaits its loader in its own task
+//! and context, with its own traceback. The core chooses the leader among the requests, and delivers
+//! the outcome to the waiters ([`Flights`]).
 //!
 //! The core cannot know whether a leader's task still runs, nor for which other tasks a task waits.
 //! That is asked here: when a request joins a load whose leader belongs to another event loop, when
@@ -47,7 +47,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// What is to be loaded, how, and how it is stored.
+/// A request to load: its key, its loader, and the parameters of the store.
 pub struct LoadRequest {
     pub owner: Owner,
     pub cache: Arc<Cache<Stored>>,
@@ -67,13 +67,13 @@ pub struct Load {
     /// Begun in the background, before anybody misses it.
     ahead: bool,
     state: Arc<Mutex<State>>,
-    /// Whether it waited before, and was asked to join again.
+    /// True if it waited before and has to join again.
     again: AtomicBool,
     /// The load that it waited for in vain last, and how often it did.
     in_vain: Mutex<Option<(FlightId, u32)>>,
 }
 
-/// Where a request stands.
+/// The progress of a request.
 #[derive(Default)]
 enum State {
     /// It takes no part in any load: not yet, or no longer.
@@ -84,7 +84,7 @@ enum State {
     Answered(Answer),
 }
 
-/// What a request is answered with.
+/// The answer to a request.
 enum Answer {
     Found(Arc<Entry<Stored>>),
     Loaded(SharedOutcome),
@@ -92,7 +92,7 @@ enum Answer {
 
 #[pymethods]
 impl Load {
-    /// What evaluates the request.
+    /// The loader of the request.
     #[getter]
     fn loader(&self, py: Python<'_>) -> Py<PyAny> {
         self.request.loader.clone_ref(py)
@@ -104,13 +104,13 @@ impl Load {
         self.request.owner.object.clone_ref(py)
     }
 
-    /// Whether it refreshes what is stored, in the background.
+    /// True if it refreshes an entry in the background.
     #[getter]
     fn ahead(&self) -> bool {
         self.ahead
     }
 
-    /// How many other requests wait for what this one's loader brings.
+    /// Returns the number of requests that wait for this one's loader.
     fn waiting(&self) -> usize {
         match &*self.lock() {
             State::Leads(leader) => leader.waiting(),
@@ -171,7 +171,7 @@ impl Load {
         }
     }
 
-    /// What somebody else's load came to: a new object, or the exception that it raised.
+    /// Returns the outcome of another request's load: a new object; raises its exception.
     fn answer<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let State::Answered(answer) = mem::take(&mut *self.lock()) else {
             return Err(out_of_turn());
@@ -260,7 +260,7 @@ impl Load {
         remove_superseded(cache, key.clone());
     }
 
-    /// Takes no further part: one who leads hands over, one who waits disturbs nobody.
+    /// Leaves the load: a leader hands over, and a waiter affects no other request.
     fn leave(&self, py: Python<'_>) -> PyResult<()> {
         wake_batched(py, || leave(&self.state))
     }
@@ -297,8 +297,8 @@ impl Load {
         loading(py)?.call_method1(coroutine, (load,))
     }
 
-    /// The lead of a load for what is stored, so that its successor is there in time; `None` if a
-    /// load is under way.
+    /// Starts a refresh of an entry before it expires. Returns `None` if a load of its key is
+    /// running.
     pub fn refresh(py: Python<'_>, request: LoadRequest) -> PyResult<Option<Self>> {
         let LoadRequest { cache, loads, key, tags, .. } = &request;
         let asker = Task::to_be_made(py)?;
@@ -348,7 +348,7 @@ impl Load {
         }
     }
 
-    /// One who is about to wait: not for a leader that does not go on, nor in a circle.
+    /// Checks a request that is about to wait: its leader must still run, and no circle may close.
     fn may_wait(
         &self,
         py: Python<'_>,
@@ -370,7 +370,7 @@ impl Load {
         Ok(State::Waits(waiter))
     }
 
-    /// One who waits: turned to something else, or with the future to be awaited.
+    /// Returns the next step of a waiter: another role, or the future to await.
     fn wait<'py>(
         &self,
         py: Python<'py>,
@@ -419,8 +419,8 @@ impl Load {
         })
     }
 
-    /// Stores it unless it was revoked meanwhile. If the cache was switched off or closed, removes
-    /// what is stored instead: it is superseded.
+    /// Stores the value unless it was revoked during the load. If the cache was disabled or closed,
+    /// removes the stored entry instead, because the value supersedes it.
     fn store(
         &self,
         value: Stored,

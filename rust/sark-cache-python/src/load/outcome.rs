@@ -5,12 +5,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyTraceback;
 use std::sync::Arc;
 
-/// What a load came to, for everybody who waited for it.
+/// The outcome of a load, for its waiters.
 pub enum Outcome {
     Value(Stored),
-    /// It cannot be copied, so everybody evaluates.
+    /// The value cannot be copied, so each waiter evaluates.
     NotShared,
-    /// With the traceback it had: each one who raises it adds to it.
+    /// The exception and its traceback at that moment. Each task that raises it adds to it.
     Raised(PyErr, Option<Py<PyTraceback>>),
 }
 

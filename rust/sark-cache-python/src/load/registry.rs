@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-/// Who waits for whom, in all caches of this process.
+/// The wait graph of all caches of this process.
 static GRAPH: LazyLock<Arc<WaitGraph<Task>>> = LazyLock::new(Arc::default);
 
 /// The most slow loads that are looked at in one go.
@@ -49,7 +49,7 @@ impl LoadRegistry {
         self.flights().supersede(key);
     }
 
-    /// Whether what is stored is being refreshed, or has to wait for its next refresh.
+    /// Returns the state of the refresh of an entry.
     pub fn refreshes(&self, key: &[u8]) -> Refreshing {
         if self.pauses.has(key, now()) {
             return Refreshing::Pauses;
@@ -58,8 +58,8 @@ impl LoadRegistry {
         led.map_or(Refreshing::No, |(flight, leader)| Refreshing::Led(flight, leader))
     }
 
-    /// Whether there is nothing to begin. A refresh whose task does not go on is given up: nobody
-    /// waits for it.
+    /// Returns true if no refresh must be started. A refresh whose task no longer runs is abandoned,
+    /// because no request waits for it.
     pub fn holds(&self, py: Python<'_>, refreshing: Refreshing) -> PyResult<bool> {
         match refreshing {
             Refreshing::No => Ok(false),
@@ -84,7 +84,7 @@ impl LoadRegistry {
         &self.flights
     }
 
-    /// Sees to it that the running event loop looks after those who wait.
+    /// Makes the running event loop check the waiters at intervals.
     pub fn watch(self: &Arc<Self>, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
         let address = event_loop.as_ptr() as usize;
         let alive = Arc::new(());
@@ -100,7 +100,7 @@ impl LoadRegistry {
         call_later(event_loop, CHECK_INTERVAL, Bound::new(event_loop.py(), alarm)?.as_any())
     }
 
-    /// Looks after those who wait; whether anybody does.
+    /// Checks the waiters. Returns true if there are any.
     fn look_after(&self, py: Python<'_>) -> PyResult<bool> {
         let flights = self.flights();
         let check = flights.check_waiters(now());
@@ -115,10 +115,10 @@ impl LoadRegistry {
     }
 }
 
-/// What is known of the refresh of what is stored.
+/// The state of the refresh of an entry.
 pub enum Refreshing {
     No,
-    /// The last one brought nothing.
+    /// The last refresh brought nothing, and its pause is not over.
     Pauses,
     /// It is running, led by a task.
     Led(FlightId, Task),
@@ -130,11 +130,11 @@ pub fn now() -> u64 {
     nanos(ORIGIN.elapsed())
 }
 
-/// What an event loop calls once a [`CHECK_INTERVAL`] while requests wait.
+/// The callback of an event loop, called every [`CHECK_INTERVAL`] while requests wait.
 #[pyclass(frozen, module = "sark_cache._native")]
 struct Alarm {
     loads: Weak<LoadRegistry>,
-    /// As long as the event loop has the alarm.
+    /// Alive as long as the event loop holds the alarm.
     _alive: Arc<()>,
 }
 

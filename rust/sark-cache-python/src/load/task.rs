@@ -59,12 +59,12 @@ impl Task {
         })))
     }
 
-    /// Whether both belong to the same event loop.
+    /// Returns true if both tasks belong to the same event loop.
     pub fn is_neighbour(&self, other: &Self) -> bool {
         self.0.event_loop == other.0.event_loop
     }
 
-    /// Whether it goes on: not if its event loop was closed or does not run now.
+    /// Returns true if the task can run: its event loop runs, and is not closed.
     pub fn goes_on(&self, py: Python<'_>) -> PyResult<bool> {
         let Some(reference) = &self.0.reference else { return Ok(true) };
         let Some(referent) = reference.bind(py).upgrade() else { return Ok(false) };

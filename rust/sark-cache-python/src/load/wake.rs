@@ -25,15 +25,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
 
-/// A task of an event loop that waits for something of ours.
+/// Wakes a task of an event loop that waits for a load or an operation.
 pub struct LoopWaker {
     event_loop: Py<PyAny>,
     state: Mutex<WaitState>,
-    /// What to do when it is woken and does not run.
+    /// Called if the task is woken but its event loop does not run.
     on_loop_down: Box<dyn Fn(LoopDown) + Send + Sync>,
 }
 
-/// Why a task does not run though it was woken.
+/// The reason that a woken task does not run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum LoopDown {
     /// Its event loop was closed: it never runs.
@@ -128,8 +128,7 @@ impl Wake for LoopWaker {
         });
         if let Some(waker) = alone {
             Python::attach(|py| {
-                // The last reference to one who leads may be dropped while an exception is on its
-                // way.
+                // The last reference to a leader may be dropped while an exception propagates.
                 let on_its_way = PyErr::take(py);
                 if let Err(error) = resume(py, vec![waker]) {
                     error.write_unraisable(py, None);
@@ -272,7 +271,7 @@ impl Wait {
     }
 }
 
-/// What an event loop calls to resume tasks of its own.
+/// The callback by which an event loop resumes its own tasks.
 #[pyclass(frozen, module = "sark_cache._native")]
 struct Resume(Mutex<Vec<Arc<LoopWaker>>>);
 
@@ -290,8 +289,8 @@ impl Resume {
     }
 }
 
-/// Does something that may wake many, and wakes them afterwards, together. An error is no error of
-/// theirs: an interrupt, a request to exit.
+/// Runs `wakes`, then resumes every task that it woke, with one call per event loop. A returned error
+/// is an interrupt or a `SystemExit`, not a failure of the woken tasks.
 pub fn wake_batched(py: Python<'_>, wakes: impl FnOnce()) -> PyResult<()> {
     resume(py, collect_wakes(wakes))
 }
@@ -333,13 +332,13 @@ fn resume(py: Python<'_>, mut woken: Vec<Arc<LoopWaker>>) -> PyResult<()> {
     interrupted
 }
 
-/// What one of them was woken for, another one may have to be.
+/// Calls `on_loop_down` of each waker. Returns the wakers to wake in their place.
 fn on_loop_down(wakers: &[Arc<LoopWaker>], why: LoopDown) -> Vec<Arc<LoopWaker>> {
     collect_wakes(|| wakers.iter().for_each(|waker| (waker.on_loop_down)(why)))
 }
 
-/// Resumes tasks of one event loop. Always at a later turn of the loop: nothing of theirs runs on
-/// the stack of who wakes them.
+/// Resumes tasks of one event loop, always at a later turn of the loop. So their code never runs on
+/// the stack of the waking thread.
 fn resume_all(py: Python<'_>, wakers: Vec<Arc<LoopWaker>>) -> PyResult<()> {
     let Some(first) = wakers.first() else { return Ok(()) };
     let event_loop = first.event_loop.clone_ref(py);

@@ -146,7 +146,7 @@ impl PolicyStore {
         set::set(Self::instance(slf)?, request, decision, storage, stamp)
     }
 
-    /// The decision for a request: the cached one, or what `loader()` brings, which is then stored.
+    /// Returns the cached decision for a request, or the result of `loader()`, which is then stored.
     #[pyo3(
         signature = (user_id, action, resource, loader, context = None, *, ttl_seconds = None,
                      sensitivity = None, tags = None, policy = Given::default()),
@@ -177,8 +177,8 @@ impl PolicyStore {
         Ok(())
     }
 
-    /// The load that refreshes an entry, led by whoever asked for it; None if the entry is gone or
-    /// another load of it is under way.
+    /// Starts a refresh of an entry, led by the request that hit it. Returns None if the entry was
+    /// removed or a load of it is running.
     #[expect(clippy::too_many_arguments, reason = "a request in its parts")]
     fn _lead_refresh<'py>(
         slf: &Bound<'py, Self>,
@@ -229,7 +229,7 @@ impl PolicyStore {
         ready(slf.py(), batch::get(Self::instance(slf)?, requests, policy)?)
     }
 
-    /// Stores many decisions at the call, 2–3 µs each; returns how many were stored.
+    /// Stores many decisions at the call, 2–3 µs each. Returns the number stored.
     #[pyo3(
         signature = (entries, *, tags = None, stamp = None, policy = Given::default()),
         text_signature = "($self, entries, *, tags=(), stamp=None, policy='')"
@@ -248,7 +248,7 @@ impl PolicyStore {
         ready(slf.py(), batch::set(cache, entries, &tags, stamp, policy)?)
     }
 
-    /// Revokes every decision that matches all given fields; returns how many entries died.
+    /// Revokes every decision that matches all given fields; returns the number of entries removed.
     #[pyo3(
         signature = (user_id = None, action = None, resource = None, *, tags = Given::default(),
                      policy = None),
@@ -266,7 +266,7 @@ impl PolicyStore {
         invalidate::invalidate(Self::instance(slf)?, [user_id, action, resource, policy], tags)
     }
 
-    /// Revokes every decision whose text key matches a Redis glob; returns how many entries died.
+    /// Revokes every decision whose text key matches a Redis glob; returns the number of entries removed.
     fn invalidate_pattern<'py>(
         slf: &Bound<'py, Self>,
         pattern: &Bound<'py, PyAny>,
@@ -285,7 +285,7 @@ impl PolicyStore {
         awaitable(py, async move { Ok(cache.count_live().await) })
     }
 
-    /// Removes the expired entries; returns how many there were. Visits all.
+    /// Removes the expired entries. Returns their number. Visits all entries.
     fn cleanup_expired<'py>(&self, py: Python<'py>) -> PyAwaitable<'py> {
         let cache = Arc::clone(&self.store()?.cache);
         awaitable(py, async move { Ok(cache.cleanup_expired().await) })
@@ -313,7 +313,7 @@ impl PolicyStore {
         Ok(self.store()?.max_size)
     }
 
-    /// Whether the cache serves and stores.
+    /// True if the cache serves and stores.
     #[getter]
     fn enabled(&self) -> PyResult<bool> {
         Ok(self.store()?.switch.enabled.load(Ordering::Relaxed))
@@ -325,7 +325,7 @@ impl PolicyStore {
         Ok(())
     }
 
-    /// How long an entry lives unless told otherwise, in seconds.
+    /// The default time to live of an entry, in seconds.
     #[getter]
     fn ttl_seconds<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         ttl::seconds(py, self.store()?.ttl())
@@ -337,7 +337,7 @@ impl PolicyStore {
         Ok(())
     }
 
-    /// Whether a given sensitivity shortens how long an entry lives.
+    /// True if a sensitivity shortens the time to live.
     #[getter]
     fn use_optimized_ttl(&self) -> PyResult<bool> {
         Ok(self.store()?.use_optimized_ttl.load(Ordering::Relaxed))
@@ -350,7 +350,7 @@ impl PolicyStore {
         Ok(())
     }
 
-    /// Whether `close` was called.
+    /// True after `close`.
     #[getter]
     fn closed(&self) -> PyResult<bool> {
         Ok(self.store()?.switch.closed.load(Ordering::Acquire))

@@ -52,7 +52,7 @@ impl Decision {
         py: Python<'py>,
         name: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        // What is no str is no field's name; what is one of its subclass's equals whom it likes.
+        // A field name is a `str`. A subclass's own `__eq__` is not consulted: its text is compared.
         let Ok(name) = name.cast::<PyString>() else { return Ok(None) };
         let mut reader = Reader::new(&self.0);
         if reader.seek(py, name)? { frozen(&mut reader, py).map(Some) } else { Ok(None) }
@@ -92,7 +92,7 @@ impl Decision {
         Ok(Self(bytes))
     }
 
-    /// Whether the decision allows: its field "allow" is `True`, and not merely something like it.
+    /// True if the field "allow" is `True`; another truthy value does not count.
     #[getter]
     fn allow(&self, py: Python<'_>) -> PyResult<bool> {
         Reader::new(&self.0).is_true(py, interned!(py, "allow"))
@@ -176,7 +176,7 @@ impl Decision {
         }
     }
 
-    /// That of the set of its fields. Decodes them all.
+    /// Returns the hash of the set of its fields. Decodes all of them.
     fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
         Reader::new(&self.0).hash(py)
     }

@@ -24,7 +24,7 @@ pub struct Reader<'b> {
 /// A list or dict that is being filled from outside in.
 struct Open<'py> {
     container: Container<'py>,
-    /// How many items or fields are still to come.
+    /// The number of items or fields that are left.
     left: usize,
 }
 
@@ -49,12 +49,12 @@ impl<'py> Container<'py> {
     }
 }
 
-/// What is in a list or dict that is made from inside out: items, or pairs of names and values.
+/// A list or dict that is being built: its items, or its names and values.
 pub struct Begun<'py> {
     pub py: Python<'py>,
     pub items: Vec<Bound<'py, PyAny>>,
     is_dict: bool,
-    /// How many items or fields are still to be begun.
+    /// The number of items or fields that are not started yet.
     left: usize,
     /// The name of the field whose value comes next.
     name: Option<Bound<'py, PyString>>,
@@ -107,7 +107,7 @@ impl Name<'_> {
         }
     }
 
-    /// Whether it is the name `wanted`, which reads `text`.
+    /// Returns true if it is the name `wanted`, whose text is `text`.
     #[inline]
     fn is(&self, py: Python<'_>, wanted: &Bound<'_, PyString>, text: &str) -> bool {
         match self {
@@ -245,7 +245,7 @@ impl<'b> Reader<'b> {
         }
     }
 
-    /// Whether a field of a dict is there and `True`.
+    /// Returns true if a field of a dict exists and is `True`.
     pub fn is_true(&mut self, py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<bool> {
         Ok(self.seek(py, name)? && self.byte()? == TRUE)
     }
@@ -270,7 +270,7 @@ impl<'b> Reader<'b> {
         rest.is_some()
     }
 
-    /// How many fields the dict has; the first one is read next.
+    /// Returns the number of fields of the dict. The first one is read next.
     pub fn count(&mut self) -> PyResult<usize> {
         if self.byte()? == DICT { self.length() } else { Err(corrupt()) }
     }
@@ -364,7 +364,7 @@ impl<'b> Reader<'b> {
         Err(corrupt())
     }
 
-    /// UTF-8, which whoever makes a string of it checks.
+    /// Reads raw UTF-8. It is validated when a `str` is built from it.
     fn text(&mut self) -> PyResult<&'b [u8]> {
         let length = self.length()?;
         let (text, rest) = self.rest.split_at_checked(length).ok_or_else(corrupt)?;

@@ -1,9 +1,9 @@
-//! Decisions whose entries are gone, until a method of a cache lets go of them.
+//! Deferred drops: removed entries queue their Python decisions here.
 //!
-//! To let go of a Python object may run any Python code: its own, and that of whatever else waits to
-//! be let go of. Entries are dropped in the middle of moka's upkeep, under its locks and ours, on
-//! threads that are not attached, and while another thread forks. So they only leave their decisions
-//! here, and [`drain`] is called where no lock is held.
+//! Dropping a Python object can run any Python code, such as finalizers. Entries are dropped during
+//! moka's maintenance, under its locks and those of this crate, on threads that are not attached, and
+//! while another thread forks. So they only queue their decisions here. The next method of a cache
+//! drops them in [`drain`], where no lock is held.
 
 use crate::value::decision::Decision;
 use pyo3::prelude::*;
@@ -11,10 +11,10 @@ use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, TryLockError};
 
-/// How many are let go of at once: some microseconds' worth.
+/// The maximum number of decisions dropped at once, which takes some microseconds.
 const MAX_DRAINED: usize = 64;
-/// How often a place in the list is asked for before a decision is given up, 48 bytes that stay:
-/// in a forked child the lock may belong to a thread that is not there.
+/// The number of attempts to lock the queue before a decision is leaked (48 bytes). In a forked child
+/// a thread that no longer exists may hold the lock.
 const MAX_TRIES: usize = 10_000;
 
 static QUEUE: Mutex<Vec<Py<Decision>>> = Mutex::new(Vec::new());
@@ -53,7 +53,7 @@ impl Drop for Deferred {
     }
 }
 
-/// Lets go of some of what entries left behind. To be called where no lock is held.
+/// Drops some of the queued decisions. Must be called where no lock is held.
 #[inline]
 pub fn drain(_py: Python<'_>) {
     if HAS_WORK.load(Ordering::Acquire) {
@@ -70,7 +70,7 @@ fn drain_some() {
         HAS_WORK.store(false, Ordering::Release);
         queue.shrink_to(MAX_DRAINED);
     }
-    // The lock first: what is let go of may leave something here itself.
+    // Releases the lock first: a dropped object can queue another one.
     drop(queue);
     drop(drained);
 }

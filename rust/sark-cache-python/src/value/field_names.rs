@@ -15,12 +15,12 @@ use std::sync::{LazyLock, OnceLock, PoisonError, RwLock};
 const MAX_NAMES: usize = 4096;
 const MAX_NAME_BYTES: usize = 64;
 
-/// Where the text of each string is.
+/// The address of the text of each string.
 static ADDRESSES: [AtomicUsize; MAX_NAMES] = [const { AtomicUsize::new(0) }; MAX_NAMES];
-/// Numbers, and one, of names that were found by [`known`], by where their text is.
+/// Numbers plus one of names that [`known`] found, by the address of their text.
 static BY_ADDRESS: [AtomicU16; 1024] = [const { AtomicU16::new(0) }; 1024];
 
-/// How many places of the table are taken, or are about to be.
+/// The number of slots of the table that are taken, or about to be.
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
 type Ids = AHashMap<Box<str>, u16>;
@@ -45,7 +45,7 @@ pub fn known(name: &str) -> Option<u16> {
     let address = name.as_ptr() as usize;
     // Strings are 16 bytes or more apart; those of one page would otherwise fall on few places.
     let slot = &BY_ADDRESS[(address >> 4 ^ address >> 15) % BY_ADDRESS.len()];
-    // Whoever sees the number sees the string that has it, too.
+    // A thread that sees the number also sees its string.
     let id = slot.load(Ordering::Acquire);
     // Its text stays where it is as long as the string is kept, which is forever.
     if id != 0 && ADDRESSES[usize::from(id - 1)].load(Ordering::Relaxed) == address {

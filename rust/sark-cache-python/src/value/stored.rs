@@ -43,7 +43,7 @@ impl Stored {
         &self.bytes
     }
 
-    /// Whether it is a JSON object.
+    /// Returns true if it is a JSON object.
     pub fn is_object(&self) -> bool {
         self.bytes.first() == Some(&DICT)
     }

@@ -15,19 +15,19 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use std::sync::{Arc, Mutex};
 
-/// How many templates are kept. Decisions of one kind share a slot: those with the same first field
+/// The number of templates. Decisions of one kind share a slot: those with the same first field
 /// and as many of them.
 const SLOTS: usize = 64;
-/// Larger decisions are built anew each time, in bytes.
+/// The maximum size of a decision with a template, in bytes. Larger ones are decoded each time.
 const MAX_BYTES: usize = 2048;
-/// So are those with more lists and dicts in them.
+/// The maximum number of lists and dicts in a decision with a template.
 const MAX_CONTAINERS: usize = 16;
 /// A template gives way to what is asked for once it was not that, so many times in a row.
 const REPLACE_AFTER_MISSES: u8 = 64;
 
 struct Slot {
     template: Option<Template>,
-    /// How often what was asked for was something else.
+    /// The number of consecutive requests for another decision.
     consecutive_misses: u8,
 }
 
@@ -52,7 +52,7 @@ fn count_container(containers: &mut usize) -> Result<(), TooMany> {
     if *containers > MAX_CONTAINERS { Err(TooMany) } else { Ok(()) }
 }
 
-/// What is asked for once leaves no trace: the second makes a template.
+/// The templates. The first request for a decision leaves no trace; the second creates a template.
 static TEMPLATES: [Mutex<Slot>; SLOTS] =
     [const { Mutex::new(Slot { template: None, consecutive_misses: REPLACE_AFTER_MISSES - 2 }) };
         SLOTS];
