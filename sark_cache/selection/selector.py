@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sark_cache._core import arguments
 from sark_cache._core.compiled import is_rust_cache_available
+from sark_cache._core.errors import describe
 from sark_cache._core.fault_log import FaultLog
 from sark_cache._core.poller import BackgroundPoller, lock_across_forks
 from sark_cache._core.redis_urls import connect_blocking
 from sark_cache._core.workers import several_workers
 from sark_cache.backends._shared import defaults
-from sark_cache.backends.redis.connection import describe
 from sark_cache.rollout.manager import EVERYBODY, FeatureFlagManager, get_feature_flag_manager
 from sark_cache.selection.linked import (
     LinkedNullPolicyCache,

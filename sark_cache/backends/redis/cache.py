@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final, Self
 from sark_cache._core import arguments
 from sark_cache._core.arguments import NOT_GIVEN
 from sark_cache._core.coroutines import Deferred, returns_awaitable
+from sark_cache._core.errors import UnavailableError, describe
 from sark_cache._core.json import NotJSONError
 from sark_cache._core.keys import RequestKey, Scope
 from sark_cache.backends._shared.defaults import settings_in_force, url_in_environment
@@ -25,7 +26,7 @@ from sark_cache.backends._shared.revalidation import Revalidation
 from sark_cache.backends._shared.revocations import Revocations
 from sark_cache.backends._shared.ttl import time_to_live
 from sark_cache.backends.base import BasePolicyCache
-from sark_cache.backends.redis.connection import GuardedConnection, UnavailableError, describe
+from sark_cache.backends.redis.connection import GuardedConnection
 from sark_cache.backends.redis.connections import ConnectionPerLoop
 from sark_cache.backends.redis.loads import Lifetime, LoadRunner
 from sark_cache.backends.redis.lookup import LookupResult

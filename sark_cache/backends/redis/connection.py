@@ -17,6 +17,7 @@ from logging import getLogger
 from types import ModuleType
 from typing import Any, Final, TypeAlias
 
+from sark_cache._core.errors import UnavailableError, describe
 from sark_cache._core.json import type_name
 from sark_cache._core.tasks import cancellation_kept, end
 from sark_cache.backends.redis.permissions import Findings, named, refusal
@@ -49,19 +50,6 @@ _NO_ANSWER = (
     "ReadOnlyError",
     "SlotNotCoveredError",
 )
-
-
-_CODES = (
-    *("OOM", "WRONGPASS", "NOAUTH", "NOPERM", "READONLY", "LOADING", "MISCONF", "NOREPLICAS"),
-    *("CLUSTERDOWN", "MOVED", "TRYAGAIN", "CROSSSLOT", "MASTERDOWN", "BUSY"),
-)
-"""The error codes of servers that may be logged. The rest of a server's message may name keys."""
-_NAMED = {"OutOfMemoryError": "OOM", "ReadOnlyError": "READONLY", "BusyLoadingError": "LOADING"}
-"""The codes of client errors, by class. The clients remove the code from the message."""
-
-
-class UnavailableError(Exception):
-    """A command without an answer. The message names the kind of error, and no key."""
 
 
 class GuardedConnection:
@@ -450,18 +438,6 @@ def mark_retrieved(task: asyncio.Task[Any]) -> None:
     """Retrieves a task's error, so that asyncio does not log it. Every waiter gets the error."""
     if not task.cancelled():
         task.exception()
-
-
-def describe(error: BaseException) -> str:
-    """Returns an error's class name and the server's error code, if any. Names no keys."""
-    if isinstance(error, UnavailableError):
-        return str(error)
-    kind = type(error).__name__
-    if kind == "TimeoutError":  # Python's, or the client's
-        return "no answer in time"
-    said = f"{_NAMED.get(kind, '')} {error}"
-    code = next((code for code in _CODES if code in said), None)
-    return f"{kind} ({code})" if code else kind
 
 
 def library_of(client: object) -> str | None:

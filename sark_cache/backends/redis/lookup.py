@@ -3,9 +3,9 @@
 import time
 from typing import NamedTuple
 
+from sark_cache._core.errors import UnavailableError
 from sark_cache._core.keys import RequestKey
 from sark_cache.backends.redis import scripts
-from sark_cache.backends.redis.connection import UnavailableError
 from sark_cache.backends.redis.entry import CorruptEntryError, Entry, decode
 from sark_cache.backends.redis.replies import Held
 from sark_cache.backends.redis.write import lifetime_ms

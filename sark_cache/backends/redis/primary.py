@@ -15,12 +15,12 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final, TypeAlias
 
+from sark_cache._core.errors import UnavailableError
 from sark_cache._core.tasks import cancellation_kept
 from sark_cache.backends.redis import replies
 from sark_cache.backends.redis.connection import (
     Command,
     GuardedConnection,
-    UnavailableError,
     check_client,
 )
 from sark_cache.backends.redis.permissions import named, refusal

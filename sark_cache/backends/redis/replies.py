@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeGuard, TypeVar
 
-from sark_cache.backends.redis.connection import UnavailableError
+from sark_cache._core.errors import UnavailableError
 
 T = TypeVar("T")
 

@@ -13,14 +13,13 @@ from contextlib import suppress
 from secrets import token_hex
 from typing import Any, Final, TypeVar
 
+from sark_cache._core.errors import UnavailableError, describe
 from sark_cache._core.keys import RequestKey, Scope, prefix_of
 from sark_cache._core.patterns import candidates, matcher
 from sark_cache.backends.redis import replies, scripts
 from sark_cache.backends.redis.connection import (
     Command,
     GuardedConnection,
-    UnavailableError,
-    describe,
     mark_retrieved,
 )
 from sark_cache.backends.redis.invalidation import (

@@ -18,9 +18,9 @@ from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import Final
 
+from sark_cache._core.errors import describe
 from sark_cache._core.keys import RequestKey
 from sark_cache._core.tasks import end
-from sark_cache.backends.redis.connection import describe
 
 MOST_KEYS = 65_536
 MOST_BYTES = 16 * 2**20

@@ -10,11 +10,11 @@ from contextlib import suppress
 from typing import Any, Final
 
 from sark_cache._core.arguments import Row
+from sark_cache._core.errors import UnavailableError
 from sark_cache._core.json import MAX_BYTES, NotJSONError
 from sark_cache._core.keys import RequestKey, Scope
 from sark_cache.backends._shared.recorder import MetricsRecorder
 from sark_cache.backends.redis import scripts
-from sark_cache.backends.redis.connection import UnavailableError
 from sark_cache.backends.redis.connections import ConnectionPerLoop
 from sark_cache.backends.redis.lookup import LookupResult, boot_time
 from sark_cache.backends.redis.request import Request, decision_text

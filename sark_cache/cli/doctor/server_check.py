@@ -10,8 +10,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sark_cache._core import redis_urls as urls
+from sark_cache._core.errors import describe
 from sark_cache._core.keys import prefix_of
-from sark_cache.backends.redis.connection import describe
 from sark_cache.backends.redis.permissions import (
     CHECK,
     FOR_REPLICAS,
