@@ -16,14 +16,13 @@ from sark_cache.backends.null import NullPolicyCache
 from sark_cache.backends.redis import PolicyCache
 from sark_cache.cleanup import (
     CacheCleanupTask,
-    CleanupMetrics,
     get_cleanup_task,
     start_cache_cleanup,
     stop_cache_cleanup,
 )
 from sark_cache.decision import Decision
 from sark_cache.errors import FlagError, InvalidationError, SarkCacheError, SettingsError
-from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, CacheMetrics, LatencyHistogram
+from sark_cache.metrics import CacheMetrics
 from sark_cache.protocol import PolicyCacheProtocol
 from sark_cache.rollout.manager import FeatureFlagManager, get_feature_flag_manager
 from sark_cache.selection.registry import (
@@ -33,41 +32,26 @@ from sark_cache.selection.registry import (
 )
 from sark_cache.selection.selected import SelectedPolicyCache
 from sark_cache.selection.selector import create_policy_cache
-from sark_cache.types import (
-    BatchEntry,
-    BatchRequest,
-    Context,
-    JSONObject,
-    Loaded,
-    Loader,
-    RevalidateCallback,
-)
+from sark_cache.types import Loaded
 
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
 
+    __version__: str
+
 __all__ = [
-    "LATENCY_BOUNDS_SECONDS",
     "AsyncCache",
-    "BatchEntry",
-    "BatchRequest",
     "CacheCleanupTask",
     "CacheMetrics",
     "CacheSettings",
-    "CleanupMetrics",
-    "Context",
     "Decision",
     "FeatureFlagManager",
     "FlagError",
     "InvalidationError",
-    "JSONObject",
-    "LatencyHistogram",
     "Loaded",
-    "Loader",
     "NullPolicyCache",
     "PolicyCache",
     "PolicyCacheProtocol",
-    "RevalidateCallback",
     "RustPolicyCache",
     "SarkCacheError",
     "SelectedPolicyCache",
@@ -87,10 +71,22 @@ __all__ = [
 if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str) -> object:
-        """Imports `CacheSettings` at its first use, because it requires pydantic-settings."""
+        """Returns the two names that an import of the package does not load.
+
+        `CacheSettings` requires pydantic-settings. `__version__` is the version of the installed
+        distribution, and its first use imports `importlib.metadata`. It is "unknown" if the package
+        is not installed.
+        """
         if name == "CacheSettings":
             from sark_cache.settings import CacheSettings  # noqa: PLC0415 - an extra
 
             return CacheSettings
+        if name == "__version__":
+            from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow
+
+            try:
+                return version("sark-cache")
+            except PackageNotFoundError:
+                return "unknown"
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)

@@ -16,6 +16,14 @@ from typing import Final, Protocol
 from sark_cache._core.fault_log import FaultLog
 from sark_cache._core.tasks import end
 
+__all__ = [
+    "CacheCleanupTask",
+    "CleanupMetrics",
+    "get_cleanup_task",
+    "start_cache_cleanup",
+    "stop_cache_cleanup",
+]
+
 logger: Final = logging.getLogger("sark_cache")
 
 STOP_SECONDS: Final = 5.0

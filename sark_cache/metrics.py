@@ -7,6 +7,8 @@ the dashboard take names, units and descriptions from `CacheMetrics`.
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+__all__ = ["LATENCY_BOUNDS_SECONDS", "CacheMetrics", "LatencyHistogram"]
+
 LATENCY_BOUNDS_SECONDS: tuple[float, ...] = tuple(2**power / 1e9 for power in range(8, 31))
 """The default bounds of a `LatencyHistogram`: 256 ns to 1.07 s, each twice the one before.
 

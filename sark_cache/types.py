@@ -7,6 +7,16 @@ from typing import Any, TypeAlias
 
 from sark_cache._core.arguments import MAX_TAGS
 
+__all__ = [
+    "BatchEntry",
+    "BatchRequest",
+    "Context",
+    "JSONObject",
+    "Loaded",
+    "Loader",
+    "RevalidateCallback",
+]
+
 JSONObject: TypeAlias = dict[str, Any]
 """A JSON object: str keys; str, int, float, bool, None, list and dict values, 64 levels deep."""
 

@@ -8,12 +8,12 @@ from typing import Annotated, Final
 
 import typer
 
+import sark_cache
 from sark_cache.cli import invalidate, self_check
 from sark_cache.cli._exit import MEANINGS
 from sark_cache.cli._options import Command, Group, help_text
 from sark_cache.cli.demo import command as demo
 from sark_cache.cli.doctor import command as doctor
-from sark_cache.cli.doctor.environment import own_version
 from sark_cache.cli.flags.command import flags
 
 application: Final = typer.Typer(
@@ -53,7 +53,7 @@ _add(demo.demo, demo.HELP, demo.EXAMPLES)
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer passes the option's value
     if wanted:
-        typer.echo(f"sark-cache {own_version()}")
+        typer.echo(f"sark-cache {sark_cache.__version__}")
         raise typer.Exit
 
 

@@ -126,6 +126,9 @@ def test_every_public_name_is_in_the_reference():
     for name in sark_cache.__all__:
         defined = f"sark_cache.settings.{name}" if name == "CacheSettings" else f"sark_cache.{name}"
         assert defined in reference, name
+    for module in (sark_cache.cleanup, sark_cache.metrics, sark_cache.types):
+        for name in set(module.__all__) - set(sark_cache.__all__):
+            assert f"{module.__name__}.{name}" in reference, name
     for name in ("allow_all", "deny_all", "policy_cache", "no_policy_cache"):
         assert f"sark_cache.testing.{name}" in reference, name
 

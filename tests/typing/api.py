@@ -7,18 +7,16 @@ from typing import Any, Literal, assert_type
 import redis.asyncio
 from pydantic import SecretStr
 
+import sark_cache
 from sark_cache import (
     AsyncCache,
     CacheCleanupTask,
     CacheMetrics,
     CacheSettings,
-    CleanupMetrics,
     Decision,
     FeatureFlagManager,
     FlagError,
     InvalidationError,
-    JSONObject,
-    LatencyHistogram,
     Loaded,
     NullPolicyCache,
     PolicyCache,
@@ -38,6 +36,13 @@ from sark_cache import (
     start_cache_cleanup,
     stop_cache_cleanup,
 )
+from sark_cache.cleanup import CleanupMetrics
+from sark_cache.metrics import LatencyHistogram
+from sark_cache.types import JSONObject
+
+
+def version() -> None:
+    assert_type(sark_cache.__version__, str)
 
 
 async def requests(cache: RustPolicyCache, context: Mapping[str, Any]) -> None:
@@ -260,7 +265,8 @@ async def redis_cache() -> None:
     )
     assert_type(from_url, PolicyCache)
     assert_type(from_url.redis, Any)
-    histogram: LatencyHistogram = from_url.latency_histogram([0.001, 0.01])
+    histogram = from_url.latency_histogram([0.001, 0.01])
+    assert_type(histogram, LatencyHistogram)
     counts: tuple[int, ...] = histogram.counts
     assert counts
 

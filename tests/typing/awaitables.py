@@ -11,11 +11,11 @@ from typing import Any, assert_type
 from sark_cache import (
     AsyncCache,
     Decision,
-    JSONObject,
     PolicyCache,
     PolicyCacheProtocol,
     RustPolicyCache,
 )
+from sark_cache.types import JSONObject
 
 
 async def in_tasks(cache: RustPolicyCache) -> None:

@@ -7,25 +7,26 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, ClassVar, assert_type
 
 from sark_cache import (
-    LATENCY_BOUNDS_SECONDS,
-    BatchEntry,
-    BatchRequest,
     CacheMetrics,
-    Context,
     Decision,
-    JSONObject,
-    LatencyHistogram,
     Loaded,
-    Loader,
     NullPolicyCache,
     PolicyCache,
     PolicyCacheProtocol,
-    RevalidateCallback,
     RustPolicyCache,
     SelectedPolicyCache,
     create_policy_cache,
 )
 from sark_cache.backends import redis
+from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, LatencyHistogram
+from sark_cache.types import (
+    BatchEntry,
+    BatchRequest,
+    Context,
+    JSONObject,
+    Loader,
+    RevalidateCallback,
+)
 
 
 def all_of_them() -> None:

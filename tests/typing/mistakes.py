@@ -15,7 +15,6 @@ from sark_cache import (
     CacheMetrics,
     Decision,
     FeatureFlagManager,
-    LatencyHistogram,
     Loaded,
     NullPolicyCache,
     PolicyCache,
@@ -25,6 +24,7 @@ from sark_cache import (
     create_policy_cache,
 )
 from sark_cache.fastapi import authorize, policy_cache_router
+from sark_cache.metrics import LatencyHistogram
 
 REQUEST = ("alice", "read", "doc")
 

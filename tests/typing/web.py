@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.requests import HTTPConnection
 from fastapi.security import HTTPBearer
 
-from sark_cache import CacheSettings, JSONObject, Loaded, SelectedPolicyCache
+from sark_cache import CacheSettings, Loaded, SelectedPolicyCache
 from sark_cache.fastapi import (
     FORBIDDEN,
     FromRequest,
@@ -21,6 +21,7 @@ from sark_cache.fastapi import (
     policy_cache_lifespan,
     policy_cache_router,
 )
+from sark_cache.types import JSONObject
 
 
 async def evaluate(

@@ -23,7 +23,10 @@ FILES = [
 ]
 MODULES = (
     "sark_cache",
+    "sark_cache.cleanup",
     "sark_cache.fastapi",
+    "sark_cache.metrics",
+    "sark_cache.types",
     "sark_cache._core.observers",
     "sark_cache.instrumentation.opentelemetry",
     "sark_cache.instrumentation.prometheus",

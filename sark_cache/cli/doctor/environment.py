@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 
+import sark_cache
 from sark_cache.backends.native import RustPolicyCache
 from sark_cache.cli._timing import Request, seconds_per_call
 
@@ -17,15 +18,10 @@ _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[([\w,-]+)\])?.*\bextra\s*==\s*['\"]([\
 """`name[extras]>=version; extra == "extra"`: the package, its extras, and the extra needing it."""
 
 
-def own_version() -> str:
-    """Returns the version of this package; `unknown` if it runs without being installed."""
-    return _version(PACKAGE) or "unknown"
-
-
 def versions() -> dict[str, str]:
     """Returns the versions of this package, of Python and of the platform."""
     return {
-        "sark_cache": own_version(),
+        "sark_cache": sark_cache.__version__,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "platform": platform.platform(),
     }
