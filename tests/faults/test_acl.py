@@ -22,8 +22,8 @@ pytestmark = [
 
 PAGE = Path(__file__).parents[2].joinpath("docs/servers.md").read_text(encoding="utf-8")
 LINE = re.search(r"^ACL SETUSER sark-cache .*$", PAGE, re.MULTILINE)[0].split()
-ON_CLUSTERS = re.search(r"what the client asks besides: `([^`]*)`", PAGE)[1].split()
-ON_SENTINELS = re.search(r"there `([^`]*)` is enough", PAGE)[1].split()
+ON_CLUSTERS = re.search(r"commands that the client needs there: `([^`]*)`", PAGE)[1].split()
+ON_SENTINELS = re.search(r"For these users `([^`]*)` is enough", PAGE)[1].split()
 WITHOUT = dict(re.findall(r"^\| `([A-Z]+)` \| [^|]* \| ([^|]*) \|$", PAGE, re.MULTILINE))
 NOTHING_IS_SERVED = [name for name, what in WITHOUT.items() if what == "nothing is served"]
 
