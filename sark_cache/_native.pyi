@@ -31,9 +31,11 @@ from sark_cache.types import (
     RevalidateCallback,
 )
 
-__all__ = ["AsyncCache", "Decision", "Load", "PolicyStore", "Stamp", "__version__"]
+__all__ = ["CONSTANTS", "AsyncCache", "Decision", "Load", "PolicyStore", "Stamp", "__version__"]
 
 __version__: str
+CONSTANTS: dict[str, str | float]
+"""The limits and defaults of `sark_cache._core.limits`, as the compiled module has them."""
 
 _JSON: TypeAlias = str | int | float | bool | list[Any] | dict[str, Any] | None
 """A value that is returned: new objects of Python's own types each time."""

@@ -27,6 +27,7 @@ except ModuleNotFoundError as _error:
 
 from sark_cache._core import redis_urls as urls
 from sark_cache._core.arguments import NAMESPACE, NAMESPACE_WORDS
+from sark_cache._core.limits import DEFAULT_MAX_SIZE, DEFAULT_TTL_SECONDS, MIN_MAX_BYTES
 from sark_cache.errors import SettingsError
 
 logger: Final = logging.getLogger("sark_cache")
@@ -92,9 +93,11 @@ class CacheSettings(BaseSettings):
         description="If false, caches neither serve nor store, and every request is a miss.",
     )
     cache_max_size: Count = Field(
-        default=10_000, description="The maximum number of entries of the native cache."
+        default=DEFAULT_MAX_SIZE, description="The maximum number of entries of the native cache."
     )
-    cache_max_bytes: Annotated[int | None, Field(ge=1), Takes("an integer, 1 or more")] = Field(
+    cache_max_bytes: Annotated[
+        int | None, Field(ge=MIN_MAX_BYTES), Takes(f"an integer, {MIN_MAX_BYTES} or more")
+    ] = Field(
         default=None, description="The maximum size of the native cache in bytes; none: no limit."
     )
     cache_eviction: Annotated[Literal["lru", "tiny_lfu"], Takes("lru or tiny_lfu")] = Field(
@@ -103,7 +106,8 @@ class CacheSettings(BaseSettings):
         "the least frequently used one that is not recent.",
     )
     cache_ttl: Seconds = Field(
-        default=300.0, description="The default time to live of an entry, in seconds."
+        default=float(DEFAULT_TTL_SECONDS),
+        description="The default time to live of an entry, in seconds.",
     )
     use_optimized_ttl: Switch = Field(
         default=True, description="If true, a request's sensitivity limits the time to live."

@@ -19,8 +19,8 @@ from inspect import signature
 from itertools import islice
 from typing import Any, Final, TypeAlias, cast
 
-from sark_cache._core.arguments import MAX_REVOKED_TAGS
 from sark_cache._core.coroutines import returns_awaitable
+from sark_cache._core.limits import MAX_REVOKED_TAGS
 from sark_cache.backends._shared.loading import replacing
 from sark_cache.backends.native import RustPolicyCache
 from sark_cache.backends.null import NullPolicyCache

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeAlias
 
-from sark_cache._core.arguments import MAX_TAGS
+from sark_cache._core.limits import MAX_TAGS
 
 __all__ = [
     "BatchEntry",

@@ -7,20 +7,18 @@ from itertools import islice
 from typing import Any, Final, NoReturn, TypeAlias
 
 from sark_cache._core.json import type_name
+from sark_cache._core.limits import (
+    MAX_FIELD_BYTES,
+    MAX_PATTERN_BYTES,
+    MAX_POLICY_BYTES,
+    MAX_REVOKED_TAGS,
+    MAX_TAG_BYTES,
+    MAX_TAGS,
+    MAX_TTL_SECONDS,
+)
 
-MAX_PATTERN_BYTES = 1024
-MAX_FIELD_BYTES = 8 * 1024
-"""The maximum size of a user id, action or resource of a stored decision, in bytes of UTF-8."""
-MAX_POLICY_BYTES = 256
-MAX_TAGS = 64
-"""The maximum number of tags of a decision."""
-MAX_TAG_BYTES = 256
-MAX_REVOKED_TAGS = 10_000
-"""The maximum number of tags in one revocation."""
 NAMESPACE = re.compile(r"[A-Za-z0-9._:/-]{0,64}")
 NAMESPACE_WORDS = "at most 64 letters, digits and characters of ._:/-"
-LONGEST_TTL = 100 * 365 * 24 * 60 * 60
-"""The maximum time to live in seconds (100 years). Longer values are reduced to it."""
 
 
 class _NotGiven(tuple[str, ...]):
@@ -225,7 +223,7 @@ def _read_names(tags: Any, most: int) -> tuple[str, ...]:  # noqa: ANN401 - any 
 
 
 def read_ttl(ttl_seconds: object) -> float | None:
-    """Returns a time to live in seconds, at most `LONGEST_TTL`. None: none is given.
+    """Returns a time to live in seconds, at most `MAX_TTL_SECONDS`. None: none is given.
 
     Raises:
         TypeError: `ttl_seconds` is not a number.
@@ -238,7 +236,7 @@ def read_ttl(ttl_seconds: object) -> float | None:
     if not ttl_seconds >= 0:  # refuses NaN, too
         message = f"ttl_seconds must be a number of seconds, 0 or more, not {ttl_seconds}"
         raise ValueError(message)
-    return float(min(ttl_seconds, LONGEST_TTL))
+    return float(min(ttl_seconds, MAX_TTL_SECONDS))
 
 
 def read_default_ttl(ttl_seconds: object, default: float) -> float:

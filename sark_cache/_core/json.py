@@ -11,17 +11,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias, TypeGuard
 
+from sark_cache._core.limits import MAX_DEPTH, MAX_ENTRY_BYTES
+
 JSON: TypeAlias = dict[str, "JSON"] | list["JSON"] | str | int | float | bool | None
 
 Items: TypeAlias = list[Any] | tuple[Any, ...]
 Fields: TypeAlias = Mapping[Any, Any]
 
-MAX_DEPTH = 64
-"""The maximum nesting depth of lists and mappings."""
-MAX_BYTES = 65_536
-"""The maximum size of an entry in bytes. It also bounds the number of values and bytes of text."""
-
-MAX_TEXT = 4 * MAX_BYTES
+MAX_TEXT = 4 * MAX_ENTRY_BYTES
 """The maximum length of JSON text that is parsed."""
 MAX_PARSED_DEPTH = MAX_DEPTH + 2
 """The maximum nesting depth of that text: two levels more than a value, for the entry around it."""
@@ -89,7 +86,7 @@ class _Converter:
     """One conversion, which fails as soon as it has read more than an entry can hold."""
 
     def __init__(self) -> None:
-        self._left = MAX_BYTES
+        self._left = MAX_ENTRY_BYTES
 
     def convert(self, value: Any, depth: int) -> JSON:  # noqa: ANN401 - any object of a caller
         if isinstance(value, str):
@@ -173,7 +170,7 @@ class _Converter:
     def _charge(self, size: int) -> None:
         self._left -= size
         if self._left < 0:
-            message = f"larger than the {MAX_BYTES} bytes that are allowed"
+            message = f"larger than the {MAX_ENTRY_BYTES} bytes that are allowed"
             raise NotJSONError(message)
 
 

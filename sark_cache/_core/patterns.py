@@ -19,9 +19,7 @@ from typing import Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from sark_cache._core.keys import is_plain, literal, parts_of
-
-KEY_PREFIX = "policy:decision"
-"""The beginning of the text of every decision."""
+from sark_cache._core.limits import KEY_PREFIX
 
 _HEAD = f"{KEY_PREFIX}:"
 _START = _HEAD.encode()

@@ -10,6 +10,7 @@ from collections.abc import Collection, Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import Any, ClassVar, Self, cast
 
+from sark_cache._core import limits
 from sark_cache._core.coroutines import returns_awaitable
 from sark_cache.protocol import PolicyCacheProtocol
 from sark_cache.types import BatchEntry, RevalidateCallback
@@ -18,10 +19,10 @@ from sark_cache.types import BatchEntry, RevalidateCallback
 class BasePolicyCache:
     """The base of all policy caches. Subclasses implement the rest of `PolicyCacheProtocol`."""
 
-    KEY_PREFIX: ClassVar[str] = "policy:decision"
+    KEY_PREFIX: ClassVar[str] = limits.KEY_PREFIX
     """The beginning of the text that patterns match."""
-    DEFAULT_TTL_SECONDS: ClassVar[int] = 300
-    DEFAULT_MAX_SIZE: ClassVar[int] = 10_000
+    DEFAULT_TTL_SECONDS: ClassVar[int] = limits.DEFAULT_TTL_SECONDS
+    DEFAULT_MAX_SIZE: ClassVar[int] = limits.DEFAULT_MAX_SIZE
     STALE_THRESHOLD_RATIO: ClassVar[float] = 0.3
     """An entry is stale, and may be refreshed, in this last part of its time to live."""
     OPTIMIZED_TTL: ClassVar[Mapping[str, float]] = {

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from sark_cache._core import arguments
+from sark_cache._core import arguments, limits
 from sark_cache.rollout.manager import MOST_NAME_BYTES, is_name
 
 State: TypeAlias = Literal["ok", "unavailable"]
@@ -61,7 +61,7 @@ class Invalidation(BaseModel):
         list[str] | None,
         Field(
             min_length=1,
-            max_length=arguments.MAX_REVOKED_TAGS,
+            max_length=limits.MAX_REVOKED_TAGS,
             description="One of them is enough to match.",
         ),
     ] = None

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, NoReturn, TypeAlias, get_args, get_ori
 from fastapi import Depends, params
 from starlette.requests import HTTPConnection
 
-from sark_cache._core import arguments
+from sark_cache._core import arguments, limits
 from sark_cache._core.json import type_name
 from sark_cache.backends.native import RustPolicyCache
 from sark_cache.fastapi.calling import is_async
@@ -160,7 +160,7 @@ def _read_field(argument: str) -> Callable[[Any], str]:
         if not isinstance(given, str):
             takes = "a str, a dependency (a function or Depends(...)) or a FromRequest"
             arguments.refuse(argument, takes, given)
-        return _within(argument, given, arguments.MAX_FIELD_BYTES)
+        return _within(argument, given, limits.MAX_FIELD_BYTES)
 
     return read
 
@@ -181,10 +181,10 @@ def _read_sensitivity(given: object) -> str | None:
 
 def _read_tags(given: object) -> tuple[str, ...]:
     tags = arguments.read_tags(given)
-    if len(tags) > arguments.MAX_TAGS:
-        message = f"tags must be at most {arguments.MAX_TAGS}: a decision has no more"
+    if len(tags) > limits.MAX_TAGS:
+        message = f"tags must be at most {limits.MAX_TAGS}: a decision has no more"
         raise ValueError(message)
-    return tuple(_within("a tag", tag, arguments.MAX_TAG_BYTES) for tag in tags)
+    return tuple(_within("a tag", tag, limits.MAX_TAG_BYTES) for tag in tags)
 
 
 def read_policy(given: object) -> str:
@@ -193,7 +193,7 @@ def read_policy(given: object) -> str:
     Raises:
         TypeError, ValueError: It is no str, or too long.
     """
-    return _within("policy", arguments.read_policy(given), arguments.MAX_POLICY_BYTES)
+    return _within("policy", arguments.read_policy(given), limits.MAX_POLICY_BYTES)
 
 
 def _within(argument: str, text: str, limit: int) -> str:

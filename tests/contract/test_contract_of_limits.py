@@ -8,7 +8,7 @@ import time
 import pytest
 
 from sark_cache import Loaded
-from sark_cache._core.arguments import MAX_REVOKED_TAGS
+from sark_cache._core.limits import MAX_REVOKED_TAGS
 
 ALLOW, DENY = {"allow": True}, {"allow": False}
 ALICE = ("alice", "read", "doc")

@@ -127,3 +127,25 @@ async def test_an_unknown_sensitivity_warns_once(new_cache, caplog):
     assert len(warnings) == 1
     assert "critical" in warnings[0]
     assert cache.metrics.errors == 0
+
+
+async def test_a_subclass_chooses_the_sensitivities_whose_entries_are_refreshed(new_cache):
+    class Chosen(new_cache.kind):
+        REFRESHED_SENSITIVITIES = frozenset({"public"})
+        STALE_THRESHOLD_RATIO = 2.0  # every entry is stale
+
+    cache = await new_cache(kind=Chosen, ttl_seconds=60)
+    asked = asyncio.Queue()
+
+    async def evaluate(user_id, action, resource, context):
+        await asked.put((user_id, action, resource, context))
+        return ALLOW
+
+    cache.set_revalidate_callback(evaluate)
+    for sensitivity in ("critical", "public"):
+        await cache.set(sensitivity, "read", "doc", ALLOW)
+        assert await cache.get(sensitivity, "read", "doc", None, sensitivity) == ALLOW
+    async with asyncio.timeout(5):
+        assert await asked.get() == ("public", "read", "doc", None)
+    assert (cache.metrics.hits, cache.metrics.stale_hits) == (1, 1)
+    assert asked.empty()

@@ -9,7 +9,7 @@ import pytest
 from fastapi import Depends, FastAPI, Header, Security
 
 from documents_app import ADMIN, admin, create_app
-from sark_cache._core.arguments import MAX_REVOKED_TAGS
+from sark_cache._core.limits import MAX_REVOKED_TAGS
 from sark_cache.fastapi import FromRequest, policy_cache_lifespan, policy_cache_router
 from sark_cache.rollout.manager import INITIAL, MOST_FEATURES
 from sark_cache.settings import CacheSettings

@@ -6,13 +6,12 @@ import pytest
 
 from sark_cache import CacheMetrics, Loaded
 from sark_cache._core.arguments import (
-    MAX_REVOKED_TAGS,
-    MAX_TAGS,
     NOT_GIVEN,
     beyond_limits,
     read_revoked_tags,
     read_tags,
 )
+from sark_cache._core.limits import MAX_REVOKED_TAGS, MAX_TAGS
 from sark_cache.backends._shared.latency import Latency
 
 

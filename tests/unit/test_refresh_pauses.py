@@ -4,9 +4,9 @@ import pytest
 
 from sark_cache.backends._shared import refresh_pauses as pauses
 from sark_cache.backends._shared.refresh_pauses import (
-    FIRST_SECONDS,
-    LONGEST_SECONDS,
-    MAX_KEYS,
+    FIRST_PAUSE_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    MAX_PAUSES,
     Pauses,
 )
 
@@ -31,7 +31,7 @@ def length(kept, clock):
 def test_each_pause_in_a_row_is_about_twice_as_long(clock):
     kept = Pauses()
     for row in range(10):
-        whole = min(FIRST_SECONDS * 2**row, LONGEST_SECONDS)
+        whole = min(FIRST_PAUSE_SECONDS * 2**row, LONGEST_PAUSE_SECONDS)
         assert whole / 2 <= length(kept, clock) <= whole + 0.01
 
 
@@ -41,15 +41,15 @@ def test_a_success_ends_the_row(clock):
         kept.begin("key")
     kept.end("key")
     assert not kept.has("key")
-    assert length(kept, clock) <= FIRST_SECONDS + 0.01
+    assert length(kept, clock) <= FIRST_PAUSE_SECONDS + 0.01
 
 
 def test_an_old_row_starts_again(clock):
     kept = Pauses()
     for _ in range(10):
         kept.begin("key")
-    clock[0] += 2 * LONGEST_SECONDS
-    assert length(kept, clock) <= FIRST_SECONDS + 0.01
+    clock[0] += 2 * LONGEST_PAUSE_SECONDS
+    assert length(kept, clock) <= FIRST_PAUSE_SECONDS + 0.01
 
 
 def test_pauses_of_many_keys_end_at_different_times(clock):
@@ -57,16 +57,16 @@ def test_pauses_of_many_keys_end_at_different_times(clock):
     keys = [f"key-{number}" for number in range(100)]
     for key in keys:
         kept.begin(key)
-    clock[0] += 0.75 * FIRST_SECONDS
+    clock[0] += 0.75 * FIRST_PAUSE_SECONDS
     assert 5 < sum(map(kept.has, keys)) < 95
 
 
 def test_the_memory_is_limited_and_keeps_the_latest_key(clock):
     kept = Pauses()
-    for number in range(MAX_KEYS + 500):
+    for number in range(MAX_PAUSES + 500):
         kept.begin(f"key-{number}")
         assert kept.has(f"key-{number}")
-    assert len(kept) == MAX_KEYS
-    clock[0] += FIRST_SECONDS
+    assert len(kept) == MAX_PAUSES
+    clock[0] += FIRST_PAUSE_SECONDS
     kept.begin("key")
     assert len(kept) == 1, "those that are over make room"

@@ -208,7 +208,7 @@ def test_a_url_that_is_not_a_server_is_refused_and_not_shown(environment, url):
         ("RUST_ENABLED", "maybe", "true or false"),
         ("SARK_CACHE_CACHE_MAX_SIZE", "0", "an integer, 1 or more"),
         ("SARK_CACHE_CACHE_MAX_SIZE", "ten", "an integer, 1 or more"),
-        ("SARK_CACHE_CACHE_MAX_BYTES", "-1", "an integer, 1 or more"),
+        ("SARK_CACHE_CACHE_MAX_BYTES", "1023", "an integer, 1024 or more"),
         ("SARK_CACHE_CACHE_EVICTION", "fifo", "lru or tiny_lfu"),
         ("SARK_CACHE_CACHE_TTL", "0", "a number of seconds, more than 0 and finite"),
         ("SARK_CACHE_CACHE_TTL", "nan", "a number of seconds, more than 0 and finite"),

@@ -278,8 +278,8 @@ async def test_a_request_that_waits_for_too_long_evaluates_on_its_own(kind):
 
 
 async def test_evaluations_that_never_end_do_not_accumulate(monkeypatch):
-    monkeypatch.setattr("sark_cache.backends._shared.single_flight.MAX_WAIT_SECONDS", 0.001)
-    monkeypatch.setattr("sark_cache.backends._shared.single_flight.CHECK_SECONDS", 0.002)
+    monkeypatch.setattr("sark_cache.backends._shared.single_flight.WAIT_LIMIT_SECONDS", 0.001)
+    monkeypatch.setattr("sark_cache.backends._shared.single_flight.CHECK_INTERVAL_SECONDS", 0.002)
     flights, never_ends = AsyncioFlights(), Evaluation()
     tasks = []
     for _ in range(1 + MAX_SUPERSEDED):

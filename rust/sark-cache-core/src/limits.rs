@@ -1,6 +1,4 @@
 //! Upper bounds on the parts of a decision. They bound the work and memory that one client costs.
-//!
-//! The Python package repeats these numbers; keep both equal.
 
 /// The largest user id, action or resource, in bytes.
 pub const MAX_FIELD_BYTES: usize = 8 * 1024;

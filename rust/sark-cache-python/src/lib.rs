@@ -5,7 +5,7 @@
 //! event loop, task or thread: see [`awaitable`].
 //!
 //! The modules from the lowest to the highest, each importing only those below it: [`interned`],
-//! [`python_modules`], [`error`], [`convert`], [`value`], [`runtime`], [`awaitable`], [`load`],
+//! [`python_modules`], [`error`], [`convert`], [`constants`], [`value`], [`runtime`], [`awaitable`], [`load`],
 //! [`async_cache`], [`policy`].
 //!
 //! # Locks and threads
@@ -23,6 +23,7 @@ mod interned;
 
 mod async_cache;
 mod awaitable;
+mod constants;
 mod convert;
 mod error;
 mod load;
@@ -37,7 +38,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The compiled core of sark-cache.
 #[pymodule(gil_used = false)]
 mod _native {
-    use super::{PyResult, runtime};
+    use super::{PyResult, constants, runtime};
     #[pymodule_export]
     use super::{
         async_cache::AsyncCache, load::Load, policy::PolicyStore, policy::store::Stamp,
@@ -49,6 +50,7 @@ mod _native {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("CONSTANTS", constants::constants(module.py())?)?;
         super::initialize(module.py())?;
         PyMapping::register::<Decision>(module.py())?;
         super::mark_methods(module.py())?;

@@ -4,19 +4,18 @@ For the backends that are written in Python; the compiled module's `pauses.rs` h
 There is no lock, which a forked child could inherit in the locked state: at worst, two threads at
 the same time lose a pause.
 
-The first pause of a key is `FIRST_SECONDS`. Each next one is twice as long, up to
-`LONGEST_SECONDS`. A random part of up to a half is subtracted from each, so that keys whose
+The first pause of a key is `FIRST_PAUSE_SECONDS`. Each next one is twice as long, up to
+`LONGEST_PAUSE_SECONDS`. A random part of up to a half is subtracted from each, so that keys whose
 refreshes failed together are not refreshed together again. A refresh with a new decision ends the
-series. At most `MAX_KEYS` keys have a pause.
+series. At most `MAX_PAUSES` keys have a pause.
 """
 
 from random import random
 from time import monotonic
 from typing import Final, NamedTuple
 
-FIRST_SECONDS: Final = 0.25
-LONGEST_SECONDS: Final = 60.0
-MAX_KEYS: Final = 4_096
+from sark_cache._core.limits import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, MAX_PAUSES
+
 _MAX_DOUBLINGS: Final = 30
 
 
@@ -43,11 +42,11 @@ class Pauses:
         now, hashed = monotonic(), hash(key)
         last = self._keys.pop(hashed, None)
         # A pause that ended long ago does not count for the series.
-        series = last.series + 1 if last and now < last.ends + LONGEST_SECONDS else 1
-        if len(self._keys) >= MAX_KEYS:
+        series = last.series + 1 if last and now < last.ends + LONGEST_PAUSE_SECONDS else 1
+        if len(self._keys) >= MAX_PAUSES:
             self._make_room(now)
-        doubled = FIRST_SECONDS * 2 ** min(series - 1, _MAX_DOUBLINGS)
-        length = min(doubled, LONGEST_SECONDS) * (1 - random() / 2)  # noqa: S311 - no secret
+        doubled = FIRST_PAUSE_SECONDS * 2 ** min(series - 1, _MAX_DOUBLINGS)
+        length = min(doubled, LONGEST_PAUSE_SECONDS) * (1 - random() / 2)  # noqa: S311 - no secret
         self._keys[hashed] = _Pause(series, now + length)
 
     def end(self, key: str) -> None:
@@ -60,6 +59,6 @@ class Pauses:
     def _make_room(self, now: float) -> None:
         """Removes the pauses that are over. If there are none, removes the one that ends first."""
         lasting = {key: pause for key, pause in self._keys.copy().items() if now < pause.ends}
-        if len(lasting) >= MAX_KEYS:
+        if len(lasting) >= MAX_PAUSES:
             del lasting[min(lasting.items(), key=lambda item: item[1].ends)[0]]
         self._keys = lasting

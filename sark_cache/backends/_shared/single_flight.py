@@ -13,10 +13,16 @@ wake-up that an interrupt lost.
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final, NamedTuple, Protocol, TypeAlias, cast
+from typing import NamedTuple, Protocol, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
 from sark_cache._core.compiled import AsyncCache, is_rust_cache_available
+from sark_cache._core.limits import (
+    CHECK_INTERVAL_SECONDS,
+    MAX_SUPERSEDED,
+    MAX_VISITED,
+    WAIT_LIMIT_SECONDS,
+)
 from sark_cache.backends._shared.loading import current_flights
 from sark_cache.backends._shared.task_waits import Task, awaited_by
 
@@ -29,12 +35,6 @@ FlightResult: TypeAlias = str | None
 Evaluate: TypeAlias = Callable[[], Awaitable[FlightResult]]
 Overdue: TypeAlias = Callable[[], None]
 """Called for each request that waited too long for another request's evaluation."""
-
-CHECK_SECONDS: Final = 0.5
-MAX_WAIT_SECONDS: Final = 5.0
-MAX_SUPERSEDED: Final = 16
-MAX_VISITED: Final = 1_000
-"""The same limits as in the compiled module's `load` and the core's `single_flight`."""
 
 
 class Flights(Protocol):
@@ -160,7 +160,7 @@ class AsyncioFlights:
 
 
 async def _wait_for_outcome(flight: _Flight) -> bool:
-    """Waits for a flight, at most `MAX_WAIT_SECONDS`. Returns whether it has an outcome.
+    """Waits for a flight, at most `WAIT_LIMIT_SECONDS`. Returns whether it has an outcome.
 
     Raises:
         RuntimeError: The flight waits for this task.
@@ -175,9 +175,9 @@ async def _wait_for_outcome(flight: _Flight) -> bool:
         while not flight.outcome.done():
             if current_flights.get() or now > began:
                 _check_circle(flight, task)
-            if now - began >= MAX_WAIT_SECONDS:
+            if now - began >= WAIT_LIMIT_SECONDS:
                 return False
-            await asyncio.wait([flight.outcome], timeout=CHECK_SECONDS)
+            await asyncio.wait([flight.outcome], timeout=CHECK_INTERVAL_SECONDS)
             now = clock()
     finally:
         if task is not None:

@@ -15,9 +15,9 @@ the same half of the hash, and a reply that belongs to another command.
 import json
 from typing import NamedTuple
 
-from sark_cache._core.arguments import LONGEST_TTL
-from sark_cache._core.json import JSON, MAX_BYTES, NotJSONError, parse_json
+from sark_cache._core.json import JSON, NotJSONError, parse_json
 from sark_cache._core.keys import RequestKey
+from sark_cache._core.limits import MAX_ENTRY_BYTES, MAX_TTL_SECONDS
 from sark_cache.types import JSONObject
 
 
@@ -68,12 +68,12 @@ def encode(
         tags: Tags by which the entry can be revoked.
 
     Raises:
-        NotJSONError: The entry is larger than `MAX_BYTES`.
+        NotJSONError: The entry is larger than `MAX_ENTRY_BYTES`.
     """
     head: JSON = {"key": key.text, "context": key.context, "ttl": ttl_seconds, "tags": list(tags)}
     size = key_size + size_of(decision) + sum(map(size_of, tags))
-    if size > MAX_BYTES:
-        message = f"an entry of {size} bytes, of which {MAX_BYTES} are allowed"
+    if size > MAX_ENTRY_BYTES:
+        message = f"an entry of {size} bytes, of which {MAX_ENTRY_BYTES} are allowed"
         raise NotJSONError(message)
     return f'{json_text(head)[:-1]},"decision":{decision}}}'
 
@@ -97,7 +97,9 @@ def decode(text: str | bytes, key: RequestKey) -> Entry:
     if type(read.decision) is not dict:
         message = "an entry without a decision"
         raise CorruptEntryError(message)
-    if not 0 < read.ttl_seconds <= LONGEST_TTL or not all(type(tag) is str for tag in read.tags):
+    if not 0 < read.ttl_seconds <= MAX_TTL_SECONDS or not all(
+        type(tag) is str for tag in read.tags
+    ):
         message = "an entry with an invalid time to live or invalid tags"
         raise CorruptEntryError(message)
     return read

@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sark_cache._core.arguments import MAX_TAG_BYTES, beyond_limits, beyond_tags, excess
+from sark_cache._core.arguments import beyond_limits, beyond_tags, excess
 from sark_cache._core.json import JSON, NotJSONError, to_plain_mapping
 from sark_cache._core.keys import RequestKey, Scope, digits_of, request_key
+from sark_cache._core.limits import MAX_TAG_BYTES
 from sark_cache.backends.redis.entry import encode, json_text, size_of
 from sark_cache.backends.redis.log_record import subject
 from sark_cache.backends.redis.write import Write, lifetime_ms, marker_of

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from sark_cache._core.arguments import Row
 from sark_cache._core.errors import UnavailableError
-from sark_cache._core.json import MAX_BYTES, NotJSONError
+from sark_cache._core.json import NotJSONError
 from sark_cache._core.keys import RequestKey, Scope
+from sark_cache._core.limits import MAX_ENTRY_BYTES
 from sark_cache.backends._shared.recorder import MetricsRecorder
 from sark_cache.backends.redis import scripts
 from sark_cache.backends.redis.connections import ConnectionPerLoop
@@ -23,7 +24,7 @@ from sark_cache.backends.redis.superseded import Superseded
 from sark_cache.backends.redis.write import Fence, MayReplace, Outcome, Write
 from sark_cache.types import Context
 
-MAX_SHARED = MAX_BYTES - 4096
+MAX_SHARED = MAX_ENTRY_BYTES - 4096
 """The length of an entry, in characters, from which its decision is not shared with waiters.
 
 The limit of a shared load is the same 64 KiB, but its key may be longer.

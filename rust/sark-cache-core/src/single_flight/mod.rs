@@ -55,8 +55,8 @@ mod waiter;
 
 pub use check::WaiterCheck;
 pub use leader::Leader;
-pub use pauses::Pauses;
-pub use wait_graph::{Caller, WaitGraph};
+pub use pauses::{FIRST_PAUSE, LONGEST_PAUSE, MAX_PAUSES, Pauses};
+pub use wait_graph::{Caller, MAX_VISITED, WaitGraph};
 pub use waiter::{WaitOutcome, Waiter};
 
 use crate::invalidation::{Log, Stamp, Subject, Tags, Verdict};

@@ -4,7 +4,7 @@
 //! [`LONGEST_PAUSE`]. A random part of up to a half is subtracted from each, so that keys that failed
 //! together are not retried together. A successful refresh resets the key.
 //!
-//! At most [`MAX_KEYS`] keys are remembered, each by a hash with a random seed: 32 bytes per key,
+//! At most [`MAX_PAUSES`] keys are remembered, each by a hash with a random seed: 32 bytes per key,
 //! however long the keys are. Two keys with the same hash share their pauses.
 
 use crate::clock::nanos;
@@ -14,11 +14,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The length of the first pause of a key.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
+pub const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The length of the longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The largest number of keys that are remembered.
-const MAX_KEYS: usize = 4_096;
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The largest number of keys with a pause that one cache remembers.
+pub const MAX_PAUSES: usize = 4_096;
 
 /// The pauses of one cache, by key.
 ///
@@ -53,7 +53,7 @@ impl Pauses {
             Some(last) if now < last.ends.saturating_add(nanos(LONGEST_PAUSE)) => last.failures + 1,
             _ => 1,
         };
-        if keys.len() >= MAX_KEYS && !keys.contains_key(&hash) {
+        if keys.len() >= MAX_PAUSES && !keys.contains_key(&hash) {
             make_room(&mut keys, now);
         }
         let ends = now.saturating_add(self.length(hash, failures, now));
@@ -92,7 +92,7 @@ impl Pauses {
 /// Removes the pauses that have ended or, if there are none, the one that ends first.
 fn make_room(keys: &mut HashMap<u64, Pause, RandomState>, now: u64) {
     keys.retain(|_, pause| now < pause.ends);
-    if keys.len() >= MAX_KEYS
+    if keys.len() >= MAX_PAUSES
         && let Some(first) = keys.iter().min_by_key(|(_, pause)| pause.ends).map(|(hash, _)| *hash)
     {
         keys.remove(&first);
@@ -156,11 +156,11 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_the_newest_keys_have_their_pause() {
         let pauses = Pauses::default();
-        for key in 0..3 * MAX_KEYS {
+        for key in 0..3 * MAX_PAUSES {
             pauses.begin(&key.to_le_bytes(), 0);
             assert!(pauses.has(&key.to_le_bytes(), 0));
         }
-        assert_eq!(pauses.len(), MAX_KEYS);
+        assert_eq!(pauses.len(), MAX_PAUSES);
         pauses.begin(b"key", nanos(FIRST_PAUSE));
         assert_eq!(pauses.len(), 1, "the pauses that have ended are removed");
     }

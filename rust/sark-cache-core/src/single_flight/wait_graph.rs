@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 /// The largest number of tasks that one search of the graph visits.
-const MAX_VISITED: usize = 1_000;
+pub const MAX_VISITED: usize = 1_000;
 
 /// The task that calls the cache.
 pub trait Caller: Clone {

@@ -9,10 +9,14 @@ use sark_cache_core::{Eviction, Options};
 use std::convert::Infallible;
 use std::time::Duration;
 
+/// The default of `max_size`.
+pub const DEFAULT_MAX_SIZE: u64 = 10_000;
+/// The default TTL of a cache.
+pub const DEFAULT_TTL: Duration = Duration::from_secs(300);
 /// The maximum TTL: 100 years. Longer values are clamped to it.
-const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+pub const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// The minimum of `max_bytes`; with less, not even one small entry would fit.
-const MIN_MAX_BYTES: u64 = 1024;
+pub const MIN_MAX_BYTES: u64 = 1024;
 /// The maximum of `max_size` and `max_bytes`.
 const MAX_LIMIT: u64 = 1 << 62;
 /// Follows the error for a limit of zero.
@@ -41,8 +45,9 @@ pub fn options(
             }
         }
     };
+    let max_size = limit("max_size", max_size, 1, "entries", TO_STORE_NOTHING)?;
     Ok(Options {
-        max_size: limit("max_size", max_size, 1, "entries", TO_STORE_NOTHING)?.unwrap_or(10_000),
+        max_size: max_size.unwrap_or(DEFAULT_MAX_SIZE),
         max_bytes: limit("max_bytes", max_bytes, MIN_MAX_BYTES, "bytes", "")?,
         eviction,
     })
@@ -68,13 +73,13 @@ fn limit(
     }
 }
 
-/// Reads the default time to live of a cache: 300 s if it is omitted.
+/// Reads the default time to live of a cache: [`DEFAULT_TTL`] if it is omitted.
 pub fn default_ttl(given: Option<&Bound<'_, PyAny>>) -> PyResult<Duration> {
     match ttl(given)? {
         Some(Duration::ZERO) => Err(PyValueError::new_err(format!(
             "ttl_seconds of a cache must be more than 0{TO_STORE_NOTHING}"
         ))),
-        given => Ok(given.unwrap_or(Duration::from_secs(300))),
+        given => Ok(given.unwrap_or(DEFAULT_TTL)),
     }
 }
 

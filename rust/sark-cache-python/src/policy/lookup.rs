@@ -102,12 +102,12 @@ fn refresh_ahead(
     asked: Request<'_, '_>,
     sensitivity: &Bound<'_, PyString>,
 ) -> PyResult<bool> {
-    if !is_refreshed(cache, sensitivity)? {
-        return Ok(false);
-    }
     let Instance { object, store } = cache;
     let py = cache.py();
     let refresh = || -> Result<bool, Fault> {
+        if !is_refreshed(cache, sensitivity)? {
+            return Ok(false);
+        }
         let fraction = object.getattr(interned!(py, "STALE_THRESHOLD_RATIO"))?.extract()?;
         if !store.cache.is_near_expiry(entry, fraction) {
             return Ok(false);

@@ -22,6 +22,7 @@ use crate::convert::tags::Tags;
 use crate::load::Load;
 use crate::policy::set::StorageArguments;
 use crate::policy::store::{Instance, Stamp, Store};
+use crate::policy::ttl::sensitivities;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
@@ -61,7 +62,7 @@ impl PolicyStore {
     }
 
     fn _configure(
-        &self,
+        slf: &Bound<'_, Self>,
         max_size: &Bound<'_, PyAny>,
         ttl_seconds: &Bound<'_, PyAny>,
         enabled: &Bound<'_, PyAny>,
@@ -73,8 +74,9 @@ impl PolicyStore {
         let ttl = default_ttl(Some(ttl_seconds))?;
         let enabled = boolean("enabled", enabled)?;
         let use_optimized_ttl = boolean("use_optimized_ttl", use_optimized_ttl)?;
-        let store = Store::new(options, ttl, enabled, use_optimized_ttl);
-        self.0.set(store).map_err(|_| PyRuntimeError::new_err("this cache was made already"))
+        let sensitivities = sensitivities(slf)?;
+        let store = Store::new(options, ttl, enabled, use_optimized_ttl, sensitivities);
+        slf.get().0.set(store).map_err(|_| PyRuntimeError::new_err("this cache was made already"))
     }
 
     /// The decision for a request, a new dict, or None. Decided when called; ready at once.

@@ -32,6 +32,13 @@ pub struct Stamp {
 /// Numbers the caches of a process, so that a stamp of one cache is refused by another.
 static CACHES: AtomicU64 = AtomicU64::new(0);
 
+/// A name of a sensitivity, read when the cache is created.
+pub struct Sensitivity {
+    pub name: String,
+    /// True if its entries are refreshed before they expire.
+    pub is_refreshed: bool,
+}
+
 /// The entries and the settings of one policy cache.
 pub struct Store {
     pub cache: Arc<Cache<Stored>>,
@@ -40,6 +47,7 @@ pub struct Store {
     /// Its number among the caches of this process.
     identity: u64,
     pub use_optimized_ttl: AtomicBool,
+    pub sensitivities: Box<[Sensitivity]>,
     /// The default time to live in nanoseconds.
     ttl: AtomicU64,
     pub max_size: u64,
@@ -68,7 +76,13 @@ pub struct PendingInsert {
 }
 
 impl Store {
-    pub fn new(options: Options, ttl: Duration, enabled: bool, use_optimized_ttl: bool) -> Self {
+    pub fn new(
+        options: Options,
+        ttl: Duration,
+        enabled: bool,
+        use_optimized_ttl: bool,
+        sensitivities: Box<[Sensitivity]>,
+    ) -> Self {
         let cache = Arc::new(Cache::new(options));
         Self {
             loads: LoadRegistry::new(&cache),
@@ -76,6 +90,7 @@ impl Store {
             switch: Arc::new(Switch::new(enabled)),
             identity: CACHES.fetch_add(1, Ordering::Relaxed),
             use_optimized_ttl: AtomicBool::new(use_optimized_ttl),
+            sensitivities,
             ttl: AtomicU64::new(nanos(ttl)),
             max_size: options.max_size,
         }

@@ -2,7 +2,7 @@
 
 use crate::convert::arguments::ttl;
 use crate::policy::report::log;
-use crate::policy::store::Instance;
+use crate::policy::store::{Instance, Sensitivity};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -39,13 +39,31 @@ pub fn max_ttl(
     Ok(Duration::MAX)
 }
 
+/// Reads the sensitivities of a cache's class, from its `REFRESHED_SENSITIVITIES` and `OPTIMIZED_TTL`.
+///
+/// A name of the table that is not text is left out. Requests with it look it up in the table.
+pub fn sensitivities(object: &Bound<'_, PyAny>) -> PyResult<Box<[Sensitivity]>> {
+    let py = object.py();
+    let refreshed = object.getattr(interned!(py, "REFRESHED_SENSITIVITIES"))?;
+    let mut known = Vec::new();
+    for name in refreshed.try_iter()? {
+        known.push(Sensitivity { name: name?.extract()?, is_refreshed: true });
+    }
+    for name in object.getattr(interned!(py, "OPTIMIZED_TTL"))?.try_iter()? {
+        if let Ok(name) = name?.extract() {
+            known.push(Sensitivity { name, is_refreshed: false });
+        }
+    }
+    Ok(known.into())
+}
+
 /// Returns whether entries of a sensitivity are refreshed before they expire. Logs a warning for an
 /// unknown sensitivity, whose entries are not.
 pub fn is_refreshed(cache: Instance<'_, '_>, sensitivity: &Bound<'_, PyString>) -> PyResult<bool> {
-    match sensitivity.to_str() {
-        Ok("critical" | "confidential") => Ok(true),
-        Ok("internal" | "public" | "default") => Ok(false),
-        _ => max_ttl(cache, Some(sensitivity)).map(|_| false),
+    let named = |name| cache.store.sensitivities.iter().find(|known| known.name == name);
+    match sensitivity.to_str().ok().and_then(named) {
+        Some(known) => Ok(known.is_refreshed),
+        None => max_ttl(cache, Some(sensitivity)).map(|_| false),
     }
 }
 
