@@ -1,9 +1,9 @@
 """`BasePolicyCache`: the part of the interface that is the same for every policy cache.
 
 Methods that only call other methods of the interface are implemented here and nowhere else. The
-constants of the contract are here, too: the table of sensitivities and the thresholds. The rule
-that computes a time to live from them is in `sark_cache.backends._shared.ttl`, and for the native
-cache in the compiled module's `policy/ttl.rs`, which reads the same constants.
+constants of the contract are here, too: the table of sensitivities and the thresholds. The rules
+that use them are in `sark_cache.backends._shared.ttl`, and for the native cache in the compiled
+module's `policy/ttl.rs`, which reads the same constants.
 """
 
 from collections.abc import Collection, Coroutine, Iterable, Mapping
@@ -34,7 +34,10 @@ class BasePolicyCache:
     }
     """The maximum time to live of each sensitivity, in seconds."""
     REFRESHED_SENSITIVITIES: ClassVar[frozenset[str]] = frozenset({"critical", "confidential"})
-    """The sensitivities whose stale entries are refreshed in the background."""
+    """The sensitivities whose stale entries are refreshed in the background.
+
+    `RustPolicyCache` reads them when it is created.
+    """
 
     @returns_awaitable
     def clear_all(self: PolicyCacheProtocol) -> Coroutine[object, None, bool]:

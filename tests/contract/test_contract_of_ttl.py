@@ -129,6 +129,18 @@ async def test_an_unknown_sensitivity_warns_once(new_cache, caplog):
     assert cache.metrics.errors == 0
 
 
+async def test_an_unknown_sensitivity_of_a_hit_warns_once(new_cache, caplog):
+    cache = await new_cache()
+    name = f"misspelt for {cache.backend} {id(cache)}"
+    await cache.set(*ALICE, ALLOW)
+    with caplog.at_level(logging.WARNING, logger="sark_cache"):
+        for _ in range(2):
+            assert await cache.get(*ALICE, None, name) == ALLOW
+    warnings = [record for record in caplog.records if name in record.getMessage()]
+    assert len(warnings) == 1
+    assert (cache.metrics.hits, cache.metrics.errors) == (2, 0)
+
+
 async def test_a_subclass_chooses_the_sensitivities_whose_entries_are_refreshed(new_cache):
     class Chosen(new_cache.kind):
         REFRESHED_SENSITIVITIES = frozenset({"public"})

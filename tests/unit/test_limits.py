@@ -1,12 +1,14 @@
 """The limits and defaults that stand in Python and in Rust are equal."""
 
 import inspect
+from typing import get_args, get_type_hints
 
 import pytest
 
-from sark_cache import AsyncCache, CacheSettings, RustPolicyCache, _native
+from sark_cache import AsyncCache, CacheCleanupTask, CacheSettings, RustPolicyCache, _native
 from sark_cache._core import limits
 from sark_cache.backends.base import BasePolicyCache
+from sark_cache.backends.redis import cache as redis
 
 IN_PYTHON = {name: value for name, value in vars(limits).items() if name.isupper()}
 
@@ -41,10 +43,43 @@ def test_none_means_the_defaults():
     )
 
 
-def test_the_settings_have_the_defaults_of_the_cache():
+ARGUMENTS = {
+    RustPolicyCache: {
+        "max_size": "cache_max_size",
+        "ttl_seconds": "cache_ttl",
+        "enabled": "enabled",
+        "use_optimized_ttl": "use_optimized_ttl",
+        "stale_while_revalidate": "stale_while_revalidate",
+        "max_bytes": "cache_max_bytes",
+        "eviction": "cache_eviction",
+    },
+    CacheCleanupTask: {"interval": "cleanup_interval"},
+}
+"""The arguments that settings set, and the names of the settings."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument", "setting"),
+    [(kind, *names) for kind, settings in ARGUMENTS.items() for names in settings.items()],
+)
+def test_a_setting_has_the_default_of_the_argument(kind, argument, setting):
+    expected = inspect.signature(kind).parameters[argument].default
+    assert getattr(CacheSettings(), setting) == expected
+
+
+def test_the_settings_have_the_time_outs_of_the_redis_cache():
     settings = CacheSettings()
-    assert settings.cache_max_size == limits.DEFAULT_MAX_SIZE
-    assert settings.cache_ttl == limits.DEFAULT_TTL_SECONDS
+    assert settings.redis_connect_timeout == redis.CONNECT_SECONDS
+    assert settings.redis_command_timeout == redis.COMMAND_SECONDS
+
+
+def test_the_cache_accepts_every_eviction_policy_of_the_settings():
+    policies = get_args(get_type_hints(CacheSettings)["cache_eviction"])
+    assert len(policies) > 1
+    for policy in policies:
+        assert RustPolicyCache(eviction=policy).enabled
+    with pytest.raises(ValueError, match=" or ".join(f'"{policy}"' for policy in policies)):
+        RustPolicyCache(eviction="fifo")
 
 
 def test_the_settings_refuse_a_size_in_bytes_that_the_cache_refuses():

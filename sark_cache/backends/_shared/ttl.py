@@ -1,10 +1,11 @@
-"""The time to live of a decision: the given one or the cache's, limited by the sensitivity.
+"""The rules of sensitivities: the time to live of a decision, and which entries are refreshed.
 
-A sensitivity can only shorten it. An unknown sensitivity changes nothing and is logged once.
+The time to live is the given one or the cache's. A sensitivity can only shorten it. An unknown one
+changes nothing and is logged once.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from sark_cache._core import arguments
@@ -40,6 +41,25 @@ def time_to_live(
         warn_of_unknown(sensitivity, sensitivities)
         return seconds
     return min(seconds, arguments.read_ttl(longest) or 0.0)
+
+
+def is_refreshed(
+    sensitivity: str | None,
+    refreshed: Collection[str],
+    sensitivities: Mapping[str, float] | None,
+) -> bool:
+    """Returns whether entries of a sensitivity are refreshed before they expire.
+
+    Args:
+        sensitivity: The sensitivity of the request; None: none.
+        refreshed: The sensitivities whose entries are refreshed.
+        sensitivities: As in `time_to_live`. An unknown name is logged.
+    """
+    if sensitivity is None or sensitivity in refreshed:
+        return sensitivity is not None
+    if sensitivities is not None and sensitivity not in sensitivities:
+        warn_of_unknown(sensitivity, sensitivities)
+    return False
 
 
 def warn_of_unknown(sensitivity: str, known: Mapping[str, float]) -> None:

@@ -24,7 +24,7 @@ from sark_cache.backends._shared.loading import evaluate
 from sark_cache.backends._shared.recorder import MetricsRecorder, RecordedMetrics
 from sark_cache.backends._shared.revalidation import Revalidation
 from sark_cache.backends._shared.revocations import Revocations
-from sark_cache.backends._shared.ttl import time_to_live
+from sark_cache.backends._shared.ttl import is_refreshed, time_to_live
 from sark_cache.backends.base import BasePolicyCache
 from sark_cache.backends.redis.connection import GuardedConnection
 from sark_cache.backends.redis.connections import ConnectionPerLoop
@@ -699,8 +699,11 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         return lambda late: self._ttl(explicit if late is None else late, sensitivity)
 
     def _ttl(self, explicit: float | None, sensitivity: str | None) -> float:
-        known = self.OPTIMIZED_TTL if self._use_optimized_ttl else None
-        return time_to_live(explicit, self._ttl_seconds, sensitivity, known)
+        return time_to_live(explicit, self._ttl_seconds, sensitivity, self._sensitivities)
+
+    @property
+    def _sensitivities(self) -> Mapping[str, float] | None:
+        return self.OPTIMIZED_TTL if self._use_optimized_ttl else None
 
     def _check_stamp(self, stamp: object) -> None:
         if stamp is not None and not isinstance(stamp, Stamp):
@@ -758,8 +761,8 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         entry = found.entry
         if (
             self.stale_while_revalidate
-            and sensitivity in self.REFRESHED_SENSITIVITIES
             and entry is not None
+            and is_refreshed(sensitivity, self.REFRESHED_SENSITIVITIES, self._sensitivities)
             and found.left_seconds < entry.ttl_seconds * self.STALE_THRESHOLD_RATIO
         ):
             callback = Revalidation(self.revalidate_callback).under(request.policy)
