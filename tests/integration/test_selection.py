@@ -420,12 +420,12 @@ async def test_a_selection_is_logged_once_and_with_the_user_only_on_request(sett
 
 
 async def test_another_backend_replaces_one_that_cannot_be_created(settled, fresh_redis, caplog):
-    settled(rust_cache_rollout_pct=100, cache_max_bytes=1, redis_url=fresh_redis.url)
+    settled(rust_cache_rollout_pct=100, cache_max_size=2**63, redis_url=fresh_redis.url)
     assert create_policy_cache("alice").backend == "redis"
     assert "making the native cache failed" in caplog.text
-    with pytest.raises(ValueError, match="max_bytes"):
+    with pytest.raises(ValueError, match="max_size"):
         create_policy_cache("alice", fallback_on_error=False)
-    settled(rust_cache_rollout_pct=100, cache_max_bytes=1)
+    settled(rust_cache_rollout_pct=100, cache_max_size=2**63)
     assert isinstance(create_policy_cache("alice"), NullPolicyCache)
 
 
