@@ -58,10 +58,12 @@ def check_pattern(pattern: object) -> None:
     try:
         size = len(pattern.encode())
     except UnicodeEncodeError:
-        message = "pattern must be UTF-8, not have a lone surrogate"
+        message = "pattern must be UTF-8, but has a lone surrogate"
         raise ValueError(message) from None
     if size > MAX_PATTERN_BYTES:
-        message = f"pattern must be at most {MAX_PATTERN_BYTES} bytes"
+        message = (
+            f"pattern must be at most {MAX_PATTERN_BYTES} bytes: shorten it, or use invalidate()"
+        )
         raise ValueError(message)
 
 
@@ -115,7 +117,7 @@ def read_namespace(namespace: object) -> str:
     if not isinstance(namespace, str):
         refuse("namespace", "a str", namespace)
     if not NAMESPACE.fullmatch(namespace):
-        message = f"namespace must be {NAMESPACE_WORDS}"
+        message = f"namespace must be {NAMESPACE_WORDS}, not {namespace[:80]!r}"
         raise ValueError(message)
     return namespace
 
@@ -153,7 +155,7 @@ def beyond_limits(
 def beyond_tags(tags: Collection[str]) -> str | None:
     """Returns the reason why the tags exceed the limits of a decision. None: they are within."""
     if len(tags) > MAX_TAGS:
-        return f"more than {MAX_TAGS} tags"
+        return f"the decision has more than {MAX_TAGS} tags"
     if any(excess(tag, MAX_TAG_BYTES) is not None for tag in tags):
         return f"a tag is longer than {MAX_TAG_BYTES} bytes"
     return None
@@ -207,7 +209,10 @@ def read_revoked_tags(tags: object) -> tuple[str, ...]:
         )
         raise ValueError(message)
     if len(names) > MAX_REVOKED_TAGS:
-        message = f"tags must be at most {MAX_REVOKED_TAGS:,} in one revocation: split them"
+        message = (
+            f"tags must be at most {MAX_REVOKED_TAGS:,} in one revocation: revoke the others in "
+            "another call"
+        )
         raise ValueError(message)
     return names
 
@@ -348,7 +353,7 @@ def _read_rows(argument: str, given: Any, lengths: range, shape: str) -> list[Ro
             refuse(name, f"a tuple {shape}", row)
         items: Row = tuple(row)
         if len(items) not in lengths:
-            message = f"{name} must be a tuple {shape}, not one of {len(items)} items"
+            message = f"{name} must be a tuple {shape}, not a tuple of {len(items)} items"
             raise TypeError(message)
         full: Row = (*items, *(None,) * (lengths[-1] - len(items)))
         check_fields(full[0], full[1], full[2], where=f"{name}: ")

@@ -118,7 +118,7 @@ class _Converter:
             if not text.isascii():
                 self._charge(len(text.encode()) - len(text))
         except UnicodeEncodeError:
-            message = "a string with a lone surrogate, which UTF-8 cannot hold"
+            message = "a string with a lone surrogate, which UTF-8 cannot encode"
             raise NotJSONError(message) from None
         return str.__str__(text)
 

@@ -135,7 +135,7 @@ def _split(url: str) -> SplitResult:
     try:
         split = urlsplit(url)
     except ValueError:  # the error's text shows the login
-        message = "url must have a host; in a password [ is written %5B, and so on"
+        message = "url must have a host; in a password write %5B in place of ["
         raise ValueError(message) from None
     family, _, topology = split.scheme.partition("+")
     if (family not in SCHEMES or topology not in TOPOLOGIES) and split.scheme != "unix":
@@ -318,7 +318,8 @@ def _library(preferred: str) -> str:
         except ImportError:
             continue
     message = (
-        "a Redis client is not installed: pip install 'sark-cache[redis]', or valkey for Valkey's"
+        "a Redis client is not installed: install redis-py with pip install 'sark-cache[redis]', "
+        "or valkey-py with pip install valkey"
     )
     raise ImportError(message)
 

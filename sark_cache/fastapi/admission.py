@@ -16,8 +16,8 @@ from sark_cache._core.json import type_name
 from sark_cache.fastapi.sources import DEPENDENCY, Dependency, read_source
 
 FORGEABLE: Final = (
-    "a page of another site could have sent this: send Content-Type: application/json or the "
-    "header X-Requested-With"
+    "this request could come from a page of another site: send Content-Type: application/json or "
+    "the header X-Requested-With"
 )
 RequestedWith = Annotated[
     str | None,
@@ -37,7 +37,10 @@ def only_admins(admin: Dependency) -> Callable[..., Coroutine[object, None, None
 
     async def admitted(found: Any) -> None:  # noqa: ANN401 - whatever it brings
         if isawaitable(found):
-            message = f"admin must be async to await: it brought {type_name(found)}, not awaited"
+            message = (
+                f"admin must be an async function: it returned {type_name(found)}, which was not "
+                "awaited"
+            )
             raise TypeError(message)
         if found is not None and not found:
             raise HTTPException(403, "not an admin")

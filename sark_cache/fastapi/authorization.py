@@ -127,14 +127,17 @@ def authorize(
         # that hand everything on by name.
         if found.keys() != dependencies.keys():  # awaited by hand: nothing given is overridden
             takes = ", ".join(dependencies) or "nothing"
-            message = f"besides the request it takes what its dependencies bring: {takes}"
+            message = (
+                "a dependency of authorize() was called without the results of its own "
+                f"dependencies: pass the request, and by name {takes}"
+            )
             raise TypeError(message)
         asked = constants | found
         for name, read in readers:
             asked[name] = read(connection)
         user, action, resource = asked["user"], asked["action"], asked["resource"]
         if not isinstance(user, str):
-            takes = "a str: its dependency is to raise HTTPException(401) where nobody is signed in"
+            takes = "a str (its dependency must raise HTTPException(401) if nobody is signed in)"
             arguments.refuse("user", takes, user)
         context = asked["context"]
         cache = policy_cache_of(connection)

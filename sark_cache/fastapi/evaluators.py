@@ -34,7 +34,7 @@ class Engine(Protocol):
 TAKES: Final = "a function (user_id, action, resource, context), or an object with such a method"
 HINT: Final = (
     "a function (user_id, action, resource, context), an object with such a method `evaluate` or "
-    "`__call__`, or a dependency, Depends(...), or a FromRequest that brings one"
+    "`__call__`, or a dependency, Depends(...), or a FromRequest that returns one"
 )
 
 
@@ -92,7 +92,7 @@ def _method(evaluator: Any) -> Any:  # noqa: ANN401
         arguments.refuse("evaluate", HINT, evaluator)
     if isclass(ask):
         message = (
-            f"evaluate must be {TAKES}, not the class {ask.__qualname__}: make an object of it"
+            f"evaluate must be {TAKES}, not the class {ask.__qualname__}: create an object of it"
         )
         raise TypeError(message)
     try:
@@ -103,6 +103,6 @@ def _method(evaluator: Any) -> Any:  # noqa: ANN401
         taken.bind("user_id", "action", "resource", None)
     except TypeError:
         name = getattr(ask, "__qualname__", None) or type_name(ask)
-        message = f"evaluate must be {TAKES}, and {name} takes {taken}"
+        message = f"evaluate must be {TAKES}, but {name} takes {taken}"
         raise TypeError(message) from None
     return ask

@@ -107,9 +107,9 @@ def _installation_for(connection: HTTPConnection) -> Installation:
         if installations:
             return installations[-1]
     message = (
-        "this app has no policy cache, or is not running: make it with "
-        "FastAPI(lifespan=policy_cache_lifespan()), or enter policy_cache_lifespan()(app) in a "
-        "lifespan of your own; for an app inside another one, in that of the outermost"
+        "this app has no policy cache, or is not running: create it with "
+        "FastAPI(lifespan=policy_cache_lifespan()), or enter policy_cache_lifespan()(app) in "
+        "your own lifespan. If the app is mounted in another one, do this in the outermost app"
     )
     raise RuntimeError(message)
 

@@ -129,7 +129,7 @@ def _refuse_others(settings: CacheSettings, running: CacheSettings) -> None:
     differing = [name for name, value in running if getattr(settings, name) != value]
     if differing:
         message = (
-            "another app of this process runs with other settings, and a process has but one "
+            "another app of this process runs with other settings, and a process has only one "
             f"policy cache: give both apps the same {', '.join(differing)}"
         )
         raise RuntimeError(message)

@@ -78,8 +78,8 @@ class Invalidation(BaseModel):
     def _says_what(self) -> Self:
         if [bool(self.matching()), self.pattern is not None, self.everything].count(True) != 1:
             message = (
-                "give some of user_id, action, resource, tags and policy; or pattern alone; "
-                "or everything: true alone"
+                "give one or more of user_id, action, resource, tags and policy; or only pattern; "
+                "or only everything: true"
             )
             raise ValueError(message)
         return self

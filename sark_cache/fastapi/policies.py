@@ -39,12 +39,14 @@ def policy_of(evaluator: Any, policy: str | None) -> str:  # noqa: ANN401 - what
     if name is None:
         described = getattr(evaluator, "__qualname__", None) or type_name(evaluator)
         _refuse_policy(
-            f"{described} cannot be imported by a name of its own, and its decisions could be "
-            "served for those of another"
+            f"{described} cannot be imported by a name of its own, so another evaluator could be "
+            "served its decisions"
         )
     code = getattr(unwrap(getattr(evaluator, "__func__", evaluator)), "__code__", None)
     if _named.setdefault(name, code) != code:
-        _refuse_policy(f"another function was given as {name!r} before, or this one has changed")
+        _refuse_policy(
+            f"another function was given as {name!r} before, or this function has changed"
+        )
     return read_policy(name)
 
 

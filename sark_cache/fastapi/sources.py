@@ -46,7 +46,7 @@ class FromRequest:
         if not callable(self.read):
             arguments.refuse("read", "a function of the request", self.read)
         if is_async(self.read):
-            message = "read must be a plain function; give an async one as a dependency instead"
+            message = "read must be a plain function: use a dependency for an async function"
             raise TypeError(message)
 
 
@@ -118,8 +118,8 @@ def _unwrapped(argument: str, annotation: Any) -> Any:  # noqa: ANN401 - `Annota
     sources = [each for each in metadata if isinstance(each, params.Depends | FromRequest)]
     if not sources:
         message = (
-            f"{argument} must be Annotated with Depends(...) or a FromRequest; read a header, the "
-            "path or the query in a dependency, a function that has it as a parameter"
+            f"{argument} must be Annotated with Depends(...) or a FromRequest: to read a header, "
+            "the path or the query, use a dependency with this parameter"
         )
         raise TypeError(message)
     source = sources[-1]
@@ -151,7 +151,7 @@ def _check_dependency(argument: str, dependency: Any) -> None:  # noqa: ANN401 -
 
 def _refuse_dependency(argument: str, dependency: object, why: str) -> NoReturn:
     name = getattr(dependency, "__qualname__", None) or type_name(dependency)
-    message = f"{argument} must be a dependency that FastAPI can call; {name} {why}"
+    message = f"{argument} must be a dependency that FastAPI can call, but {name} {why}"
     raise TypeError(message)
 
 
@@ -182,7 +182,7 @@ def _read_sensitivity(given: object) -> str | None:
 def _read_tags(given: object) -> tuple[str, ...]:
     tags = arguments.read_tags(given)
     if len(tags) > limits.MAX_TAGS:
-        message = f"tags must be at most {limits.MAX_TAGS}: a decision has no more"
+        message = f"tags must be at most {limits.MAX_TAGS}: a decision with more is never stored"
         raise ValueError(message)
     return tuple(_within("a tag", tag, limits.MAX_TAG_BYTES) for tag in tags)
 
@@ -200,7 +200,9 @@ def _within(argument: str, text: str, limit: int) -> str:
     """Returns a constant, unless nothing could ever be stored with it."""
     size = arguments.excess(text, limit)
     if size is not None:
-        message = f"{argument} must be at most {limit} bytes, not {size}: it is never stored"
+        message = (
+            f"{argument} must be at most {limit} bytes, not {size}: a longer one is never stored"
+        )
         raise ValueError(message)
     return text
 

@@ -165,7 +165,7 @@ class Source:
             if other.name == self.name and (alike or self.is_several or other.is_several):
                 message = (
                     f'a cache with the backend "{backend}" and name={self.name!r} is exported '
-                    "already; give each one a name= of its own"
+                    "already: pass a different name= for each cache"
                 )
                 raise ValueError(message)
 

@@ -493,7 +493,7 @@ async def test_awaited_by_hand_it_takes_only_the_values_of_its_dependencies():
         asked = requested(app, "mallory")
         assert (await may(asked, user="alice"))["asked"] == ["alice", "read", "/", None]
         for wrong in ({}, {"user": "alice", "action": "write"}, {"user": "alice", "tag": "a"}):
-            with pytest.raises(TypeError, match=r"what its dependencies bring: user$"):
+            with pytest.raises(TypeError, match=r"pass the request, and by name user$"):
                 await may(asked, **wrong)
 
 

@@ -134,14 +134,14 @@ def unnamed(*args, **kwargs):
 REFUSED_SOURCES = [
     (Annotated[str, Header()], r"Annotated with Depends\(...\) or a FromRequest"),
     (Annotated[str, "x-user"], r"Annotated with Depends\(...\) or a FromRequest"),
-    (Annotated[dict, Depends()], "that FastAPI can call; dict has no signature"),
+    (Annotated[dict, Depends()], "that FastAPI can call, but dict has no signature"),
     (Depends(), r"a dependency \(a function or Depends\(...\)\), not NoneType"),
     (Depends(7), r"a dependency \(a function or Depends\(...\)\), not int"),
-    (unnamed, r"that FastAPI can call; unnamed takes \*args, .* functools.wraps$"),
-    (Depends(unnamed), r"that FastAPI can call; unnamed takes \*args"),
-    (lambda **given: given, r"that FastAPI can call; .*<lambda> takes \*\*given"),
-    (AsyncMock(), r"that FastAPI can call; .*AsyncMock takes \*args"),
-    (dict, "that FastAPI can call; dict has no signature: wrap it in a function"),
+    (unnamed, r"that FastAPI can call, but unnamed takes \*args, .* functools.wraps$"),
+    (Depends(unnamed), r"that FastAPI can call, but unnamed takes \*args"),
+    (lambda **given: given, r"that FastAPI can call, but .*<lambda> takes \*\*given"),
+    (AsyncMock(), r"that FastAPI can call, but .*AsyncMock takes \*args"),
+    (dict, "that FastAPI can call, but dict has no signature: wrap it in a function"),
     (list[str], "a dependency"),
 ]
 
@@ -155,7 +155,7 @@ def test_an_unusable_source_is_refused_when_authorize_is_called(argument, source
 
 
 def test_a_function_that_reads_the_request_must_not_be_async():
-    with pytest.raises(TypeError, match=r"^read must be a plain function; give an async one as a"):
+    with pytest.raises(TypeError, match=r"^read must be a plain function: use a dependency for an"):
         FromRequest(current_user)
     with pytest.raises(TypeError, match=r"^read must be a function of the request, not str"):
         FromRequest("x-user")

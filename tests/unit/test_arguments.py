@@ -32,7 +32,10 @@ def test_tags_are_read_from_any_iterable():
 def test_endless_tags_are_read_up_to_the_bound():
     tags = read_tags(endless())
     assert len(tags) == MAX_TAGS + 1
-    assert beyond_limits("alice", "read", "doc", tags=tags) == f"more than {MAX_TAGS} tags"
+    assert (
+        beyond_limits("alice", "read", "doc", tags=tags)
+        == f"the decision has more than {MAX_TAGS} tags"
+    )
 
 
 def test_a_revocation_distinguishes_omitted_tags_from_empty_ones():

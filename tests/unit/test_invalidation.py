@@ -101,7 +101,7 @@ async def test_deleting_or_clearing_also_invalidates_running_evaluations(cache):
 async def test_a_stamp_of_another_cache_is_an_error(cache):
     with pytest.raises(ValueError, match="stamp was taken from another cache"):
         await cache.set("alice", "read", "doc", ALLOW, stamp=RustPolicyCache().stamp())
-    with pytest.raises(TypeError, match="stamp must be what stamp"):
+    with pytest.raises(TypeError, match="stamp must be a stamp that stamp"):
         await cache.set("alice", "read", "doc", ALLOW, stamp=7)
     assert cache.stamp() == cache.stamp()
     assert cache.stamp() != RustPolicyCache().stamp()

@@ -125,7 +125,7 @@ async def test_several_caches_share_the_instruments(cache, telemetry, caplog):
         assert numbers["sark_cache.misses", *labels] == misses
         assert numbers["sark_cache.max_entries", *labels] == size
     assert not caplog.records
-    with pytest.raises(ValueError, match="name='a' is exported already; give each one a"):
+    with pytest.raises(ValueError, match="name='a' is exported already: pass a different"):
         telemetry.instrument(RustPolicyCache(), name="a")
 
 

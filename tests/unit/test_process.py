@@ -184,7 +184,7 @@ def work():
     try:
         asyncio.run(size)
     except RuntimeError as error:
-        assert "before a fork" in str(error), error
+        assert "started before a fork" in str(error), error
     else:
         raise AssertionError("finished in the child")
 

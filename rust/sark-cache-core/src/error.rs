@@ -10,7 +10,7 @@ pub enum InsertError {
     #[error("the decision was revoked while it was being evaluated")]
     Invalidated,
     /// The decision has more tags than [`MAX_TAGS`].
-    #[error("more than {MAX_TAGS} tags")]
+    #[error("the decision has more than {MAX_TAGS} tags")]
     TooManyTags,
     /// Key and value are larger than [`MAX_ENTRY_BYTES`](crate::limits::MAX_ENTRY_BYTES), or the
     /// entry is larger than the whole cache may be.

@@ -20,6 +20,15 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Adds the name of the argument to the reason why it cannot be stored.
+    #[cold]
+    pub fn of(self, argument: &str) -> Self {
+        match self {
+            Self::NotStorable(reason) => Self::NotStorable(format!("{argument}: {reason}")),
+            other => other,
+        }
+    }
+
     /// Returns the text for the log.
     ///
     /// Raises a fault that must not be swallowed: an argument of a wrong type, a cancellation, an
@@ -93,7 +102,7 @@ pub fn text_of_part<'a>(
     if is_longer(string, limit) {
         return Err(too_long(part, limit));
     }
-    utf8(string)
+    utf8(string).map_err(|fault| fault.of(part))
 }
 
 /// Returns the text of a part of a request, or of a tag, that has at most `limit` bytes.
@@ -122,7 +131,7 @@ fn utf8<'a>(string: &'a Bound<'_, PyString>) -> Result<&'a str, Fault> {
 #[cold]
 fn utf8_fault(string: &Bound<'_, PyString>, error: PyErr) -> Fault {
     if error.is_instance_of::<PyUnicodeEncodeError>(string.py()) {
-        Fault::NotStorable("a string with a lone surrogate, which UTF-8 cannot hold".to_owned())
+        Fault::NotStorable("a string with a lone surrogate, which UTF-8 cannot encode".to_owned())
     } else {
         Fault::Raised(error)
     }

@@ -93,11 +93,17 @@ def whole_nanoseconds(bounds: Sequence[float]) -> list[int]:
     """
     seconds = tuple(bounds)
     if not all(map(isfinite, seconds)):
-        message = "bounds must be finite; `count` includes the durations above the last bound"
+        message = (
+            "bounds must be finite: leave infinity out, since `count` includes the durations above "
+            "the last bound"
+        )
         raise ValueError(message)
     limits = [round(bound * _PER_SECOND) for bound in seconds]
     if any(later <= earlier for earlier, later in pairwise((0, *limits))):
-        message = "bounds must rise, each by at least a nanosecond (0.000000001), from above 0"
+        message = (
+            "bounds must rise from above 0: each must be at least a nanosecond (0.000000001) more "
+            "than the one before"
+        )
         raise ValueError(message)
     return limits
 

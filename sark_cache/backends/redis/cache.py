@@ -707,9 +707,12 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
     def _check_stamp(self, stamp: object) -> None:
         if stamp is not None and not isinstance(stamp, Stamp):
-            arguments.refuse("stamp", "what stamp() returned, or None", stamp)
+            arguments.refuse("stamp", "a stamp that stamp() returned, or None", stamp)
         if stamp is not None and stamp.log != self._store.log:
-            message = "stamp was taken from another cache"
+            message = (
+                "stamp was taken from another cache: take it from the cache that stores the "
+                "decision"
+            )
             raise ValueError(message)
 
     async def _look_up(
@@ -827,7 +830,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
     ) -> int:
         try:
             if self._ended:
-                message = "this cache is closed"
+                message = "this cache is closed, so revoke with another one"
                 raise UnavailableError(message)  # noqa: TRY301 - handled as other errors are
             removed = await revoke(self._connections.current())
         except Exception as error:
@@ -847,8 +850,8 @@ _NOTHING = LookupResult()
 
 def _unconfirmed(operation: str, reason: str) -> InvalidationError:
     return InvalidationError(
-        f"{operation} could not be confirmed by the redis cache: {reason}. What was to be revoked "
-        "may still be served; try again, or set enabled = False until it succeeds"
+        f"{operation} could not be confirmed by the redis cache: {reason}. The decisions may still "
+        "be served: try again, or set enabled = False until it succeeds"
     )
 
 

@@ -42,7 +42,7 @@ def json_text(value: JSON) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except ValueError as error:
-        message = f"it cannot be written as JSON: {error}"
+        message = f"cannot be written as JSON: {error}"
         raise NotJSONError(message) from None
 
 
@@ -73,7 +73,7 @@ def encode(
     head: JSON = {"key": key.text, "context": key.context, "ttl": ttl_seconds, "tags": list(tags)}
     size = key_size + size_of(decision) + sum(map(size_of, tags))
     if size > MAX_ENTRY_BYTES:
-        message = f"an entry of {size} bytes, of which {MAX_ENTRY_BYTES} are allowed"
+        message = f"the entry takes {size} bytes and at most {MAX_ENTRY_BYTES} are allowed"
         raise NotJSONError(message)
     return f'{json_text(head)[:-1]},"decision":{decision}}}'
 

@@ -45,14 +45,16 @@ class Request(NamedTuple):
         beyond = beyond_limits(user_id, action, resource, policy)
         if beyond is not None:
             raise NotJSONError(beyond)
-        copied = to_plain_mapping(context) if context is not None else None
+        copied = _plain("context", context) if context is not None else None
         try:
             sizes = map(size_of, (policy, user_id, action, resource))
             digits, size = digits_of(copied)
             key = request_key(prefix, policy, user_id, action, resource, digits)
             return cls(policy, user_id, action, resource, copied, key, size + sum(sizes))
         except UnicodeEncodeError:
-            message = "a string with a lone surrogate, which UTF-8 cannot hold"
+            fields = {"policy": policy, "user_id": user_id, "action": action, "resource": resource}
+            wrong = next(name for name, field in fields.items() if not is_utf8(field))
+            message = f"{wrong}: a string with a lone surrogate, which UTF-8 cannot encode"
             raise NotJSONError(message) from None
 
     @property
@@ -92,9 +94,24 @@ def decision_text(decision: Mapping[str, Any], tags: tuple[str, ...]) -> str:
     if beyond is not None:
         raise NotJSONError(beyond)
     if not all(map(is_utf8, tags)):
-        message = "a tag with a lone surrogate, which UTF-8 cannot hold"
+        message = "a tag: a string with a lone surrogate, which UTF-8 cannot encode"
         raise NotJSONError(message)
-    return json_text(to_plain_mapping(decision))
+    return json_text(_plain("decision", decision))
+
+
+def _plain(argument: str, given: Mapping[str, Any]) -> dict[str, JSON]:
+    """Returns a mapping as plain JSON.
+
+    Raises:
+        NotJSONError: The mapping is not JSON. The message names the argument.
+    """
+    try:
+        return to_plain_mapping(given)
+    except NotJSONError as error:
+        if error.__cause__ is not None:  # its own code raised
+            raise
+        message = f"{argument}: {error}"
+        raise NotJSONError(message) from None
 
 
 def can_be_fields(scope: Scope) -> bool:

@@ -42,7 +42,9 @@ impl Pending {
         let begin: Begin = Box::new(move |py, locals| {
             future_into_py_with_locals::<ForkAware, _, T>(py, locals, async move {
                 outcome.await.unwrap_or_else(|_| {
-                    Err(PyRuntimeError::new_err("sark_cache: the operation was broken off"))
+                    Err(PyRuntimeError::new_err(
+                        "sark_cache: the operation ended without a result: repeat it",
+                    ))
                 })
             })
         });
@@ -72,7 +74,8 @@ impl Pending {
     fn step<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         if self.generation != generation() {
             return Err(PyRuntimeError::new_err(
-                "sark_cache: begun before a fork, and so finished in the parent alone",
+                "sark_cache: this operation was started before a fork, so only the parent process \
+                 can await it: start another one",
             ));
         }
         if self.is_waiting(py)? {

@@ -256,13 +256,14 @@ pub fn hexadecimal(value: &Bound<'_, PyInt>) -> PyResult<String> {
 /// Reads a context that is not None.
 #[inline]
 pub fn context<'py>(context: &Bound<'py, PyAny>) -> Result<Fields<'py>, Fault> {
-    fields(context)?
+    fields(context)
+        .map_err(|fault| fault.of("context"))?
         .ok_or_else(|| Fault::WrongType(wrong_type("context", "a mapping or None", context)))
 }
 
 /// Returns the fault of an object that is a mapping, but is read as another JSON value.
 pub fn not_an_object() -> Fault {
-    Fault::NotStorable("a decision that is both a mapping and another JSON value".to_owned())
+    Fault::NotStorable("decision: it is both a mapping and another JSON value".to_owned())
 }
 
 /// Returns whether an object is a dict or another mapping.

@@ -102,7 +102,10 @@ fn finish(
 
 /// Writes a context. An empty one is the same as none.
 fn write_context(writer: &mut KeyWriter, context: Fields<'_>) -> Result<(), Fault> {
-    if context.is_empty() { Ok(()) } else { walk_fields(context, writer) }
+    if context.is_empty() {
+        return Ok(());
+    }
+    walk_fields(context, writer).map_err(|fault| fault.of("context"))
 }
 
 /// The writer of the keys of a batch, all under one policy. If user and action of a row are the same

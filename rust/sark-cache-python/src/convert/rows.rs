@@ -31,7 +31,7 @@ pub fn rows<'py>(
         };
         if !lengths.contains(&row.len()) {
             return Err(PyTypeError::new_err(format!(
-                "{argument}[{index}] must be a tuple {shape}, not one of {} items",
+                "{argument}[{index}] must be a tuple {shape}, not a tuple of {} items",
                 row.len()
             )));
         }

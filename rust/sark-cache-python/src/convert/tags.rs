@@ -39,7 +39,7 @@ impl Tags {
                  clear() to revoke everything",
             )),
             (_, read) if read > MAX_REVOKED_TAGS => Err(PyValueError::new_err(
-                "tags must be at most 10,000 in one revocation: split them",
+                "tags must be at most 10,000 in one revocation: revoke the others in another call",
             )),
             (tags, _) => Ok(Some(tags)),
         }

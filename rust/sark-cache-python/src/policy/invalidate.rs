@@ -35,7 +35,8 @@ pub fn delete<'py>(
         Err(Fault::Raised(error)) if error.is_instance_of::<PyException>(py) => {
             // Its key is unknown, so its removal cannot be confirmed.
             let unconfirmed = InvalidationError::new_err(
-                "the context's own code raised, so the decision to delete is unknown",
+                "delete could not be confirmed: the context's own code raised, so the key of the \
+                 request is unknown. Pass a context that is a dict of plain JSON values",
             );
             unconfirmed.set_cause(py, Some(error));
             Err(unconfirmed)
@@ -102,12 +103,16 @@ pub fn invalidate_pattern<'py>(
     pattern: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let pattern = string("pattern", pattern)?;
-    let too_long =
-        || PyValueError::new_err(format!("pattern must be at most {MAX_PATTERN_BYTES} bytes"));
+    let too_long = || {
+        PyValueError::new_err(format!(
+            "pattern must be at most {MAX_PATTERN_BYTES} bytes: shorten it, or use invalidate()"
+        ))
+    };
     if is_longer(pattern, MAX_PATTERN_BYTES) {
         return Err(too_long());
     }
-    let glob = Glob::new(text(pattern)?).ok_or_else(too_long)?;
+    let text = text(pattern).map_err(|fault| fault.of("pattern"))?;
+    let glob = Glob::new(text).ok_or_else(too_long)?;
     let removed = cache.store.cache.invalidate(Scope::Glob(glob));
     awaitable(cache.py(), async move { Ok(removed.await) })
 }

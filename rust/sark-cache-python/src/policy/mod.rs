@@ -43,7 +43,10 @@ impl PolicyStore {
     #[inline]
     fn store(&self) -> PyResult<&Store> {
         self.0.get().ok_or_else(|| {
-            PyRuntimeError::new_err("RustPolicyCache.__init__ was not called by the subclass's")
+            PyRuntimeError::new_err(
+                "RustPolicyCache.__init__ was not called: call super().__init__() in the \
+                 __init__ of the subclass",
+            )
         })
     }
 
@@ -76,7 +79,10 @@ impl PolicyStore {
         let use_optimized_ttl = boolean("use_optimized_ttl", use_optimized_ttl)?;
         let sensitivities = sensitivities(slf)?;
         let store = Store::new(options, ttl, enabled, use_optimized_ttl, sensitivities);
-        slf.get().0.set(store).map_err(|_| PyRuntimeError::new_err("this cache was made already"))
+        slf.get()
+            .0
+            .set(store)
+            .map_err(|_| PyRuntimeError::new_err("this cache was made already: create another one"))
     }
 
     /// The decision for a request, a new dict, or None. Decided when called; ready at once.

@@ -139,9 +139,12 @@ impl Store {
         let Some(given) = given else { return Ok(self.cache.stamp()) };
         let stamp = given
             .cast::<Stamp>()
-            .map_err(|_| wrong_type("stamp", "what stamp() returned", given))?;
+            .map_err(|_| wrong_type("stamp", "a stamp that stamp() returned, or None", given))?;
         if stamp.get().cache != self.identity {
-            return Err(PyValueError::new_err("stamp was taken from another cache"));
+            return Err(PyValueError::new_err(
+                "stamp was taken from another cache: take it from the cache that stores the \
+                 decision",
+            ));
         }
         Ok(stamp.get().at)
     }
@@ -162,7 +165,7 @@ impl Store {
         let key = request(asked, KeyWriter::to_key)?;
         self.loads.supersede(key.as_bytes());
         let read = tags.and_then(|tags| {
-            let value = Stored::from_python(decision)?;
+            let value = Stored::from_python(decision).map_err(|fault| fault.of("decision"))?;
             self.cache.weigh(&key, &value, &tags)?;
             // False for a class that is registered as a mapping and is also a str or a list.
             if value.is_object() { Ok((value, tags)) } else { Err(not_an_object()) }

@@ -392,5 +392,5 @@ fn string<'py>(py: Python<'py>, utf8: &[u8]) -> PyResult<Bound<'py, PyAny>> {
 
 #[cold]
 fn corrupt() -> PyErr {
-    PyRuntimeError::new_err("a stored value is corrupt")
+    PyRuntimeError::new_err("a stored value is corrupt: report this fault of sark-cache")
 }
