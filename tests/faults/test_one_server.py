@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 
 import pytest
 import redis.asyncio
@@ -80,6 +81,20 @@ async def test_a_server_that_fails_during_requests_costs_at_most_their_time_out(
     await asyncio.gather(*asking)
     watch.assert_in_time()
     assert len(caplog.records) < 40
+
+
+async def test_a_busy_event_loop_notices_that_a_server_answers_again(own_redis, open_cache, caplog):
+    """Each turn of the loop takes longer than the time-outs of the cache."""
+    server = own_redis()
+    cache = await open_cache(server.url, connect_timeout=0.01, command_timeout=0.02)
+    server.kill()
+    assert await cache.get(*ALICE) is None
+    server.start()
+    caplog.set_level("INFO")
+    async with asyncio.timeout(10):
+        while "redis cache: the server answers again" not in caplog.text:
+            time.sleep(0.03)  # noqa: ASYNC251 - other work blocks the event loop
+            await asyncio.sleep(0)
 
 
 async def test_a_server_that_fails_while_a_decision_is_evaluated_fails_no_request(

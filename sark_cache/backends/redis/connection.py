@@ -2,8 +2,13 @@
 
 A command takes at most its time-out. If no server answers, the command opens the circuit of its
 server. While the circuit is open, commands to that server fail at once. A probe in the background
-asks the server after 50 ms, then at least every 500 ms, and closes the circuit when it answers. On
-a cluster each primary has its own circuit.
+asks the server after 50 ms, then with pauses of at most 500 ms, and closes the circuit when it
+answers. On a cluster each primary has its own circuit.
+
+No request waits for a probe, so a probe may wait longer than a command. If the time-out of a
+command also bounded the probe, a busy event loop could never connect in time, and the circuit would
+stay open although the server answers. A cache made from a URL therefore probes with a client of its
+own. The time-outs of a client that was passed in belong to the caller.
 
 Idle connections are closed when a circuit opens. They may lead to a paused former primary, which
 does not know that it was replaced.
@@ -37,6 +42,8 @@ LATE_SECONDS = 0.03
 
 Such a time-out does not open the circuit.
 """
+PROBE_SECONDS = 0.5
+"""The minimum time-out, in seconds, of a connection and of a command of a probe."""
 TOPOLOGY_SECONDS = 1.0
 """The maximum time, in seconds, that a probe spends on reading the topology of a cluster.
 
@@ -71,11 +78,14 @@ class GuardedConnection:
         examine: Callable[["GuardedConnection"], Awaitable[Findings]],
         on_findings: Callable[[Findings], None],
         replicas: int | None = None,
+        connect_patiently: Callable[[], "GuardedConnection"] | None = None,
     ) -> None:
         self.log: Final = log
         """The key of the invalidation log."""
         self.replicas: Final = replicas
         """The configured number of replicas that must confirm a revocation. None: not set."""
+        self._connect_patiently = connect_patiently
+        """Creates the connection of one probe. None: probes use the client of this connection."""
         self._examine = examine
         self._on_findings = on_findings
         self._is_examined = False
@@ -96,6 +106,8 @@ class GuardedConnection:
         self._is_client_closed = False
         self._semaphore = asyncio.Semaphore(min(MOST_AT_ONCE, _pool_size(client)))
         self._probes: dict[str, asyncio.Task[None]] = {}
+        self._answered_at: dict[str, float] = {}
+        """The event loop's time of the last reply of each server."""
         errors = import_module(f"{check_client(client)}.exceptions")
         self._no_answer: Final = tuple(_known(errors, _NO_ANSWER))
 
@@ -300,6 +312,7 @@ class GuardedConnection:
                     self._check_circuit(server)
                 with cancellation_kept():
                     yield
+            self._answered_at[server] = asyncio.get_running_loop().time()
         except Exception as error:
             raise self._failed(error, server, key, began, name) from error
 
@@ -332,7 +345,10 @@ class GuardedConnection:
 
     async def _examine_servers(self) -> None:
         """Examines whether stored decisions can be revoked. If not, nothing is served."""
-        findings = await self._examine(self)
+        self._judge(await self._examine(self))
+
+    def _judge(self, findings: Findings) -> None:
+        """Decides from the findings whether decisions may be served. If not, opens the circuit."""
         self._on_findings(findings)
         needed = findings.needed(is_cluster=self.is_cluster)
         self._is_examined = True
@@ -352,22 +368,32 @@ class GuardedConnection:
     ) -> UnavailableError:
         """Converts a failed command's error, and opens the circuit if the server caused it.
 
-        The server did not cause it if the command was never sent, if less than half of its time
-        was left when it was sent, or if this event loop was too busy to read the reply.
+        The server did not cause a time-out if it answered another command in that time, if the
+        command was never sent or had less than half of its time left when it was sent, or if this
+        event loop was too busy to read the reply.
         """
         if isinstance(error, UnavailableError):
             return error
         if (said := refusal(error)) is not None:
             self.suspect()
             return UnavailableError(f"the server refuses {named(error, name)} ({said})")
-        if self.is_no_answer(error) and type(error).__name__ != "MaxConnectionsError":
-            took = 0.0 if began is None else asyncio.get_running_loop().time() - began
-            waited = type(error).__name__ != "TimeoutError" or (
-                self.command_timeout / 2 <= took <= self.command_timeout + LATE_SECONDS
-            )
-            if began is not None and waited:
-                self._trip(server, key, error)
+        if (
+            began is not None
+            and self.is_no_answer(error)
+            and self._is_of_server(error, server, began)
+        ):
+            self._trip(server, key, error)
         return UnavailableError(describe(error))
+
+    def _is_of_server(self, error: Exception, server: str, began: float) -> bool:
+        kind = type(error).__name__
+        if kind != "TimeoutError":
+            return kind != "MaxConnectionsError"
+        took = asyncio.get_running_loop().time() - began
+        return (
+            self.command_timeout / 2 <= took <= self.command_timeout + LATE_SECONDS
+            and self._answered_at.get(server, 0.0) <= began
+        )
 
     def _server_of(self, key: str) -> str:
         if not self.is_cluster:
@@ -411,12 +437,28 @@ class GuardedConnection:
             with cancellation_kept():
                 async with asyncio.timeout(TOPOLOGY_SECONDS):
                     await self.client.nodes_manager.initialize()
+        if self._connect_patiently is None:
+            findings = await self.ask_and_examine(key)
+        else:
+            patient = self._connect_patiently()
+            try:
+                findings = await patient.ask_and_examine(key)
+            finally:
+                await patient.close()
+        self._judge(findings)
+        if self._refusal is not None:
+            raise UnavailableError(self._refusal)
+
+    async def ask_and_examine(self, key: str) -> Findings:
+        """Asks the server that stores a key, and returns the findings about all servers.
+
+        Raises:
+            Exception: An error of the client, or a time-out.
+        """
         with cancellation_kept():
             async with asyncio.timeout(self.command_timeout):
                 await self.client.execute_command("PTTL", key)
-        await self._examine_servers()
-        if self._refusal is not None:
-            raise UnavailableError(self._refusal)
+        return await self._examine(self)
 
     async def drop_idle_connections(self, server: str = "") -> None:
         """Closes idle connections, so that the next command connects to the current primary.

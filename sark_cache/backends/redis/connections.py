@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sark_cache._core.redis_urls import connect
 from sark_cache.backends._shared.revocations import background_loop
-from sark_cache.backends.redis.connection import GuardedConnection, check_client
+from sark_cache.backends.redis.connection import PROBE_SECONDS, GuardedConnection, check_client
 from sark_cache.backends.redis.examination import examine
 from sark_cache.backends.redis.permissions import Findings
 
@@ -118,24 +118,54 @@ class ConnectionPerLoop:
             self._process, self._by_loop = os.getpid(), {}
         for other in [one for one in tuple(self._by_loop) if one.is_closed()]:
             self._by_loop.pop(other, None)
-        client, close, unusable_reason = self._servers, _leave_open, None
-        if isinstance(client, str):
-            client, close = connect(client, self._connect_timeout, self._command_timeout)
-        elif self._by_loop or inherited:
-            unusable_reason = ANOTHER_LOOPS
-        connection = GuardedConnection(
+        if isinstance(self._servers, str):
+            connection = self._connect(
+                self._connect_timeout, self._command_timeout, self._connect_patiently
+            )
+        else:
+            unusable_reason = ANOTHER_LOOPS if self._by_loop or inherited else None
+            connection = self._guard(
+                self._servers, _leave_open, self._command_timeout, unusable_reason=unusable_reason
+            )
+        self._by_loop[event_loop] = connection
+        return connection
+
+    def _connect_patiently(self) -> GuardedConnection:
+        """Creates the connection of one probe, whose time-outs bound no request."""
+        return self._connect(
+            max(self._connect_timeout, PROBE_SECONDS), max(self._command_timeout, PROBE_SECONDS)
+        )
+
+    def _connect(
+        self,
+        connect_timeout: float,
+        command_timeout: float,
+        connect_patiently: Callable[[], GuardedConnection] | None = None,
+    ) -> GuardedConnection:
+        client, close = connect(self._servers, connect_timeout, command_timeout)
+        return self._guard(client, close, command_timeout, connect_patiently=connect_patiently)
+
+    def _guard(
+        self,
+        client: Any,  # noqa: ANN401 - of redis-py or of valkey-py
+        close: Callable[[], Awaitable[None]],
+        command_timeout: float,
+        *,
+        unusable_reason: str | None = None,
+        connect_patiently: Callable[[], GuardedConnection] | None = None,
+    ) -> GuardedConnection:
+        return GuardedConnection(
             client,
             close,
-            self._command_timeout,
+            command_timeout,
             self._report,
             unusable_reason,
             log=self._log,
             examine=examine,
             on_findings=self._warn,
             replicas=self._replicas,
+            connect_patiently=connect_patiently,
         )
-        self._by_loop[event_loop] = connection
-        return connection
 
     def _warn(self, findings: Findings) -> None:
         """Warns once if replicas cannot be counted because the server refuses a command."""
