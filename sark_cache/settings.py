@@ -102,8 +102,8 @@ class CacheSettings(BaseSettings):
     )
     cache_eviction: Annotated[Literal["lru", "tiny_lfu"], Takes("lru or tiny_lfu")] = Field(
         default="lru",
-        description="The entry that a full native cache evicts first: the least recently used, or "
-        "the least frequently used one that is not recent.",
+        description="The entry that a full native cache evicts first. `lru`: the least recently "
+        "requested one. `tiny_lfu`: one that is requested less often than others.",
     )
     cache_ttl: Seconds = Field(
         default=float(DEFAULT_TTL_SECONDS),
@@ -146,9 +146,9 @@ class CacheSettings(BaseSettings):
     )
     tiered: Annotated[bool | None, Takes("true or false")] = Field(
         default=None,
-        description="Set it to `false` if there is only one process, or if native caches may serve "
-        "decisions that another process revoked until their time to live is over. No warning is "
-        "logged then.",
+        description="Set it to `false` to switch off the warning that native caches do not share "
+        "revocations. Do this if there is only one process, or if a native cache may serve a "
+        "decision that another process revoked until its time to live is over.",
     )
     rust_cache_rollout_pct: Annotated[
         int | None, Field(ge=0, le=100), Takes("an integer from 0 to 100")
@@ -159,7 +159,7 @@ class CacheSettings(BaseSettings):
         "the native cache.",
     )
     rust_opa_rollout_pct: Percentage = Field(
-        default=0, description="The same percentage for the feature rust_opa."
+        default=0, description="The percentage of users that get the feature rust_opa."
     )
     log_user_ids: Switch = Field(
         default=False, description="If true, user ids may be logged at INFO and above."

@@ -20,10 +20,10 @@ class ExitCode(IntEnum):
 
 MEANINGS = {
     ExitCode.FINE: "done, and all is well",
-    ExitCode.WRONG: "something is wrong, or could not be confirmed",
-    ExitCode.USAGE: "the command was used wrongly; nothing was done",
+    ExitCode.WRONG: "a check failed, or Redis did not confirm a change",
+    ExitCode.USAGE: "an argument or an option is wrong; nothing was done",
     ExitCode.UNREACHABLE: "Redis cannot be reached, or refuses the login; nothing was done",
-    ExitCode.SETTINGS: "the settings are wrong, or Redis is needed and not configured",
+    ExitCode.SETTINGS: "a setting is wrong, or the command needs Redis and has no URL",
     ExitCode.MISSING: "a required package is not installed",
     ExitCode.INTERRUPTED: "interrupted with Ctrl-C",
 }

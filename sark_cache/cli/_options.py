@@ -15,8 +15,8 @@ RedisURL: TypeAlias = Annotated[
     typer.Option(
         "--redis-url",
         metavar="URL",
-        help="The URL of Redis. Takes precedence over SARK_CACHE_REDIS_URL. Put a password into "
-        "that variable instead: other users can read this option in the list of processes.",
+        help="The URL of Redis, in place of SARK_CACHE_REDIS_URL. Use the variable if the URL has "
+        "a password: other users can read this option in the list of processes.",
     ),
 ]
 

@@ -23,9 +23,9 @@ application: Final = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help=help_text(
-        "Operates services that cache authorization decisions with sark-cache.",
-        "Settings come from the environment, as in a service: SARK_CACHE_REDIS_URL and others. "
-        "Run doctor to see them.",
+        "Checks services that use sark-cache, revokes their decisions, and changes their rollouts.",
+        "Settings come from environment variables such as SARK_CACHE_REDIS_URL, as in a service. "
+        "Run sark-cache doctor to see all of them.",
         "\n".join(
             ["Exit codes:", *(f"  {code.value:3}  {text}" for code, text in MEANINGS.items())]
         ),
@@ -77,8 +77,8 @@ def _all_commands(
             "--check",
             is_eager=True,
             callback=_check,
-            help="Test the installation: that the compiled module loads, and that a cache keeps "
-            "its promises. Needs no extra.",
+            help="Test that the compiled module can be loaded, and that a cache stores, serves and "
+            "revokes decisions. Works without optional packages.",
         ),
     ] = False,
 ) -> None:

@@ -60,8 +60,9 @@ Pattern: TypeAlias = Annotated[
         "--pattern",
         metavar="GLOB",
         help="Revoke decisions whose key matches this Redis glob. A key is "
-        "policy:decision:USER:ACTION:RESOURCE:CONTEXT. It matches percent-encoded, raw, or as SARK "
-        "spells it, with _ for each : and / of the resource. Use it without the other options.",
+        "policy:decision:USER:ACTION:RESOURCE:CONTEXT. One of three spellings has to match: the "
+        "percent-encoded one, the raw one, and that of SARK, with _ for each : and / in RESOURCE. "
+        "Use it without the other options.",
     ),
 ]
 Everything: TypeAlias = Annotated[
@@ -83,13 +84,13 @@ EXAMPLES = (
 HELP = (
     "Revokes decisions in Redis, for all processes at once.",
     (
-        "With several options, only decisions that match all of them are revoked. After exit code "
-        "0, none of them is served from Redis, and evaluations that were running are not stored. "
+        "With several options, revokes the decisions that match all of them. After exit code 0, "
+        "Redis serves none of these decisions, and does not store one that was being evaluated. "
         "After exit code 1 or Ctrl-C, this is not certain: run the command again."
     ),
     (
-        "The native caches inside running services are not reached. They serve their decisions "
-        "until the time to live is over. Call invalidate in the service to revoke those."
+        "Does not reach the native caches inside running services. They serve their decisions "
+        "until the time to live is over. To revoke these, call invalidate in the service."
     ),
 )
 

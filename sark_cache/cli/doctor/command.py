@@ -31,8 +31,8 @@ UserID: TypeAlias = Annotated[
 HELP = (
     "Checks the installation, the settings and the connection to Redis.",
     (
-        "Exits with 0 if all that is configured works, else with 1. Changes nothing. Ignores a "
-        "provider of OpenFeature that a service sets in its code."
+        "Exits with 0 if all that is configured works, otherwise with 1. Changes nothing. Does not "
+        "use a provider of OpenFeature, because a service sets it in its code."
     ),
 )
 EXAMPLES = (

@@ -45,10 +45,15 @@ Percent: TypeAlias = Annotated[
     ),
 ]
 Every: TypeAlias = Annotated[
-    bool, typer.Option("--all", help="Change every feature that flags list shows.")
+    bool, typer.Option("--all", help="Set every feature that flags list shows to 0.")
 ]
 Force: TypeAlias = Annotated[
-    bool, typer.Option("--force", help="Accept a feature that was never set before.")
+    bool,
+    typer.Option(
+        "--force",
+        help="Accept a name that was never set before. Without it, the command refuses the name, "
+        "because it may be misspelt.",
+    ),
 ]
 
 
@@ -75,8 +80,8 @@ def list_all(redis_url: RedisURL = None, *, as_json: AsJSON = False) -> None:
     cls=Command,
     help=help_text(
         "Shows the rollout of one feature, or of all of them.",
-        "A process that starts now uses this value. For a name that was never set, prints a "
-        "warning. Exits with 1 if the value in Redis is not a percentage.",
+        "The percentage is the one that a process uses if it starts now. Prints a warning if the "
+        "feature was never set. Exits with 1 if the value in Redis is not a percentage.",
         examples=(
             "sark-cache flags get",
             "sark-cache flags get rust_cache",
@@ -99,9 +104,8 @@ def get(
     cls=Command,
     help=help_text(
         "Sets the percentage of users that get a feature.",
-        "When the percentage grows, users that have the feature keep it. A feature that was never "
-        "set before needs --force, so that a misspelt name is refused. Exits with 1 if Redis does "
-        "not confirm the change.",
+        "If you increase the percentage, users that have the feature keep it. Exits with 1 if "
+        "Redis does not confirm the change.",
         examples=(
             "sark-cache flags set rust_cache 5",
             "sark-cache flags set rust_cache 100 --redis-url redis://localhost:6379/0",
@@ -131,8 +135,8 @@ def set_percentage(
     cls=Command,
     help=help_text(
         "Sets the percentage of one feature, or of all features, to 0.",
-        "Within a second no user gets the feature, even if a provider of OpenFeature grants it. "
-        "Exits with 1 if Redis does not confirm the change.",
+        "Within a second no user has the feature, even if a provider of OpenFeature says "
+        "otherwise. Exits with 1 if Redis does not confirm the change.",
         examples=(
             "sark-cache flags rollback rust_cache",
             "sark-cache flags rollback --all",
