@@ -8,24 +8,24 @@
 >>> @app.get("/documents/{document}", dependencies=[Depends(may)], responses=FORBIDDEN)
 ... async def read(document: str) -> Document: ...
 
-**One process, one policy cache.** The caches, the feature flags and what looks for Redis are the
-process's, as everywhere in this package: `create_policy_cache` and `get_policy_cache` give the same
-ones. Several apps of a process share them from the first one's start to the last one's end, and so
-have to agree on the settings: one that brings others fails at its start. Threads and connections
-are made at the start, never at import, so an app may be loaded before its workers are forked, as
-`gunicorn --preload` does: each worker has a policy cache of its own, and they share what is in
-Redis. Apps of one process that use Redis belong into one event loop.
+**One process has one policy cache.** Its caches and feature flags are also those that
+`create_policy_cache` and `get_policy_cache` return. All apps of a process share them, from the
+start of the first app to the end of the last one. So all apps must have the same settings: an app
+with other settings fails at its start. Threads and connections are created at the start of an app,
+never at import. So an app may be loaded before its workers are forked, as with
+`gunicorn --preload`: each worker has its own policy cache, and the workers share the decisions in
+Redis. If several apps of a process use Redis, run them in one event loop.
 
-**Sub-applications.** Starlette runs the lifespan of the outermost app alone. Its policy cache
-serves everything within it: `PolicyCacheDep`, `authorize` and the router work in mounted apps and
-routers, at any depth, behind `Host` and middleware, and in what is mounted after the start. Only an
-app that is called by something else than a router of Starlette is entered by name, in the lifespan
-of the app that runs: `async with with_policy_cache(app), with_policy_cache(other): yield`, where
+**Sub-applications.** Starlette runs only the lifespan of the outermost app. All apps and routers
+that are mounted in it use its policy cache: `PolicyCacheDep`, `authorize` and the router work at
+any depth, inside `Host` routes and middleware, and in apps that are mounted after the start. If
+something other than a router of Starlette calls an app, enter this app by name in the lifespan that
+runs: `async with with_policy_cache(app), with_policy_cache(other): yield`, where
 `with_policy_cache` is `policy_cache_lifespan()`.
 
-**Tests** replace what they like with `app.dependency_overrides`, as FastAPI has it of the app that
-serves the route: `policy_cache` (what `PolicyCacheDep` asks), what `authorize` returned, or what it
-was given as `evaluate`, `user`, `action`, `resource` and so on.
+**Tests** can replace dependencies with the `dependency_overrides` of the app that serves the route:
+`policy_cache`, which `PolicyCacheDep` uses; the dependency that `authorize` returned; and each
+dependency that was passed to `authorize`, such as `user`.
 
 Extra `[fastapi]`: FastAPI and pydantic-settings.
 """

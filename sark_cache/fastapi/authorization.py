@@ -1,7 +1,7 @@
-"""`authorize`: a dependency that asks the policy cache, else the policy, and denies with 403.
+"""`authorize`: a dependency that gets a decision from the policy cache, and denies with 403.
 
-It costs what FastAPI takes for one dependency, and for each one that it is given, some 10 µs to 40
-apiece; the hit is the least of it. What `FromRequest` reads costs next to nothing.
+FastAPI needs 10 to 40 µs for this dependency, and again for each dependency that it was given. A
+hit takes much less. A value that `FromRequest` reads takes almost no time.
 """
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -37,8 +37,8 @@ class Denial(BaseModel):
 FORBIDDEN: Final[dict[int | str, dict[str, Any]]] = {
     403: {"model": Denial, "description": "The policy denies it; `detail` is its reason."}
 }
-"""Documents what `authorize` answers, since FastAPI takes that from routes and routers alone:
-`@app.get(..., responses=FORBIDDEN)`, `APIRouter(responses=FORBIDDEN)`."""
+"""The 403 response of `authorize`, for the OpenAPI schema. FastAPI reads responses only from routes
+and routers: `@app.get(..., responses=FORBIDDEN)`, `APIRouter(responses=FORBIDDEN)`."""
 
 
 def authorize(
@@ -59,48 +59,51 @@ def authorize(
     >>> @app.get("/documents/{document}", responses=FORBIDDEN)
     ... async def read(decision: Annotated[dict, Depends(may_read)]) -> Document: ...
 
-    What the arguments say is either given as it is or as a dependency that finds it out from the
-    request: a function, `Depends(function)` or `Annotated[str, Depends(function)]`. A dependency
-    may have dependencies itself, and what it takes is part of the OpenAPI schema. One
-    that raises ends the request, as that of `user` does with a 401 where nobody is signed in. What
-    is quickly read, a part of the path or who a middleware says it is, a `FromRequest` reads for a
-    small part of that cost. Functions that are not async run in the threadpool, as FastAPI has it.
+    An argument is a constant, a dependency or a `FromRequest`. A dependency is a function,
+    `Depends(function)` or `Annotated[str, Depends(function)]`. It may have its own dependencies,
+    and its parameters are part of the OpenAPI schema. If it raises, the request ends: the
+    dependency of `user` raises a 401 if nobody is signed in. A `FromRequest` reads a value such as
+    a part of the path, and costs much less than a dependency. A function that is not async runs in
+    FastAPI's threadpool.
 
-    Only a decision whose `allow` is `True` passes. No `allow`, `"yes"`, `1`: all of them are denied
-    with a 403, whose detail is the decision's `reason` if that is text. When the evaluator raises,
-    nobody passes: an `HTTPException` is answered as it says, anything else by an exception handler
-    of the app, else with a 500.
+    A request passes only if the `allow` of its decision is `True`. Every other value, such as
+    `"yes"` or `1`, and a missing `allow` are denied with a 403. Its detail is the `reason` of the
+    decision, if that is text. If the evaluator raises, the request does not pass: an
+    `HTTPException` is the answer, and any other exception goes to an exception handler of the app
+    or is answered with a 500.
 
-    A decision belongs to its policy. Two evaluators never share one, though they are asked the
-    same, unless they are given the same `policy`.
+    Each policy has its own decisions. Two evaluators share decisions only if they have the same
+    `policy`.
 
     Args:
-        evaluate: Asks the policy: `(user_id, action, resource, context)`, async or not, which
-            returns the decision, a JSON object, or a `Loaded` with one, its time to live and its
-            tags. Or an object with such a method, `evaluate` or `__call__`. Or a dependency,
-            `Depends(...)`, or a `FromRequest`, that brings one of these: so it can use a client of
-            the app, and a test can replace it. Its duration goes to `record_opa_latency`.
-        user: Who asks: a str. There is no default.
-        action: To do what: a str. None: the request's method, `GET`; of a WebSocket `WEBSOCKET`.
-        resource: To what: a str. None: the request's path, `/documents/7`, decoded and whole, with
-            what a mount took off its beginning. Host and query string are not part of it: where the
-            policy is to know them, say so here or in `context`.
-        context: What else the decision depends on: a JSON object, or None.
+        evaluate: The evaluator, which asks the policy engine: a function `(user_id, action,
+            resource, context)`, async or not. It returns the decision, a JSON object, or a `Loaded`
+            with the decision, its time to live and its tags. Also an object with such a method,
+            `evaluate` or `__call__`. Also a dependency, `Depends(...)`, or a `FromRequest` that
+            returns such a function or object: it can use a client of the app, and a test can
+            replace it. The cache records its duration with `record_opa_latency`.
+        user: The id of the user, a str.
+        action: The action, a str. None: the method of the request, such as `GET`, or `WEBSOCKET`.
+        resource: The resource, a str. None: the whole path of the request, decoded, such as
+            `/documents/7`, including the prefix of a mount. The path has no host and no query
+            string. If the policy needs these, put them here or into `context`.
+        context: All other facts that the decision depends on: a JSON object, or None.
         sensitivity: A name in `RustPolicyCache.OPTIMIZED_TTL`, or None.
-        ttl_seconds: How long a decision lives, in seconds; 0 stores none. None: as the
-            settings say.
-        tags: Names to revoke decisions by.
-        policy: The name of the policy, at most 256 bytes, the same in every process. None: the
-            evaluator's, `module:qualified name`, if it can be imported by that: a function of a
-            module, a static or a class method. Anything else has to be named here.
+        ttl_seconds: The time to live of a decision, in seconds. 0 stores no decision. None: that of
+            the settings.
+        tags: Tags by which the decisions can be revoked.
+        policy: The name of the policy, at most 256 bytes, the same in every process. None: the name
+            of the evaluator, `module:qualified name`. The evaluator must be importable by it: a
+            function of a module, a static method or a class method. Any other evaluator needs a
+            name here.
 
     The dependency raises:
-        HTTPException: 403, the policy denies it.
+        HTTPException: 403, the policy denies the request.
         RuntimeError: The app has no policy cache.
-        TypeError: A dependency brought something else than it has to, or the evaluator no decision.
+        TypeError: A dependency returned a wrong type, or the evaluator returned no decision.
 
     Raises:
-        TypeError, ValueError: An argument that cannot be used; the message names it.
+        TypeError, ValueError: An argument cannot be used. The message names it.
     """
     evaluator = read_evaluator_source(evaluate)
     arguments.read_ttl(ttl_seconds)

@@ -62,10 +62,10 @@ InstallationDep = Annotated[Installation, Depends(installation)]
 
 
 async def policy_cache(connection: HTTPConnection) -> SelectedPolicyCache:
-    """The policy cache of the app that serves this request.
+    """Returns the policy cache of the app that serves a request.
 
     Raises:
-        RuntimeError: The app has none; the message says how to give it one.
+        RuntimeError: The app has no policy cache. The message says how to create it.
     """
     return _installation_for(connection).cache
 
@@ -73,8 +73,8 @@ async def policy_cache(connection: HTTPConnection) -> SelectedPolicyCache:
 PolicyCacheDep = Annotated[SelectedPolicyCache, Depends(policy_cache)]
 """The policy cache, for a path operation or a dependency: `async def read(cache: PolicyCacheDep)`.
 
-In tests, `app.dependency_overrides[policy_cache]` says what it is: a function without arguments,
-since `authorize` asks it, too.
+In a test, set `app.dependency_overrides[policy_cache]` to a function that returns another cache.
+The function must have no arguments, because `authorize` calls it, too.
 """
 
 

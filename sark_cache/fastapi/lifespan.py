@@ -22,9 +22,10 @@ from sark_cache.settings import CacheSettings
 def policy_cache_lifespan(
     settings: CacheSettings | None = None, *, revalidate: Revalidate | None = None
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
-    """A lifespan that gives an app the policy cache of the process.
+    """Returns a lifespan that gives an app the policy cache of the process.
 
-    As it is, `FastAPI(lifespan=policy_cache_lifespan())`, or within a lifespan of the app's own:
+    Pass it to the app, `FastAPI(lifespan=policy_cache_lifespan())`, or enter it in your own
+    lifespan:
 
     >>> with_policy_cache = policy_cache_lifespan()
     >>> @asynccontextmanager
@@ -32,25 +33,26 @@ def policy_cache_lifespan(
     ...     async with with_policy_cache(app):
     ...         yield
 
-    At the start it looks for Redis once, if one is configured, for half a second or so: the app
-    starts whether it answers or not. From then on expired entries are removed in the background, if
-    the settings say so. At the end the cleanup stops, and with the last app of the process the
-    caches, the feature flags and their connections are closed. That holds if the shutdown is
-    cancelled, too.
+    At the start, if Redis is configured, it tries once to reach Redis, for about half a second. The
+    app starts even if Redis does not answer. While the app runs, expired entries are removed in the
+    background if the settings allow it. At the end the cleanup stops. When the last app of the
+    process ends, the caches, the feature flags and their connections are closed, even if the
+    shutdown is cancelled.
 
     Args:
-        settings: What to make the caches from. None: what the environment holds at the start.
-        revalidate: What evaluates a decision again when it nears its end: the evaluator that
-            `authorize` was given, or those of several policies, `{"documents": evaluate}`. It
-            evaluates decisions of its own policy alone; `""` is that of what handlers store
-            without one. It counts for all apps of the process.
+        settings: The settings of the caches. None: those of the environment when the app starts.
+        revalidate: The evaluator that refreshes decisions before they expire: the one that was
+            passed to `authorize`. For several policies, a dict of evaluators by policy:
+            `{"documents": evaluate}`. Each evaluator refreshes only the decisions of its policy.
+            The policy `""` has the decisions that handlers store without a policy. It applies to
+            all apps of the process.
 
     Raises:
-        TypeError, ValueError: `revalidate` is no evaluator, or its policy has no name.
+        TypeError, ValueError: `revalidate` is not an evaluator, or its policy has no name.
 
     The lifespan raises at the start of the app:
-        SettingsError: The environment holds wrong settings; the message names the variables.
-        ImportError: Redis is configured, and no client for it installed.
+        SettingsError: A variable of the environment is wrong. The message names the variables.
+        ImportError: Redis is configured, but no client for it is installed.
         RuntimeError: Another app of this process runs with other settings.
     """
     evaluators = {} if revalidate is None else evaluators_by_policy(revalidate)

@@ -1,4 +1,4 @@
-"""The routes of the policy cache: health and metrics, and those of admins behind their sign-in."""
+"""The routes of the policy cache: health and metrics, and routes that only admins may use."""
 
 from collections.abc import Sequence
 from enum import Enum
@@ -22,44 +22,43 @@ def policy_cache_router(
     prometheus: bool = False,
     tags: Sequence[str | Enum] = ("policy cache",),
 ) -> APIRouter:
-    """The routes of the policy cache, for `app.include_router`.
+    """Returns the routes of the policy cache, for `app.include_router`.
 
     >>> app.include_router(policy_cache_router(admin=signed_in_admin))
 
-    | route | |
+    | Route | Effect |
     |---|---|
     | `GET /health` | 200 if every backend that this process uses can answer, else 503 |
-    | `GET /metrics` | what this process counted, as JSON; how far features are rolled out |
-    | `GET /metrics/prometheus` | the same for Prometheus; only if asked for |
+    | `GET /metrics` | the metrics of this process and the percentages of rollouts, as JSON |
+    | `GET /metrics/prometheus` | the same for Prometheus; exists only with `prometheus=True` |
     | `POST /invalidate` | revokes decisions |
-    | `GET /rollouts`, `GET /rollouts/{feature}` | how far features are rolled out |
-    | `PUT /rollouts/{feature}` | rolls one out so far |
-    | `POST /rollback`, `POST /rollback/{feature}` | sets all of them, or one, to 0 % |
+    | `GET /rollouts`, `GET /rollouts/{feature}` | shows all percentages of rollouts, or one |
+    | `PUT /rollouts/{feature}` | sets the percentage of a rollout |
+    | `POST /rollback`, `POST /rollback/{feature}` | sets all percentages, or one, to 0 |
 
-    From `POST /invalidate` on they are there only if `admin` is given, and then behind it. Those
-    that change something need a JSON body or the header `X-Requested-With`, with any value: a page
-    of another site cannot have an admin's browser send either.
+    The last four rows exist only if `admin` is given, which protects them. A request that changes
+    something needs a JSON body or the header `X-Requested-With`, with any value. A page of another
+    site cannot make an admin's browser send these.
 
-    Health is for dashboards and alerts. Redis counts from the start if it is configured, since
-    revocations have to reach it; a cache that never hits can always answer. An app whose Redis is
-    away still serves, evaluating each request: to take it out of service for a 503 here, or to
-    restart it, would make things worse.
+    Use `/health` for dashboards and alerts. If Redis is configured, its state counts from the
+    start, because revocations have to reach it. Without Redis an app still answers requests, and
+    evaluates each of them. So do not remove or restart a process because of a 503 here.
 
-    Health and metrics name no user and are open to everybody; to guard them, too, include the
-    router with `dependencies=[Depends(...)]`.
+    Health and metrics contain no user ids, and every caller may read them. To protect them, include
+    the router with `dependencies=[Depends(...)]`.
 
     Args:
-        prefix: What the paths begin with.
-        admin: A dependency that lets admins pass and raises, a 401 or 403 say, for anybody else.
-            What it returns is refused with a 403 if it is falsy, such as `False`, but not None: a
-            dependency that only raises returns that. None: there are no admin routes.
-        prometheus: Whether there is a route for Prometheus; takes the extra `[prometheus]`. Under
-            several workers, see `sark_cache.instrumentation.prometheus`.
-        tags: Those of the routes in the OpenAPI schema.
+        prefix: The beginning of all paths.
+        admin: A dependency that returns for admins, and raises for all other callers, for example
+            a 401 or 403. A false result, such as `False`, is answered with a 403. None is not: a
+            dependency that only raises returns None. `admin=None`: there are no admin routes.
+        prometheus: If True, there is a route for Prometheus, which needs the extra `[prometheus]`.
+            For several workers, see `sark_cache.instrumentation.prometheus`.
+        tags: The tags of the routes in the OpenAPI schema.
 
     Raises:
-        ImportError: `prometheus` without the package for it; the message says how to get it.
-        TypeError: `admin` is no dependency.
+        ImportError: `prometheus` is True, but its package is not installed.
+        TypeError: `admin` is not a dependency.
     """
     router = APIRouter(prefix=prefix, tags=list(tags))
     router.add_api_route("/health", health, responses={UNAVAILABLE: {"model": Health}})

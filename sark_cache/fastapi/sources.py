@@ -1,7 +1,7 @@
-"""The sources of what `authorize` asks: constants, dependencies of FastAPI, and `FromRequest`.
+"""The sources of the arguments of `authorize`: constants, FastAPI dependencies, and `FromRequest`.
 
-Everything is read once, when `authorize` is called. What cannot work is refused there, with an
-error that names the argument: no request has to fail for it.
+They are checked once, when `authorize` is called. A source that cannot work raises an error there,
+which names the argument. So no request fails because of it.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,18 +26,19 @@ VARIADIC: Final = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 @dataclass(frozen=True, slots=True)
 class FromRequest:
-    """A value that a plain function reads from the request, at none of the cost of a dependency.
+    """A value that a plain function reads from the request, without the cost of a dependency.
 
     >>> resource = FromRequest(lambda request: request.path_params["document"])
 
-    It has no dependencies, adds nothing to the OpenAPI schema, and cannot be overridden alone.
+    The function has no dependencies and adds nothing to the OpenAPI schema. `dependency_overrides`
+    cannot replace it.
 
     Args:
-        read: Takes the request, or the WebSocket, and returns the value. An exception that it
-            raises ends the request, as one of a dependency does.
+        read: Takes the request, or the WebSocket, and returns the value. If it raises, the request
+            ends, as with a dependency.
 
     Raises:
-        TypeError: `read` is no plain function.
+        TypeError: `read` is not a plain function.
     """
 
     read: Callable[[HTTPConnection], Any]

@@ -6,41 +6,41 @@
 >>> instrumentation = instrument(cache)  # with the global providers by default
 >>> instrumentation.uninstrument()
 
-A service that chooses its backend user by user instruments `SelectedPolicyCache()`, with
-`flags=get_feature_flag_manager()`: each backend is exported and traced as soon as it is in use.
+A service with a rollout instruments `SelectedPolicyCache()`, with
+`flags=get_feature_flag_manager()`. Each backend is exported and traced as soon as it is used.
 
-Metrics are those that Prometheus gets, under names with dots: observable counters `sark_cache.hits`
-and so on, observable gauges `sark_cache.entries`, `sark_cache.hit_ratio`, …,
-`sark_cache.latency_percentile` (attribute `percentile`), `sark_cache.rollout` (attribute `feature`)
-and `sark_cache.backend`, which is 1. `sark_cache.instrumentation.prometheus` says which number of
-`get_metrics()` is which. All but the rollout have the attribute `backend`, and `cache` for a cache
-that was given a name. A collection reads each cache once, which takes about 0.1 ms; requests cost
-nothing.
+The metrics are the same as for Prometheus, with dots in their names. Observable counters are
+`sark_cache.hits` and so on. Observable gauges are `sark_cache.entries`, `sark_cache.hit_ratio` and
+so on, `sark_cache.latency_percentile` (attribute `percentile`), `sark_cache.rollout` (attribute
+`feature`) and `sark_cache.backend`, which is 1. `sark_cache.instrumentation.prometheus` has a table
+of the metrics and the numbers of `get_metrics()`. All metrics except the rollout have the attribute
+`backend`. If a cache was instrumented with a name, they also have the attribute `cache`. A
+collection reads each cache once, in about 0.1 ms. Requests cost nothing.
 
-A histogram would have to be recorded request by request: "It is impossible for an asynchronous
-instrument to report a histogram, presently"
-(https://github.com/open-telemetry/opentelemetry-specification/issues/2713). So latencies and
-evaluations are three observable counters each: `sark_cache.latency.bucket`, whose attribute `le` is
-the upper bound in seconds and whose values are cumulative as in Prometheus, up to `+Inf`;
-`sark_cache.latency.sum` in seconds; `sark_cache.latency.count`; and so `sark_cache.evaluation.…`.
+OpenTelemetry has no histogram that can be read when it is collected: "It is impossible for an
+asynchronous instrument to report a histogram, presently"
+(https://github.com/open-telemetry/opentelemetry-specification/issues/2713). So there are three
+observable counters for latencies: `sark_cache.latency.bucket`, `sark_cache.latency.sum` in seconds,
+and `sark_cache.latency.count`. The attribute `le` of a bucket is its upper bound in seconds. Its
+value is cumulative as in Prometheus, up to `+Inf`. For evaluations there are the same three:
+`sark_cache.evaluation.bucket`, `.sum` and `.count`.
 
-After `reset_metrics()` counters start at zero again. With cumulative temporality that looks like a
-restart; with delta temporality the interval's difference is negative: do not reset what is exported
-so.
+After `reset_metrics()` counters start at zero. With cumulative temporality this looks like a
+restart. With delta temporality the next difference is negative: do not call `reset_metrics()` then.
 
-Spans. Each evaluation because of a miss is a span `sark_cache.evaluate`, each refresh ahead a
-`sark_cache.refresh`. A hit has no span, and neither has a request that waits for another's
-evaluation. The parent is the current span of the evaluating task; of a refresh, the span of the hit
-that started it, which may end earlier. It is the current span while the loader runs. It contains no
-part of the request:
+Spans. Each evaluation after a miss has a span `sark_cache.evaluate`, and each refresh has a span
+`sark_cache.refresh`. A hit has no span, and a request that waits for the evaluation of another one
+has none. The parent of the span is the current span of the evaluating task. The parent of a refresh
+is the span of the hit that started it, which may end earlier. While the loader runs, the span is
+the current one. It contains no part of the request:
 
-| attribute              | value                                                                   |
-|------------------------|-------------------------------------------------------------------------|
-| `sark_cache.backend`   | as above                                                                |
-| `sark_cache.cache`     | the name that the cache was given, if any                               |
-| `sark_cache.outcome`   | `loaded`; `error`; or `cancelled`, with the task of the caller          |
-| `sark_cache.coalesced` | how many other requests were waiting for it when it ended               |
-| `error.type`           | the type of what it raised; never its message, which may hold a request |
+| attribute              | value                                                                 |
+|------------------------|-----------------------------------------------------------------------|
+| `sark_cache.backend`   | the backend, as in metrics                                            |
+| `sark_cache.cache`     | the name of the cache, if it has one                                  |
+| `sark_cache.outcome`   | `loaded`; `error`; or `cancelled`, if the calling task was cancelled  |
+| `sark_cache.coalesced` | the number of other requests that were waiting for it when it ended   |
+| `error.type`           | the type of the exception. Its message may contain data of a request. |
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -105,18 +105,18 @@ def instrument(
     """Exports a cache's metrics and traces its evaluations.
 
     Args:
-        cache: The cache. It is kept until it is uninstrumented. One that asks several backends,
-            such as `SelectedPolicyCache`, is exported backend by backend.
-        meter_provider: Where metrics go; None: to the global one, whenever that is set.
-        tracer_provider: Where spans go; None: to the global one, whenever that is set.
-        backend: What holds the decisions; None: as the cache says ("native", "redis", "none").
-        name: The attribute `cache`; needed where two caches have the same backend.
-        flags: What knows how far features are rolled out; once for each provider is enough.
-        bounds: Those of the histograms, in seconds, rising.
+        cache: The cache. A reference is kept until it is uninstrumented. For a cache with several
+            backends, such as `SelectedPolicyCache`, each backend is exported.
+        meter_provider: The provider of the metrics. None: the global one, even if it is set later.
+        tracer_provider: The provider of the spans. None: the global one, even if it is set later.
+        backend: The attribute `backend`. None: that of the cache, `native`, `redis` or `none`.
+        name: The attribute `cache`. It is needed if two caches have the same backend.
+        flags: The feature flags whose percentages are exported. Pass them once for each provider.
+        bounds: The upper bounds of the histograms, in seconds, in rising order.
 
     Raises:
-        ValueError: Bounds that do not rise; or a cache with the same backend and name is
-            instrumented, so that nobody could tell their numbers apart.
+        ValueError: The bounds do not rise, or a cache with the same backend and name is
+            instrumented already.
     """
     measured = Source(cache, backend, name, flags, tuple(map(float, bounds)))
     end_metrics = _instruments(meter_provider).add(measured)

@@ -6,12 +6,12 @@
 >>> registration = register(cache)  # on prometheus_client's own registry by default
 >>> registration.unregister()
 
-A service that chooses its backend user by user registers `SelectedPolicyCache()`, with
-`flags=get_feature_flag_manager()`: each backend is exported as soon as it is in use.
+A service with a rollout registers `SelectedPolicyCache()`, with
+`flags=get_feature_flag_manager()`. Each backend is exported as soon as it is used.
 
-A scrape takes one or two milliseconds for each cache, most of it prometheus_client's for the text,
-and requests to the cache nothing. Every number of `get_metrics()` is exported, in base units, or
-follows from what is:
+A scrape takes one or two milliseconds for each cache. prometheus_client needs most of this time to
+write the text. Requests to the cache cost nothing. Each number of `get_metrics()` is exported in
+base units, or can be calculated from exported numbers:
 
 | `get_metrics()`                         | exported                                              |
 |-----------------------------------------|-------------------------------------------------------|
@@ -31,35 +31,35 @@ follows from what is:
 | cache_latency_p50_us, _p95_us, _p99_us  | 10⁶ × `sark_cache_latency_percentile_seconds`         |
 |                                         | `{percentile="50"}`, `"95"`, `"99"`                   |
 
-and, besides: `sark_cache_latency_seconds` and `sark_cache_evaluation_seconds` as histograms,
-`sark_cache_enabled`, `sark_cache_circuit_open`, `sark_cache_backend_info{backend="native"} 1`, and
-`sark_cache_rollout_percent{feature="rust_cache"}` for what the flags know. All but the last have
-the label `backend`, and `cache` for a cache that was given a name.
+There are also the histograms `sark_cache_latency_seconds` and `sark_cache_evaluation_seconds`, the
+gauges `sark_cache_enabled` and `sark_cache_circuit_open`, and
+`sark_cache_backend_info{backend="native"} 1`. The percentages of rollouts are
+`sark_cache_rollout_percent{feature="rust_cache"}`. All metrics except the last have the label
+`backend`. If a cache was registered with a name, they also have the label `cache`.
 
-The ratios and percentiles are those since the metrics were last reset: for those of the last
-minutes ask the counters and the histograms. The native cache measures one request in 64, so
-`sark_cache_latency_seconds_count` is that part of the requests.
+The ratios and percentiles include all requests since the last `reset_metrics()`. For the last
+minutes, use the counters and the histograms. The native cache measures the latency of one request
+in 64, so `sark_cache_latency_seconds_count` is about a 64th of the requests.
 
-`reset_metrics()` makes counters and histograms start at zero again, which Prometheus takes for a
-restart: `rate()` and `increase()` stay right, but for what was counted between the last scrape and
-the reset.
+After `reset_metrics()`, counters and histograms start at zero. Prometheus takes this for a restart:
+`rate()` and `increase()` stay right, except for the requests between the last scrape and the reset.
 
-Several processes: each has a cache and numbers of its own. prometheus_client's multiprocess mode is
-no way to add them up: it merges files that its own counters write, and "custom collectors do not
-work" there (https://prometheus.github.io/client_python/multiprocess). A scrape through the socket
-that workers share reaches any one of them, so counters seem to jump. Give each worker an endpoint
-of its own instead, and let Prometheus scrape them all and add up. Under gunicorn, in its
-configuration file:
+Each process of a service has its own cache and its own numbers. The multiprocess mode of
+prometheus_client cannot add them up: it merges files that its own counters write, and "custom
+collectors do not work" there (https://prometheus.github.io/client_python/multiprocess). If the
+workers share a socket, a scrape reaches only one of them, and another one the next time. So give
+each worker its own endpoint, and let Prometheus scrape all of them and add them up. With gunicorn,
+write this into its configuration file:
 
     def post_fork(server, worker):
         for port in range(9100, 9100 + server.num_workers):
             with contextlib.suppress(OSError):  # another worker has this one
                 return prometheus_client.start_http_server(port)
 
-Or run one worker for each container. Where only the shared socket can be scraped, register in each
-worker with `name=f"pid-{os.getpid()}"`: the series of different workers are then at least not taken
-for one, though each scrape sees but one of them. What is registered before a fork is registered in
-the child, too, for the child's own numbers.
+Or run one worker in each container. If only the shared socket can be scraped, register the cache in
+each worker with `name=f"pid-{os.getpid()}"`. Then the numbers of different workers are not mixed,
+but each scrape still sees only one worker. A cache that was registered before a fork is also
+registered in the child, which exports its own numbers.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -91,19 +91,19 @@ __all__ = ["PolicyCacheCollector", "Registration", "Rollouts", "register"]
 
 
 class PolicyCacheCollector(Collector):
-    """Exports a cache; for several on one registry use `register`, which merges them.
+    """Exports one cache. For several caches on one registry use `register`, which merges them.
 
     Args:
-        cache: The cache. It is kept while the collector is. One that asks several backends, such as
-            `SelectedPolicyCache`, is exported backend by backend.
-        backend: What holds its decisions; None: as the cache says ("native", "redis", "none").
-        name: The label `cache`, which tells it from other caches of this process; None: no label.
-        flags: What knows how far features are rolled out.
-        namespace: What all names begin with.
-        bounds: Those of the histograms, in seconds, rising.
+        cache: The cache. The collector keeps a reference to it. For a cache with several backends,
+            such as `SelectedPolicyCache`, each backend is exported.
+        backend: The label `backend`. None: that of the cache, `native`, `redis` or `none`.
+        name: The label `cache`, if the process has several caches. None: no label.
+        flags: The feature flags whose percentages are exported.
+        namespace: The beginning of all names.
+        bounds: The upper bounds of the histograms, in seconds, in rising order.
 
     Raises:
-        ValueError: Bounds that do not rise.
+        ValueError: The bounds do not rise.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Registration:
         self._measured = measured
 
     def unregister(self) -> None:
-        """Ends it; may be called more than once."""
+        """Ends the export. Calling it again does nothing."""
         self._exported.remove(self._measured, self._registry)
 
 
@@ -153,21 +153,21 @@ def register(
     namespace: str = "sark_cache",
     bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS,
 ) -> Registration:
-    """Exports a cache, besides others that this registry exports.
+    """Exports a cache on a registry, together with the caches that it exports already.
 
     Args:
-        cache: The cache. It is kept until it is unregistered. One that asks several backends, such
-            as `SelectedPolicyCache`, is exported backend by backend.
-        registry: Where to.
-        backend: What holds its decisions; None: as the cache says ("native", "redis", "none").
-        name: The label `cache`; needed where two caches have the same backend.
-        flags: What knows how far features are rolled out; once for each registry is enough.
-        namespace: What all names begin with.
-        bounds: Those of the histograms, in seconds, rising.
+        cache: The cache. The registry keeps a reference to it until it is unregistered. For a cache
+            with several backends, such as `SelectedPolicyCache`, each backend is exported.
+        registry: The registry.
+        backend: The label `backend`. None: that of the cache, `native`, `redis` or `none`.
+        name: The label `cache`. It is needed if two caches have the same backend.
+        flags: The feature flags whose percentages are exported. Pass them once for each registry.
+        namespace: The beginning of all names.
+        bounds: The upper bounds of the histograms, in seconds, in rising order.
 
     Raises:
-        ValueError: Bounds that do not rise; or a cache with the same backend and name is exported,
-            so that nobody could tell their numbers apart.
+        ValueError: The bounds do not rise, or a cache with the same backend and name is exported
+            already.
     """
     measured = Source(cache, backend, name, flags, tuple(map(float, bounds)))
     exported = _exported.setdefault(registry, {}).setdefault(namespace, _Exported(namespace))
