@@ -8,13 +8,13 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, HTTPException, Path, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from sark_cache.errors import FlagError, InvalidationError
 from sark_cache.fastapi.admission import not_forged
-from sark_cache.fastapi.installation import InstallationDep, PolicyCacheDep
+from sark_cache.fastapi.installation import Installation, InstallationDep, PolicyCacheDep
 from sark_cache.fastapi.models import (
     Failure,
     Feature,
@@ -26,6 +26,13 @@ from sark_cache.fastapi.models import (
 )
 
 NamedFeature = Annotated[Feature, Path(description="Such as `rust_cache`.")]
+Force = Annotated[
+    bool,
+    Query(description="Accepts a name that was never set before, which may be misspelt."),
+]
+
+MOST_NAMED: Final = 10
+"""The largest number of features that an error lists."""
 
 UNCONFIRMED: Final[dict[int | str, dict[str, Any]]] = {
     503: {"model": Failure, "description": "Redis does not confirm it; `detail` says what holds."}
@@ -33,6 +40,10 @@ UNCONFIRMED: Final[dict[int | str, dict[str, Any]]] = {
 
 TOO_MANY: Final[dict[int | str, dict[str, Any]]] = {
     409: {"model": Failure, "description": "There are too many features; `detail` says the cure."}
+}
+
+UNKNOWN: Final[dict[int | str, dict[str, Any]]] = {
+    404: {"model": Failure, "description": "No feature has this name; `detail` lists them."}
 }
 
 CHANGES: Final = [Depends(not_forged)]
@@ -89,10 +100,18 @@ def rollout(feature: NamedFeature, installation: InstallationDep) -> Rollout:
 
 
 @admin_router.put(
-    "/rollouts/{feature}", dependencies=CHANGES, responses={**TOO_MANY, **UNCONFIRMED}
+    "/rollouts/{feature}", dependencies=CHANGES, responses={**UNKNOWN, **TOO_MANY, **UNCONFIRMED}
 )
-def roll_out(feature: NamedFeature, wanted: Percentage, installation: InstallationDep) -> Rollout:
+def roll_out(
+    feature: NamedFeature,
+    wanted: Percentage,
+    installation: InstallationDep,
+    *,
+    force: Force = False,
+) -> Rollout:
     """Rolls a feature out so far: at once in this process, within a second in all others."""
+    if not force:
+        _require_known(feature, installation)
     with _confirmed(), _within_bounds():
         installation.flags.set_rollout_pct(feature, wanted.percentage)
     return Rollout(feature=feature, percentage=wanted.percentage)
@@ -107,13 +126,35 @@ def roll_all_back(installation: InstallationDep) -> Rollouts:
 
 
 @admin_router.post(
-    "/rollback/{feature}", dependencies=CHANGES, responses={**TOO_MANY, **UNCONFIRMED}
+    "/rollback/{feature}", dependencies=CHANGES, responses={**UNKNOWN, **TOO_MANY, **UNCONFIRMED}
 )
-def roll_back(feature: NamedFeature, installation: InstallationDep) -> Rollout:
+def roll_back(
+    feature: NamedFeature, installation: InstallationDep, *, force: Force = False
+) -> Rollout:
     """Sets a feature to 0 %."""
+    if not force:
+        _require_known(feature, installation)
     with _confirmed(), _within_bounds():
         installation.flags.rollback(feature)
     return Rollout(feature=feature, percentage=0)
+
+
+def _require_known(feature: str, installation: Installation) -> None:
+    """Refuses a name that has no percentage in this process and none in Redis.
+
+    Raises:
+        HTTPException: The name is unknown. It may be misspelt.
+    """
+    installation.flags.get_rollout_pct(feature)  # reads a name from Redis that was set elsewhere
+    known = sorted(installation.flags.get_all_rollouts())
+    if feature in known:
+        return
+    named = ", ".join(known[:MOST_NAMED]) + (", ..." if known[MOST_NAMED:] else "")
+    raise HTTPException(
+        404,
+        f"no feature is called {feature}. There are: {named}. "
+        "To set a new one, add ?force=true to the address.",
+    )
 
 
 @contextmanager

@@ -251,11 +251,11 @@ async def test_there_can_be_as_many_features_as_a_process_can_have():
     async with running(create_app(NATIVE)) as client:
         percentage = {"percentage": 7}
         for number in range(MOST_FEATURES - len(INITIAL)):
-            path = f"{ROUTES}/rollouts/feature-{number}"
+            path = f"{ROUTES}/rollouts/feature-{number}?force=true"
             assert (await client.put(path, json=percentage, headers=ADMIN)).status_code == 200
         for method, path, body in (
-            ("PUT", "/rollouts/one-more", percentage),
-            ("POST", "/rollback/one-more", {}),
+            ("PUT", "/rollouts/one-more?force=true", percentage),
+            ("POST", "/rollback/one-more?force=true", {}),
         ):
             answer = await client.request(method, ROUTES + path, json=body, headers=ADMIN)
             assert answer.status_code == 409
@@ -269,6 +269,39 @@ async def test_there_can_be_as_many_features_as_a_process_can_have():
 async def test_the_name_of_a_feature_is_short():
     async with running(create_app(NATIVE)) as client:
         for name, status in (("x" * 128, 200), ("x" * 129, 422), ("é" * 65, 422)):
-            path = f"{ROUTES}/rollouts/{name}"
+            path = f"{ROUTES}/rollouts/{name}?force=true"
             answer = await client.put(path, json={"percentage": 7}, headers=ADMIN)
             assert answer.status_code == status
+
+
+MISSPELT = [
+    ("PUT", "/rollouts/rust_cahce", {"percentage": 7}),
+    ("POST", "/rollback/rust_cahce", {}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), MISSPELT)
+async def test_a_misspelt_feature_is_refused_unless_it_is_forced(method, path, body):
+    async with running(create_app(NATIVE)) as client:
+        answer = await client.request(method, ROUTES + path, json=body, headers=ADMIN)
+        assert answer.status_code == 404
+        detail = answer.json()["detail"]
+        assert "no feature is called rust_cahce. There are: rust_cache, rust_opa." in detail
+        assert "?force=true" in detail
+        rollouts = (await client.get(f"{ROUTES}/rollouts", headers=ADMIN)).json()
+        assert rollouts == {"rollouts": {"rust_cache": 100, "rust_opa": 0}}
+        forced = f"{ROUTES}{path}?force=true"
+        answer = await client.request(method, forced, json=body, headers=ADMIN)
+        assert answer.status_code == 200
+        answer = await client.request(method, ROUTES + path, json=body, headers=ADMIN)
+        assert answer.status_code == 200, "it is known now"
+
+
+async def test_a_feature_that_another_process_has_set_is_known(fresh_redis):
+    fresh_redis.command("SET", "feature_flag:new_report", 40)
+    settings = CacheSettings(redis_url=fresh_redis.url)
+    async with running(create_app(settings)) as client:
+        path = f"{ROUTES}/rollback/new_report"
+        answer = await client.post(path, json={}, headers=ADMIN)
+        assert (answer.status_code, answer.json()["percentage"]) == (200, 0)
+    assert fresh_redis.command("GET", "feature_flag:new_report") == "0"
