@@ -26,19 +26,19 @@ logger: Final = logging.getLogger("sark_cache")
 INITIAL: Final[Mapping[str, int]] = {"rust_opa": 0, "rust_cache": 0}
 """Where the rollout of the features of this package begins, in percent."""
 
-EVERYBODY: Final = 100
+ALL_USERS: Final = 100
 """A percentage that needs no hash."""
 
 REFRESH_SECONDS: Final = 0.5
-"""The pause between two looks into Redis: a change is seen within a second."""
+"""The pause between two polls of Redis: a change is seen within a second."""
 
-FIRST_LOOK_SECONDS: Final = 0.25
+FIRST_POLL_SECONDS: Final = 0.25
 """The maximum time that a first call waits for Redis: once in a process, and once a name."""
 
 CONFIRM_SECONDS: Final = 1.0
 """The maximum time, in seconds, that setting a percentage waits for Redis."""
 
-MOST_ASKED_FOR: Final = 100
+MAX_DISCOVERED: Final = 100
 """The maximum number of features, not set in this process, that are looked for in Redis."""
 
 MOST_FEATURES: Final = 256
@@ -49,8 +49,8 @@ MOST_NAME_BYTES: Final = 128
 
 
 @dataclass(eq=False, slots=True)
-class _Intention:
-    """A percentage that was set here and is to be written to Redis, by the process that set it."""
+class _PendingWrite:
+    """A percentage that was set here. The process that set it has to write it to Redis."""
 
     percentage: int
     process: int = field(default_factory=os.getpid)
@@ -97,14 +97,14 @@ class FeatureFlagManager:
         self._initial: Final = dict(INITIAL)
         self._known: Final[dict[str, int]] = {}
         self._seen_in_redis: Final[dict[str, int]] = {}
-        self._intended: Final[dict[str, _Intention]] = {}
-        self._asked_for: Final[set[str]] = set()
+        self._pending_writes: Final[dict[str, _PendingWrite]] = {}
+        self._discovered: Final[set[str]] = set()
         self._faults: Final = FaultLog("flag")
         self._poller: BackgroundPoller[FeatureFlagManager] | None = None
         self._client: SynchronousClient | None = None
         self._provider: Provider | None = None
         self._closed = False
-        self.complete(redis_client, initial=initial, openfeature_client=openfeature_client)
+        self.configure(redis_client, initial=initial, openfeature_client=openfeature_client)
 
     @property
     def closed(self) -> bool:
@@ -128,7 +128,7 @@ class FeatureFlagManager:
 
     def includes(self, user_id: str, feature: str, percentage: int) -> bool:
         """Returns the answer of `should_use_rust` for a known percentage and checked arguments."""
-        by_percentage = percentage == EVERYBODY or is_in_rollout(feature, user_id, percentage)
+        by_percentage = percentage == ALL_USERS or is_in_rollout(feature, user_id, percentage)
         if self._provider is None or self._known.get(feature) == 0:
             return by_percentage
         return self._provider.includes(user_id, feature, default=by_percentage)
@@ -146,7 +146,7 @@ class FeatureFlagManager:
         percentage = self._known.get(feature)
         if percentage is None:
             percentage = self._initial.get(feature)
-        return self._ask_for(feature) if percentage is None else percentage
+        return self._discover(feature) if percentage is None else percentage
 
     def was_set(self, feature: str) -> bool:
         """Returns whether a percentage was ever set, here or in Redis as far as this process knows.
@@ -210,14 +210,14 @@ class FeatureFlagManager:
             features = {**self._initial, **self._known}
         self._set(dict.fromkeys(features, 0))
 
-    def complete(
+    def configure(
         self,
         redis_client: SynchronousClient | None = None,
         *,
         initial: Mapping[str, int] | None = None,
         openfeature_client: BooleanFlags | None = None,
     ) -> None:
-        """Takes what it was made without: a client of either kind only if it has none yet.
+        """Adds initial percentages, and a client of either kind if there is none yet.
 
         Raises:
             TypeError, ValueError: As the constructor does.
@@ -232,11 +232,11 @@ class FeatureFlagManager:
             self._client = redis_client
             self._poller = BackgroundPoller(
                 self,
-                lambda flags: FeatureFlagManager._look(flags, store),
+                lambda flags: FeatureFlagManager._poll(flags, store),
                 REFRESH_SECONDS,
                 name="flag",
                 at_end=store.close,
-                first_poll_seconds=FIRST_LOOK_SECONDS,
+                first_poll_seconds=FIRST_POLL_SECONDS,
             )
         if openfeature_client is not None and self._provider is None:
             self._provider = Provider(openfeature_client, self._faults)
@@ -247,16 +247,16 @@ class FeatureFlagManager:
         if self._poller is not None:
             self._poller.close()
 
-    def _ask_for(self, feature: str) -> int:
-        """The percentage of a feature not heard of, from now on looked for in Redis."""
-        if self._poller is None or self._closed or feature in self._asked_for:
+    def _discover(self, feature: str) -> int:
+        """Returns the percentage of an unknown feature, which each poll reads from now on."""
+        if self._poller is None or self._closed or feature in self._discovered:
             return 0
         # An invalid name is not sent: a lone surrogate would end every poll.
-        if len(self._asked_for) >= MOST_ASKED_FOR or not is_name(feature):
+        if len(self._discovered) >= MAX_DISCOVERED or not is_name(feature):
             return 0
         with _changes:
-            self._asked_for.add(feature)
-        self._poller.poll_now().wait(FIRST_LOOK_SECONDS)
+            self._discovered.add(feature)
+        self._poller.poll_now().wait(FIRST_POLL_SECONDS)
         return self._known.get(feature, 0)
 
     def _set(self, percentages: Mapping[str, int]) -> None:
@@ -265,18 +265,18 @@ class FeatureFlagManager:
         if self._closed:
             message = "this manager is closed; make another one"
             raise RuntimeError(message)
-        intentions = {feature: _Intention(number) for feature, number in percentages.items()}
+        writes = {feature: _PendingWrite(number) for feature, number in percentages.items()}
         with _changes:
             self._check_number(percentages)
             before = {**self._initial, **self._known}
             self._known.update(percentages)
             if self._poller is not None:
-                self._intended.update(intentions)
+                self._pending_writes.update(writes)
         for feature, percentage in percentages.items():
             _log_change(feature, before.get(feature, 0), percentage)
         if self._poller is not None:
             self._poller.poll_now()
-            self._confirm(intentions)
+            self._confirm(writes)
 
     def _check_number(self, percentages: Mapping[str, int]) -> None:
         """Refuses features that would be more than a process can have."""
@@ -291,32 +291,38 @@ class FeatureFlagManager:
             )
             raise ValueError(message)
 
-    def _confirm(self, intentions: Mapping[str, _Intention]) -> None:
-        """Waits until all is written; raises for what is not, and leaves it to be written late."""
+    def _confirm(self, writes: Mapping[str, _PendingWrite]) -> None:
+        """Waits until all is written.
+
+        Raises:
+            FlagError: Redis did not confirm each write in time. The rest is written later.
+        """
         give_up = time.monotonic() + CONFIRM_SECONDS
-        for intention in intentions.values():
-            intention.tried.wait(max(give_up - time.monotonic(), 0))
-        with _changes:  # what is not intended any more was written, or a newer one took its place
-            late = {f: i for f, i in intentions.items() if self._intended.get(f) is i}
-            for intention in late.values():
-                intention.late = True
+        for write in writes.values():
+            write.tried.wait(max(give_up - time.monotonic(), 0))
+        with _changes:  # one that is not pending any more was written or replaced
+            late = {f: w for f, w in writes.items() if self._pending_writes.get(f) is w}
+            for write in late.values():
+                write.late = True
         if late:
-            changed = ", ".join(f"{feature} to {i.percentage} %" for feature, i in late.items())
-            reasons = ", ".join(sorted({intention.refusal for intention in late.values()}))
+            changed = ", ".join(
+                f"{feature} to {write.percentage} %" for feature, write in late.items()
+            )
+            reasons = ", ".join(sorted({write.refusal for write in late.values()}))
             message = (
                 f"set {changed} in this process, but Redis did not confirm it ({reasons}); other "
                 "processes may not see it yet. It is written when Redis is back."
             )
             raise FlagError(message)
 
-    def _look(self, store: FlagStore) -> None:
-        """Writes what is to be written, then reads; in the watch's thread alone."""
-        self._write_intended(store)
+    def _poll(self, store: FlagStore) -> None:
+        """Sends the pending writes, then reads the percentages. Runs in the poller's thread."""
+        self._send_pending_writes(store)
         with _changes:
-            features = {**self._initial, **self._known}.keys() | self._asked_for
+            features = {**self._initial, **self._known}.keys() | self._discovered
         try:
             stored = store.read(features)
-        except Exception as error:  # noqa: BLE001 - whatever a client raises: the last known stays
+        except Exception as error:  # noqa: BLE001 - whatever a client raises, the last known stays
             self._faults.report("refresh", _reason(error))
             return
         for feature, text in stored.items():
@@ -331,51 +337,51 @@ class FeatureFlagManager:
 
     def _found(self, feature: str, percentage: int) -> None:
         with _changes:
-            if feature in self._intended:  # set here since
+            if feature in self._pending_writes:  # set here since
                 return
             self._seen_in_redis[feature] = percentage
             before = self._known.get(feature, self._initial.get(feature, 0))
             self._known[feature] = percentage
         _log_change(feature, before, percentage)
 
-    def _write_intended(self, store: FlagStore) -> None:
+    def _send_pending_writes(self, store: FlagStore) -> None:
         with _changes:
-            for feature, intention in tuple(self._intended.items()):
-                if intention.process != os.getpid():  # a parent's, which writes it
-                    del self._intended[feature]
-            intended = tuple(self._intended.items())
-        for feature, intention in intended:
+            for feature, write in tuple(self._pending_writes.items()):
+                if write.process != os.getpid():  # a parent's, which writes it
+                    del self._pending_writes[feature]
+            pending = tuple(self._pending_writes.items())
+        for feature, write in pending:
             try:
-                stands = self._write(store, feature, intention)
+                stands = self._write(store, feature, write)
             except Exception as error:  # noqa: BLE001 - whatever a client raises
-                intention.refusal = _reason(error)
-                intention.late = True
-                self._faults.report("write", intention.refusal)
+                write.refusal = _reason(error)
+                write.late = True
+                self._faults.report("write", write.refusal)
             else:
-                self._written(feature, intention, stands)
-            intention.tried.set()
+                self._written(feature, write, stands)
+            write.tried.set()
 
-    def _write(self, store: FlagStore, feature: str, intention: _Intention) -> int:
-        if intention.late:
+    def _write(self, store: FlagStore, feature: str, write: _PendingWrite) -> int:
+        if write.late:
             last_seen = self._seen_in_redis.get(feature)
-            return store.write_late(feature, intention.percentage, last_seen)
-        store.write(feature, intention.percentage)
-        return intention.percentage
+            return store.write_late(feature, write.percentage, last_seen)
+        store.write(feature, write.percentage)
+        return write.percentage
 
-    def _written(self, feature: str, intention: _Intention, stands: int) -> None:
+    def _written(self, feature: str, write: _PendingWrite, stands: int) -> None:
         with _changes:
             self._seen_in_redis[feature] = stands
-            if self._intended.get(feature) is not intention:  # a newer one is to be written
+            if self._pending_writes.get(feature) is not write:  # a newer one is to be written
                 return
-            del self._intended[feature]
+            del self._pending_writes[feature]
             self._known[feature] = stands
-        if intention.late:
+        if write.late:
             logger.warning(
                 "rollout of %s: %d %% was set while Redis was away; now %d %% stands there",
                 feature,
-                intention.percentage,
+                write.percentage,
                 stands,
-                extra={"feature": feature, "intended": intention.percentage, "to": stands},
+                extra={"feature": feature, "intended": write.percentage, "to": stands},
             )
 
 
@@ -384,8 +390,8 @@ def is_in_rollout(feature: str, user_id: str, percentage: int) -> bool:
 
     The rule is SARK's: `int(md5(f"{feature}:{user_id}").hexdigest(), 16) % 100 < percentage`.
     """
-    if percentage in {0, EVERYBODY}:  # whatever the hash, which costs more than a cache hit
-        return percentage == EVERYBODY
+    if percentage in {0, ALL_USERS}:  # whatever the hash, which costs more than a cache hit
+        return percentage == ALL_USERS
     named = f"{feature}:{user_id}".encode("utf-8", "surrogatepass")
     digest = hashlib.md5(named, usedforsecurity=False).digest()
     return int.from_bytes(digest) % 100 < percentage
@@ -424,7 +430,7 @@ def get_feature_flag_manager(
                 redis_client, initial=initial, openfeature_client=openfeature_client()
             )
         else:
-            _instance.complete(
+            _instance.configure(
                 redis_client, initial=initial, openfeature_client=openfeature_client()
             )
         return _instance

@@ -1,7 +1,7 @@
-"""The caches that one process chooses from, linked: a revocation through any of them reaches all.
+"""Fans revocations out: invalidating any cache of this process invalidates all of them.
 
 While a rollout moves, a user is served by one backend now and by another later. A decision that the
-one still holds must not come back after it was revoked through the other.
+first backend still holds must not be served again after it was revoked through the second.
 """
 
 import asyncio
@@ -19,39 +19,39 @@ from sark_cache.types import Context
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
 
-Peers: TypeAlias = Callable[[], Iterable["Linked"]]
+Peers: TypeAlias = Callable[[], Iterable["RevokesEverywhere"]]
 
 
-class Linked:
-    """Mixin of the caches of a process, placed before the cache class: it revokes in all of them.
+class RevokesEverywhere:
+    """A mixin of the caches of a process, placed before the cache class. Revokes in all of them.
 
-    A revocation is in force in the native cache, and on its way to Redis, when it is called.
+    When a revocation is called, it takes effect in the native cache and starts for Redis.
     """
 
     made_from: "CacheSettings | None" = None
-    """The settings of the process when it was made, if there were any."""
+    """The settings that the cache was created from. None: there were none."""
 
     _peers: Peers = tuple
 
     @returns_awaitable
     def close(self) -> Coroutine[object, None, None]:
-        """Drops what is idle, such as connections, and leaves it usable: others use it, too.
+        """Closes idle connections. The cache stays usable, because other callers share it.
 
-        `close_policy_caches` ends it.
+        `close_policy_caches` closes it for good.
         """
         return Deferred(self._drop_idle)
 
     def end(self) -> Coroutine[object, None, None]:
-        """Closes it for good: the native cache at the call, the others once it is awaited."""
+        """Closes the cache for good: a native cache at the call, others when it is awaited."""
         backend: Any = super()
         closed: Coroutine[object, None, None] = backend.close()
         return closed
 
     async def _drop_idle(self) -> None:
-        """Drops what is idle: here nothing."""
+        """Closes idle connections. A cache in memory has none."""
 
-    def link(self, peers: Peers) -> None:
-        """Takes what tells all caches of the process, at any time."""
+    def set_peers(self, peers: Peers) -> None:
+        """Sets the function that returns the open caches of the process."""
         self._peers = peers
 
     @returns_awaitable
@@ -64,9 +64,9 @@ class Linked:
         *,
         policy: str | None = None,
     ) -> Coroutine[object, None, bool]:
-        """Revokes one decision in every cache; True if one of them had it."""
+        """Revokes one decision in every cache. Returns True if one of them had it."""
         given = _given(policy=policy)
-        return self._everywhere(any, "delete", user_id, action, resource, context, **given)
+        return self._revoke_on_all(any, "delete", user_id, action, resource, context, **given)
 
     @returns_awaitable
     def invalidate(
@@ -78,63 +78,66 @@ class Linked:
         tags: Collection[str] | None = NOT_GIVEN,
         policy: str | None = None,
     ) -> Coroutine[object, None, int]:
-        """Revokes what matches in every cache; how many entries died in all of them."""
+        """Revokes matching decisions in every cache. Returns the number of entries removed."""
         names = arguments.read_revoked_tags(tags) or None
         given = _given(tags=names, policy=policy)
-        return self._everywhere(sum, "invalidate", user_id, action, resource, **given)
+        return self._revoke_on_all(sum, "invalidate", user_id, action, resource, **given)
 
     @returns_awaitable
     def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
-        """Revokes what matches a glob in every cache; how many entries died in all of them."""
-        return self._everywhere(sum, "invalidate_pattern", pattern)
+        """Revokes decisions whose key matches a glob, in every cache.
+
+        Returns the number of entries removed.
+        """
+        return self._revoke_on_all(sum, "invalidate_pattern", pattern)
 
     @returns_awaitable
     def clear(self) -> Coroutine[object, None, bool]:
-        """Revokes everything in every cache. Always True."""
-        return self._everywhere(bool, "clear")
+        """Revokes everything in every cache. Returns True."""
+        return self._revoke_on_all(bool, "clear")
 
     @returns_awaitable
     def clear_all(self) -> Coroutine[object, None, bool]:
-        """The same as `clear`."""
+        """Does the same as `clear`."""
         return self.clear()
 
-    def _everywhere(
+    def _revoke_on_all(
         self,
         total: Callable[[list[Any]], Any],
         operation: str,
-        *args: Any,  # noqa: ANN401 - those of the operation
+        *args: Any,  # noqa: ANN401 - the arguments of the operation
         **kwargs: Any,  # noqa: ANN401
     ) -> Coroutine[object, None, Any]:
-        """Revokes here and everywhere else; what it returns says how that ended.
+        """Calls an operation on this cache and its peers. The returned coroutine awaits them.
 
         Raises:
-            Exception: What one of them raises when it is called, once all of them were.
+            Exception: The first error of such a call. All the caches were called before.
         """
-        begun: list[Coroutine[object, None, Any]] = []
+        started: list[Coroutine[object, None, Any]] = []
         fault: Exception | None = None
         for cache in (self, *(peer for peer in self._peers() if peer is not self)):
             try:
-                begun.append(getattr(super(Linked, cache), operation)(*args, **kwargs))
-            except Exception as error:  # noqa: BLE001 - it keeps no other cache from revoking
+                started.append(getattr(super(RevokesEverywhere, cache), operation)(*args, **kwargs))
+            except Exception as error:  # noqa: BLE001 - the other caches revoke all the same
                 fault = fault or error
         if fault is not None:
             raise fault
-        return Deferred(lambda: _gather_revocations(total, begun))
+        return Deferred(lambda: _gather_revocations(total, started))
 
 
-class LinkedRustPolicyCache(Linked, RustPolicyCache):
+class LinkedRustPolicyCache(RevokesEverywhere, RustPolicyCache):
     """The native cache of this process."""
 
 
-# Those written in Python promise a coroutine of Python's own, which nobody needs to know.
-class LinkedPolicyCache(Linked, PolicyCache):  # pyright: ignore[reportIncompatibleMethodOverride]
+# The caches written in Python declare a coroutine of Python's own, a narrower type.
+class LinkedPolicyCache(RevokesEverywhere, PolicyCache):  # pyright: ignore[reportIncompatibleMethodOverride]
     """The Redis cache of this process."""
 
     async def _drop_idle(self) -> None:
         await self._connections.drop_idle()
 
 
-class LinkedNullPolicyCache(Linked, NullPolicyCache):  # pyright: ignore[reportIncompatibleMethodOverride]
+class LinkedNullPolicyCache(RevokesEverywhere, NullPolicyCache):  # pyright: ignore[reportIncompatibleMethodOverride]
     """The cache that never hits, of this process."""
 
 
@@ -143,7 +146,7 @@ ProcessCache: TypeAlias = LinkedRustPolicyCache | LinkedPolicyCache | LinkedNull
 
 
 def _given(**named: object) -> dict[str, object]:
-    """Returns the arguments that were given; to a backend, empty differs from missing."""
+    """Returns the arguments that are not None. To a backend, empty differs from missing."""
     return {name: value for name, value in named.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""The caches of this process: one of each kind, made when first asked for, and linked."""
+"""The caches of this process: one of each kind, created at the first request, and linked."""
 
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, contextmanager
@@ -62,7 +62,7 @@ def get_rust_policy_cache(
             return LinkedRustPolicyCache(max_size, ttl_seconds, enabled)
         return native_of(settings, max_size, ttl_seconds, enabled=enabled)
 
-    return one(LinkedRustPolicyCache, make)
+    return get_or_create(LinkedRustPolicyCache, make)
 
 
 def get_policy_cache(
@@ -93,7 +93,7 @@ def get_policy_cache(
             return LinkedPolicyCache(None, ttl_seconds, enabled)
         return redis_of(settings, ttl_seconds, enabled=enabled)
 
-    return one(LinkedPolicyCache, make)
+    return get_or_create(LinkedPolicyCache, make)
 
 
 def native_of(
@@ -138,7 +138,7 @@ def redis_of(
 
 def differing(settings: "CacheSettings") -> Generator[tuple[str, list[str]]]:
     """Yields the backends of open caches that were made from other settings, and which differ."""
-    for cache in caches():
+    for cache in open_caches():
         made_from: CacheSettings | None = getattr(cache, "made_from", None)
         names = [
             name
@@ -149,8 +149,8 @@ def differing(settings: "CacheSettings") -> Generator[tuple[str, list[str]]]:
             yield cache.backend, names
 
 
-def one(kind: type[Cache], make: Callable[[], Cache]) -> Cache:
-    """The cache of this kind, made if there is none that is open."""
+def get_or_create(kind: type[Cache], make: Callable[[], Cache]) -> Cache:
+    """Returns the cache of this kind; creates one if none is open."""
     if _stand_ins:
         stand_in: Cache = _stand_ins[-1]
         return stand_in
@@ -161,13 +161,15 @@ def one(kind: type[Cache], make: Callable[[], Cache]) -> Cache:
         cache = _caches.get(kind)
         if not isinstance(cache, kind) or cache.closed:
             cache = make()
-            cache.link(caches)  # before anybody finds it: what it revokes reaches all
+            cache.set_peers(
+                open_caches
+            )  # before another thread can use it, so that its revocations reach all
             _caches[kind] = cache
         return cache
 
 
-def caches() -> list[ProcessCache]:
-    """The caches of this process that are open."""
+def open_caches() -> list[ProcessCache]:
+    """Returns the open caches of this process."""
     if _stand_ins:
         return _stand_ins[-1:]
     return [cache for cache in tuple(_caches.values()) if not cache.closed]

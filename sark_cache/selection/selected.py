@@ -14,7 +14,7 @@ from sark_cache.decision import Decision
 from sark_cache.errors import InvalidationError
 from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, CacheMetrics, LatencyHistogram
 from sark_cache.selection.linked import LinkedNullPolicyCache, ProcessCache
-from sark_cache.selection.registry import caches
+from sark_cache.selection.registry import open_caches
 from sark_cache.selection.selector import Selection, get_selection
 from sark_cache.types import (
     BatchEntry,
@@ -63,19 +63,19 @@ class SelectedPolicyCache(BasePolicyCache):
 
     def backends(self) -> list[ProcessCache]:
         """The caches that this process uses so far."""
-        return caches()
+        return open_caches()
 
     @property
     def enabled(self) -> bool:
         """True if all caches serve and store. Setting it applies to all, also to later ones."""
         if self._enabled is not None:
             return self._enabled
-        return all(cache.enabled for cache in caches())
+        return all(cache.enabled for cache in open_caches())
 
     @enabled.setter
     def enabled(self, enabled: bool) -> None:
         self._enabled = arguments.check_boolean("enabled", enabled)
-        for cache in caches():
+        for cache in open_caches():
             cache.enabled = enabled
 
     @property
@@ -140,7 +140,7 @@ class SelectedPolicyCache(BasePolicyCache):
 
     def stamp(self) -> Stamps:
         """The moment before an evaluation, for `set(..., stamp=...)`."""
-        return Stamps({cache.backend: (cache, cache.stamp()) for cache in caches()})
+        return Stamps({cache.backend: (cache, cache.stamp()) for cache in open_caches()})
 
     @returns_awaitable
     def delete(
@@ -248,11 +248,11 @@ class SelectedPolicyCache(BasePolicyCache):
 
     async def size(self) -> int:
         """The number of live entries in all caches."""
-        return sum([await cache.size() for cache in caches()])
+        return sum([await cache.size() for cache in open_caches()])
 
     async def cleanup_expired(self) -> int:
         """Removes expired entries from all caches; how many."""
-        return sum([await cache.cleanup_expired() for cache in caches()])
+        return sum([await cache.cleanup_expired() for cache in open_caches()])
 
     def record_opa_latency(self, latency_ms: float) -> None:
         """Adds the duration of one evaluation, in milliseconds."""
@@ -261,7 +261,7 @@ class SelectedPolicyCache(BasePolicyCache):
     @property
     def metrics(self) -> CacheMetrics:
         """The metrics of all caches together: a snapshot."""
-        parts = [cache.metrics for cache in caches()]
+        parts = [cache.metrics for cache in open_caches()]
         requests = self.latency_histogram(_FINE)
         evaluations = self.evaluation_histogram(())
         counted = {
@@ -280,7 +280,7 @@ class SelectedPolicyCache(BasePolicyCache):
 
     def reset_metrics(self) -> None:
         """Sets every counter of every cache to zero."""
-        for cache in caches():
+        for cache in open_caches():
             cache.reset_metrics()
 
     def latency_histogram(
@@ -288,20 +288,20 @@ class SelectedPolicyCache(BasePolicyCache):
     ) -> LatencyHistogram:
         """Returns the durations of the measured requests to the caches."""
         rising = tuple(bounds)
-        return _sum([cache.latency_histogram(rising) for cache in caches()], rising)
+        return _sum([cache.latency_histogram(rising) for cache in open_caches()], rising)
 
     def evaluation_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
         """Returns the durations of evaluations, as given to `record_opa_latency`."""
         rising = tuple(bounds)
-        return _sum([cache.evaluation_histogram(rising) for cache in caches()], rising)
+        return _sum([cache.evaluation_histogram(rising) for cache in open_caches()], rising)
 
     async def health_check(self) -> bool:
         """Returns True if every cache of this process can answer."""
         if self._closed:
             return False
-        return all([await cache.health_check() for cache in caches()])
+        return all([await cache.health_check() for cache in open_caches()])
 
     async def close(self) -> None:
         """Ends this object alone: the caches of the process live on, for others who use them.
@@ -309,11 +309,11 @@ class SelectedPolicyCache(BasePolicyCache):
         What is idle in them is dropped. `close_policy_caches` ends them.
         """
         self._closed = True
-        for cache in caches():
+        for cache in open_caches():
             await cache.close()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(cache.backend for cache in caches())})"
+        return f"{type(self).__name__}({', '.join(cache.backend for cache in open_caches())})"
 
     def _for(self, user_id: str) -> ProcessCache:
         if self._closed:

@@ -5,7 +5,7 @@ cache.
 
 The caches are those of this process, made from `CacheSettings` and linked: a revocation through one
 of them reaches all. To choose costs about a microsecond and no round trip: rollout percentages and
-whether Redis can be reached are looked at in the background, twice and once a second.
+whether Redis can be reached are polled in the background, twice and once a second.
 """
 
 import logging
@@ -20,14 +20,14 @@ from sark_cache._core.poller import BackgroundPoller, lock_across_forks
 from sark_cache._core.redis_urls import connect_blocking
 from sark_cache._core.workers import several_workers
 from sark_cache.backends._shared import defaults
-from sark_cache.rollout.manager import EVERYBODY, FeatureFlagManager, get_feature_flag_manager
+from sark_cache.rollout.manager import ALL_USERS, FeatureFlagManager, get_feature_flag_manager
 from sark_cache.selection.linked import (
     LinkedNullPolicyCache,
     LinkedPolicyCache,
     LinkedRustPolicyCache,
     ProcessCache,
 )
-from sark_cache.selection.registry import caches, differing, native_of, one, redis_of
+from sark_cache.selection.registry import differing, get_or_create, native_of, open_caches, redis_of
 
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 logger: Final = logging.getLogger("sark_cache")
 
 FEATURE: Final = "rust_cache"
-LOOK_SECONDS: Final = 1.0
-"""The pause between two looks whether Redis can be reached."""
+POLL_SECONDS: Final = 1.0
+"""The pause between two checks that Redis can be reached."""
 
 
 class Choice(NamedTuple):
@@ -66,7 +66,7 @@ class Selection:
         self._server: Final = _Server(settings)
         self.flags: Final[FeatureFlagManager] = get_feature_flag_manager(
             initial={
-                FEATURE: EVERYBODY if (given := settings.rust_cache_rollout_pct) is None else given,
+                FEATURE: ALL_USERS if (given := settings.rust_cache_rollout_pct) is None else given,
                 "rust_opa": settings.rust_opa_rollout_pct,
             }
         )
@@ -74,7 +74,7 @@ class Selection:
         if settings.redis_url is not None:
             self._redis()  # linked from the start: other processes may have stored in it
             self._poller = BackgroundPoller(
-                self, Selection._look, LOOK_SECONDS, name="redis", at_end=self._server.close
+                self, Selection._poll, POLL_SECONDS, name="redis", at_end=self._server.close
             )
 
     def choose(self, user_id: str) -> Choice:
@@ -101,7 +101,7 @@ class Selection:
             self._logged_choices.add((backend, percentage))
         try:
             if backend == "native":
-                return one(LinkedRustPolicyCache, self._make_native)
+                return get_or_create(LinkedRustPolicyCache, self._make_native)
             return self._redis() if backend == "redis" else self._null()
         except Exception as error:
             if not fallback_on_error:
@@ -113,10 +113,10 @@ class Selection:
 
     def any_cache(self) -> ProcessCache:
         """One of the caches of this process, whichever."""
-        return next(iter(caches()), None) or self._null()
+        return next(iter(open_caches()), None) or self._null()
 
     def close(self) -> None:
-        """Ends the looks in the background, those for percentages as well."""
+        """Stops the polling in the background, also of the percentages."""
         self.closed = True
         defaults.take_out_of_force(self.settings)
         self.flags.close()
@@ -169,13 +169,13 @@ class Selection:
         return native_of(self.settings)
 
     def _redis(self) -> LinkedPolicyCache:
-        return one(LinkedPolicyCache, lambda: redis_of(self.settings))
+        return get_or_create(LinkedPolicyCache, lambda: redis_of(self.settings))
 
     @staticmethod
     def _null() -> LinkedNullPolicyCache:
-        return one(LinkedNullPolicyCache, LinkedNullPolicyCache)
+        return get_or_create(LinkedNullPolicyCache, LinkedNullPolicyCache)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         """Finds out whether Redis can be reached. Runs in the poller's thread."""
         try:
             self._server.answer()
@@ -204,7 +204,7 @@ class Selection:
 
 
 class _Server:
-    """The server, asked whether it answers over a connection of its own, in the watch's thread."""
+    """The server, asked whether it answers over a connection of its own, in the poller's thread."""
 
     def __init__(self, settings: "CacheSettings") -> None:
         self._settings: Final = settings

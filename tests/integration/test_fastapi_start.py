@@ -12,7 +12,7 @@ from fastapi import BackgroundTasks, Depends, FastAPI
 from documents_app import evaluate
 from sark_cache.fastapi import PolicyCacheDep, authorize, policy_cache_lifespan
 from sark_cache.selection import selector as selection
-from sark_cache.selection.registry import caches
+from sark_cache.selection.registry import open_caches
 from sark_cache.settings import CacheSettings
 
 
@@ -129,7 +129,7 @@ async def test_a_shutdown_that_is_cancelled_anywhere_leaves_nothing_behind(own_r
         was_ending = await shut_down(app, turns)
         turns += 1
         assert poller_threads() == before
-        assert caches() == []
+        assert open_caches() == []
         named = [task.get_name() for task in asyncio.all_tasks()]
         assert not [name for name in named if name.startswith("sark-cache")]
     assert turns > 3

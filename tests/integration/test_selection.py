@@ -235,7 +235,7 @@ async def test_the_caches_are_those_of_the_process(settled, fresh_redis, monkeyp
 async def test_closing_a_cache_of_the_process_leaves_it_usable(settled, fresh_redis):
     chosen = settled(redis_url=fresh_redis.url)
     redis, native = get_policy_cache(), get_rust_policy_cache()
-    none = process.one(LinkedNullPolicyCache, LinkedNullPolicyCache)
+    none = process.get_or_create(LinkedNullPolicyCache, LinkedNullPolicyCache)
     assert create_policy_cache("alice") is redis
     for cache in (redis, native, none):
         await cache.set(*ALICE, ALLOW)
@@ -305,13 +305,13 @@ def test_a_cache_is_registered_after_it_is_linked_to_the_others(fresh_process):
     found = []
 
     class Watched(LinkedNullPolicyCache):
-        def link(self, peers):
-            found.append(self in process.caches())
-            super().link(peers)
+        def set_peers(self, peers):
+            found.append(self in process.open_caches())
+            super().set_peers(peers)
 
-    made = process.one(Watched, Watched)
+    made = process.get_or_create(Watched, Watched)
     assert found == [False]
-    assert made in process.caches()
+    assert made in process.open_caches()
 
 
 async def test_closing_a_cache_of_the_process_drops_idle_connections(settled, fresh_redis):
@@ -354,7 +354,7 @@ async def test_a_revocation_through_one_cache_reaches_all(settled, fresh_redis):
     native = create_policy_cache("alice")
     chosen.flags.rollback("rust_cache")
     redis = create_policy_cache("alice")
-    none = process.one(LinkedNullPolicyCache, LinkedNullPolicyCache)
+    none = process.get_or_create(LinkedNullPolicyCache, LinkedNullPolicyCache)
     for through in (native, redis, none):
         for revoke, died in [
             (lambda cache: cache.invalidate(user_id="alice"), 2),
@@ -444,7 +444,7 @@ async def test_wrong_arguments_of_a_revocation_raise_and_leave_no_coroutine(
 ):
     settled(redis_url=fresh_redis.url, rust_cache_rollout_pct=100)
     create_policy_cache("alice")
-    redis = process.one(LinkedPolicyCache, pytest.fail)
+    redis = process.get_or_create(LinkedPolicyCache, pytest.fail)
     for wrong in (lambda: redis.invalidate(user_id=1), lambda: redis.delete(1, "read", "doc")):
         with pytest.raises(TypeError, match="user_id must be a str"):
             await wrong()

@@ -326,7 +326,7 @@ def flags_of_ones_own(client: redis.Redis) -> None:
     flags.set_rollout_pct("rust_cache", 25)
     flags.rollback("rust_cache")
     flags.rollback_all()
-    flags.complete(client, initial={})
+    flags.configure(client, initial={})
     flags.close()
     assert_type(flags.closed, bool)
 

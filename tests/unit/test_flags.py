@@ -181,14 +181,14 @@ def test_features_are_as_many_as_a_process_can_have_and_more_are_refused(flags):
     for change in (
         lambda: flags.set_rollout_pct("one more", 7),
         lambda: flags.rollback("one more"),
-        lambda: flags.complete(initial={"one more": 7}),
+        lambda: flags.configure(initial={"one more": 7}),
     ):
         with pytest.raises(ValueError, match=r"at most 256 features, .* restart the process"):
             change()
     assert flags.get_rollout_pct("one more") == 0
     assert len(flags.get_all_rollouts()) == MOST_FEATURES
     flags.set_rollout_pct(names[0], 8)
-    flags.complete(initial={names[0]: 9})
+    flags.configure(initial={names[0]: 9})
     assert flags.get_rollout_pct(names[0]) == 8
     flags.rollback_all()
     assert set(flags.get_all_rollouts().values()) == {0}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sark_cache.cli._redis import why
 from sark_cache.errors import FlagError
-from sark_cache.rollout.manager import EVERYBODY, INITIAL
+from sark_cache.rollout.manager import ALL_USERS, INITIAL
 from sark_cache.rollout.redis_store import KEY_PREFIX, percentage_in
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def initial(feature: str, settings: "CacheSettings") -> Rollout:
     setting = SETTING_OF.get(feature, "")
     given = getattr(settings, setting, 0)
     if given is None:
-        return Rollout(EVERYBODY, "never set")
+        return Rollout(ALL_USERS, "never set")
     return Rollout(given, "settings" if setting in settings.model_fields_set else "default")
 
 
