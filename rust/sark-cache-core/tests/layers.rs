@@ -29,6 +29,7 @@ const PYTHON: &[&str] = &[
     "python_modules",
     "error",
     "convert",
+    "constants",
     "value",
     "runtime",
     "awaitable",
