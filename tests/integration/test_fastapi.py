@@ -346,7 +346,7 @@ async def test_the_schema_has_the_admins_routes_behind_their_sign_in(client):
     assert guarded == set(ADMIN_ROUTES)
     assert schema["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
     moved = schema["paths"][f"{ROUTES}/rollouts/{{feature}}"]["put"]
-    assert {"200", "409", "422", "503"} == moved["responses"].keys()
+    assert {"200", "404", "409", "422", "503"} == moved["responses"].keys()
     percentage = schema["components"]["schemas"]["Percentage"]["properties"]["percentage"]
     assert (percentage["minimum"], percentage["maximum"]) == (0, 100)
     assert "503" in schema["paths"][f"{ROUTES}/health"]["get"]["responses"]
