@@ -148,7 +148,6 @@ MISSHAPEN_PAGES = {
     "no keys": b"*2\r\n" + bulk(b"0") + b"*-1\r\n",
     "a key that is none": b"*2\r\n" + bulk(b"0") + b"*1\r\n$-1\r\n",
     "a key that is a number": b"*2\r\n" + bulk(b"0") + b"*1\r\n:1\r\n",
-    "a key that is no UTF-8": page(0, b"\xff\xfe"),
 }
 
 
@@ -215,3 +214,48 @@ async def test_a_scan_is_as_long_as_there_are_keys(own_redis, monkeypatch):
         server.commands(*(("SET", f"other-{number}", 1) for number in range(5_000)))
         with pytest.raises(InvalidationError, match="does not end"):
             await cache.invalidate(action="read")
+
+
+# The state of a server
+
+
+ROLES = {
+    "replicas that are a text": b"*3\r\n" + bulk(b"master") + b":0\r\n" + bulk(b""),
+    "replicas that are nothing": b"*3\r\n" + bulk(b"master") + b":0\r\n$-1\r\n",
+    "no replicas": b"*2\r\n" + bulk(b"master") + b":0\r\n",
+    "another role": b"*3\r\n" + bulk(b"Master") + b":0\r\n*0\r\n",
+    "a role that is no UTF-8": b"*3\r\n" + bulk(b"\xff") + b":0\r\n*0\r\n",
+    **{name: NONSENSE[name] for name in ("a status", "nothing", "no list", "an empty list", "one")},
+}
+
+
+@pytest.mark.parametrize("nonsense", ROLES)
+async def test_a_malformed_role_confirms_no_revocation(own_redis, decoded, nonsense):
+    async with ReplacingProxy(own_redis()) as proxy:
+        url = f"{proxy.url}?decode_responses=true" if decoded else proxy.url
+        async with PolicyCache(url, connect_timeout=2, command_timeout=2) as cache:
+            assert await cache.set(*ALICE, ALLOW)
+            proxy.replaces = (
+                b"$4\r\nROLE\r\n",
+                lambda reply: after_info(reply, ROLES[nonsense]),
+            )
+            with pytest.raises(InvalidationError, match="by the redis cache: a reply that cannot"):
+                await cache.delete(*ALICE)
+            assert proxy.replaced
+            proxy.replaces = None
+            await cache.delete(*ALICE)
+            assert await cache.get(*ALICE) is None
+
+
+@pytest.mark.parametrize("nonsense", ["a text", "an empty text", "bytes that are no UTF-8", "one"])
+async def test_a_server_that_does_not_name_its_run_confirms_no_revocation(own_redis, nonsense):
+    role = b"*3\r\n" + bulk(b"master") + b":0\r\n*0\r\n"
+    async with (
+        ReplacingProxy(own_redis()) as proxy,
+        PolicyCache(proxy.url, connect_timeout=2, command_timeout=2) as cache,
+    ):
+        assert await cache.set(*ALICE, ALLOW)
+        proxy.replaces = (b"$4\r\nROLE\r\n", NONSENSE[nonsense] + role)
+        with pytest.raises(InvalidationError, match="by the redis cache: a reply that cannot"):
+            await cache.delete(*ALICE)
+        assert proxy.replaced

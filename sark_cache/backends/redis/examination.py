@@ -4,7 +4,9 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+from sark_cache._core.errors import UnavailableError
 from sark_cache._core.tasks import cancellation_kept
+from sark_cache.backends.redis import replies
 from sark_cache.backends.redis.connection import GuardedConnection
 from sark_cache.backends.redis.permissions import CHECK, Findings, findings
 from sark_cache.backends.redis.primary import Primary
@@ -55,17 +57,17 @@ async def _examine(connection: GuardedConnection, primary: Primary, key: str) ->
     }
     if not primary.takes_many_keys:
         others["CLUSTER"] = ("CLUSTER", "NODES")
-    said, *replies = await primary.run(("EVAL", CHECK, 1, key), *others.values(), raises=False)
-    by_name = dict(zip(others, replies, strict=True))
+    said, *answers = await primary.run(("EVAL", CHECK, 1, key), *others.values(), raises=False)
+    by_name = dict(zip(others, answers, strict=True))
     found = findings(said, by_name)
     return replace(found, replicas=max(_connected(by_name["ROLE"]), connection.replicas or 0))
 
 
-def _connected(role: Any) -> int:  # noqa: ANN401 - a reply as the client returns it
+def _connected(role: object) -> int:
     """Returns the number of replicas in a reply to ROLE. 0: it is an error, or unreadable."""
     try:
-        return len(role[2])
-    except (TypeError, LookupError):
+        return replies.read(replies.role, role).replicas
+    except UnavailableError:
         return 0
 
 

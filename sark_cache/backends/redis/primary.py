@@ -27,6 +27,8 @@ from sark_cache.backends.redis.permissions import named, refusal
 from sark_cache.backends.redis.replies import Page
 from sark_cache.backends.redis.scan_pace import Pace
 
+NEVER_DECODE: Final = "NEVER_DECODE"
+"""The option of both clients that returns a reply as bytes."""
 STEP_SHARE = 0.1
 """The target time of a step, as a share of a command's time-out."""
 SCAN_KEYS = 1_000_000
@@ -76,13 +78,17 @@ class Primary:
 
         Raises:
             RefusedError: The server refuses a command.
+            UnavailableError: A reply cannot be read.
             Exception: An error of the client.
         """
-        with cancellation_kept():
-            async with asyncio.timeout_at(self._connection.deadline() + waits):
-                answers: list[Any] = await self._connection.send_when_free(
-                    lambda: self._send(commands)
-                )
+        try:
+            with cancellation_kept():
+                async with asyncio.timeout_at(self._connection.deadline() + waits):
+                    answers: list[Any] = await self._connection.send_when_free(
+                        lambda: self._send(commands)
+                    )
+        except replies.MISSHAPEN:  # from the client, which parses replies to SCAN and INFO
+            raise UnavailableError(replies.UNREADABLE) from None
         for command, answer in zip(commands, answers, strict=True):
             if isinstance(answer, Exception) and (raises or self._connection.is_no_answer(answer)):
                 raise self._refused(command, answer) or answer
@@ -101,7 +107,7 @@ class Primary:
         if self._node is None:
             pipeline = self._connection.client.pipeline(transaction=False)
             for command in commands:
-                pipeline.execute_command(*command)
+                pipeline.execute_command(*command, **_options(command))
             sent: list[Any] = await pipeline.execute(raise_on_error=False)
             return sent
         answers = await self._send_to_node(commands)
@@ -117,17 +123,17 @@ class Primary:
         try:
             packed = raw.pack_commands(commands)
             await raw.send_packed_command(packed, check_health=False)
-            return [await self._read(raw) for _ in commands]
+            return [await self._read(raw, **_options(command)) for command in commands]
         except BaseException:
             # A reply that was not read must not answer the next command.
             await raw.disconnect(nowait=True)
             raise
 
     @staticmethod
-    async def _read(raw: Any) -> Any:  # noqa: ANN401
+    async def _read(raw: Any, **options: bool) -> Any:  # noqa: ANN401
         """Reads a reply. Returns the error of a refused command, and raises other errors."""
         try:
-            return await raw.read_response()
+            return await raw.read_response(disable_decoding=bool(options))
         except Exception as error:
             if refusal(error) is None:
                 raise
@@ -136,7 +142,10 @@ class Primary:
     async def _send_to_node(self, commands: Sequence[Command]) -> list[Any]:
         """Sends commands to the node itself. The client's pipeline would follow a moved key."""
         pipelined = import_module(f"{check_client(self._connection.client)}.asyncio.cluster")
-        sent = [pipelined.PipelineCommand(at, *command) for at, command in enumerate(commands)]
+        sent = [
+            pipelined.PipelineCommand(at, *command, **_options(command))
+            for at, command in enumerate(commands)
+        ]
         await self._node.execute_pipeline(sent)
         return [command.result for command in sent]
 
@@ -172,18 +181,16 @@ class Primary:
 
         Raises:
             UnconfirmedError: The server is not a primary.
+            UnavailableError: A reply cannot be read.
             RefusedError: The server is a node of a cluster, and refuses INFO.
             Exception: An error of the client.
         """
         info, role = await self.run(("INFO", "server"), ("ROLE",), raises=False)
         if not isinstance(role, Exception):
-            is_primary, replicas = text(role[0]) == "master", len(role[2])
+            is_primary, replicas = replies.read(replies.role, role)
         elif not isinstance(info, Exception) and refusal(role) == "NOPERM":
             [replication] = await self.run(("INFO", "replication"))
-            is_primary, replicas = (
-                replication["role"] == "master",
-                int(replication["connected_slaves"]),
-            )
+            is_primary, replicas = replies.read(replies.replication, replication)
         else:
             is_primary, replicas = await self._takes_writes(), None
         if not is_primary:
@@ -192,7 +199,7 @@ class Primary:
             message = "the server is not the primary any more"
             raise UnconfirmedError(message)
         if not isinstance(info, Exception):
-            return str(info["run_id"]), replicas
+            return replies.read(replies.run_id, info), replicas
         if self._node is not None:
             raise self._refused(("INFO",), info) or info
         return await self.hold(), replicas
@@ -212,22 +219,18 @@ class Primary:
 
         Raises:
             UnconfirmedError: A slot is being moved, or the node is a replica.
+            UnavailableError: The reply cannot be read.
             Exception: An error of the client.
         """
         [nodes] = await self.run(("CLUSTER", "NODES"))
-        for line in text(nodes).splitlines():
-            _, _, flags, *rest = line.split()
-            if "myself" not in flags:
-                continue
-            ranges = tuple(rest[5:])
-            if "master" not in flags:
-                break
-            if any(one.startswith("[") for one in ranges):
-                message = "a slot of the cluster is being moved"
-                raise UnconfirmedError(message)
-            return ranges
-        message = "a server of the cluster is not a primary any more"
-        raise UnconfirmedError(message)
+        node = replies.read(replies.own_node, nodes)
+        if not node.is_primary:
+            message = "a server of the cluster is not a primary any more"
+            raise UnconfirmedError(message)
+        if node.is_moving:
+            message = "a slot of the cluster is being moved"
+            raise UnconfirmedError(message)
+        return node.slots
 
     async def scan_all(self, pattern: str, visit: Visit) -> int:
         """Visits every key that matches and exists during the whole scan.
@@ -285,14 +288,12 @@ class Primary:
             began = time.monotonic()
             try:
                 *info, reply = await self.run(*commands)
-            except replies.MISSHAPEN:  # from the client, which parses replies to SCAN and INFO
-                raise UnavailableError(replies.UNREADABLE) from None
             except Exception as error:
                 if self._held is not None or not self._is_late(error) or not self.pace.failed():
                     raise
                 continue  # a cursor may be used with any number of keys
             page = replies.read(replies.page, reply)
-            self.pace.took(sum(map(len, page.keys)), time.monotonic() - began)
+            self.pace.took(page.size, time.monotonic() - began)
             return count, replies.read(replies.run_id, info[0]) if info else "held", page
 
     async def in_parts(
@@ -345,6 +346,9 @@ class Primary:
             raise UnconfirmedError(message)
 
 
-def text(reply: str | bytes) -> str:
-    """Returns a reply as text. The client may or may not have decoded it."""
-    return reply if isinstance(reply, str) else reply.decode()
+def _options(command: Command) -> dict[str, bool]:
+    """Returns the options that the client needs for a command.
+
+    Keys of other programs need not be UTF-8, and a client that decodes replies would fail.
+    """
+    return {NEVER_DECODE: True} if command[0] == "SCAN" else {}

@@ -13,6 +13,8 @@ from sark_cache._core.errors import UnavailableError
 T = TypeVar("T")
 
 POSITION = re.compile(r"[0-9a-f]{24}")
+SLOTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
+MAX_SLOT: Final = 16_383
 MAX_INTEGER: Final = 2**63 - 1
 UNREADABLE = "a reply that cannot be read"
 MISSHAPEN: Final = (TypeError, ValueError, LookupError, AttributeError, RecursionError)
@@ -41,6 +43,27 @@ class Page(NamedTuple):
     cursor: int
     """The cursor of the next step. 0: this was the last one."""
     keys: list[str]
+    """The keys that are UTF-8. Another key is not one of this package, and is left out."""
+    size: int
+    """The size of all keys, in bytes or characters."""
+
+
+class Replication(NamedTuple):
+    """The role of a server."""
+
+    is_primary: bool
+    replicas: int
+    """The number of connected replicas."""
+
+
+class Node(NamedTuple):
+    """A node of a cluster."""
+
+    is_primary: bool
+    slots: tuple[str, ...]
+    """The ranges of slots that it stores."""
+    is_moving: bool
+    """True if one of its slots is being moved."""
 
 
 def read(reader: Callable[[Any], T], reply: object) -> T:
@@ -132,14 +155,19 @@ def numbers(reply: Sequence[object], number: int) -> list[int]:
 
 
 def page(reply: Sequence[object]) -> Page:
-    """Reads one step of a scan. Some clients return a tuple, others a list."""
+    """Reads one step of a scan. Some clients return a tuple, others a list.
+
+    Any client of the server can write a key that is not UTF-8. It must not fail the scan.
+    """
     if not isinstance(reply, list | tuple):
         raise TypeError
     cursor, keys = reply
     number = cursor if type(cursor) is int else int(text(cursor))
     if not 0 <= number <= MOST_CURSOR:
         raise ValueError
-    return Page(number, [text(key) for key in _list(keys)])
+    found = _list(keys)
+    decoded = [_key(key) for key in found]
+    return Page(number, [key for key in decoded if key is not None], sum(map(len, found)))
 
 
 def run_id(info: Mapping[str, object]) -> str:
@@ -147,9 +175,53 @@ def run_id(info: Mapping[str, object]) -> str:
     return text(info["run_id"])
 
 
+def role(reply: Sequence[object]) -> Replication:
+    """Reads a reply to ROLE."""
+    items = _list(reply)
+    kind = text(items[0])
+    if kind == "master":
+        return Replication(is_primary=True, replicas=len(_list(_items(items, 3)[2])))
+    if kind not in {"slave", "sentinel"}:
+        raise ValueError
+    return Replication(is_primary=False, replicas=0)
+
+
+def replication(info: Mapping[str, object]) -> Replication:
+    """Reads a server's information about its replicas."""
+    kind = text(info["role"])
+    if kind not in {"master", "slave"}:
+        raise ValueError
+    return Replication(kind == "master", count(info["connected_slaves"]))
+
+
+def own_node(reply: object) -> Node:
+    """Reads the line about the server itself in a reply to CLUSTER NODES."""
+    for line in text(reply).splitlines():
+        _, _, flags, _, _, _, _, _, *ranges = line.split()
+        if "myself" not in flags.split(","):
+            continue
+        slots = tuple(one for one in ranges if not one.startswith("["))
+        if not all(map(_is_slots, slots)):
+            raise ValueError
+        return Node("master" in flags.split(","), slots, is_moving=len(slots) < len(ranges))
+    raise LookupError
+
+
 def keys_in_all(info: Mapping[str, Mapping[str, object]]) -> int:
     """Reads the number of keys of all databases from a server's information."""
     return sum(count(database["keys"]) for database in info.values())
+
+
+def _key(reply: object) -> str | None:
+    try:
+        return text(reply)
+    except UnicodeDecodeError:
+        return None
+
+
+def _is_slots(slots: str) -> bool:
+    found = SLOTS.fullmatch(slots)
+    return found is not None and int(found[1]) <= int(found[2] or found[1]) <= MAX_SLOT
 
 
 def _list(reply: object) -> list[Any]:
