@@ -1,20 +1,18 @@
 """The admin routes: only for admins, and not callable from another site."""
 
 import json
-from contextlib import asynccontextmanager
 from typing import Annotated
 
-import httpx
 import pytest
 from fastapi import Depends, FastAPI, Header, Security
 
+from apps_in_process import NATIVE, running
 from documents_app import ADMIN, admin, create_app
 from sark_cache._core.limits import MAX_REVOKED_TAGS
 from sark_cache.fastapi import FromRequest, policy_cache_lifespan, policy_cache_router
 from sark_cache.rollout.manager import INITIAL, MOST_FEATURES
 from sark_cache.settings import CacheSettings
 
-NATIVE = CacheSettings(rust_cache_rollout_pct=100)
 ROUTES = "/policy-cache"
 CHANGING = [
     ("POST", "/invalidate", {"everything": True}),
@@ -22,16 +20,6 @@ CHANGING = [
     ("POST", "/rollback", {}),
     ("POST", "/rollback/rust_cache", {}),
 ]
-
-
-@asynccontextmanager
-async def running(app):
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://app") as client,
-    ):
-        yield client
 
 
 def behind(dependency):

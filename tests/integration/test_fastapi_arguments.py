@@ -1,24 +1,22 @@
 """`authorize` accepts the forms that are usual in FastAPI, and refuses others when it is called."""
 
 import threading
-from contextlib import asynccontextmanager
 from itertools import count, repeat
 from typing import Annotated
 from unittest.mock import AsyncMock
 
-import httpx
 import pytest
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Security
 from fastapi.security import SecurityScopes
 
 import evaluators
+from apps_in_process import NATIVE, running
 from documents_app import current_user, evaluate
 from evaluators import Blocking, Callable, Engine
 from sark_cache.fastapi import FromRequest, PolicyCacheDep, authorize, policy_cache_lifespan
 from sark_cache.settings import CacheSettings
 from sark_cache.testing import allow_all, deny_all
 
-NATIVE = CacheSettings(rust_cache_rollout_pct=100)
 POLICY = "documents_app:evaluate"
 """The policy of that app's evaluator."""
 
@@ -36,16 +34,6 @@ def guarded(dependency):
         return await cache.invalidate(tags=[tag])
 
     return app
-
-
-@asynccontextmanager
-async def running(app):
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://app") as client,
-    ):
-        yield client
 
 
 async def answered(dependency, user="alice"):

@@ -3,7 +3,6 @@
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.applications import Starlette
@@ -12,11 +11,10 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import JSONResponse
 from starlette.routing import Host, Mount, Route, Router
 
+from apps_in_process import NATIVE, client_of
 from documents_app import may
 from sark_cache.fastapi import PolicyCacheDep, policy_cache_lifespan, policy_cache_router
-from sark_cache.settings import CacheSettings
 
-NATIVE = CacheSettings(rust_cache_rollout_pct=100)
 ALICE = {"x-user": "alice"}
 
 
@@ -112,11 +110,6 @@ async def running(app):
     lifespan_of = getattr(app, "app", app)
     async with lifespan_of.router.lifespan_context(lifespan_of), client_of(app) as client:
         yield client
-
-
-def client_of(app):
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://app")
 
 
 NESTED = [

@@ -3,13 +3,12 @@
 import asyncio
 import subprocess
 import sys
-from contextlib import asynccontextmanager
 
-import httpx
 import pytest
 from fastapi import Depends, FastAPI
 
 import evaluators
+from apps_in_process import NATIVE, by, running
 from evaluators import Engine
 from sark_cache.fastapi import (
     FromRequest,
@@ -122,7 +121,6 @@ def printed(arguments, directory):
 # Sharing
 
 
-NATIVE = CacheSettings(rust_cache_rollout_pct=100)
 HIGH = "critical"
 by_header = FromRequest(lambda request: request.headers["x-user"])
 
@@ -135,20 +133,6 @@ def settings(request):
     server = request.getfixturevalue("own_redis")()
     patient = {"redis_connect_timeout": 2, "redis_command_timeout": 2}
     return CacheSettings(redis_url=server.url, rust_cache_rollout_pct=0, **patient)
-
-
-@asynccontextmanager
-async def running(app):
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://app") as client,
-    ):
-        yield client
-
-
-def by(user):
-    return {"x-user": user}
 
 
 def counted(evaluate):
