@@ -144,7 +144,7 @@ class AsyncCache:
 
         Raises:
             ValueError: The loader brought something that is not JSON or, with its key, over 64 KiB.
-            RuntimeError: A loader asks for its own key.
+            RuntimeError: A loader loads its own key.
         """
     def _take_overdue(self) -> int: ...
     def delete(self, key: _Key) -> Coroutine[object, None, bool]:
@@ -354,7 +354,7 @@ class PolicyStore:
         Raises:
             TypeError: An argument of the wrong type, or a loader that brings no decision.
             ValueError: A negative or NaN `ttl_seconds`.
-            RuntimeError: A loader asks for its own key, or two for each other's.
+            RuntimeError: A loader loads its own key, or two loaders load each other's keys.
         """
     def _count_load_error(self) -> None: ...
     def _lead_refresh(

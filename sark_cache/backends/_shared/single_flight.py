@@ -191,8 +191,8 @@ def _check_circle(flight: _Flight, task: Task | None) -> None:
     """Raises a RuntimeError if the leader is `task`, or waits for it directly or indirectly."""
     if task is not None and _leads_to(flight.leader, task):
         message = (
-            "get_or_load: this request comes from a loader that it would have to wait for; "
-            "a loader must not ask for its own key, nor two for each other's"
+            "deadlock: this call was made inside a loader that it would have to wait for. A loader "
+            "must not load its own key, and two loaders must not load each other's keys."
         )
         raise RuntimeError(message)
 

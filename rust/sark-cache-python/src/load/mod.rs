@@ -363,8 +363,8 @@ impl Load {
             wake_batched(py, depose)?;
         } else if careful && waiter.is_deadlocked(|task| task.waits_for(py)) {
             return Err(PyRuntimeError::new_err(
-                "get_or_load: this request comes from a loader that it would have to wait for; \
-                 a loader must not ask for its own key, nor two for each other's",
+                "deadlock: this call was made inside a loader that it would have to wait for. A \
+                 loader must not load its own key, and two loaders must not load each other's keys.",
             ));
         }
         Ok(State::Waits(waiter))
