@@ -97,14 +97,14 @@ def rust(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def model(session: nox.Session) -> None:
-    """Runs the log and the loads under a model checker. `-- 100000`: 100,000 schedules."""
+    """Runs log, loads and protocol under a model checker. `-- 100000`: 100,000 schedules."""
     if session.posargs:
         session.env["SARK_CACHE_SCHEDULES"] = session.posargs[0]
     # A backtrace for each variant that is broken on purpose would take longer than the checks.
     session.env["RUST_BACKTRACE"] = "0"
     session.run(
         *("cargo", "test", "--locked", "--quiet", "--package", "sark-cache-core"),
-        *("--features", "shuttle", "--profile", "model", "--test", "model"),
+        *("--features", "shuttle", "--profile", "model", "--test", "model", "--test", "protocol"),
         external=True,
     )
 

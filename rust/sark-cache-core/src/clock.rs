@@ -46,7 +46,16 @@ impl Clock {
     /// Costs 6–10 ns on Linux if the moment is more than 5 seconds away, and a reading otherwise.
     #[inline]
     pub fn has_reached(&self, moment: u64) -> bool {
-        !self.origin.is_far_before(moment) && moment <= self.now()
+        !self.origin.is_far_before(moment) && self.has_reached_exactly(moment)
+    }
+
+    /// Returns whether `moment`, in nanoseconds of this clock, has come, by a reading of the precise
+    /// clock, however far away the moment is. For leases, whose proof allows for no coarse clock.
+    ///
+    /// Costs 25–35 ns on Linux.
+    #[inline]
+    pub fn has_reached_exactly(&self, moment: u64) -> bool {
+        moment <= self.now()
     }
 }
 

@@ -58,6 +58,7 @@
 //! | [`cache`] | the entries: lookup, insert, revocation, expiration, eviction |
 //! | [`key`] | requests as canonical bytes, and their text forms |
 //! | [`invalidation`] | the log of revocations, its scopes and patterns |
+//! | [`coherence`] | leases and positions, for caches that share a log with other processes |
 //! | [`single_flight`] | one evaluation per key, however many callers ask |
 //! | [`metrics`] | counters and latencies |
 //! | [`limits`], [`clock`], [`poll`] | bounds, time, and polling without a runtime |
@@ -83,6 +84,7 @@
 
 pub mod cache;
 pub mod clock;
+pub mod coherence;
 mod error;
 pub mod invalidation;
 pub mod key;
@@ -94,6 +96,7 @@ mod shim;
 pub mod single_flight;
 
 pub use cache::{BatchLookup, Cache, Entry};
+pub use coherence::{Lease, Position, Positions};
 pub use error::{EncodeError, InsertError};
 pub use invalidation::{Glob, Scope, Stamp, Tags};
 pub use key::{Key, KeyWriter};

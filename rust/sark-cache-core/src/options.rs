@@ -1,4 +1,6 @@
-//! The size of a cache and its eviction policy.
+//! The size of a cache, its eviction policy and its lease.
+
+use crate::coherence::Lease;
 
 /// The choice of the entry that is evicted from a full cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -12,7 +14,7 @@ pub enum Eviction {
 }
 
 /// The options of a [`Cache`](crate::Cache).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// The largest number of entries.
     pub max_size: u64,
@@ -24,11 +26,15 @@ pub struct Options {
     pub max_bytes: Option<u64>,
     /// The entry that is evicted first.
     pub eviction: Eviction,
+    /// The lease without which no entry is served, and the clock of the cache. It never ends, unless
+    /// the cache shares its invalidation log with other processes.
+    pub lease: Lease,
 }
 
 impl Options {
-    /// Returns options for at most `max_size` entries, without a limit on bytes, and LRU eviction.
+    /// Returns options for at most `max_size` entries, without a limit on bytes, with LRU eviction and
+    /// with a lease that never ends.
     pub fn new(max_size: u64) -> Self {
-        Self { max_size, max_bytes: None, eviction: Eviction::Lru }
+        Self { max_size, max_bytes: None, eviction: Eviction::Lru, lease: Lease::always() }
     }
 }

@@ -1,9 +1,10 @@
-//! The locks and atomics of [`invalidation`](crate::invalidation) and
-//! [`single_flight`](crate::single_flight).
+//! The locks and atomics of [`invalidation`](crate::invalidation), [`coherence`](crate::coherence)
+//! and [`single_flight`](crate::single_flight).
 //!
 //! They are the standard library's and arc-swap's. With the feature `shuttle` they are a model
-//! checker's, so that the code that ships is the code that is checked (`tests/model.rs`). The checker
-//! explores interleavings, not weak memory: it treats every atomic as sequentially consistent.
+//! checker's, so that the code that ships is the code that is checked (`tests/model.rs`,
+//! `tests/protocol.rs`). The checker explores interleavings, not weak memory: it treats every atomic
+//! as sequentially consistent.
 
 #[cfg(not(feature = "shuttle"))]
 mod real {

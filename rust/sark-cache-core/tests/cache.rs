@@ -4,7 +4,7 @@ use sark_cache_core::invalidation::{MAX_GLOBS, MAX_RECORDS};
 use sark_cache_core::limits::{ENTRY_OVERHEAD, MAX_ENTRY_BYTES, MAX_TAGS};
 use sark_cache_core::metrics::Latencies;
 use sark_cache_core::{
-    Cache, Eviction, Glob, InsertError, Key, KeyWriter, Options, Scope, Tags, poll_once,
+    Cache, Eviction, Glob, InsertError, Key, KeyWriter, Lease, Options, Scope, Tags, poll_once,
 };
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -18,7 +18,7 @@ type TestCache = Arc<Cache<Vec<u8>>>;
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn cache(max_size: u64) -> TestCache {
-    sized(Options { max_size, max_bytes: None, eviction: Eviction::Lru })
+    sized(Options::new(max_size))
 }
 
 fn sized(options: Options) -> TestCache {
@@ -127,7 +127,7 @@ fn the_least_recently_used_entry_is_evicted_first() {
 #[test]
 fn a_full_cache_keeps_its_capacity_and_counts_evictions() {
     for eviction in [Eviction::Lru, Eviction::TinyLfu] {
-        let cache = sized(Options { max_size: 10_000, max_bytes: None, eviction });
+        let cache = sized(Options { eviction, ..Options::new(10_000) });
         for i in 0..10_000 {
             put(&cache, key(&i.to_string(), "", ""), b"").unwrap();
         }
@@ -143,7 +143,7 @@ fn a_full_cache_keeps_its_capacity_and_counts_evictions() {
 #[test]
 fn bytes_are_bounded() {
     let max_bytes = 100_000;
-    let options = Options { max_size: 1_000, max_bytes: Some(max_bytes), eviction: Eviction::Lru };
+    let options = Options { max_bytes: Some(max_bytes), ..Options::new(1_000) };
     let cache = sized(options);
     let mut bytes = 0;
     for i in 0..2_000 {
@@ -157,7 +157,7 @@ fn bytes_are_bounded() {
 
 #[test]
 fn small_entries_are_bounded_by_their_number() {
-    let options = Options { max_size: 100, max_bytes: Some(1 << 30), eviction: Eviction::Lru };
+    let options = Options { max_bytes: Some(1 << 30), ..Options::new(100) };
     let cache = sized(options);
     for i in 0..1_000 {
         put(&cache, key(&i.to_string(), "", ""), b"").unwrap();
@@ -176,7 +176,7 @@ fn an_entry_that_is_too_large_is_refused() {
     assert_eq!(put(&cache, alice.clone(), &vec![0; fits + 1]), Err(refused));
     assert_eq!(get(&cache, &alice), None, "the older entry is superseded");
 
-    let options = Options { max_size: 10, max_bytes: Some(2_000), eviction: Eviction::Lru };
+    let options = Options { max_bytes: Some(2_000), ..Options::new(10) };
     let small = sized(options);
     assert!(matches!(put(&small, alice, &[0; 1_700]), Err(InsertError::TooLarge { .. })));
 }
@@ -184,8 +184,7 @@ fn an_entry_that_is_too_large_is_refused() {
 #[test]
 fn tags_count_as_bytes_and_too_many_of_them_are_refused() {
     let most: Vec<String> = (0..MAX_TAGS).map(|tag| tag.to_string()).collect();
-    let cache =
-        sized(Options { max_size: 1_000, max_bytes: Some(20_000), eviction: Eviction::Lru });
+    let cache = sized(Options { max_bytes: Some(20_000), ..Options::new(1_000) });
     let insert = |user: &str, tags: Tags, size: usize| {
         let value = vec![0; size];
         wait(cache.insert(key(user, "read", "doc"), value, MINUTE, tags, cache.stamp()))
@@ -225,8 +224,7 @@ fn an_extreme_pair_of_limits_still_stores() {
     for (max_size, max_bytes) in
         [(u64::MAX, 10_000), (1 << 40, 1 << 50), (1, u64::MAX), (1 << 40, 4_096)]
     {
-        let cache =
-            sized(Options { max_size, max_bytes: Some(max_bytes), eviction: Eviction::Lru });
+        let cache = sized(Options { max_bytes: Some(max_bytes), ..Options::new(max_size) });
         put(&cache, key("alice", "read", "doc"), &[0; 100]).unwrap();
         assert_eq!(wait(cache.count_live()), 1, "{max_size} entries, {max_bytes} bytes");
     }
@@ -516,4 +514,103 @@ fn the_next_sweep_does_the_work_of_a_cancelled_one() {
     drop(cancelled);
     assert_eq!(wait(next), 0, "the first invalidation revoked them");
     assert_eq!(cache.entry_count(), 0);
+}
+
+fn leased() -> (TestCache, Lease) {
+    let lease = Lease::none();
+    (sized(Options { lease: lease.clone(), ..Options::new(1_000) }), lease)
+}
+
+fn get_batch(cache: &TestCache, key: &Key) -> bool {
+    let mut batch = cache.batch_lookup(1);
+    batch.look_up(key.as_bytes());
+    batch.finish()[0].is_some()
+}
+
+#[test]
+fn nothing_is_served_without_a_lease_and_what_was_stored_is_served_under_the_next_one() {
+    let (cache, lease) = leased();
+    let alice = key("alice", "read", "doc");
+    put(&cache, alice.clone(), b"allow").unwrap();
+    assert_eq!(get(&cache, &alice), None);
+    assert!(!get_batch(&cache, &alice));
+    lease.extend(cache.lease().now(), MINUTE);
+    assert_eq!(get(&cache, &alice), Some(b"allow".to_vec()));
+    assert!(get_batch(&cache, &alice));
+    lease.end();
+    // A decision that is set without a lease takes the place of the older one.
+    put(&cache, alice.clone(), b"deny").unwrap();
+    assert_eq!(get(&cache, &alice), None);
+    lease.extend(lease.now(), MINUTE);
+    assert_eq!(get(&cache, &alice), Some(b"deny".to_vec()));
+    assert_eq!(get(&cache, &key("bob", "read", "doc")), None);
+    let snapshot = cache.snapshot();
+    assert_eq!((snapshot.counts.hits, snapshot.counts.misses), (3, 1));
+    assert_eq!(snapshot.coherence.lapsed, 3);
+}
+
+#[test]
+fn an_entry_is_served_until_the_lease_ends_and_no_longer() {
+    let (cache, lease) = leased();
+    let alice = key("alice", "read", "doc");
+    put(&cache, alice.clone(), b"allow").unwrap();
+    for length in [1, 20].map(Duration::from_millis) {
+        let (sent, mut served_once) = (lease.now(), false);
+        lease.extend(sent, length);
+        loop {
+            let asked = lease.now();
+            let served = get(&cache, &alice).is_some();
+            let answered = lease.now();
+            served_once |= served;
+            if served {
+                assert!(asked < lease.until(), "served after the lease ended");
+            } else {
+                assert!(answered >= lease.until(), "the lease ended early");
+                break;
+            }
+        }
+        assert!(served_once || length < Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_batch_that_outlasts_the_lease_serves_nothing() {
+    let (cache, lease) = leased();
+    let alice = key("alice", "read", "doc");
+    put(&cache, alice.clone(), b"allow").unwrap();
+    lease.extend(lease.now(), Duration::from_millis(5));
+    let mut batch = cache.batch_lookup(1);
+    batch.look_up(alice.as_bytes());
+    while lease.is_valid() {
+        std::thread::yield_now();
+    }
+    // A lease that is granted during the batch does not count: the log was asked before it.
+    lease.extend(lease.now(), MINUTE);
+    assert!(batch.finish()[0].is_none());
+}
+
+#[test]
+fn a_foreign_revocation_and_a_flush_take_effect_without_a_visit_to_the_entries() {
+    let cache = cache(10_000);
+    for i in 0..5_000 {
+        put(&cache, key(&i.to_string(), "read", "doc"), b"allow").unwrap();
+    }
+    let stamp = cache.stamp();
+    assert!(cache.note_foreign(&Scope::of([Some("7"), None, None], &[])) > stamp);
+    assert_eq!(get(&cache, &key("7", "read", "doc")), None);
+    assert!(get(&cache, &key("8", "read", "doc")).is_some());
+    // A decision whose evaluation began before the foreign revocation is not stored.
+    let late = cache.insert(key("7", "read", "doc"), vec![], MINUTE, Tags::default(), stamp);
+    assert_eq!(wait(late), Err(InsertError::Invalidated));
+    assert_eq!(cache.entry_count(), 5_000);
+
+    let stamp = cache.flush();
+    assert_eq!(stamp, cache.stamp());
+    assert_eq!(get(&cache, &key("8", "read", "doc")), None);
+    assert_eq!(cache.entry_count(), 5_000);
+    assert!(cache.log().is_empty());
+    put(&cache, key("8", "read", "doc"), b"allow").unwrap();
+    assert!(get(&cache, &key("8", "read", "doc")).is_some());
+    let snapshot = cache.snapshot();
+    assert_eq!((snapshot.counts.flushes, snapshot.coherence.foreign_revocations), (1, 1));
 }

@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 use sark_cache_core::invalidation::{Log, MAX_GLOBS, MAX_RECORDS, Subject, Verdict};
+use sark_cache_core::key::{KEY_PREFIX, KeyParts, key_text};
+use sark_cache_core::limits::MAX_PATTERN_BYTES;
 use sark_cache_core::{Glob, KeyWriter, Scope, Stamp};
 
 const SECOND: u64 = 1_000_000_000;
@@ -247,4 +249,51 @@ fn other_threads_see_a_record_as_soon_as_it_is_made() {
         }
     });
     assert_eq!(log.len(), 20_001);
+}
+
+proptest! {
+    #[test]
+    fn the_scope_of_a_keys_text_covers_the_key_and_no_other_request(
+        fields in prop::array::uniform3("[a:%*é\\\\{ /]{0,4}"),
+        policy in "[p:%]{0,2}",
+        other in "[a:%*é]{0,4}",
+    ) {
+        let [user, action, resource] = fields.each_ref().map(String::as_str);
+        let subject = key_under(&policy, [user, action, resource]);
+        let text = key_text(&KeyParts::of(&subject).unwrap());
+        let parts = text.strip_prefix(KEY_PREFIX).unwrap().strip_prefix(':').unwrap();
+        let scope = Scope::of_key_text(parts);
+        prop_assert_ne!(&scope, &Scope::Everything);
+        let log = Log::new();
+        let stamp = log.newest();
+        log.record(&scope, 0);
+        prop_assert!(!is_valid(&log, stamp, &subject, &[]));
+        let elsewhere = key_under(&policy, [user, action, &other]);
+        prop_assert_eq!(is_valid(&log, stamp, &elsewhere, &[]), other != resource);
+    }
+}
+
+#[test]
+fn the_scope_of_a_keys_text_names_the_policy_that_the_text_names() {
+    assert_eq!(
+        Scope::of_key_text("admins:ali%3Ace:read:doc:none"),
+        Scope::under(Some("admins"), [Some("ali:ce"), Some("read"), Some("doc")], &[]),
+    );
+    assert_eq!(
+        Scope::of_key_text(":alice:read:doc:0123456789abcdef0123456789abcdef"),
+        Scope::under(Some(""), [Some("alice"), Some("read"), Some("doc")], &[]),
+    );
+    assert_eq!(
+        Scope::of_key_text("alice:read:doc:none"),
+        Scope::of([Some("alice"), Some("read"), Some("doc")], &[]),
+    );
+}
+
+#[test]
+fn the_scope_of_a_text_that_cannot_be_read_is_everything() {
+    for text in ["", "alice", "a:b:c", "a:b:c:d:e:f", "a%:b:c:d", "a%G0:b:c:d", "a%FF:b:c:d"] {
+        assert_eq!(Scope::of_key_text(text), Scope::Everything, "{text}");
+    }
+    assert_eq!(Scope::of_pattern(&"*".repeat(MAX_PATTERN_BYTES + 1)), Scope::Everything);
+    assert_eq!(Scope::of_pattern("policy:decision:*"), glob("policy:decision:*"));
 }

@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 /// The layers of this crate, the lowest first.
 const CORE: &[&str] = &[
     "limits",
-    "options",
     "error",
     "clock",
     "poll",
     "shim",
     "key",
     "invalidation",
+    "coherence",
+    "options",
     "metrics",
     "single_flight",
     "cache",

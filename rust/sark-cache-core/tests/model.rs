@@ -10,7 +10,7 @@ use sark_cache_core::key::without_policy;
 use sark_cache_core::single_flight::{
     CHECK_INTERVAL, Caller, Flights, Joined, Leader, WaitGraph, WaitOutcome,
 };
-use sark_cache_core::{KeyWriter, Scope, Stamp, Tags};
+use sark_cache_core::{KeyWriter, Lease, Scope, Stamp, Tags};
 use shuttle::future::{block_on, yield_now};
 use shuttle::sync::Mutex;
 use shuttle::sync::atomic::{AtomicU64, Ordering};
@@ -66,6 +66,8 @@ enum Broken {
     Check,
     /// An abandoned leader that resumes stores its decision.
     Fence,
+    /// A caller without a lease joins a flight that had begun before it asked.
+    OldFlight,
 }
 
 /// A task, by its number.
@@ -82,6 +84,7 @@ impl Caller for Task {
 struct World {
     broken: Broken,
     log: Arc<Log>,
+    lease: Lease,
     flights: Arc<Flights<u64, Task>>,
     /// The tasks that have stopped, perhaps for a time.
     stopped: Mutex<HashSet<u64>>,
@@ -111,9 +114,14 @@ impl World {
         let log = Arc::new(Log::new());
         let log_of_flights =
             if broken == Broken::Join { Arc::new(Log::new()) } else { Arc::clone(&log) };
+        let lease = Lease::always();
+        let lease_of_flights =
+            if broken == Broken::OldFlight { Lease::always() } else { lease.clone() };
+        let flights = Flights::new(log_of_flights, Arc::default()).with_lease(lease_of_flights);
         Arc::new(Self {
             broken,
-            flights: Arc::new(Flights::new(log_of_flights, Arc::default())),
+            lease,
+            flights: Arc::new(flights),
             stopped: Mutex::default(),
             log,
             entries: Mutex::default(),
@@ -128,6 +136,10 @@ impl World {
     }
 
     fn get(&self, key: &[u8]) -> Option<u64> {
+        self.lease.is_valid().then(|| self.find(key)).flatten()
+    }
+
+    fn find(&self, key: &[u8]) -> Option<u64> {
         let mut entries = self.entries.lock().unwrap();
         let entry = entries.get_mut(key)?;
         match self.log.verdict(entry.stamp, Subject { key, tags: &entry.tags }) {
@@ -151,6 +163,17 @@ impl World {
         let policy = self.policy.fetch_add(1, Ordering::SeqCst) + 1;
         self.log.record(scope, 0);
         self.oldest_valid.fetch_max(policy, Ordering::SeqCst);
+    }
+
+    /// Revokes as another process does that settles: its revocation returns when the lease of this
+    /// process has ended. The record arrives later, and the next lease after it.
+    fn revoke_elsewhere(&self, scope: &Scope) {
+        let policy = self.policy.fetch_add(1, Ordering::SeqCst) + 1;
+        self.lease.end();
+        self.oldest_valid.fetch_max(policy, Ordering::SeqCst);
+        thread::yield_now();
+        self.log.record(scope, 0);
+        self.lease.extend_until(u64::MAX);
     }
 
     /// Changes the policy and stores its decision. Supersedes a running evaluation.
@@ -578,4 +601,73 @@ fn records_are_made() {
 #[test]
 fn every_lookup_after_a_record_sees_it() {
     explore(records_are_made);
+}
+
+/// Three threads request a decision twice each, and may refresh it. Another process revokes it
+/// twice, each time without this process's knowledge until its lease has ended.
+fn another_process_revokes(broken: Broken) {
+    let world = World::new(broken);
+    let none = Tags::default();
+    let requests: Vec<_> = (0..3)
+        .map(|_| {
+            let (world, none) = (Arc::clone(&world), none.clone());
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    block_on(world.request(&key("alice"), &none, &none));
+                    if one_of([true, false, false]) {
+                        block_on(world.refresh(&key("alice"), &none));
+                    }
+                }
+            })
+        })
+        .collect();
+    for _ in 0..2 {
+        world.revoke_elsewhere(&user("alice"));
+    }
+    block_on(world.request(&key("alice"), &none, &none));
+    for request in requests {
+        request.join().unwrap();
+    }
+    assert!(world.flights.is_empty(), "a flight remains");
+}
+
+#[test]
+fn no_request_gets_a_decision_that_another_process_revoked_before_it() {
+    explore(|| another_process_revokes(Broken::Nothing));
+}
+
+#[test]
+#[should_panic(expected = "stale")]
+fn joining_an_old_flight_without_a_lease_is_noticed() {
+    explore(|| another_process_revokes(Broken::OldFlight));
+}
+
+/// Four tasks request a key without a lease. Two of them are cancelled at any time.
+#[test]
+fn every_request_without_a_lease_that_is_not_cancelled_is_answered() {
+    explore(|| {
+        let world = World::new(Broken::Nothing);
+        world.lease.end();
+        let mut requests: Vec<_> = (0..4)
+            .map(|_| {
+                let world = Arc::clone(&world);
+                future::spawn(async move {
+                    world.request(&key("alice"), &Tags::default(), &Tags::default()).await
+                })
+            })
+            .collect();
+        let cancelled = [0, 1].map(|_| requests.swap_remove(one_of(0..requests.len())));
+        let cancelling = thread::spawn(move || {
+            for request in cancelled {
+                request.abort();
+                let _ = block_on(request);
+            }
+        });
+        for request in requests {
+            block_on(request).expect("it was not cancelled");
+        }
+        cancelling.join().unwrap();
+        assert!(world.loads() <= 4, "loaded {} times", world.loads());
+        assert!(world.flights.is_empty(), "a flight remains");
+    });
 }

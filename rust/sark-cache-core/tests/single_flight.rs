@@ -5,7 +5,7 @@ use sark_cache_core::single_flight::{
     CHECK_INTERVAL, Caller, Joined, Leader, MAX_SUPERSEDED, WAIT_LIMIT, WaitGraph, WaitOutcome,
     Waiter,
 };
-use sark_cache_core::{Flights, Tags};
+use sark_cache_core::{Flights, Lease, Tags};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -213,4 +213,101 @@ fn a_deadlock_through_other_tasks_is_found() {
     assert!(graph.is_deadlocked(&Task(1), |task: &Task| vec![Task(task.0 % 3 + 1)]));
     let endless = |task: &Task| vec![Task(task.0 + 1)];
     assert!(!graph.reaches(Task(1), 1_000_000, endless), "the search is bounded");
+}
+
+fn leased_flights() -> (TestFlights, Lease) {
+    let lease = Lease::none();
+    let flights = Flights::new(Arc::new(Log::new()), Arc::<WaitGraph<Task>>::default());
+    (Arc::new(flights.with_lease(lease.clone())), lease)
+}
+
+fn leads(outcome: WaitOutcome<u64, Task>) -> Leader<u64, Task> {
+    match outcome {
+        WaitOutcome::Lead(leader) => leader,
+        _ => panic!("this waiter was not appointed"),
+    }
+}
+
+#[test]
+fn callers_without_a_lease_share_the_flight_after_the_one_that_had_begun() {
+    let (flights, lease) = leased_flights();
+    let first = lead(&flights, 1);
+    let [mut second, mut third] = [2, 3].map(|task| wait(&flights, task));
+    assert_ne!(second.flight(), first.flight());
+    assert_eq!(second.flight(), third.flight());
+    assert!(poll(&mut second, &Arc::default()).is_pending());
+
+    // Under a lease a caller joins the flight that runs.
+    lease.extend(lease.now(), WAIT_LIMIT * 100);
+    let mut leased = wait(&flights, 4);
+    assert_eq!(leased.flight(), first.flight());
+    lease.end();
+
+    assert!(finish(first, 10), "it is stored under the stamp of its beginning");
+    assert!(matches!(outcome(&mut leased), WaitOutcome::Outcome(10)));
+    let next = leads(outcome(&mut second));
+    assert!(poll(&mut third, &Arc::default()).is_pending(), "an older outcome was delivered");
+    let mut later = wait(&flights, 5);
+    assert_ne!(later.flight(), next.flight(), "it had begun");
+    assert!(finish(next, 20));
+    assert!(matches!(outcome(&mut third), WaitOutcome::Outcome(20)));
+    assert!(finish(leads(outcome(&mut later)), 30));
+    assert!(flights.is_empty());
+}
+
+#[test]
+fn the_next_flight_begins_when_the_one_before_it_is_dropped_abandoned_or_superseded() {
+    let (flights, _) = leased_flights();
+    // Dropped: there is no waiter of its own to take over.
+    let first = lead(&flights, 1);
+    let mut second = wait(&flights, 2);
+    drop(first);
+    let second = leads(outcome(&mut second));
+
+    // Abandoned: the number of the next flight stands for the leader that it waits for.
+    let mut third = wait(&flights, 3);
+    assert_eq!(*third.leader_at_join(), Task(2));
+    flights.end_abandoned(third.flight(), &Task(2));
+    let third = leads(outcome(&mut third));
+    assert!(!finish(second, 2), "an abandoned leader stores nothing");
+
+    // Superseded by a decision that is set: nobody leads the key, so the next flight does.
+    let mut fourth = wait(&flights, 4);
+    flights.supersede(b"key");
+    assert!(!finish(third, 3));
+    assert!(finish(leads(outcome(&mut fourth)), 4));
+    assert!(flights.is_empty());
+}
+
+#[test]
+fn a_next_flight_without_waiters_ends_with_the_one_before_it() {
+    let (flights, _) = leased_flights();
+    let first = lead(&flights, 1);
+    drop(wait(&flights, 2));
+    assert!(finish(first, 1));
+    assert!(flights.is_empty());
+}
+
+#[test]
+fn a_loader_without_a_lease_that_asks_for_its_own_key_is_deadlocked() {
+    let (flights, _) = leased_flights();
+    let _leader = lead(&flights, 1);
+    assert!(wait(&flights, 1).is_deadlocked(|_| Vec::new()));
+    assert!(!wait(&flights, 2).is_deadlocked(|_| Vec::new()));
+}
+
+#[test]
+fn a_caller_that_waited_in_vain_for_the_next_flight_supersedes_the_running_one() {
+    let (flights, _) = leased_flights();
+    let stuck = lead(&flights, 1);
+    let mut waiter = wait(&flights, 2);
+    for interval in 0..=10 {
+        flights.check_waiters(after(interval));
+    }
+    let WaitOutcome::TimedOut(next) = outcome(&mut waiter) else { panic!("it still waits") };
+    let Joined::Lead(leader) = join(&flights, 2, Some(next)) else { panic!("it does not lead") };
+    assert!(leader.superseded_another());
+    assert!(finish(leader, 2));
+    assert!(!finish(stuck, 1));
+    assert!(flights.is_empty());
 }

@@ -7,11 +7,13 @@ use std::sync::Arc;
 /// A batch of lookups, which reads the clock once and updates the counters once.
 ///
 /// Each lookup finds the entry if it is not revoked at that moment. [`finish`](Self::finish) leaves
-/// out the entries that have expired by then, so no entry is served late, however long the batch
-/// takes.
+/// out the entries that have expired by then, and all of them if the lease has ended by then, so no
+/// entry is served late, however long the batch takes.
 pub struct BatchLookup<'c, V> {
     pub(super) cache: &'c Cache<V>,
     pub(super) found: Vec<Option<Arc<Entry<V>>>>,
+    /// The end of the lease, loaded before the first lookup asked the log.
+    pub(super) leased_until: u64,
 }
 
 impl<V: AsRef<[u8]> + Send + Sync + 'static> BatchLookup<'_, V> {
@@ -28,18 +30,22 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> BatchLookup<'_, V> {
         self.found.push(None);
     }
 
-    /// Returns the entries in the order of the lookups. Counts the hits and the misses.
+    /// Returns the entries in the order of the lookups. Counts the hits, and the misses; these as
+    /// lapsed if there is no valid lease.
     pub fn finish(mut self) -> Vec<Option<Arc<Entry<V>>>> {
         let now = self.cache.clock.now();
         let mut hits = 0;
         for found in &mut self.found {
             match found {
-                Some(entry) if now < entry.deadline => hits += 1,
+                Some(entry) if now < entry.deadline.min(self.leased_until) => hits += 1,
                 _ => *found = None,
             }
         }
         self.cache.stats.counters.hits.add(hits);
-        self.cache.stats.counters.misses.add(self.found.len() as u64 - hits);
+        let is_leased = now < self.leased_until;
+        let stats = &self.cache.stats;
+        let unserved = if is_leased { &stats.counters.misses } else { &stats.coherence.lapsed };
+        unserved.add(self.found.len() as u64 - hits);
         self.found
     }
 }

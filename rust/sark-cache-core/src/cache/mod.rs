@@ -15,6 +15,11 @@
 //! moka's own expiration is not used: it would remove entries without reporting them. moka's eviction
 //! listener would report them, but with a listener every insert takes a lock per key, and a lookup
 //! can wait for it. Without one no lookup ever waits.
+//!
+//! # Lease
+//! A lookup loads the [lease](Options::lease) first, then reads the clock, then asks the log. Without
+//! a valid lease it finds nothing; what is stored stays, and is served under the next lease. A lease
+//! that never ends costs a lookup one atomic load. Any other makes it read the precise clock.
 
 mod batch;
 mod entry;
@@ -28,6 +33,7 @@ pub use batch::BatchLookup;
 pub use entry::Entry;
 
 use crate::clock::{Clock, nanos};
+use crate::coherence::Lease;
 use crate::error::InsertError;
 use crate::invalidation::{KnownPolicies, Log, Stamp, Subject, Tags, Verdict};
 use crate::key::Key;
@@ -60,6 +66,7 @@ type Entries<V> = moka::future::Cache<Key, Arc<Entry<V>>, RandomState>;
 pub struct Cache<V> {
     entries: Entries<V>,
     log: Arc<Log>,
+    lease: Lease,
     clock: Clock,
     stats: Stats,
     eviction_counter: EvictionCounter,
@@ -73,7 +80,7 @@ pub struct Cache<V> {
 impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     /// Creates an empty cache.
     pub fn new(options: Options) -> Self {
-        let weights = Weights::new(options);
+        let weights = Weights::new(&options);
         let mut entries = moka::future::Cache::builder()
             .max_capacity(weights.capacity)
             .eviction_policy(match options.eviction {
@@ -89,7 +96,8 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         Self {
             entries,
             log: Arc::new(Log::new()),
-            clock: Clock::new(),
+            clock: options.lease.clock(),
+            lease: options.lease,
             stats: Stats::default(),
             eviction_counter: EvictionCounter::default(),
             policies: KnownPolicies::default(),
@@ -110,6 +118,11 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         &self.log
     }
 
+    /// Returns the lease of the cache.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
     /// Returns the newest stamp: take it before an evaluation, and [`insert`](Self::insert) with it.
     ///
     /// Costs one atomic load.
@@ -118,7 +131,8 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         self.log.newest()
     }
 
-    /// Returns the entry under `key`, unless it has expired or was revoked. Counts a hit or a miss.
+    /// Returns the entry under `key`, unless it has expired or was revoked, or there is no valid
+    /// lease. Counts a hit, or what [`count_miss`](Self::count_miss) does.
     ///
     /// Ready at its first poll; may be dropped at any point. Costs 0.25 µs for a hot key.
     #[inline]
@@ -126,12 +140,20 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         let found = self.find(key).await;
         match found {
             Some(_) => self.stats.counters.hits.increment(),
-            None => self.stats.counters.misses.increment(),
+            None => self.count_miss(),
         }
         found
     }
 
-    /// Returns the entry under `key` as [`get`](Self::get) does, but counts neither a hit nor a miss.
+    /// Counts a lookup that found nothing: as lapsed if there is no valid lease, and as a miss
+    /// otherwise.
+    #[inline]
+    pub fn count_miss(&self) {
+        let Stats { counters, coherence, .. } = &self.stats;
+        if self.lease.is_valid() { &counters.misses } else { &coherence.lapsed }.increment();
+    }
+
+    /// Returns the entry under `key` as [`get`](Self::get) does, but counts nothing.
     #[inline]
     pub async fn find(&self, key: &[u8]) -> Option<Arc<Entry<V>>> {
         self.entries.get(key).await.filter(|entry| self.is_served(key, entry))
@@ -147,7 +169,8 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
 
     /// Starts a batch of lookups, with space for `capacity` of them.
     pub fn batch_lookup(&self, capacity: usize) -> BatchLookup<'_, V> {
-        BatchLookup { cache: self, found: Vec::with_capacity(capacity) }
+        let leased_until = self.lease.until();
+        BatchLookup { cache: self, found: Vec::with_capacity(capacity), leased_until }
     }
 
     /// Stores `value` for `ttl`. `stamp` is the [stamp](Self::stamp) from before its evaluation.
@@ -291,7 +314,14 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
 
     #[inline]
     fn is_served(&self, key: &[u8], entry: &Entry<V>) -> bool {
-        !self.clock.has_reached(entry.deadline) && self.is_valid(key, entry)
+        // The lease first, the log last: the records that the lease relies on are in the log.
+        let until = self.lease.until();
+        let is_in_time = if Lease::never_ends(until) {
+            !self.clock.has_reached(entry.deadline)
+        } else {
+            !self.clock.has_reached_exactly(entry.deadline.min(until))
+        };
+        is_in_time && self.is_valid(key, entry)
     }
 
     /// Returns whether no record newer than the entry's stamp matches it. Raises its stamp, so that it

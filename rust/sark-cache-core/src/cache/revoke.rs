@@ -2,7 +2,7 @@
 
 use super::sweep::{Sweep, SweepIndex};
 use super::{Cache, Entry};
-use crate::invalidation::{Recorded, Scope};
+use crate::invalidation::{Recorded, Scope, Stamp};
 use crate::poll::poll_once;
 use std::future::Future;
 use std::sync::Arc;
@@ -70,6 +70,24 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         let recorded = self.record(&scope);
         let cache = Arc::clone(self);
         async move { cache.sweep(scope, recorded).await }
+    }
+
+    /// Revokes every decision in `scope`, because another process did. Counts a foreign revocation.
+    ///
+    /// Takes effect when called. Visits no entry: revoked ones take memory until they are overwritten,
+    /// evicted or [cleaned up](Self::cleanup_expired). Costs a record in the log, under one mutex.
+    pub fn note_foreign(&self, scope: &Scope) -> Stamp {
+        self.stats.coherence.foreign_revocations.increment();
+        self.record(scope).stamp
+    }
+
+    /// Revokes every decision, stored or being evaluated. Counts a flush.
+    ///
+    /// Takes effect when called, in constant time: it raises the floor of the log, and visits no
+    /// entry.
+    pub fn flush(&self) -> Stamp {
+        self.stats.counters.flushes.increment();
+        self.record(&Scope::Everything).stamp
     }
 
     /// Records an invalidation. Counts a flush if the log was full and had to revoke everything.

@@ -15,7 +15,7 @@ impl Weights {
     /// The weight of the smallest entry. Rounding up then costs at most 0.1 % of the capacity.
     const PER_ENTRY: u64 = 1024;
 
-    pub(crate) fn new(options: Options) -> Self {
+    pub(crate) fn new(options: &Options) -> Self {
         let Some(max_bytes) = options.max_bytes else {
             return Self {
                 capacity: options.max_size,

@@ -35,6 +35,11 @@ impl Stamp {
     pub(crate) fn from_raw(raw: u64) -> Self {
         Self(raw)
     }
+
+    /// Returns the stamp just before this one.
+    pub(crate) fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
 }
 
 /// The result of [`Log::verdict`].
@@ -207,7 +212,7 @@ impl Log {
             }
         };
         if everything {
-            self.raise_floor(&mut writer, stamp);
+            self.raise_floor_over_all(&mut writer, stamp);
         }
         // Last, so that a thread that reads this stamp finds the record, or the floor.
         self.newest.store(stamp, Ordering::SeqCst);
@@ -275,7 +280,17 @@ impl Log {
         }
     }
 
-    /// Revokes every decision stamped below `stamp` and removes the records up to it.
+    /// Revokes every decision stamped below `stamp`, which is newer than all records, and removes
+    /// all records. Constant time.
+    fn raise_floor_over_all(&self, writer: &mut Writer, stamp: u64) {
+        self.floor.fetch_max(stamp, Ordering::SeqCst);
+        self.records.store(Arc::new(RecordTable::new(0)));
+        self.globs.store(Arc::default());
+        writer.used = 0;
+    }
+
+    /// Revokes every decision stamped below `stamp` and removes the records up to it. Linear in the
+    /// number of records.
     fn raise_floor(&self, writer: &mut Writer, stamp: u64) {
         // The floor first, so that a thread that no longer finds a record finds the floor.
         self.floor.fetch_max(stamp, Ordering::SeqCst);

@@ -93,6 +93,53 @@ impl Scope {
     }
 }
 
+/// The number of parts of a key's text: user, action, resource and context.
+const TEXT_PARTS: usize = 4;
+
+impl Scope {
+    /// Returns a scope that covers the decision under a key, given the key's text.
+    ///
+    /// The text is `{user}:{action}:{resource}:{context}`, as in
+    /// [`key_text`](crate::key::key_text) without its prefix, or the same with a policy and a colon
+    /// in front. Special characters are percent-encoded.
+    ///
+    /// The context cannot be read from its hash, so the scope covers all contexts. A text of any
+    /// other form gives [`Scope::Everything`]: in doubt a decision is revoked. Linear in the text.
+    pub fn of_key_text(text: &str) -> Self {
+        let mut parts: Vec<&str> = text.split(':').collect();
+        let policy = (parts.len() > TEXT_PARTS).then(|| parts.remove(0));
+        let [user, action, resource, _context] = parts[..] else { return Self::Everything };
+        let decoded = [user, action, resource].map(percent_decoded);
+        let [Some(user), Some(action), Some(resource)] = &decoded else { return Self::Everything };
+        let fields = [Some(&**user), Some(&**action), Some(&**resource)];
+        match policy.map(percent_decoded) {
+            None => Self::under(None, fields, &[]),
+            Some(Some(policy)) => Self::under(Some(&policy), fields, &[]),
+            Some(None) => Self::Everything,
+        }
+    }
+
+    /// Returns the scope of a [pattern](Glob), or [`Scope::Everything`] if it is too long for one.
+    pub fn of_pattern(pattern: &str) -> Self {
+        Glob::new(pattern).map_or(Self::Everything, Self::Glob)
+    }
+}
+
+/// Decodes `%XX`. Returns `None` if the text is not encoded in this way, or is not UTF-8 afterwards.
+fn percent_decoded(text: &str) -> Option<String> {
+    let (mut bytes, mut decoded) = (text.bytes(), Vec::with_capacity(text.len()));
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(decoded).ok()
+}
+
 /// A decision as the log checks it: its key and its tags.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {

@@ -3,22 +3,25 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
-    ($($(#[doc = $doc:literal])* $name:ident),* $(,)?) => {
-        /// The counters of a cache. They only grow, until
-        /// [`Cache::reset_stats`](crate::Cache::reset_stats).
+    (
+        $(#[doc = $doc_of_counters:literal])* $counters:ident,
+        $(#[doc = $doc_of_counts:literal])* $counts:ident:
+        $($(#[doc = $doc:literal])* $name:ident),* $(,)?
+    ) => {
+        $(#[doc = $doc_of_counters])*
         #[derive(Debug, Default)]
-        pub struct Counters { $($(#[doc = $doc])* pub $name: Counter),* }
+        pub struct $counters { $($(#[doc = $doc])* pub $name: Counter),* }
 
-        /// The values of [`Counters`] at one moment.
+        $(#[doc = $doc_of_counts])*
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-        pub struct Counts { $($(#[doc = $doc])* pub $name: u64),* }
+        pub struct $counts { $($(#[doc = $doc])* pub $name: u64),* }
 
-        impl Counters {
-            pub(super) fn counts(&self) -> Counts { Counts { $($name: self.$name.get()),* } }
+        impl $counters {
+            pub(super) fn counts(&self) -> $counts { $counts { $($name: self.$name.get()),* } }
             pub(super) fn reset(&self) { $(self.$name.0.store(0, Ordering::Relaxed);)* }
         }
 
-        impl Counts {
+        impl $counts {
             /// Iterates over names and values, in the order of declaration.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name)),*].into_iter()
@@ -28,6 +31,11 @@ macro_rules! counters {
 }
 
 counters! {
+    /// The counters of a cache. They only grow, until
+    /// [`Cache::reset_stats`](crate::Cache::reset_stats).
+    Counters,
+    /// The values of [`Counters`] at one moment.
+    Counts:
     /// Lookups answered from the cache, without the stale hits.
     hits,
     /// Lookups that found no entry, an expired one, or a revoked one.
@@ -45,7 +53,8 @@ counters! {
     /// Entries removed because they were revoked, and decisions that were not stored because they were
     /// revoked while they were being evaluated.
     invalidations,
-    /// Invalidations that revoked everything because the log was full.
+    /// Invalidations that revoked everything because the log was full, and calls of
+    /// [`Cache::flush`](crate::Cache::flush).
     flushes,
     /// Loaders that were run.
     loads,
@@ -57,6 +66,17 @@ counters! {
     overdue,
     /// Requests that failed because of bad input or a failure of the backend.
     errors,
+}
+
+counters! {
+    /// The counters of a cache that shares its invalidation log with other processes.
+    CoherenceCounters,
+    /// The values of [`CoherenceCounters`] at one moment.
+    CoherenceCounts:
+    /// Lookups made without a valid lease. They are not counted as misses.
+    lapsed,
+    /// Revocations of other processes.
+    foreign_revocations,
 }
 
 /// A number that only grows. Each method costs one relaxed atomic operation.

@@ -7,7 +7,7 @@
 mod counters;
 mod latency;
 
-pub use counters::{Counter, Counters, Counts};
+pub use counters::{CoherenceCounters, CoherenceCounts, Counter, Counters, Counts};
 pub use latency::{Distribution, Latencies, Latency};
 
 use std::time::{Duration, Instant};
@@ -20,6 +20,8 @@ pub const SAMPLE_EVERY: u64 = 64;
 pub struct Stats {
     /// The counters.
     pub counters: Counters,
+    /// The counters of a cache that shares its invalidation log with other processes.
+    pub coherence: CoherenceCounters,
     /// The latency of requests to the cache, from a sample.
     pub requests: Latency,
     /// The latency of evaluations. The cache does not measure it; the code that evaluates records it.
@@ -31,6 +33,8 @@ pub struct Stats {
 pub struct Snapshot {
     /// The counters.
     pub counts: Counts,
+    /// The counters of a cache that shares its invalidation log with other processes.
+    pub coherence: CoherenceCounts,
     /// The latency of requests to the cache, from a sample.
     pub requests: Latencies,
     /// The latency of evaluations.
@@ -81,6 +85,7 @@ impl Stats {
     pub(crate) fn snapshot(&self) -> Snapshot {
         Snapshot {
             counts: self.counters.counts(),
+            coherence: self.coherence.counts(),
             requests: self.requests.latencies(),
             evaluations: self.evaluations.latencies(),
         }
@@ -89,6 +94,7 @@ impl Stats {
     /// Sets all values to zero.
     pub(crate) fn reset(&self) {
         self.counters.reset();
+        self.coherence.reset();
         self.requests.reset();
         self.evaluations.reset();
     }

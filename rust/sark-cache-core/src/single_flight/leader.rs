@@ -65,7 +65,7 @@ impl<T: Clone, A: Caller> Leader<T, A> {
                 };
                 flights.deliver(table, *slot, delivery, after);
             }
-            after.ended.push(flight);
+            flights.end(table, flight, after);
         });
     }
 }

@@ -12,6 +12,13 @@
 //! the key. The old flight is *superseded*: it answers the callers that joined before the
 //! invalidation, and stores nothing.
 //!
+//! # Without a lease
+//! Where other processes revoke too, the log is complete only under a valid
+//! [lease](Flights::with_lease). A caller without one joins no flight that had begun before it asked.
+//! If there is such a flight, it becomes a waiter of the *next* flight, which all callers that ask
+//! in the meantime share. The next flight begins when the current one ends; its first waiter leads it.
+//! So one evaluation per key runs at a time, with or without a lease.
+//!
 //! # Refresh
 //! A stored entry can be [refreshed](Flights::start_refresh) before it expires. A refresh has no
 //! waiters: a caller that misses starts a flight that supersedes it.
@@ -59,8 +66,8 @@ pub use pauses::{FIRST_PAUSE, LONGEST_PAUSE, MAX_PAUSES, Pauses};
 pub use wait_graph::{Caller, MAX_VISITED, WaitGraph};
 pub use waiter::{WaitOutcome, Waiter};
 
+use crate::coherence::Lease;
 use crate::invalidation::{Log, Stamp, Subject, Tags, Verdict};
-use crate::limits::MAX_TAGS;
 use crate::shim::{Mutex, MutexGuard};
 use ahash::RandomState;
 use std::collections::{HashMap, VecDeque};
@@ -91,6 +98,7 @@ pub type FlightId = u64;
 /// Every method takes one mutex; the numbers are in the [module's documentation](self#cost).
 pub struct Flights<T, A> {
     log: Arc<Log>,
+    lease: Lease,
     graph: Arc<WaitGraph<A>>,
     table: Mutex<FlightTable<T, A>>,
 }
@@ -110,7 +118,13 @@ pub enum Joined<T: Clone, A: Caller, F> {
 impl<T, A: Caller> Flights<T, A> {
     /// Creates an empty set of flights that are revoked by `log`; deadlocks are found in `graph`.
     pub fn new(log: Arc<Log>, graph: Arc<WaitGraph<A>>) -> Self {
-        Self { log, graph, table: Mutex::new(FlightTable::default()) }
+        Self { log, lease: Lease::always(), graph, table: Mutex::new(FlightTable::default()) }
+    }
+
+    /// Sets the lease without which no caller joins a flight that has begun. It never ends by default.
+    #[must_use]
+    pub fn with_lease(self, lease: Lease) -> Self {
+        Self { lease, ..self }
     }
 
     fn is_valid(&self, stamp: Stamp, key: &[u8], tags: &Tags) -> bool {
@@ -172,7 +186,22 @@ impl<T, A: Caller> Flights<T, A> {
     ) {
         let Some(flight) = table.end(id) else { return };
         self.retry_all(table, &flight.waiting, after);
-        after.ended.push(flight);
+        self.end(table, flight, after);
+    }
+
+    /// Leaves an ended flight to be dropped, and begins the flight that was to follow it.
+    fn end(&self, table: &mut FlightTable<T, A>, ended: Flight<A>, after: &mut AfterUnlock<A>) {
+        if let Some(next) = ended.next {
+            if let Some(flight) = table.flights.get_mut(&next) {
+                flight.follows = None;
+            }
+            // If a flight superseded the one that ended, these waiters join that flight.
+            if !table.current.contains_key(&ended.key) {
+                table.current.insert(ended.key.clone(), next);
+            }
+            self.appoint_next(table, next, after);
+        }
+        after.ended.push(ended);
     }
 
     /// Appoints the waiter that has waited longest. Without waiters the flight ends.
@@ -191,7 +220,9 @@ impl<T, A: Caller> Flights<T, A> {
             // The next leader begins its evaluation after this moment.
             flight.stamp = self.log.newest();
             let Some(successor) = flight.waiting.pop_front() else {
-                after.ended.extend(table.end(id));
+                if let Some(flight) = table.end(id) {
+                    self.end(table, flight, after);
+                }
                 return;
             };
             if self.deliver(table, successor, Delivery::Lead, after) {
@@ -210,8 +241,9 @@ impl<T: Clone, A: Caller> Flights<T, A> {
     /// Joins the load of `key`: as its leader, or as a waiter.
     ///
     /// - `tags` are the tags that the decision is known to depend on.
-    /// - `supersedes` is asked for the current flight, if there is one. If it returns true, the
-    ///   caller starts a flight that supersedes it; otherwise the caller waits for it.
+    /// - `supersedes` is asked for the flight that the caller would wait for, if there is one. If it
+    ///   returns true, the caller starts a flight that supersedes the current one; otherwise the
+    ///   caller waits.
     /// - `found` looks the key up once more. A leader stores before it finishes, so a caller that
     ///   finds neither a flight nor an entry leads.
     ///
@@ -224,20 +256,30 @@ impl<T: Clone, A: Caller> Flights<T, A> {
         supersedes: impl FnOnce(FlightId) -> bool,
         found: impl FnOnce() -> Option<F>,
     ) -> Joined<T, A, F> {
+        // The lease first, then the log: the records that the lease relies on are in the log.
+        let is_leased = self.lease.is_valid();
         let mut table = self.lock();
         let now = self.log.newest();
         let joinable = self.valid_flight(&table, key).filter(|(_, flight)| {
             !flight.is_refresh
                 && self.is_valid(flight.stamp, key, tags)
                 // A decision with more tags cannot be stored: this caller loads separately.
-                && flight.tags.union(tags).len() <= MAX_TAGS
+                && flight.has_room_for(tags)
         });
         let mut unfinished = 0;
         if let Some((id, flight)) = joinable {
-            if !supersedes(id) {
-                return Joined::Wait(self.wait(&mut table, id, tags, caller, now));
-            }
             unfinished = flight.superseded + 1;
+            let next = flight.next;
+            if is_leased {
+                if !supersedes(id) {
+                    return Joined::Wait(self.wait(&mut table, id, tags, caller, now));
+                }
+            } else if next.is_some_and(|next| !table.has_room_for(next, tags)) {
+                unfinished = 0;
+            } else if !supersedes(next.unwrap_or(id)) {
+                let next = next.unwrap_or_else(|| table.plan_next(id, tags));
+                return Joined::Wait(self.wait(&mut table, next, tags, caller, now));
+            }
         }
         if let Some(found) = found() {
             return Joined::Found(found);
@@ -338,6 +380,8 @@ impl<T: Clone, A: Caller> Flights<T, A> {
     /// Its waiters join again. If the leader resumes, it stores nothing.
     pub fn end_abandoned(&self, id: FlightId, leader: &A) {
         self.change(|table, after| {
+            // A flight that has not begun waits for the leader of the one that it follows.
+            let id = table.flights.get(&id).and_then(|flight| flight.follows).unwrap_or(id);
             if table.flights.get(&id).is_some_and(|flight| flight.leader.id() == leader.id()) {
                 self.end_and_retry(table, id, after);
             }

@@ -2,6 +2,7 @@
 
 use super::{Caller, FlightId, Map};
 use crate::invalidation::{Stamp, Tags};
+use crate::limits::MAX_TAGS;
 use crate::shim::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +44,11 @@ pub(super) struct Flight<A> {
     pub(super) waiting: VecDeque<u64>,
     /// The number of unfinished flights of this key that superseded each other before this one.
     pub(super) superseded: u32,
+    /// The flight of the callers that asked without a lease while this one ran. It begins when this
+    /// one ends.
+    pub(super) next: Option<FlightId>,
+    /// The flight that this one waits for, until it begins.
+    pub(super) follows: Option<FlightId>,
 }
 
 pub(super) struct WaiterSlot<T, A> {
@@ -121,7 +127,35 @@ impl<T, A: Caller> FlightTable<T, A> {
             if let Some(shared_leader) = &flight.shared_leader {
                 *lock(shared_leader) = slot.caller.clone();
             }
+            // The waiters of the next flight wait for this leader too.
+            let next = flight.next;
+            if let Some(next) = next.and_then(|next| self.flights.get_mut(&next)) {
+                next.leader = slot.caller.clone();
+            }
         }
+    }
+
+    /// Returns whether a decision with the tags of a flight and all these can be stored.
+    pub(super) fn has_room_for(&self, id: FlightId, tags: &Tags) -> bool {
+        self.flights.get(&id).is_none_or(|flight| flight.has_room_for(tags))
+    }
+
+    /// Adds the flight that begins when a running one ends. Until then its waiters wait for the
+    /// leader of the running flight.
+    pub(super) fn plan_next(&mut self, id: FlightId, tags: &Tags) -> FlightId {
+        let Some(running) = self.flights.get_mut(&id) else { return id };
+        let next = number();
+        running.next = Some(next);
+        let leader = running.leader.clone();
+        let shared_leader =
+            running.shared_leader.get_or_insert_with(|| Arc::new(Mutex::new(leader.clone())));
+        let planned = Flight {
+            shared_leader: Some(Arc::clone(shared_leader)),
+            follows: Some(id),
+            ..Flight::new(&running.key, tags, running.stamp, &leader, 0)
+        };
+        self.flights.insert(next, planned);
+        next
     }
 
     /// Removes the slots of dropped waiters from both ends of a flight's queue.
@@ -139,6 +173,11 @@ impl<T, A: Caller> FlightTable<T, A> {
 }
 
 impl<A: Caller> Flight<A> {
+    /// Returns whether a decision with all these tags can be stored.
+    pub(super) fn has_room_for(&self, tags: &Tags) -> bool {
+        self.tags.union(tags).len() <= MAX_TAGS
+    }
+
     pub(super) fn new(key: &[u8], tags: &Tags, stamp: Stamp, leader: &A, superseded: u32) -> Self {
         Self {
             key: key.into(),
@@ -150,6 +189,8 @@ impl<A: Caller> Flight<A> {
             successor: None,
             waiting: VecDeque::new(),
             superseded,
+            next: None,
+            follows: None,
         }
     }
 }

@@ -46,11 +46,9 @@ pub fn options(
         }
     };
     let max_size = limit("max_size", max_size, 1, "entries", TO_STORE_NOTHING)?;
-    Ok(Options {
-        max_size: max_size.unwrap_or(DEFAULT_MAX_SIZE),
-        max_bytes: limit("max_bytes", max_bytes, MIN_MAX_BYTES, "bytes", "")?,
-        eviction,
-    })
+    let max_bytes = limit("max_bytes", max_bytes, MIN_MAX_BYTES, "bytes", "")?;
+    let of_size = Options::new(max_size.unwrap_or(DEFAULT_MAX_SIZE));
+    Ok(Options { max_bytes, eviction, ..of_size })
 }
 
 /// Reads a limit of at least `min`; None if it is omitted. `cure` ends the error text.

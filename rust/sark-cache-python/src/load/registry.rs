@@ -39,7 +39,8 @@ pub struct LoadRegistry {
 
 impl LoadRegistry {
     pub fn new(cache: &Cache<Stored>) -> Arc<Self> {
-        let flights = Arc::new(Flights::new(Arc::clone(cache.log()), Arc::clone(&GRAPH)));
+        let flights = Flights::new(Arc::clone(cache.log()), Arc::clone(&GRAPH));
+        let flights = Arc::new(flights.with_lease(cache.lease().clone()));
         let (generation, watched) = (AtomicU64::new(generation()), Mutex::default());
         Arc::new(Self { flights, generation, watched, pauses: Pauses::default() })
     }

@@ -83,6 +83,7 @@ impl Store {
         use_optimized_ttl: bool,
         sensitivities: Box<[Sensitivity]>,
     ) -> Self {
+        let max_size = options.max_size;
         let cache = Arc::new(Cache::new(options));
         Self {
             loads: LoadRegistry::new(&cache),
@@ -92,7 +93,7 @@ impl Store {
             use_optimized_ttl: AtomicBool::new(use_optimized_ttl),
             sensitivities,
             ttl: AtomicU64::new(nanos(ttl)),
-            max_size: options.max_size,
+            max_size,
         }
     }
 
