@@ -12,6 +12,8 @@ from typing import Any, Final, Protocol
 TIMEOUT_SECONDS: Final = 0.25
 """The time limit of connecting, and of each answer, in seconds."""
 
+UNREADABLE: Final = "a reply that cannot be read"
+
 KEY_PREFIX: Final = "feature_flag:"
 
 SET_LATE: Final = """
@@ -82,7 +84,8 @@ class FlagStore:
 
     def write(self, feature: str, percentage: int) -> None:
         """Stores a percentage, whatever is there."""
-        self._connection().set(KEY_PREFIX + feature, str(percentage))
+        if self._connection().set(KEY_PREFIX + feature, str(percentage)) is not True:
+            raise ValueError(UNREADABLE)
 
     def write_late(self, feature: str, percentage: int, last_seen: int | None) -> int:
         """Stores a percentage that could not be stored in time; returns the one that stands.
@@ -92,7 +95,10 @@ class FlagStore:
         """
         expected = "" if last_seen is None else str(last_seen)
         key = KEY_PREFIX + feature
-        return int(self._connection().eval(SET_LATE, 1, key, expected, str(percentage)))
+        stands = self._connection().eval(SET_LATE, 1, key, expected, str(percentage))
+        if type(stands) is not int or not 0 <= stands <= 100:  # noqa: PLR2004
+            raise ValueError(UNREADABLE)
+        return stands
 
     def close(self) -> None:
         """Closes this process's own connection."""

@@ -3,9 +3,14 @@
 import asyncio
 
 import pytest
+import redis
 
-from sark_cache import InvalidationError
+from sark_cache import FeatureFlagManager, InvalidationError
 from sark_cache.backends.redis import PolicyCache, primary
+from sark_cache.cli.flags import storage
+from sark_cache.errors import FlagError
+from sark_cache.rollout.redis_store import FlagStore
+from sark_cache.settings import CacheSettings
 from servers.proxy import FixedServer, ReplacingProxy
 from timed_requests import ALLOW
 
@@ -259,3 +264,42 @@ async def test_a_server_that_does_not_name_its_run_confirms_no_revocation(own_re
         with pytest.raises(InvalidationError, match="by the redis cache: a reply that cannot"):
             await cache.delete(*ALICE)
         assert proxy.replaced
+
+
+# Rollouts
+
+
+@pytest.mark.parametrize("nonsense", ["one", "a text", "an empty text", "an empty list"])
+async def test_a_rollout_with_a_malformed_reply_is_not_confirmed(own_redis, nonsense):
+    server = own_redis()
+    async with ReplacingProxy(server) as proxy:
+        with redis.Redis.from_url(proxy.url) as client:
+            flags = FeatureFlagManager(client)
+            assert await asyncio.to_thread(flags.get_rollout_pct, "rust_cache") == 0
+            proxy.replaces = (b"$3\r\nSET\r\n", NONSENSE[nonsense])
+            with pytest.raises(FlagError, match="Redis did not confirm it"):
+                await asyncio.to_thread(flags.set_rollout_pct, "rust_cache", 7)
+            with pytest.raises(FlagError, match="a reply that cannot be read"):
+                await asyncio.to_thread(
+                    storage.write, client, {"rust_cache": 7}, CacheSettings(redis_url=proxy.url)
+                )
+            await asyncio.to_thread(flags.close)
+
+
+@pytest.mark.parametrize(
+    "reply", [b":101\r\n", b":-1\r\n", bulk(b"7"), NONSENSE["a status"], NONSENSE["one"]]
+)
+async def test_the_reply_to_a_late_change_is_a_percentage(own_redis, reply):
+    async with ReplacingProxy(own_redis()) as proxy:
+        with redis.Redis.from_url(proxy.url) as client:
+            store = FlagStore(client)
+            proxy.replaces = (b"$4\r\nEVAL\r\n", reply)
+            written = asyncio.to_thread(store.write_late, "rust_cache", 7, None)
+            if reply == NONSENSE["one"]:
+                assert await written == 1
+            else:
+                with pytest.raises(ValueError, match="a reply that cannot be read"):
+                    await written
+            proxy.replaces = None
+            assert await asyncio.to_thread(store.write_late, "rust_cache", 8, 7) == 8
+            await asyncio.to_thread(store.close)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sark_cache.cli._redis import why
 from sark_cache.errors import FlagError
 from sark_cache.rollout.manager import ALL_USERS, INITIAL
-from sark_cache.rollout.redis_store import KEY_PREFIX, percentage_in
+from sark_cache.rollout.redis_store import KEY_PREFIX, UNREADABLE, percentage_in
 
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
@@ -89,9 +89,12 @@ def write(
     unconfirmed: list[str] = []
     for feature, percentage in percentages.items():
         try:
-            client.set(KEY_PREFIX + feature, str(percentage))
+            reply = client.set(KEY_PREFIX + feature, str(percentage))
         except Exception as error:  # noqa: BLE001 - any error of the client
             unconfirmed.append(f"{feature} to {percentage} % ({why(error, settings)})")
+        else:
+            if reply is not True:
+                unconfirmed.append(f"{feature} to {percentage} % ({UNREADABLE})")
     if unconfirmed:
         message = (
             f"Redis did not confirm setting {', '.join(unconfirmed)}. The change may or may not "
