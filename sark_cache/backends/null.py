@@ -55,9 +55,7 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
         policy: str = "",
     ) -> JSONObject | None:
         """Returns None. Counts a miss."""
-        arguments.check_request(user_id, action, resource, context, sensitivity)
-        arguments.read_policy(policy)
-        self._count("misses")
+        self._miss(user_id, action, resource, context, sensitivity, policy)
         return None
 
     async def get_decision(
@@ -71,9 +69,7 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
         policy: str = "",
     ) -> Decision | None:
         """Returns None. Counts a miss."""
-        arguments.check_request(user_id, action, resource, context, sensitivity)
-        arguments.read_policy(policy)
-        self._count("misses")
+        self._miss(user_id, action, resource, context, sensitivity, policy)
         return None
 
     async def set(
@@ -219,6 +215,20 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+    def _miss(
+        self,
+        user_id: str,
+        action: str,
+        resource: str,
+        context: Context | None,
+        sensitivity: str | None,
+        policy: str,
+    ) -> None:
+        """Checks the arguments of a look-up and counts it as a miss."""
+        arguments.check_request(user_id, action, resource, context, sensitivity)
+        arguments.read_policy(policy)
+        self._count("misses")
 
     def _count(self, name: str, count: int = 1) -> None:
         if self.enabled and not self._closed:

@@ -4,35 +4,13 @@ import asyncio
 
 import pytest
 
+from in_tasks import gathered, in_a_group, in_a_task, in_its_own_task, reason
 from loaders import ALLOW, REQUEST, bringing, never
 from sark_cache import RustPolicyCache, is_rust_cache_available
 
 OTHER = ("bob", "read", "doc")
 SOON = 4
 """Seconds, fewer than a waiting request waits before it evaluates on its own."""
-
-
-async def in_a_task(request):
-    return await asyncio.create_task(request)
-
-
-async def gathered(request):
-    return (await asyncio.gather(request))[0]
-
-
-async def in_a_group(request):
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(request)
-    return task.result()
-
-
-async def in_its_own_task(request):
-    return await request
-
-
-def reason(error):
-    """Returns the message of an error, or those of an exception group."""
-    return "; ".join(map(reason, getattr(error, "exceptions", ()))) or str(error)
 
 
 @pytest.mark.parametrize("asks", [in_its_own_task, in_a_task, gathered, in_a_group])

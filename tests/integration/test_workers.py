@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from interpreters import needs_fork
 from sark_cache._core import workers
 
 APP = """
@@ -37,7 +38,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="gunicorn and process groups are not there")
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="this platform has no process groups")
 @pytest.mark.parametrize(
     ("command", "variables", "known"),
     [
@@ -96,6 +97,7 @@ def test_variables_and_the_command_line_give_the_number_too(monkeypatch, variabl
     assert found is known if known is None else found.startswith(known)
 
 
+@needs_fork
 def test_a_child_of_a_preloaded_app_knows_that_it_is_a_worker():
     code = """
 import os, sys
@@ -107,7 +109,5 @@ if child == 0:
 os.waitpid(child, 0)
 print(several_workers())
 """
-    if not hasattr(os, "fork"):
-        pytest.skip("this platform has no fork")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines() == ["it was forked after sark_cache was imported", "None"]

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from in_tasks import in_a_group, in_a_task, in_its_own_task, later, reason
 from loaders import ALLOW, DENY, REQUEST, bringing, never
 from sark_cache import AsyncCache, RustPolicyCache
 from sark_cache.backends._shared.loading import current_flights
@@ -14,18 +15,8 @@ SOON = 4
 """Seconds, fewer than a waiter waits."""
 
 
-async def in_a_task(request):
-    return await asyncio.create_task(request)
-
-
 async def gathered(request):
     return (await asyncio.gather(asyncio.sleep(0), request))[1]
-
-
-async def in_a_group(request):
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(request)
-    return task.result()
 
 
 async def waited_for(request):
@@ -37,22 +28,7 @@ async def with_a_time_out(request):
     return await asyncio.wait_for(request, 60)
 
 
-async def later(request):
-    task = asyncio.create_task(request)
-    await asyncio.sleep(0.05)
-    return await task
-
-
-async def in_its_own_task(request):
-    return await request
-
-
 WAYS = [in_its_own_task, in_a_task, gathered, in_a_group, waited_for, with_a_time_out, later]
-
-
-def reason(error):
-    """Returns the message of an error, or those of an exception group."""
-    return "; ".join(map(reason, getattr(error, "exceptions", ()))) or str(error)
 
 
 @pytest.mark.parametrize("asks", WAYS)

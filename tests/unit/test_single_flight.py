@@ -5,6 +5,7 @@ import gc
 
 import pytest
 
+from in_tasks import gathered, in_a_group, in_a_task, later
 from sark_cache.backends._shared.single_flight import (
     MAX_SUPERSEDED,
     AsyncioFlights,
@@ -192,26 +193,6 @@ async def test_a_task_of_a_finished_evaluation_belongs_to_no_evaluation(flights)
         assert await flights.run(f"first {number}", evaluate) == "over"
     later.set()
     assert await asyncio.gather(*tasks) == [["other"] * 20] * 20
-
-
-async def in_a_task(request):
-    return await asyncio.create_task(request)
-
-
-async def gathered(request):
-    return (await asyncio.gather(request))[0]
-
-
-async def in_a_group(request):
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(request)
-    return task.result()
-
-
-async def later(request):
-    task = asyncio.create_task(request)
-    await asyncio.sleep(0.05)
-    return await task
 
 
 @pytest.mark.parametrize("asks", [in_a_task, gathered, in_a_group, later])

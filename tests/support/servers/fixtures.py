@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import TypeVar
 
 import pytest
 
@@ -11,6 +12,8 @@ from servers.cluster import Cluster
 from servers.host import server_binary
 from servers.process import ELSEWHERE, Elsewhere, Server, Setting
 from servers.sentinel import Sentinels
+
+Servers = TypeVar("Servers", Server, Cluster, Sentinels)
 
 
 @pytest.fixture(scope="session")
@@ -45,28 +48,29 @@ def redis_sentinels(server_available: None) -> Iterator[Sentinels]:
         yield sentinels
 
 
+def _emptied(servers: Servers) -> Servers:
+    """Returns servers after all of them run and hold nothing."""
+    servers.revive()
+    servers.flush()
+    return servers
+
+
 @pytest.fixture
 def fresh_redis(redis_server: Server) -> Server:
     """The server of all tests, running and empty. To change its configuration, use `own_redis`."""
-    redis_server.revive()
-    redis_server.flush()
-    return redis_server
+    return _emptied(redis_server)
 
 
 @pytest.fixture
 def fresh_cluster(redis_cluster: Cluster) -> Cluster:
     """The cluster of all tests, running and empty. A slot may be where an earlier test moved it."""
-    redis_cluster.revive()
-    redis_cluster.flush()
-    return redis_cluster
+    return _emptied(redis_cluster)
 
 
 @pytest.fixture
 def fresh_sentinels(redis_sentinels: Sentinels) -> Sentinels:
     """The pair of all tests, running, in sync and empty. Either server may be the primary."""
-    redis_sentinels.revive()
-    redis_sentinels.flush()
-    return redis_sentinels
+    return _emptied(redis_sentinels)
 
 
 @pytest.fixture
