@@ -77,7 +77,8 @@ def connected(settings: "CacheSettings", timeouts: TimeOuts) -> Generator[Any]:
         except ValueError as error:
             raise FailureError(ExitCode.SETTINGS, f"{URL_VARIABLE}: {error}") from None
         except Exception as error:  # noqa: BLE001 - any error means that it cannot be reached
-            message = f"Redis at {settings.redis_address} cannot be reached: {why(error, settings)}"
+            said = without_secrets(error, settings)
+            message = f"Redis at {settings.redis_address} cannot be reached: {said}"
             raise FailureError(ExitCode.UNREACHABLE, message) from None
         yield client
     finally:
@@ -118,11 +119,11 @@ def asking(settings: "CacheSettings") -> Generator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001 - any error of the client
-        message = f"Redis at {settings.redis_address} failed: {why(error, settings)}"
+        message = f"Redis at {settings.redis_address} failed: {without_secrets(error, settings)}"
         raise FailureError(ExitCode.WRONG, message) from None
 
 
-def why(error: Exception, settings: "CacheSettings") -> str:
+def without_secrets(error: Exception, settings: "CacheSettings") -> str:
     """Returns the text of an error without passwords. A Sentinel is shown by its address."""
     named = OF_SENTINEL.sub(r"\1:\2", str(error))
     said = f"{type(error).__name__}: {named}"

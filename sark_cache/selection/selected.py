@@ -188,7 +188,7 @@ class SelectedPolicyCache(BasePolicyCache):
         """The decisions for many requests, in their order."""
         rows = arguments.read_requests(requests)
         decisions: list[JSONObject | None] = [None] * len(rows)
-        parts = self._parts(rows)
+        parts = self._rows_by_cache(rows)
         # What needs no waiting for comes last: it knows what was revoked while others were asked.
         parts.sort(key=_acts_at_call)
         for cache, places in parts:
@@ -209,7 +209,7 @@ class SelectedPolicyCache(BasePolicyCache):
         rows = arguments.read_entries(entries)
         names = arguments.read_tags(tags)
         stored = 0
-        parts = self._parts(rows)
+        parts = self._rows_by_cache(rows)
         # What needs no waiting for comes first: later, it would store what was revoked until then.
         parts.sort(key=_acts_at_call, reverse=True)
         for cache, places in parts:
@@ -332,7 +332,7 @@ class SelectedPolicyCache(BasePolicyCache):
             raise InvalidationError(message)
         return self._selection.any_cache()
 
-    def _parts(self, rows: Sequence[arguments.Row]) -> list[tuple[ProcessCache, list[int]]]:
+    def _rows_by_cache(self, rows: Sequence[arguments.Row]) -> list[tuple[ProcessCache, list[int]]]:
         """The places of the rows that each cache answers for."""
         parts: dict[str, tuple[ProcessCache, list[int]]] = {}
         for place, row in enumerate(rows):

@@ -244,7 +244,7 @@ def get_selection() -> Selection:
         if _selection is None or _selection.closed:
             from sark_cache.settings import CacheSettings  # noqa: PLC0415 - an extra
 
-            _selection = _begun(CacheSettings.from_environment())
+            _selection = _create(CacheSettings.from_environment())
         return _selection
 
 
@@ -255,12 +255,12 @@ def use_settings(settings: "CacheSettings") -> Selection:
         before, _selection = _selection, None
         if before is not None:
             before.close()
-        _selection = _begun(settings, None if before is None else before.settings)
+        _selection = _create(settings, None if before is None else before.settings)
         return _selection
 
 
-def _begun(settings: "CacheSettings", before: "CacheSettings | None" = None) -> Selection:
-    """Begins a selection, and logs where its settings fall short, unless they are as before."""
+def _create(settings: "CacheSettings", before: "CacheSettings | None" = None) -> Selection:
+    """Creates a selection, and logs where its settings fall short, unless they are as before."""
     defaults.put_in_force(settings)
     falls_short = shortcoming(settings, settings.rust_cache_rollout_pct)
     if falls_short is not None and settings != before:

@@ -72,7 +72,7 @@ def diagnose(user: str | None, redis_url: str | None) -> Diagnosis:
         found.problems.append(str(failure))
     else:
         found.warnings += warnings
-        _look(found, found.settings)
+        _check_settings(found, found.settings)
     if found.native.problem is not None:
         is_wanted = found.settings is None or found.settings.use_rust_cache
         (found.problems if is_wanted else found.warnings).append(found.native.problem)
@@ -84,7 +84,7 @@ def shown(settings: "CacheSettings") -> dict[str, Any]:
     return {**settings.model_dump(exclude={"redis_url"}), "redis_url": settings.redis_address}
 
 
-def _look(found: Diagnosis, settings: "CacheSettings") -> None:
+def _check_settings(found: Diagnosis, settings: "CacheSettings") -> None:
     found.rollouts = {feature: initial(feature, settings) for feature in INITIAL}
     if settings.redis_url is not None:
         found.redis = examine(settings)

@@ -30,7 +30,7 @@ from sark_cache.cli._redis import (
     of_requests,
     primaries_of,
     url_of,
-    why,
+    without_secrets,
 )
 from sark_cache.cli.flags import storage as rollouts
 from sark_cache.cli.flags.storage import Rollout
@@ -127,7 +127,7 @@ def examine(settings: "CacheSettings") -> Examination:
     try:
         with connected(settings, of_commands(settings)) as client:
             found.reachable = True
-            _look(found, client, settings)
+            _examine_primaries(found, client, settings)
     except FailureError as failure:
         found.problems.append(str(failure))
     _judge(found, settings)
@@ -142,7 +142,7 @@ def _is_in_time(settings: "CacheSettings") -> bool:
         return False
 
 
-def _look(found: Examination, client: Any, settings: "CacheSettings") -> None:  # noqa: ANN401
+def _examine_primaries(found: Examination, client: Any, settings: "CacheSettings") -> None:  # noqa: ANN401
     for primary in primaries_of(client):
         server = Server(primary.address)
         found.servers.append(server)
@@ -152,14 +152,14 @@ def _look(found: Examination, client: Any, settings: "CacheSettings") -> None:  
                 state: dict[str, str] = primary.client.execute_command("CLUSTER INFO")
                 server.cluster_state = state.get("cluster_state")
         except Exception as error:  # noqa: BLE001 - any error of the client
-            found.problems.append(f"{primary.address}: {why(error, settings)}")
+            found.problems.append(f"{primary.address}: {without_secrets(error, settings)}")
     try:
         found.rollouts = rollouts.read(client, INITIAL, settings)
     except Exception as error:  # noqa: BLE001 - any error of the client
         cure = ""
         if refusal(error) is not None:
             cure = ". Allow it to the user: ACL SETUSER <user> +get ~feature_flag:*"
-        found.problems.append(f"rollouts cannot be read: {why(error, settings)}{cure}")
+        found.problems.append(f"rollouts cannot be read: {without_secrets(error, settings)}{cure}")
 
 
 def _examine(server: Server, client: Any, key: str) -> None:  # noqa: ANN401 - of either library

@@ -8,10 +8,10 @@ import typer
 from sark_cache.cli._exit import ExitCode, FailureError, ending
 from sark_cache.cli._options import AsJSON, Command, Group, RedisURL, help_text
 from sark_cache.cli._output import complain, console, rows, title, working, write_json
-from sark_cache.cli._redis import asking, connected, of_commands, why
+from sark_cache.cli._redis import asking, connected, of_commands, without_secrets
 from sark_cache.cli._settings import settings_with_redis
 from sark_cache.cli.flags import storage as rollouts
-from sark_cache.cli.flags.features import require_known, unknown
+from sark_cache.cli.flags.features import find_unknown, require_known
 from sark_cache.errors import FlagError
 from sark_cache.rollout.manager import INITIAL, MOST_NAME_BYTES, is_name
 
@@ -212,9 +212,9 @@ def _show(settings: "CacheSettings", feature: str | None, *, as_json: bool) -> N
     ):
         features = [feature] if feature is not None else rollouts.every_feature(client)
         found = rollouts.read(client, features, settings)
-        unheard_of = unknown(client, feature, found[feature]) if feature and not as_json else None
-    if unheard_of is not None:
-        complain("warning", unheard_of.message)
+        unknown = find_unknown(client, feature, found[feature]) if feature and not as_json else None
+    if unknown is not None:
+        complain("warning", unknown.message)
     problems = [rollout.problem for rollout in found.values() if rollout.problem is not None]
     if as_json:
         features_found = {name: asdict(rollout) for name, rollout in found.items()}
@@ -279,7 +279,7 @@ def _every(client: Any, settings: "CacheSettings", faults: list[str]) -> list[st
     except Exception as error:  # noqa: BLE001 - any error of the client
         faults.append(
             f"features other than {', '.join(INITIAL)} cannot be listed, and were not "
-            f"changed: {why(error, settings)}"
+            f"changed: {without_secrets(error, settings)}"
         )
         return list(INITIAL)
 

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from sark_cache.cli._exit import ExitCode, FailureError
-from sark_cache.cli._redis import why
+from sark_cache.cli._redis import without_secrets
 from sark_cache.cli.flags import storage as rollouts
 from sark_cache.rollout.manager import INITIAL
 
@@ -18,7 +18,7 @@ MOST_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Unknown:
+class UnknownFeature:
     """A name that is not a feature of this package and was never set in Redis."""
 
     feature: str
@@ -58,16 +58,17 @@ def require_known(
     try:
         [found] = rollouts.read(client, [feature], settings).values()
     except Exception as error:  # noqa: BLE001 - any error of the client
-        message = f"Redis does not say whether {feature} was ever set: {why(error, settings)}."
+        said = without_secrets(error, settings)
+        message = f"Redis does not say whether {feature} was ever set: {said}."
         raise FailureError(ExitCode.WRONG, message + forced) from None
-    unheard_of = unknown(client, feature, found)
-    if unheard_of is not None:
-        document = {"did_you_mean": unheard_of.near, "known_features": unheard_of.known}
-        raise FailureError(ExitCode.USAGE, unheard_of.message + forced, document)
+    unknown = find_unknown(client, feature, found)
+    if unknown is not None:
+        document = {"did_you_mean": unknown.near, "known_features": unknown.known}
+        raise FailureError(ExitCode.USAGE, unknown.message + forced, document)
 
 
-def unknown(client: Any, feature: str, rollout: "Rollout") -> Unknown | None:  # noqa: ANN401
-    """Returns an `Unknown` if no feature has this name, else None.
+def find_unknown(client: Any, feature: str, rollout: "Rollout") -> UnknownFeature | None:  # noqa: ANN401
+    """Returns an `UnknownFeature` if no feature has this name, else None.
 
     Args:
         client: A client of Redis.
@@ -77,7 +78,7 @@ def unknown(client: Any, feature: str, rollout: "Rollout") -> Unknown | None:  #
     if feature in INITIAL or rollout.source == "redis" or rollout.problem is not None:
         return None
     known = _known(client)
-    return Unknown(feature, known, _nearest(feature, known))
+    return UnknownFeature(feature, known, _nearest(feature, known))
 
 
 def _known(client: Any) -> list[str]:  # noqa: ANN401 - of either library

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sark_cache.cli._redis import why
+from sark_cache.cli._redis import without_secrets
 from sark_cache.errors import FlagError
 from sark_cache.rollout.manager import ALL_USERS, INITIAL
 from sark_cache.rollout.redis_store import KEY_PREFIX, UNREADABLE, percentage_in
@@ -91,7 +91,7 @@ def write(
         try:
             reply = client.set(KEY_PREFIX + feature, str(percentage))
         except Exception as error:  # noqa: BLE001 - any error of the client
-            unconfirmed.append(f"{feature} to {percentage} % ({why(error, settings)})")
+            unconfirmed.append(f"{feature} to {percentage} % ({without_secrets(error, settings)})")
         else:
             if reply is not True:
                 unconfirmed.append(f"{feature} to {percentage} % ({UNREADABLE})")
