@@ -87,6 +87,18 @@ def coverage(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "--cov", "--cov-report=term", *without, *session.posargs)
 
 
+@nox.session
+def consistency(session: nox.Session) -> None:
+    """Checks processes for decisions served after a revocation. `-- --help` shows the options.
+
+    Takes 60 s for each of about 20 faults. `-- --seconds 10 --fault ServerPaused`: 10 s for one.
+    """
+    install(session, groups=("test",))
+    session.run(
+        "python", "-m", "consistency", *session.posargs, env={"PYTHONPATH": "tests/support"}
+    )
+
+
 @nox.session(venv_backend="none")
 def rust(session: nox.Session) -> None:
     """Runs only the Rust tests. `-- name` goes to cargo test."""

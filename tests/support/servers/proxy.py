@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import struct
 from abc import ABC, abstractmethod
 
 from servers.host import HOST
@@ -98,3 +100,94 @@ class FixedServer(_Listener):
     async def _word(reader):
         size = int((await reader.readline())[1:])
         return (await reader.readexactly(size + 2))[:-2]
+
+
+class FaultyProxy(_Listener):
+    """Carries bytes between clients and a server, until a test makes the network faulty.
+
+    Attributes:
+        delay: Seconds by which each reply is late.
+    """
+
+    def __init__(self, server):
+        self._port = server.port
+        self._links = set()
+        self._open = asyncio.Event()
+        self.heal()
+
+    def cut(self):
+        """Holds back all bytes and new connections until `heal`, as a network that retries does."""
+        self._open.clear()
+
+    def heal(self):
+        """Carries all bytes again, those that were held back first."""
+        self.delay = 0.0
+        self._open.set()
+
+    def half_open(self):
+        """Closes the server's end of each connection. The client's end stays open and silent."""
+        for link in list(self._links):
+            link.is_half_open = True
+            link.to_server.transport.abort()
+
+    def reset(self):
+        """Resets the client's end of each connection."""
+        for link in list(self._links):
+            link.reset()
+
+    async def __aexit__(self, *_):
+        await super().__aexit__(*_)
+        self.reset()
+
+    async def _serve(self, reader, writer):
+        await self._open.wait()
+        try:
+            from_server, to_server = await asyncio.open_connection(HOST, self._port)
+        except OSError:  # the server is down
+            writer.transport.abort()
+            return
+        link = _Link(writer, to_server)
+        self._links.add(link)
+        asking = asyncio.create_task(self._ask(reader, link))
+        try:
+            with contextlib.suppress(ConnectionError):
+                while data := await from_server.read(2**16):
+                    await asyncio.sleep(self.delay)
+                    await self._open.wait()
+                    writer.write(data)
+            if link.is_half_open:
+                await asking
+        finally:
+            asking.cancel()
+            self._links.discard(link)
+            writer.close()
+            to_server.close()
+
+    async def _ask(self, reader, link):
+        """Carries the client's bytes to the server, and drops them once that end is closed."""
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(2**16):
+                await self._open.wait()
+                if not link.is_half_open:
+                    link.to_server.write(data)
+        if not link.is_half_open:
+            link.to_server.close()
+
+
+class _Link:
+    """The two ends of one connection through a proxy."""
+
+    def __init__(self, to_client, to_server):
+        self.to_client = to_client
+        self.to_server = to_server
+        self.is_half_open = False
+
+    def reset(self):
+        """Resets the client's end and closes the server's."""
+        linger = struct.pack("ii", 1, 0)  # closed with unsent data dropped: the client gets a RST
+        with contextlib.suppress(OSError):
+            self.to_client.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, linger
+            )
+        self.to_client.transport.abort()
+        self.to_server.transport.abort()

@@ -1,0 +1,85 @@
+"""The command: `python -m consistency --help`, with `tests/support` on the path."""
+
+import argparse
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from consistency.faults import BY_NAME
+from consistency.run import Plan, run
+
+
+def main():
+    """Runs each fault with a fleet of its own. Exits with 1 if there was a violation."""
+    options = _parser().parse_args()
+    names = options.fault or [name for name in BY_NAME if name not in options.without]
+    reports = {}
+    for name in names:
+        plan = Plan(
+            cache=options.cache,
+            faults=(BY_NAME[name],),
+            seconds=options.seconds,
+            max_staleness=options.max_staleness,
+            workers=options.workers,
+            revokers=options.revokers,
+            revocations_per_second=options.revocations_per_second,
+            pause=options.pause,
+            seed=options.seed,
+        )
+        _write(f"{name}, {options.cache}")
+        report = asyncio.run(run(plan, lambda line: _write(f"    {line}")))
+        _write(str(report))
+        reports[name] = report.figures()
+        if options.save:  # after each fault, so that an interrupted run has its figures
+            options.save.write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
+    broken = [name for name, figures in reports.items() if figures["violations"]]
+    _write(f"with violations: {', '.join(broken) or 'none'}")
+    sys.exit(1 if broken else 0)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m consistency",
+        description="Checks that no process serves a decision after its revocation.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--cache",
+        default="consistency.factories:shared",
+        metavar="MODULE:FUNCTION",
+        help="the cache to check: a function of a URL and max_staleness",
+    )
+    add(
+        "--max-staleness",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="the time after the return of invalidate in which older decisions may be served",
+    )
+    add("--seconds", type=float, default=60.0, help="the time for each fault")
+    add("--fault", action="append", choices=BY_NAME, help="only this fault; may be repeated")
+    add(
+        "--without",
+        action="append",
+        choices=BY_NAME,
+        default=[],
+        help="all faults but this one; may be repeated",
+    )
+    add("--workers", type=int, default=4, help="processes that answer and revoke")
+    add("--revokers", type=int, default=1, help="processes that only revoke")
+    add("--revocations-per-second", type=float, default=5.0, help="by each process")
+    add("--pause", type=float, default=0.01, help="seconds between the requests of a task")
+    add("--seed", type=int, default=0, help="repeats the lengths and choices of faults")
+    add("--save", type=Path, metavar="FILE", help="writes the figures as JSON")
+    return parser
+
+
+def _write(line):
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""The caches that a run can check, each as a function that a member of the fleet calls.
+
+Such a function takes the URL of the server and the `max_staleness` of the run, in seconds.
+"""
+
+from sark_cache import RustPolicyCache
+from sark_cache.backends.redis import PolicyCache
+
+CONNECT_SECONDS = 0.5
+COMMAND_SECONDS = 0.5
+"""Longer than the defaults: a run keeps all cores busy, so a healthy server answers late."""
+
+
+def shared(url, max_staleness):
+    """Returns a cache whose decisions are on the server."""
+    return PolicyCache.from_url(
+        url, connect_timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS
+    )
+
+
+def native(url, max_staleness):
+    """Returns a cache of this process alone, which learns of no other process's revocations."""
+    return RustPolicyCache()
