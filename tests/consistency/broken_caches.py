@@ -33,11 +33,11 @@ class ReturnsEarly(PolicyCache):
         return 0
 
 
-def swallows_half(url, max_staleness):
+def swallows_half(url, max_staleness, *, settles):
     """Returns a cache that loses revocations."""
     return SwallowsHalf.from_url(url)
 
 
-def returns_early(url, max_staleness):
+def returns_early(url, max_staleness, *, settles):
     """Returns a cache whose revocations may take effect after they have returned."""
     return ReturnsEarly.from_url(url)

@@ -21,6 +21,7 @@ def main():
             faults=(BY_NAME[name],),
             seconds=options.seconds,
             max_staleness=options.max_staleness,
+            revokers_cache=options.revokers_cache,
             workers=options.workers,
             revokers=options.revokers,
             revocations_per_second=options.revocations_per_second,
@@ -49,14 +50,19 @@ def _parser():
         "--cache",
         default="consistency.factories:shared",
         metavar="MODULE:FUNCTION",
-        help="the cache to check: a function of a URL and max_staleness",
+        help="the cache to check: a function as in consistency.factories",
+    )
+    add(
+        "--revokers-cache",
+        metavar="MODULE:FUNCTION",
+        help="the cache of the processes that only revoke, if it is another one",
     )
     add(
         "--max-staleness",
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="the time after the return of invalidate in which older decisions may be served",
+        help="the time for which a cache may serve older decisions after a revocation is recorded",
     )
     add("--seconds", type=float, default=60.0, help="the time for each fault")
     add("--fault", action="append", choices=BY_NAME, help="only this fault; may be repeated")

@@ -13,21 +13,19 @@ TOLERANCE = 0.0001
 """Seconds by which the clocks of two processor cores may differ."""
 
 
-def check(history, phases, counters, *, max_staleness, may_flush):
+def check(history, phases, counters, *, may_flush):
     """Checks a history, and returns its report.
 
-    A revocation that was confirmed at `r` concerns all requests that begin at or after
-    `r + max_staleness`: they may show no older version. `max_staleness` is 0 for a cache whose
-    `invalidate` returns when no process serves older decisions any more.
+    After a revocation was confirmed, and its `allowed_seconds` have passed, no request that begins
+    may be answered with an older version.
 
     Args:
         history: The logs.
         phases: The faults, in the order of time.
         counters: The counters of the cache of each member, as dicts.
-        max_staleness: The promise of the cache, in seconds.
         may_flush: True if a fault lost the log, so that caches may have dropped everything.
     """
-    promises = _promises(history.revocations, max_staleness)
+    promises = _promises(history.revocations)
     changes = _changes(history.revocations)
     hits = HitRatio()
     violations = Violations()
@@ -99,12 +97,12 @@ class _Versions:
 _NEVER = _Versions([])
 
 
-def _promises(revocations, max_staleness):
+def _promises(revocations):
     """Returns, for each user, the versions that answers must show, with the times since when."""
     pairs = defaultdict(list)
     for one in revocations:
         if not one.error:
-            pairs[one.user].append((one.returned + max_staleness, one.version))
+            pairs[one.user].append((one.returned + one.allowed_seconds, one.version))
     return {user: _Versions(given) for user, given in pairs.items()}
 
 

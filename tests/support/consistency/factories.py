@@ -1,6 +1,8 @@
 """The caches that a run can check, each as a function that a member of the fleet calls.
 
-Such a function takes the URL of the server and the `max_staleness` of the run, in seconds.
+Such a function takes the URL of the server, the `max_staleness` of the run in seconds, and
+`settles`: if False, a revocation returns when it is recorded, and older decisions may be served for
+`max_staleness` from then on. A cache that promises nothing weaker ignores the last two.
 """
 
 from sark_cache import RustPolicyCache
@@ -11,13 +13,13 @@ COMMAND_SECONDS = 0.5
 """Longer than the defaults: a run keeps all cores busy, so a healthy server answers late."""
 
 
-def shared(url, max_staleness):
+def shared(url, max_staleness, *, settles):
     """Returns a cache whose decisions are on the server."""
     return PolicyCache.from_url(
         url, connect_timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS
     )
 
 
-def native(url, max_staleness):
+def native(url, max_staleness, *, settles):
     """Returns a cache of this process alone, which learns of no other process's revocations."""
     return RustPolicyCache()

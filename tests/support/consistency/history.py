@@ -40,6 +40,7 @@ class Revocation(NamedTuple):
         called: The time just before the method was called.
         returned: The time just after it had returned or raised.
         error: "", or the error that it raised.
+        allowed_seconds: The seconds after `returned` in which older decisions may be served.
     """
 
     member: int
@@ -50,6 +51,7 @@ class Revocation(NamedTuple):
     called: float
     returned: float
     error: str
+    allowed_seconds: float
 
 
 class Phase(NamedTuple):

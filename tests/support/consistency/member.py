@@ -42,6 +42,8 @@ class Orders:
         factory: The cache, as `module:function`; see `consistency.factories`.
         url: The URL of the server, or of the proxy in front of it.
         max_staleness: The argument of the factory.
+        settles: The argument of the factory. True: a revocation returns when no process serves
+            older decisions any more. False: when it is recorded.
         users: The number of all users.
         revokes: The users whose decisions this member revokes.
         revocations_per_second: The number of revocations it begins in a second, if none is slow.
@@ -54,11 +56,17 @@ class Orders:
     factory: str
     url: str
     max_staleness: float
+    settles: bool
     users: int
     revokes: tuple[int, ...]
     revocations_per_second: float
     tasks: int
     pause: float
+
+    @property
+    def allowed_seconds(self):
+        """Returns the time after a revocation in which older decisions may be served."""
+        return 0.0 if self.settles else self.max_staleness
 
     def text(self):
         """Returns the orders as an argument of the program."""
@@ -71,7 +79,9 @@ class Member:
     def __init__(self, orders):
         self._orders = orders
         self._engine = Engine(Path(orders.directory) / "versions")
-        self._cache = resolve_name(orders.factory)(orders.url, orders.max_staleness)
+        self._cache = resolve_name(orders.factory)(
+            orders.url, orders.max_staleness, settles=orders.settles
+        )
         self._answers = AnswerLog(orders.directory, orders.number)
         self._revocations = RevocationLog(orders.directory, orders.number)
         self._children = []
@@ -181,9 +191,12 @@ class Member:
             await revoke(user)
         except InvalidationError as unconfirmed:
             error = str(unconfirmed)
-        number = self._orders.number
+        times = (changed, called, now())
         self._revocations.add(
-            Revocation(number, user, version, name, changed, called, now(), error)
+            Revocation(
+                *(self._orders.number, user, version, name, *times, error),
+                self._orders.allowed_seconds,
+            )
         )
         return not error
 

@@ -37,8 +37,9 @@ class Plan:
         cache: The cache to check, as `module:function`; see `consistency.factories`.
         faults: The classes of the faults, which happen one after the other.
         seconds: The time for each fault, recoveries included. A fault may happen several times.
-        max_staleness: The promise of the cache, in seconds, counted from the return of
-            `invalidate`.
+        max_staleness: The promise of the cache, in seconds. If it is not 0, half of the members
+            revoke without waiting for other processes, so that both promises are checked.
+        revokers_cache: The cache of the members that only revoke. None: the same.
         workers: The number of members that answer requests, and revoke.
         revokers: The number of members that only revoke.
         revocations_per_second: The number of revocations of each member in a second.
@@ -50,6 +51,7 @@ class Plan:
     faults: tuple
     seconds: float = 5.0
     max_staleness: float = 0.0
+    revokers_cache: str | None = None
     workers: int = 4
     revokers: int = 1
     revocations_per_second: float = 5.0
@@ -89,7 +91,6 @@ async def run(plan, progress=lambda _line: None):
             History(directory),
             phases,
             counters,
-            max_staleness=plan.max_staleness,
             may_flush=any(fault.loses_log for fault in plan.faults),
         )
 
@@ -103,9 +104,10 @@ def _orders(plan, directory, server, proxies):
         Orders(
             number=number,
             directory=str(directory),
-            factory=plan.cache,
+            factory=plan.cache if number < plan.workers else plan.revokers_cache or plan.cache,
             url=proxies[number].url if number < len(proxies) else server.url,
             max_staleness=plan.max_staleness,
+            settles=plan.max_staleness == 0 or number % 2 == 0,
             users=users,
             revokes=tuple(range(number, users, members)),
             revocations_per_second=plan.revocations_per_second,
