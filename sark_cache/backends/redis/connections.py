@@ -66,6 +66,12 @@ class ConnectionPerLoop:
         self._has_warned = False
         self._process = os.getpid()
         self._by_loop: dict[asyncio.AbstractEventLoop, GuardedConnection] = {}
+        self._of_parent: Final[list[dict[asyncio.AbstractEventLoop, GuardedConnection]]] = []
+        """Keeps the inherited connections open in a forked child.
+
+        Parent and child share what epoll watches. Closing the child's copy of a socket would remove
+        the parent's, which would then receive no replies.
+        """
 
     def current(self) -> GuardedConnection:
         """Returns the connection of the running event loop, which is made at the first call."""
@@ -115,6 +121,7 @@ class ConnectionPerLoop:
     def _create(self, event_loop: asyncio.AbstractEventLoop) -> GuardedConnection:
         inherited = self._process != os.getpid() and bool(self._by_loop)
         if self._process != os.getpid():
+            self._of_parent.append(self._by_loop)
             self._process, self._by_loop = os.getpid(), {}
         for other in [one for one in tuple(self._by_loop) if one.is_closed()]:
             self._by_loop.pop(other, None)
