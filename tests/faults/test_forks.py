@@ -15,7 +15,7 @@ def test_a_forked_child_that_uses_the_cache_leaves_the_connections_of_its_parent
 
         async def look_up():
             found = [await cache.get(*ALICE) for _ in range(3)]
-            gc.collect()  # closes what is no longer used
+            gc.collect()  # closes unused connections
             return found
 
         async def parent():
