@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sark_cache._core import arguments
 from sark_cache._core.arguments import NOT_GIVEN
 from sark_cache._core.coroutines import Deferred, returns_awaitable
-from sark_cache.backends.native import RustPolicyCache
-from sark_cache.backends.null import NullPolicyCache
-from sark_cache.backends.redis import PolicyCache
 from sark_cache.types import Context
 
 if TYPE_CHECKING:
@@ -123,26 +120,6 @@ class RevokesEverywhere:
         if fault is not None:
             raise fault
         return Deferred(lambda: _gather_revocations(total, started))
-
-
-class LinkedRustPolicyCache(RevokesEverywhere, RustPolicyCache):
-    """The native cache of this process."""
-
-
-# The caches written in Python declare a coroutine of Python's own, a narrower type.
-class LinkedPolicyCache(RevokesEverywhere, PolicyCache):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """The Redis cache of this process."""
-
-    async def _drop_idle(self) -> None:
-        await self._connections.drop_idle()
-
-
-class LinkedNullPolicyCache(RevokesEverywhere, NullPolicyCache):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """The cache that never hits, of this process."""
-
-
-ProcessCache: TypeAlias = LinkedRustPolicyCache | LinkedPolicyCache | LinkedNullPolicyCache
-"""One of the caches of a process."""
 
 
 def _given(**named: object) -> dict[str, object]:

@@ -2,23 +2,39 @@
 
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from sark_cache._core.poller import lock_across_forks
 from sark_cache.backends._shared.defaults import settings_in_force
 from sark_cache.backends.native import RustPolicyCache
+from sark_cache.backends.null import NullPolicyCache
 from sark_cache.backends.redis import PolicyCache
-from sark_cache.selection.linked import (
-    LinkedNullPolicyCache,
-    LinkedPolicyCache,
-    LinkedRustPolicyCache,
-    ProcessCache,
-)
+from sark_cache.selection.linked import RevokesEverywhere
 
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
 
-Cache = TypeVar("Cache", LinkedRustPolicyCache, LinkedPolicyCache, LinkedNullPolicyCache)
+
+class LinkedRustPolicyCache(RevokesEverywhere, RustPolicyCache):
+    """The native cache of this process."""
+
+
+# The caches written in Python declare a coroutine of Python's own, a narrower type.
+class LinkedPolicyCache(RevokesEverywhere, PolicyCache):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """The Redis cache of this process."""
+
+    async def _drop_idle(self) -> None:
+        await self._connections.drop_idle()
+
+
+class LinkedNullPolicyCache(RevokesEverywhere, NullPolicyCache):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """The cache that never hits, of this process."""
+
+
+ProcessCache: TypeAlias = LinkedRustPolicyCache | LinkedPolicyCache | LinkedNullPolicyCache
+"""One of the caches of a process."""
+
+Cache = TypeVar("Cache", bound=ProcessCache)
 
 _caches: dict[type, ProcessCache] = {}
 _lock = lock_across_forks()

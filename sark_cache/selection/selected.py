@@ -13,8 +13,7 @@ from sark_cache.backends.redis import PolicyCache
 from sark_cache.decision import Decision
 from sark_cache.errors import InvalidationError
 from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, CacheMetrics, LatencyHistogram
-from sark_cache.selection.linked import LinkedNullPolicyCache, ProcessCache
-from sark_cache.selection.registry import open_caches
+from sark_cache.selection.registry import LinkedNullPolicyCache, ProcessCache, open_caches
 from sark_cache.selection.selector import Selection, get_selection
 from sark_cache.types import (
     BatchEntry,

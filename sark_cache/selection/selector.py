@@ -21,13 +21,17 @@ from sark_cache._core.redis_urls import connect_blocking
 from sark_cache._core.workers import several_workers
 from sark_cache.backends._shared import defaults
 from sark_cache.rollout.manager import ALL_USERS, FeatureFlagManager, get_feature_flag_manager
-from sark_cache.selection.linked import (
+from sark_cache.selection.registry import (
     LinkedNullPolicyCache,
     LinkedPolicyCache,
     LinkedRustPolicyCache,
     ProcessCache,
+    differing,
+    get_or_create,
+    native_of,
+    open_caches,
+    redis_of,
 )
-from sark_cache.selection.registry import differing, get_or_create, native_of, open_caches, redis_of
 
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings

@@ -15,7 +15,7 @@ from sark_cache import (
 )
 from sark_cache.selection import registry as process
 from sark_cache.selection import selector as selection
-from sark_cache.selection.linked import LinkedNullPolicyCache
+from sark_cache.selection.registry import LinkedNullPolicyCache
 
 ALLOW = {"allow": True}
 ALICE = ("alice", "read", "doc")

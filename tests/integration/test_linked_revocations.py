@@ -9,7 +9,7 @@ from sark_cache import (
     create_policy_cache,
 )
 from sark_cache.selection import registry as process
-from sark_cache.selection.linked import LinkedNullPolicyCache, LinkedPolicyCache
+from sark_cache.selection.registry import LinkedNullPolicyCache, LinkedPolicyCache
 
 ALLOW = {"allow": True}
 ALICE = ("alice", "read", "doc")
