@@ -2,8 +2,9 @@
 
 Methods that only call other methods of the interface are implemented here and nowhere else. The
 constants of the contract are here, too: the table of sensitivities and the thresholds. The rules
-that use them are in `sark_cache.backends._shared.ttl`, and for the native cache in the compiled
-module's `policy/ttl.rs`, which reads the same constants.
+that use them are in `sark_cache.backends._shared.ttl`. For the native cache they are in the
+compiled module: `load/lifetime.rs` chooses a time to live, and `policy/ttl.rs` reads the same
+constants.
 """
 
 from collections.abc import Collection, Coroutine, Iterable, Mapping

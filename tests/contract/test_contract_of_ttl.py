@@ -78,6 +78,21 @@ async def test_it_shortens_the_ttl_that_the_loader_returns(new_brief):
     assert await survivors(cache, list(STORED)) == EXPECTED
 
 
+async def test_the_ttl_of_the_loader_takes_precedence_over_the_ttl_of_the_caller(new_brief):
+    cache = await new_brief(ttl_seconds=60)
+    for name, given, of_loader in (
+        ("long", BRIEF, 60),
+        ("short", 60, BRIEF),
+        ("none", BRIEF, None),
+    ):
+
+        async def load(of_loader=of_loader):
+            return Loaded(ALLOW, ttl_seconds=of_loader)
+
+        await cache.get_or_load(name, "read", "doc", load, ttl_seconds=given)
+    assert await survivors(cache, ["long", "short", "none"]) == {"long"}
+
+
 async def test_it_never_lengthens_the_ttl_of_the_cache(new_brief):
     cache = await new_brief(ttl_seconds=BRIEF)
     for sensitivity in ("critical", "public", "unheard of", None):

@@ -4,6 +4,7 @@ use crate::awaitable::{NOTHING, awaitable, poll_or_block, ready};
 use crate::convert::arguments::{self, default_ttl, options, ttl};
 use crate::convert::key::general;
 use crate::error::Fault;
+use crate::load::lifetime::Lifetime;
 use crate::load::owner::{OnFault, Owner, Switch};
 use crate::load::registry::LoadRegistry;
 use crate::load::{Load, LoadRequest};
@@ -98,7 +99,7 @@ impl AsyncCache {
     ) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
         let loader = arguments::loader(loader)?;
-        let ttl = ttl(ttl_seconds)?.unwrap_or(this.ttl);
+        let given = ttl(ttl_seconds)?;
         let found = general(key, |key| {
             poll_once(this.cache.get(key.as_bytes())).flatten().ok_or_else(|| key.to_key())
         });
@@ -114,8 +115,7 @@ impl AsyncCache {
                     cache: Arc::clone(&this.cache),
                     loads: Arc::clone(&this.loads),
                     key,
-                    ttl,
-                    max_ttl: Duration::MAX,
+                    lifetime: Lifetime { given, default: this.ttl, max: Duration::MAX },
                     tags: Tags::default(),
                     loader: loader.clone().unbind(),
                 };

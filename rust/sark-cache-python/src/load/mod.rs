@@ -10,6 +10,7 @@
 //! loop has while requests of it wait.
 
 mod event_loop;
+pub mod lifetime;
 mod outcome;
 pub mod owner;
 pub mod registry;
@@ -21,6 +22,7 @@ use crate::convert::arguments::ttl;
 use crate::convert::tags::Tags;
 use crate::error::Fault;
 use crate::load::event_loop::running_loop;
+use crate::load::lifetime::Lifetime;
 use crate::load::outcome::{Outcome, SharedOutcome};
 use crate::load::owner::{OnFault, Owner};
 use crate::load::registry::{LoadRegistry, now, remove_superseded};
@@ -53,9 +55,7 @@ pub struct LoadRequest {
     pub cache: Arc<Cache<Stored>>,
     pub loads: Arc<LoadRegistry>,
     pub key: Key,
-    pub ttl: Duration,
-    /// It lives no longer than this, whatever its loader says.
-    pub max_ttl: Duration,
+    pub lifetime: Lifetime,
     pub tags: sark_cache_core::Tags,
     pub loader: Py<PyAny>,
 }
@@ -200,7 +200,7 @@ impl Load {
         tags: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let LoadRequest { cache, key, .. } = &self.request;
-        let ttl = ttl(ttl_seconds)?.unwrap_or(self.request.ttl).min(self.request.max_ttl);
+        let ttl = self.request.lifetime.choose(ttl(ttl_seconds)?);
         let late = Tags::of_decision(tags)?;
         let tags = self.request.tags.union(&cache.log().tags(&late.names));
         match late.all().and_then(|()| Stored::from_python(value)) {

@@ -11,7 +11,7 @@ use crate::convert::key::Keys;
 use crate::convert::rows::rows;
 use crate::convert::tags::Tags;
 use crate::policy::store::Instance;
-use crate::policy::ttl::entry_ttl;
+use crate::policy::ttl::lifetime;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use std::iter::repeat_n;
@@ -77,7 +77,7 @@ pub fn set<'py>(
     let mut stored = 0;
     let shape = "(user_id, action, resource, decision, context, ttl_seconds)";
     rows("entries", entries, &(4..=6), shape, |row| {
-        let ttl = entry_ttl(cache, ttl(row.get(5))?, None)?;
+        let ttl = lifetime(cache, ttl(row.get(5))?, None)?.choose(None);
         let request = Request { policy, fields: row.fields()?, context: row.get(4) };
         let tags = tags.all().map(|()| numbers.clone());
         match store.prepare_insert(request, &row.items[3], tags, ttl) {

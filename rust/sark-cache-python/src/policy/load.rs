@@ -4,19 +4,19 @@ use crate::awaitable::ready;
 use crate::convert::arguments::{self, Request, RequestArguments, optional, ttl};
 use crate::convert::key;
 use crate::convert::tags::Tags;
+use crate::load::lifetime::Lifetime;
 use crate::load::owner::{OnFault, Owner};
 use crate::load::{Load, LoadRequest, evaluate};
 use crate::policy::lookup::serve;
 use crate::policy::report::report;
 use crate::policy::set::StorageArguments;
 use crate::policy::store::{Instance, Store};
-use crate::policy::ttl::max_ttl;
+use crate::policy::ttl::lifetime;
 use crate::value::Stored;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 use sark_cache_core::{Entry, Key, KeyWriter, poll_once};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Returns the decision for a request: the cached one, or else the result of `loader()`.
 #[inline]
@@ -56,10 +56,9 @@ pub fn get_or_load<'py>(
     match served {
         Ok(Ok(decision)) => ready(py, decision),
         Ok(Err(key)) => {
-            let ttl = given.unwrap_or_else(|| store.ttl());
-            let max_ttl = max_ttl(cache, sensitivity)?;
+            let lifetime = lifetime(cache, given, sensitivity)?;
             let tags = store.cache.log().tags(&tags.names);
-            Load::decision(py, load_request(cache, key, ttl, max_ttl, tags, loader))
+            Load::decision(py, load_request(cache, key, lifetime, tags, loader))
         }
         Err(fault) => {
             cache.report("get_or_load", fault)?;
@@ -93,16 +92,15 @@ pub fn lead_refresh<'py>(
     let evaluate = py
         .import(interned!(py, "functools"))?
         .call_method1(interned!(py, "partial"), (callback, user_id, action, resource, context))?;
-    let max_ttl = max_ttl(cache, Some(sensitivity))?;
-    let (ttl, tags) = (entry.ttl(), entry.tags().clone());
-    Load::refresh(py, load_request(cache, key, ttl, max_ttl, tags, &evaluate))
+    let lifetime = lifetime(cache, Some(entry.ttl()), Some(sensitivity))?;
+    let tags = entry.tags().clone();
+    Load::refresh(py, load_request(cache, key, lifetime, tags, &evaluate))
 }
 
 fn load_request(
     Instance { object, store }: Instance<'_, '_>,
     key: Key,
-    ttl: Duration,
-    max_ttl: Duration,
+    lifetime: Lifetime,
     tags: sark_cache_core::Tags,
     loader: &Bound<'_, PyAny>,
 ) -> LoadRequest {
@@ -116,8 +114,7 @@ fn load_request(
         cache: Arc::clone(cache),
         loads: Arc::clone(loads),
         key,
-        ttl,
-        max_ttl,
+        lifetime,
         tags,
         loader: loader.clone().unbind(),
     }

@@ -5,7 +5,7 @@ use crate::convert::arguments::{RequestArguments, optional, ttl};
 use crate::convert::tags::Tags;
 use crate::error::Fault;
 use crate::policy::store::Instance;
-use crate::policy::ttl::entry_ttl;
+use crate::policy::ttl::lifetime;
 use pyo3::prelude::*;
 
 /// The unchecked arguments that say how a decision is stored.
@@ -27,7 +27,8 @@ pub fn set<'py>(
     let (py, store) = (cache.py(), cache.store);
     let stamp = store.stamp_or_now(stamp)?;
     let request = request.read()?;
-    let ttl = entry_ttl(cache, ttl(ttl_seconds)?, optional("sensitivity", sensitivity)?)?;
+    let given = ttl(ttl_seconds)?;
+    let ttl = lifetime(cache, given, optional("sensitivity", sensitivity)?)?.choose(None);
     let tags = Tags::of_decision(tags)?;
     let numbers = store.cache.log().tags(&tags.names);
     let insert = store.prepare_insert(request, decision, tags.all().map(|()| numbers), ttl);

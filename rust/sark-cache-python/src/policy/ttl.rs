@@ -1,6 +1,9 @@
-//! The TTL rule: how long an entry lives, and which entries are refreshed.
+//! Sensitivities: the longest time to live that each allows, and which entries are refreshed.
+//!
+//! [`Lifetime`] chooses the time to live.
 
 use crate::convert::arguments::ttl;
+use crate::load::lifetime::Lifetime;
 use crate::policy::report::log;
 use crate::policy::store::{Instance, Sensitivity};
 use pyo3::IntoPyObjectExt;
@@ -9,19 +12,18 @@ use pyo3::types::PyString;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Returns the time to live of an entry: the one that was given or else the default, and at most
-/// what its sensitivity allows.
-pub fn entry_ttl(
+/// Returns the times to live that a decision can get, given the one of the caller.
+pub fn lifetime(
     cache: Instance<'_, '_>,
     given: Option<Duration>,
     sensitivity: Option<&Bound<'_, PyString>>,
-) -> PyResult<Duration> {
-    Ok(given.unwrap_or_else(|| cache.store.ttl()).min(max_ttl(cache, sensitivity)?))
+) -> PyResult<Lifetime> {
+    Ok(Lifetime { given, default: cache.store.ttl(), max: max_ttl(cache, sensitivity)? })
 }
 
 /// Returns the longest time to live that a sensitivity allows, from the class's `OPTIMIZED_TTL`.
 /// Logs a warning for an unknown sensitivity, which has no limit.
-pub fn max_ttl(
+fn max_ttl(
     cache: Instance<'_, '_>,
     sensitivity: Option<&Bound<'_, PyString>>,
 ) -> PyResult<Duration> {
