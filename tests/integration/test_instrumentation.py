@@ -147,7 +147,7 @@ async def test_a_selected_cache_can_be_exported_as_one(selected, registry):
 
 async def test_a_selected_cache_needs_unique_names_for_its_backends(selected, registry):
     register(selected, registry)
-    with pytest.raises(ValueError, match="give each one a name="):
+    with pytest.raises(ValueError, match="pass a different name="):
         register(RustPolicyCache(), registry)
     register(RustPolicyCache(), registry, name="another")
 

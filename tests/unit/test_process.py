@@ -200,9 +200,12 @@ def test_a_child_does_not_wait_for_loads_of_the_parent():
         + """
 begun, may_end = threading.Event(), threading.Event()
 
-async def slow():
+def wait():  # in a thread, so that the import of the thread pool cannot overlap with the fork
     begun.set()
-    await asyncio.to_thread(may_end.wait)
+    may_end.wait()
+
+async def slow():
+    await asyncio.to_thread(wait)
     return ALLOW
 
 async def own():
