@@ -91,6 +91,23 @@ async def test_a_refresh_does_not_restore_a_decision_that_an_expired_deny_had_re
     assert await cache.get(*ALICE) is None
 
 
+async def test_a_deny_that_was_revoked_before_it_was_stored_ends_the_older_allow(cache):
+    """The revocation matches the tag of the newer decision, and not the older decision."""
+    await cache.set(*ALICE, ALLOW)
+    stamp = cache.stamp()
+    await cache.invalidate(tags=["group:1"])
+    assert await cache.set(*ALICE, DENY, tags=["group:1"], stamp=stamp) is False
+    assert await cache.get(*ALICE) is None
+
+
+async def test_an_evaluation_from_before_a_revocation_leaves_a_newer_decision(cache):
+    stamp = cache.stamp()
+    await cache.invalidate(user_id="alice")
+    assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp())
+    assert await cache.set(*ALICE, DENY, stamp=stamp) is False
+    assert await cache.get(*ALICE) in (ALLOW, None)
+
+
 @pytest.mark.parametrize("unstorable", UNSTORABLE)
 async def test_a_deny_that_cannot_be_stored_invalidates_an_older_evaluation(cache, unstorable):
     await cache.set(*ALICE, ALLOW)

@@ -280,6 +280,23 @@ fn a_decision_revoked_during_its_evaluation_is_refused() {
 }
 
 #[test]
+fn a_refused_decision_removes_the_older_one_and_keeps_a_newer_one() {
+    let cache = cache(10);
+    let alice = key("alice", "read", "doc");
+    let group = cache.log().tags(&["group"]);
+    put(&cache, alice.clone(), b"allow").unwrap();
+    let stamp = cache.stamp();
+    let insert = |tags| wait(cache.insert(alice.clone(), b"deny".to_vec(), MINUTE, tags, stamp));
+    wait(cache.invalidate(Scope::of([None, None, None], &["group"])));
+    assert_eq!(insert(group), Err(InsertError::Invalidated));
+    assert_eq!(get(&cache, &alice), None);
+    wait(cache.invalidate(Scope::of([Some("alice"), None, None], &[])));
+    put(&cache, alice.clone(), b"newer").unwrap();
+    assert_eq!(insert(Tags::default()), Err(InsertError::Invalidated));
+    assert_eq!(get(&cache, &alice), Some(b"newer".to_vec()));
+}
+
+#[test]
 fn removing_an_entry_also_revokes_a_running_evaluation() {
     let cache = cache(10);
     let alice = key("alice", "read", "doc");

@@ -226,8 +226,12 @@ local outcomes = {{}}
 for i = 1, (#KEYS - 1) / 2 do
   local key, marker = KEYS[2 * i - 1], KEYS[2 * i]
   local value, ttl, decision = ARGV[3 * i + 3], ARGV[3 * i + 4], ARGV[3 * i + 5]
-  if invalidated(records, cjson.decode(decision)) then outcomes[i] = {INVALIDATED}
-  elseif not may_replace(key, marker, mode, ARGV[3], ARGV[4]) then outcomes[i] = {SUPERSEDED}
+  local free = may_replace(key, marker, mode, ARGV[3], ARGV[4])
+  if invalidated(records, cjson.decode(decision)) then
+    -- The record may match only the tags of the newer decision.
+    if free then redis.call('UNLINK', key) end
+    outcomes[i] = {INVALIDATED}
+  elseif not free then outcomes[i] = {SUPERSEDED}
   else
     redis.call('SET', key, value, 'PX', ttl)
     mark(marker, mode, ttl, id)

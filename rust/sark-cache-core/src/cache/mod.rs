@@ -202,6 +202,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         let subject = Subject { key: key.as_bytes(), tags: &tags };
         let Verdict::Valid(stamp) = self.log.verdict(stamp, subject) else {
             self.stats.counters.invalidations.increment();
+            self.remove_older(key.as_bytes(), stamp).await;
             return Err(InsertError::Invalidated);
         };
         // An invalidation between the verdict and the insert is newer than the stamp, so the next
@@ -227,6 +228,16 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     /// Removes the entry under `key`, because a decision that cannot be stored superseded it.
     pub async fn remove_superseded(&self, key: &[u8]) {
         self.remove_entry(key).await;
+    }
+
+    /// Removes the entry under `key`, because a decision that was invalidated superseded it: the record
+    /// may match only the tags of the newer one. An entry that has a tag of such a record stays. It is
+    /// served only if it is newer than the record.
+    async fn remove_older(&self, key: &[u8], stamp: Stamp) {
+        let Some(entry) = self.entries.get(key).await else { return };
+        if self.log.verdict(stamp, entry.subject(key)) != Verdict::Invalidated {
+            self.remove_entry(key).await;
+        }
     }
 
     /// Returns the weight that an entry of this key, value and tags would have. Constant time.
