@@ -22,11 +22,11 @@ Peers: TypeAlias = Callable[[], Iterable["RevokesEverywhere"]]
 class RevokesEverywhere:
     """A mixin of the caches of a process, placed before the cache class. Revokes in all of them.
 
-    When a revocation is called, it takes effect in the native cache and starts for Redis.
+    At the call, a revocation takes effect in the native cache, and starts in Redis.
     """
 
     made_from: "CacheSettings | None" = None
-    """The settings that the cache was created from. None: there were none."""
+    """The settings that the cache was created from. None: it was created without settings."""
 
     _peers: Peers = tuple
 
@@ -39,7 +39,7 @@ class RevokesEverywhere:
         return Deferred(self._drop_idle)
 
     def end(self) -> Coroutine[object, None, None]:
-        """Closes the cache for good: a native cache at the call, others when it is awaited."""
+        """Closes the cache for good: a native cache at the call, another cache at the `await`."""
         backend: Any = super()
         closed: Coroutine[object, None, None] = backend.close()
         return closed
@@ -61,7 +61,7 @@ class RevokesEverywhere:
         *,
         policy: str | None = None,
     ) -> Coroutine[object, None, bool]:
-        """Revokes one decision in every cache. Returns True if one of them had it."""
+        """Revokes one decision in every cache. Returns True if a cache had stored it."""
         given = _given(policy=policy)
         return self._revoke_on_all(any, "delete", user_id, action, resource, context, **given)
 
@@ -95,7 +95,7 @@ class RevokesEverywhere:
 
     @returns_awaitable
     def clear_all(self) -> Coroutine[object, None, bool]:
-        """Does the same as `clear`."""
+        """Calls `clear`."""
         return self.clear()
 
     def _revoke_on_all(
@@ -115,7 +115,7 @@ class RevokesEverywhere:
         for cache in (self, *(peer for peer in self._peers() if peer is not self)):
             try:
                 started.append(getattr(super(RevokesEverywhere, cache), operation)(*args, **kwargs))
-            except Exception as error:  # noqa: BLE001 - the other caches revoke all the same
+            except Exception as error:  # noqa: BLE001 - the other caches revoke in any case
                 fault = fault or error
         if fault is not None:
             raise fault

@@ -1,4 +1,7 @@
-"""The caches of this process: one of each kind, created at the first request, and linked."""
+"""The caches of this process: one of each kind, created at its first use.
+
+They are linked: a revocation through one of them reaches all of them.
+"""
 
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, contextmanager
@@ -28,7 +31,7 @@ class LinkedPolicyCache(RevokesEverywhere, PolicyCache):  # pyright: ignore[repo
 
 
 class LinkedNullPolicyCache(RevokesEverywhere, NullPolicyCache):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """The cache that never hits, of this process."""
+    """The cache of this process that stores nothing."""
 
 
 ProcessCache: TypeAlias = LinkedRustPolicyCache | LinkedPolicyCache | LinkedNullPolicyCache
@@ -47,7 +50,7 @@ _OF_BACKEND: Final = {
         *("redis_connect_timeout", "redis_command_timeout"),
     ),
 }
-"""The settings that a cache is made from."""
+"""The settings that a cache is created from."""
 
 
 def get_rust_policy_cache(
@@ -55,21 +58,23 @@ def get_rust_policy_cache(
     ttl_seconds: float | None = None,
     enabled: bool = True,  # noqa: FBT001, FBT002 - the signature is SARK's
 ) -> RustPolicyCache:
-    """The native cache of this process, made at the first call from the settings in force.
+    """Returns the native cache of this process. The first call creates it.
 
-    To close it leaves it usable, as SARK's callers expect; `close_policy_caches` ends it.
+    It is created from the settings of the process, if there are any. `close` leaves it usable, as
+    SARK's callers expect. `close_policy_caches` closes it for good.
 
     Args:
-        max_size: The most entries; None: as the settings say, 10,000 at first.
-        ttl_seconds: How long an entry lives by default, in seconds; None: as the settings say, 300
-            at first.
-        enabled: Whether it serves, if the settings say so, too.
+        max_size: The maximum number of entries. None: that of the settings, or 10,000.
+        ttl_seconds: The default time to live of an entry, in seconds. None: that of the settings,
+            or 300.
+        enabled: If False, the cache neither serves nor stores. It is also disabled if the settings
+            disable it.
 
-    The arguments count when the cache is made; later calls return it as it is.
+    The arguments apply only when the cache is created. Later calls return it unchanged.
 
     Raises:
         RuntimeError: The compiled module is not available.
-        SettingsError: The environment holds wrong settings; the message names the variables.
+        SettingsError: A variable of the environment is wrong. The message names the variables.
     """
 
     def make() -> LinkedRustPolicyCache:
@@ -85,22 +90,23 @@ def get_policy_cache(
     ttl_seconds: float | None = None,
     enabled: bool = True,  # noqa: FBT001, FBT002 - the signature is SARK's
 ) -> PolicyCache:
-    """The Redis cache of this process, made at the first call from the settings in force.
+    """Returns the Redis cache of this process. The first call creates it.
 
-    It is on the server that the settings name (`SARK_CACHE_REDIS_URL`), or else on
-    `redis://localhost:6379/0`. To close it leaves it usable, as SARK's callers expect;
-    `close_policy_caches` ends it.
+    It is created from the settings of the process, if there are any. Its server is the one that the
+    settings name (`SARK_CACHE_REDIS_URL`), or else `redis://localhost:6379/0`. `close` leaves it
+    usable, as SARK's callers expect. `close_policy_caches` closes it for good.
 
     Args:
-        ttl_seconds: How long an entry lives by default, in seconds; None: as the settings say, 300
-            at first.
-        enabled: Whether it serves, if the settings say so, too.
+        ttl_seconds: The default time to live of an entry, in seconds. None: that of the settings,
+            or 300.
+        enabled: If False, the cache neither serves nor stores. It is also disabled if the settings
+            disable it.
 
-    The arguments count when the cache is made; later calls return it as it is.
+    The arguments apply only when the cache is created. Later calls return it unchanged.
 
     Raises:
         ImportError: Neither redis-py nor valkey-py is installed.
-        SettingsError: The environment holds wrong settings; the message names the variables.
+        SettingsError: A variable of the environment is wrong. The message names the variables.
     """
 
     def make() -> LinkedPolicyCache:
@@ -119,7 +125,7 @@ def native_of(
     *,
     enabled: bool = True,
 ) -> LinkedRustPolicyCache:
-    """Makes a native cache from settings, but for what is given."""
+    """Creates a native cache from settings. The given arguments take precedence."""
     cache = LinkedRustPolicyCache(
         settings.cache_max_size if max_size is None else max_size,
         settings.cache_ttl if ttl_seconds is None else ttl_seconds,
@@ -136,7 +142,7 @@ def native_of(
 def redis_of(
     settings: "CacheSettings", ttl_seconds: float | None = None, *, enabled: bool = True
 ) -> LinkedPolicyCache:
-    """Makes a Redis cache from settings, but for what is given."""
+    """Creates a Redis cache from settings. The given arguments take precedence."""
     cache = LinkedPolicyCache(
         settings.redis_url.get_secret_value() if settings.redis_url else None,
         settings.cache_ttl if ttl_seconds is None else ttl_seconds,
@@ -153,7 +159,10 @@ def redis_of(
 
 
 def differing(settings: "CacheSettings") -> Generator[tuple[str, list[str]]]:
-    """Yields the backends of open caches that were made from other settings, and which differ."""
+    """Yields each open cache that was created from other settings.
+
+    Each item is its backend, and the names of the settings that differ.
+    """
     for cache in open_caches():
         made_from: CacheSettings | None = getattr(cache, "made_from", None)
         names = [
@@ -166,7 +175,7 @@ def differing(settings: "CacheSettings") -> Generator[tuple[str, list[str]]]:
 
 
 def get_or_create(kind: type[Cache], make: Callable[[], Cache]) -> Cache:
-    """Returns the cache of this kind; creates one if none is open."""
+    """Returns the open cache of a kind. Creates it if there is none."""
     if _stand_ins:
         stand_in: Cache = _stand_ins[-1]
         return stand_in
@@ -177,9 +186,8 @@ def get_or_create(kind: type[Cache], make: Callable[[], Cache]) -> Cache:
         cache = _caches.get(kind)
         if not isinstance(cache, kind) or cache.closed:
             cache = make()
-            cache.set_peers(
-                open_caches
-            )  # before another thread can use it, so that its revocations reach all
+            # Before another thread can use it, so that its revocations reach all caches.
+            cache.set_peers(open_caches)
             _caches[kind] = cache
         return cache
 
@@ -192,17 +200,17 @@ def open_caches() -> list[ProcessCache]:
 
 
 _stand_ins: list[Any] = []
-"""Caches that a test puts in the place of all others; the last one counts."""
+"""Caches with which tests replace all caches of the process. The last one is used."""
 
 
 def has_stand_in() -> bool:
-    """Returns whether another cache stands in the place of those of the process."""
+    """Returns whether a test has replaced the caches of the process."""
     return bool(_stand_ins)
 
 
 @contextmanager
 def standing_in(cache: object) -> Generator[None]:
-    """Puts a cache in the place of all caches of the process: for tests of services."""
+    """Replaces all caches of the process by one cache, within the block. For tests of services."""
     _stand_ins.append(cache)
     try:
         yield
@@ -211,8 +219,8 @@ def standing_in(cache: object) -> Generator[None]:
 
 
 async def close_policy_caches() -> None:
-    """Ends the caches of this process, which nothing else does; the next to ask makes new ones."""
-    async with AsyncExitStack() as closing:  # whatever becomes of one, all of them are ended
+    """Closes the caches of this process for good. The next call for a cache creates a new one."""
+    async with AsyncExitStack() as closing:  # closes all of them, even if one raises
         with _lock:
             for cache in [each for each in _caches.values() if not each.closed]:
                 closing.push_async_callback(_awaited, cache.end())

@@ -1,4 +1,4 @@
-"""`SelectedPolicyCache`: one cache to hold, which asks for each user the one that is theirs."""
+"""`SelectedPolicyCache`: a cache that forwards each request to the cache of its user."""
 
 from bisect import bisect_left
 from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
@@ -28,28 +28,31 @@ _CLOSED: Final = LinkedNullPolicyCache()
 """The cache that answers after `close`."""
 _CLOSED.enabled = False
 _FINE: Final = tuple((32 + part) * 2**power / 1e9 for power in range(2, 31) for part in range(32))
-"""Bounds as fine as the buckets of a histogram: 32 to a power of two, from 128 ns to 68 s."""
+"""Bounds as fine as the buckets of a histogram: 32 per power of two, from 128 ns to 68 s."""
 
 
 class Stamps(NamedTuple):
-    """A moment in the life of every cache of a process: each, with a stamp of its own."""
+    """The stamps of all caches of a process, taken at one moment."""
 
     of: Mapping[str, tuple[ProcessCache, Any]]
+    """Each cache with its stamp, by backend."""
 
 
 class SelectedPolicyCache(BasePolicyCache):
-    """The policy cache of a service whose backend is chosen user by user, while it runs.
+    """The policy cache of a service that chooses the backend of each user while it runs.
 
-    Requests go where `create_policy_cache(user_id)` says at that moment, batches in parts. That
-    adds about a microsecond. Revocations reach every cache that this process uses; metrics are
-    those of all of them together. What reads one decision returns the awaitable of the chosen
-    cache. A revocation is on its way when it is called; all else acts when it is awaited.
+    A request goes to the cache that `create_policy_cache(user_id)` returns at that moment. A batch
+    is divided among the caches of its users. The choice takes about a microsecond. A revocation
+    reaches every cache of this process. The metrics are the sums of those of all caches.
+
+    A revocation starts at the call. `get`, `get_decision` and `get_or_load` do at the call what
+    the chosen cache does. All other methods act when their coroutine is awaited.
 
     Args:
-        selection: Whose choice to follow; None: the one that the environment settles.
+        selection: The selection to use. None: that of the process, made from the environment.
 
     Raises:
-        SettingsError: The environment holds wrong settings; the message names the variables.
+        SettingsError: A variable of the environment is wrong. The message names the variables.
     """
 
     backend: ClassVar[str] = "selected"
@@ -61,12 +64,12 @@ class SelectedPolicyCache(BasePolicyCache):
         self._closed = False
 
     def backends(self) -> list[ProcessCache]:
-        """The caches that this process uses so far."""
+        """Returns the open caches of this process."""
         return open_caches()
 
     @property
     def enabled(self) -> bool:
-        """True if all caches serve and store. Setting it applies to all, also to later ones."""
+        """True if all caches serve and store decisions. It can be set, also for later caches."""
         if self._enabled is not None:
             return self._enabled
         return all(cache.enabled for cache in open_caches())
@@ -79,12 +82,12 @@ class SelectedPolicyCache(BasePolicyCache):
 
     @property
     def max_size(self) -> int:
-        """0: each backend has a bound of its own."""
+        """Always 0: each backend has its own maximum."""
         return 0
 
     @property
     def closed(self) -> bool:
-        """True after `close`."""
+        """True after `close` was called."""
         return self._closed
 
     def get(
@@ -97,7 +100,7 @@ class SelectedPolicyCache(BasePolicyCache):
         *,
         policy: str = "",
     ) -> Coroutine[object, None, JSONObject | None]:
-        """The cached decision for a request, or None."""
+        """Returns the cached decision for a request, or None."""
         cache = self._for(user_id)
         return cache.get(user_id, action, resource, context, sensitivity, policy=policy)
 
@@ -111,7 +114,7 @@ class SelectedPolicyCache(BasePolicyCache):
         *,
         policy: str = "",
     ) -> Coroutine[object, None, Decision | None]:
-        """The cached decision for a request as one that cannot be changed, or None."""
+        """Returns the cached decision for a request as an immutable `Decision`, or None."""
         cache = self._for(user_id)
         return cache.get_decision(user_id, action, resource, context, sensitivity, policy=policy)
 
@@ -129,7 +132,7 @@ class SelectedPolicyCache(BasePolicyCache):
         stamp: Stamps | None = None,
         policy: str = "",
     ) -> bool:
-        """Stores a decision; True if it was stored."""
+        """Stores a decision. Returns True if it was stored."""
         cache = self._for(user_id)
         request = (user_id, action, resource, decision, context, ttl_seconds, sensitivity)
         if not _knows(stamp, cache):
@@ -138,7 +141,10 @@ class SelectedPolicyCache(BasePolicyCache):
         return await cache.set(*request, tags=names, stamp=_of(stamp, cache), policy=policy)
 
     def stamp(self) -> Stamps:
-        """The moment before an evaluation, for `set(..., stamp=...)`."""
+        """Returns a stamp of this moment, to take before an evaluation, for `set(..., stamp=...)`.
+
+        A decision with a stamp is not stored if it was revoked after that moment.
+        """
         return Stamps({cache.backend: (cache, cache.stamp()) for cache in open_caches()})
 
     @returns_awaitable
@@ -151,7 +157,7 @@ class SelectedPolicyCache(BasePolicyCache):
         *,
         policy: str | None = None,
     ) -> Coroutine[object, None, bool]:
-        """Revokes one decision in every cache; True if one of them had it."""
+        """Revokes one decision in every cache. Returns True if a cache had stored it."""
         return self._any().delete(user_id, action, resource, context, policy=policy)
 
     @returns_awaitable
@@ -168,7 +174,7 @@ class SelectedPolicyCache(BasePolicyCache):
         tags: Collection[str] = (),
         policy: str = "",
     ) -> Coroutine[object, None, JSONObject]:
-        """The cached decision, or what the loader brings, which is then stored."""
+        """Returns the cached decision. On a miss, runs the loader and stores its decision."""
         return self._for(user_id).get_or_load(
             user_id,
             action,
@@ -184,11 +190,12 @@ class SelectedPolicyCache(BasePolicyCache):
     async def get_batch(
         self, requests: Iterable[BatchRequest], *, policy: str = ""
     ) -> list[JSONObject | None]:
-        """The decisions for many requests, in their order."""
+        """Returns the cached decisions for many requests, in their order. None: a miss."""
         rows = arguments.read_requests(requests)
         decisions: list[JSONObject | None] = [None] * len(rows)
         parts = self._rows_by_cache(rows)
-        # What needs no waiting for comes last: it knows what was revoked while others were asked.
+        # Caches that answer at the call come last. So they know of each revocation that came while
+        # Redis was queried.
         parts.sort(key=_acts_at_call)
         for cache, places in parts:
             found = await cache.get_batch([rows[place] for place in places], policy=policy)
@@ -204,18 +211,19 @@ class SelectedPolicyCache(BasePolicyCache):
         stamp: Stamps | None = None,
         policy: str = "",
     ) -> int:
-        """Stores many decisions; returns how many were stored."""
+        """Stores many decisions. Returns the number of decisions stored."""
         rows = arguments.read_entries(entries)
         names = arguments.read_tags(tags)
         stored = 0
         parts = self._rows_by_cache(rows)
-        # What needs no waiting for comes first: later, it would store what was revoked until then.
+        # Caches that store at the call come first. After the wait for Redis, they could store a
+        # decision that was revoked during this wait.
         parts.sort(key=_acts_at_call, reverse=True)
         for cache, places in parts:
             if _knows(stamp, cache):
                 part = [rows[place] for place in places]
-                its = _of(stamp, cache)
-                stored += await cache.set_batch(part, tags=names, stamp=its, policy=policy)
+                of_cache = _of(stamp, cache)
+                stored += await cache.set_batch(part, tags=names, stamp=of_cache, policy=policy)
         return stored
 
     @returns_awaitable
@@ -228,38 +236,52 @@ class SelectedPolicyCache(BasePolicyCache):
         tags: Collection[str] | None = NOT_GIVEN,
         policy: str | None = None,
     ) -> Coroutine[object, None, int]:
-        """Revokes what matches all given fields in every cache; how many entries died.
+        """Revokes all decisions that match every given field, in every cache.
+
+        Returns:
+            The number of entries removed.
 
         Raises:
-            InvalidationError: Redis cannot confirm it.
+            InvalidationError: Redis did not confirm the revocation, or this cache is closed.
         """
         return self._any().invalidate(user_id, action, resource, tags=tags, policy=policy)
 
     @returns_awaitable
     def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
-        """Revokes what matches a Redis glob over the text of the key, in every cache."""
+        """Revokes all decisions whose text matches a Redis glob, in every cache.
+
+        Returns:
+            The number of entries removed.
+
+        Raises:
+            InvalidationError: Redis did not confirm the revocation, or this cache is closed.
+        """
         return self._any().invalidate_pattern(pattern)
 
     @returns_awaitable
     def clear(self) -> Coroutine[object, None, bool]:
-        """Revokes everything in every cache."""
+        """Revokes all decisions in every cache. Returns True.
+
+        Raises:
+            InvalidationError: Redis did not confirm the revocation, or this cache is closed.
+        """
         return self._any().clear()
 
     async def size(self) -> int:
-        """The number of live entries in all caches."""
+        """Returns the number of entries in all caches that have not expired."""
         return sum([await cache.size() for cache in open_caches()])
 
     async def cleanup_expired(self) -> int:
-        """Removes expired entries from all caches; how many."""
+        """Removes expired entries from all caches. Returns the number of entries removed."""
         return sum([await cache.cleanup_expired() for cache in open_caches()])
 
     def record_opa_latency(self, latency_ms: float) -> None:
-        """Adds the duration of one evaluation, in milliseconds."""
+        """Records the duration of one evaluation, in milliseconds."""
         (_CLOSED if self._closed else self._any()).record_opa_latency(latency_ms)
 
     @property
     def metrics(self) -> CacheMetrics:
-        """The metrics of all caches together: a snapshot."""
+        """A snapshot of the counters of all caches together."""
         parts = [cache.metrics for cache in open_caches()]
         requests = self.latency_histogram(_FINE)
         evaluations = self.evaluation_histogram(())
@@ -278,7 +300,7 @@ class SelectedPolicyCache(BasePolicyCache):
         )
 
     def reset_metrics(self) -> None:
-        """Sets every counter of every cache to zero."""
+        """Sets every counter and histogram of every cache to zero."""
         for cache in open_caches():
             cache.reset_metrics()
 
@@ -292,7 +314,7 @@ class SelectedPolicyCache(BasePolicyCache):
     def evaluation_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
-        """Returns the durations of evaluations, as given to `record_opa_latency`."""
+        """Returns the durations of evaluations that were given to `record_opa_latency`."""
         rising = tuple(bounds)
         return _sum([cache.evaluation_histogram(rising) for cache in open_caches()], rising)
 
@@ -303,9 +325,9 @@ class SelectedPolicyCache(BasePolicyCache):
         return all([await cache.health_check() for cache in open_caches()])
 
     async def close(self) -> None:
-        """Ends this object alone: the caches of the process live on, for others who use them.
+        """Closes this object. The caches of the process stay open: other callers share them.
 
-        What is idle in them is dropped. `close_policy_caches` ends them.
+        Their idle connections are closed. `close_policy_caches` closes them for good.
         """
         self._closed = True
         for cache in open_caches():
@@ -325,14 +347,20 @@ class SelectedPolicyCache(BasePolicyCache):
         return cache
 
     def _any(self) -> ProcessCache:
-        """One of the linked caches, whichever: what it revokes, all revoke."""
+        """Returns any of the linked caches: each of them revokes in all.
+
+        Raises:
+            InvalidationError: This cache is closed.
+        """
         if self._closed:
-            message = "this cache is closed, so nothing can be revoked through it; make another one"
+            message = (
+                "this cache is closed and cannot revoke: create another one, or use another cache"
+            )
             raise InvalidationError(message)
         return self._selection.any_cache()
 
     def _rows_by_cache(self, rows: Sequence[arguments.Row]) -> list[tuple[ProcessCache, list[int]]]:
-        """The places of the rows that each cache answers for."""
+        """Returns each cache with the indexes of the rows of its users."""
         parts: dict[str, tuple[ProcessCache, list[int]]] = {}
         for place, row in enumerate(rows):
             cache = self._for(row[0])

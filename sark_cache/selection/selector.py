@@ -1,11 +1,11 @@
-"""The choice of the cache that answers for a user: native, else Redis, else one that never hits.
+"""The choice of a user's cache: native, otherwise Redis, otherwise one that stores nothing.
 
-If no rollout was ever set, all users get the same cache: Redis if there is one, else the native
-cache.
+If no rollout was ever set, all users get the same cache: Redis if it is configured, otherwise the
+native cache.
 
-The caches are those of this process, made from `CacheSettings` and linked: a revocation through one
-of them reaches all. To choose costs about a microsecond and no round trip: rollout percentages and
-whether Redis can be reached are polled in the background, twice and once a second.
+The caches are those of this process. They are created from `CacheSettings` and linked: a revocation
+through one of them reaches all. A choice costs about a microsecond and no round trip. Threads poll
+in the background: the rollout percentages twice a second, and once a second whether Redis answers.
 """
 
 import logging
@@ -42,9 +42,11 @@ FEATURE: Final = "rust_cache"
 POLL_SECONDS: Final = 1.0
 """The pause between two checks that Redis can be reached."""
 
+_ALL_NATIVE: Final = "no rollout was ever set, so all users get the native cache"
+
 
 class Choice(NamedTuple):
-    """A backend, and why it is that one."""
+    """A backend, and the reason why it was chosen."""
 
     backend: str
     """`native`, `redis` or `none`."""
@@ -52,10 +54,10 @@ class Choice(NamedTuple):
 
 
 class Selection:
-    """The choice between the caches of this process, as settings, flags and servers have it.
+    """Chooses between the caches of this process, by the settings, the rollout and the servers.
 
     Args:
-        settings: What to make the caches from.
+        settings: The settings that the caches are created from.
     """
 
     def __init__(self, settings: "CacheSettings") -> None:
@@ -76,30 +78,34 @@ class Selection:
         )
         self._poller: BackgroundPoller[Selection] | None = None
         if settings.redis_url is not None:
-            self._redis()  # linked from the start: other processes may have stored in it
+            # Created now, so that every revocation reaches it: other processes may have stored
+            # decisions in Redis.
+            self._redis()
             self._poller = BackgroundPoller(
                 self, Selection._poll, POLL_SECONDS, name="redis", at_end=self._server.close
             )
 
     def choose(self, user_id: str) -> Choice:
-        """The backend for a user, and why.
+        """Returns the backend for a user, and the reason.
 
         Raises:
-            TypeError: `user_id` is no str.
+            TypeError: `user_id` is not a str.
         """
         percentage = self._percentage()
         return self._explained(self._backend(user_id, percentage), percentage)
 
     def cache_for(self, user_id: str, *, fallback_on_error: bool = True) -> ProcessCache:
-        """The cache for a user.
+        """Returns the cache for a user.
 
         Raises:
-            Exception: What making the chosen cache raises, unless another may stand in for it.
+            TypeError: `user_id` is not a str.
+            Exception: The chosen cache cannot be created, and `fallback_on_error` is False.
         """
-        # Read once for all that it decides, and few calls: 0.8 µs a choice instead of 1.4.
+        # The percentage is read once, and few functions are called: a choice takes 0.8 µs
+        # instead of 1.4.
         percentage = self._percentage()
         backend = self._backend(user_id, percentage)
-        # Backend and percentage say whether the choice was logged, before any text is made of it.
+        # Checks by backend and percentage whether the choice was logged, before it formats a text.
         if (backend, percentage) not in self._logged_choices or self.settings.log_user_ids:
             self._log(self._explained(backend, percentage), user_id)
             self._logged_choices.add((backend, percentage))
@@ -110,17 +116,17 @@ class Selection:
         except Exception as error:
             if not fallback_on_error:
                 raise
-            self._faults.report(f"making the {backend} cache", describe(error))
+            self._faults.report(f"creating the {backend} cache", describe(error))
         if backend == "native" and self._is_redis_there():
             return self._redis()
         return self._null()
 
     def any_cache(self) -> ProcessCache:
-        """One of the caches of this process, whichever."""
+        """Returns any open cache of this process, or else one that stores nothing."""
         return next(iter(open_caches()), None) or self._null()
 
     def close(self) -> None:
-        """Stops the polling in the background, also of the percentages."""
+        """Stops the polling of Redis and of the percentages in the background."""
         self.closed = True
         defaults.take_out_of_force(self.settings)
         self.flags.close()
@@ -152,14 +158,14 @@ class Selection:
     def _explained(self, backend: str, percentage: int) -> Choice:
         untouched = self._is_untouched()
         if backend == "native":
-            all_in = "no rollout was ever set, so everybody is in"
-            return Choice(backend, all_in if untouched else f"{percentage} % of users are in")
+            reason = f"the user is among the {percentage} % of users in the rollout"
+            return Choice(backend, _ALL_NATIVE if untouched else reason)
         if not self._may_be_native:
             without_native = _why_not_native(self.settings)
         elif untouched:
-            without_native = "no rollout was ever set, so Redis serves everybody"
+            without_native = "no rollout was ever set, so all users get Redis"
         else:
-            without_native = f"the user is not among the {percentage} % that are in"
+            without_native = f"the user is not among the {percentage} % of users in the rollout"
         if backend == "redis":
             return Choice(backend, without_native)
         unconfigured = "no Redis is configured (SARK_CACHE_REDIS_URL)"
@@ -180,17 +186,17 @@ class Selection:
         return get_or_create(LinkedNullPolicyCache, LinkedNullPolicyCache)
 
     def _poll(self) -> None:
-        """Finds out whether Redis can be reached. Runs in the poller's thread."""
+        """Checks whether Redis can be reached. Runs in the poller's thread."""
         try:
             self._server.answer()
-        except Exception as error:  # noqa: BLE001 - whatever it is, Redis cannot be reached
+        except Exception as error:  # noqa: BLE001 - after any error, Redis counts as unreachable
             self._reached = False
-            self._faults.report("looking for the server", describe(error))
+            self._faults.report("the check of the server", describe(error))
         else:
             self._reached = True
 
     def _log(self, choice: Choice, user_id: str) -> None:
-        """Each choice once, for nobody; or, if asked for, every choice with its user."""
+        """Logs each choice once without its user, or with `log_user_ids` every choice with it."""
         if choice in self._logged and not self.settings.log_user_ids:
             return
         extra = {"backend": choice.backend, "reason": choice.reason}
@@ -208,14 +214,18 @@ class Selection:
 
 
 class _Server:
-    """The server, asked whether it answers over a connection of its own, in the poller's thread."""
+    """The check of the server, over its own connection, in the poller's thread."""
 
     def __init__(self, settings: "CacheSettings") -> None:
         self._settings: Final = settings
         self._client: tuple[int, Any] | None = None
 
     def answer(self) -> None:
-        """Raises whatever a client raises if it does not."""
+        """Sends a PING.
+
+        Raises:
+            Exception: The server does not answer, or no client can be created.
+        """
         if self._client is None or self._client[0] != os.getpid():
             settings = self._settings
             url = settings.redis_url.get_secret_value() if settings.redis_url else ""
@@ -237,13 +247,13 @@ _lock = lock_across_forks()
 
 
 def get_selection() -> Selection:
-    """The selection of this process, made from the environment at the first call.
+    """Returns the selection of this process. The first call creates it from the environment.
 
     Raises:
-        ImportError: pydantic-settings is not installed; the message says how to get it.
-        SettingsError: The environment holds wrong settings; the message names the variables.
+        ImportError: pydantic-settings is not installed. The message says how to get it.
+        SettingsError: A variable of the environment is wrong. The message names the variables.
     """
-    global _selection  # noqa: PLW0603 - one per process is what this is for
+    global _selection  # noqa: PLW0603 - there is one per process
     with _lock:
         if _selection is None or _selection.closed:
             from sark_cache.settings import CacheSettings  # noqa: PLC0415 - an extra
@@ -253,7 +263,7 @@ def get_selection() -> Selection:
 
 
 def use_settings(settings: "CacheSettings") -> Selection:
-    """Replaces the selection of this process by one made from these settings."""
+    """Replaces the selection of this process by a new one with the given settings."""
     global _selection  # noqa: PLW0603
     with _lock:
         before, _selection = _selection, None
@@ -264,15 +274,16 @@ def use_settings(settings: "CacheSettings") -> Selection:
 
 
 def _create(settings: "CacheSettings", before: "CacheSettings | None" = None) -> Selection:
-    """Creates a selection, and logs where its settings fall short, unless they are as before."""
+    """Creates a selection. Logs the shortcoming of its settings, unless they are as before."""
     defaults.put_in_force(settings)
     falls_short = shortcoming(settings, settings.rust_cache_rollout_pct)
     if falls_short is not None and settings != before:
         logger.warning("sark-cache: %s", falls_short)
     for backend, names in differing(settings):
         logger.warning(
-            "sark-cache: the %s cache of this process was made from other settings (%s), and keeps "
-            "them: ask for it once the app has started, or end it with close_policy_caches()",
+            "sark-cache: the %s cache of this process was made from other settings (%s) and keeps "
+            "them. Call close_policy_caches() before the app starts, or create the cache only "
+            "after that",
             backend,
             ", ".join(names),
         )
@@ -280,16 +291,17 @@ def _create(settings: "CacheSettings", before: "CacheSettings | None" = None) ->
 
 
 def shortcoming(settings: "CacheSettings", rollout: int | None) -> str | None:
-    """Returns what a service with these settings does not do and may be expected to, or None.
+    """Returns a warning about a service with these settings. None: there is nothing to warn of.
 
-    It caches nothing; or native caches of several processes do not know of each other.
+    There are two warnings: the service caches nothing; or it runs as several processes, whose
+    native caches do not share revocations.
 
     Args:
         settings: The settings.
-        rollout: The percentage of users that were given the native cache; None: never set.
+        rollout: The percentage of users that get the native cache. None: it was never set.
     """
     if not settings.enabled:
-        return "nothing is cached: caches are switched off (SARK_CACHE_ENABLED)"
+        return "nothing is cached: SARK_CACHE_ENABLED is false"
     has_redis = settings.redis_url is not None
     has_native = settings.use_rust_cache and is_rust_cache_available()
     if not has_redis and not has_native:
@@ -299,8 +311,8 @@ def shortcoming(settings: "CacheSettings", rollout: int | None) -> str | None:
         )
     if not has_redis and rollout == 0 and not get_feature_flag_manager().has_provider:
         return (
-            f"nothing is cached: {FEATURE} is rolled out to nobody and no Redis is configured. "
-            "Leave SARK_CACHE_RUST_CACHE_ROLLOUT_PCT out, or set SARK_CACHE_REDIS_URL"
+            f"nothing is cached: the rollout of {FEATURE} is 0 % and no Redis is configured. "
+            "Remove SARK_CACHE_RUST_CACHE_ROLLOUT_PCT, or set SARK_CACHE_REDIS_URL"
         )
     is_native_used = has_native and (bool(rollout) or (rollout is None and not has_redis))
     several = several_workers() if is_native_used and settings.tiered is not False else None
@@ -314,15 +326,16 @@ def _why_not_native(settings: "CacheSettings") -> str:
 
 
 def _apart(settings: "CacheSettings", several: str) -> str:
-    """Returns a warning: native caches of several processes miss revocations; with a cure."""
+    """Returns the warning that native caches of several processes do not share revocations."""
     if settings.redis_url is None:
-        cure = "set SARK_CACHE_REDIS_URL for a cache that they share"
+        cure = "Set SARK_CACHE_REDIS_URL, so that they share a cache"
     else:
-        cure = "leave SARK_CACHE_RUST_CACHE_ROLLOUT_PCT out for Redis to serve everybody"
+        cure = "Remove SARK_CACHE_RUST_CACHE_ROLLOUT_PCT, so that all users get Redis"
     return (
-        f"this service runs as several processes ({several}), each with a native cache of its own: "
-        "what is revoked in one is served by the others until its time to live is over, "
-        f"{settings.cache_ttl:g} s by default; {cure}, or SARK_CACHE_TIERED=false if that is meant"
+        f"this service runs as several processes ({several}), each with its own native cache. "
+        "A decision that one process revokes is served by the others until its time to live is "
+        f"over, {settings.cache_ttl:g} s by default. {cure}. To accept this, set "
+        "SARK_CACHE_TIERED=false"
     )
 
 
@@ -330,25 +343,28 @@ def create_policy_cache(
     user_id: str,
     fallback_on_error: bool = True,  # noqa: FBT001, FBT002 - the signature is SARK's
 ) -> ProcessCache:
-    """The cache that answers for a user: native, else Redis, else one that never hits.
+    """Returns the cache for a user: native, otherwise Redis, otherwise one that stores nothing.
 
-    Native if settings switch it on (`SARK_CACHE_USE_RUST_CACHE`), the compiled module is there and
-    the user is in the rollout of `rust_cache`; Redis if `SARK_CACHE_REDIS_URL` is set and it can be
-    reached. Where no rollout was ever set, Redis serves everybody if it is configured, else the
-    native cache does. Ask for each request: a rollout moves while the service runs.
+    The user gets the native cache if the settings allow it (`SARK_CACHE_USE_RUST_CACHE`), the
+    compiled module is available, and the user is in the rollout of `rust_cache`. Otherwise the user
+    gets Redis if `SARK_CACHE_REDIS_URL` is set and the server can be reached. If no rollout was
+    ever set, all users get Redis if it is configured, otherwise the native cache. Call this for
+    each request, because a rollout changes while the service runs.
 
-    The caches are those of `get_rust_policy_cache` and `get_policy_cache`, so nothing is made after
-    the first call. Which was chosen and why is logged at INFO, once for each reason. Where nothing
-    is cached, or native caches of several processes are apart, that is logged at WARNING, once.
+    The caches are those of `get_rust_policy_cache` and `get_policy_cache`, so each is created only
+    once. The choice and its reason are logged at INFO, once for each reason. If nothing is cached,
+    or if native caches of several processes do not share revocations, that is logged at WARNING,
+    once.
 
-    A revocation through any of them reaches all of them.
+    A revocation through any of the caches reaches all of them.
 
     Args:
-        user_id: Who asks.
-        fallback_on_error: Whether another cache stands in for one that cannot be made.
+        user_id: The user who makes the request.
+        fallback_on_error: If True, a cache that cannot be created is replaced by another one.
 
     Raises:
-        TypeError: `user_id` is no str.
-        SettingsError: The environment holds wrong settings; the message names the variables.
+        TypeError: `user_id` is not a str.
+        SettingsError: A variable of the environment is wrong. The message names the variables.
+        Exception: The chosen cache cannot be created, and `fallback_on_error` is False.
     """
     return get_selection().cache_for(user_id, fallback_on_error=fallback_on_error)

@@ -389,8 +389,8 @@ def test_a_rollout_that_is_not_a_percentage_is_a_problem(fresh_redis):
 
 
 BACKENDS = [
-    ("100", {}, "native", "100 % of users are in"),
-    ("0", {}, "redis", "the user is not among the 0 % that are in"),
+    ("100", {}, "native", "the user is among the 100 % of users in the rollout"),
+    ("0", {}, "redis", "the user is not among the 0 % of users in the rollout"),
     ("100", {"SARK_CACHE_USE_RUST_CACHE": "no"}, "redis", "switched off"),
 ]
 
@@ -408,7 +408,8 @@ def test_it_shows_the_backend_of_a_user_and_the_reason(
 def test_without_redis_users_outside_the_rollout_have_no_cache():
     output = sark_cache("doctor", "--user", "alice", SARK_CACHE_RUST_CACHE_ROLLOUT_PCT="0").out
     assert (
-        "Backend for alice\n  none  the user is not among the 0 % that are in; no Redis" in output
+        "Backend for alice\n  none  the user is not among the 0 % of users in the rollout; no Redis"
+        in output
     )
 
 

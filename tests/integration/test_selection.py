@@ -90,7 +90,9 @@ def test_every_combination_has_its_backend(
     if rollout is None and available and enabled:
         assert "no rollout was ever set" in message
     elif not native:
-        why = "switched off" if not enabled else "compiled" if not available else "0 % that are in"
+        why = (
+            "switched off" if not enabled else "compiled" if not available else "not among the 0 %"
+        )
         assert why in message
     if backend == "none":
         assert ("cannot be reached" if redis == "down" else "no Redis is configured") in message
@@ -135,11 +137,14 @@ def test_native_caches_of_several_workers_warn_once(fresh_redis):
 
 async def test_a_rollout_that_is_set_at_run_time_takes_effect(settled, fresh_redis):
     chosen = settled(redis_url=fresh_redis.url)
-    assert chosen.choose("alice") == ("redis", "no rollout was ever set, so Redis serves everybody")
+    assert chosen.choose("alice") == ("redis", "no rollout was ever set, so all users get Redis")
     assert chosen.flags.get_rollout_pct("rust_cache") == 100
     assert not chosen.flags.was_set("rust_cache")
     chosen.flags.set_rollout_pct("rust_cache", 100)
-    assert chosen.choose("alice") == ("native", "100 % of users are in")
+    assert chosen.choose("alice") == (
+        "native",
+        "the user is among the 100 % of users in the rollout",
+    )
     chosen.flags.rollback("rust_cache")
     assert chosen.flags.was_set("rust_cache")
     assert chosen.choose("alice").backend == "redis"
@@ -147,7 +152,10 @@ async def test_a_rollout_that_is_set_at_run_time_takes_effect(settled, fresh_red
 
 async def test_a_rollback_applies_to_all_users_even_if_no_rollout_was_set(settled):
     chosen = settled()
-    assert chosen.choose("alice") == ("native", "no rollout was ever set, so everybody is in")
+    assert chosen.choose("alice") == (
+        "native",
+        "no rollout was ever set, so all users get the native cache",
+    )
     chosen.flags.rollback_all()
     assert chosen.choose("alice").backend == "none"
 
@@ -207,7 +215,7 @@ async def test_a_selection_is_logged_once_and_with_the_user_only_on_request(sett
         create_policy_cache("secret-user")
     [record] = [one for one in caplog.records if "policy cache" in one.message]
     assert (record.backend, record.levelname) == ("native", "INFO")
-    assert record.reason == "100 % of users are in"
+    assert record.reason == "the user is among the 100 % of users in the rollout"
     assert "secret" not in caplog.text
     settled(rust_cache_rollout_pct=100, log_user_ids=True)
     create_policy_cache("asked-for")
@@ -218,7 +226,7 @@ async def test_a_selection_is_logged_once_and_with_the_user_only_on_request(sett
 async def test_another_backend_replaces_one_that_cannot_be_created(settled, fresh_redis, caplog):
     settled(rust_cache_rollout_pct=100, cache_max_size=2**63, redis_url=fresh_redis.url)
     assert create_policy_cache("alice").backend == "redis"
-    assert "making the native cache failed" in caplog.text
+    assert "creating the native cache failed" in caplog.text
     with pytest.raises(ValueError, match="max_size"):
         create_policy_cache("alice", fallback_on_error=False)
     settled(rust_cache_rollout_pct=100, cache_max_size=2**63)
