@@ -1,8 +1,9 @@
-"""Feature flags: for which share of the users something new is in use, changed while all runs.
+"""Percentage rollouts: decides which users get a feature.
 
-A user is in when `md5(feature:user) % 100` is below the feature's percentage, so that everyone who
-is in stays in while it grows. Asking costs that hash and a dict look-up, about two microseconds,
-and no round trip: a thread reads the percentages from Redis or Valkey twice a second.
+Percentages can change while the service runs. A user gets a feature if `md5(feature:user) % 100` is
+less than the feature's percentage. So a user who has the feature keeps it while the percentage
+grows. A check costs this hash and a dict look-up, about two microseconds, and no round trip: a
+thread reads the percentages from Redis or Valkey twice a second.
 """
 
 import hashlib
@@ -24,22 +25,22 @@ from sark_cache.rollout.redis_store import KEY_PREFIX, FlagStore, SynchronousCli
 logger: Final = logging.getLogger("sark_cache")
 
 INITIAL: Final[Mapping[str, int]] = {"rust_opa": 0, "rust_cache": 0}
-"""Where the rollout of the features of this package begins, in percent."""
+"""The initial percentages of the features of this package."""
 
 ALL_USERS: Final = 100
-"""A percentage that needs no hash."""
+"""The percentage at which every user gets a feature. It needs no hash."""
 
 REFRESH_SECONDS: Final = 0.5
-"""The pause between two polls of Redis: a change is seen within a second."""
+"""The pause between two polls of Redis, in seconds. Every process sees a change within a second."""
 
 FIRST_POLL_SECONDS: Final = 0.25
-"""The maximum time that a first call waits for Redis: once in a process, and once a name."""
+"""The maximum wait of a first call for Redis, in seconds: once per process, and once per name."""
 
 CONFIRM_SECONDS: Final = 1.0
 """The maximum time, in seconds, that setting a percentage waits for Redis."""
 
 MAX_DISCOVERED: Final = 100
-"""The maximum number of features, not set in this process, that are looked for in Redis."""
+"""The maximum number of features that are read from Redis but were not set in this process."""
 
 MOST_FEATURES: Final = 256
 """The maximum number of features with a percentage, set in this process or initial."""
@@ -50,7 +51,7 @@ MOST_NAME_BYTES: Final = 128
 
 @dataclass(eq=False, slots=True)
 class _PendingWrite:
-    """A percentage that was set here. The process that set it has to write it to Redis."""
+    """A percentage that this process set, and that it still has to write to Redis."""
 
     percentage: int
     process: int = field(default_factory=os.getpid)
@@ -64,27 +65,29 @@ _changes = lock_across_forks()
 
 
 class FeatureFlagManager:
-    """The rollout percentages of features, and who is in.
+    """The rollout percentages of features. It decides which users get a feature.
 
-    In Redis a percentage is decimal text under `feature_flag:{feature}`. What another process sets
-    is seen here within a second. While Redis is away, or holds no integer from 0 to 100, or holds
-    nothing (restarted without its data), the last known percentage stays. The first to ask in a
-    process waits for Redis, at most a quarter of a second. It uses a connection of its own, in a
-    thread of its own; a forked child likewise.
+    In Redis a percentage is decimal text under `feature_flag:{feature}`. This process sees a change
+    by another process within a second. The last known percentage stays valid if Redis cannot be
+    reached, if the value is not an integer from 0 to 100, or if there is no value (Redis was
+    restarted without its data). The first call in a process waits for Redis, at most a quarter of a
+    second. The manager has its own connection and its own thread, also in a forked child.
 
-    With an OpenFeature client the provider decides, and the percentage is its default. A
-    percentage that was set to 0, by `rollback` say, keeps everybody out whatever the provider says.
+    With an OpenFeature client the provider decides, and the decision by the percentage is its
+    default. If a percentage was set to 0, for example by `rollback`, no user gets the feature, and
+    the provider is not called.
 
     Args:
-        redis_client: A synchronous client of redis-py or valkey-py: a plain one, a cluster's, or
-            `sentinel.master_for(name)`. None: percentages are this process's alone.
-        initial: Percentages that hold until one is set or found in Redis, 0 to 100. Those of
-            `rust_opa` and `rust_cache` are 0.
+        redis_client: A synchronous client of redis-py or valkey-py: a plain one, one of a cluster,
+            or `sentinel.master_for(name)`. None: other processes do not see the percentages.
+        initial: Percentages, 0 to 100, that apply until one is set or found in Redis. For
+            `rust_opa` and `rust_cache` the default is 0.
         openfeature_client: A client of the OpenFeature SDK.
 
     Raises:
-        TypeError: `redis_client` is no synchronous client, or `initial` holds no integers.
-        ValueError: A percentage in `initial` is not one.
+        TypeError: `redis_client` is not a synchronous client, or a percentage in `initial` is not
+            an integer.
+        ValueError: A percentage in `initial` is not from 0 to 100, or a name is not valid.
     """
 
     def __init__(
@@ -108,14 +111,14 @@ class FeatureFlagManager:
 
     @property
     def closed(self) -> bool:
-        """True after `close`."""
+        """True after `close` was called."""
         return self._closed
 
     def should_use_rust(self, feature: str, user_id: str) -> bool:
         """Returns True if a user gets a feature.
 
         Args:
-            feature: The feature's name. One that nobody has set is used by nobody.
+            feature: The feature's name. If its percentage was never set, no user gets it.
             user_id: The user.
 
         Raises:
@@ -134,7 +137,7 @@ class FeatureFlagManager:
         return self._provider.includes(user_id, feature, default=by_percentage)
 
     def get_rollout_pct(self, feature: str) -> int:
-        """The percentage of users that are in, 0 to 100; 0 for a feature that nobody has set.
+        """Returns the percentage of users that get a feature, 0 to 100. 0: it was never set.
 
         Raises:
             TypeError: `feature` is not a str.
@@ -149,10 +152,9 @@ class FeatureFlagManager:
         return self._discover(feature) if percentage is None else percentage
 
     def was_set(self, feature: str) -> bool:
-        """Returns whether a percentage was ever set, here or in Redis as far as this process knows.
+        """Returns whether a percentage was set, here or, if this process has read it, in Redis.
 
-        Distinguishes a feature that was set to 0 from one that nobody has touched. What `initial`
-        says counts for nothing.
+        So a feature that was set to 0 differs from one that was never set. `initial` sets nothing.
         """
         return feature in self._known
 
@@ -163,23 +165,25 @@ class FeatureFlagManager:
 
     @property
     def redis(self) -> SynchronousClient | None:
-        """The client that it was given, as in SARK."""
+        """The client that the manager was created with, as in SARK."""
         return self._client
 
     @property
     def rollout_pct(self) -> Mapping[str, int]:
-        """The result of `get_all_rollouts`, read-only: SARK's name for it."""
+        """The result of `get_all_rollouts`, read-only, under SARK's name."""
         return MappingProxyType(self.get_all_rollouts())
 
     def get_all_rollouts(self) -> dict[str, int]:
-        """The percentage of every feature that was set, here or where this process looked."""
+        """Returns the percentage of every feature: initial, set here, or read from Redis."""
         if self._poller is not None:
             self._poller.ensure_started()
         with _changes:
             return {**self._initial, **self._known}
 
     def set_rollout_pct(self, feature: str, percentage: int) -> None:
-        """Sets the percentage of users that are in: at once here, within a second elsewhere.
+        """Sets the percentage of users that get a feature.
+
+        It applies at once in this process, and within a second in the others.
 
         Args:
             feature: The feature's name; a new one is added.
@@ -187,20 +191,21 @@ class FeatureFlagManager:
 
         Raises:
             TypeError: An argument has the wrong type.
-            ValueError: `percentage` is out of range; `feature` is no printable text or too long;
-                or there are 256 features already, and this would be one more.
-            FlagError: Redis did not confirm it within a second. It holds here, and is written when
-                Redis is back; unless another process has set a lower one by then, which stands.
+            ValueError: `percentage` is out of range; `feature` is not printable or too long; or
+                the feature is new, and there are 256 features already.
+            FlagError: Redis did not confirm the percentage within a second. It applies in this
+                process, and is written when Redis can be reached again. If another process has set
+                a lower percentage by then, the lower one stays.
             RuntimeError: The manager is closed.
         """
         self._set({feature: percentage})
 
     def rollback(self, feature: str) -> None:
-        """Sets a feature's percentage to 0; raises what `set_rollout_pct` raises."""
+        """Sets a feature's percentage to 0. Raises the errors of `set_rollout_pct`."""
         self._set({feature: 0})
 
     def rollback_all(self) -> None:
-        """Sets the percentage of every feature of `get_all_rollouts` to 0, all at once here.
+        """Sets the percentage of every feature of `get_all_rollouts` to 0, at once in this process.
 
         Raises:
             FlagError: Redis did not confirm each of them within a second.
@@ -217,10 +222,10 @@ class FeatureFlagManager:
         initial: Mapping[str, int] | None = None,
         openfeature_client: BooleanFlags | None = None,
     ) -> None:
-        """Adds initial percentages, and a client of either kind if there is none yet.
+        """Adds initial percentages, and each given client if there is none of its kind yet.
 
         Raises:
-            TypeError, ValueError: As the constructor does.
+            TypeError, ValueError: The constructor refuses such an argument.
         """
         for feature, percentage in (initial or {}).items():
             _check(feature, percentage, f"initial[{feature!r}]")
@@ -242,13 +247,13 @@ class FeatureFlagManager:
             self._provider = Provider(openfeature_client, self._faults)
 
     def close(self) -> None:
-        """Ends the thread and its connection, within a second; percentages stay as they are."""
+        """Ends the thread and its connection within a second. The percentages stay as they are."""
         self._closed = True
         if self._poller is not None:
             self._poller.close()
 
     def _discover(self, feature: str) -> int:
-        """Returns the percentage of an unknown feature, which each poll reads from now on."""
+        """Returns the percentage of an unknown feature. Each poll reads it from now on."""
         if self._poller is None or self._closed or feature in self._discovered:
             return 0
         # An invalid name is not sent: a lone surrogate would end every poll.
@@ -263,7 +268,7 @@ class FeatureFlagManager:
         for feature, percentage in percentages.items():
             _check(feature, percentage, "percentage")
         if self._closed:
-            message = "this manager is closed; make another one"
+            message = "this manager is closed: create another one"
             raise RuntimeError(message)
         writes = {feature: _PendingWrite(number) for feature, number in percentages.items()}
         with _changes:
@@ -279,20 +284,20 @@ class FeatureFlagManager:
             self._confirm(writes)
 
     def _check_number(self, percentages: Mapping[str, int]) -> None:
-        """Refuses features that would be more than a process can have."""
+        """Raises a ValueError if a process cannot have so many features."""
         present = {**self._initial, **self._known}
         if percentages.keys() <= present.keys():
             return
         if len(present.keys() | percentages.keys()) > MOST_FEATURES:
             message = (
                 f"a process can have at most {MOST_FEATURES} features, and this one has "
-                f"{len(present)}: set one of them, or restart the process, which forgets those "
-                "that nothing asks for"
+                f"{len(present)}: use one of them, or restart the process, which removes unused "
+                "features"
             )
             raise ValueError(message)
 
     def _confirm(self, writes: Mapping[str, _PendingWrite]) -> None:
-        """Waits until all is written.
+        """Waits until all percentages are written to Redis.
 
         Raises:
             FlagError: Redis did not confirm each write in time. The rest is written later.
@@ -300,7 +305,7 @@ class FeatureFlagManager:
         give_up = time.monotonic() + CONFIRM_SECONDS
         for write in writes.values():
             write.tried.wait(max(give_up - time.monotonic(), 0))
-        with _changes:  # one that is not pending any more was written or replaced
+        with _changes:  # a write that is not pending any more was done or replaced
             late = {f: w for f, w in writes.items() if self._pending_writes.get(f) is w}
             for write in late.values():
                 write.late = True
@@ -322,7 +327,7 @@ class FeatureFlagManager:
             features = {**self._initial, **self._known}.keys() | self._discovered
         try:
             stored = store.read(features)
-        except Exception as error:  # noqa: BLE001 - whatever a client raises, the last known stays
+        except Exception as error:  # noqa: BLE001 - a client may raise anything; the last known stays
             self._faults.report("refresh", _reason(error))
             return
         for feature, text in stored.items():
@@ -347,13 +352,13 @@ class FeatureFlagManager:
     def _send_pending_writes(self, store: FlagStore) -> None:
         with _changes:
             for feature, write in tuple(self._pending_writes.items()):
-                if write.process != os.getpid():  # a parent's, which writes it
+                if write.process != os.getpid():  # the parent process writes it
                     del self._pending_writes[feature]
             pending = tuple(self._pending_writes.items())
         for feature, write in pending:
             try:
                 stands = self._write(store, feature, write)
-            except Exception as error:  # noqa: BLE001 - whatever a client raises
+            except Exception as error:  # noqa: BLE001 - a client may raise anything
                 write.refusal = _reason(error)
                 write.late = True
                 self._faults.report("write", write.refusal)
@@ -371,13 +376,13 @@ class FeatureFlagManager:
     def _written(self, feature: str, write: _PendingWrite, stands: int) -> None:
         with _changes:
             self._seen_in_redis[feature] = stands
-            if self._pending_writes.get(feature) is not write:  # a newer one is to be written
+            if self._pending_writes.get(feature) is not write:  # a newer percentage is pending
                 return
             del self._pending_writes[feature]
             self._known[feature] = stands
         if write.late:
             logger.warning(
-                "rollout of %s: %d %% was set while Redis was away; now %d %% stands there",
+                "rollout of %s: %d %% was set while Redis was not reachable; Redis now has %d %%",
                 feature,
                 write.percentage,
                 stands,
@@ -390,7 +395,7 @@ def is_in_rollout(feature: str, user_id: str, percentage: int) -> bool:
 
     The rule is SARK's: `int(md5(f"{feature}:{user_id}").hexdigest(), 16) % 100 < percentage`.
     """
-    if percentage in {0, ALL_USERS}:  # whatever the hash, which costs more than a cache hit
+    if percentage in {0, ALL_USERS}:  # saves the hash, which costs more than a cache hit
         return percentage == ALL_USERS
     named = f"{feature}:{user_id}".encode("utf-8", "surrogatepass")
     digest = hashlib.md5(named, usedforsecurity=False).digest()
@@ -399,7 +404,7 @@ def is_in_rollout(feature: str, user_id: str, percentage: int) -> bool:
 
 def is_name(feature: str) -> bool:
     """Returns whether a text can be the name of a feature: printable and not too long."""
-    # A lone surrogate is not printable, so that the text can be encoded.
+    # A printable text has no lone surrogate, so it can be encoded.
     return feature.isprintable() and 0 < len(feature.encode()) <= MOST_NAME_BYTES
 
 
@@ -412,18 +417,19 @@ def get_feature_flag_manager(
     *,
     initial: Mapping[str, int] | None = None,
 ) -> FeatureFlagManager:
-    """Returns the feature flags of this process; creates them at the first call, or after `close`.
+    """Returns the feature flags of this process. Creates them at the first call or after `close`.
+
+    If the application has set a provider of OpenFeature, the flags use it from the next call on.
 
     Args:
-        redis_client: As for `FeatureFlagManager`. Given later, it counts if none was given before.
-        initial: As for `FeatureFlagManager`, whenever given.
-
-    A provider that the application has set for OpenFeature is asked from the next call on.
+        redis_client: The client for `FeatureFlagManager`. A later call may pass it if no earlier
+            call has passed one.
+        initial: The initial percentages for `FeatureFlagManager`. Each call may pass some.
 
     Raises:
-        TypeError, ValueError: As `FeatureFlagManager` does.
+        TypeError, ValueError: `FeatureFlagManager` refuses an argument.
     """
-    global _instance  # noqa: PLW0603 - one per process is what this is for
+    global _instance  # noqa: PLW0603 - there is one per process
     with _instance_lock:
         if _instance is None or _instance.closed:
             _instance = FeatureFlagManager(

@@ -1,7 +1,7 @@
-"""Flags from OpenFeature, where an application has set a provider for it.
+"""Flags from OpenFeature, if the application has set a provider.
 
-Importing this imports no SDK. Asking costs what the SDK and the provider cost (some 20 µs with a
-provider in memory), on the request path.
+Importing this module imports no SDK. Each request calls the SDK and the provider, which takes some
+20 µs with a provider in memory.
 """
 
 import sys
@@ -10,11 +10,11 @@ from typing import Any, Final, Protocol
 from sark_cache._core.fault_log import FaultLog
 
 DOMAIN: Final = "sark_cache"
-"""An application may set a provider for this domain alone; else its default provider counts."""
+"""The domain of the flags. An application can set a provider for it, or a default provider."""
 
 
 class BooleanFlags(Protocol):
-    """The used part of an OpenFeature client."""
+    """The part of an OpenFeature client that this package uses."""
 
     def get_boolean_value(
         self,
@@ -22,12 +22,12 @@ class BooleanFlags(Protocol):
         default_value: bool,  # noqa: FBT001 - the signature is OpenFeature's
         evaluation_context: Any = None,  # noqa: ANN401
     ) -> object:
-        """The value of a flag, or the default: a bool, unless the provider is wrong."""
+        """Returns the value of a flag, or the default: a bool, unless the provider is wrong."""
         ...
 
 
 class Provider:
-    """Asks an OpenFeature client about users, and falls back on a default.
+    """Reads flags of users from an OpenFeature client. If that fails, returns a default.
 
     Raises:
         ModuleNotFoundError: `openfeature-sdk` is not installed.
@@ -44,12 +44,12 @@ class Provider:
         self._faults: Final = faults
 
     def includes(self, user_id: str, feature: str, *, default: bool) -> bool:
-        """Returns whether the provider gives a user a feature; without an answer, the default."""
+        """Returns whether the provider gives a feature to a user, or the default if it fails."""
         try:
             context = self._context_of(targeting_key=user_id)
             answer = self._client.get_boolean_value(feature, default, context)
-        except Exception as error:  # noqa: BLE001 - whatever a client raises
-            # Its type alone: its message may hold the user.
+        except Exception as error:  # noqa: BLE001 - a client may raise anything
+            # The log names only the type: the message may contain the user.
             self._faults.report("OpenFeature", f"the client raised {type(error).__qualname__}")
             return default
         if isinstance(answer, bool):
@@ -61,7 +61,7 @@ class Provider:
 
 
 def openfeature_client() -> BooleanFlags | None:
-    """A client of OpenFeature, if the application has set a provider.
+    """Returns a client of OpenFeature. None: the application has set no provider.
 
     Never imports the SDK: an application that has set a provider has imported it.
     """

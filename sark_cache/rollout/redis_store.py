@@ -1,7 +1,8 @@
-"""Where rollout percentages are shared: in Redis or Valkey, as decimal text.
+"""The rollout percentages in Redis or Valkey, as decimal text, shared by all processes.
 
-It has its own connection, apart from the given client: with time-outs, without retries, and never
-the connection of a parent process. One round trip reads any number of features.
+The store opens its own connection to the server of the given client, with time-outs and without
+retries. It never uses the connection of a parent process. One round trip reads any number of
+features.
 """
 
 import inspect
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
 
 TIMEOUT_SECONDS: Final = 0.25
-"""The time limit of connecting, and of each answer, in seconds."""
+"""The time-out of connecting, and of each reply, in seconds."""
 
 UNREADABLE: Final = "a reply that cannot be read"
 
@@ -27,7 +28,7 @@ return late
 """
 """Sets a percentage that could not be set in time, unless a lower one was set in between.
 
-Atomic, as any script on the server is.
+The server runs the script atomically.
 """
 
 ADDRESS: Final = frozenset(
@@ -36,13 +37,13 @@ ADDRESS: Final = frozenset(
         *("client_name", "protocol", "redis_connect_func", "valkey_connect_func"),
     }
 )
-"""The arguments of a connection that say where to and as whom; besides those for TLS."""
+"""The arguments of a connection that name the server and the login, except those for TLS."""
 
 
 class SynchronousClient(Protocol):
-    """A client of redis-py or valkey-py that is not an asyncio one: plain, Sentinel or cluster."""
+    """A synchronous client of redis-py or valkey-py: for one server, Sentinel or a cluster."""
 
-    def pipeline(self, transaction: bool = True) -> Any:  # noqa: ANN401, FBT001, FBT002 - theirs
+    def pipeline(self, transaction: bool = True) -> Any:  # noqa: ANN401, FBT001, FBT002 - the clients' signature
         """Collects commands for one round trip."""
         ...
 
@@ -51,7 +52,7 @@ class SynchronousClient(Protocol):
         ...
 
     def close(self) -> Any:  # noqa: ANN401
-        """Gives up its connections."""
+        """Closes the connections."""
         ...
 
     def eval(self, script: str, numkeys: int, /, *keys_and_args: str) -> Any:  # noqa: ANN401
@@ -60,10 +61,12 @@ class SynchronousClient(Protocol):
 
 
 class FlagStore:
-    """Reads and writes percentages, for one thread at a time. All methods may raise anything.
+    """Reads and writes percentages. Its methods may raise any error of the client.
+
+    It is not thread-safe.
 
     Args:
-        client: Whose server it is.
+        client: A client of the server.
 
     Raises:
         TypeError: The client is not a synchronous one.
@@ -75,7 +78,7 @@ class FlagStore:
         self._own_process = -1
 
     def read(self, features: Iterable[str]) -> dict[str, object]:
-        """Returns the stored value of each feature: bytes, str, None, or a server's error."""
+        """Returns the stored value of each feature: bytes, str, None, or an error of the server."""
         named = list(features)
         pipeline = self._connection().pipeline(transaction=False)
         for feature in named:
@@ -83,15 +86,15 @@ class FlagStore:
         return dict(zip(named, pipeline.execute(raise_on_error=False), strict=True))
 
     def write(self, feature: str, percentage: int) -> None:
-        """Stores a percentage, whatever is there."""
+        """Stores a percentage. Replaces a stored one."""
         if self._connection().set(KEY_PREFIX + feature, str(percentage)) is not True:
             raise ValueError(UNREADABLE)
 
     def write_late(self, feature: str, percentage: int, last_seen: int | None) -> int:
-        """Stores a percentage that could not be stored in time; returns the one that stands.
+        """Stores a percentage that could not be stored in time. Returns the stored percentage.
 
-        That is another percentage if one was set in between, so that it is not the last one seen
-        here, and if it is lower. In doubt fewer users get the feature.
+        The server keeps its percentage if another process has set it since `last_seen` and it is
+        lower. So in doubt fewer users get the feature.
         """
         expected = "" if last_seen is None else str(last_seen)
         key = KEY_PREFIX + feature
@@ -112,7 +115,7 @@ class FlagStore:
             pool.disconnect()
 
     def _connection(self) -> SynchronousClient:
-        """This process's own client: a forked child must not speak on its parent's connection."""
+        """Returns the client of this process: a forked child must not use its parent's connection."""
         if self._own is None or self._own_process != os.getpid():
             self._own = own_client(self._client)
             self._own_process = os.getpid()
@@ -120,9 +123,10 @@ class FlagStore:
 
 
 def percentage_in(stored: object) -> int | None:
-    """The percentage that a stored text says; None: it says none.
+    """Returns the percentage in a stored text. None: the text is not a percentage.
 
-    Space around it is allowed: `echo 25 | redis-cli -x set feature_flag:rust_cache` stores a line.
+    Space around the number is allowed: `echo 25 | redis-cli -x set feature_flag:rust_cache` stores
+    a newline.
     """
     if isinstance(stored, bytes):
         stored = stored.decode("ascii", "replace")
@@ -135,7 +139,11 @@ def percentage_in(stored: object) -> int | None:
 
 
 def checked(client: SynchronousClient) -> SynchronousClient:
-    """The client, if it is a synchronous one."""
+    """Returns the client.
+
+    Raises:
+        TypeError: The client is not a synchronous one.
+    """
     asynchronous = inspect.iscoroutinefunction(getattr(client, "execute_command", None))
     if asynchronous or not callable(getattr(client, "pipeline", None)):
         message = (
@@ -147,11 +155,11 @@ def checked(client: SynchronousClient) -> SynchronousClient:
     return client
 
 
-def own_client(client: Any) -> SynchronousClient:  # noqa: ANN401 - of either library, by its shape
-    """A client of the same kind to the same server that shares no connection with the given one.
+def own_client(client: Any) -> SynchronousClient:  # noqa: ANN401 - of either library
+    """Returns a client of the same kind and server that shares no connection with the given one.
 
-    A plain, Sentinel or cluster client has what this takes. Any other one is used as it is, with
-    whatever time-outs and retries it was given.
+    This works for clients of one server, of Sentinel and of a cluster. Any other client is returned
+    unchanged, with its own time-outs and retries.
     """
     own: SynchronousClient
     if hasattr(client, "nodes_manager"):
@@ -168,11 +176,11 @@ def _own_cluster(client: Any) -> Any:  # noqa: ANN401
     arguments = _address(shared)
     for of_one_node in ("host", "port", "path", "db", "redis_connect_func", "valkey_connect_func"):
         arguments.pop(of_one_node, None)
-    # A client made from a URL says it by the class of its connections: `SSLConnection`.
+    # In a client made from a URL, only the class of its connections shows TLS: `SSLConnection`.
     over_tls = shared.get("ssl") or "SSL" in getattr(shared.get("connection_class"), "__name__", "")
     return type(client)(
         startup_nodes=[type(node)(node.host, node.port) for node in client.get_nodes()],
-        require_full_coverage=False,  # the flags of the slots that are there are better than none
+        require_full_coverage=False,  # if slots are missing, the other flags can still be read
         address_remap=client.nodes_manager.address_remap,
         ssl=bool(over_tls),
         **arguments,
@@ -186,7 +194,7 @@ def _own_pool(pool: Any) -> Any:  # noqa: ANN401
 
 
 def _address(arguments: Mapping[str, object]) -> dict[str, Any]:
-    """Where to and as whom, with our own time-outs and without retries."""
+    """Returns the arguments for the server and the login, with time-outs and without retries."""
     return {
         **{
             name: value

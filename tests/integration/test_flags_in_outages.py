@@ -69,7 +69,7 @@ def test_an_unconfirmed_change_applies_here_and_is_written_when_redis_is_back(
     fresh_redis.start()
     assert becomes(there, 0, SOON)
     assert fresh_redis.command("GET", KEY) == "0"
-    assert "0 % was set while Redis was away; now 0 % stands there" in caplog.text
+    assert "0 % was set while Redis was not reachable; Redis now has 0 %" in caplog.text
 
 
 def test_the_newest_pending_change_wins(fresh_redis, manager):

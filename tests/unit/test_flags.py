@@ -280,7 +280,7 @@ def test_a_closed_one_sets_nothing_and_is_replaced(process_flags):
     closed.close()
     closed.close()
     for change in (closed.rollback_all, lambda: closed.rollback("rust_cache")):
-        with pytest.raises(RuntimeError, match="closed; make another one"):
+        with pytest.raises(RuntimeError, match="closed: create another one"):
             change()
     assert closed.get_rollout_pct("rust_cache") == 40, "the last known stays"
     assert process_flags() is not closed
