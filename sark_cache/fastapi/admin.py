@@ -1,7 +1,7 @@
 """The routes for administrators: they revoke decisions and change rollouts.
 
-They exist only behind the given dependency. A change of a rollout waits for Redis, up to a second,
-so these routes are plain functions, which FastAPI runs in threads.
+The dependency `admin` protects them all. A change of a rollout waits for Redis, up to a second. So
+these routes are plain functions, which FastAPI runs in threads.
 """
 
 from collections.abc import Callable, Coroutine, Generator
@@ -25,25 +25,25 @@ from sark_cache.fastapi.models import (
     Rollouts,
 )
 
-NamedFeature = Annotated[Feature, Path(description="Such as `rust_cache`.")]
+NamedFeature = Annotated[Feature, Path(description="The name of a feature, such as `rust_cache`.")]
 Force = Annotated[
     bool,
-    Query(description="Accepts a name that was never set before, which may be misspelt."),
+    Query(description="If true, a name that was never set is accepted. It may be misspelt."),
 ]
 
 MOST_NAMED: Final = 10
 """The largest number of features that an error lists."""
 
 UNCONFIRMED: Final[dict[int | str, dict[str, Any]]] = {
-    503: {"model": Failure, "description": "Redis does not confirm it; `detail` says what holds."}
+    503: {"model": Failure, "description": "Redis did not confirm it; `detail` says what applies."}
 }
 
 TOO_MANY: Final[dict[int | str, dict[str, Any]]] = {
-    409: {"model": Failure, "description": "There are too many features; `detail` says the cure."}
+    409: {"model": Failure, "description": "There are too many features; `detail` says what to do."}
 }
 
 UNKNOWN: Final[dict[int | str, dict[str, Any]]] = {
-    404: {"model": Failure, "description": "No feature has this name; `detail` lists them."}
+    404: {"model": Failure, "description": "No feature has this name; `detail` lists the names."}
 }
 
 CHANGES: Final = [Depends(not_forged)]
@@ -51,14 +51,14 @@ CHANGES: Final = [Depends(not_forged)]
 
 
 class AdminRoute(APIRoute):
-    """A route that answers with 422 whatever is wrong with a request.
+    """A route that answers every invalid request with a 422.
 
-    The 422 of FastAPI repeats what was sent, which fails with a 500 where JSON cannot hold it: a
-    lone surrogate or NaN. Errors of this route have `type`, `loc` and `msg` alone.
+    The 422 of FastAPI repeats the input. If JSON cannot hold it, because it is NaN or has a lone
+    surrogate, the answer is a 500. The errors of this route have only `type`, `loc` and `msg`.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Returns a handler that repeats nothing."""
+        """Returns a handler whose 422 does not repeat the input."""
         handle = super().get_route_handler()
 
         async def handle_safely(request: Request) -> Response:
@@ -77,13 +77,13 @@ admin_router: Final = APIRouter(route_class=AdminRoute)
 
 @admin_router.post("/invalidate", dependencies=CHANGES, responses=UNCONFIRMED)
 async def invalidate(cache: PolicyCacheDep, invalidation: Invalidation) -> Invalidated:
-    """Revokes the decisions that match all that is given, in every backend."""
+    """Revokes the decisions that match every given field, in every backend."""
     with _confirmed():
         if invalidation.pattern is not None:
-            died = await cache.invalidate_pattern(invalidation.pattern)
+            removed = await cache.invalidate_pattern(invalidation.pattern)
         else:
-            died = await cache.invalidate(**invalidation.matching())
-    return Invalidated(invalidated=died)
+            removed = await cache.invalidate(**invalidation.matching())
+    return Invalidated(invalidated=removed)
 
 
 @admin_router.get("/rollouts")
@@ -109,7 +109,7 @@ def roll_out(
     *,
     force: Force = False,
 ) -> Rollout:
-    """Rolls a feature out so far: at once in this process, within a second in all others."""
+    """Sets the percentage of a feature: at once in this process, within a second in all others."""
     if not force:
         _require_known(feature, installation)
     with _confirmed(), _within_bounds():
@@ -119,7 +119,7 @@ def roll_out(
 
 @admin_router.post("/rollback", dependencies=CHANGES, responses=UNCONFIRMED)
 def roll_all_back(installation: InstallationDep) -> Rollouts:
-    """Sets every feature that was rolled out to 0 %."""
+    """Sets the percentage of every feature to 0."""
     with _confirmed():
         installation.flags.rollback_all()
     return rollouts(installation)
@@ -131,7 +131,7 @@ def roll_all_back(installation: InstallationDep) -> Rollouts:
 def roll_back(
     feature: NamedFeature, installation: InstallationDep, *, force: Force = False
 ) -> Rollout:
-    """Sets a feature to 0 %."""
+    """Sets the percentage of a feature to 0."""
     if not force:
         _require_known(feature, installation)
     with _confirmed(), _within_bounds():
@@ -145,7 +145,7 @@ def _require_known(feature: str, installation: Installation) -> None:
     Raises:
         HTTPException: The name is unknown. It may be misspelt.
     """
-    installation.flags.get_rollout_pct(feature)  # reads a name from Redis that was set elsewhere
+    installation.flags.get_rollout_pct(feature)  # another process may have set it in Redis
     known = sorted(installation.flags.get_all_rollouts())
     if feature in known:
         return
@@ -153,13 +153,13 @@ def _require_known(feature: str, installation: Installation) -> None:
     raise HTTPException(
         404,
         f"no feature is called {feature}. There are: {named}. "
-        "To set a new one, add ?force=true to the address.",
+        "To set a new feature, add ?force=true to the URL.",
     )
 
 
 @contextmanager
 def _confirmed() -> Generator[None]:
-    """Answers with 503 what could not be confirmed."""
+    """Answers with 503 if Redis did not confirm the change."""
     try:
         yield
     except (InvalidationError, FlagError) as error:
@@ -168,19 +168,19 @@ def _confirmed() -> Generator[None]:
 
 @contextmanager
 def _within_bounds() -> Generator[None]:
-    """Answers with 409 that there are too many features; all else was checked before."""
+    """Answers with 409 if there are too many features. All other errors were checked before."""
     try:
         yield
     except ValueError as error:
         raise HTTPException(409, str(error)) from error
 
 
-def _without_input(error: Any) -> dict[str, Any]:  # noqa: ANN401 - as pydantic has it
-    """Returns a validation error without the input that it repeats."""
+def _without_input(error: Any) -> dict[str, Any]:  # noqa: ANN401 - pydantic's type
+    """Returns a validation error without the input."""
     loc = [_encodable(part) if isinstance(part, str) else part for part in error["loc"]]
     return {"type": error["type"], "loc": loc, "msg": _encodable(error["msg"])}
 
 
 def _encodable(text: str) -> str:
-    r"""Returns a text in which a lone surrogate stands as `\ud800`."""
+    r"""Returns a text in which each lone surrogate is written as an escape, such as `\ud800`."""
     return text.encode(errors="backslashreplace").decode()

@@ -1,8 +1,8 @@
-"""Admission to the admin routes: for admins, by requests that no page of another site can send.
+"""Access to the admin routes: only for admins, and only by requests that other sites cannot forge.
 
-A browser sends a user's cookies with a form of any site, and asks nobody before. It asks first
-where a request has a JSON body or a header of its own, so one of these is needed for what changes
-something.
+A browser sends a user's cookies with a form of any site, without asking the server first. If a
+request has a JSON body or its own header, the browser asks first. So every request that changes
+something must have a JSON body or the header `X-Requested-With`.
 """
 
 from collections.abc import Callable, Coroutine
@@ -21,21 +21,23 @@ FORGEABLE: Final = (
 )
 RequestedWith = Annotated[
     str | None,
-    Header(description="Anything; needed by what changes something, if its body is not JSON."),
+    Header(
+        description="Any value. Required if the request changes something and has no JSON body."
+    ),
 ]
 
 
 def only_admins(admin: Dependency) -> Callable[..., Coroutine[object, None, None]]:
-    """Returns a dependency that refuses everybody whom `admin` does not let pass.
+    """Returns a dependency that refuses every caller that `admin` refuses.
 
     Raises:
-        TypeError: `admin` is no dependency.
+        TypeError: `admin` is not a dependency.
     """
     dependency = read_source("admin", admin)
     if get_origin(dependency) is not Annotated:
         arguments.refuse("admin", f"{DEPENDENCY} or None", admin)
 
-    async def admitted(found: Any) -> None:  # noqa: ANN401 - whatever it brings
+    async def admitted(found: Any) -> None:  # noqa: ANN401 - any result
         if isawaitable(found):
             message = (
                 f"admin must be an async function: it returned {type_name(found)}, which was not "
@@ -50,10 +52,10 @@ def only_admins(admin: Dependency) -> Callable[..., Coroutine[object, None, None
 
 
 async def not_forged(request: Request, x_requested_with: RequestedWith = None) -> None:
-    """Refuses with 403 what a form of another site can send.
+    """Refuses requests that a form of another site could send.
 
     Raises:
-        HTTPException: 403, there is neither a JSON body nor the header.
+        HTTPException: 403, the request has neither a JSON body nor the header.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_json = media_type == "application/json" or media_type.endswith("+json")

@@ -1,4 +1,4 @@
-"""Calling what users gave, a function or an object, async or not, as FastAPI would."""
+"""Detection of async functions and objects, by the rules of FastAPI."""
 
 import sys
 from functools import partial
@@ -7,14 +7,14 @@ from typing import Any
 
 if sys.version_info >= (3, 12):
     from inspect import iscoroutinefunction
-else:  # what marks a function as a coroutine function there is known to asyncio alone
+else:  # there only asyncio knows the mark of a coroutine function
     from asyncio import iscoroutinefunction
 
 
 def is_async(function: Any) -> bool:  # noqa: ANN401 - any callable
-    """Returns whether calling it gives a coroutine, by what it says of itself.
+    """Returns whether a call of a function or object returns a coroutine. Does not call it.
 
-    As FastAPI does, it looks through partials and `functools.wraps`, and at an object's `__call__`.
+    As FastAPI does, it unwraps partials and `functools.wraps`, and checks an object's `__call__`.
     """
     while isinstance(function, partial):
         function = function.func

@@ -1,4 +1,4 @@
-"""Evaluators, which ask a policy: functions and objects, async or not, called as FastAPI does."""
+"""Evaluators: functions and objects, async or not, that ask a policy engine for a decision."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from inspect import isawaitable, isclass, signature
@@ -16,13 +16,13 @@ from sark_cache.types import Context, Loaded
 
 Evaluation: TypeAlias = Mapping[str, Any] | Loaded
 Evaluator: TypeAlias = Callable[[str, str, str, Context | None], Awaitable[Evaluation] | Evaluation]
-"""Asks the policy: `(user_id, action, resource, context) -> decision`, async or not."""
+"""Asks the policy engine: `(user_id, action, resource, context) -> decision`, async or not."""
 
 AsyncEvaluator: TypeAlias = Callable[[str, str, str, Context | None], Awaitable[Evaluation]]
 
 
 class Engine(Protocol):
-    """An object whose method `evaluate` asks the policy."""
+    """An object whose method `evaluate` asks the policy engine."""
 
     def evaluate(
         self, user_id: str, action: str, resource: str, context: Context | None, /
@@ -38,11 +38,11 @@ HINT: Final = (
 )
 
 
-def read_evaluator_source(given: Any) -> Any:  # noqa: ANN401 - whatever was given
-    """Returns a dependency or `FromRequest` that brings an evaluator, or an evaluator to be called.
+def read_evaluator_source(given: Any) -> Any:  # noqa: ANN401 - any argument
+    """Returns a dependency or `FromRequest` that returns an evaluator, or an async evaluator.
 
     Raises:
-        TypeError: It cannot be used as an evaluator; the message says what can.
+        TypeError: `given` is none of these. The message says what to pass.
     """
     if get_origin(given) is Annotated or not callable(given):
         source = read_source("evaluate", given)
@@ -52,10 +52,10 @@ def read_evaluator_source(given: Any) -> Any:  # noqa: ANN401 - whatever was giv
 
 
 def callable_evaluator(evaluator: Any) -> AsyncEvaluator:  # noqa: ANN401 - checked here
-    """Returns an async function that asks an evaluator, in the threadpool if it is not async.
+    """Returns an async function that calls an evaluator, in the threadpool if it is not async.
 
     Raises:
-        TypeError: It is no evaluator; the message says what is.
+        TypeError: `evaluator` is not an evaluator. The message says what to pass.
     """
     ask = _method(evaluator)
     if is_async(ask):
@@ -73,7 +73,7 @@ def callable_evaluator(evaluator: Any) -> AsyncEvaluator:  # noqa: ANN401 - chec
 
 
 def timed(evaluate: AsyncEvaluator, cache: SelectedPolicyCache) -> AsyncEvaluator:
-    """Returns the evaluator, which then records in the cache how long each decision took."""
+    """Returns an evaluator that also records the duration of each evaluation in the cache."""
 
     async def evaluated(
         user_id: str, action: str, resource: str, context: Context | None
@@ -97,7 +97,7 @@ def _method(evaluator: Any) -> Any:  # noqa: ANN401
         raise TypeError(message)
     try:
         taken = signature(ask)
-    except (TypeError, ValueError):  # of a function in C: its call tells
+    except (TypeError, ValueError):  # a function in C: only its call can show an error
         return ask
     try:
         taken.bind("user_id", "action", "resource", None)

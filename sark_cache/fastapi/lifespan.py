@@ -1,4 +1,4 @@
-"""The policy cache for the life of an app: made at its start, closed at its end, by settings."""
+"""The lifespan of the policy cache: created at the start of an app, closed at its end."""
 
 import asyncio
 import os
@@ -77,7 +77,7 @@ def policy_cache_lifespan(
 
 @dataclass(eq=False, slots=True)
 class _Shared:
-    """The policy cache of a process, and by how many lifespans it is held."""
+    """The policy cache of a process, and the number of lifespans that use it."""
 
     settings: CacheSettings
     selection: Selection
@@ -94,20 +94,20 @@ _lock: Final = lock_across_forks()
 async def _policy_cache_of_process(settings: CacheSettings) -> AsyncGenerator[_Shared]:
     shared = _take(settings)
     try:
-        # In a thread: the first to choose in a process waits for a look at Redis.
+        # In a thread, because the first choice of a process waits for a poll of Redis.
         await asyncio.to_thread(shared.selection.choose, "")
         await shared.cache.health_check()
         yield shared
     finally:
         if _give_back(shared):
-            async with AsyncExitStack() as closing:  # all of it, even if one step is cancelled
+            async with AsyncExitStack() as closing:  # runs all steps, even if one is cancelled
                 closing.push_async_callback(close_policy_caches)
                 closing.callback(shared.selection.close)
                 closing.push_async_callback(shared.cache.close)
 
 
 def _take(settings: CacheSettings) -> _Shared:
-    global _shared  # noqa: PLW0603 - one per process is what this is for
+    global _shared  # noqa: PLW0603 - there is one per process
     with _lock:
         if _shared is None or _shared.process != os.getpid():
             selection = use_settings(settings)
@@ -118,7 +118,7 @@ def _take(settings: CacheSettings) -> _Shared:
 
 
 def _give_back(shared: _Shared) -> bool:
-    """Releases one lifespan's share. Returns True if it was the last one."""
+    """Removes one lifespan from the count. Returns True if it was the last one."""
     global _shared  # noqa: PLW0603
     with _lock:
         shared.lifespans -= 1

@@ -1,4 +1,4 @@
-"""The bodies of requests to the routes of the policy cache, and of their answers."""
+"""The bodies of the requests and responses of the policy cache's routes."""
 
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
@@ -30,9 +30,9 @@ class Health(BaseModel):
     """The health of the caches."""
 
     status: State
-    """`unavailable` if one of the backends is."""
+    """`unavailable` if one of the backends is unavailable."""
     backends: dict[str, State]
-    """Of each backend that this process uses: `native`, `redis`, `none`."""
+    """The state of each backend that this process uses: `native`, `redis`, `none`."""
     enabled: bool
     """True if the caches are enabled."""
 
@@ -41,17 +41,17 @@ class Metrics(BaseModel):
     """The metrics of this process."""
 
     cache: dict[str, int | float]
-    """`get_metrics()` of all backends together."""
+    """The result of `get_metrics()` for all backends together."""
     cleanup: dict[str, int | float]
-    """`get_metrics()` of the cleanup task."""
+    """The result of `get_metrics()` of the cleanup task."""
     rollouts: dict[str, int]
-    """The percentage of users that each feature is rolled out to."""
+    """The percentage of users that get each feature."""
 
 
 class Invalidation(BaseModel):
-    """A revocation of the decisions that match all given fields."""
+    """A revocation of the decisions that match every given field."""
 
-    # A misspelt field would revoke more than was meant.
+    # If a misspelt field were ignored, the request would revoke too much.
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     user_id: str | None = None
@@ -62,11 +62,11 @@ class Invalidation(BaseModel):
         Field(
             min_length=1,
             max_length=limits.MAX_REVOKED_TAGS,
-            description="One of them is enough to match.",
+            description="The tags. A decision with one of them matches.",
         ),
     ] = None
     policy: Annotated[
-        str | None, Field(description="The policy that decided, such as `app:may_read`.")
+        str | None, Field(description="The policy that made the decisions, such as `app:may_read`.")
     ] = None
     pattern: Annotated[
         Pattern | None,
@@ -85,7 +85,7 @@ class Invalidation(BaseModel):
         return self
 
     def matching(self) -> dict[str, Any]:
-        """Returns what is given to match decisions by."""
+        """Returns the given fields that decisions have to match."""
         return self.model_dump(exclude={"pattern", "everything"}, exclude_none=True)
 
 

@@ -1,7 +1,7 @@
-"""The names of policies, which are part of what decisions are stored under.
+"""The names of policies, which are a part of the keys of decisions.
 
-A name has to be the same in every process, and no two policies may have the same one: the decisions
-of one would be served for the other.
+A policy needs the same name in every process. Two policies must not have the same name, because the
+decisions of one would be served for the other.
 """
 
 import sys
@@ -15,22 +15,22 @@ from sark_cache.fastapi.sources import read_policy
 MAIN: Final = ("__main__", "__mp_main__")
 
 _named: dict[str, object] = {}
-"""The code of each evaluator whose policy has its own name, so that none gets another's."""
+"""The code of each evaluator that names its policy, to refuse another one of the same name."""
 
 
-def policy_of(evaluator: Any, policy: str | None) -> str:  # noqa: ANN401 - whatever was given
-    """Returns the name of the policy that an evaluator asks.
+def policy_of(evaluator: Any, policy: str | None) -> str:  # noqa: ANN401 - any evaluator
+    """Returns the name of an evaluator's policy.
 
-    Without a name it is `module:qualified name`, where the evaluator can be found under that name:
-    a function of a module, a static method or a class method. Nothing else is the same in every
-    process and one policy alone. Two objects of a class have methods of the same name, and so do
-    two closures of a function; they may ask for different things.
+    If none is given, it is `module:qualified name`. The evaluator must be importable by it: a
+    function of a module, a static method or a class method. Every other name could differ between
+    processes, or belong to several policies: two objects of a class have methods of the same name,
+    and so have two closures of a function, but they may ask for different decisions.
 
-    The module that a program was started with, `__main__`, is named as it would be imported: by
-    `python -m`'s name, or by its file's name without the ending. A notebook has no such name.
+    The main module of a program, `__main__`, gets the name by which it can be imported: the name
+    after `python -m`, or the name of its file without the suffix. A notebook has no such name.
 
     Raises:
-        TypeError: There is no such name, or it is that of another function.
+        TypeError: There is no such name, or another function has it.
         ValueError: The name is too long.
     """
     if policy is not None:
@@ -50,14 +50,14 @@ def policy_of(evaluator: Any, policy: str | None) -> str:  # noqa: ANN401 - what
     return read_policy(name)
 
 
-def _importable_name(evaluator: Any) -> str | None:  # noqa: ANN401 - whatever was given
+def _importable_name(evaluator: Any) -> str | None:  # noqa: ANN401 - any evaluator
     module, path = (getattr(evaluator, name, None) for name in ("__module__", "__qualname__"))
     if not isinstance(module, str) or not isinstance(path, str) or module not in sys.modules:
         return None
     found: Any = sys.modules[module]
     for name in path.split("."):
         found = getattr(found, name, None)
-    # A method is made at each look; it equals another one of the same function and object.
+    # Each access creates a new method object. It equals one with the same function and object.
     if found is not evaluator and not (ismethod(evaluator) and found == evaluator):
         return None
     module_name = _module_name(module)
@@ -65,7 +65,7 @@ def _importable_name(evaluator: Any) -> str | None:  # noqa: ANN401 - whatever w
 
 
 def _module_name(module: str) -> str | None:
-    """Returns the name by which any process would import a module."""
+    """Returns the name by which every process can import a module. None: there is no such name."""
     if module not in MAIN:
         return module
     started = sys.modules[module]

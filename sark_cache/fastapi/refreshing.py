@@ -1,4 +1,4 @@
-"""Refreshes: a policy's decisions are evaluated again by its own evaluator, and by no other."""
+"""Refreshes: each policy's decisions are evaluated again, only by the policy's own evaluator."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias, TypeGuard
@@ -18,7 +18,7 @@ from sark_cache.types import Context, RevalidateCallback
 Refresher: TypeAlias = Callable[
     [str, str, str, Context | None], Awaitable[Evaluation | None] | Evaluation | None
 ]
-"""An evaluator that may return None: there is nothing new."""
+"""An evaluator that may return None: the decision is unchanged."""
 
 Revalidate: TypeAlias = Refresher | Engine | Mapping[str, Refresher | Engine]
 
@@ -27,7 +27,7 @@ def evaluators_by_policy(revalidate: Revalidate) -> dict[str, AsyncEvaluator]:
     """Returns the evaluator of each policy.
 
     Raises:
-        TypeError, ValueError: It is no evaluator, or the policy has no name.
+        TypeError, ValueError: An evaluator cannot be used, or its policy has no name.
     """
     if _is_by_name(revalidate):
         return {read_policy(name): callable_evaluator(each) for name, each in revalidate.items()}
@@ -41,12 +41,12 @@ def _is_by_name(revalidate: object) -> TypeGuard[Mapping[str, Refresher | Engine
 def refreshed_by(
     evaluators: Mapping[str, AsyncEvaluator], cache: SelectedPolicyCache
 ) -> RevalidateCallback:
-    """Returns the callback of a cache that has each policy's evaluator evaluate its decisions."""
+    """Returns a callback that refreshes each decision with the evaluator of its policy."""
     timed_evaluators = {name: timed(each, cache) for name, each in evaluators.items()}
 
     async def refresh(
         user_id: str, action: str, resource: str, context: Context | None, *, policy: str = ""
-    ) -> Any:  # noqa: ANN401 - a decision, or None for nothing new
+    ) -> Any:  # noqa: ANN401 - a decision, or None
         evaluate = timed_evaluators.get(policy)
         return evaluate and await evaluate(user_id, action, resource, context)
 

@@ -18,7 +18,7 @@ from sark_cache.backends.native import RustPolicyCache
 from sark_cache.fastapi.calling import is_async
 
 Dependency: TypeAlias = Callable[..., Any]
-"""A callable, as `Depends` takes it."""
+"""A callable that `Depends` accepts."""
 
 DEPENDENCY: Final = "a dependency (a function or Depends(...))"
 VARIADIC: Final = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
@@ -61,7 +61,7 @@ class Sources:
     """The annotations that FastAPI reads."""
 
     def signature(self) -> Signature:
-        """Returns what FastAPI reads of a function: a constant is no parameter, and is free."""
+        """Returns the signature for FastAPI. Constants are not in it, so they cost nothing."""
         annotations = {"connection": HTTPConnection, **self.dependencies}
         return Signature(
             [
@@ -72,10 +72,14 @@ class Sources:
 
 
 def read_sources(given: Mapping[str, Any], **read: Any) -> Sources:  # noqa: ANN401
-    """Returns the sources that the arguments of `authorize` name, with those that were read before.
+    """Returns the sources of the arguments of `authorize`, checked.
+
+    Args:
+        given: The arguments, by name.
+        read: Sources that are checked already, by name.
 
     Raises:
-        TypeError, ValueError: An argument that cannot be used; the message names it.
+        TypeError, ValueError: An argument cannot be used. The message names it.
     """
     sources = read | {name: read_source(name, source) for name, source in given.items()}
     dependencies = {name: each for name, each in sources.items() if get_origin(each) is Annotated}
@@ -92,7 +96,7 @@ def read_source(argument: str, given: Any) -> Any:  # noqa: ANN401 - a constant 
     """Returns a `FromRequest`, a dependency as `Annotated[..., Depends(...)]`, or a constant.
 
     Raises:
-        TypeError: A dependency that FastAPI could not call; the message names the argument.
+        TypeError: FastAPI cannot call the dependency. The message names the argument.
     """
     if get_origin(given) is Annotated:
         return _unwrapped(argument, given)
@@ -103,11 +107,11 @@ def read_source(argument: str, given: Any) -> Any:  # noqa: ANN401 - a constant 
     return given
 
 
-def read_dependency(argument: str, given: Any) -> Any:  # noqa: ANN401 - whatever was given
+def read_dependency(argument: str, given: Any) -> Any:  # noqa: ANN401 - any argument
     """Returns a function or `Depends(...)` as the annotation that FastAPI reads.
 
     Raises:
-        TypeError: FastAPI could not call it; the message names the argument.
+        TypeError: FastAPI cannot call the dependency. The message names the argument.
     """
     depends = given if isinstance(given, params.Depends) else Depends(given)
     _check_dependency(argument, depends.dependency)
@@ -132,8 +136,8 @@ def _unwrapped(argument: str, annotation: Any) -> Any:  # noqa: ANN401 - `Annota
     return read_dependency(argument, source)
 
 
-def _check_dependency(argument: str, dependency: Any) -> None:  # noqa: ANN401 - whatever was given
-    """Raises unless FastAPI can call it for a request."""
+def _check_dependency(argument: str, dependency: Any) -> None:  # noqa: ANN401 - any argument
+    """Raises a TypeError unless FastAPI can call the dependency for a request."""
     if not callable(dependency) or get_origin(dependency) is not None:
         arguments.refuse(argument, DEPENDENCY, dependency)
     try:
@@ -189,16 +193,21 @@ def _read_tags(given: object) -> tuple[str, ...]:
 
 
 def read_policy(given: object) -> str:
-    """Returns the name of a policy that is constant in code.
+    """Returns the name of a policy, which is a constant, checked.
 
     Raises:
-        TypeError, ValueError: It is no str, or too long.
+        TypeError: The name is not a str.
+        ValueError: The name is too long.
     """
     return _within("policy", arguments.read_policy(given), limits.MAX_POLICY_BYTES)
 
 
 def _within(argument: str, text: str, limit: int) -> str:
-    """Returns a constant, unless nothing could ever be stored with it."""
+    """Returns a constant.
+
+    Raises:
+        ValueError: The constant is so long that no decision with it could be stored.
+    """
     size = arguments.excess(text, limit)
     if size is not None:
         message = (

@@ -115,7 +115,7 @@ class FlagStore:
             pool.disconnect()
 
     def _connection(self) -> SynchronousClient:
-        """Returns the client of this process: a forked child must not use its parent's connection."""
+        """Returns this process's client. A forked child must not use its parent's connection."""
         if self._own is None or self._own_process != os.getpid():
             self._own = own_client(self._client)
             self._own_process = os.getpid()
