@@ -1,6 +1,6 @@
-"""The measurements of a cache, for every exporter: each number with its unit and its meaning.
+"""The measurements of a cache, for every exporter: each with its unit and its description.
 
-They are read from the cache at each collection, which takes about 0.1 ms.
+Each collection reads them from the cache, which takes about 0.1 ms.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,10 +15,10 @@ from sark_cache.protocol import PolicyCacheProtocol
 
 @runtime_checkable
 class CompositePolicyCache(CompositeCache, Protocol):
-    """A policy cache that asks others: `SelectedPolicyCache`."""
+    """A policy cache that forwards requests to others: `SelectedPolicyCache`."""
 
     def backends(self) -> Iterable[PolicyCacheProtocol]:
-        """Returns the caches that it uses so far."""
+        """Returns the caches that have been created so far."""
         ...
 
 
@@ -26,13 +26,13 @@ class Rollouts(Protocol):
     """An object that knows the rollout percentage of each feature: `FeatureFlagManager`."""
 
     def get_all_rollouts(self) -> Mapping[str, float]:
-        """Returns percentages, 0 to 100, by feature. Sends nothing to a server."""
+        """Returns the percentages, 0 to 100, by feature. Sends nothing to a server."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One number: its name, its unit as UCUM writes it, and what it means."""
+    """The name of a number, its UCUM unit, and its description."""
 
     name: str
     unit: str
@@ -41,53 +41,56 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Timing(Measurement):
-    """A histogram of durations, and what it is that took them."""
+    """The name, unit and description of a histogram of durations."""
 
     counted: str
+    """The UCUM unit of its counts."""
 
 
 COUNTERS = tuple(
     Measurement(name, unit, description) for name, (unit, description) in counters().items()
 )
-"""Named as in `get_metrics()`. They only grow, until `reset_metrics()`."""
+"""The counters, named as in `get_metrics()`. They only grow, until `reset_metrics()`."""
 
 GAUGES = (
-    Measurement("entries", "{entry}", "Entries held; the expired ones until they are cleaned up."),
-    Measurement("max_entries", "{entry}", "The most entries that may be held."),
+    Measurement(
+        "entries", "{entry}", "Entries in the cache, including expired ones not yet removed."
+    ),
+    Measurement("max_entries", "{entry}", "The maximum number of entries."),
     Measurement("hit_ratio", "1", "Fresh hits per look-up since the metrics were last reset."),
     Measurement(
         "effective_hit_ratio",
         "1",
         "Hits, fresh or stale, per look-up since the metrics were last reset.",
     ),
-    Measurement("miss_ratio", "1", "1 less the hit ratio; 1 when nothing was looked up."),
-    Measurement("enabled", "", "1 if the cache serves and stores, 0 if it is switched off."),
+    Measurement("miss_ratio", "1", "1 minus the hit ratio; 1 if nothing was looked up."),
+    Measurement("enabled", "", "1 if the cache serves and stores, 0 if it is disabled."),
     Measurement(
         "circuit_open",
         "",
-        "1 while the backend is not asked because it failed; always 0 for one without a server.",
+        "1 while no requests are sent to the backend because it failed; always 0 without a server.",
     ),
 )
 
 LATENCY = Timing(
     "latency",
     "s",
-    "How long requests to the cache took; the native one measures one in 64.",
+    "Durations of requests to the cache; the native cache measures one request in 64.",
     counted="{request}",
 )
 EVALUATION = Timing(
     "evaluation",
     "s",
-    "How long evaluations took, each that was recorded.",
+    "Durations of the evaluations that were recorded.",
     counted="{evaluation}",
 )
 LATENCY_PERCENTILE = Measurement(
     "latency_percentile",
     "s",
-    "What so many of a hundred measured requests did not exceed since the metrics were last reset.",
+    "Percentiles of the durations of requests since the metrics were last reset.",
 )
-ROLLOUT = Measurement("rollout", "%", "How many of a hundred users a feature is rolled out to.")
-BACKEND = Measurement("backend", "", "What holds the decisions: native, redis or none.")
+ROLLOUT = Measurement("rollout", "%", "The percentage of users that get a feature.")
+BACKEND = Measurement("backend", "", "The store of the decisions: native, redis or none.")
 
 HISTOGRAMS = (LATENCY, EVALUATION)
 
@@ -107,23 +110,23 @@ class Reading:
     numbers: Mapping[str, float]
     """The counters and gauges, by name."""
     percentiles: Mapping[str, float]
-    """Of the latency, in seconds, by the percentage of the requests."""
+    """The percentiles of the latency, in seconds, by the percentage of the requests."""
     histograms: Mapping[str, LatencyHistogram]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """A cache that is measured; one that asks several is measured backend by backend.
+    """A cache that is measured. If it has several backends, each backend is measured.
 
     Args:
         cache: The cache.
-        backend: What holds its decisions; None: as it says, or as each of those says that it asks.
-        name: Tells it from other caches of this process; None: there is no need to.
-        flags: What knows how far features are rolled out.
-        bounds: Those of the histograms, in seconds, rising.
+        backend: The label `backend`. None: that of the cache, or of each of its backends.
+        name: The label `cache`, if the process has several caches. None: no label.
+        flags: The feature flags whose percentages are exported.
+        bounds: The upper bounds of the histograms, in seconds, in rising order.
 
     Raises:
-        ValueError: Bounds that do not rise.
+        ValueError: The bounds do not rise.
     """
 
     cache: PolicyCacheProtocol
@@ -136,17 +139,17 @@ class Source:
         whole_nanoseconds(self.bounds)
 
     def read(self) -> list[Reading]:
-        """Measures. What is closed or switched off is measured like any other."""
+        """Returns the measurements of each backend, also of a closed or disabled cache."""
         if self.backend is None and isinstance(self.cache, CompositePolicyCache):
             return [self._read(cache) for cache in self.cache.backends()]
         return [self._read(self.cache)]
 
     def rollouts(self) -> Mapping[str, float]:
-        """Percentages by feature."""
+        """Returns the percentages of rollouts, by feature."""
         return self.flags.get_all_rollouts() if self.flags else {}
 
     def labels(self, cache: object) -> dict[str, str]:
-        """Returns the labels of a cache: this one, or one that this one uses."""
+        """Returns the labels of the measured cache, or of one of its backends."""
         backend: str = getattr(cache, "backend", "") if self.backend is None else self.backend
         return (
             {"backend": backend} if self.name is None else {"backend": backend, "cache": self.name}
@@ -154,7 +157,7 @@ class Source:
 
     @property
     def is_several(self) -> bool:
-        """True if it is measured backend by backend."""
+        """True if each backend is measured."""
         return self.backend is None and isinstance(self.cache, CompositePolicyCache)
 
     def refuse_alike(self, others: Iterable["Source"]) -> None:

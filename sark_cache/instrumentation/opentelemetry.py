@@ -77,7 +77,7 @@ from sark_cache.protocol import PolicyCacheProtocol
 __all__ = ["Instrumentation", "Rollouts", "instrument"]
 
 SCOPE = "sark_cache"
-"""The instrumentation scope, and what the names of all metrics, spans and attributes begin with."""
+"""The instrumentation scope, and the prefix of all names of metrics, spans and attributes."""
 
 
 class Instrumentation:
@@ -125,13 +125,13 @@ def instrument(
 
 
 Observed: TypeAlias = Iterable[tuple[float, Mapping[str, str]]]
-"""Numbers of one instrument for one cache, with the attributes that tell them from one another."""
+"""The numbers of one instrument for one cache, each with its attributes."""
 
 
 class _Rounds:
-    """The readings of one cache: one for each round in which all instruments are asked.
+    """The readings of one cache, shared by all instruments of one collection.
 
-    So what they say is of one moment, and a collection reads the cache once.
+    So all numbers of a collection are of one moment, and a collection reads the cache once.
     """
 
     def __init__(self, measured: Source) -> None:
@@ -140,7 +140,7 @@ class _Rounds:
         self._asked: set[str] = set()
 
     def readings(self, instrument: str) -> list[Reading]:
-        """Returns the readings; takes new ones if this instrument has returned the last ones."""
+        """Returns the readings of this collection. It ends when an instrument calls this again."""
         if not self._asked or instrument in self._asked:
             self._readings = self.source.read()
             self._asked.clear()
@@ -151,7 +151,8 @@ class _Rounds:
 class _Instruments:
     """The instruments of one provider, shared by all caches.
 
-    A second instrument of the same name would be the first one again, its callback never asked.
+    If an instrument of the same name were created again, OpenTelemetry would return the first one,
+    and would never call the new callback.
     """
 
     def __init__(self, meter: Meter) -> None:
@@ -193,7 +194,7 @@ class _Instruments:
         )
 
     def add(self, measured: Source) -> Callable[[], None]:
-        """Observes a cache from now on; returns what ends it."""
+        """Observes a cache from now on. Returns a function that ends this."""
         measured.refuse_alike(rounds.source for rounds in self._rounds)
         added = _Rounds(measured)
         self._rounds = (*self._rounds, added)
@@ -268,5 +269,5 @@ def _instruments(provider: MeterProvider | None) -> _Instruments:
 def _version() -> str:
     try:
         return version("sark-cache")
-    except PackageNotFoundError:  # run from a tree that is not installed
+    except PackageNotFoundError:  # the package is not installed
         return ""

@@ -176,32 +176,35 @@ def register(
 
 
 class _Exported(Collector):
-    """The caches that one registry exports under one namespace: a family may be there only once."""
+    """The caches that one registry exports under one namespace.
+
+    They share one collector, because a registry accepts the name of a metric only once.
+    """
 
     def __init__(self, namespace: str) -> None:
         self._namespace: Final = namespace
         self._sources: tuple[Source, ...] = ()
 
     def add(self, measured: Source, registry: CollectorRegistry) -> None:
-        """Exports one more; the first brings this to the registry."""
+        """Adds a cache. With the first cache, registers this collector."""
         measured.refuse_alike(self._sources)
         if not self._sources:
             registry.register(self)
         self._sources = (*self._sources, measured)
 
     def remove(self, measured: Source, registry: CollectorRegistry) -> None:
-        """Exports it no longer; with the last one this leaves the registry."""
+        """Removes a cache. With the last cache, unregisters this collector."""
         left = tuple(other for other in self._sources if other is not measured)
         if self._sources and not left:
             registry.unregister(self)
         self._sources = left
 
     def describe(self) -> Iterable[Metric]:
-        """The names it takes, so that another collector with the same ones is refused."""
+        """Returns the exported metrics without numbers; the registry asks at registration."""
         return _families(self._namespace, ())
 
     def collect(self) -> Iterable[Metric]:
-        """The numbers of now."""
+        """Returns the exported metrics, as they are now."""
         return _families(self._namespace, self._sources)
 
 

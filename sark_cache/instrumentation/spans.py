@@ -1,6 +1,6 @@
 """A span around each evaluation, in the task that evaluates.
 
-It has the outcome and the number of waiters, and no part of the request.
+The span has the outcome and the number of waiters. It contains no part of the request.
 """
 
 from asyncio import CancelledError
@@ -18,8 +18,8 @@ class Spans:
     """Observes the evaluations of one cache.
 
     Args:
-        tracer: What makes the spans.
-        labels: Says what tells a cache from others: `backend` and, if it has a name, `cache`.
+        tracer: The tracer that creates the spans.
+        labels: Returns the labels of a cache: `backend` and, if it has a name, `cache`.
     """
 
     def __init__(self, tracer: Tracer, labels: Callable[[object], Mapping[str, str]]) -> None:
@@ -27,7 +27,7 @@ class Spans:
         self._labels = labels
 
     def __call__(self, evaluation: Evaluation) -> AbstractContextManager[None]:
-        """The span of an evaluation, from entering to leaving."""
+        """Returns a context manager whose block is the span of an evaluation."""
         labels = self._labels(evaluation.cache)
         attributes = {f"sark_cache.{label}": value for label, value in labels.items()}
         return _EvaluationSpan(self._tracer, attributes, evaluation)
@@ -61,13 +61,16 @@ class _EvaluationSpan(AbstractContextManager[None]):
             span.set_attribute("sark_cache.outcome", "error")
             span.set_attribute("error.type", _name(type(error)))
             span.set_status(StatusCode.ERROR)
-        # An abandoned coroutine is closed in another context, which has nothing to take back.
+        # An abandoned coroutine is closed in another context, where the span was not attached.
         if context.get_current() is self._current:
             context.detach(self._outside)
         span.end()
 
 
 def _name(kind: type) -> str:
-    """As the convention for `error.type` has it: with its module, but for the built-in ones."""
+    """Returns the name of an exception type as `error.type` needs it, with its module.
+
+    Built-in types have no module in their name.
+    """
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
     return f"{module}{kind.__qualname__}"
