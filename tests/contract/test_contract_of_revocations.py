@@ -22,13 +22,15 @@ NAMES = ("user_id", "action", "resource")
 async def test_all_given_fields_must_match_and_none_is_a_pattern(cache, named, request_):
     for context in (None, {"ip": "::1"}):
         await cache.set_batch([(*request, ALLOW, context) for request in REQUESTS])
-    die = {r for r in REQUESTS if all(r[at] == request_[at] for at in named)}
-    died = await cache.invalidate(**{NAMES[at]: request_[at] for at in named})
-    assert died == 2 * len(die)
+    revoked = {r for r in REQUESTS if all(r[at] == request_[at] for at in named)}
+    removed = await cache.invalidate(**{NAMES[at]: request_[at] for at in named})
+    assert removed == 2 * len(revoked)
     for context in (None, {"ip": "::1"}):
         served = await cache.get_batch([(*request, context) for request in REQUESTS])
-        assert {r for r, decision in zip(REQUESTS, served, strict=True) if decision is None} == die
-    assert cache.metrics.invalidations == died
+        assert {
+            r for r, decision in zip(REQUESTS, served, strict=True) if decision is None
+        } == revoked
+    assert cache.metrics.invalidations == removed
 
 
 async def test_tags_revoke_every_decision_that_has_one_of_them(cache):

@@ -46,7 +46,7 @@ async def test_metrics_are_available_to_prometheus(client):
 
 
 @pytest.mark.parametrize(
-    ("given", "died"),
+    ("given", "removed"),
     [
         ({"user_id": "alice"}, 3),
         ({"user_id": "alice", "resource": "document:1"}, 1),
@@ -59,13 +59,13 @@ async def test_metrics_are_available_to_prometheus(client):
         ({"user_id": "*"}, 0),
     ],
 )
-async def test_an_admin_revokes_decisions_that_match_all_given_fields(client, given, died):
+async def test_an_admin_revokes_decisions_that_match_all_given_fields(client, given, removed):
     for user in ("alice", "bob"):
         for document in ("1", "2"):
             await read(client, user, document)
     await client.put("/documents/1", headers=by("alice"))
     answer = await client.post(f"{ROUTES}/invalidate", json=given, headers=ADMIN)
-    assert (answer.status_code, answer.json()) == (200, {"invalidated": died})
+    assert (answer.status_code, answer.json()) == (200, {"invalidated": removed})
 
 
 async def test_a_revoked_decision_is_evaluated_again(client):

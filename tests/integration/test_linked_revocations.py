@@ -22,7 +22,7 @@ async def test_a_revocation_through_one_cache_reaches_all(settled, fresh_redis):
     redis = create_policy_cache("alice")
     none = process.get_or_create(LinkedNullPolicyCache, LinkedNullPolicyCache)
     for through in (native, redis, none):
-        for revoke, died in [
+        for revoke, removed in [
             (lambda cache: cache.invalidate(user_id="alice"), 2),
             (lambda cache: cache.invalidate(tags=["t"]), 2),
             (lambda cache: cache.invalidate_pattern("policy:decision:alice:*"), 2),
@@ -32,7 +32,7 @@ async def test_a_revocation_through_one_cache_reaches_all(settled, fresh_redis):
         ]:
             for cache in (native, redis):
                 assert await cache.set(*ALICE, ALLOW, tags=["t"])
-            assert await revoke(through) == died
+            assert await revoke(through) == removed
             assert await native.get(*ALICE) is None
             assert await redis.get(*ALICE) is None
 

@@ -258,8 +258,8 @@ async def redis_cache() -> None:
         stored: bool = await cache.set(
             "alice", "read", "doc", decision or {"allow": False}, tags=["t"], stamp=cache.stamp()
         )
-        died: int = await cache.invalidate(user_id="alice")
-        assert stored or died
+        removed: int = await cache.invalidate(user_id="alice")
+        assert stored or removed
     from_url: PolicyCache = PolicyCache.from_url(
         "redis+sentinel://a:26379,b:26379/main", ttl_seconds=1.5, connect_timeout=0.05
     )

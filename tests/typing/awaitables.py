@@ -24,9 +24,9 @@ async def in_tasks(cache: RustPolicyCache) -> None:
     assert_type(await task, JSONObject | None)
     async with asyncio.TaskGroup() as group:
         decision = group.create_task(cache.get_decision("alice", "read", "doc"))
-        died = group.create_task(cache.invalidate(user_id="alice"))
+        removed = group.create_task(cache.invalidate(user_id="alice"))
     assert_type(decision.result(), Decision | None)
-    assert_type(died.result(), int)
+    assert_type(removed.result(), int)
 
 
 async def together(cache: RustPolicyCache) -> None:

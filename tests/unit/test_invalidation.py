@@ -120,21 +120,21 @@ PATTERNS = {
 }
 
 
-@pytest.mark.parametrize(("pattern", "died"), PATTERNS.items())
-async def test_a_pattern_revokes_decisions_that_its_glob_matches(cache, pattern, died):
+@pytest.mark.parametrize(("pattern", "removed"), PATTERNS.items())
+async def test_a_pattern_revokes_decisions_that_its_glob_matches(cache, pattern, removed):
     await cache.set_batch(
         [("alice", "read", "doc", ALLOW), ("bob", "read", "doc", ALLOW), ("*", "write", "d", ALLOW)]
     )
     stamp = cache.stamp()
-    assert await cache.invalidate_pattern(pattern) == len(died)
+    assert await cache.invalidate_pattern(pattern) == len(removed)
     for user, action, resource in [
         ("alice", "read", "doc"),
         ("bob", "read", "doc"),
         ("*", "write", "d"),
     ]:
-        assert (await cache.get(user, action, resource) is None) == (user in died)
+        assert (await cache.get(user, action, resource) is None) == (user in removed)
         fenced = await cache.set(user, action, resource, ALLOW, stamp=stamp) is False
-        assert fenced == (user in died)
+        assert fenced == (user in removed)
 
 
 async def test_a_pattern_can_name_a_context_by_its_hash(cache):

@@ -116,10 +116,10 @@ class CacheAgainstDict(RuleBasedStateMachine):
     def revoke(self, matches):
         """Revokes in the model; returns the number of entries removed."""
         self.revocations.append(matches)
-        dead = [key for key, (_, carried) in self.stored.items() if matches(key, carried)]
-        for key in dead:
+        revoked = [key for key, (_, carried) in self.stored.items() if matches(key, carried)]
+        for key in revoked:
             del self.stored[key]
-        return len(dead)
+        return len(revoked)
 
     def store(self, key, decision, carried, stamp):
         """Stores in the model unless the stamp is invalidated; returns whether it was stored."""
@@ -308,8 +308,8 @@ class CacheAgainstDict(RuleBasedStateMachine):
             )
 
         tagged = {"tags": carried} if carried else {}
-        died = self.run(self.cache.invalidate(*named, **tagged, policy=policy))
-        assert died == self.revoke(matches)
+        removed = self.run(self.cache.invalidate(*named, **tagged, policy=policy))
+        assert removed == self.revoke(matches)
 
     @rule(user=st.sampled_from(USERS))
     def invalidate_a_pattern(self, user):

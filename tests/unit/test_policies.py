@@ -149,17 +149,17 @@ async def test_a_revocation_of_a_policy_matches_its_other_fields_too(cache, scop
     for user, policy, tags in entries:
         await cache.set(user, "read", f"doc-{len(tags)}", ALLOW, tags=tags, policy=policy)
     given = {name: value for name, value in scope.items() if value is not None}
-    dead = [
+    revoked = [
         entry
         for entry in entries
         if entry[1] == given["policy"]
         and given.get("user_id") in (None, entry[0])
         and ("tags" not in given or set(given["tags"]) & set(entry[2]))
     ]
-    assert await cache.invalidate(**given) == len(dead)
+    assert await cache.invalidate(**given) == len(revoked)
     for user, policy, tags in entries:
         found = await cache.get(user, "read", f"doc-{len(tags)}", policy=policy)
-        assert (found is None) == ((user, policy, tags) in dead)
+        assert (found is None) == ((user, policy, tags) in revoked)
 
 
 async def test_fields_without_a_policy_are_revoked_under_every_policy(cache):
