@@ -44,6 +44,14 @@ fn explore(scenario: impl Fn() + Send + Sync + Copy + 'static) {
     shuttle::check_pct(scenario, schedules, 3);
 }
 
+/// Explores a variant that is broken on purpose until a schedule fails, at most 30 times as long. With
+/// random schedules, one exploration can miss the fault.
+fn expose(variant: impl Fn() + Send + Sync + Copy + 'static) {
+    for _ in 0..30 {
+        explore(variant);
+    }
+}
+
 fn one_of<T>(choices: impl IntoIterator<Item = T>) -> T {
     use rand::Rng;
     let mut choices: Vec<T> = choices.into_iter().collect();
@@ -801,7 +809,7 @@ macro_rules! is_noticed {
         #[should_panic(expected = $property)]
         fn $name() {
             let scenario: fn(Broken) = $scenario;
-            explore(move || scenario(Broken::$broken));
+            expose(move || scenario(Broken::$broken));
         }
     )*};
 }
