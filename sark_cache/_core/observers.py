@@ -25,7 +25,7 @@ class Evaluation(Protocol):
         ...
 
     def waiting(self) -> int:
-        """Returns the number of other requests that wait for the result now."""
+        """Returns the number of other requests that are waiting for the result."""
         ...
 
 
@@ -86,4 +86,6 @@ def _registered_for(cache: object) -> tuple[Observer, ...]:
 
 
 def _contains(observed: object, cache: object) -> bool:
-    return isinstance(observed, CompositeCache) and any(one is cache for one in observed.backends())
+    if not isinstance(observed, CompositeCache):
+        return False
+    return any(backend is cache for backend in observed.backends())

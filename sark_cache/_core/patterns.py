@@ -58,7 +58,8 @@ def candidates(prefix: str, pattern: str) -> str:
     beginning = ""
     if pattern.startswith(_HEAD):
         plain = pattern[len(_HEAD) :]
-        length = next((at for at, one in enumerate(plain) if not is_plain(one)), len(plain))
+        special = (at for at, character in enumerate(plain) if not is_plain(character))
+        length = next(special, len(plain))
         beginning = plain[:length]
     return f"{literal(prefix)}:*:{beginning}*"
 
@@ -160,26 +161,26 @@ def _segments(pattern: bytes) -> list[_Segment]:
 
     at = 0
     while at < len(pattern):
-        one = pattern[at : at + 1]
+        byte = pattern[at : at + 1]
         at += 1
-        if one == b"*":
+        if byte == b"*":
             end()
             plain, expression, length, is_plain_text = b"", b"", 0, True
             continue
         length += 1
-        if one == b"?":
+        if byte == b"?":
             expression += b"."
             is_plain_text = False
-        elif one == b"[":
+        elif byte == b"[":
             members, at = _class(pattern, at)
             expression += members
             is_plain_text = False
         else:
-            if one == b"\\" and at < len(pattern):
-                one = pattern[at : at + 1]
+            if byte == b"\\" and at < len(pattern):
+                byte = pattern[at : at + 1]
                 at += 1
-            plain += one
-            expression += re.escape(one)
+            plain += byte
+            expression += re.escape(byte)
     end()
     return segments
 

@@ -23,7 +23,7 @@ Owner = TypeVar("Owner")
 WakeQueue: TypeAlias = "SimpleQueue[threading.Event | None]"
 """Wakes the thread: an event asks for a poll and is set after it; None ends the thread.
 
-It is a `SimpleQueue` because a finalizer may call its `put`, whatever code it interrupts.
+It is a `SimpleQueue` because a finalizer may call its `put` in the middle of any other call.
 """
 
 _forks = 0

@@ -1,6 +1,7 @@
 """Pydantic support for `Decision`: as a field of a model, and as the result of a FastAPI route.
 
-Pydantic is imported only when it calls one of these hooks, so a service without it pays nothing.
+Pydantic is imported only when it calls one of these hooks. So services without pydantic pay
+nothing.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def make_known(decision: type[Mapping[str, Any]]) -> None:
-    """Adds the hooks to a class of decisions with which pydantic validates and serializes it.
+    """Adds hooks to a class of decisions, with which pydantic validates and serializes decisions.
 
     Pydantic calls `__get_pydantic_core_schema__` if the class is the type of a field or route. It
     reads `__pydantic_serializer__` of a decision in a field of any type, such as a nested one.

@@ -27,7 +27,7 @@ _WORKERS: Final = re.compile(r"(?:^|\s)(?:-w\s*|--workers[=\s]\s*)(\d+)")
 
 
 def several_workers() -> str | None:
-    """Returns the reason why this process is one of several, for the log. None: it seems alone."""
+    """Returns the evidence for several processes, for the log. None: there is no evidence."""
     by_server = _of_server()
     if by_server is not None:
         server, workers = by_server

@@ -39,8 +39,8 @@ def policy_of(evaluator: Any, policy: str | None) -> str:  # noqa: ANN401 - any 
     if name is None:
         described = getattr(evaluator, "__qualname__", None) or type_name(evaluator)
         _refuse_policy(
-            f"{described} cannot be imported by a name of its own, so another evaluator could be "
-            "served its decisions"
+            f"{described} cannot be imported by its name, so another evaluator could be served "
+            "its decisions"
         )
     code = getattr(unwrap(getattr(evaluator, "__func__", evaluator)), "__code__", None)
     if _named.setdefault(name, code) != code:

@@ -337,7 +337,8 @@ class FeatureFlagManager:
             elif text is not None:
                 self._faults.report(
                     f"reading {feature}",
-                    f"{KEY_PREFIX}{feature} does not hold an integer from 0 to 100",
+                    f"{KEY_PREFIX}{feature} does not hold an integer from 0 to 100. Set it with "
+                    "`sark-cache flags set`",
                 )
 
     def _found(self, feature: str, percentage: int) -> None:

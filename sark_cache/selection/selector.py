@@ -306,8 +306,8 @@ def shortcoming(settings: "CacheSettings", rollout: int | None) -> str | None:
     has_native = settings.use_rust_cache and is_rust_cache_available()
     if not has_redis and not has_native:
         return (
-            f"nothing is cached: {_why_not_native(settings)}, and no Redis is configured "
-            "(SARK_CACHE_REDIS_URL)"
+            f"nothing is cached: {_why_not_native(settings)}, and no Redis is configured: "
+            "set SARK_CACHE_REDIS_URL"
         )
     if not has_redis and rollout == 0 and not get_feature_flag_manager().has_provider:
         return (
