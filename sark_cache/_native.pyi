@@ -1,10 +1,10 @@
 """The types of the compiled module.
 
-Every method acts when it is called and returns an awaitable that Python takes for a coroutine:
-`await` it once, or give it to `create_task`, `gather`, `wait_for`.
+Every method acts when it is called. An asynchronous method returns an awaitable that Python treats
+as a coroutine. Await it once, or pass it to `create_task`, `gather` or `wait_for`.
 
-It yields `object`, not `Any`: with an `Any` in it mypy would find the overloads of `asyncio.gather`
-ambiguous, and forget the types of what they return.
+The types say that it yields `object`, not `Any`. With `Any`, mypy finds the overloads of
+`asyncio.gather` ambiguous and loses the types of the results.
 """
 
 from asyncio import Future
@@ -38,26 +38,30 @@ CONSTANTS: dict[str, str | float]
 """The limits and defaults of `sark_cache._core.limits`, as the compiled module has them."""
 
 _JSON: TypeAlias = str | int | float | bool | list[Any] | dict[str, Any] | None
-"""A value that is returned: new objects of Python's own types each time."""
+"""A returned value. Each call returns new objects of Python's own types."""
 _AnyJSON: TypeAlias = _JSON | tuple[Any, ...] | Mapping[str, Any]
-"""A value that is stored: tuples count as lists, mappings as dicts."""
+"""A value to store. Tuples are stored as lists, and mappings as dicts."""
 _Key: TypeAlias = str | tuple[Any, ...]
 """A str, or a tuple of JSON values."""
 
 @final
 class Stamp:
-    """A moment in the life of one cache: `stamp()` before evaluating, `set(stamp=...)` after."""
+    """A position in the invalidation log of one cache.
+
+    Take one with `stamp()` before the evaluation of a decision, and pass it to
+    `set(..., stamp=...)`. A decision that was revoked since then is not stored.
+    """
 
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
 @final
 class Decision(Mapping[str, Any]):
-    """A decision that cannot be changed: what `get_decision` returns, the same for every caller.
+    """An immutable decision. `get_decision` returns the same object to every caller.
 
-    A mapping with str keys: str, int, float, bool and None as they are, lists as tuples, dicts as
-    `Decision`s. It is hashable, can be pickled, and equals the dict it was made of. A field is
-    decoded when it is read, in about 0.1 µs.
+    A mapping with str keys. The values are str, int, float, bool and None. Lists become tuples, and
+    dicts become `Decision`s. A decision is hashable, can be pickled, and equals the dict that it
+    was made from. A field is decoded when it is read, which takes about 0.1 µs.
 
     >>> decision = await cache.get_decision("alice", "read", "doc:1")
     >>> if decision and decision.allow: ...
@@ -67,24 +71,24 @@ class Decision(Mapping[str, Any]):
 
     Raises:
         TypeError: `fields` is not a mapping.
-        ValueError: It is not JSON, or larger than 64 KiB.
+        ValueError: `fields` is not JSON, or is larger than 64 KiB.
     """
 
-    # Pydantic's, whose types are not there for everybody.
+    # Pydantic reads these two. Their types are `Any`, because Pydantic may not be installed.
     __pydantic_serializer__: ClassVar[Any]
     @staticmethod
     def __get_pydantic_core_schema__(*_asked: object) -> Any: ...  # noqa: ANN401
     def __new__(cls, fields: Mapping[str, Any], /) -> Self: ...
     @property
     def allow(self) -> bool:
-        """True if the field "allow" is `True`; another truthy value does not count."""
+        """True if the field "allow" is `True`. Other values, such as 1, do not count."""
     @property
     def reason(self) -> Any:  # noqa: ANN401 - any JSON value
-        """The field "reason"; None if there is none."""
+        """The field "reason", or None if there is no such field."""
     def to_dict(self) -> JSONObject:
-        """The decision as a new dict, with lists and dicts of its own, to be changed at will."""
+        """Returns the decision as a new dict. The caller may change it and its lists and dicts."""
     def get(self, name: str, default: Any = None, /) -> Any:  # noqa: ANN401 - any JSON value
-        """The field of that name, or the default."""
+        """Returns the field with that name, or the default if there is no such field."""
     def __getitem__(self, name: str, /) -> Any: ...  # noqa: ANN401 - any JSON value
     def __iter__(self) -> Iterator[str]: ...
     def __len__(self) -> int: ...
@@ -96,17 +100,19 @@ class Decision(Mapping[str, Any]):
 class AsyncCache:
     """An asynchronous cache of JSON values in this process's memory.
 
-    Unlike the policy caches it raises what is wrong: a key that is neither a str nor a tuple is a
-    TypeError, one with a part that is not JSON a ValueError.
+    Unlike a policy cache, it raises an error for each value that it cannot use. A key that is
+    neither a str nor a tuple raises a TypeError. A key with a part that is not JSON raises a
+    ValueError.
 
     Args:
-        max_size: The most entries, at least 1; None: 10,000.
-        ttl_seconds: How long an entry lives unless `set` says otherwise, in seconds; None: 300.
-        max_bytes: The most bytes, counting keys, values and 420 bytes an entry; None: any.
-        eviction: What leaves a full cache first.
+        max_size: The maximum number of entries, at least 1. None: 10,000.
+        ttl_seconds: The time to live of entries for which `set` gives none, in seconds. None: 300.
+        max_bytes: The maximum size in bytes: keys, values and 420 bytes per entry. None: no limit.
+        eviction: The entry that a full cache evicts first: `"lru"`, the least recently used, or
+            `"tiny_lfu"`, the least frequently used entry that is not recent.
 
     Raises:
-        TypeError, ValueError: An argument that cannot be used; the message names it.
+        TypeError, ValueError: An argument is wrong. The message names it.
     """
 
     def __new__(
@@ -118,89 +124,93 @@ class AsyncCache:
         eviction: Literal["lru", "tiny_lfu"] = "lru",
     ) -> Self: ...
     def get(self, key: _Key) -> Coroutine[object, None, _JSON]:
-        """The value under `key`, a new object; None if there is none. About a microsecond."""
+        """Returns the value under `key` as a new object, or None. Takes about a microsecond."""
     def set(
         self, key: _Key, value: _AnyJSON, ttl_seconds: float | None = None
     ) -> Coroutine[object, None, None]:
-        """Stores a snapshot of `value`; some microseconds.
+        """Stores a snapshot of `value` under `key`. Takes some microseconds.
 
         Args:
-            key: Under which key.
-            value: A JSON value. Tuples come back as lists.
-            ttl_seconds: How long it lives, in seconds; 0 stores nothing. None: as the cache says.
+            key: The key.
+            value: A JSON value. Tuples are returned as lists.
+            ttl_seconds: The time to live in seconds. 0: the value is not stored. None: the default
+                of the cache.
 
         Raises:
-            ValueError: A value that is not JSON or, with its key, over 64 KiB; or a negative or NaN
-                `ttl_seconds`.
+            ValueError: The value is not JSON, or is larger than 64 KiB with its key. Or
+                `ttl_seconds` is negative or NaN.
         """
     def get_or_load(
         self, key: _Key, loader: Callable[[], Awaitable[_AnyJSON]], ttl_seconds: float | None = None
     ) -> Coroutine[object, None, _JSON]:
-        """The value under `key`, or what `loader()` brings, which is then stored.
+        """Returns the value under `key`. On a miss, runs the loader and stores its value.
 
         One loader runs for all requests for a key, in any task, thread and event loop. If it
         raises, every waiter gets the same exception, and nothing is stored. See
         `RustPolicyCache.get_or_load`.
 
         Raises:
-            ValueError: The loader brought something that is not JSON or, with its key, over 64 KiB.
+            ValueError: The loader's value is not JSON, or is larger than 64 KiB with its key.
             RuntimeError: A loader loads its own key.
         """
     def _take_overdue(self) -> int: ...
     def delete(self, key: _Key) -> Coroutine[object, None, bool]:
-        """Removes the entry under `key`; True if it was there."""
+        """Removes the entry under `key`. Returns True if there was one."""
     def clear(self) -> Coroutine[object, None, int]:
-        """Removes all entries; returns how many there were."""
+        """Removes all entries. Returns the number of entries removed."""
     def size(self) -> Coroutine[object, None, int]:
-        """The number of live entries. Visits them all, off the event loop if they are many."""
+        """Returns the number of entries that have not expired.
+
+        Visits every entry. If there are many, another thread visits them, not the event loop's.
+        """
     def cleanup_expired(self) -> Coroutine[object, None, int]:
-        """Removes the expired entries; returns how many there were. Visits all."""
+        """Removes expired entries. Returns the number of entries removed. Visits every entry."""
 
 @final
 class Load:
-    """One request that missed, until it is answered; driven by `loading.py`."""
+    """One request that missed and has no answer yet. `loading.py` drives it."""
 
     @property
     def loader(self) -> Callable[[], Awaitable[Any]]:
         """The loader of the request."""
     @property
     def cache(self) -> object:
-        """The cache that it loads for."""
+        """The cache of the request."""
     @property
     def ahead(self) -> bool:
-        """True if it refreshes an entry in the background."""
+        """True if the request refreshes an entry in the background."""
     def waiting(self) -> int:
-        """Returns the number of requests that wait for this one's loader."""
+        """Returns the number of requests that wait for the loader of this request."""
     @property
     def flight(self) -> int:
         """The number of the load that this request leads."""
     def next_step(self, within: tuple[int, ...]) -> Step | Future[None]:
-        """Returns the next step, or a future to await before asking again.
+        """Returns the next step, or a future. Await the future, then call this again.
 
         Args:
-            within: The load whose loader makes this request, or made the task of this request;
-                empty outside of loaders.
+            within: The load whose loader makes this request or created its task. Empty outside of
+                loaders.
 
         Raises:
             RuntimeError: The request would wait for a load that waits for it, or too many
                 evaluations of its key have not ended.
         """
     def answer(self) -> Any:  # noqa: ANN401 - any JSON value
-        """Returns the outcome of another request's load: a new object; raises its exception."""
+        """Returns the result of another request's load as a new object, or raises its exception."""
     def finish(self, value: object, ttl_seconds: float | None, tags: Collection[str] | None) -> Any:  # noqa: ANN401 - any JSON value
         """Stores the loader's result, delivers it to the waiters, and returns it."""
     def fail(self, error: Exception) -> None:
         """Counts the loader's exception, and delivers it to the waiters."""
     def keep(self) -> None:
-        """Leaves the entry until it expires: a refresh brought nothing new."""
+        """Keeps the entry until it expires, because the refresh returned no new decision."""
     def supersede(self) -> None:
         """Removes the entry: a newer decision was evaluated while the cache was disabled."""
     def leave(self) -> None:
-        """Leaves the load: a leader hands over, and a waiter affects no other request."""
+        """Leaves the load. A waiter becomes the leader if a leader leaves."""
 
 @disjoint_base
 class PolicyStore:
-    """The compiled part of `RustPolicyCache`; use that one."""
+    """The compiled base of `RustPolicyCache`. Use that class instead."""
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...  # noqa: ANN401 - the subclass says
     def _configure(
@@ -213,20 +223,20 @@ class PolicyStore:
         eviction: Literal["lru", "tiny_lfu"] | None,
     ) -> None: ...
     enabled: bool
-    """True if the cache serves and stores."""
+    """True if the cache serves and stores decisions. It can be set."""
     use_optimized_ttl: bool
-    """True if a sensitivity shortens the time to live."""
+    """True if a sensitivity limits the time to live of an entry. It can be set."""
     @property
     def ttl_seconds(self) -> float:
-        """The default time to live of an entry, in seconds; settable."""
+        """The default time to live of an entry, in seconds. It can be set."""
     @ttl_seconds.setter
     def ttl_seconds(self, ttl_seconds: float) -> None: ...
     @property
     def max_size(self) -> int:
-        """The most entries."""
+        """The maximum number of entries."""
     @property
     def closed(self) -> bool:
-        """True after `close`."""
+        """True after `close` was called."""
     def get(
         self,
         user_id: str,
@@ -237,13 +247,13 @@ class PolicyStore:
         *,
         policy: str = "",
     ) -> Coroutine[object, None, JSONObject | None]:
-        """The cached decision for a request, a new dict, or None.
+        """Returns the cached decision for a request as a new dict, or None.
 
-        Decided when called; ready at once. A context that is not JSON is a miss, counted in
-        `errors` and logged.
+        The lookup happens at the call, and the awaitable is ready at once. A request with a context
+        that is not JSON is a miss, and is counted in `errors` and logged.
 
         Raises:
-            TypeError: An argument of the wrong type; the message names it.
+            TypeError: An argument has the wrong type. The message names it.
         """
     def get_decision(
         self,
@@ -255,13 +265,13 @@ class PolicyStore:
         *,
         policy: str = "",
     ) -> Coroutine[object, None, Decision | None]:
-        """The cached decision for a request, one that all callers share, or None.
+        """Returns the cached decision for a request as an immutable `Decision`, or None.
 
-        As `get`, with nothing rebuilt: the fastest hit. The first one makes the `Decision`, which
-        stays with the entry.
+        This is the fastest hit, because it builds no dict. The first hit creates the `Decision`,
+        and the entry keeps it. All callers get the same object. In all else it is like `get`.
 
         Raises:
-            TypeError: An argument of the wrong type; the message names it.
+            TypeError: An argument has the wrong type. The message names it.
         """
     def set(
         self,
@@ -277,30 +287,30 @@ class PolicyStore:
         stamp: Stamp | None = None,
         policy: str = "",
     ) -> Coroutine[object, None, bool]:
-        """Stores a snapshot of a decision; True if it was stored.
+        """Stores a snapshot of a decision. Returns True if it was stored.
 
-        A decision that cannot be stored (not JSON, too large, too many tags, no time to live) drops
-        the one that was stored before: it has superseded it. The result of
-        a `get_or_load` that is running does not overwrite it.
+        A decision supersedes the stored one of its request even if it cannot be stored itself: if
+        it is not JSON, is too large, or has too many tags or no time to live. Then the stored one
+        is removed. A running `get_or_load` does not overwrite the decision with its result.
 
         Args:
-            user_id: Who asks.
-            action: To do what.
-            resource: To what.
-            decision: A JSON object; with its key at most 64 KiB. Tuples come back as lists.
-            context: What else the decision depends on: a JSON object.
-            ttl_seconds: How long it lives, in seconds; 0 stores nothing. None: as the cache says.
-                At most a hundred years.
-            sensitivity: A name in `OPTIMIZED_TTL`: it lives no longer than that says. Any other
-                name changes nothing and is warned of once.
-            tags: Names to revoke it by later, at most 64 of at most 256 bytes.
-            stamp: What `stamp()` returned before the decision was evaluated. If something that
-                revokes it came in between, it is not stored. None: the moment of this call.
-            policy: The policy that decided. Requests under another one do not see the decision.
+            user_id: The user who makes the request.
+            action: The action.
+            resource: The resource.
+            decision: A JSON object, at most 64 KiB with its key. Tuples are returned as lists.
+            context: Further facts that the decision depends on: a JSON object.
+            ttl_seconds: The time to live in seconds. 0: the decision is not stored. None: the
+                default of the cache. More than a hundred years counts as a hundred years.
+            sensitivity: A name in `OPTIMIZED_TTL`, which limits the time to live. An unknown name
+                changes nothing, and a warning is logged once.
+            tags: Names by which the decision can be revoked. At most 64, each of at most 256 bytes.
+            stamp: The result of `stamp()` before the evaluation. If the decision was revoked since
+                then, it is not stored. None: the decision counts as evaluated at this call.
+            policy: The policy that made the decision. Requests under another policy do not get it.
 
         Raises:
-            TypeError: An argument of the wrong type; the message names it.
-            ValueError: A negative or NaN `ttl_seconds`, or a stamp of another cache.
+            TypeError: An argument has the wrong type. The message names it.
+            ValueError: `ttl_seconds` is negative or NaN, or the stamp is of another cache.
         """
     def get_or_load(
         self,
@@ -315,46 +325,53 @@ class PolicyStore:
         tags: Collection[str] = (),
         policy: str = "",
     ) -> Coroutine[object, None, JSONObject]:
-        """The cached decision or, if there is none, what `loader()` brings, which is then stored.
+        """Returns the cached decision. On a miss, runs the loader and stores its decision.
 
         One loader runs for all requests for the same decision, in any task, thread and event loop.
         It runs in the task of the first request, the leader. If that task is cancelled, the request
-        that waited longest goes on with its own loader. If the loader raises, every waiter gets the
-        same exception, nothing is stored, and the next request evaluates again. After an
-        invalidation during the load, requests from before it get the decision, requests from after
-        it start another load, and no revoked decision is stored. To limit the time, use
-        `asyncio.timeout`: a waiter that gives up affects no other request.
+        that has waited longest becomes the leader and runs its own loader. If the loader raises,
+        every waiter gets the same exception, nothing is stored, and the next request evaluates
+        again.
 
-        A hit is decided at the call, and ready at once. It costs little more than a hit of `get`;
-        reading tags and a sensitivity takes time on a hit, too. A miss joins the load when it is
-        first awaited. Do not change the context
-        until it is answered: the loader may be called at any time until then.
+        If the decision is revoked during the load, it is not stored. Requests from before the
+        revocation get it. Requests from after the revocation start another load.
+
+        To limit the time of a request, use `asyncio.timeout`. A waiter that times out affects no
+        other request.
+
+        The lookup happens at the call, and a hit is ready at once. A hit costs little more than a
+        hit of `get`, plus the time to read the tags and the sensitivity. A miss joins the load when
+        it is first awaited. Do not change the context before the request is answered, because the
+        loader may be called until then.
 
         Args:
-            user_id: Who asks.
-            action: To do what.
-            resource: To what.
-            loader: An async function without arguments that returns the decision, a JSON object,
-                or a `Loaded` with one, its time to live and its tags. Neither it nor a task that
-                it makes may ask for its own key, nor two loaders of one cache for each other's.
-            context: What else the decision depends on: a JSON object.
-            ttl_seconds: How long it lives, in seconds; 0 shares it and stores nothing. None: the
-                cache's. A time in a `Loaded` takes precedence.
-            sensitivity: A name in `OPTIMIZED_TTL`: the time to live is at most its time, also
-                that of a `Loaded`. Another name changes nothing and is warned of once.
-            tags: Names to revoke it by. All requests for one decision should give the same.
-            policy: The policy that the loader evaluates. Loads under different policies share
-                nothing.
+            user_id: The user who makes the request.
+            action: The action.
+            resource: The resource.
+            loader: An async function without arguments. It returns the decision, a JSON object, or
+                a `Loaded` with the decision, its time to live and its tags. Neither the loader nor
+                a task that it creates may load the loader's own key. Two loaders of one cache must
+                not load each other's keys.
+            context: Further facts that the decision depends on: a JSON object.
+            ttl_seconds: The time to live in seconds. 0: the decision is shared and not stored.
+                None: the default of the cache. A time in a `Loaded` takes precedence.
+            sensitivity: A name in `OPTIMIZED_TTL`, which limits the time to live, also that of a
+                `Loaded`. An unknown name changes nothing, and a warning is logged once.
+            tags: Names by which the decision can be revoked. All requests for one decision should
+                give the same tags.
+            policy: The policy that the loader evaluates. Requests under different policies share no
+                load and no decision.
 
         Returns:
-            A new dict. A decision that cannot be stored is returned as it is, counted in `errors`
-            and logged; then everybody who waited evaluates. So does everybody while the cache is
-            off or closed, or with a context that is not JSON.
+            A new dict. If the decision cannot be stored, the leader gets it unchanged, the fault is
+            counted in `errors` and logged, and each waiter runs its own loader. Each request also
+            runs its own loader if the cache is disabled or closed, or if the context is not JSON.
 
         Raises:
-            TypeError: An argument of the wrong type, or a loader that brings no decision.
-            ValueError: A negative or NaN `ttl_seconds`.
+            TypeError: An argument has the wrong type, or the loader returns no decision.
+            ValueError: `ttl_seconds` is negative or NaN.
             RuntimeError: A loader loads its own key, or two loaders load each other's keys.
+            Exception: The exception that the loader raises.
         """
     def _count_load_error(self) -> None: ...
     def _lead_refresh(
@@ -368,7 +385,7 @@ class PolicyStore:
         policy: str,
     ) -> Load | None: ...
     def stamp(self) -> Stamp:
-        """The stamp of now: take it before evaluating a decision that `set` is to store."""
+        """Returns a stamp. Take it before the evaluation of a decision, and pass it to `set`."""
     def delete(
         self,
         user_id: str,
@@ -378,34 +395,37 @@ class PolicyStore:
         *,
         policy: str | None = None,
     ) -> Coroutine[object, None, bool]:
-        """Revokes and removes the decision for a request; True if it was there.
+        """Revokes the decision for a request. Returns True if one was cached.
 
-        Takes effect when called. A context that is not JSON was never stored with: False. Under all
-        policies it costs one look-up for each policy that something was stored under; from 256
-        policies on it visits every entry.
+        Takes effect at the call. Returns False if the context is not JSON, because no decision can
+        be stored with it. Without a policy it takes one lookup for each policy under which a
+        decision was stored. From 256 policies on, it visits every entry.
 
         Args:
-            user_id: Who asks.
-            action: To do what.
-            resource: To what.
-            context: What it was stored with: a JSON object.
-            policy: The policy that decided. None: whatever the policy.
+            user_id: The user who makes the request.
+            action: The action.
+            resource: The resource.
+            context: The context with which the decision was stored: a JSON object.
+            policy: The policy that made the decision. None: all policies.
 
         Raises:
-            TypeError: An argument of the wrong type; the message names it.
-            InvalidationError: The context's own code raised, so its key is unknown.
+            TypeError: An argument has the wrong type. The message names it.
+            InvalidationError: The context's own code raised an error, so the key is unknown.
         """
     def get_batch(
         self, requests: Iterable[BatchRequest], *, policy: str = ""
     ) -> Coroutine[object, None, list[JSONObject | None]]:
-        """The decisions for many requests, in their order; each costs less than a `get`.
+        """Returns the cached decisions for many requests, in their order. None: a miss.
+
+        Each request costs less than a `get`.
 
         Args:
             requests: `(user_id, action, resource)` or `(user_id, action, resource, context)`.
-            policy: The policy that decided, the same for all of them.
+            policy: The policy of all requests.
 
         Raises:
-            TypeError: A request of another shape, or with a part of the wrong type.
+            TypeError: A request has the wrong shape, or a part of the wrong type. The message names
+                it.
         """
     def set_batch(
         self,
@@ -415,21 +435,22 @@ class PolicyStore:
         stamp: Stamp | None = None,
         policy: str = "",
     ) -> Coroutine[object, None, int]:
-        """Stores many decisions; returns how many were stored.
+        """Stores many decisions. Returns the number of decisions stored.
 
-        All of them are stored at the call, on the calling thread, 2–3 µs each.
+        Stores them at the call, on the calling thread. Each takes 2–3 µs.
 
         Args:
-            entries: `(user_id, action, resource, decision, context, ttl_seconds)`; the last two
-                may be left out.
-            tags: Names to revoke them by later, all of them.
-            stamp: As in `set`, of all of them.
-            policy: The policy that decided, the same for all of them.
+            entries: `(user_id, action, resource, decision, context, ttl_seconds)`. The last two are
+                optional.
+            tags: The tags of all decisions, as in `set`.
+            stamp: The stamp of all decisions, as in `set`.
+            policy: The policy of all decisions, as in `set`.
 
         Raises:
-            TypeError: An entry of another shape, or with a part of the wrong type; those before it
-                are stored.
-            ValueError: A negative or NaN `ttl_seconds`, likewise; or a stamp of another cache.
+            TypeError: An entry has the wrong shape, or a part of the wrong type. The entries before
+                it are stored.
+            ValueError: A time to live is negative or NaN. The entries before it are stored. Or the
+                stamp is of another cache.
         """
     def invalidate(
         self,
@@ -440,53 +461,65 @@ class PolicyStore:
         tags: Collection[str] | None = (),
         policy: str | None = None,
     ) -> Coroutine[object, None, int]:
-        """Revokes every decision that matches all given fields; none given: all decisions.
+        """Revokes every decision that matches all given fields. Without fields, all decisions.
 
-        None given is logged as a warning: where all are meant, `clear` says so.
+        A call without fields logs a warning. To revoke all decisions, use `clear`.
 
-        Takes effect when called, in constant time. The count is exact and comes from a visit to
-        every entry, off the event loop if they are many.
+        Takes effect at the call, in constant time. To count the removed entries exactly, it then
+        visits every entry. If there are many, another thread visits them, not the event loop's.
 
         Args:
-            user_id: Those of this user.
-            action: Those of this action.
-            resource: Those of this resource.
-            tags: Those that have one of these tags. None is as if none were given.
-            policy: Those that this policy decided; `""` are those of requests that name none. None:
-                whatever the policy.
+            user_id: Only decisions for this user.
+            action: Only decisions for this action.
+            resource: Only decisions for this resource.
+            tags: Only decisions with at least one of these tags. None: the same as not given.
+            policy: Only decisions of this policy. `""`: only decisions that were stored without a
+                policy. None: all policies.
 
         Returns:
-            How many entries died.
+            The number of entries removed.
 
         Raises:
-            TypeError: An argument of the wrong type; the message names it.
-            ValueError: Empty `tags`, or more than 10,000.
+            TypeError: An argument has the wrong type. The message names it.
+            ValueError: `tags` is empty, or has more than 10,000 tags.
         """
     def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
-        r"""Revokes every decision with a text key that matches a Redis glob; returns how many died.
+        r"""Revokes every decision whose text key matches a Redis glob.
 
-        A text key is `policy:decision:{user}:{action}:{resource}:{context}`, whatever the policy;
-        the context is `none` or the first 32 hexadecimal digits of the SHA-256 over its canonical
-        bytes. The other parts have three spellings, and a pattern that matches one of them matches:
-        percent-encoded for `% : * ? [ ] { } \` and control characters; raw; and SARK's, which is
-        raw with `_` for each `:` and `/` of the resource.
+        A text key is `policy:decision:{user}:{action}:{resource}:{context}`. It does not contain
+        the policy. The context is `none`, or the first 32 hexadecimal digits of the SHA-256 over
+        its canonical bytes.
+
+        The other parts have three spellings. A pattern matches a decision if it matches one of
+        them:
+
+        - percent-encoded: `% : * ? [ ] { } \` and control characters are encoded
+        - raw
+        - as in SARK: raw, but with `_` for each `:` and `/` of the resource
+
+        Returns:
+            The number of entries removed.
 
         Raises:
-            ValueError: A pattern of more than 1,024 bytes.
+            TypeError: The pattern is not a `str`.
+            ValueError: The pattern has more than 1,024 bytes, or is not UTF-8.
         """
     def clear(self) -> Coroutine[object, None, bool]:
-        """Revokes and removes all decisions. Always True."""
+        """Revokes all decisions. Returns True."""
     def size(self) -> Coroutine[object, None, int]:
-        """The number of live entries. Visits them all, off the event loop if they are many."""
+        """Returns the number of entries that have not expired.
+
+        Visits every entry. If there are many, another thread visits them, not the event loop's.
+        """
     def cleanup_expired(self) -> Coroutine[object, None, int]:
-        """Removes the expired entries; returns how many there were. Visits all."""
+        """Removes expired entries. Returns the number of entries removed. Visits every entry."""
     def close(self) -> Coroutine[object, None, None]:
-        """Stops serving and drops all entries."""
+        """Stops serving and removes all entries."""
     def record_opa_latency(self, latency_ms: float) -> None:
-        """Adds the duration of one evaluation, in milliseconds.
+        """Records the duration of one evaluation, in milliseconds.
 
         Raises:
-            ValueError: A negative, infinite or NaN duration.
+            ValueError: The duration is negative, infinite or NaN.
         """
     def reset_metrics(self) -> None:
         """Sets every counter and histogram to zero."""
