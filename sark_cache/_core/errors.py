@@ -15,6 +15,10 @@ _NAMED: Final = {
 """The codes of client errors, by class. The clients remove the code from the message."""
 
 
+UNREADABLE: Final = "a reply that cannot be read"
+"""The reason for a reply that has another shape than the command's."""
+
+
 class UnavailableError(Exception):
     """A command without an answer. The message names the kind of error, and no key."""
 

@@ -24,15 +24,13 @@ from sark_cache.fastapi.models import (
     Rollout,
     Rollouts,
 )
+from sark_cache.rollout.unknown import UnknownFeature
 
 NamedFeature = Annotated[Feature, Path(description="The name of a feature, such as `rust_cache`.")]
 Force = Annotated[
     bool,
     Query(description="If true, a name that was never set is accepted. It may be misspelt."),
 ]
-
-MOST_NAMED: Final = 10
-"""The largest number of features that an error lists."""
 
 UNCONFIRMED: Final[dict[int | str, dict[str, Any]]] = {
     503: {"model": Failure, "description": "Redis did not confirm it; `detail` says what applies."}
@@ -143,18 +141,16 @@ def _require_known(feature: str, installation: Installation) -> None:
     """Refuses a name that has no percentage in this process and none in Redis.
 
     Raises:
-        HTTPException: The name is unknown. It may be misspelt.
+        HTTPException: The name is unknown and may be misspelt, or Redis did not answer.
     """
-    installation.flags.get_rollout_pct(feature)  # another process may have set it in Redis
-    known = sorted(installation.flags.get_all_rollouts())
-    if feature in known:
-        return
-    named = ", ".join(known[:MOST_NAMED]) + (", ..." if known[MOST_NAMED:] else "")
-    raise HTTPException(
-        404,
-        f"no feature is called {feature}. There are: {named}. "
-        "To set a new feature, add ?force=true to the URL.",
-    )
+    forced = "add ?force=true to the URL."
+    try:
+        if installation.flags.is_known(feature):
+            return
+    except FlagError as error:
+        raise HTTPException(503, f"{error}. To set it all the same, {forced}") from error
+    unknown = UnknownFeature(feature, sorted(installation.flags.get_all_rollouts()))
+    raise HTTPException(404, f"{unknown.message} To set a new feature, {forced}")
 
 
 @contextmanager

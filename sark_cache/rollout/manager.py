@@ -61,6 +61,15 @@ class _PendingWrite:
     refusal: str = f"no answer within {CONFIRM_SECONDS:g} s"
 
 
+@dataclass(eq=False, slots=True)
+class _Question:
+    """A question to Redis: does it store a percentage of this feature?"""
+
+    feature: str
+    is_stored: bool | None = None
+    """None: Redis has not answered."""
+
+
 _changes = lock_across_forks()
 
 
@@ -102,6 +111,7 @@ class FeatureFlagManager:
         self._seen_in_redis: Final[dict[str, int]] = {}
         self._pending_writes: Final[dict[str, _PendingWrite]] = {}
         self._discovered: Final[set[str]] = set()
+        self._questions: Final[set[_Question]] = set()
         self._faults: Final = FaultLog("flag")
         self._poller: BackgroundPoller[FeatureFlagManager] | None = None
         self._client: SynchronousClient | None = None
@@ -157,6 +167,29 @@ class FeatureFlagManager:
         So a feature that was set to 0 differs from one that was never set. `initial` sets nothing.
         """
         return feature in self._known
+
+    def is_known(self, feature: str) -> bool:
+        """Returns whether a feature exists: initially, because it was set here, or in Redis.
+
+        If this process does not know the name, it asks Redis, and waits at most a second.
+
+        Raises:
+            FlagError: Redis did not answer.
+        """
+        if feature in self.get_all_rollouts():
+            return True
+        if self._poller is None or self._closed or not is_name(feature):
+            return False
+        question = _Question(feature)
+        with _changes:
+            self._questions.add(question)
+        self._poller.poll_now().wait(CONFIRM_SECONDS)
+        with _changes:
+            self._questions.discard(question)
+        if question.is_stored is None:
+            message = f"Redis does not say whether {feature} was ever set: it did not answer"
+            raise FlagError(message)
+        return question.is_stored
 
     @property
     def has_provider(self) -> bool:
@@ -325,12 +358,18 @@ class FeatureFlagManager:
         self._send_pending_writes(store)
         with _changes:
             features = {**self._initial, **self._known}.keys() | self._discovered
+            questions = tuple(self._questions)
         try:
-            stored = store.read(features)
+            stored = store.read(features | {question.feature for question in questions})
         except Exception as error:  # noqa: BLE001 - a client may raise anything; the last known stays
             self._faults.report("refresh", _reason(error))
             return
-        for feature, text in stored.items():
+        for question in questions:
+            text = stored[question.feature]
+            if not isinstance(text, Exception):
+                question.is_stored = text is not None
+        for feature in features:
+            text = stored[feature]
             percentage = percentage_in(text)
             if percentage is not None:
                 self._found(feature, percentage)

@@ -10,10 +10,10 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
 
+from sark_cache._core.errors import UNREADABLE
+
 TIMEOUT_SECONDS: Final = 0.25
 """The time-out of connecting, and of each reply, in seconds."""
-
-UNREADABLE: Final = "a reply that cannot be read"
 
 KEY_PREFIX: Final = "feature_flag:"
 

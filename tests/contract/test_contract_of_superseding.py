@@ -100,6 +100,19 @@ async def test_a_deny_that_was_revoked_before_it_was_stored_ends_the_older_allow
     assert await cache.get(*ALICE) is None
 
 
+@pytest.mark.parametrize("ttl", [10, 300])
+async def test_a_deny_that_was_revoked_before_it_was_stored_ends_an_older_evaluation(cache, ttl):
+    stamp = cache.stamp()
+    loader = Evaluation()
+    load = await loading(cache, loader)
+    await cache.invalidate(tags=["group:1"])
+    deny = {"tags": ["group:1"], "ttl_seconds": ttl, "stamp": stamp}
+    assert await cache.set(*ALICE, DENY, **deny) is False
+    loader.bring(ALLOW)
+    await load
+    assert await cache.get(*ALICE) is None
+
+
 async def test_an_evaluation_from_before_a_revocation_leaves_a_newer_decision(cache):
     stamp = cache.stamp()
     await cache.invalidate(user_id="alice")

@@ -6,6 +6,7 @@ import pytest
 from redis.crc import key_slot
 
 from sark_cache import InvalidationError
+from servers.host import HOST
 from timed_requests import ALLOW
 
 # asyncio does not close the transport of a connection that is cancelled while it is made.
@@ -217,6 +218,28 @@ async def test_a_node_that_dies_takes_only_its_own_keys_with_it(own_cluster, ope
     assert set(served) == set(users) - lost
     with pytest.raises(InvalidationError):
         await cache.invalidate(user_id=min(lost))
+
+
+@pytest.mark.parametrize("failure", ["kill", "pause"])
+async def test_a_node_is_asked_again_while_the_node_of_the_url_is_down(
+    own_cluster, open_patiently, failure
+):
+    cluster = own_cluster()
+    named, other, _ = cluster.servers
+    cache = await open_patiently(f"redis+cluster://{HOST}:{named.port}")
+    rows = {}
+    for number in range(60):
+        row = (f"user-{number}", "read", "doc")
+        assert await cache.set(*row, ALLOW)
+        rows[cluster.owner_of(slot_of(f"sark-cache:1::{row[0]}:read:doc:none"))] = row
+    getattr(named, failure)()
+    assert await cache.get(*rows[named]) is None
+    other.pause()
+    assert await cache.get(*rows[other]) is None
+    other.resume()
+    async with asyncio.timeout(10):
+        while await cache.get(*rows[other]) != ALLOW:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_replica_takes_over_a_dead_node(own_cluster, open_patiently, watch):

@@ -10,7 +10,7 @@ from apps_in_process import NATIVE, running
 from documents_app import ADMIN, admin, create_app
 from sark_cache._core.limits import MAX_REVOKED_TAGS
 from sark_cache.fastapi import FromRequest, policy_cache_lifespan, policy_cache_router
-from sark_cache.rollout.manager import INITIAL, MOST_FEATURES
+from sark_cache.rollout.manager import INITIAL, MAX_DISCOVERED, MOST_FEATURES
 from sark_cache.settings import CacheSettings
 
 ROUTES = "/policy-cache"
@@ -274,7 +274,8 @@ async def test_a_misspelt_feature_is_refused_unless_it_is_forced(method, path, b
         answer = await client.request(method, ROUTES + path, json=body, headers=ADMIN)
         assert answer.status_code == 404
         detail = answer.json()["detail"]
-        assert "no feature is called rust_cahce. There are: rust_cache, rust_opa." in detail
+        assert "no feature is called rust_cahce. Did you mean rust_cache? " in detail
+        assert "There are: rust_cache, rust_opa." in detail
         assert "?force=true" in detail
         rollouts = (await client.get(f"{ROUTES}/rollouts", headers=ADMIN)).json()
         assert rollouts == {"rollouts": {"rust_cache": 100, "rust_opa": 0}}
@@ -293,3 +294,28 @@ async def test_a_feature_that_another_process_has_set_is_known(fresh_redis):
         answer = await client.post(path, json={}, headers=ADMIN)
         assert (answer.status_code, answer.json()["percentage"]) == (200, 0)
     assert fresh_redis.command("GET", "feature_flag:new_report") == "0"
+
+
+async def test_many_misspelt_features_do_not_hide_one_that_exists(fresh_redis):
+    async with running(create_app(CacheSettings(redis_url=fresh_redis.url))) as client:
+        for number in range(MAX_DISCOVERED + 1):
+            path = f"{ROUTES}/rollback/misspelt_{number}"
+            answer = await client.post(path, json={}, headers=ADMIN)
+            assert answer.status_code == 404
+        fresh_redis.command("SET", "feature_flag:new_report", 40)
+        answer = await client.post(f"{ROUTES}/rollback/new_report", json={}, headers=ADMIN)
+        assert answer.status_code == 200
+    assert fresh_redis.command("GET", "feature_flag:new_report") == "0"
+
+
+async def test_a_feature_is_not_called_unknown_if_redis_does_not_answer(own_redis):
+    server = own_redis()
+    async with running(create_app(CacheSettings(redis_url=server.url))) as client:
+        server.kill()
+        path = f"{ROUTES}/rollback/new_report"
+        answer = await client.post(path, json={}, headers=ADMIN)
+        assert answer.status_code == 503
+        assert "Redis does not say whether new_report was ever set" in answer.json()["detail"]
+        assert "?force=true" in answer.json()["detail"]
+        rollback = await client.post(f"{ROUTES}/rollback/rust_cache", json={}, headers=ADMIN)
+        assert "set rust_cache to 0 % in this process" in rollback.json()["detail"]

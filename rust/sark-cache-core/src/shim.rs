@@ -3,7 +3,7 @@
 //!
 //! They are the standard library's and arc-swap's. With the feature `shuttle` they are a model
 //! checker's, so that the code that ships is the code that is checked (`tests/model.rs`,
-//! `tests/protocol.rs`). The checker explores interleavings, not weak memory: it treats every atomic
+//! `tests/protocol`). The checker explores interleavings, not weak memory: it treats every atomic
 //! as sequentially consistent.
 
 #[cfg(not(feature = "shuttle"))]

@@ -5,6 +5,9 @@
 //! 100000` runs that many schedules of each property with each scheduler; the default is 10,000.
 //! Variants that are broken on purpose show that the checker finds such faults.
 
+mod checker;
+
+use checker::{explore, expose, one_of};
 use sark_cache_core::invalidation::{Log, Subject, Verdict};
 use sark_cache_core::key::without_policy;
 use sark_cache_core::single_flight::{
@@ -14,28 +17,14 @@ use sark_cache_core::{KeyWriter, Lease, Scope, Stamp, Tags};
 use shuttle::future::{block_on, yield_now};
 use shuttle::sync::Mutex;
 use shuttle::sync::atomic::{AtomicU64, Ordering};
-use shuttle::{future, rand, thread};
+use shuttle::{future, thread};
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
-const PCT_DEPTH: usize = 3;
-
-fn explore(property: fn()) {
-    let schedules = std::env::var("SARK_CACHE_SCHEDULES")
-        .map_or(10_000, |given| given.parse().expect("SARK_CACHE_SCHEDULES is a number"));
-    shuttle::check_random(property, schedules);
-    shuttle::check_pct(property, schedules, PCT_DEPTH);
-}
-
-/// Explores a variant that is broken on purpose until a schedule fails, at most 30 times as long. With
-/// random schedules, one exploration can miss the fault.
-fn expose(variant: fn()) {
-    for _ in 0..30 {
-        explore(variant);
-    }
-}
+/// The number of schedules of a property under each scheduler.
+const SCHEDULES: usize = 10_000;
 
 const POLICY: &str = "admins";
 
@@ -48,12 +37,6 @@ fn key(user: &str) -> Vec<u8> {
 
 fn user(user: &str) -> Scope {
     Scope::of([Some(user), None, None], &[])
-}
-
-fn one_of<T>(choices: impl IntoIterator<Item = T>) -> T {
-    use rand::Rng;
-    let mut choices: Vec<T> = choices.into_iter().collect();
-    choices.swap_remove(rand::thread_rng().gen_range(0..choices.len()))
 }
 
 /// The rule that a world breaks on purpose, if any.

@@ -55,8 +55,10 @@ def is_refreshed(
         refreshed: The sensitivities whose entries are refreshed.
         sensitivities: As in `time_to_live`. An unknown name is logged.
     """
-    if sensitivity is None or sensitivity in refreshed:
-        return sensitivity is not None
+    if sensitivity is None:
+        return False
+    if sensitivity in refreshed:
+        return True
     if sensitivities is not None and sensitivity not in sensitivities:
         warn_of_unknown(sensitivity, sensitivities)
     return False

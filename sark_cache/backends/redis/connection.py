@@ -7,8 +7,10 @@ answers. On a cluster each primary has its own circuit.
 
 No request waits for a probe, so a probe may wait longer than a command. If the time-out of a
 command also bounded the probe, a busy event loop could never connect in time, and the circuit would
-stay open although the server answers. A cache made from a URL therefore probes with a client of its
-own. The time-outs of a client that was passed in belong to the caller.
+stay open although the server answers. A cache made from the URL of one server or of Sentinel
+therefore probes with a client of its own. The time-outs of a client that was passed in belong to
+the caller. The nodes of a cluster are probed with the client that knows them: a new client would
+first have to ask the nodes of the URL, which may be down.
 
 Idle connections are closed when a circuit opens. They may lead to a paused former primary, which
 does not know that it was replaced.
@@ -85,7 +87,10 @@ class GuardedConnection:
         self.replicas: Final = replicas
         """The configured number of replicas that must confirm a revocation. None: not set."""
         self._connect_patiently = connect_patiently
-        """Creates the connection of one probe. None: probes use the client of this connection."""
+        """Creates the connection of one probe. None: probes use the client of this connection.
+
+        Not used on a cluster.
+        """
         self._examine = examine
         self._on_findings = on_findings
         self._is_examined = False
@@ -404,6 +409,7 @@ class GuardedConnection:
         return ""
 
     def _trip(self, server: str, key: str, error: Exception) -> None:
+        self._answered_at.pop(server, None)  # it may be a node that left the cluster
         if server in self._probes or self._closed:
             return
         self._probes[server] = asyncio.get_running_loop().create_task(
@@ -437,7 +443,7 @@ class GuardedConnection:
             with cancellation_kept():
                 async with asyncio.timeout(TOPOLOGY_SECONDS):
                     await self.client.nodes_manager.initialize()
-        if self._connect_patiently is None:
+        if self.is_cluster or self._connect_patiently is None:
             findings = await self.ask_and_examine(key)
         else:
             patient = self._connect_patiently()

@@ -15,7 +15,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final, TypeAlias
 
-from sark_cache._core.errors import UnavailableError
+from sark_cache._core.errors import UNREADABLE, UnavailableError
 from sark_cache._core.tasks import cancellation_kept
 from sark_cache.backends.redis import replies
 from sark_cache.backends.redis.connection import (
@@ -88,7 +88,7 @@ class Primary:
                         lambda: self._send(commands)
                     )
         except replies.MISSHAPEN:  # from the client, which parses replies to SCAN and INFO
-            raise UnavailableError(replies.UNREADABLE) from None
+            raise UnavailableError(UNREADABLE) from None
         for command, answer in zip(commands, answers, strict=True):
             if isinstance(answer, Exception) and (raises or self._connection.is_no_answer(answer)):
                 raise self._refused(command, answer) or answer

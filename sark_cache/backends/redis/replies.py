@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeGuard, TypeVar
 
-from sark_cache._core.errors import UnavailableError
+from sark_cache._core.errors import UNREADABLE, UnavailableError
 
 T = TypeVar("T")
 
@@ -16,7 +16,6 @@ POSITION = re.compile(r"[0-9a-f]{24}")
 SLOTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
 MAX_SLOT: Final = 16_383
 MAX_INTEGER: Final = 2**63 - 1
-UNREADABLE = "a reply that cannot be read"
 MISSHAPEN: Final = (TypeError, ValueError, LookupError, AttributeError, RecursionError)
 """The errors that readers raise for a reply of another shape: these readers, and the clients'."""
 MOST_CURSOR: Final = 2**64 - 1

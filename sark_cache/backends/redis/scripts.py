@@ -134,7 +134,7 @@ local function may_replace(key, marker, mode, seen, seen_marker)
   return not marked or marked == seen_marker
 end
 -- Sets a marker if the decision may expire before an older evaluation ends.
-local function mark(marker, mode, ttl, id)
+local function mark_brief(marker, mode, ttl, id)
   if mode == 'always' and tonumber(ttl) < {MARKER_MS} then
     redis.call('SET', marker, id, 'PX', {MARKER_MS})
   end
@@ -228,13 +228,17 @@ for i = 1, (#KEYS - 1) / 2 do
   local value, ttl, decision = ARGV[3 * i + 3], ARGV[3 * i + 4], ARGV[3 * i + 5]
   local free = may_replace(key, marker, mode, ARGV[3], ARGV[4])
   if invalidated(records, cjson.decode(decision)) then
-    -- The record may match only the tags of the newer decision.
-    if free then redis.call('UNLINK', key) end
+    -- The record may match only the tags of this decision, which is newer than the stored one and
+    -- than the evaluations that are running.
+    if free then
+      redis.call('UNLINK', key)
+      redis.call('SET', marker, id, 'PX', {MARKER_MS})
+    end
     outcomes[i] = {INVALIDATED}
   elseif not free then outcomes[i] = {SUPERSEDED}
   else
     redis.call('SET', key, value, 'PX', ttl)
-    mark(marker, mode, ttl, id)
+    mark_brief(marker, mode, ttl, id)
     outcomes[i] = {STORED}
   end
 end
@@ -253,7 +257,7 @@ RESERVE = _minified(
     + f"""
 if not may_replace(KEYS[1], KEYS[2], ARGV[2], ARGV[3], ARGV[4]) then return {SUPERSEDED} end
 redis.call('SET', KEYS[1], '{RESERVATION}' .. ARGV[1], 'PX', {RESERVED_MS})
-mark(KEYS[2], ARGV[2], ARGV[5], ARGV[1])
+mark_brief(KEYS[2], ARGV[2], ARGV[5], ARGV[1])
 return {STORED}
 """
 )
@@ -274,11 +278,18 @@ return outcomes
 
 COMMIT = _minified(f"""
 if redis.call('GET', KEYS[1]) ~= '{RESERVATION}' .. ARGV[1] then return {INVALIDATED} end
-if ARGV[2] == '' then redis.call('UNLINK', KEYS[1]) return {INVALIDATED} end
+if ARGV[2] == '' then
+  redis.call('UNLINK', KEYS[1])
+  redis.call('SET', KEYS[2], ARGV[1], 'PX', {MARKER_MS})
+  return {INVALIDATED}
+end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return {STORED}
 """)
-"""key, id, value or '', milliseconds -> STORED | INVALIDATED"""
+"""key, marker, id, value or '', milliseconds -> STORED | INVALIDATED
+
+Without a value, it sets the marker: evaluations that are running are older than the decision.
+"""
 
 REMOVE = _minified(f"""
 local value = redis.pcall('GET', KEYS[1])

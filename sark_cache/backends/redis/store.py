@@ -241,9 +241,8 @@ class DecisionStore:
         for at, outcome in zip(reserved, verified, strict=True):
             outcomes[at] = outcome
             value = writes[at].text if outcome is Outcome.STORED else ""
-            commit.append(
-                ("EVAL", scripts.COMMIT, 1, keys[at], reservation, value, writes[at].ttl_ms)
-            )
+            both = (keys[at], writes[at].marker)
+            commit.append(("EVAL", scripts.COMMIT, 2, *both, reservation, value, writes[at].ttl_ms))
         committed = await _send(connection, deadline, [keys[at] for at in reserved], commit)
         for at, reply in zip(reserved, committed, strict=True):
             if outcomes[at] is Outcome.STORED:

@@ -1,37 +1,16 @@
 """The names of features that exist, so that a misspelt name is refused instead of set."""
 
-from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from sark_cache.cli._exit import ExitCode, FailureError
 from sark_cache.cli._redis import without_secrets
 from sark_cache.cli.flags import storage as rollouts
 from sark_cache.rollout.manager import INITIAL
+from sark_cache.rollout.unknown import UnknownFeature
 
 if TYPE_CHECKING:
     from sark_cache.cli.flags.storage import Rollout
     from sark_cache.settings import CacheSettings
-
-MOST_NAMED = 10
-"""The largest number of features that an error lists."""
-
-
-@dataclass(frozen=True, slots=True)
-class UnknownFeature:
-    """A name that is not a feature of this package and was never set in Redis."""
-
-    feature: str
-    known: list[str]
-    near: str | None
-    """The most similar name of a feature; None if no name is similar."""
-
-    @property
-    def message(self) -> str:
-        """Returns the error text, with the features that exist."""
-        named = ", ".join(self.known[:MOST_NAMED]) + (", ..." if self.known[MOST_NAMED:] else "")
-        suggested = f" Did you mean {self.near}?" if self.near is not None else ""
-        return f"no feature is called {self.feature}.{suggested} There are: {named}."
 
 
 def require_known(
@@ -77,8 +56,7 @@ def find_unknown(client: Any, feature: str, rollout: "Rollout") -> UnknownFeatur
     """
     if feature in INITIAL or rollout.source == "redis" or rollout.problem is not None:
         return None
-    known = _known(client)
-    return UnknownFeature(feature, known, _nearest(feature, known))
+    return UnknownFeature(feature, _known(client))
 
 
 def _known(client: Any) -> list[str]:  # noqa: ANN401 - of either library
@@ -90,10 +68,3 @@ def _known(client: Any) -> list[str]:  # noqa: ANN401 - of either library
         return rollouts.every_feature(client)
     except Exception:  # noqa: BLE001 - any error of the client
         return sorted(INITIAL)
-
-
-def _nearest(feature: str, known: list[str]) -> str | None:
-    """Returns the known name that is most similar to a feature's, ignoring case, or None."""
-    by_lower_case = {name.casefold(): name for name in known}
-    near = get_close_matches(feature.casefold(), by_lower_case, n=1)
-    return by_lower_case[near[0]] if near else None

@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from sark_cache._core.errors import UNREADABLE
 from sark_cache.cli._redis import without_secrets
 from sark_cache.errors import FlagError
 from sark_cache.rollout.manager import ALL_USERS, INITIAL
-from sark_cache.rollout.redis_store import KEY_PREFIX, UNREADABLE, percentage_in
+from sark_cache.rollout.redis_store import KEY_PREFIX, percentage_in
 
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings

@@ -230,9 +230,9 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         self.remove_entry(key).await;
     }
 
-    /// Removes the entry under `key`, because a decision that was invalidated superseded it: the record
-    /// may match only the tags of the newer one. An entry that has a tag of such a record stays. It is
-    /// served only if it is newer than the record.
+    /// Removes the entry under `key`, because a newer decision superseded it and was invalidated before
+    /// it was stored. The record may match only the tags of the newer decision. An entry that the record
+    /// matches too stays: it is served only if it is newer than the record.
     async fn remove_older(&self, key: &[u8], stamp: Stamp) {
         let Some(entry) = self.entries.get(key).await else { return };
         if self.log.verdict(stamp, entry.subject(key)) != Verdict::Invalidated {

@@ -8,7 +8,7 @@
 //! - [`Positions`] say which stamp a position in the shared log stands for, so that a decision that
 //!   another process evaluated is judged by all records since its evaluation.
 //!
-//! This module does no input or output, and knows no server. `tests/protocol.rs` runs the whole
+//! This module does no input or output, and knows no server. `tests/protocol` runs the whole
 //! protocol under a model checker.
 
 mod lease;

@@ -13,7 +13,7 @@
 //! invalidation, and stores nothing.
 //!
 //! # Without a lease
-//! Where other processes revoke too, the log is complete only under a valid
+//! If other processes revoke too, the log is complete only under a valid
 //! [lease](Flights::with_lease). A caller without one joins no flight that had begun before it asked.
 //! If there is such a flight, it becomes a waiter of the *next* flight, which all callers that ask
 //! in the meantime share. The next flight begins when the current one ends; its first waiter leads it.
