@@ -137,6 +137,15 @@ def test_the_hit_ratio_must_recover_after_a_fault(checked):
         assert what.startswith("Fault: the hit ratio had not recovered")
 
 
+def test_a_run_without_answers_or_hits_is_a_violation(checked):
+    [(what, _)] = checked([]).first_violations
+    assert what == "no request was answered"
+    evaluated = [(8 + number / 20, 0, EVALUATED) for number in range(160)]
+    report = checked(evaluated, phases=[Phase("Fault", 10.0, 12.0)])
+    [(what, _)] = report.first_violations
+    assert what == "no request was a hit before the first fault"
+
+
 @pytest.mark.parametrize(("may_flush", "violations"), [(False, 1), (True, 0)])
 def test_caches_drop_everything_only_if_the_log_was_lost(checked, may_flush, violations):
     report = checked([(1.0, 0)], counters=[{"flushes": 2}, {"flushes": 1}], may_flush=may_flush)

@@ -113,12 +113,13 @@ async def test_a_deny_that_was_revoked_before_it_was_stored_ends_an_older_evalua
     assert await cache.get(*ALICE) is None
 
 
-async def test_an_evaluation_from_before_a_revocation_leaves_a_newer_decision(cache):
+async def test_an_evaluation_from_before_a_revocation_does_not_replace_a_newer_decision(cache):
+    """A cache in Redis removes the newer decision, because it does not know which one is newer."""
     stamp = cache.stamp()
     await cache.invalidate(user_id="alice")
     assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp())
     assert await cache.set(*ALICE, DENY, stamp=stamp) is False
-    assert await cache.get(*ALICE) in (ALLOW, None)
+    assert await cache.get(*ALICE) == (ALLOW if cache.backend == "native" else None)
 
 
 @pytest.mark.parametrize("unstorable", UNSTORABLE)

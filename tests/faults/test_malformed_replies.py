@@ -164,21 +164,32 @@ def after_info(reply, replaced):
     return reply[:size] + replaced
 
 
-@pytest.mark.parametrize("nonsense", MISSHAPEN_PAGES)
-async def test_the_error_describes_a_malformed_step_of_a_scan(own_redis, decoded, nonsense):
-    async with ReplacingProxy(own_redis()) as proxy:
+async def revoked_after(nonsense, command, server, revoke, *, decoded):
+    """Asserts that a malformed reply to a command confirms nothing. Then revokes for good.
+
+    Returns the result of the revocation that was confirmed.
+    """
+    async with ReplacingProxy(server) as proxy:
         url = f"{proxy.url}?decode_responses=true" if decoded else proxy.url
         async with PolicyCache(url, connect_timeout=2, command_timeout=2) as cache:
             assert await cache.set(*ALICE, ALLOW)
-            proxy.replaces = (
-                b"COUNT",
-                lambda reply: after_info(reply, MISSHAPEN_PAGES[nonsense]),
-            )
+            proxy.replaces = (command, lambda reply: after_info(reply, nonsense))
             with pytest.raises(InvalidationError, match="by the redis cache: a reply that cannot"):
-                await cache.invalidate(user_id="alice")
+                await revoke(cache)
             assert proxy.replaced
             proxy.replaces = None
-            assert await cache.invalidate(user_id="alice") == 1
+            result = await revoke(cache)
+            assert await cache.get(*ALICE) is None
+            return result
+
+
+@pytest.mark.parametrize("nonsense", MISSHAPEN_PAGES)
+async def test_the_error_describes_a_malformed_step_of_a_scan(own_redis, decoded, nonsense):
+    def revoke(cache):
+        return cache.invalidate(user_id="alice")
+
+    reply = MISSHAPEN_PAGES[nonsense]
+    assert await revoked_after(reply, b"COUNT", own_redis(), revoke, decoded=decoded) == 1
 
 
 @pytest.mark.parametrize(
@@ -236,20 +247,11 @@ ROLES = {
 
 @pytest.mark.parametrize("nonsense", ROLES)
 async def test_a_malformed_role_confirms_no_revocation(own_redis, decoded, nonsense):
-    async with ReplacingProxy(own_redis()) as proxy:
-        url = f"{proxy.url}?decode_responses=true" if decoded else proxy.url
-        async with PolicyCache(url, connect_timeout=2, command_timeout=2) as cache:
-            assert await cache.set(*ALICE, ALLOW)
-            proxy.replaces = (
-                b"$4\r\nROLE\r\n",
-                lambda reply: after_info(reply, ROLES[nonsense]),
-            )
-            with pytest.raises(InvalidationError, match="by the redis cache: a reply that cannot"):
-                await cache.delete(*ALICE)
-            assert proxy.replaced
-            proxy.replaces = None
-            await cache.delete(*ALICE)
-            assert await cache.get(*ALICE) is None
+    def revoke(cache):
+        return cache.delete(*ALICE)
+
+    role = b"$4\r\nROLE\r\n"
+    await revoked_after(ROLES[nonsense], role, own_redis(), revoke, decoded=decoded)
 
 
 @pytest.mark.parametrize("nonsense", ["a text", "an empty text", "bytes that are no UTF-8", "one"])

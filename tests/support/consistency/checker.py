@@ -49,6 +49,10 @@ def check(history, phases, counters, *, may_flush):
                 f"{answer.began - since:.4f} s after it had to answer with {promised}"
             )
             violations.add(what, answer)
+    if not answered:
+        violations.add("no request was answered")
+    if hits.is_meaningless(phases):
+        violations.add("no request was a hit before the first fault")
     recoveries = hits.recoveries(phases)
     for slow in slow_recoveries(phases, recoveries):
         violations.add(slow)

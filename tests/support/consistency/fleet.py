@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from consistency.member import READY
@@ -15,11 +16,13 @@ STOP_SECONDS = 60.0
 
 
 class MemberProcess:
-    """A running member.
+    """A running member, and a guard that kills it with its children if this process ends.
 
     Attributes:
         orders: Its task.
     """
+
+    GUARD = 'read -r _; kill -KILL -- "-$1"'
 
     def __init__(self, orders):
         self.orders = orders
@@ -33,6 +36,14 @@ class MemberProcess:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 start_new_session=True,  # its forked children are killed with it
             )
+        # The guard waits for the end of its input, which comes with any kind of exit.
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", self.GUARD, "guard", str(self._process.pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     async def wait_until_ready(self):
         """Waits until the cache of the member has answered a request."""
@@ -43,8 +54,11 @@ class MemberProcess:
 
     def tell(self, command, seconds):
         """Sends a command of `Member`."""
-        self._process.stdin.write(f"{command} {seconds}\n".encode())
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(f"{command} {seconds}\n".encode())
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self._fail("has ended")
 
     def pause(self):
         """Suspends the process (SIGSTOP)."""
@@ -65,12 +79,15 @@ class MemberProcess:
         return json.loads(output)
 
     def kill(self):
-        """Kills the member and its children; does nothing if it has ended."""
-        if self._process.poll() is None:
+        """Kills the member, if it has not ended, and its children."""
+        with suppress(ProcessLookupError):  # all of them have ended
             os.killpg(self._process.pid, signal.SIGKILL)
-        for pipe in (self._process.stdin, self._process.stdout):
-            pipe.close()
         self._process.wait()
+        self._guard.kill()
+        self._guard.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._guard.stdin):
+            with suppress(BrokenPipeError):  # from a command that could not be sent
+                pipe.close()
 
     def errors(self):
         """Returns the last lines that the member wrote to stderr."""

@@ -54,6 +54,10 @@ class HitRatio:
         answers = sum(self._answers[window] for window in windows)
         return sum(self._hits[window] for window in windows) / max(1, answers)
 
+    def is_meaningless(self, phases):
+        """Returns whether no request was a hit before the first fault, so that none could recover."""
+        return bool(phases) and not self._between(0, int(phases[0].began / WINDOW_SECONDS))
+
 
 def slow_recoveries(phases, recoveries):
     """Returns a sentence for each fault after which the hit ratio recovered too late."""
