@@ -55,7 +55,7 @@ class HitRatio:
         return sum(self._hits[window] for window in windows) / max(1, answers)
 
     def is_meaningless(self, phases):
-        """Returns whether no request was a hit before the first fault, so that none could recover."""
+        """Returns whether no request was a hit before the first fault."""
         return bool(phases) and not self._between(0, int(phases[0].began / WINDOW_SECONDS))
 
 
