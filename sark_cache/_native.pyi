@@ -206,7 +206,7 @@ class Load:
     def supersede(self) -> None:
         """Removes the entry: a newer decision was evaluated while the cache was disabled."""
     def leave(self) -> None:
-        """Leaves the load. A waiter becomes the leader if a leader leaves."""
+        """Leaves the load. If this request is its leader, the first waiter becomes the leader."""
 
 @disjoint_base
 class PolicyStore:
@@ -461,7 +461,7 @@ class PolicyStore:
         tags: Collection[str] | None = (),
         policy: str | None = None,
     ) -> Coroutine[object, None, int]:
-        """Revokes every decision that matches all given fields. Without fields, all decisions.
+        """Revokes all decisions that match every given field. Without fields, all decisions.
 
         A call without fields logs a warning. To revoke all decisions, use `clear`.
 
@@ -484,7 +484,7 @@ class PolicyStore:
             ValueError: `tags` is empty, or has more than 10,000 tags.
         """
     def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
-        r"""Revokes every decision whose text key matches a Redis glob.
+        r"""Revokes all decisions whose text key matches a Redis glob.
 
         A text key is `policy:decision:{user}:{action}:{resource}:{context}`. It does not contain
         the policy. The context is `none`, or the first 32 hexadecimal digits of the SHA-256 over

@@ -1,4 +1,4 @@
-"""`Decision`: an immutable decision, which any number of callers can share."""
+"""`Decision`: an immutable decision that any number of callers can share."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, final
@@ -25,16 +25,16 @@ class PlainDecision(Mapping[str, Any]):
 
     @property
     def allow(self) -> bool:
-        """True if the field "allow" is `True`; other values, such as 1, do not count."""
+        """True if the field "allow" is `True`. Other values, such as 1, do not count."""
         return self._fields.get("allow") is True
 
     @property
     def reason(self) -> Any:  # noqa: ANN401 - any JSON value
-        """The field "reason"; None if there is none."""
+        """The field "reason", or None if there is no such field."""
         return self._fields.get("reason")
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the decision as a new dict that shares no list or dict with it."""
+        """Returns the decision as a new dict. The caller may change it and its lists and dicts."""
         return {name: _thawed(value) for name, value in self._fields.items()}
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - any JSON value
@@ -61,7 +61,7 @@ class PlainDecision(Mapping[str, Any]):
         return f"Decision({self.to_dict()!r})"
 
     def __reduce__(self) -> tuple[type["Decision"], tuple[dict[str, Any]]]:
-        """Pickles the fields, so that a process with the compiled module can read them."""
+        """Returns the fields for pickling, so that the compiled `Decision` can load them too."""
         return (Decision, (self.to_dict(),))
 
     def __copy__(self) -> "PlainDecision":
@@ -86,8 +86,8 @@ def _is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:
     return isinstance(value, tuple)
 
 
-# Only Python functions call each other here. Such a call takes no space on the thread's stack, as a
-# call of a generator or a constructor does.
+# The functions below call only Python functions. Such a call takes no space on the thread's stack.
+# A call of a generator or a constructor would.
 
 
 def _frozen_fields(fields: dict[str, JSON]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class PolicyCacheProtocol(Protocol):
         *,
         policy: str = "",
     ) -> Coroutine[object, None, JSONObject | None]:
-        """Returns the cached decision for a request, or None."""
+        """Returns the cached decision for a request as a new dict, or None."""
         ...
 
     def get_decision(
@@ -113,7 +113,7 @@ class PolicyCacheProtocol(Protocol):
         *,
         policy: str | None = None,
     ) -> Coroutine[object, None, bool]:
-        """Revokes one decision. Returns True if it was cached."""
+        """Revokes the decision for a request. Returns True if one was cached."""
         ...
 
     def get_or_load(
@@ -135,7 +135,7 @@ class PolicyCacheProtocol(Protocol):
     def get_batch(
         self, requests: Iterable[BatchRequest], *, policy: str = ""
     ) -> Coroutine[object, None, list[JSONObject | None]]:
-        """Returns the cached decisions for many requests, in the order of the requests."""
+        """Returns the cached decisions for many requests, in their order. None: a miss."""
         ...
 
     def set_batch(
@@ -158,11 +158,19 @@ class PolicyCacheProtocol(Protocol):
         tags: Collection[str] | None = NOT_GIVEN,
         policy: str | None = None,
     ) -> Coroutine[object, None, int]:
-        """Revokes all decisions that match every given field. Returns the number removed."""
+        """Revokes all decisions that match every given field. Without fields, all decisions.
+
+        Returns:
+            The number of entries removed.
+        """
         ...
 
     def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
-        """Revokes all decisions whose text matches a Redis glob. Returns the number removed."""
+        """Revokes all decisions whose text key matches a Redis glob.
+
+        Returns:
+            The number of entries removed.
+        """
         ...
 
     def clear(self) -> Coroutine[object, None, bool]:
@@ -193,11 +201,11 @@ class PolicyCacheProtocol(Protocol):
         stamp: Any | None = None,  # noqa: ANN401 - as in set
         policy: str = "",
     ) -> Coroutine[object, None, int]:
-        """Stores many decisions before the first request. Returns the number stored."""
+        """Stores many decisions, as `set_batch` does. Returns the number of decisions stored."""
         ...
 
     def set_revalidate_callback(self, callback: RevalidateCallback) -> None:
-        """Sets the callback that evaluates a stale entry again."""
+        """Sets the callback that refreshes stale entries."""
         ...
 
     def record_opa_latency(self, latency_ms: float) -> None:
@@ -211,7 +219,7 @@ class PolicyCacheProtocol(Protocol):
     def latency_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
-        """Returns the durations of the measured requests to the cache."""
+        """Returns the durations of those requests to the cache that were measured."""
         ...
 
     def evaluation_histogram(
@@ -225,7 +233,7 @@ class PolicyCacheProtocol(Protocol):
         ...
 
     def health_check(self) -> Coroutine[object, None, bool]:
-        """Returns whether the cache can answer."""
+        """Returns True if the cache can answer."""
         ...
 
     def close(self) -> Coroutine[object, None, None]:
@@ -233,7 +241,7 @@ class PolicyCacheProtocol(Protocol):
         ...
 
     async def __aenter__(self) -> Self:
-        """Returns the cache, which is closed at the end of the block."""
+        """Returns the cache. It is closed at the end of the block."""
         ...
 
     async def __aexit__(

@@ -18,20 +18,23 @@ __all__ = [
 ]
 
 JSONObject: TypeAlias = dict[str, Any]
-"""A JSON object: str keys; str, int, float, bool, None, list and dict values, 64 levels deep."""
+"""A JSON object: a dict with str keys, at most 64 levels deep.
+
+Its values are str, int, float, bool, None, lists and dicts.
+"""
 
 Context: TypeAlias = Mapping[str, Any]
-"""A JSON object with the facts that a decision depends on, besides user, action and resource."""
+"""Further facts that a decision depends on, besides user, action and resource: a JSON object."""
 
 BatchRequest: TypeAlias = tuple[str, str, str] | tuple[str, str, str, Context | None]
-"""`(user_id, action, resource, context)`; the context is optional."""
+"""`(user_id, action, resource, context)`. The context is optional."""
 
 BatchEntry: TypeAlias = (
     tuple[str, str, str, Mapping[str, Any]]
     | tuple[str, str, str, Mapping[str, Any], Context | None]
     | tuple[str, str, str, Mapping[str, Any], Context | None, float | None]
 )
-"""`(user_id, action, resource, decision, context, ttl_seconds)`; the last two are optional."""
+"""`(user_id, action, resource, decision, context, ttl_seconds)`. The last two are optional."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,10 @@ class Loaded:
     Args:
         decision: The decision.
         ttl_seconds: The time to live in seconds. 0: the decision is not stored. None: the time
-            that `get_or_load` was given, or otherwise the cache's. A sensitivity can shorten it.
-        tags: Names by which the decision can be revoked, in addition to those of `get_or_load`.
+            that `get_or_load` was given, or otherwise the default of the cache. A sensitivity can
+            shorten it.
+        tags: Names by which the decision can be revoked, in addition to the tags that
+            `get_or_load` was given.
     """
 
     decision: Mapping[str, Any]
@@ -57,12 +62,13 @@ class Loaded:
 
 
 Loader: TypeAlias = Callable[[], Awaitable[Mapping[str, Any] | Loaded]]
-"""Evaluates one request: an async function without arguments that returns the decision."""
+"""An async function without arguments that evaluates one request and returns the decision."""
 
 RevalidateCallback: TypeAlias = Callable[
     [str, str, str, Context | None], Awaitable[Mapping[str, Any] | Loaded | None]
 ]
-"""Evaluates one request again: `(user_id, action, resource, context) -> decision`.
+"""An async function that evaluates one request again and returns the new decision.
 
-If it returns None, the entry stays until its time to live is over.
+Its arguments are `(user_id, action, resource, context)`. If it returns None, the entry stays until
+it expires.
 """

@@ -1,10 +1,11 @@
 """`BasePolicyCache`: the part of the interface that is the same for every policy cache.
 
-Methods that only call other methods of the interface are implemented here and nowhere else. The
-constants of the contract are here, too: the table of sensitivities and the thresholds. The rules
-that use them are in `sark_cache.backends._shared.ttl`. For the native cache they are in the
-compiled module: `load/lifetime.rs` chooses a time to live, and `policy/ttl.rs` reads the same
-constants.
+Methods that only call other methods of the interface are implemented here and nowhere else. This
+module also has the constants of the contract: the table of sensitivities and the thresholds.
+
+The rules that use the constants are in `sark_cache.backends._shared.ttl`. The compiled module has
+its own rules for the native cache: `load/lifetime.rs` chooses a time to live, and `policy/ttl.rs`
+reads the same constants.
 """
 
 from collections.abc import Collection, Coroutine, Iterable, Mapping
@@ -25,7 +26,7 @@ class BasePolicyCache:
     DEFAULT_TTL_SECONDS: ClassVar[int] = limits.DEFAULT_TTL_SECONDS
     DEFAULT_MAX_SIZE: ClassVar[int] = limits.DEFAULT_MAX_SIZE
     STALE_THRESHOLD_RATIO: ClassVar[float] = 0.3
-    """An entry is stale, and may be refreshed, in this last part of its time to live."""
+    """The last part of the time to live, as a fraction. In it an entry is stale."""
     OPTIMIZED_TTL: ClassVar[Mapping[str, float]] = {
         "critical": 60,
         "confidential": 120,
@@ -37,7 +38,7 @@ class BasePolicyCache:
     REFRESHED_SENSITIVITIES: ClassVar[frozenset[str]] = frozenset({"critical", "confidential"})
     """The sensitivities whose stale entries are refreshed in the background.
 
-    `RustPolicyCache` reads them when it is created.
+    `RustPolicyCache` reads this set when it is created.
     """
 
     @returns_awaitable
@@ -65,25 +66,28 @@ class BasePolicyCache:
     def set_revalidate_callback(self, callback: RevalidateCallback | None) -> None:
         """Sets the callback that refreshes stale entries. None: nothing is refreshed.
 
-        A hit with `sensitivity` "critical" or "confidential" in the last 30 % of the entry's time
-        to live (`STALE_THRESHOLD_RATIO`) is served, and the entry is refreshed in the background,
-        once in this process. The callback is called with `(user_id, action, resource, context)`.
-        It returns a decision, a `Loaded`, or None for "no change". The new decision gets the time
-        to live and the tags of the entry that it replaces, within the limit of the sensitivity. An
-        invalidation during a refresh ends it, as it ends any load.
+        An entry is stale in the last 30 % of its time to live (`STALE_THRESHOLD_RATIO`). A hit on a
+        stale entry with `sensitivity` "critical" or "confidential" is served, and starts a refresh
+        in the background. No request waits for a refresh. At most one refresh of an entry runs in
+        this process.
+
+        The callback is called with `(user_id, action, resource, context)`. It returns a decision, a
+        `Loaded`, or None for "no change". The new decision gets the time to live and the tags of
+        the entry that it replaces, within the limit of the sensitivity. An invalidation during a
+        refresh ends the refresh, as it ends any load.
 
         A decision of a named policy is refreshed only if the callback takes the keyword `policy`.
-        It is then called with the name of that policy, and the result is stored under it.
+        Then the callback gets the name of that policy, and the new decision is stored under it.
 
-        A callback that raises is counted in `errors` and logged; the entry stays until it expires.
-        One that returns something that cannot be stored removes the entry. After a failure, or
-        after None, the entry is not refreshed for 0.25 seconds, and for twice as long after each
-        further one, up to a minute. No request waits for a refresh.
+        If the callback raises, the error is counted in `errors` and logged, and the entry stays
+        until it expires. If the callback's result cannot be stored, the entry is removed. After a
+        failure, or after None, the entry is not refreshed for 0.25 seconds. Each further failure
+        or None doubles this pause, up to a minute.
         """
         self.revalidate_callback = callback
 
     def get_metrics(self: PolicyCacheProtocol) -> dict[str, int | float]:
-        """Returns the counters as a dict. Costs some microseconds, independent of the size."""
+        """Returns the counters as a dict. Takes some microseconds, whatever the cache's size."""
         return self.metrics.to_dict()
 
     async def __aenter__(self) -> Self:

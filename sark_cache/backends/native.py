@@ -25,17 +25,17 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
     threads, tasks and event loops may use one cache at the same time. After `os.fork()` parent and
     child have separate copies, and a revocation in one does not affect the other.
 
-    Every method acts when it is called, not when it is awaited: `get` looks up at the call, and
+    Every method acts when it is called, not when it is awaited. `get` looks up at the call.
     `invalidate` has taken effect when it returns its awaitable, even if no caller awaits it.
     Frameworks treat the methods as coroutine functions: `asyncio.iscoroutinefunction` returns True
-    for them, and from CPython 3.12 on `inspect.iscoroutinefunction`.
+    for them. From CPython 3.12 on, `inspect.iscoroutinefunction` does, too.
 
     Args:
         max_size: The maximum number of entries, at least 1.
-        ttl_seconds: The time to live of entries for which `set` gives none, in seconds; fractions
-            are allowed.
+        ttl_seconds: The time to live of entries for which `set` gives none, in seconds. Fractions
+            are allowed. None: 300.
         enabled: If False, `get` returns None, `set` returns False, and no metric changes. A
-            decision that is set or loaded then still removes the stored one of its request.
+            decision that is set or loaded while it is False removes the stored one of its request.
         use_optimized_ttl: If True, a `sensitivity` limits the time to live to its value in
             `OPTIMIZED_TTL`.
         stale_while_revalidate: If True, a hit on a stale entry refreshes it in the background with
@@ -43,11 +43,11 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
         max_bytes: The maximum size in bytes: keys, values, 8 bytes per tag and 420 bytes per
             entry. None: no limit.
         eviction: The entry that a full cache evicts first: `"lru"`, the least recently used, or
-            `"tiny_lfu"`, the least frequently used one that is not recent.
+            `"tiny_lfu"`, the least frequently used entry that is not recent.
 
     Raises:
         RuntimeError: The compiled module is not available.
-        TypeError, ValueError: An argument is wrong; the message names it.
+        TypeError, ValueError: An argument is wrong. The message names it.
     """
 
     backend: ClassVar[str] = "native"
@@ -71,23 +71,23 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
 
     @property
     def metrics(self) -> CacheMetrics:
-        """A snapshot of the counters. Costs some microseconds."""
+        """A snapshot of the counters. Takes some microseconds."""
         return CacheMetrics(**self._snapshot())
 
     def latency_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
-        """Returns the durations of requests: of one `get` or `get_or_load` in 64, and the first.
+        """Returns the durations of those requests to the cache that were measured.
 
-        The mean is `avg_cache_latency_ms`. Each request of a batch counts with its share of the
-        batch. The wait for an evaluation does not count. Durations above 69 s count as 69 s. Costs
-        some microseconds.
+        The first `get` or `get_or_load` is measured, and then one in 64. Each request of a batch
+        counts with its share of the batch. The wait for an evaluation does not count. Durations
+        above 69 s count as 69 s. The mean is `avg_cache_latency_ms`. Takes some microseconds.
 
         Args:
             bounds: The bounds in seconds, in increasing order.
 
         Raises:
-            ValueError: The bounds do not rise.
+            ValueError: The bounds are not in increasing order.
         """
         rising = tuple(bounds)
         below, seconds, count = self._request_distribution(whole_nanoseconds(rising))
@@ -106,7 +106,7 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
 
     @property
     def revalidate_callback(self) -> RevalidateCallback | None:
-        """The callback that refreshes stale entries. It can be set; None: nothing is refreshed."""
+        """The callback that refreshes stale entries. It can be set. None: nothing is refreshed."""
         return self._revalidation.callback
 
     @revalidate_callback.setter
@@ -141,10 +141,10 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
         sensitivity: str,
         policy: str,
     ) -> bool:
-        """Starts a refresh of a stale entry, unless one is running. Returns False if none may run.
+        """Starts a refresh of a stale entry, unless its refresh is running.
 
-        No refresh runs without an event loop, without a callback for the policy, or if
-        `stale_while_revalidate` is False.
+        Returns False if no refresh may run: if there is no event loop or no callback for the
+        policy, or if `stale_while_revalidate` is False.
         """
         if running_loop() is None or not self.stale_while_revalidate:
             return False

@@ -21,10 +21,10 @@ from sark_cache.types import (
 
 
 class NullPolicyCache(RecordedMetrics, BasePolicyCache):
-    """A cache that never hits: every request evaluates, nothing is stored, nothing can be revoked.
+    """A cache that stores nothing, so every request is evaluated and nothing can be revoked.
 
-    It checks arguments as the other caches do, so wrong arguments fail before another backend is
-    selected.
+    It checks arguments as the other caches do. So wrong arguments already fail here, not only after
+    another backend is selected.
     """
 
     backend: ClassVar[str] = "none"
@@ -96,7 +96,7 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
         return False
 
     def stamp(self) -> None:
-        """Returns None, which `set` accepts."""
+        """Returns None. `set` accepts it as a stamp."""
 
     @returns_awaitable
     def delete(
@@ -108,7 +108,7 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
         *,
         policy: str | None = None,
     ) -> Coroutine[object, None, bool]:
-        """Returns False: there was no such decision."""
+        """Returns False: no decision was cached."""
         arguments.check_request(user_id, action, resource, context, None)
         arguments.check_optional("policy", policy)
         return Deferred(_no)
@@ -139,7 +139,7 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
     async def get_batch(
         self, requests: Iterable[BatchRequest], *, policy: str = ""
     ) -> list[JSONObject | None]:
-        """Returns None for each request. Counts each as a miss."""
+        """Returns None for each request. Counts each request as a miss."""
         rows = arguments.read_requests(requests)
         arguments.read_policy(policy)
         self._count("batch_operations")

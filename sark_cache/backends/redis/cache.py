@@ -60,10 +60,10 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
     decisions, and a revocation by one process takes effect in all. A hit takes one round trip, 0.1
     to 1 ms. This class is written in Python, so it works without the compiled module.
 
-    A failing server fails no request, and no request waits longer than `command_timeout` for it. A
-    request without an answer is a miss. While a server does not answer, a circuit breaker is open,
-    and requests miss at once. A revocation that the server does not confirm raises an
-    `InvalidationError`.
+    If the server fails, requests do not: a request without an answer is a miss, and no request
+    waits longer than `command_timeout` for the server. While a server does not answer, a circuit
+    breaker is open, and requests miss at once. A revocation that the server does not confirm raises
+    an `InvalidationError`.
 
     A cache made from a URL can be used from any event loop. It connects when it is first used.
 
@@ -71,13 +71,14 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         redis_client: A URL (see `from_url`), or a client of `redis.asyncio` or
             `valkey.asyncio`, which the caller closes. None: the server, namespace, time to live and
             time-outs come from the settings in force, unless they are given. If the settings name
-            no server, `redis://localhost:6379/0`.
+            no server, it is `redis://localhost:6379/0`.
         ttl_seconds: The default time to live of an entry, in seconds. None: 300.
-        enabled: If False, `get` returns None, `set` returns False and no metric changes. A decision
-            that is set or loaded then still supersedes the stored one of its request.
-        stale_while_revalidate: If True, a hit on an entry near its expiration starts a refresh in
-            the background by the callback, if one is set.
-        use_optimized_ttl: If True, a `sensitivity` limits the time to live, by `OPTIMIZED_TTL`.
+        enabled: If False, `get` returns None, `set` returns False, and no metric changes. A
+            decision that is set or loaded while it is False removes the stored one of its request.
+        stale_while_revalidate: If True, a hit on a stale entry refreshes it in the background with
+            the callback, if one is set.
+        use_optimized_ttl: If True, a `sensitivity` limits the time to live to its value in
+            `OPTIMIZED_TTL`.
         connect_timeout: The maximum time to connect, in seconds. Used only with a URL. None: 0.05.
         command_timeout: The maximum time that a request waits for the server, in seconds. None:
             0.25.
@@ -85,7 +86,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             no decisions and no revocations. At most 64 letters, digits and characters of `._:/-`.
         replicas: The minimum number of replicas that must confirm a revocation, on a cluster for
             each primary. None: the number that the primary reports. If the server refuses to report
-            it, none, and a warning is logged once.
+            it, no replica must confirm, and a warning is logged once.
 
     Raises:
         ImportError: Neither redis-py nor valkey-py is installed. The message says how to install
@@ -192,7 +193,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
     @property
     def enabled(self) -> bool:
-        """True if the cache serves and stores decisions. Can be set."""
+        """True if the cache serves and stores decisions. It can be set."""
         return self._enabled
 
     @enabled.setter
@@ -201,7 +202,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
     @property
     def use_optimized_ttl(self) -> bool:
-        """True if a given sensitivity limits the time to live of an entry. Can be set."""
+        """True if a sensitivity limits the time to live of an entry. It can be set."""
         return self._use_optimized_ttl
 
     @use_optimized_ttl.setter
@@ -210,7 +211,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
     @property
     def ttl_seconds(self) -> float:
-        """The default time to live of an entry, in seconds. Can be set."""
+        """The default time to live of an entry, in seconds. It can be set."""
         return self._ttl_seconds
 
     @ttl_seconds.setter
@@ -236,7 +237,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
     @property
     def closed(self) -> bool:
-        """True after a call of `close`."""
+        """True after `close` was called."""
         return self._closed
 
     # Requests
@@ -251,7 +252,9 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         *,
         policy: str = "",
     ) -> JSONObject | None:
-        """Returns the cached decision for a request as a new dict, or None. One round trip.
+        """Returns the cached decision for a request as a new dict, or None.
+
+        Takes one round trip.
 
         Raises:
             TypeError: An argument has the wrong type. The message names it.
@@ -278,7 +281,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
     ) -> Decision | None:
         """Returns the cached decision for a request as an immutable `Decision`, or None.
 
-        One round trip. It is not faster than `get`, because each reply is parsed.
+        Takes one round trip. It is not faster than `get`, because each reply is parsed.
 
         Raises:
             TypeError: An argument has the wrong type. The message names it.
@@ -305,29 +308,30 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         stamp: Stamp | None = None,
         policy: str = "",
     ) -> bool:
-        """Stores a decision. Returns whether it was stored.
+        """Stores a snapshot of a decision. Returns True if it was stored.
 
-        One round trip with a stamp, two without.
+        Takes one round trip with a stamp, and two without.
 
         A decision supersedes the stored one of its request even if it cannot be stored itself: if
         it is not JSON, is too large, has no time to live, or the server has no memory for it. Then
         the stored one is removed.
 
         Args:
-            user_id: The user of the request.
-            action: The action of the request.
-            resource: The resource of the request.
-            decision: A JSON object. With its key and tags at most 64 KiB.
-            context: The context of the request, a JSON object. Other contexts have other decisions.
-            ttl_seconds: The time to live, in seconds, at most a hundred years. 0: nothing is
-                stored. None: the default of the cache.
+            user_id: The user who makes the request.
+            action: The action.
+            resource: The resource.
+            decision: A JSON object, at most 64 KiB with its key and tags. Tuples are returned as
+                lists.
+            context: Further facts that the decision depends on: a JSON object.
+            ttl_seconds: The time to live in seconds. 0: the decision is not stored. None: the
+                default of the cache. More than a hundred years counts as a hundred years.
             sensitivity: A name in `OPTIMIZED_TTL`, which limits the time to live. An unknown name
                 changes nothing, and a warning is logged once.
-            tags: Tags by which the decision can be revoked.
+            tags: Names by which the decision can be revoked. At most 64, each of at most 256 bytes.
             stamp: The result of `stamp()` before the evaluation. If any process revoked the
-                decision since then, it is not stored. The server checks that in the step that
-                stores. None: the decision counts as evaluated at this call.
-            policy: The name of the policy that decided. Policies share no decisions.
+                decision since then, it is not stored. The server checks this in the same step in
+                which it stores the decision. None: the decision counts as evaluated at this call.
+            policy: The policy that made the decision. Requests under another policy do not get it.
 
         Raises:
             TypeError: An argument has the wrong type. The message names it.
@@ -358,35 +362,38 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         tags: Collection[str] = (),
         policy: str = "",
     ) -> JSONObject:
-        """Returns the cached decision. On a miss, calls `loader()` and stores its decision.
+        """Returns the cached decision. On a miss, runs the loader and stores its decision.
 
-        Concurrent requests of this process share one load: with the compiled module in all threads
-        and event loops, without it in one event loop. Other processes run their own loaders.
+        Concurrent requests of this process share one load. With the compiled module, requests of
+        all threads and event loops do. Without it, only requests of one event loop do. Other
+        processes run their own loaders.
 
         If any process revokes the decision during the load, it is not stored. The server checks
-        that in the step that stores. A request after a revocation does not join a load that began
-        before it. While the server does not answer, revocations are unknown, so each request runs
-        its own loader.
+        this in the same step in which it stores the decision. A request after a revocation does not
+        join a load that began before the revocation. While the server does not answer, revocations
+        are unknown, so each request runs its own loader.
 
         Args:
-            user_id: The user of the request.
-            action: The action of the request.
-            resource: The resource of the request.
+            user_id: The user who makes the request.
+            action: The action.
+            resource: The resource.
             loader: An async function without arguments. It returns the decision, a JSON object, or
                 a `Loaded` with the decision, its time to live and its tags.
-            context: The context of the request, a JSON object. Other contexts have other decisions.
-            ttl_seconds: The time to live, in seconds. 0: the decision is shared and not stored.
-                None: the default of the cache.
-            sensitivity: A name in `OPTIMIZED_TTL`, which limits the time to live.
-            tags: Tags by which the decision can be revoked. A request with other tags does not join
-                the load.
-            policy: The name of the policy that the loader asks. Policies share no decisions.
+            context: Further facts that the decision depends on: a JSON object.
+            ttl_seconds: The time to live in seconds. 0: the decision is shared and not stored.
+                None: the default of the cache. A time in a `Loaded` takes precedence.
+            sensitivity: A name in `OPTIMIZED_TTL`, which limits the time to live, also that of a
+                `Loaded`. An unknown name changes nothing, and a warning is logged once.
+            tags: Names by which the decision can be revoked. A request with other tags does not
+                join the load.
+            policy: The policy that the loader evaluates. Requests under different policies share no
+                load and no decision.
 
         Raises:
             TypeError: An argument has the wrong type, or the loader returns no decision.
             ValueError: `ttl_seconds` is negative or NaN.
             RuntimeError: A loader loads its own key, or two loaders load each other's keys.
-            Exception: The error that the loader raises.
+            Exception: The exception that the loader raises.
         """
         arguments.check_request(user_id, action, resource, context, sensitivity)
         arguments.check_loader(loader)
@@ -415,7 +422,8 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
     ) -> list[JSONObject | None]:
         """Returns the cached decisions for many requests, in their order. None: a miss.
 
-        One round trip for each 500 requests. On a cluster, one round trip to all primaries at once.
+        Takes one round trip for each 500 requests. On a cluster, takes one round trip to all
+        primaries at once.
 
         Raises:
             TypeError: A request has the wrong shape. The message names the row.
@@ -458,13 +466,14 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         stamp: Stamp | None = None,
         policy: str = "",
     ) -> int:
-        """Stores many decisions. Returns the number stored.
+        """Stores many decisions. Returns the number of decisions stored.
 
-        One round trip for each 100 decisions, and one more without a stamp. Each round trip may
-        take `command_timeout`. If the server does not answer, the rest is not sent.
+        Takes one round trip for each 100 decisions, and one more without a stamp. Each round trip
+        may take `command_timeout`. If the server does not answer, the other decisions are not sent.
 
         Args:
-            entries: The user, action, resource, decision, context and time to live of each.
+            entries: `(user_id, action, resource, decision, context, ttl_seconds)`. The last two are
+                optional.
             tags: The tags of all decisions, as in `set`.
             stamp: The stamp of all decisions, as in `set`.
             policy: The policy of all decisions, as in `set`.
@@ -487,13 +496,13 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
     def stamp(self) -> Stamp:
         """Returns a stamp. Take it before the evaluation of a decision, and pass it to `set`.
 
-        Takes no round trip: the stamp contains the position of the log that this process knows. If
-        another process revoked the decision shortly before the stamp, this process may not know it
-        yet, and `set` stores nothing although it could.
+        Takes no round trip: the stamp contains the last position in the invalidation log that this
+        process knows. If another process revoked the decision shortly before the stamp, this
+        process may not know that yet. Then `set` stores nothing, although it could.
 
         Before the first use of this cache, by `get` or `health_check` for example, no position is
-        known. A stamp taken then has an age instead, and revocations up to five seconds before it
-        count as later.
+        known. A stamp taken then contains its time instead. Revocations up to five seconds before
+        that stamp count as later.
         """
         return Stamp(self._store.log, self._store.news.latest)
 
@@ -509,11 +518,12 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         *,
         policy: str | None = None,
     ) -> Coroutine[object, None, bool]:
-        """Revokes the decisions for one request. Returns whether one was stored.
+        """Revokes the decision for a request. Returns True if one was cached.
 
         With a policy it takes four round trips, and one more with replicas. Without a policy it
-        revokes the request under every policy, and scans all keys as `invalidate` does. So pass the
-        policy if it is known, and `""` for decisions that were stored without one.
+        revokes the decisions of all policies for the request, and scans all keys as `invalidate`
+        does. So pass the policy if it is known. Pass `""` for decisions that were stored without a
+        policy.
 
         The revocation starts at the call, as with `invalidate`.
 
@@ -551,23 +561,33 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         tags: Collection[str] | None = NOT_GIVEN,
         policy: str | None = None,
     ) -> Coroutine[object, None, int]:
-        """Revokes every decision that matches all given fields. Without fields, all decisions.
+        """Revokes all decisions that match every given field. Without fields, all decisions.
+
+        A call without fields logs a warning. To revoke all decisions, use `clear`.
 
         The revocation starts at the call, and is carried out even if it is not awaited. If it is
-        not awaited and the server does not confirm it, that is logged at ERROR and counted.
+        not awaited and the server does not confirm it, the failure is logged at ERROR and counted.
 
         When the awaitable returns, the revocation has taken effect in all processes, and connected
         replicas have it. A matching decision that any process was evaluating is not stored.
 
-        Scans all keys, on a cluster of every primary, without blocking the server. That takes about
-        a second for a million keys.
+        Scans all keys, on a cluster those of every primary, without blocking the server. That takes
+        about a second for a million keys.
+
+        Args:
+            user_id: Only decisions for this user.
+            action: Only decisions for this action.
+            resource: Only decisions for this resource.
+            tags: Only decisions with at least one of these tags. None: the same as not given.
+            policy: Only decisions of this policy. `""`: only decisions that were stored without a
+                policy. None: all policies.
 
         Returns:
             The number of entries removed.
 
         Raises:
             TypeError: An argument has the wrong type. The message names it.
-            ValueError: `tags` is empty, or has too many tags.
+            ValueError: `tags` is empty, or has more than 10,000 tags.
             InvalidationError: The server did not confirm the revocation, or slots of a cluster are
                 being moved.
         """
@@ -586,9 +606,9 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
     @returns_awaitable
     def invalidate_pattern(self, pattern: str) -> Coroutine[object, None, int]:
-        """Revokes every decision whose key matches a Redis glob.
+        """Revokes all decisions whose text key matches a Redis glob.
 
-        A decision that any process is evaluating is not stored, even if it does not match. The
+        A decision that any process is evaluating is not stored, even if its key does not match. The
         revocation starts at the call, as with `invalidate`.
 
         Scans all keys, and compares them with the glob in this process. A key with the longest
@@ -629,7 +649,10 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
     # Upkeep
 
     async def size(self) -> int:
-        """Returns the number of live entries. 0: the server does not answer. Scans all keys."""
+        """Returns the number of entries that have not expired. Scans all keys.
+
+        Returns 0 if the server does not answer.
+        """
         if self._closed:
             return 0
         try:
@@ -644,7 +667,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         return 0
 
     async def health_check(self) -> bool:
-        """Returns whether the server answers now."""
+        """Returns True if the server answers now."""
         if self._closed:
             return False
         connection = self._connections.current()
@@ -680,12 +703,12 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
     @property
     def metrics(self) -> CacheMetrics:
-        """A snapshot of the cache's counters. `size` is the last result of `size()`."""
+        """A snapshot of the counters. Its `size` is the last result of `size()`."""
         return self._recorder.metrics(size=self._size, max_size=self.max_size)
 
     @property
     def circuit_open(self) -> bool:
-        """True while the circuit of a server is open, on a cluster of any primary."""
+        """True while the circuit of the server is open, on a cluster that of any primary."""
         return self._connections.has_open_circuit
 
     # Implementation
@@ -695,7 +718,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         return self._enabled and not self._closed
 
     def _lifetime(self, explicit: float | None, sensitivity: str | None) -> Lifetime:
-        """Returns a function that returns the time to live, given the loader's own choice."""
+        """Returns a function that computes the time to live from the one that the loader chose."""
         return lambda late: self._ttl(explicit if late is None else late, sensitivity)
 
     def _ttl(self, explicit: float | None, sensitivity: str | None) -> float:
@@ -734,7 +757,8 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         elif (
             request := self._writer.request(operation, policy, user_id, action, resource, context)
         ) is not None:
-            # Checked before and after, because the key may be forgotten before an old reply comes.
+            # Checked before and after the lookup. When an old reply arrives, the key may no longer
+            # be among the superseded ones.
             superseded = self._is_superseded(request.key)
             try:
                 found = await self._store.look_up(connection, connection.deadline(), request)
@@ -790,7 +814,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         tags: tuple[str, ...],
         stamp: Stamp | None,
     ) -> int:
-        """Stores decisions that were given by the caller. Returns the number stored."""
+        """Stores decisions that the caller gave. Returns the number of decisions stored."""
         if stamp is None:
             return await self._writer.write_many(operation, policy, rows, tags, None)
         stored = await self._writer.write_many(operation, policy, rows, tags, stamp.fence)
@@ -811,7 +835,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         return self._revocations.begin(operation, lambda: self._confirm(operation, revoke))
 
     def _delete_nothing(self, error: NotJSONError) -> Coroutine[object, None, bool]:
-        """Returns a coroutine that deletes nothing: the request can have no stored decision.
+        """Returns a coroutine that deletes nothing, because the request cannot have a decision.
 
         If the context's own code raised an error, the coroutine raises an `InvalidationError`.
         """
@@ -841,7 +865,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         return removed
 
     def _on_unawaited_failure(self, operation: str, error: BaseException) -> None:
-        """Records that a revocation failed that is not awaited."""
+        """Records the failure of a revocation that no caller awaits."""
         self._recorder.unconfirmed(operation, _reason(error.__cause__ or error))
 
 

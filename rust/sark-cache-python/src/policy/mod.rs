@@ -1,8 +1,8 @@
 //! The compiled base of `RustPolicyCache`: the Python class and its signatures.
 //!
-//! A policy cache does not fail a request. A request that cannot be looked up is a miss, and a
-//! decision that cannot be stored is not; both are counted in `errors`, and the Python class logs
-//! them. An argument of a wrong type is an error of the caller and raises.
+//! A policy cache does not fail a request. A request that cannot be looked up is a miss. A decision
+//! that cannot be stored is left out. Both are counted in `errors`, and the Python class logs them.
+//! An argument of a wrong type is an error of the caller and raises.
 
 mod batch;
 mod invalidate;
@@ -85,7 +85,9 @@ impl PolicyStore {
             .map_err(|_| PyRuntimeError::new_err("this cache was made already: create another one"))
     }
 
-    /// The decision for a request, a new dict, or None. Decided when called; ready at once.
+    /// Returns the cached decision for a request as a new dict, or None.
+    ///
+    /// The lookup happens at the call, and the awaitable is ready at once.
     #[pyo3(
         signature = (user_id, action, resource, context = None, sensitivity = None, *,
                      policy = Given::default()),
@@ -106,7 +108,8 @@ impl PolicyStore {
         lookup::get(Self::instance(slf)?, request, sensitivity)
     }
 
-    /// The decision for a request as an object that everybody shares, or None.
+    /// Returns the cached decision for a request as an immutable `Decision`, or None. All callers
+    /// get the same object.
     #[pyo3(
         signature = (user_id, action, resource, context = None, sensitivity = None, *,
                      policy = Given::default()),
@@ -127,7 +130,7 @@ impl PolicyStore {
         lookup::get_decision(Self::instance(slf)?, request, sensitivity)
     }
 
-    /// Stores a snapshot of a decision. True if it was stored.
+    /// Stores a snapshot of a decision. Returns True if it was stored.
     #[pyo3(
         signature = (user_id, action, resource, decision, context = None, ttl_seconds = None,
                      sensitivity = None, *, tags = None, stamp = None, policy = Given::default()),
@@ -154,7 +157,7 @@ impl PolicyStore {
         set::set(Self::instance(slf)?, request, decision, storage, stamp)
     }
 
-    /// Returns the cached decision for a request, or the result of `loader()`, which is then stored.
+    /// Returns the cached decision. On a miss, runs the loader and stores its decision.
     #[pyo3(
         signature = (user_id, action, resource, loader, context = None, *, ttl_seconds = None,
                      sensitivity = None, tags = None, policy = Given::default()),
@@ -185,8 +188,8 @@ impl PolicyStore {
         Ok(())
     }
 
-    /// Starts a refresh of an entry, led by the request that hit it. Returns None if the entry was
-    /// removed or a load of it is running.
+    /// Starts a refresh of an entry. The request that hit the entry leads it. Returns None if the
+    /// entry was removed or a load of it is running.
     #[expect(clippy::too_many_arguments, reason = "a request in its parts")]
     fn _lead_refresh<'py>(
         slf: &Bound<'py, Self>,
@@ -203,13 +206,13 @@ impl PolicyStore {
         load::lead_refresh(Self::instance(slf)?, callback, request, sensitivity)
     }
 
-    /// The stamp of now: take it before evaluating a decision that `set` is to store.
+    /// Returns a stamp. Take it before the evaluation of a decision, and pass it to `set`.
     fn stamp(&self) -> PyResult<Stamp> {
         self.store().map(Store::stamp)
     }
 
-    /// Revokes and removes the decision for a request, under one policy or under all. True if there
-    /// was one.
+    /// Revokes the decision for a request, under one policy or under all. Returns True if one was
+    /// cached.
     #[pyo3(signature = (user_id, action, resource, context = None, *, policy = None))]
     fn delete<'py>(
         slf: &Bound<'py, Self>,
@@ -223,7 +226,7 @@ impl PolicyStore {
         invalidate::delete(Self::instance(slf)?, fields, context, policy)
     }
 
-    /// The decisions for many requests, in their order.
+    /// Returns the cached decisions for many requests, in their order. None: a miss.
     #[pyo3(
         signature = (requests, *, policy = Given::default()),
         text_signature = "($self, requests, *, policy='')"
@@ -237,7 +240,8 @@ impl PolicyStore {
         ready(slf.py(), batch::get(Self::instance(slf)?, requests, policy)?)
     }
 
-    /// Stores many decisions at the call, 2–3 µs each. Returns the number stored.
+    /// Stores many decisions at the call. Each takes 2–3 µs. Returns the number of decisions
+    /// stored.
     #[pyo3(
         signature = (entries, *, tags = None, stamp = None, policy = Given::default()),
         text_signature = "($self, entries, *, tags=(), stamp=None, policy='')"
@@ -256,7 +260,8 @@ impl PolicyStore {
         ready(slf.py(), batch::set(cache, entries, &tags, stamp, policy)?)
     }
 
-    /// Revokes every decision that matches all given fields; returns the number of entries removed.
+    /// Revokes all decisions that match every given field. Without fields, all decisions. Returns
+    /// the number of entries removed.
     #[pyo3(
         signature = (user_id = None, action = None, resource = None, *, tags = Given::default(),
                      policy = None),
@@ -274,7 +279,8 @@ impl PolicyStore {
         invalidate::invalidate(Self::instance(slf)?, [user_id, action, resource, policy], tags)
     }
 
-    /// Revokes every decision whose text key matches a Redis glob; returns the number of entries removed.
+    /// Revokes all decisions whose text key matches a Redis glob. Returns the number of entries
+    /// removed.
     fn invalidate_pattern<'py>(
         slf: &Bound<'py, Self>,
         pattern: &Bound<'py, PyAny>,
@@ -282,29 +288,30 @@ impl PolicyStore {
         invalidate::invalidate_pattern(Self::instance(slf)?, pattern)
     }
 
-    /// Revokes and removes all decisions. Always True.
+    /// Revokes all decisions. Returns True.
     fn clear<'py>(&self, py: Python<'py>) -> PyAwaitable<'py> {
         invalidate::clear(py, self.store()?)
     }
 
-    /// The number of live entries. Visits them all, off the event loop if they are many.
+    /// Returns the number of entries that have not expired. Visits every entry. If there are many,
+    /// another thread visits them, not the event loop's.
     fn size<'py>(&self, py: Python<'py>) -> PyAwaitable<'py> {
         let cache = Arc::clone(&self.store()?.cache);
         awaitable(py, async move { Ok(cache.count_live().await) })
     }
 
-    /// Removes the expired entries. Returns their number. Visits all entries.
+    /// Removes expired entries. Returns the number of entries removed. Visits every entry.
     fn cleanup_expired<'py>(&self, py: Python<'py>) -> PyAwaitable<'py> {
         let cache = Arc::clone(&self.store()?.cache);
         awaitable(py, async move { Ok(cache.cleanup_expired().await) })
     }
 
-    /// Stops serving and drops all entries.
+    /// Stops serving and removes all entries.
     fn close<'py>(&self, py: Python<'py>) -> PyAwaitable<'py> {
         invalidate::close(py, self.store()?)
     }
 
-    /// Adds the duration of one evaluation, in milliseconds.
+    /// Records the duration of one evaluation, in milliseconds.
     fn record_opa_latency(&self, latency_ms: f64) -> PyResult<()> {
         metrics::record_evaluation(self.store()?, latency_ms)
     }
@@ -315,13 +322,13 @@ impl PolicyStore {
         Ok(())
     }
 
-    /// The most entries.
+    /// The maximum number of entries.
     #[getter]
     fn max_size(&self) -> PyResult<u64> {
         Ok(self.store()?.max_size)
     }
 
-    /// True if the cache serves and stores.
+    /// True if the cache serves and stores decisions. It can be set.
     #[getter]
     fn enabled(&self) -> PyResult<bool> {
         Ok(self.store()?.switch.enabled.load(Ordering::Relaxed))
@@ -333,7 +340,7 @@ impl PolicyStore {
         Ok(())
     }
 
-    /// The default time to live of an entry, in seconds.
+    /// The default time to live of an entry, in seconds. It can be set.
     #[getter]
     fn ttl_seconds<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         ttl::seconds(py, self.store()?.ttl())
@@ -345,7 +352,7 @@ impl PolicyStore {
         Ok(())
     }
 
-    /// True if a sensitivity shortens the time to live.
+    /// True if a sensitivity limits the time to live of an entry. It can be set.
     #[getter]
     fn use_optimized_ttl(&self) -> PyResult<bool> {
         Ok(self.store()?.use_optimized_ttl.load(Ordering::Relaxed))
@@ -358,26 +365,26 @@ impl PolicyStore {
         Ok(())
     }
 
-    /// True after `close`.
+    /// True after `close` was called.
     #[getter]
     fn closed(&self) -> PyResult<bool> {
         Ok(self.store()?.switch.closed.load(Ordering::Acquire))
     }
 
-    /// The distribution of request durations over `bounds`, in nanoseconds; their sum in seconds;
-    /// their number.
+    /// Returns the number of request durations below each of `bounds`, which are in nanoseconds;
+    /// the sum of all durations in seconds; and the number of all durations.
     #[expect(clippy::needless_pass_by_value, reason = "made from a list")]
     fn _request_distribution(&self, bounds: Vec<u64>) -> PyResult<(Vec<u64>, f64, u64)> {
         Ok(metrics::distribution(&self.store()?.cache.stats().requests, &bounds))
     }
 
-    /// The same for the durations that `record_opa_latency` recorded.
+    /// Returns the same for the durations that `record_opa_latency` recorded.
     #[expect(clippy::needless_pass_by_value, reason = "made from a list")]
     fn _evaluation_distribution(&self, bounds: Vec<u64>) -> PyResult<(Vec<u64>, f64, u64)> {
         Ok(metrics::distribution(&self.store()?.cache.stats().evaluations, &bounds))
     }
 
-    /// All counters, sizes and latencies by the names of the fields of `CacheMetrics`.
+    /// Returns all counters, sizes and latencies by the names of the fields of `CacheMetrics`.
     fn _snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         metrics::snapshot(py, self.store()?)
     }
