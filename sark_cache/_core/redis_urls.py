@@ -215,7 +215,10 @@ def _connect(
         client, parts = make(modules, library.capitalize(), address, options)
         _check_connections(client)
     except TypeError as error:  # an unknown option: names it
-        message = f"{taken}: {error}"
+        if any(f"{name}=" in url for name in _SECRETS):  # it may be a part of a password
+            message = f"{taken}; in a password write %26 in place of &"
+        else:
+            message = f"{taken}: {error}"
         raise ValueError(message) from None
     except Exception as error:
         if kind is None and address.topology == "cluster":  # it connects at once

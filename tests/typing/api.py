@@ -321,6 +321,7 @@ def flags_of_ones_own(client: redis.Redis) -> None:
     assert_type(flags.get_all_rollouts(), dict[str, int])
     assert_type(flags.rollout_pct, Mapping[str, int])
     assert_type((flags.was_set("rust_cache"), flags.has_provider), tuple[bool, bool])
+    assert_type(flags.is_known("rust_cache"), bool)
     if flags.redis is not None:
         flags.redis.close()
     flags.set_rollout_pct("rust_cache", 25)

@@ -8,7 +8,7 @@ import traceback
 import pytest
 import redis.asyncio
 import valkey.asyncio
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -286,6 +286,7 @@ URLS = [
 
 
 @given(url=st.sampled_from(URLS), password=passwords())
+@example(url="redis://host?password={}", password=f"{TOKENS[0]}&{TOKENS[1]}=1")
 def test_no_part_of_a_password_is_in_any_message(url, password):
     is_end_of_url = url.endswith("{}") and "=" not in url
     url = url.format(password)
@@ -318,6 +319,14 @@ def test_a_password_with_a_slash_is_not_taken_for_a_host():
     with pytest.raises(ValueError, match="%2F") as raised:
         PolicyCache(url)
     assert "sec" not in str(raised.value)
+
+
+@pytest.mark.parametrize("option", ["password", "sentinel_password"])
+def test_an_unquoted_ampersand_in_a_password_makes_no_option_that_is_named(option):
+    for password in ("sec&ret=1", "&ret=1"):
+        with pytest.raises(ValueError, match="%26 in place of &") as raised:
+            PolicyCache(f"redis+sentinel://host/main?{option}={password}")
+        assert "'ret'" not in str(raised.value)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
