@@ -209,6 +209,38 @@ class Load:
         """Leaves the load. If this request is its leader, the first waiter becomes the leader."""
 
 @disjoint_base
+@final
+class Lease:
+    """The right to serve cached decisions, until a moment that its owner moves on again and again.
+
+    Several caches may have the same lease. In a forked child it ends before any other code runs,
+    because the child does not have the thread that extends it.
+    """
+
+    def __init__(self) -> None:
+        """Creates a lease that was not granted yet."""
+
+    def now(self) -> int:
+        """Returns the time of the lease's clock in nanoseconds.
+
+        Read it before the request that confirms the lease is sent. The clock counts the time for
+        which the machine sleeps.
+        """
+
+    def extend(self, sent: int, seconds: float) -> None:
+        """Extends the lease to `sent` plus `seconds`. It never becomes shorter.
+
+        Args:
+            sent: The result of `now()` before the confirming request was sent.
+            seconds: The length of the lease, 0 or more.
+        """
+
+    def end(self) -> None:
+        """Ends the lease now."""
+
+    def remaining(self) -> float:
+        """Returns the time in seconds for which decisions may still be served. 0.0: no lease."""
+
 class PolicyStore:
     """The compiled base of `RustPolicyCache`. Use that class instead."""
 
@@ -221,7 +253,19 @@ class PolicyStore:
         use_optimized_ttl: bool,
         max_bytes: int | None,
         eviction: Literal["lru", "tiny_lfu"] | None,
+        lease: Lease | None,
     ) -> None: ...
+    def _note_foreign(
+        self,
+        user_id: str | None,
+        action: str | None,
+        resource: str | None,
+        policy: str | None,
+        tags: list[str],
+    ) -> None: ...
+    def _note_foreign_key(self, text: str) -> None: ...
+    def _note_foreign_pattern(self, pattern: str) -> None: ...
+    def _flush(self) -> None: ...
     enabled: bool
     """True if the cache serves and stores decisions. It can be set."""
     use_optimized_ttl: bool

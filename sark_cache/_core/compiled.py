@@ -7,12 +7,12 @@ another backend. Creating an instance of a substitute raises an error.
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from sark_cache._native import AsyncCache, PolicyStore, Stamp
+    from sark_cache._native import AsyncCache, Lease, PolicyStore, Stamp
 
     _missing: ImportError | None
 else:
     try:
-        from sark_cache._native import AsyncCache, PolicyStore, Stamp
+        from sark_cache._native import AsyncCache, Lease, PolicyStore, Stamp
 
         _missing = None
     except ImportError as error:
@@ -36,6 +36,9 @@ else:
         class AsyncCache(_Unavailable):
             """A substitute for the general cache."""
 
+        class Lease(_Unavailable):
+            """A substitute for the lease of native caches."""
+
         class PolicyStore(_Unavailable):
             """A substitute for the base class of `RustPolicyCache`."""
 
@@ -43,7 +46,7 @@ else:
             """A substitute for the stamp of a cache."""
 
 
-__all__ = ["AsyncCache", "PolicyStore", "Stamp", "is_rust_cache_available"]
+__all__ = ["AsyncCache", "Lease", "PolicyStore", "Stamp", "is_rust_cache_available"]
 
 
 def is_rust_cache_available() -> bool:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import ClassVar, Final, Literal
 
-from sark_cache._core.compiled import PolicyStore
+from sark_cache._core.compiled import Lease, PolicyStore
 from sark_cache._core.coroutines import Deferred, returns_awaitable
 from sark_cache._core.fault_log import FaultLog
 from sark_cache.backends._shared.background_refresh import Refreshes, running_loop
@@ -51,6 +51,8 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
     """
 
     backend: ClassVar[str] = "native"
+    _lease: Lease | None = None
+    """The lease without which nothing is served, set before `__init__`. None: it never ends."""
 
     def __init__(
         self,
@@ -63,7 +65,9 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
         max_bytes: int | None = None,
         eviction: Literal["lru", "tiny_lfu"] = "lru",
     ) -> None:
-        self._configure(max_size, ttl_seconds, enabled, use_optimized_ttl, max_bytes, eviction)
+        self._configure(
+            *(max_size, ttl_seconds, enabled, use_optimized_ttl, max_bytes, eviction, self._lease)
+        )
         self.stale_while_revalidate = stale_while_revalidate
         self._revalidation = Revalidation(None)
         self._faults: Final = FaultLog("native")

@@ -42,7 +42,7 @@ mod _native {
     #[pymodule_export]
     use super::{
         async_cache::AsyncCache, load::Load, policy::PolicyStore, policy::store::Stamp,
-        value::Decision,
+        runtime::lease::Lease, value::Decision,
     };
     use pyo3::prelude::*;
     use pyo3::types::PyMapping;

@@ -127,9 +127,9 @@ impl<'a, 'py> Keys<'a, 'py> {
         Self { policy, writer: KeyWriter::new(), begun: None }
     }
 
-    /// Writes and returns the key of the next row.
+    /// Writes the key of the next row. Returns the writer, which has it.
     #[inline]
-    pub fn next(&mut self, row: Row<'_, 'py>) -> Result<&[u8], Fault> {
+    pub fn next(&mut self, row: Row<'_, 'py>) -> Result<&KeyWriter, Fault> {
         let [user_id, action] = [&row.items[0], &row.items[1]];
         if let Some(begun) = &self.begun
             && begun.user_id.is(user_id)
@@ -140,7 +140,7 @@ impl<'a, 'py> Keys<'a, 'py> {
         } else {
             self.begin(row)?;
         }
-        Ok(self.writer.as_bytes())
+        Ok(&self.writer)
     }
 
     fn begin(&mut self, row: Row<'_, 'py>) -> Result<(), Fault> {

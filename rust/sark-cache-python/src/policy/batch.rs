@@ -5,11 +5,12 @@
 //! Most of the rest is moka's lookup. All rows are looked up before the first decision is rebuilt:
 //! the processor overlaps more of that work, which saves a tenth.
 
-use crate::awaitable::NOTHING;
+use crate::awaitable::{NOTHING, ready};
 use crate::convert::arguments::{Policy, Request, ttl};
 use crate::convert::key::Keys;
 use crate::convert::rows::rows;
 use crate::convert::tags::Tags;
+use crate::policy::lapse::{self, has_lapsed};
 use crate::policy::store::Instance;
 use crate::policy::ttl::lifetime;
 use pyo3::prelude::*;
@@ -17,12 +18,13 @@ use pyo3::types::PyList;
 use std::iter::repeat_n;
 use std::time::Instant;
 
-/// Returns the decisions for many requests under one policy, in their order, None for a miss.
+/// Returns an awaitable of the decisions for many requests under one policy, in their order, None
+/// for a miss.
 pub fn get<'py>(
     cache: Instance<'_, 'py>,
     requests: &Bound<'py, PyAny>,
     policy: Policy<'_, 'py>,
-) -> PyResult<Bound<'py, PyList>> {
+) -> PyResult<Bound<'py, PyAny>> {
     let (py, store) = (cache.py(), cache.store);
     let started = Instant::now();
     let (argument, shape) = ("requests", "(user_id, action, resource, context)");
@@ -31,18 +33,25 @@ pub fn get<'py>(
             row.fields()?;
             Ok(())
         })?;
-        return PyList::new(py, repeat_n(NOTHING, count));
+        return ready(py, PyList::new(py, repeat_n(NOTHING, count))?);
     }
     let about = requests.cast_exact::<PyList>().map_or(0, PyListMethods::len);
     let mut look_ups = store.cache.batch_lookup(about);
     let mut keys = Keys::of(policy);
+    let mut lapsed = has_lapsed(store).then(Vec::new);
     rows(argument, requests, &(3..=4), shape, |row| match keys.next(row) {
         Ok(key) => {
-            look_ups.look_up(key);
+            look_ups.look_up(key.as_bytes());
+            if let Some(lapsed) = &mut lapsed {
+                lapsed.push(Some(key.to_key()));
+            }
             Ok(())
         }
         Err(fault) => {
             look_ups.miss();
+            if let Some(lapsed) = &mut lapsed {
+                lapsed.push(None);
+            }
             cache.report("get_batch", fault)
         }
     })?;
@@ -57,7 +66,15 @@ pub fn get<'py>(
     });
     let decisions = PyList::new(py, decisions)?;
     stats.record_batch(found.len(), started.elapsed());
-    failed.map_or(Ok(decisions), Err)
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    if let Some(keys) = lapsed
+        && let Some(waiting) = lapse::wait_many(cache, keys)?
+    {
+        return Ok(waiting);
+    }
+    ready(py, decisions)
 }
 
 /// Stores many decisions; returns the number that were stored.

@@ -7,6 +7,7 @@ use crate::convert::tags::Tags;
 use crate::load::lifetime::Lifetime;
 use crate::load::owner::{OnFault, Owner};
 use crate::load::{Load, LoadRequest, evaluate};
+use crate::policy::lapse::{self, Reader, has_lapsed};
 use crate::policy::lookup::serve;
 use crate::policy::report::report;
 use crate::policy::set::StorageArguments;
@@ -48,7 +49,7 @@ pub fn get_or_load<'py>(
             serve(cache, request, sensitivity, found, KeyWriter::to_key)
         }
         Err(fault) => {
-            stats.counters.misses.increment();
+            store.cache.count_miss();
             Err(fault)
         }
     };
@@ -58,7 +59,11 @@ pub fn get_or_load<'py>(
         Ok(Err(key)) => {
             let lifetime = lifetime(cache, given, sensitivity)?;
             let tags = store.cache.log().tags(&tags.names);
-            Load::decision(py, load_request(cache, key, lifetime, tags, loader))
+            let lapsed = has_lapsed(store).then(|| key.clone());
+            let load = Load::decision(py, load_request(cache, key, lifetime, tags, loader))?;
+            let Some(key) = lapsed else { return Ok(load) };
+            let read: Reader = |py, entry| entry.value().to_python(py);
+            Ok(lapse::wait(cache, key, read, Some(&load))?.unwrap_or(load))
         }
         Err(fault) => {
             cache.report("get_or_load", fault)?;

@@ -4,6 +4,7 @@ use crate::awaitable::ready;
 use crate::convert::arguments::{Request, RequestArguments, optional};
 use crate::convert::key::request;
 use crate::error::Fault;
+use crate::policy::lapse::{self, Reader, has_lapsed};
 use crate::policy::store::Instance;
 use crate::policy::ttl::is_refreshed;
 use crate::value::Stored;
@@ -18,7 +19,7 @@ pub fn get<'py>(
     request: RequestArguments<'_, 'py>,
     sensitivity: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    look_up(cache, "get", request, sensitivity, |entry| entry.value().to_python(cache.py()))
+    look_up(cache, "get", request, sensitivity, |py, entry| entry.value().to_python(py))
 }
 
 /// Returns the shared `Decision` for a request, or None.
@@ -28,19 +29,20 @@ pub fn get_decision<'py>(
     request: RequestArguments<'_, 'py>,
     sensitivity: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    look_up(cache, "get_decision", request, sensitivity, |entry| {
-        entry.value().decision(cache.py()).map(Bound::into_any)
+    look_up(cache, "get_decision", request, sensitivity, |py, entry| {
+        entry.value().decision(py).map(Bound::into_any)
     })
 }
 
-/// Returns the result of `found` for the entry of a request, or None; as a finished awaitable.
+/// Returns the result of `read` for the entry of a request, or None: as a finished awaitable, unless
+/// it waits for a lease.
 #[inline]
 fn look_up<'py>(
     cache: Instance<'_, 'py>,
     operation: &str,
     request: RequestArguments<'_, 'py>,
     sensitivity: Option<&Bound<'py, PyAny>>,
-    found: impl FnOnce(&Entry<Stored>) -> PyResult<Bound<'py, PyAny>>,
+    read: Reader,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (py, store) = (cache.py(), cache.store);
     let request = request.read()?;
@@ -49,10 +51,16 @@ fn look_up<'py>(
         return ready(py, py.None());
     }
     let started = store.cache.stats().start();
-    let served = serve(cache, request, sensitivity, found, |_| ());
+    let missed = |key: &KeyWriter| has_lapsed(store).then(|| key.to_key());
+    let served = serve(cache, request, sensitivity, |entry| read(py, entry), missed);
     store.cache.stats().stop(started);
     match served {
-        Ok(decision) => ready(py, decision.ok()),
+        Ok(Ok(decision)) => ready(py, decision),
+        Ok(Err(None)) => ready(py, py.None()),
+        Ok(Err(Some(key))) => match lapse::wait(cache, key, read, None)? {
+            Some(waiting) => Ok(waiting),
+            None => ready(py, py.None()),
+        },
         Err(fault) => {
             cache.report(operation, fault)?;
             ready(py, py.None())
@@ -76,13 +84,13 @@ pub fn serve<'py, K>(
     let entry = match store.look_up(request, missed) {
         Ok(Ok(entry)) => entry,
         Ok(Err(missed)) => {
-            counters.misses.increment();
+            store.cache.count_miss();
             return Ok(Err(missed));
         }
         // An argument of a wrong type is raised: it is no request, so it is not counted.
         Err(fault @ Fault::WrongType(_)) => return Err(fault),
         Err(fault) => {
-            counters.misses.increment();
+            store.cache.count_miss();
             return Err(fault);
         }
     };

@@ -6,6 +6,7 @@
 
 mod batch;
 mod invalidate;
+mod lapse;
 mod load;
 mod lookup;
 mod metrics;
@@ -23,9 +24,12 @@ use crate::load::Load;
 use crate::policy::set::StorageArguments;
 use crate::policy::store::{Instance, Stamp, Store};
 use crate::policy::ttl::sensitivities;
+use crate::runtime::fork_guard::fork_excluded;
+use crate::runtime::lease::Lease;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
+use sark_cache_core::Scope;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
@@ -40,6 +44,13 @@ type PyAwaitable<'py> = PyResult<Bound<'py, PyAny>>;
 pub struct PolicyStore(OnceLock<Store>);
 
 impl PolicyStore {
+    fn note_foreign(&self, py: Python<'_>, scope: &Scope) -> PyResult<()> {
+        let cache = &self.store()?.cache;
+        // Guarded: no child inherits a log that another thread is writing to.
+        fork_excluded(py, || cache.note_foreign(scope));
+        Ok(())
+    }
+
     #[inline]
     fn store(&self) -> PyResult<&Store> {
         self.0.get().ok_or_else(|| {
@@ -64,6 +75,7 @@ impl PolicyStore {
         Self(OnceLock::new())
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the settings of a cache")]
     fn _configure(
         slf: &Bound<'_, Self>,
         max_size: &Bound<'_, PyAny>,
@@ -72,8 +84,12 @@ impl PolicyStore {
         use_optimized_ttl: &Bound<'_, PyAny>,
         max_bytes: &Bound<'_, PyAny>,
         eviction: &Bound<'_, PyAny>,
+        lease: Option<&Bound<'_, Lease>>,
     ) -> PyResult<()> {
-        let options = options(Some(max_size), Some(max_bytes), Some(eviction))?;
+        let mut options = options(Some(max_size), Some(max_bytes), Some(eviction))?;
+        if let Some(lease) = lease {
+            options.lease = lease.get().shared();
+        }
         let ttl = default_ttl(Some(ttl_seconds))?;
         let enabled = boolean("enabled", enabled)?;
         let use_optimized_ttl = boolean("use_optimized_ttl", use_optimized_ttl)?;
@@ -237,7 +253,7 @@ impl PolicyStore {
         policy: Given<'_, 'py>,
     ) -> PyAwaitable<'py> {
         let policy = arguments::policy(policy)?;
-        ready(slf.py(), batch::get(Self::instance(slf)?, requests, policy)?)
+        batch::get(Self::instance(slf)?, requests, policy)
     }
 
     /// Stores many decisions at the call. Each takes 2–3 µs. Returns the number of decisions
@@ -309,6 +325,42 @@ impl PolicyStore {
     /// Stops serving and removes all entries.
     fn close<'py>(&self, py: Python<'py>) -> PyAwaitable<'py> {
         invalidate::close(py, self.store()?)
+    }
+
+    /// Revokes the decisions in a scope, because another process did. Removes no entry.
+    ///
+    /// A scope of which no part is given covers all decisions.
+    #[expect(clippy::needless_pass_by_value, reason = "made from a list")]
+    fn _note_foreign(
+        &self,
+        py: Python<'_>,
+        user_id: Option<&str>,
+        action: Option<&str>,
+        resource: Option<&str>,
+        policy: Option<&str>,
+        tags: Vec<String>,
+    ) -> PyResult<()> {
+        let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+        let scope = Scope::under(policy, [user_id, action, resource], &tags);
+        self.note_foreign(py, &scope)
+    }
+
+    /// Revokes the decision under a key, because another process did. `text` is the key's text; its
+    /// context is ignored, so the decisions for all contexts are revoked.
+    fn _note_foreign_key(&self, py: Python<'_>, text: &str) -> PyResult<()> {
+        self.note_foreign(py, &Scope::of_key_text(text))
+    }
+
+    /// Revokes the decisions that match a pattern, because another process did.
+    fn _note_foreign_pattern(&self, py: Python<'_>, pattern: &str) -> PyResult<()> {
+        self.note_foreign(py, &Scope::of_pattern(pattern))
+    }
+
+    /// Revokes all decisions, because revocations of other processes may be missing. Counts a flush.
+    fn _flush(&self, py: Python<'_>) -> PyResult<()> {
+        let cache = &self.store()?.cache;
+        fork_excluded(py, || cache.flush());
+        Ok(())
     }
 
     /// Records the duration of one evaluation, in milliseconds.

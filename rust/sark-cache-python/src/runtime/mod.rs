@@ -12,6 +12,7 @@
 
 pub mod async_runtimes;
 pub mod fork_guard;
+pub mod lease;
 mod tokio_runtime;
 
 pub use tokio_runtime::spawn;
@@ -78,6 +79,8 @@ where
 /// Resets the state of a forked child, which has one thread and no runtime.
 #[pyfunction]
 fn after_fork_in_child() {
+    // First: until then the child could serve what the parent has to stop serving.
+    lease::end_all();
     reset_in_child();
     forget_in_child();
 }
