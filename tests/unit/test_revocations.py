@@ -255,6 +255,31 @@ event_loop.close()
     ) == ["done"]
 
 
+def test_the_task_of_a_closed_event_loop_does_not_end_the_revocation_when_it_is_collected():
+    assert run(
+        PRELUDE
+        + """
+import gc
+
+tasks = []
+
+async def collecting():
+    tasks.append(id(asyncio.current_task()))
+    if len(tasks) == 2:
+        gc.collect()
+    await slowly()
+
+async def call():
+    revocations.begin("delete", collecting)
+
+event_loop = asyncio.new_event_loop()
+event_loop.run_until_complete(call())
+event_loop.set_exception_handler(lambda *_: None)
+event_loop.close()
+"""
+    ) == ["done"]
+
+
 def test_the_interpreter_exits_in_time_and_reports_unconfirmed_revocations():
     assert run(PRELUDE + "revocations.begin('delete', never)", seconds=30) == [
         "unconfirmed: delete the interpreter exits"

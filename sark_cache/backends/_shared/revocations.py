@@ -224,11 +224,14 @@ async def _run(revocation: _Revocation[Any]) -> None:
         revocation.fail(InvalidationError(message))
     except Exception as error:  # noqa: BLE001 - any error is raised where it is awaited
         revocation.fail(error)
+    except GeneratorExit:  # its event loop was closed, and another one carries it out
+        raise
     except BaseException as error:
         revocation.fail(error)
         raise
     finally:
-        _running.discard(revocation)
+        if revocation.answer.done():
+            _running.discard(revocation)
         del revocation  # if no caller awaits it, this is the last reference: it is reported now
 
 
