@@ -18,7 +18,8 @@ import moka_py
 import theine
 from orjson import dumps, loads
 
-from field import Deadlines, kept
+from field.plain_dict import Deadlines
+from field.work import kept
 from sark_cache import RustPolicyCache
 
 Evaluate = Callable[[str, str, str], Awaitable[dict[str, Any]]]

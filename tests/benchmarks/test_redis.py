@@ -5,7 +5,7 @@ The server is on this machine, so that a round trip is all overhead and no netwo
 
 import pytest
 
-from field import Client
+from field.redis_client import Client
 from sark_cache import PolicyCache, RustPolicyCache
 from servers import Server
 from turns import calls, gets, hosted, sets

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from time import perf_counter, perf_counter_ns
 from typing import Any
 
-from field import Subject
+from field.subject import Subject
 
 try:
     from uvloop import new_event_loop as new_uvloop
