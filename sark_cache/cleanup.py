@@ -13,6 +13,7 @@ from collections.abc import Awaitable
 from dataclasses import asdict, dataclass, field
 from typing import Final, Protocol
 
+from sark_cache._core.errors import with_text
 from sark_cache._core.fault_log import FaultLog
 from sark_cache._core.tasks import end
 
@@ -193,7 +194,7 @@ class CacheCleanupTask:
             self.metrics.total_entries_removed += removed
         except Exception as error:  # noqa: BLE001 - a cache may raise anything
             self.metrics.errors += 1
-            self._faults.report("cleanup", f"{type(error).__qualname__}: {error}")
+            self._faults.report("cleanup", with_text(error))
             return 0
         duration_ms = 1000 * (time.perf_counter() - begun)
         self.metrics.cleanups_run += 1

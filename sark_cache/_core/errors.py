@@ -33,3 +33,8 @@ def describe(error: BaseException) -> str:
     said = f"{_NAMED.get(kind, '')} {error}"
     code = next((code for code in _CODES if code in said), None)
     return f"{kind} ({code})" if code else kind
+
+
+def with_text(error: BaseException) -> str:
+    """Returns an error's class name and its text, which may name keys and passwords."""
+    return str(error) if isinstance(error, UnavailableError) else f"{type(error).__name__}: {error}"

@@ -16,6 +16,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeAlias, TypeVar
 
+from sark_cache._core.errors import with_text
 from sark_cache._core.fault_log import FaultLog
 
 Owner = TypeVar("Owner")
@@ -200,7 +201,7 @@ def _call(step: Callable[[], None], faults: FaultLog) -> None:
     try:
         step()
     except Exception as error:  # noqa: BLE001 - the owner's code may raise anything
-        faults.report("polling", f"{type(error).__qualname__}: {error}")
+        faults.report("polling", with_text(error))
 
 
 def _wait(wake_queue: WakeQueue, seconds: float) -> list[threading.Event] | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from sark_cache._core import redis_urls as urls
+from sark_cache._core.errors import with_text
 from sark_cache.backends._shared.defaults import URL_VARIABLE
 from sark_cache.cli._exit import ExitCode, FailureError
 
@@ -125,8 +126,7 @@ def asking(settings: "CacheSettings") -> Generator[None]:
 
 def without_secrets(error: Exception, settings: "CacheSettings") -> str:
     """Returns the text of an error without passwords. A Sentinel is shown by its address."""
-    named = OF_SENTINEL.sub(r"\1:\2", str(error))
-    said = f"{type(error).__name__}: {named}"
+    said = OF_SENTINEL.sub(r"\1:\2", with_text(error))
     for secret in urls.parse(url_of(settings)).secrets:
         said = said.replace(secret, "***").replace(quote(secret, safe=""), "***")
     return said

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, NoReturn
 
+from sark_cache._core.errors import with_text
 from sark_cache._core.fault_log import FaultLog
 from sark_cache._core.poller import BackgroundPoller, lock_across_forks
 from sark_cache.errors import FlagError
@@ -362,7 +363,7 @@ class FeatureFlagManager:
         try:
             stored = store.read(features | {question.feature for question in questions})
         except Exception as error:  # noqa: BLE001 - a client may raise anything; the last known stays
-            self._faults.report("refresh", _reason(error))
+            self._faults.report("refresh", with_text(error))
             return
         for question in questions:
             text = stored[question.feature]
@@ -399,7 +400,7 @@ class FeatureFlagManager:
             try:
                 stands = self._write(store, feature, write)
             except Exception as error:  # noqa: BLE001 - a client may raise anything
-                write.refusal = _reason(error)
+                write.refusal = with_text(error)
                 write.late = True
                 self._faults.report("write", write.refusal)
             else:
@@ -513,7 +514,3 @@ def _log_change(feature: str, before: int, after: int) -> None:
             after,
             extra={"feature": feature, "from": before, "to": after},
         )
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__qualname__}: {error}"

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
 
-from sark_cache._core.errors import UNREADABLE
+from sark_cache._core.errors import UNREADABLE, UnavailableError
 
 TIMEOUT_SECONDS: Final = 0.25
 """The time-out of connecting, and of each reply, in seconds."""
@@ -79,16 +79,11 @@ class FlagStore:
 
     def read(self, features: Iterable[str]) -> dict[str, object]:
         """Returns the stored value of each feature: bytes, str, None, or an error of the server."""
-        named = list(features)
-        pipeline = self._connection().pipeline(transaction=False)
-        for feature in named:
-            pipeline.get(KEY_PREFIX + feature)
-        return dict(zip(named, pipeline.execute(raise_on_error=False), strict=True))
+        return read(self._connection(), features)
 
     def write(self, feature: str, percentage: int) -> None:
         """Stores a percentage. Replaces a stored one."""
-        if self._connection().set(KEY_PREFIX + feature, str(percentage)) is not True:
-            raise ValueError(UNREADABLE)
+        write(self._connection(), feature, percentage)
 
     def write_late(self, feature: str, percentage: int, last_seen: int | None) -> int:
         """Stores a percentage that could not be stored in time. Returns the stored percentage.
@@ -100,7 +95,7 @@ class FlagStore:
         key = KEY_PREFIX + feature
         stands = self._connection().eval(SET_LATE, 1, key, expected, str(percentage))
         if type(stands) is not int or not 0 <= stands <= 100:  # noqa: PLR2004
-            raise ValueError(UNREADABLE)
+            raise UnavailableError(UNREADABLE)
         return stands
 
     def close(self) -> None:
@@ -120,6 +115,28 @@ class FlagStore:
             self._own = own_client(self._client)
             self._own_process = os.getpid()
         return self._own
+
+
+def read(client: SynchronousClient, features: Iterable[str]) -> dict[str, object]:
+    """Returns the stored value of each feature: bytes, str, None, or an error of the server.
+
+    Takes one round trip. May raise any error of the client.
+    """
+    named = list(features)
+    pipeline = client.pipeline(transaction=False)
+    for feature in named:
+        pipeline.get(KEY_PREFIX + feature)
+    return dict(zip(named, pipeline.execute(raise_on_error=False), strict=True))
+
+
+def write(client: SynchronousClient, feature: str, percentage: int) -> None:
+    """Stores a percentage. Replaces a stored one. May raise any error of the client.
+
+    Raises:
+        UnavailableError: The server sent another reply than that of the command.
+    """
+    if client.set(KEY_PREFIX + feature, str(percentage)) is not True:
+        raise UnavailableError(UNREADABLE)
 
 
 def percentage_in(stored: object) -> int | None:

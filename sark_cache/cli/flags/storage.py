@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sark_cache._core.errors import UNREADABLE
 from sark_cache.cli._redis import without_secrets
 from sark_cache.errors import FlagError
+from sark_cache.rollout import redis_store
 from sark_cache.rollout.manager import ALL_USERS, INITIAL
 from sark_cache.rollout.redis_store import KEY_PREFIX, percentage_in
 
@@ -66,14 +66,9 @@ def read(
     Raises:
         Exception: An error of the client: Redis does not answer.
     """
-    named = list(features)
-    pipeline = client.pipeline(transaction=False)
-    for feature in named:
-        pipeline.get(KEY_PREFIX + feature)
-    replies = pipeline.execute(raise_on_error=False)
     return {
         feature: _rollout(feature, stored, settings)
-        for feature, stored in zip(named, replies, strict=True)
+        for feature, stored in redis_store.read(client, features).items()
     }
 
 
@@ -90,12 +85,9 @@ def write(
     unconfirmed: list[str] = []
     for feature, percentage in percentages.items():
         try:
-            reply = client.set(KEY_PREFIX + feature, str(percentage))
+            redis_store.write(client, feature, percentage)
         except Exception as error:  # noqa: BLE001 - any error of the client
             unconfirmed.append(f"{feature} to {percentage} % ({without_secrets(error, settings)})")
-        else:
-            if reply is not True:
-                unconfirmed.append(f"{feature} to {percentage} % ({UNREADABLE})")
     if unconfirmed:
         message = (
             f"Redis did not confirm setting {', '.join(unconfirmed)}. The change may or may not "
