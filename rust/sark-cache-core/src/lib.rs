@@ -1,8 +1,8 @@
 //! An in-process cache of authorization decisions that never serves a revoked one.
 //!
 //! A service asks the same questions again and again: may *this user* do *this action* on *this
-//! resource*? A policy engine takes 0.1–50 ms to answer. This cache repeats the answer in 0.25 µs, and
-//! forgets it when the service says so:
+//! resource*? A policy engine takes 0.1–50 ms to answer. This cache repeats the answer in 0.25 µs,
+//! until the service revokes it:
 //!
 //! ```
 //! use sark_cache_core::{Cache, InsertError, KeyWriter, Options, Scope, Tags};
@@ -28,10 +28,9 @@
 //! let entry = cache.get(key.as_bytes()).await.expect("it was stored");
 //! assert_eq!(*entry.value(), "allow");
 //!
-//! // A revocation: takes effect when `invalidate` is called; the future counts the entries removed.
-//! let stamp = cache.stamp();
-//! let removed = cache.invalidate(Scope::of([Some("alice"), None, None], &[])).await;
-//! assert_eq!(removed, 1);
+//! // A revocation: takes effect when `invalidate` is called; the future counts the entries
+//! removed. let stamp = cache.stamp(); let removed = cache.invalidate(Scope::of([Some("alice"),
+//! None, None], &[])).await; assert_eq!(removed, 1);
 //! assert!(cache.get(key.as_bytes()).await.is_none());
 //!
 //! // A decision whose evaluation began before the revocation is not stored.

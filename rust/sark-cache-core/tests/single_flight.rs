@@ -271,7 +271,8 @@ fn the_next_flight_begins_when_the_one_before_it_is_dropped_abandoned_or_superse
     let third = leads(outcome(&mut third));
     assert!(!finish(second, 2), "an abandoned leader stores nothing");
 
-    // Superseded by a decision that is set: nobody leads the key, so the next flight does.
+    // Superseded by a decision that is set: the key has no current flight, so the next one becomes
+    // it.
     let mut fourth = wait(&flights, 4);
     flights.supersede(b"key");
     assert!(!finish(third, 3));
@@ -297,7 +298,7 @@ fn a_loader_without_a_lease_that_asks_for_its_own_key_is_deadlocked() {
 }
 
 #[test]
-fn a_caller_that_waited_in_vain_for_the_next_flight_supersedes_the_running_one() {
+fn a_caller_that_waited_too_long_for_the_next_flight_supersedes_the_running_one() {
     let (flights, _) = leased_flights();
     let stuck = lead(&flights, 1);
     let mut waiter = wait(&flights, 2);

@@ -1,4 +1,5 @@
-//! `AsyncCache`: the general cache, which raises what it cannot do.
+//! `AsyncCache`: the general cache. Unlike a policy cache, it raises an error for each value that
+//! it cannot use.
 
 use crate::awaitable::{NOTHING, awaitable, poll_or_block, ready};
 use crate::convert::arguments::{self, default_ttl, options, ttl};
@@ -17,17 +18,20 @@ use std::time::Duration;
 
 /// An asynchronous cache of JSON values in this process's memory.
 ///
-/// Keys are a str or a tuple of JSON values, values are JSON. Every method acts when it is called
-/// and returns an awaitable of its result; a hit is ready at once. `max_size` is the most entries,
-/// `ttl_seconds` how long one lives unless `set` says otherwise, `max_bytes` the most bytes
-/// (counting keys, values and 420 bytes an entry), `eviction` what leaves a full cache first,
-/// "lru" or "`tiny_lfu`". An argument that cannot be used is a `TypeError` or a `ValueError` that
-/// names it.
+/// A key is a str or a tuple of JSON values. A value is JSON. Every method acts when it is called,
+/// and returns an awaitable of its result. A hit is ready at once.
+///
+/// - `max_size` is the maximum number of entries.
+/// - `ttl_seconds` is the time to live of entries for which `set` gives none.
+/// - `max_bytes` is the maximum size in bytes: keys, values and 420 bytes per entry.
+/// - `eviction` is the entry that a full cache evicts first: "lru" or "`tiny_lfu`".
+///
+/// A wrong argument raises a `TypeError` or a `ValueError` that names it.
 #[pyclass(frozen, weakref, module = "sark_cache._native")]
 pub struct AsyncCache {
     cache: Arc<Cache<Stored>>,
     loads: Arc<LoadRegistry>,
-    /// Always on: a load asks it whether to store its decision.
+    /// Always on. A load stores its value only if the switch of its cache is on.
     switch: Arc<Switch>,
     ttl: Duration,
 }
@@ -51,10 +55,10 @@ impl AsyncCache {
         Ok(Self { cache, loads, switch, ttl })
     }
 
-    /// The value under `key`, a new object; None if there is none. Costs about a microsecond.
+    /// Returns the value under `key` as a new object, or None. Takes about a microsecond.
     fn get<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let started = self.cache.stats().start();
-        // Never pending; should moka change that, a miss is the safe answer.
+        // Never pending. If moka changes that, a miss is the safe answer.
         let found = general(key, |key| poll_once(self.cache.get(key.as_bytes())).flatten())?;
         let value = match found {
             Some(entry) => ready(py, entry.value().to_python(py)?),
@@ -64,9 +68,9 @@ impl AsyncCache {
         value
     }
 
-    /// Stores a snapshot of `value` under `key` for `ttl_seconds`; 0 stores nothing.
+    /// Stores a snapshot of `value` under `key` for `ttl_seconds`. With 0, nothing is stored.
     ///
-    /// Raises `ValueError` for a value that is not JSON or, with its key, over 64 KiB.
+    /// Raises `ValueError` if the value is not JSON, or is larger than 64 KiB with its key.
     #[pyo3(signature = (key, value, ttl_seconds = None))]
     fn set<'py>(
         &self,
@@ -89,7 +93,8 @@ impl AsyncCache {
         }
     }
 
-    /// The value under `key`, or what `loader()` brings, which is then stored for `ttl_seconds`.
+    /// Returns the value under `key`. On a miss, runs the loader and stores its value for
+    /// `ttl_seconds`.
     #[pyo3(signature = (key, loader, ttl_seconds = None))]
     fn get_or_load<'py>(
         slf: &Bound<'py, Self>,
@@ -130,25 +135,26 @@ impl AsyncCache {
         self.cache.stats().counters.overdue.take()
     }
 
-    /// Removes the entry under `key`; True if it was there.
+    /// Removes the entry under `key`. Returns True if there was one.
     fn delete<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let removed = general(key, |key| self.cache.remove(key.as_bytes()))?;
         awaitable(py, async move { Ok(removed.await) })
     }
 
-    /// Removes all entries; returns how many there were.
+    /// Removes all entries. Returns the number of entries removed.
     fn clear<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let cleared = self.cache.invalidate(Scope::Everything);
         awaitable(py, async move { Ok(cleared.await) })
     }
 
-    /// The number of live entries. Visits them all, off the event loop if they are many.
+    /// Returns the number of entries that have not expired. Visits every entry. If there are many,
+    /// another thread visits them, not the event loop's.
     fn size<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let cache = Arc::clone(&self.cache);
         awaitable(py, async move { Ok(cache.count_live().await) })
     }
 
-    /// Removes the expired entries; returns how many there were. Visits all.
+    /// Removes expired entries. Returns the number of entries removed. Visits every entry.
     fn cleanup_expired<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let cache = Arc::clone(&self.cache);
         awaitable(py, async move { Ok(cache.cleanup_expired().await) })

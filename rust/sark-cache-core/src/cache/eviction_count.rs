@@ -30,7 +30,8 @@ impl EvictionCounter {
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Raises `evictions`: of the `added` entries, `held` are left.
+    /// Adds the new evictions to `evictions`. `held` is the number of entries that are left of the
+    /// `added` ones.
     ///
     /// The caller reads `added` before it counts the entries that are left.
     pub(crate) fn update(&self, added: u64, held: u64, evictions: &Counter) {

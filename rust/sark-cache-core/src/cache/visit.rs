@@ -42,8 +42,8 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         self.entries.entry_count() > VISITS_PER_YIELD as u64
     }
 
-    /// Visits every entry and removes those for which `reason` returns one. `removed` gets the reason
-    /// and the entry.
+    /// Visits every entry and removes those for which `reason` returns one. `removed` gets the
+    /// reason and the entry.
     pub(super) async fn remove_if<W>(
         &self,
         reason: impl Fn(&[u8], &Entry<V>) -> Option<W>,
@@ -51,7 +51,8 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     ) {
         let mut visits = 0;
         if self.is_large() {
-            // Creating the iterator takes a while in a large cache, so the caller's thread is left.
+            // In a large cache, creating the iterator takes long. A runtime does it after this
+            // yield.
             yield_once().await;
         }
         for (key, entry) in &self.entries {

@@ -1,15 +1,15 @@
 //! The stamps that positions in the shared log stand for.
 //!
 //! A decision that another process evaluated carries the position of the shared log at which its
-//! evaluation began. To judge it, this cache needs the stamp at which its own log had the records up
-//! to that position, and no later ones.
+//! evaluation began. To judge it, this cache needs the stamp at which its own log had the records
+//! up to that position, and no later ones.
 //!
 //! One rule needs care. A revocation made *here* is in effect at the call, before its record is in
 //! the shared log. A foreign record may get into the shared log before that record, and be applied
-//! after the call. The foreign position is then older than the own revocation in the shared log, but
-//! the stamp of its record is newer. A decision evaluated at that position must still be revoked by
-//! the own revocation. So the position stands for a stamp older than every own revocation whose
-//! record was not seen in the shared log yet.
+//! after the call. The foreign position is then older than the own revocation in the shared log,
+//! but the stamp of its record is newer. A decision evaluated at that position must still be
+//! revoked by the own revocation. So the position stands for a stamp older than every own
+//! revocation whose record was not seen in the shared log yet.
 
 use crate::invalidation::Stamp;
 use ahash::RandomState;
@@ -33,8 +33,8 @@ pub struct Position {
 /// Otherwise a foreign record could be applied between the two steps of an own revocation.
 ///
 /// # Cost
-/// Entering takes constant time, a lookup takes a binary search. 40 bytes per position, and about 100
-/// bytes per own revocation that was not seen in the shared log.
+/// Entering takes constant time, a lookup takes a binary search. 40 bytes per position, and about
+/// 100 bytes per own revocation that was not seen in the shared log.
 #[derive(Debug)]
 pub struct Positions {
     entered: VecDeque<(Position, Stamp)>,
@@ -55,11 +55,11 @@ impl Positions {
         }
     }
 
-    /// Notes an own revocation, which was recorded in the cache's log at `stamp`. Call it before the
-    /// record is sent to the shared log.
+    /// Notes an own revocation, which was recorded in the cache's log at `stamp`. Call it before
+    /// the record is sent to the shared log.
     ///
-    /// It counts until its record [is seen](Self::take_own), also if sending it failed: the server
-    /// may have it all the same.
+    /// It counts until its record [is seen](Self::take_own), even if sending it failed: the server
+    /// may have stored it.
     pub fn note_own(&mut self, nonce: u64, stamp: Stamp) {
         if let Some(older) = self.unseen.insert(nonce, stamp) {
             self.unseen_by_stamp.remove(&(older, nonce));
@@ -115,8 +115,8 @@ impl Positions {
         self.entered.is_empty()
     }
 
-    /// Forgets all positions, because the shared log was replaced. The own revocations that were not
-    /// seen still count.
+    /// Forgets all positions, because the shared log was replaced. The own revocations that were
+    /// not seen still count.
     pub fn clear(&mut self) {
         self.entered.clear();
     }

@@ -20,7 +20,7 @@ impl<T: Clone, A: Caller> Leader<T, A> {
         self.id
     }
 
-    /// Returns whether this flight superseded one that its leader had waited for in vain.
+    /// Returns whether this flight superseded one that its leader had waited for too long.
     pub fn superseded_another(&self) -> bool {
         self.superseded_another
     }
@@ -54,7 +54,8 @@ impl<T: Clone, A: Caller> Leader<T, A> {
             }
             let Some(flight) = table.end(self.id) else { return };
             let late_tags = tags.difference(&flight.tags);
-            // Asked under the lock, so the log holds every revocation that precedes a waiter's join.
+            // Asked under the lock, so the log holds every revocation that precedes a waiter's
+            // join.
             let is_revoked =
                 !late_tags.is_empty() && !flights.is_valid(self.stamp, &flight.key, &late_tags);
             for slot in &flight.waiting {

@@ -3,8 +3,8 @@
 //! The first caller to [`join`](Flights::join) a key becomes the *leader*: it evaluates, stores the
 //! outcome, and [finishes](Leader::finish) the *flight*. Callers that join in between become
 //! *waiters* and get the same outcome. A leader that is dropped before it finishes (its task was
-//! cancelled) hands the flight over to the waiter that has waited longest, which then evaluates in
-//! its own way. A waiter may be dropped at any time; the others are not affected.
+//! cancelled) hands the flight over to the waiter that has waited longest. That waiter then runs
+//! its own evaluation. A waiter may be dropped at any time; the others are not affected.
 //!
 //! # Invalidation
 //! A flight has a stamp: the log's newest stamp when its evaluation began. A caller never joins a
@@ -14,19 +14,19 @@
 //!
 //! # Without a lease
 //! If other processes revoke too, the log is complete only under a valid
-//! [lease](Flights::with_lease). A caller without one joins no flight that had begun before it asked.
-//! If there is such a flight, it becomes a waiter of the *next* flight, which all callers that ask
-//! in the meantime share. The next flight begins when the current one ends; its first waiter leads it.
-//! So one evaluation per key runs at a time, with or without a lease.
+//! [lease](Flights::with_lease). A caller without a valid lease does not join a flight that is
+//! already running. It becomes a waiter of the *next* flight, which all such callers share. The
+//! next flight begins when the running one ends, and its first waiter leads it. So one evaluation
+//! per key runs at a time, with or without a lease.
 //!
 //! # Refresh
 //! A stored entry can be [refreshed](Flights::start_refresh) before it expires. A refresh has no
 //! waiters: a caller that misses starts a flight that supersedes it.
 //!
 //! # No caller waits forever
-//! A leader may never finish: its event loop was stopped or closed, or its loader waits for a caller
-//! that waits for it. Four rules let every waiter proceed. Under each of them the next leader takes
-//! a new stamp, and the old leader stores nothing if it resumes.
+//! A leader may never finish: its event loop was stopped or closed, or its loader waits for a
+//! caller that waits for it. Four rules let every waiter proceed. Under each of them the next
+//! leader takes a new stamp, and the old leader stores nothing if it resumes.
 //!
 //! - **An abandoned flight [ends](Flights::end_abandoned).** Only the user of this crate knows
 //!   whether the task of a leader still runs. The user checks when a caller joins, and at each
@@ -48,10 +48,10 @@
 //! joining, waiting and finishing read no clock.
 //!
 //! # Cost
-//! One mutex guards all flights of a cache. It is held for a few map operations and while an outcome
-//! is stored; wakers and outcomes are called and dropped outside of it. Finishing costs about 100 ns
-//! per waiter. Entering the wait graph, which all caches share, costs a waiter another 50 ns. Memory:
-//! about 300 bytes per flight and 200 per waiter, freed when they end.
+//! One mutex guards all flights of a cache. It is held for a few map operations and while an
+//! outcome is stored; wakers and outcomes are called and dropped outside of it. Finishing costs
+//! about 100 ns per waiter. Entering the wait graph, which all caches share, costs a waiter another
+//! 50 ns. Memory: about 300 bytes per flight and 200 per waiter, freed when they end.
 
 mod check;
 mod leader;
@@ -121,7 +121,8 @@ impl<T, A: Caller> Flights<T, A> {
         Self { log, lease: Lease::always(), graph, table: Mutex::new(FlightTable::default()) }
     }
 
-    /// Sets the lease without which no caller joins a flight that has begun. It never ends by default.
+    /// Sets the lease without which no caller joins a flight that has begun. It never ends by
+    /// default.
     #[must_use]
     pub fn with_lease(self, lease: Lease) -> Self {
         Self { lease, ..self }
@@ -241,8 +242,8 @@ impl<T: Clone, A: Caller> Flights<T, A> {
     /// Joins the load of `key`: as its leader, or as a waiter.
     ///
     /// - `tags` are the tags that the decision is known to depend on.
-    /// - `supersedes` is asked for the flight that the caller would wait for, if there is one. If it
-    ///   returns true, the caller starts a flight that supersedes the current one; otherwise the
+    /// - `supersedes` is asked for the flight that the caller would wait for, if there is one. If
+    ///   it returns true, the caller starts a flight that supersedes the current one; otherwise the
     ///   caller waits.
     /// - `found` looks the key up once more. A leader stores before it finishes, so a caller that
     ///   finds neither a flight nor an entry leads.
@@ -354,8 +355,8 @@ impl<T: Clone, A: Caller> Flights<T, A> {
         Some((id, table.flights.get(&id)?.leader.clone()))
     }
 
-    /// Supersedes the current flight of `key`, if there is one, because a newer decision is about to
-    /// be stored. The outcome of the flight does not overwrite that decision.
+    /// Supersedes the current flight of `key`, if there is one, because a newer decision is about
+    /// to be stored. The outcome of the flight does not overwrite that decision.
     pub fn supersede(&self, key: &[u8]) {
         let mut table = self.lock();
         // Mostly there are no flights; then the key needs no hash.
@@ -410,8 +411,8 @@ impl<T: Clone, A: Caller> Flights<T, A> {
 
     /// Forgets every flight without dropping it, for a forked child.
     ///
-    /// The tasks of the parent do not run in the child. Dropping their leaders and wakers there could
-    /// run code that expects them to.
+    /// The tasks of the parent do not run in the child. Dropping their leaders and wakers there
+    /// could run code that expects them to.
     pub fn forget(&self) {
         mem::forget(mem::take(&mut *self.lock()));
     }

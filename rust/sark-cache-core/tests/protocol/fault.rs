@@ -13,9 +13,9 @@ pub enum Fault {
     Unregistered,
     /// The server comes back from an older snapshot, as another history.
     Restored,
-    /// Memory is full for a while: writes are refused.
+    /// Memory is full for some time: writes are refused.
     Full,
-    /// Another server becomes the primary. The old one goes on for the processes that are cut off
+    /// Another server becomes the primary. The old one still answers the processes that are cut off
     /// with it.
     Replaced,
 }

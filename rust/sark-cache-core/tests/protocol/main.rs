@@ -1,20 +1,20 @@
 //! The protocol of coherent caches under a model checker: processes that share one log on a server,
 //! confirm their positions in it, serve under leases, and settle revocations by acknowledgements.
 //!
-//! The leases, the positions and the invalidation logs are the ones that ship; the server, the
-//! network and the clocks are modelled. A request, its execution and its reply are three steps,
-//! between which anything may happen and any amount of time may pass. The clocks of processes run
+//! The leases, the positions and the invalidation logs are those of the released code. The server,
+//! the network and the clocks are modelled. A request, its execution and its reply are three steps.
+//! Anything may happen between them, and any amount of time may pass. The clocks of processes run
 //! up to 10 % too slow or too fast. Two properties are checked at each answer:
 //!
 //! - **Staleness.** A decision is served for less than a span after its revocation was recorded.
 //! - **Settling.** A request that began after a settled revocation returned gets no older decision.
 //!
-//! Every rule of the protocol has a variant that breaks it (`world.rs`), and the checker has to notice
-//! each. The rule for flights is checked in `model.rs`.
+//! Every rule of the protocol has a variant that breaks it (`world.rs`), and the checker has to
+//! notice each. The rule for flights is checked in `model.rs`.
 //!
-//! `nox -s model` runs it, or `cargo test --package sark-cache-core --features shuttle --profile model
-//! --test protocol`. Each scenario runs 4,000 schedules with each of two schedulers, in 20 seconds
-//! together on an idle core. `SARK_CACHE_SCHEDULES` sets another number.
+//! `nox -s model` runs it, or `cargo test --package sark-cache-core --features shuttle --profile
+//! model --test protocol`. Each scenario runs 4,000 schedules with each of two schedulers, in 20
+//! seconds together on an idle core. `SARK_CACHE_SCHEDULES` sets another number.
 
 #[path = "../checker/mod.rs"]
 mod checker;

@@ -36,7 +36,8 @@ pub struct Known {
     pub position: Position,
     pub history: u64,
     pub generation: u64,
-    /// Since when, by the own clock, it has held positions under this history and generation.
+    /// The time, by its own clock, since which it has held positions under this history and
+    /// generation.
     pub held_since: u64,
 }
 
@@ -47,7 +48,8 @@ pub struct Process {
     pub rate: u64,
     pub caches: Vec<Cache>,
     pub known: Mutex<Known>,
-    /// True if it stays with a primary that is replaced, until that one says that it is none.
+    /// True if it stays with a replaced primary until that server answers that it is not the
+    /// primary.
     pub is_cut_off: Mutex<bool>,
 }
 
@@ -62,7 +64,7 @@ pub fn alice() -> Scope {
 }
 
 impl Process {
-    /// A process that has adopted the log and registered, and holds no lease yet.
+    /// Creates a process that has adopted the log and registered, and holds no lease yet.
     pub fn start(world: &Arc<World>, caches: usize) -> Arc<Self> {
         let id = random();
         let (position, history, generation) = {
@@ -89,7 +91,7 @@ impl Process {
         })
     }
 
-    /// The clock of this process, and the real time at which it was read.
+    /// Returns the time of this process's clock, and the real time at which it was read.
     pub fn clock(&self) -> (u64, u64) {
         let real = self.world.now();
         (real * self.rate / 10, real)
@@ -104,7 +106,7 @@ impl Process {
         version
     }
 
-    /// Asks one of the caches, which evaluates if it cannot serve.
+    /// Requests a decision from one of the caches. The cache evaluates if it cannot serve.
     pub fn ask(&self, cache: &Cache) {
         let must = self.world.settled.load(Ordering::SeqCst);
         self.world.step();
@@ -134,7 +136,8 @@ impl Process {
         holds.filter(|_| now < until).map(|version| (version, real))
     }
 
-    /// One confirmation: asks, applies, acknowledges, and extends the lease if all is well.
+    /// Makes one confirmation: reads new records, applies and acknowledges them, and extends the
+    /// lease if every step succeeded.
     pub fn confirm(&self) {
         let (world, broken) = (&self.world, self.world.broken);
         let (reader, position) = {
@@ -149,7 +152,7 @@ impl Process {
             sent = self.clock().0;
         }
         if !reply.is_primary && broken != Broken::AnyRole {
-            // It leaves this server, and asks the present primary from now on.
+            // It leaves this server, and uses the present primary from now on.
             *self.is_cut_off.lock().unwrap() = false;
             return;
         }
@@ -241,7 +244,8 @@ impl Process {
         }
     }
 
-    /// Registers under the position that was applied, and clears the mark; false if refused.
+    /// Registers under the position that was applied, and clears the mark. Returns false if the
+    /// server refuses.
     pub fn register(&self) -> bool {
         self.world.step();
         let mut server = self.world.server.lock().unwrap();
@@ -253,7 +257,7 @@ impl Process {
         server.takes_writes
     }
 
-    /// Takes the log as it is now for a new beginning: nothing that is cached is served any more.
+    /// Adopts the log as it is now. Nothing that was cached before is served.
     pub fn adopt(&self) {
         let broken = self.world.broken;
         let flush = || {
@@ -293,7 +297,8 @@ impl Process {
         self.known.lock().unwrap().held_since = self.clock().0;
     }
 
-    /// Takes down under which history and generation positions are held, and since when.
+    /// Records the history and the generation of the held positions, and the time since which they
+    /// are held.
     pub fn note(&self, history: u64, generation: u64) {
         let now = self.clock().0;
         let mut known = self.known.lock().unwrap();
@@ -303,7 +308,7 @@ impl Process {
         }
     }
 
-    /// Revokes everywhere, and returns once no process can serve it any more.
+    /// Revokes in all processes. Returns when no process can serve the revoked decision.
     pub fn invalidate(&self, cache: &Cache) {
         let (world, broken) = (&self.world, self.world.broken);
         let version = world.revoke_in_engine();
@@ -316,7 +321,7 @@ impl Process {
             world.travel();
             world.append(version, nonce)
         }) else {
-            return; // an InvalidationError: nothing is certain, and nothing is promised
+            return; // an InvalidationError: the revocation is not confirmed
         };
         world.travel();
         let (answered, _) = self.clock();
@@ -345,7 +350,7 @@ impl Process {
         world.settled.fetch_max(version + 1, Ordering::SeqCst);
     }
 
-    /// Revokes without waiting for anything but its record.
+    /// Revokes, and waits only until the record is written.
     pub fn records(&self) {
         let (version, nonce) = (self.world.revoke_in_engine(), random());
         self.caches[0].log.record(&alice(), 0);
@@ -376,7 +381,7 @@ impl Process {
         }
     }
 
-    /// A child with a copy of everything: its lease has ended before any other code of it runs.
+    /// Returns a forked child with a copy of everything. Its lease ends before any other code runs.
     pub fn fork(&self) -> Arc<Self> {
         let parent = self.known.lock().unwrap();
         let caches = self.caches.iter().map(|cache| {
@@ -384,7 +389,7 @@ impl Process {
             if self.world.broken == Broken::InheritedLease {
                 lease.extend_until(cache.lease.until());
             }
-            // A log of its own that has no records yet, and an entry from before all of them.
+            // Its own log has no records yet, and its entry is older than all of them.
             let entry = cache.entry.lock().unwrap().map(|(version, _)| (version, Stamp::default()));
             Cache { log: Log::new(), lease, entry: Mutex::new(entry), own: Mutex::default() }
         });

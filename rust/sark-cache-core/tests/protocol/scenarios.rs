@@ -9,12 +9,12 @@ use shuttle::sync::atomic::Ordering;
 use shuttle::thread;
 use std::sync::Arc;
 
-/// Each of some processes confirms and asks; one of them revokes twice; the server has a fault.
+/// Some processes confirm and request decisions. One of them revokes twice. The server has a fault.
 pub fn processes_revoke(broken: Broken, fault: Fault, caches: usize) {
     let world = World::new(broken);
     let processes: Vec<_> = (0..2).map(|_| Process::start(&world, caches)).collect();
     *processes[1].is_cut_off.lock().unwrap() = fault == Fault::Replaced;
-    // All of them have served for long.
+    // All of them have served for longer than a span.
     for process in &processes {
         process.confirm();
         for cache in &process.caches {
@@ -58,7 +58,7 @@ pub fn processes_revoke(broken: Broken, fault: Fault, caches: usize) {
     }
 }
 
-/// Two processes that serve from their caches under leases, and have for more than a span.
+/// Returns two processes that have served from their caches under leases for longer than a span.
 pub fn serving(broken: Broken) -> (Arc<World>, Arc<Process>, Arc<Process>) {
     let world = World::new(broken);
     let [writer, serves] = [(); 2].map(|()| Process::start(&world, 1));
@@ -86,7 +86,7 @@ macro_rules! at_once {
     };
 }
 
-/// Revocations are recorded while a process is away, for longer than its lease lasts.
+/// Revocations are recorded while a process is not connected, for longer than its lease lasts.
 pub fn a_process_comes_back(broken: Broken) {
     let (world, writer, serves) = serving(broken);
     for _ in 0..one_of([0, 2]) {
@@ -104,7 +104,7 @@ pub fn a_process_comes_back(broken: Broken) {
     serves.ask(&serves.caches[0]);
 }
 
-/// A revocation is recorded while a confirmation is on its way, which takes longer than a lease.
+/// A revocation is recorded while a confirmation is sent, which takes longer than a lease.
 pub fn a_reply_is_late(broken: Broken) {
     let (world, writer, serves) = serving(broken);
     world.wait(2 * SPAN);
@@ -131,7 +131,7 @@ pub fn the_log_loses_its_end(broken: Broken, fault: Fault) {
     serves.ask(&serves.caches[0]);
 }
 
-/// A process adopts a log that was begun again, while it evaluates and something is revoked.
+/// A process adopts a new log while it evaluates and a decision is revoked.
 pub fn a_log_is_adopted(broken: Broken) {
     let (world, writer, serves) = serving(broken);
     Fault::Deleted.strike(&world);
@@ -158,7 +158,7 @@ pub fn revocations_are_settled(broken: Broken) {
     }
 }
 
-/// A reader that was silent confirms just when a writer has waited for it long enough.
+/// A silent reader confirms at the moment when a writer stops waiting for it.
 pub fn a_silent_reader_comes_back(broken: Broken) {
     let (world, writer, serves) = serving(broken);
     let silent_until = world.now() + WAIT;
@@ -181,7 +181,8 @@ pub fn a_silent_reader_comes_back(broken: Broken) {
     serves.ask(&serves.caches[0]);
 }
 
-/// Registrations are lost, and for one process memory is full when it would register again.
+/// Registrations are lost. When one process registers again, the server refuses because memory is
+/// full.
 pub fn a_registration_is_refused(broken: Broken) {
     let (world, writer, serves) = serving(broken);
     Fault::Unregistered.strike(&world);
@@ -200,7 +201,7 @@ pub fn a_registration_is_refused(broken: Broken) {
     serves.ask(&serves.caches[0]);
 }
 
-/// A process forks; another one revokes, and settles with what the parent acknowledges.
+/// A process forks. Another one revokes, and settles with the acknowledgement of the parent.
 pub fn a_process_forks(broken: Broken) {
     let (_, writer, parent) = serving(broken);
     let child = parent.fork();

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 pub enum What {
     Begun,
     Revoked,
-    /// A revocation of what nobody asks for here.
+    /// A revocation of a decision that the model does not request.
     Other,
 }
 
@@ -25,11 +25,11 @@ pub struct Confirmation {
     pub is_primary: bool,
     pub history: u64,
     pub generation: u64,
-    /// From the position that was asked for, if it is there; it included.
+    /// The records from the requested position on, this one included, if the log still has it.
     pub records: Vec<Record>,
 }
 
-/// The reply to one look of a settling writer.
+/// The reply to one query of a settling writer.
 pub struct Progress {
     pub everybody_applied: bool,
     pub behind: Vec<u64>,
@@ -47,7 +47,7 @@ pub struct Server {
     pub generation: u64,
     pub history: u64,
     pub is_primary: bool,
-    /// At `maxmemory` writes are refused while reads are answered.
+    /// True at `maxmemory`: writes are refused, and reads are answered.
     pub takes_writes: bool,
     /// The time by which the server's clock is behind.
     pub behind: u64,

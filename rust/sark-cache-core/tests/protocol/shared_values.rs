@@ -9,8 +9,8 @@ use shuttle::sync::atomic::Ordering;
 use shuttle::thread;
 use std::sync::Arc;
 
-/// One process evaluates and shares what it got; another one, which revokes too, fills its cache
-/// with that. A third one only revokes.
+/// One process evaluates and shares its decisions. Another one fills its cache with them, and
+/// revokes too. A third one only revokes.
 pub fn values_are_shared(broken: Broken) {
     let world = World::new(broken);
     let [evaluates, reads] = [(); 2].map(|()| Process::start(&world, 1));
@@ -19,7 +19,7 @@ pub fn values_are_shared(broken: Broken) {
     let begun = reads.known.lock().unwrap().position;
     positions.lock().unwrap().enter(begun, Stamp::default());
     let cache = &reads.caches[0];
-    // What another process revokes, and then evaluates, and then shares.
+    // Another process revokes, then evaluates, then shares the decision.
     let (from, to) = (Arc::clone(&world), Arc::clone(&shared));
     let sharing = thread::spawn(move || {
         if one_of([true, false]) {
@@ -35,7 +35,7 @@ pub fn values_are_shared(broken: Broken) {
             from.append(from.revoke_in_engine(), random());
         }
     });
-    // What this process revokes itself is in effect at the call, long before it is in the log.
+    // A revocation of this process takes effect at the call, before its record is in the log.
     let mut own = None;
     dawdle();
     world.step();
@@ -75,7 +75,7 @@ pub fn values_are_shared(broken: Broken) {
 }
 
 impl Process {
-    /// A confirmation that enters each record that it applies into the positions.
+    /// Makes a confirmation that enters the position of each applied record.
     pub fn replay(&self, positions: &Mutex<Positions>) {
         let cache = &self.caches[0];
         let (sent, _) = self.clock();

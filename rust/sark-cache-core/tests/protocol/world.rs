@@ -11,18 +11,18 @@ use std::sync::Arc;
 
 /// The longest staleness, in units of the modelled time.
 pub const SPAN: u64 = 10_000;
-/// The time that a lease lasts by the clock of the process that holds it: its clock may be slow.
+/// The length of a lease by the clock of its process, which may be slow.
 pub const LEASE: u64 = SPAN / 10 * 9;
-/// The time that a writer waits by its own clock for all leases to end: its clock may be fast.
+/// The time that a writer waits for all leases to end, by its own clock, which may be fast.
 pub const WAIT: u64 = SPAN / 10 * 11 + 10;
-/// Clocks are read in whole units.
+/// The resolution of clocks: they are read in whole units.
 pub const ROUNDING: u64 = 4;
-/// The most records in a confirmation.
+/// The largest number of records in a confirmation.
 pub const PAGE: usize = 3;
-/// Record IDs have a time in this many units, and a sequence number.
+/// The resolution of record IDs: an ID has a time in this many units, and a sequence number.
 pub const MILLISECOND: u64 = 5_000;
 
-/// Lets others run for a while.
+/// Lets other threads run.
 pub fn dawdle() {
     for _ in 0..one_of(0..16) {
         thread::yield_now();
@@ -46,15 +46,15 @@ pub enum Broken {
     LeaseForHalfAPage,
     /// A new position is read after the flush that belongs to it.
     FlushBeforePosition,
-    /// A record is known by its ID alone.
+    /// A record is identified by its ID alone.
     NoNonce,
     /// A lookup asks the log before it loads the lease.
     LogBeforeLease,
-    /// Nobody looks whether the server has another history.
+    /// The history of the server is not compared.
     AnyHistory,
-    /// A server that is no primary any more confirms.
+    /// A server that is no longer the primary confirms.
     AnyRole,
-    /// Clocks are taken to run at the same rate.
+    /// Leases and waits do not allow for clocks of different rates.
     NoDrift,
     /// A process that acknowledged nothing for a span is removed without being marked first.
     RemovedWithoutMark,
@@ -76,20 +76,20 @@ pub enum Broken {
     StampedWhenRead,
 }
 
-/// The server, the engine, real time, and what has to hold.
+/// The server, the engine, real time, and the state that the properties are checked against.
 pub struct World {
     pub broken: Broken,
     pub time: AtomicU64,
-    /// The most time that passes in a step.
+    /// The longest time that passes in a step.
     pub pace: u64,
     pub server: Mutex<Server>,
-    /// The primary of before, for processes that are cut off with it.
+    /// The old primary, for the processes that are cut off with it.
     pub replaced: Mutex<Option<Server>>,
-    /// The version that evaluating brings.
+    /// The version that an evaluation returns.
     pub engine: AtomicU64,
-    /// Requests that begin from now on get no version below this one.
+    /// The oldest version that a new request may get.
     pub settled: AtomicU64,
-    /// When the revocation of each version was recorded, in real time.
+    /// The real time at which the revocation of each version was recorded.
     pub recorded: Mutex<HashMap<u64, u64>>,
     pub answers: AtomicU64,
 }
@@ -118,7 +118,7 @@ impl World {
         thread::yield_now();
     }
 
-    /// Lets others run, and time pass.
+    /// Lets other threads run, and time pass.
     pub fn step(&self) {
         let passes = one_of([0, 0, 0, self.pace / 8, self.pace]);
         if passes > 0 {
@@ -127,7 +127,7 @@ impl World {
         thread::yield_now();
     }
 
-    /// One step of a request that takes as long as it takes, sometimes longer than a lease.
+    /// Makes one step of a request, which may take longer than a lease.
     pub fn travel(&self) {
         self.step();
         if one_of(0..12) == 0 {

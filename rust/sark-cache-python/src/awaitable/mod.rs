@@ -1,13 +1,13 @@
 //! The awaitables that the methods return. Python treats them as coroutines.
 //!
-//! An operation that is ready at its first poll becomes a [`Ready`]: a finished awaitable that holds
-//! its result and gives it up at the first `send`, without an event loop, a task or a thread.
-//! Only one that is not becomes a [`Pending`], which pyo3-async-runtimes turns into an asyncio
-//! future when it is first awaited; the operation itself goes on whether it is awaited or not.
+//! An operation that is ready at its first poll becomes a [`Ready`](ready): a finished awaitable.
+//! It holds the result and returns it at the first `send`, without an event loop, a task or a
+//! thread. Any other operation becomes a [`Pending`]. pyo3-async-runtimes makes it an asyncio
+//! future when it is first awaited. The operation continues even if nothing awaits it.
 //!
-//! Both have `__await__`, `send`, `throw` and `close`, so `asyncio.iscoroutine` is true of them and
-//! `create_task`, `gather`, `wait_for`, `ensure_future`, anyio and uvloop take them. Awaiting one
-//! twice raises `RuntimeError`.
+//! Both have `__await__`, `send`, `throw` and `close`. So `asyncio.iscoroutine` returns True for
+//! them, and `create_task`, `gather`, `wait_for`, `ensure_future`, anyio and uvloop accept them.
+//! Awaiting one twice raises `RuntimeError`.
 
 pub mod coroutine_method;
 pub mod pending;
@@ -25,9 +25,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-/// Polls `future` once on this thread: ready, the awaitable is finished; pending, the runtime
-/// finishes the operation and the awaitable waits for it. An exception is raised at the call in the
-/// first case, at the `await` in the second.
+/// Polls `future` once on this thread and returns an awaitable of its output.
+///
+/// If the future is ready, the awaitable is finished. An exception is raised by this function. If
+/// the future is pending, the runtime finishes it and the awaitable waits for it. An exception is
+/// raised by the `await`.
 pub fn awaitable<'py, T>(
     py: Python<'py>,
     future: impl Future<Output = PyResult<T>> + Send + 'static,
@@ -44,12 +46,13 @@ where
     }
 }
 
-/// The outcome of a future that is all but always ready at its first poll, as an insert is. If it is
-/// not, this thread waits for it: for a turn of moka's upkeep in another one, which `help` does
-/// should nobody else (moka may miss that the other one has ended).
+/// Returns the output of a future that is almost always ready at its first poll, such as an insert.
 ///
-/// It stays where it is, on the stack: to move one of an insert, 1.2 KB, or to allocate for it would
-/// take as long as a hit.
+/// If it is pending, this thread waits: a run of moka's maintenance in another thread has to finish
+/// first. moka may miss the end of that run, so `help` runs the maintenance too.
+///
+/// The future stays on the stack. The future of an insert has 1.2 KB: to move it, or to allocate
+/// memory for it, would take as long as a hit.
 pub fn poll_or_block<T: Send>(
     py: Python<'_>,
     mut future: Pin<&mut (impl Future<Output = T> + Send)>,
@@ -61,13 +64,13 @@ pub fn poll_or_block<T: Send>(
     }
 }
 
-/// A finished awaitable for `value`.
+/// Returns a finished awaitable for `value`.
 pub fn ready<'py>(py: Python<'py>, value: impl IntoPyObject<'py>) -> PyResult<Bound<'py, PyAny>> {
     let value = value.into_bound_py_any(py)?;
-    // Every method comes by here, with no lock held.
+    // Every method calls this function, and holds no lock here.
     drain(py);
     new_ready(py, value)
 }
 
-/// Python's None; Rust's `()` would become an empty tuple.
+/// Python's None. Rust's `()` would become an empty tuple.
 pub const NOTHING: Option<bool> = None;

@@ -1,5 +1,7 @@
-//! An awaitable for an operation that the runtime is finishing: pyo3-async-runtimes makes it an
-//! asyncio future when it is first awaited. The operation goes on whether it is awaited or not.
+//! An awaitable for an operation that the runtime is finishing.
+//!
+//! pyo3-async-runtimes makes it an asyncio future when it is first awaited. The operation continues
+//! even if nothing awaits it.
 
 use crate::awaitable::protocol::{AWAITED_TWICE, thrown};
 use crate::runtime::async_runtimes::ForkAware;
@@ -16,7 +18,7 @@ type Begin =
     Box<dyn for<'py> FnOnce(Python<'py>, TaskLocals) -> PyResult<Bound<'py, PyAny>> + Send>;
 
 enum State {
-    /// Not awaited yet: how to make the asyncio future, once an event loop runs.
+    /// Not awaited yet. The function creates the asyncio future, in a running event loop.
     New(Begin),
     /// The asyncio future, and its iterator.
     Awaited(Py<PyAny>, Py<PyAny>),
@@ -31,7 +33,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// An awaitable for what arrives as `outcome`.
+    /// Returns an awaitable for the result that the runtime sends to `outcome`.
     pub fn start<T>(
         py: Python<'_>,
         outcome: oneshot::Receiver<PyResult<T>>,
@@ -79,7 +81,7 @@ impl Pending {
             ));
         }
         if self.is_waiting(py)? {
-            // Of another task, perhaps of another loop, which goes on undisturbed.
+            // Another task awaits it, perhaps in another event loop. That task is not affected.
             return Err(PyRuntimeError::new_err("coroutine is being awaited already"));
         }
         let (future, iterator) = match self.take() {
@@ -89,7 +91,7 @@ impl Pending {
                 let locals = match locals {
                     Ok(locals) => locals,
                     Err(error) => {
-                        // It can still be awaited where a loop runs.
+                        // It can still be awaited in a running event loop.
                         *self.lock() = State::New(begin);
                         return Err(error);
                     }
@@ -154,7 +156,7 @@ impl Pending {
     }
 
     fn __traverse__(&self, visit: pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
-        // A lock that is held is held by a thread that is running, so nothing here is garbage.
+        // If a running thread holds the lock, nothing here is garbage.
         if let Ok(state) = self.state.try_lock()
             && let State::Awaited(future, iterator) = &*state
         {

@@ -6,7 +6,7 @@ use pyo3::types::PyTuple;
 /// The error message of a second `await`.
 pub const AWAITED_TWICE: &str = "cannot reuse already awaited coroutine";
 
-/// The exception that `throw(value)` or `throw(type, value, traceback)` asks for.
+/// Returns the exception that `throw(value)` or `throw(type, value, traceback)` has to raise.
 pub fn thrown(args: &Bound<'_, PyTuple>) -> PyErr {
     let argument = |at| args.get_item(at).ok().filter(|given| !given.is_none());
     match (argument(0), argument(1)) {

@@ -10,15 +10,17 @@ use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// A finished awaitable, laid out for CPython: pyo3 has no macro for the `am_send` slot, which hands
-/// the value over without raising `StopIteration`, where CPython asks for it that way (3.11).
+/// A finished awaitable, laid out for CPython.
 ///
-/// Not tracked by the garbage collector: until it is awaited nobody else holds the value, so
-/// no cycle can lead through it.
+/// pyo3 has no macro for the `am_send` slot. CPython uses this slot from 3.11 on: it returns the
+/// value without raising `StopIteration`.
+///
+/// The garbage collector does not track it. Nothing else holds the value until it is awaited, so it
+/// cannot be part of a reference cycle.
 #[repr(C)]
 struct Ready {
     base: ffi::PyObject,
-    /// The result, owned; null once it is handed over.
+    /// The result, owned. Null after it was returned or dropped.
     value: AtomicPtr<ffi::PyObject>,
 }
 
@@ -31,7 +33,7 @@ fn ready_type(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
 fn make_ready_type(py: Python<'_>) -> PyResult<Py<PyType>> {
     /// The method table must live as long as the type, which lives as long as the process.
     struct Methods([ffi::PyMethodDef; 4]);
-    // SAFETY: it is never written to; the pointers in it are to statics and functions.
+    // SAFETY: it is never written to. The pointers in it are to statics and functions.
     unsafe impl Sync for Methods {}
     static METHODS: Methods = Methods([
         ffi::PyMethodDef {
@@ -85,8 +87,8 @@ fn make_ready_type(py: Python<'_>) -> PyResult<Py<PyType>> {
 
 pub fn new_ready<'py>(py: Python<'py>, value: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let ready = ready_type(py)?.as_type_ptr();
-    // SAFETY: `ready` is a heap type made from our spec, so its allocator gives room for a
-    // `Ready`, zeroed, with one reference; zero is a valid value for the pointer.
+    // SAFETY: `ready` is a heap type made from our spec, so its allocator returns memory for a
+    // `Ready`, zeroed, with one reference. Zero is a valid value for the pointer.
     unsafe {
         let object = ffi::PyType_GenericAlloc(ready, 0);
         let object = Bound::from_owned_ptr_or_err(py, object)?;
@@ -95,19 +97,20 @@ pub fn new_ready<'py>(py: Python<'py>, value: Bound<'py, PyAny>) -> PyResult<Bou
     }
 }
 
-/// Takes the result out: an owned reference, or null if it is gone.
+/// Takes the result: an owned reference, or null if it was taken before.
 ///
 /// # Safety
 /// `object` must be a `Ready`, and the thread attached to the interpreter.
 #[inline]
 unsafe fn take(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: the caller says it is a `Ready`. The swap lets one taker win, should two threads race.
+    // SAFETY: the caller says it is a `Ready`. If two threads race, the swap gives the result to
+    // one.
     unsafe { (*object.cast::<Ready>()).value.swap(ptr::null_mut(), Ordering::AcqRel) }
 }
 
 /// SAFETY: called by CPython once, with the last reference to a `Ready`, attached.
 unsafe extern "C" fn ready_dealloc(object: *mut ffi::PyObject) {
-    // SAFETY: as above; the type is a heap type, so each instance holds a reference to it.
+    // SAFETY: as above. The type is a heap type, so each instance holds a reference to it.
     unsafe {
         ffi::Py_XDECREF(take(object));
         let ready = ffi::Py_TYPE(object);
@@ -132,7 +135,7 @@ unsafe extern "C" fn ready_send(
     _sent: *mut ffi::PyObject,
     result: *mut *mut ffi::PyObject,
 ) -> ffi::PySendResult {
-    // SAFETY: as above. An owned reference goes to the caller.
+    // SAFETY: as above. The caller gets an owned reference.
     unsafe {
         let value = take(object);
         *result = value;
@@ -148,8 +151,8 @@ unsafe extern "C" fn ready_send(
 ///
 /// SAFETY: called by CPython with a `Ready`, attached.
 unsafe extern "C" fn ready_next(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: as above; `value` is owned here and released below. A null result with no exception
-    // set means StopIteration(None).
+    // SAFETY: as above. `value` is owned here and released below. A null result without an
+    // exception means StopIteration(None).
     unsafe {
         let value = take(object);
         if value.is_null() {

@@ -1,13 +1,16 @@
-//! `get_or_load` after a miss: what one request does until it is answered.
+//! `get_or_load` after a miss: the steps of one request until it has an answer.
 //!
-//! A coroutine of `loading.py` drives a [`Load`], because a leader awaits its loader in its own task
-//! and context, with its own traceback. The core chooses the leader among the requests, and delivers
-//! the outcome to the waiters ([`Flights`]).
+//! A coroutine of `loading.py` drives a [`Load`], because a leader awaits its loader in its own
+//! task and context, with its own traceback. The core chooses the leader among the requests, and
+//! delivers the outcome to the waiters ([`Flights`]).
 //!
-//! The core cannot know whether a leader's task still runs, nor for which other tasks a task waits.
-//! That is asked here: when a request joins a load whose leader belongs to another event loop, when
-//! one joins from inside a loader, and once a [`CHECK_INTERVAL`] by an [`Alarm`] that each event
-//! loop has while requests of it wait.
+//! The core cannot know whether a leader's task still runs, or which other tasks a task waits for.
+//! This module checks both:
+//!
+//! - when a request joins a load whose leader belongs to another event loop;
+//! - when a request joins from inside a loader;
+//! - once per [`CHECK_INTERVAL`] while requests wait. An event loop with such requests has an
+//!   [`Alarm`] for it.
 
 mod event_loop;
 pub mod lifetime;
@@ -49,7 +52,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// A request to load: its key, its loader, and the parameters of the store.
+/// A request to load: its key, its loader, and the parameters for storing the result.
 pub struct LoadRequest {
     pub owner: Owner,
     pub cache: Arc<Cache<Stored>>,
@@ -60,23 +63,23 @@ pub struct LoadRequest {
     pub loader: Py<PyAny>,
 }
 
-/// One request that missed, until it is answered.
+/// One request that missed and has no answer yet.
 #[pyclass(frozen, module = "sark_cache._native")]
 pub struct Load {
     request: LoadRequest,
-    /// Begun in the background, before anybody misses it.
+    /// True if it refreshes an entry in the background, before the entry expires.
     ahead: bool,
     state: Arc<Mutex<State>>,
     /// True if it waited before and has to join again.
     again: AtomicBool,
-    /// The load that it waited for in vain last, and how often it did.
-    in_vain: Mutex<Option<(FlightId, u32)>>,
+    /// The last load that it waited for until the time limit, and the number of such waits.
+    timed_out: Mutex<Option<(FlightId, u32)>>,
 }
 
 /// The progress of a request.
 #[derive(Default)]
 enum State {
-    /// It takes no part in any load: not yet, or no longer.
+    /// It has not joined a load, or has left it.
     #[default]
     Idle,
     Leads(Leader<SharedOutcome, Task>),
@@ -98,19 +101,19 @@ impl Load {
         self.request.loader.clone_ref(py)
     }
 
-    /// The cache that it is loaded for.
+    /// The cache of the request.
     #[getter]
     fn cache(&self, py: Python<'_>) -> Py<PyAny> {
         self.request.owner.object.clone_ref(py)
     }
 
-    /// True if it refreshes an entry in the background.
+    /// True if the request refreshes an entry in the background.
     #[getter]
     fn ahead(&self) -> bool {
         self.ahead
     }
 
-    /// Returns the number of requests that wait for this one's loader.
+    /// Returns the number of requests that wait for the loader of this request.
     fn waiting(&self) -> usize {
         match &*self.lock() {
             State::Leads(leader) => leader.waiting(),
@@ -118,7 +121,7 @@ impl Load {
         }
     }
 
-    /// Names the load that this request leads.
+    /// The number of the load that this request leads.
     #[getter]
     fn flight(&self) -> Option<FlightId> {
         match &*self.lock() {
@@ -127,9 +130,9 @@ impl Load {
         }
     }
 
-    /// Returns the next step, or a future to await before asking again.
+    /// Returns the next step, or a future. Await the future, then call this again.
     ///
-    /// `within` is empty unless the request comes from a loader, or from a task that a loader made.
+    /// `within` is empty unless a loader makes this request, or created its task.
     fn next_step<'py>(
         &self,
         py: Python<'py>,
@@ -139,7 +142,7 @@ impl Load {
         loop {
             let state = mem::take(&mut *self.lock());
             let (state, step) = match state {
-                // Since it was called.
+                // The cache was disabled or closed after this request was made.
                 State::Idle if !self.request.owner.switch.serves() => (state, Some(Step::Off)),
                 State::Idle => (self.join(py, !within.is_empty())?, None),
                 State::Waits(waiter) => match self.wait(py, waiter)? {
@@ -171,7 +174,7 @@ impl Load {
         }
     }
 
-    /// Returns the outcome of another request's load: a new object; raises its exception.
+    /// Returns the result of another request's load as a new object, or raises its exception.
     fn answer<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let State::Answered(answer) = mem::take(&mut *self.lock()) else {
             return Err(out_of_turn());
@@ -190,8 +193,10 @@ impl Load {
         }
     }
 
-    /// Stores what this request's loader brought, gives it to everybody who waits for it, and
-    /// returns it. An error is not yet theirs: see `fail`.
+    /// Stores the loader's result, delivers it to the waiters, and returns it.
+    ///
+    /// The general cache raises an exception if it cannot store the result. Nothing is delivered
+    /// then: pass the exception to `fail`.
     fn finish<'py>(
         &self,
         py: Python<'py>,
@@ -215,7 +220,7 @@ impl Load {
                 }
                 let outcome = Outcome::Value(stored.clone());
                 self.end(py, outcome, &tags, |stamp, all| {
-                    // With those of everybody who joined they may be too many after all.
+                    // Together with the tags of the requests that joined, the tags may be too many.
                     if fits.is_ok() && cache.weigh(key, &stored, &all).is_err() {
                         cache.stats().counters.errors.increment();
                     }
@@ -233,7 +238,7 @@ impl Load {
         }
     }
 
-    /// Counts the exception that this request's loader raised, and gives it to everybody who waits.
+    /// Counts the loader's exception, and delivers it to the waiters.
     fn fail(&self, py: Python<'_>, error: Bound<'_, PyAny>) -> PyResult<()> {
         let error = PyErr::from_value(error);
         let traceback = error.traceback(py).map(Bound::unbind);
@@ -247,20 +252,20 @@ impl Load {
         self.end(py, Outcome::Raised(error, traceback), &self.request.tags, |_, _| ())
     }
 
-    /// Leaves what is stored to its end: a refresh brought nothing new.
+    /// Keeps the entry until it expires, because the refresh returned no new decision.
     fn keep(&self, py: Python<'_>) -> PyResult<()> {
         self.pause();
         self.leave(py)
     }
 
-    /// Removes what is stored: something newer was evaluated while the cache was off.
+    /// Removes the entry: a newer decision was evaluated while the cache was disabled.
     fn supersede(&self) {
         let LoadRequest { cache, loads, key, .. } = &self.request;
         loads.supersede(key.as_bytes());
         remove_superseded(cache, key.clone());
     }
 
-    /// Leaves the load: a leader hands over, and a waiter affects no other request.
+    /// Leaves the load. If this request is its leader, the first waiter becomes the leader.
     fn leave(&self, py: Python<'_>) -> PyResult<()> {
         wake_batched(py, || leave(&self.state))
     }
@@ -278,12 +283,12 @@ impl Load {
         Step::Lead.to_python(py).map(drop)
     }
 
-    /// Returns a coroutine that answers a request to a policy cache that missed.
+    /// Returns a coroutine that answers a request that missed in a policy cache.
     pub fn decision(py: Python<'_>, request: LoadRequest) -> PyResult<Bound<'_, PyAny>> {
         Self::begin(py, request, interned!(py, "load_decision"))
     }
 
-    /// Returns a coroutine that answers a request to the general cache that missed.
+    /// Returns a coroutine that answers a request that missed in the general cache.
     pub fn value(py: Python<'_>, request: LoadRequest) -> PyResult<Bound<'_, PyAny>> {
         Self::begin(py, request, interned!(py, "load_value"))
     }
@@ -301,8 +306,8 @@ impl Load {
     /// running.
     pub fn refresh(py: Python<'_>, request: LoadRequest) -> PyResult<Option<Self>> {
         let LoadRequest { cache, loads, key, tags, .. } = &request;
-        let asker = Task::to_be_made(py)?;
-        let Some(leader) = loads.flights().start_refresh(key.as_bytes(), tags, &asker) else {
+        let caller = Task::to_be_created(py)?;
+        let Some(leader) = loads.flights().start_refresh(key.as_bytes(), tags, &caller) else {
             return Ok(None);
         };
         cache.stats().counters.revalidations.increment();
@@ -310,11 +315,11 @@ impl Load {
     }
 
     fn new(request: LoadRequest, ahead: bool, state: State) -> Self {
-        let (state, again, in_vain) = (Arc::new(Mutex::new(state)), false.into(), Mutex::default());
-        Self { request, ahead, state, again, in_vain }
+        let state = Arc::new(Mutex::new(state));
+        Self { request, ahead, state, again: false.into(), timed_out: Mutex::default() }
     }
 
-    /// Lets some time pass before the next refresh, if this is one.
+    /// Delays the next refresh of the entry, if this request is a refresh.
     fn pause(&self) {
         if self.ahead {
             self.request.loads.pauses.begin(self.request.key.as_bytes(), now());
@@ -326,13 +331,14 @@ impl Load {
     }
 
     fn join(&self, py: Python<'_>, inside: bool) -> PyResult<State> {
-        let asker = Task::current(py)?;
+        let caller = Task::current(py)?;
         let LoadRequest { cache, loads, key, tags, .. } = &self.request;
         let key = key.as_bytes();
-        let in_vain = *lock(&self.in_vain);
-        let overtakes = |flight| in_vain.is_some_and(|(last, times)| times > 1 || last == flight);
+        let timed_out = *lock(&self.timed_out);
+        let supersedes =
+            |flight| timed_out.is_some_and(|(last, times)| times > 1 || last == flight);
         let found = || poll_once(cache.find(key)).flatten();
-        match loads.flights().join(key, tags, &asker, overtakes, found) {
+        match loads.flights().join(key, tags, &caller, supersedes, found) {
             Joined::Found(entry) => Ok(State::Answered(Answer::Found(entry))),
             Joined::Lead(leader) => {
                 if leader.superseded_another() {
@@ -340,7 +346,7 @@ impl Load {
                 }
                 Ok(State::Leads(leader))
             }
-            Joined::Wait(waiter) => self.may_wait(py, waiter, &asker, inside),
+            Joined::Wait(waiter) => self.check_wait(py, waiter, &caller, inside),
             Joined::TooManyLoads => Err(PyRuntimeError::new_err(format!(
                 "get_or_load: {MAX_SUPERSEDED} evaluations of this decision have not ended; does \
                  its loader wait for itself?"
@@ -348,20 +354,21 @@ impl Load {
         }
     }
 
-    /// Checks a request that is about to wait: its leader must still run, and no circle may close.
-    fn may_wait(
+    /// Checks a request that is about to wait: its leader must still run, and the wait must not
+    /// close a circle of tasks that wait for each other.
+    fn check_wait(
         &self,
         py: Python<'_>,
         waiter: Waiter<SharedOutcome, Task>,
-        asker: &Task,
+        caller: &Task,
         inside: bool,
     ) -> PyResult<State> {
         let leader = waiter.leader_at_join();
-        let careful = inside || self.again.load(Ordering::Relaxed);
-        if (careful || !leader.is_neighbour(asker)) && !leader.goes_on(py)? {
-            let depose = || self.request.loads.flights().end_abandoned(waiter.flight(), leader);
-            wake_batched(py, depose)?;
-        } else if careful && waiter.is_deadlocked(|task| task.waits_for(py)) {
+        let may_deadlock = inside || self.again.load(Ordering::Relaxed);
+        if (may_deadlock || !leader.is_in_loop_of(caller)) && !leader.can_run(py)? {
+            let end = || self.request.loads.flights().end_abandoned(waiter.flight(), leader);
+            wake_batched(py, end)?;
+        } else if may_deadlock && waiter.is_deadlocked(|task| task.waits_for(py)) {
             return Err(PyRuntimeError::new_err(
                 "deadlock: this call was made inside a loader that it would have to wait for. A \
                  loader must not load its own key, and two loaders must not load each other's keys.",
@@ -370,15 +377,15 @@ impl Load {
         Ok(State::Waits(waiter))
     }
 
-    /// Returns the next step of a waiter: another role, or the future to await.
+    /// Returns the next state of a waiter, and the future to await if it still waits.
     fn wait<'py>(
         &self,
         py: Python<'py>,
         mut waiter: Waiter<SharedOutcome, Task>,
     ) -> PyResult<(State, Option<Bound<'py, PyAny>>)> {
-        // Woken, it turns without another future.
-        if let Some(turned) = self.poll(&mut waiter, Waker::noop()) {
-            return Ok((turned, None));
+        // A waiter that was woken needs no other future.
+        if let Some(ended) = self.poll(&mut waiter, Waker::noop()) {
+            return Ok((ended, None));
         }
         let state = Arc::downgrade(&self.state);
         let on_loop_down = move |why| match (state.upgrade(), why) {
@@ -394,16 +401,16 @@ impl Load {
         self.request.loads.watch(&event_loop)?;
         let waker = LoopWaker::new(event_loop, on_loop_down);
         Ok(match self.poll(&mut waiter, &Waker::from(Arc::clone(&waker))) {
-            Some(turned) => (turned, None),
+            Some(ended) => (ended, None),
             None => (State::Waits(waiter), Some(waker.wait(py)?)),
         })
     }
 
     fn poll(&self, waiter: &mut Waiter<SharedOutcome, Task>, waker: &Waker) -> Option<State> {
-        let Poll::Ready(turn) = Pin::new(waiter).poll(&mut Context::from_waker(waker)) else {
+        let Poll::Ready(outcome) = Pin::new(waiter).poll(&mut Context::from_waker(waker)) else {
             return None;
         };
-        Some(match turn {
+        Some(match outcome {
             WaitOutcome::Outcome(outcome) => State::Answered(Answer::Loaded(outcome)),
             WaitOutcome::Lead(leader) => State::Leads(leader),
             WaitOutcome::Retry => {
@@ -412,8 +419,8 @@ impl Load {
             }
             WaitOutcome::TimedOut(flight) => {
                 self.again.store(true, Ordering::Relaxed);
-                let mut in_vain = lock(&self.in_vain);
-                *in_vain = Some((flight, in_vain.map_or(1, |(_, times)| times + 1)));
+                let mut timed_out = lock(&self.timed_out);
+                *timed_out = Some((flight, timed_out.map_or(1, |(_, times)| times + 1)));
                 State::Idle
             }
         })
@@ -430,15 +437,15 @@ impl Load {
     ) {
         let (cache, key) = (Arc::clone(&self.request.cache), self.request.key.clone());
         if self.request.owner.switch.serves() {
-            // Should it be pending, it is in the cache already and moka's log of it is full.
+            // If it is pending, the entry is stored already, but moka's log of writes is full.
             run_in_background(async move { cache.insert(key, value, ttl, tags, stamp).await });
         } else {
             remove_superseded(&cache, key);
         }
     }
 
-    /// The general cache raises what it cannot store; a request to the policy cache does not fail
-    /// because of it.
+    /// Raises the fault of a decision that cannot be stored, or reports it. The general cache
+    /// raises it. A request to a policy cache does not fail because of it.
     fn report(&self, py: Python<'_>, fault: Fault) -> PyResult<()> {
         let operation = if self.ahead { "refresh" } else { "get_or_load" };
         let Owner { object, on_fault, .. } = &self.request.owner;
@@ -468,12 +475,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn leave(state: &Mutex<State>) {
     let left = mem::take(&mut *lock(state));
-    // Outside of the lock: to hand over is to wake somebody.
+    // Dropped outside of the lock: a leader that is dropped wakes a waiter.
     drop(left);
 }
 
-/// A coroutine that runs a loader for one request to `cache` alone, stores nothing and shares
-/// nothing. It calls `failed()` if the loader raises, and `superseding()` if it brings a decision.
+/// Returns a coroutine that runs a loader for one request to `cache` alone, stores nothing and
+/// shares nothing. It calls `failed()` if the loader raises, and `superseding()` if it returns a
+/// decision.
 pub fn evaluate<'py>(
     cache: &Bound<'py, PyAny>,
     loader: &Bound<'py, PyAny>,
@@ -486,5 +494,5 @@ pub fn evaluate<'py>(
 
 #[cold]
 fn out_of_turn() -> PyErr {
-    PyRuntimeError::new_err("a load does one thing at a time, as its turn says")
+    PyRuntimeError::new_err("a load must be driven by the steps that next_step() returns")
 }

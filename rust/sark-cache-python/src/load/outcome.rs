@@ -1,4 +1,4 @@
-//! The outcome of a load, as all requests that waited for it get it.
+//! The outcome of a load, which all requests that waited for it share.
 
 use crate::value::Stored;
 use pyo3::prelude::*;
@@ -10,7 +10,8 @@ pub enum Outcome {
     Value(Stored),
     /// The value cannot be copied, so each waiter evaluates.
     NotShared,
-    /// The exception and its traceback at that moment. Each task that raises it adds to it.
+    /// The exception, and its traceback when the loader raised it. Each task that raises the
+    /// exception adds to its traceback, so every task starts from this one.
     Raised(PyErr, Option<Py<PyTraceback>>),
 }
 

@@ -6,7 +6,7 @@ use sark_cache_core::metrics::Stats;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Says whether a cache serves and stores.
+/// The switch of a cache: off, it neither serves nor stores decisions.
 pub struct Switch {
     pub enabled: AtomicBool,
     pub closed: AtomicBool,
@@ -30,9 +30,9 @@ pub type Report = fn(&Bound<'_, PyAny>, &Stats, &str, Fault) -> PyResult<()>;
 /// The handling of decisions that cannot be stored.
 #[derive(Clone, Copy)]
 pub enum OnFault {
-    /// The request raises it.
+    /// The request raises the fault.
     Raise,
-    /// It is reported, and the request gets its decision all the same.
+    /// The fault is reported, and the request still gets its decision.
     Report(Report),
 }
 

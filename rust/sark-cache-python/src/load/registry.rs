@@ -1,4 +1,4 @@
-//! The running loads of one cache, and the timer that looks after the requests that wait.
+//! The running loads of one cache, and the timer that checks the requests that wait.
 
 use crate::load::event_loop::{call_later, running_loop};
 use crate::load::outcome::SharedOutcome;
@@ -18,10 +18,10 @@ use std::time::Instant;
 /// The wait graph of all caches of this process.
 static GRAPH: LazyLock<Arc<WaitGraph<Task>>> = LazyLock::new(Arc::default);
 
-/// The most slow loads that are looked at in one go.
-const MAX_LOOKED_AT: usize = 256;
+/// The maximum number of slow loads that one check examines.
+const MAX_EXAMINED: usize = 256;
 
-/// Removes the entry under `key`, which something superseded that is not stored.
+/// Removes the entry under `key`, because a decision that is not stored superseded it.
 pub fn remove_superseded(cache: &Arc<Cache<Stored>>, key: Key) {
     let cache = Arc::clone(cache);
     run_in_background(async move { cache.remove_superseded(key.as_bytes()).await });
@@ -33,7 +33,7 @@ pub struct LoadRegistry {
     generation: AtomicU64,
     /// The event loops that have an [`Alarm`], by their addresses, and whether it is alive.
     watched: Mutex<Vec<(usize, Weak<()>)>>,
-    /// Between refreshes that bring nothing.
+    /// The pauses after refreshes that returned no decision.
     pub pauses: Pauses,
 }
 
@@ -45,7 +45,7 @@ impl LoadRegistry {
         Arc::new(Self { flights, generation, watched, pauses: Pauses::default() })
     }
 
-    /// Keeps what a load brings from overwriting what is about to be stored.
+    /// Keeps a running load from overwriting the decision that is about to be stored.
     pub fn supersede(&self, key: &[u8]) {
         self.flights().supersede(key);
     }
@@ -59,13 +59,13 @@ impl LoadRegistry {
         led.map_or(Refreshing::No, |(flight, leader)| Refreshing::Led(flight, leader))
     }
 
-    /// Returns true if no refresh must be started. A refresh whose task no longer runs is abandoned,
-    /// because no request waits for it.
+    /// Returns true if no refresh must be started. A refresh whose task no longer runs is
+    /// abandoned, because no request waits for it.
     pub fn holds(&self, py: Python<'_>, refreshing: Refreshing) -> PyResult<bool> {
         match refreshing {
             Refreshing::No => Ok(false),
             Refreshing::Pauses => Ok(true),
-            Refreshing::Led(_, leader) if leader.goes_on(py)? => Ok(true),
+            Refreshing::Led(_, leader) if leader.can_run(py)? => Ok(true),
             Refreshing::Led(flight, leader) => {
                 self.flights().end_abandoned(flight, &leader);
                 Ok(false)
@@ -73,8 +73,9 @@ impl LoadRegistry {
         }
     }
 
+    /// Returns the running loads of this process.
     pub fn flights(&self) -> &Arc<Flights<SharedOutcome, Task>> {
-        // The tasks that led before a fork do not go on in the child.
+        // The tasks of the parent do not run in a forked child.
         let now = generation();
         if self.generation.load(Ordering::Acquire) != now
             && self.generation.swap(now, Ordering::AcqRel) != now
@@ -102,11 +103,11 @@ impl LoadRegistry {
     }
 
     /// Checks the waiters. Returns true if there are any.
-    fn look_after(&self, py: Python<'_>) -> PyResult<bool> {
+    fn check_waiters(&self, py: Python<'_>) -> PyResult<bool> {
         let flights = self.flights();
         let check = flights.check_waiters(now());
-        for (flight, leader) in check.slow.into_iter().take(MAX_LOOKED_AT) {
-            if !leader.goes_on(py)? {
+        for (flight, leader) in check.slow.into_iter().take(MAX_EXAMINED) {
+            if !leader.can_run(py)? {
                 flights.end_abandoned(flight, &leader);
             } else if GRAPH.is_deadlocked(&leader, |task| task.waits_for(py)) {
                 flights.retry_waiters(flight);
@@ -119,13 +120,13 @@ impl LoadRegistry {
 /// The state of the refresh of an entry.
 pub enum Refreshing {
     No,
-    /// The last refresh brought nothing, and its pause is not over.
+    /// The last refresh returned no decision, and its pause is not over.
     Pauses,
     /// It is running, led by a task.
     Led(FlightId, Task),
 }
 
-/// Nanoseconds of a monotonic clock.
+/// Returns the time of a monotonic clock, in nanoseconds.
 pub fn now() -> u64 {
     static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
     nanos(ORIGIN.elapsed())
@@ -144,9 +145,9 @@ impl Alarm {
     fn __call__(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let Some(loads) = slf.get().loads.upgrade() else { return Ok(()) };
-        let mut anybody = Ok(true);
-        wake_batched(py, || anybody = loads.look_after(py))?;
-        if anybody? {
+        let mut pending = Ok(true);
+        wake_batched(py, || pending = loads.check_waiters(py))?;
+        if pending? {
             call_later(&running_loop(py)?, CHECK_INTERVAL, slf.as_any())?;
         }
         Ok(())

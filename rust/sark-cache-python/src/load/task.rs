@@ -1,8 +1,7 @@
-//! asyncio's tasks, as the loads know them: which one asks, which one leads, and whether it still
-//! runs.
+//! asyncio's tasks as the callers and leaders of loads, and the check whether a task still runs.
 //!
-//! References to tasks and event loops are weak: a task holds its request, which holds its place in
-//! a load, and an abandoned task must be free to go.
+//! References to tasks and event loops are weak. A task holds its request, and the request holds
+//! its place in a load. Strong references would keep an abandoned task alive.
 
 use crate::load::event_loop::{running_loop, runs};
 use crate::python_modules::{asyncio, waiting};
@@ -11,16 +10,16 @@ use pyo3::types::{PyList, PyWeakrefMethods, PyWeakrefReference};
 use sark_cache_core::single_flight::Caller;
 use std::sync::Arc;
 
-/// A task of an event loop that asks for something, or leads its load.
+/// A task of an event loop that makes a request, or leads its load.
 #[derive(Clone)]
 pub struct Task(Arc<Known>);
 
 struct Known {
-    /// The address of the task; none where no task runs, as in a coroutine that is driven by hand.
+    /// The address of the task. `None` if no task runs, as in a coroutine that is driven by hand.
     id: Option<u64>,
     /// The address of its event loop, 0 if none runs.
     event_loop: usize,
-    /// A weak reference to the task or, of one that is still to be made, to its event loop.
+    /// A weak reference to the task, or to its event loop if the task is not created yet.
     reference: Option<Py<PyWeakrefReference>>,
 }
 
@@ -31,7 +30,7 @@ impl Caller for Task {
 }
 
 impl Task {
-    /// The task that runs.
+    /// Returns the task that runs.
     pub fn current(py: Python<'_>) -> PyResult<Self> {
         let Ok(event_loop) = running_loop(py) else { return Ok(Self::unknown()) };
         let current = asyncio(py)?.call_method1(interned!(py, "current_task"), (&event_loop,))?;
@@ -39,8 +38,8 @@ impl Task {
         Self::new(&event_loop, task)
     }
 
-    /// A task that the running event loop is going to make.
-    pub fn to_be_made(py: Python<'_>) -> PyResult<Self> {
+    /// Returns a task that the running event loop is about to create.
+    pub fn to_be_created(py: Python<'_>) -> PyResult<Self> {
         running_loop(py).map_or_else(|_| Ok(Self::unknown()), |running| Self::new(&running, None))
     }
 
@@ -49,7 +48,7 @@ impl Task {
     }
 
     fn new(event_loop: &Bound<'_, PyAny>, task: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
-        // A loop that nobody can refer to weakly is taken for one that runs.
+        // An event loop that allows no weak references counts as one that runs.
         let reference = PyWeakrefReference::new(task.unwrap_or(event_loop));
         let reference = if task.is_some() { Some(reference?) } else { reference.ok() };
         Ok(Self(Arc::new(Known {
@@ -60,12 +59,12 @@ impl Task {
     }
 
     /// Returns true if both tasks belong to the same event loop.
-    pub fn is_neighbour(&self, other: &Self) -> bool {
+    pub fn is_in_loop_of(&self, other: &Self) -> bool {
         self.0.event_loop == other.0.event_loop
     }
 
-    /// Returns true if the task can run: its event loop runs, and is not closed.
-    pub fn goes_on(&self, py: Python<'_>) -> PyResult<bool> {
+    /// Returns true if the task can run: it is not done, and its event loop runs.
+    pub fn can_run(&self, py: Python<'_>) -> PyResult<bool> {
         let Some(reference) = &self.0.reference else { return Ok(true) };
         let Some(referent) = reference.bind(py).upgrade() else { return Ok(false) };
         if self.0.id.is_none() {
@@ -77,13 +76,14 @@ impl Task {
         runs(&referent.call_method0(interned!(py, "get_loop"))?)
     }
 
-    /// The tasks that it waits for, where asyncio shows it. Of the running event loop alone: those
-    /// of others may change while they are looked at.
+    /// Returns the tasks that this task waits for, as far as asyncio shows them.
+    ///
+    /// Returns none for a task of another event loop, because it can change during the search.
     pub fn waits_for(&self, py: Python<'_>) -> Vec<Self> {
-        self.look(py).unwrap_or_default()
+        self.find_awaited(py).unwrap_or_default()
     }
 
-    fn look(&self, py: Python<'_>) -> PyResult<Vec<Self>> {
+    fn find_awaited(&self, py: Python<'_>) -> PyResult<Vec<Self>> {
         let Some(reference) = self.0.reference.as_ref().filter(|_| self.0.id.is_some()) else {
             return Ok(Vec::new());
         };

@@ -1,15 +1,17 @@
-//! Waking asyncio tasks from Rust: all that one event wakes with one call for each event loop.
+//! Waking asyncio tasks from Rust, with one call per event loop for all tasks that are woken
+//! together.
 //!
-//! A task awaits a [`Wait`], a future in asyncio's sense; a [`LoopWaker`] is the waker that ends it,
-//! from any thread. The wakers of one loop are handed to it together, as one callback: so to wake
-//! a thousand costs one `call_soon_threadsafe`, and none of them an asyncio future or a handle.
+//! A task awaits a [`Wait`], a future in asyncio's sense. A [`LoopWaker`] ends the wait, from any
+//! thread. The wakers of one event loop are passed to it together, as one callback. So waking a
+//! thousand tasks takes one `call_soon_threadsafe`, and creates no asyncio future or handle per
+//! task.
 //!
 //! # Interrupts
-//! A `KeyboardInterrupt` comes out of whatever Python code happens to run, that of the event loop
-//! included, and the loop may be run again afterwards, as notebooks do. So between the wakers of a
-//! callback no Python code runs but the tasks' own, and what one of them raises is passed on after
-//! the last one was resumed. A callback that is lost before it begins is called again: see
-//! [`check_waiters`](sark_cache_core::single_flight::Flights::check_waiters).
+//! Any Python code can raise a `KeyboardInterrupt`, also the code of the event loop. The event loop
+//! may be run again afterwards, as notebooks do. So a callback runs no Python code between two
+//! wakers except that of the tasks. If a task raises, the callback resumes the other tasks first
+//! and raises then. If an interrupt stops the callback before it begins, the tasks are woken again
+//! by [`check_waiters`](sark_cache_core::single_flight::Flights::check_waiters).
 
 use crate::load::event_loop::{is_closed, runs};
 use crate::runtime::run_in_background;
@@ -25,7 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
 
-/// Wakes a task of an event loop that waits for a load or an operation.
+/// The waker of a task that waits for a load.
 pub struct LoopWaker {
     event_loop: Py<PyAny>,
     state: Mutex<WaitState>,
@@ -36,9 +38,9 @@ pub struct LoopWaker {
 /// The reason that a woken task does not run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum LoopDown {
-    /// Its event loop was closed: it never runs.
+    /// Its event loop was closed, so the task never runs.
     Closed,
-    /// Its event loop does not run now: it runs if the loop is run again.
+    /// Its event loop does not run now. The task runs if the loop is run again.
     Stopped,
 }
 
@@ -66,7 +68,7 @@ thread_local! {
 }
 
 impl LoopWaker {
-    /// The waker of a task of `event_loop`.
+    /// Creates the waker of a task of `event_loop`.
     pub fn new(
         event_loop: Bound<'_, PyAny>,
         on_loop_down: impl Fn(LoopDown) + Send + Sync + 'static,
@@ -75,14 +77,14 @@ impl LoopWaker {
         Arc::new(Self { event_loop, state: Mutex::default(), on_loop_down })
     }
 
-    /// A future for the task to await.
+    /// Returns a future that the task awaits.
     pub fn wait<'py>(self: &Arc<Self>, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let wait = Wait { waker: Arc::clone(self), blocking: AtomicBool::new(false) };
         Ok(Bound::new(py, wait)?.into_any())
     }
 
     fn lock(&self) -> MutexGuard<'_, WaitState> {
-        // Nothing of Python's runs under the lock.
+        // No Python code runs under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -90,7 +92,8 @@ impl LoopWaker {
         self.lock().end.is_some()
     }
 
-    /// Ends the wait, unless it ended, and calls back who awaits it. In the thread of its loop.
+    /// Ends the wait, unless it has ended, and calls its callbacks. Call it in the thread of the
+    /// event loop.
     fn resume(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
         let mut state = self.lock();
         state.end.get_or_insert(End::Woken);
@@ -129,11 +132,11 @@ impl Wake for LoopWaker {
         if let Some(waker) = alone {
             Python::attach(|py| {
                 // The last reference to a leader may be dropped while an exception propagates.
-                let on_its_way = PyErr::take(py);
+                let propagating = PyErr::take(py);
                 if let Err(error) = resume(py, vec![waker]) {
                     error.write_unraisable(py, None);
                 }
-                if let Some(error) = on_its_way {
+                if let Some(error) = propagating {
                     error.restore(py);
                 }
             });
@@ -141,7 +144,7 @@ impl Wake for LoopWaker {
     }
 }
 
-/// A wait that a task awaits: a future, as far as asyncio's tasks use one.
+/// The future that a task awaits. It has the methods that asyncio's tasks call.
 #[pyclass(frozen, module = "sark_cache._native")]
 pub struct Wait {
     waker: Arc<LoopWaker>,
@@ -252,7 +255,8 @@ impl Wait {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        // What a load holds, too, is no garbage. A lock that is held is held by a running thread.
+        // A waker that a load holds too is not garbage, nor is one whose lock a running thread
+        // holds.
         if Arc::strong_count(&self.waker) == 1
             && let Ok(state) = self.waker.state.try_lock()
         {
@@ -271,7 +275,7 @@ impl Wait {
     }
 }
 
-/// The callback by which an event loop resumes its own tasks.
+/// The callback with which an event loop resumes its own tasks.
 #[pyclass(frozen, module = "sark_cache._native")]
 struct Resume(Mutex<Vec<Arc<LoopWaker>>>);
 
@@ -289,14 +293,14 @@ impl Resume {
     }
 }
 
-/// Runs `wakes`, then resumes every task that it woke, with one call per event loop. A returned error
-/// is an interrupt or a `SystemExit`, not a failure of the woken tasks.
+/// Runs `wakes`, then resumes every task that it woke, with one call per event loop. A returned
+/// error is an interrupt or a `SystemExit`, not a failure of the woken tasks.
 pub fn wake_batched(py: Python<'_>, wakes: impl FnOnce()) -> PyResult<()> {
     resume(py, collect_wakes(wakes))
 }
 
 fn collect_wakes(wakes: impl FnOnce()) -> Vec<Arc<LoopWaker>> {
-    /// Puts back what was there, however `wakes` ends.
+    /// Restores the wakers of the outer call, also if `wakes` panics.
     struct Outer(Option<Vec<Arc<LoopWaker>>>);
     impl Drop for Outer {
         fn drop(&mut self) {
@@ -321,7 +325,7 @@ fn resume(py: Python<'_>, mut woken: Vec<Arc<LoopWaker>>) -> PyResult<()> {
                 woken.extend(on_loop_down(&same, LoopDown::Closed));
             }
             Err(error) => {
-                // No room left on the stack, or interrupted: they must be woken all the same.
+                // The stack is full, or an interrupt came. The tasks must still be woken.
                 wake_elsewhere(same);
                 if !error.is_instance_of::<PyException>(py) {
                     interrupted = Err(error);
@@ -337,8 +341,8 @@ fn on_loop_down(wakers: &[Arc<LoopWaker>], why: LoopDown) -> Vec<Arc<LoopWaker>>
     collect_wakes(|| wakers.iter().for_each(|waker| (waker.on_loop_down)(why)))
 }
 
-/// Resumes tasks of one event loop, always at a later turn of the loop. So their code never runs on
-/// the stack of the waking thread.
+/// Resumes tasks of one event loop, always in a later iteration of the loop. So their code never
+/// runs on the stack of the waking thread.
 fn resume_all(py: Python<'_>, wakers: Vec<Arc<LoopWaker>>) -> PyResult<()> {
     let Some(first) = wakers.first() else { return Ok(()) };
     let event_loop = first.event_loop.clone_ref(py);
@@ -347,16 +351,18 @@ fn resume_all(py: Python<'_>, wakers: Vec<Arc<LoopWaker>>) -> PyResult<()> {
     Ok(())
 }
 
-/// Resumes a task of the running event loop at a later turn of it.
+/// Resumes a task of the running event loop in a later iteration of the loop.
 fn call_soon(py: Python<'_>, waker: &Arc<LoopWaker>) -> PyResult<()> {
     let resume = Bound::new(py, Resume(Mutex::new(vec![Arc::clone(waker)])))?;
     let called = waker.event_loop.bind(py).call_method1(interned!(py, "call_soon"), (resume,));
     called.map(drop).inspect_err(|_| wake_elsewhere(vec![Arc::clone(waker)]))
 }
 
+/// Resumes tasks from a thread of the background runtime.
 fn wake_elsewhere(wakers: Vec<Arc<LoopWaker>>) {
     run_in_background(async move {
-        yield_once().await; // to a thread of the runtime's
+        // The first poll is on this thread. The runtime makes the second one.
+        yield_once().await;
         Python::attach(|py| {
             if let Err(error) = resume_all(py, wakers) {
                 error.write_unraisable(py, None);

@@ -34,7 +34,7 @@ pub fn get_or_load<'py>(
     let given = ttl(ttl_seconds)?;
     let tags = Tags::of_decision(tags)?;
     if !store.serves() {
-        // What has no key was never stored.
+        // A decision without a key was never stored.
         let superseding = match key::request(request, KeyWriter::to_key) {
             Ok(key) => Some(store.superseding(py, key)?),
             Err(fault) => fault.reason(py).map(|_| None)?,
@@ -85,8 +85,8 @@ pub fn lead_refresh<'py>(
     sensitivity: &Bound<'py, PyString>,
 ) -> PyResult<Option<Load>> {
     let (py, store) = (cache.py(), cache.store);
-    // A copy: the callback gets the context that the key was made of, even if the caller changes its
-    // own object in the meantime.
+    // A copy: the callback gets the context that the key was made of, even if the caller changes
+    // its own object in the meantime.
     let context = context.map(|context| Stored::from_python(context)?.to_python(py)).transpose()?;
     let context = context.as_ref();
     let key = key::request(Request { policy, fields, context }, KeyWriter::to_key)?;

@@ -34,8 +34,8 @@ pub fn get_decision<'py>(
     })
 }
 
-/// Returns the result of `read` for the entry of a request, or None: as a finished awaitable, unless
-/// it waits for a lease.
+/// Returns the result of `read` for the entry of a request, or None: as a finished awaitable,
+/// unless it waits for a lease.
 #[inline]
 fn look_up<'py>(
     cache: Instance<'_, 'py>,
@@ -68,9 +68,10 @@ fn look_up<'py>(
     }
 }
 
-/// Returns the result of `found` for the entry of a request, and starts a refresh of an entry that
-/// is near its end; after a miss, the result of `missed` for the key. Counts a hit, a stale hit or a
-/// miss.
+/// Returns the result of `found` for the entry of a request. After a miss, returns the result of
+/// `missed` for the key.
+///
+/// Starts a refresh of an entry that is near its expiration. Counts a hit, a stale hit or a miss.
 #[inline]
 pub fn serve<'py, K>(
     cache: Instance<'_, 'py>,
@@ -87,7 +88,7 @@ pub fn serve<'py, K>(
             store.cache.count_miss();
             return Ok(Err(missed));
         }
-        // An argument of a wrong type is raised: it is no request, so it is not counted.
+        // An argument of a wrong type is raised. It is not a request, so it is not counted.
         Err(fault @ Fault::WrongType(_)) => return Err(fault),
         Err(fault) => {
             store.cache.count_miss();
@@ -102,8 +103,8 @@ pub fn serve<'py, K>(
     Ok(Ok(found(&entry)?))
 }
 
-/// Has `_refresh_ahead` of the Python class start a refresh of an entry that is near its end, unless
-/// one is running. Returns whether the entry is being refreshed.
+/// Starts a refresh of an entry that is near its expiration, unless one is running: calls
+/// `_refresh_ahead` of the Python class. Returns whether the entry is being refreshed.
 fn refresh_ahead(
     cache: Instance<'_, '_>,
     entry: &Entry<Stored>,

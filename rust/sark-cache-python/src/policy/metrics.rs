@@ -1,4 +1,4 @@
-//! The numbers that the metrics are made of.
+//! The numbers behind the metrics of a policy cache.
 
 use crate::policy::store::Store;
 use pyo3::exceptions::PyValueError;
@@ -18,8 +18,8 @@ pub fn record_evaluation(store: &Store, latency_ms: f64) -> PyResult<()> {
     Ok(())
 }
 
-/// Returns the number of durations below each of the rising `bounds`, which are nanoseconds; the sum
-/// of all durations in seconds; and their number.
+/// Returns the number of durations below each of the rising `bounds`, which are nanoseconds; the
+/// sum of all durations in seconds; and their number.
 pub fn distribution(latency: &Latency, bounds: &[u64]) -> (Vec<u64>, f64, u64) {
     let Distribution { below, count, sum } = latency.distribution(bounds);
     #[expect(clippy::cast_precision_loss, reason = "2^53 ns are 104 days")]

@@ -16,7 +16,7 @@ impl Instance<'_, '_> {
     }
 }
 
-/// Counts a fault in `errors` and has `object._report(operation, reason)` log it. Raises a fault
+/// Counts a fault in `errors` and logs it with `object._report(operation, reason)`. Raises a fault
 /// that is an error of the caller.
 #[cold]
 pub fn report(

@@ -1,8 +1,8 @@
-//! `Decision`: a stored decision as Python reads it without a copy of its own.
+//! `Decision`: an immutable decision that reads its fields from the stored bytes.
 //!
-//! It holds the stored bytes and nothing else, 48 bytes beside them, so every caller may be handed
-//! the same one: nothing in it can be changed, it is no concern of the garbage collector, and it
-//! may outlive the entry. A field is decoded when it is read, in 50–100 ns.
+//! All callers share one object. It cannot be changed, the garbage collector does not track it, and
+//! it may outlive its entry. It shares the bytes with the entry and takes 48 bytes itself. A field
+//! is decoded when it is read, in 50–100 ns.
 
 use crate::convert::json::{is_mapping, not_an_object};
 use crate::error::{Fault, wrong_type};
@@ -17,11 +17,11 @@ use sark_cache_core::EncodeError;
 use sark_cache_core::limits::MAX_ENTRY_BYTES;
 use std::sync::Arc;
 
-/// A decision that cannot be changed: what `get_decision` returns, one for every caller.
+/// An immutable decision. `get_decision` returns the same object to every caller.
 #[pyclass(frozen, mapping, module = "sark_cache")]
 pub struct Decision(Arc<[u8]>);
 
-/// Returns the stored bytes of `value`, a snapshot; a `Decision` shares those that it has.
+/// Returns the stored bytes of a snapshot of `value`. The bytes of a `Decision` are shared.
 pub fn snapshot(value: &Bound<'_, PyAny>) -> Result<Arc<[u8]>, Fault> {
     match value.cast_exact::<Decision>() {
         Ok(decision) => Ok(Arc::clone(&decision.get().0)),
@@ -29,7 +29,7 @@ pub fn snapshot(value: &Bound<'_, PyAny>) -> Result<Arc<[u8]>, Fault> {
     }
 }
 
-/// Decodes the next value as one that cannot be changed: lists as tuples, dicts as [`Decision`]s.
+/// Decodes the next value as an immutable one: lists as tuples, dicts as [`Decision`]s.
 fn frozen<'py>(reader: &mut Reader<'_>, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
     let decision = |reader: &mut Reader<'_>, py| {
         Ok(Some(Decision::new(py, reader.take_bytes()?.into())?.into_any()))
@@ -38,11 +38,11 @@ fn frozen<'py>(reader: &mut Reader<'_>, py: Python<'py>) -> PyResult<Bound<'py, 
 }
 
 impl Decision {
-    /// The decision in these bytes, which are those of a dict.
+    /// Creates a decision from the stored bytes of a dict.
     pub fn new(py: Python<'_>, bytes: Arc<[u8]>) -> PyResult<Bound<'_, Self>> {
         let decision = Bound::new(py, Self(bytes))?;
-        // SAFETY: it is an object, whole and alive. It refers to no other, so the garbage collector
-        // has no business with it; with some hundred thousand of them it would take its time.
+        // SAFETY: the object is complete and alive. It refers to no other object, so the garbage
+        // collector need not visit it. Visiting some hundred thousand of them would take long.
         unsafe { ffi::PyObject_GC_UnTrack(decision.as_ptr().cast()) };
         Ok(decision)
     }
@@ -52,13 +52,13 @@ impl Decision {
         py: Python<'py>,
         name: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        // A field name is a `str`. A subclass's own `__eq__` is not consulted: its text is compared.
+        // A field name is a `str`. The `__eq__` of a subclass is not called: its text is compared.
         let Ok(name) = name.cast::<PyString>() else { return Ok(None) };
         let mut reader = Reader::new(&self.0);
         if reader.seek(py, name)? { frozen(&mut reader, py).map(Some) } else { Ok(None) }
     }
 
-    /// The frozen values by name, in the order of the fields.
+    /// Returns the names and the immutable values, in the order of the fields.
     fn fields<'py>(
         &self,
         py: Python<'py>,
@@ -92,19 +92,19 @@ impl Decision {
         Ok(Self(bytes))
     }
 
-    /// True if the field "allow" is `True`; another truthy value does not count.
+    /// True if the field "allow" is `True`. Other values, such as 1, do not count.
     #[getter]
     fn allow(&self, py: Python<'_>) -> PyResult<bool> {
         Reader::new(&self.0).is_true(py, interned!(py, "allow"))
     }
 
-    /// Its field "reason"; None if it has none.
+    /// The field "reason", or None if there is no such field.
     #[getter]
     fn reason<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.find(py, interned!(py, "reason"))
     }
 
-    /// The decision as a new dict, with lists and dicts of its own, to be changed at will.
+    /// Returns the decision as a new dict. The caller may change it and its lists and dicts.
     fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         Reader::new(&self.0).value(py)
     }
@@ -131,7 +131,7 @@ impl Decision {
         PyTuple::new(py, names.collect::<Vec<_>>())?.try_iter()
     }
 
-    /// The field of that name, or `default`.
+    /// Returns the field of that name, or `default`.
     #[pyo3(signature = (name, default = None, /))]
     fn get<'py>(
         &self,
@@ -142,22 +142,23 @@ impl Decision {
         Ok(self.find(py, name)?.or(default))
     }
 
-    /// The names of the fields.
+    /// Returns the names of the fields.
     fn keys<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         Self::view(slf, "KeysView")
     }
 
-    /// The values of the fields.
+    /// Returns the values of the fields.
     fn values<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         Self::view(slf, "ValuesView")
     }
 
-    /// The fields: names and values.
+    /// Returns the names and the values of the fields.
     fn items<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         Self::view(slf, "ItemsView")
     }
 
-    /// Equal to whatever would be stored as an equal decision: lists and tuples are alike.
+    /// Returns whether a mapping would be stored as an equal decision. A list equals a tuple with
+    /// the same items.
     fn __eq__(&self, py: Python<'_>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let equal = |stored: &[u8]| -> PyResult<bool> {
             Ok(*self.0 == *stored || self.to_dict(py)?.eq(Reader::new(stored).value(py)?)?)
@@ -170,7 +171,7 @@ impl Decision {
         }
         match snapshot(other) {
             Ok(stored) => equal(&stored)?.into_py_any(py),
-            // What could not be stored equals nothing that was.
+            // A mapping that cannot be stored equals no stored decision.
             Err(Fault::NotStorable(_)) => false.into_py_any(py),
             Err(fault) => Err(fault.into()),
         }
@@ -185,7 +186,7 @@ impl Decision {
         Ok(format!("Decision({})", self.to_dict(py)?.repr()?.to_str()?))
     }
 
-    /// As what it was made of, so that it can be read where the compiled module is missing.
+    /// Returns the fields for pickling, so that the Python `Decision` can load them too.
     fn __reduce__<'py>(
         &self,
         py: Python<'py>,

@@ -13,18 +13,18 @@ use sark_cache_core::limits::MAX_DEPTH;
 use smallvec::SmallVec;
 use std::mem;
 
-/// Reads what [`encode`](crate::value::encode) wrote. Bytes that it cannot have written are an error, never a panic.
+/// A reader of the bytes that [`encode`](crate::value::encode) writes. Other bytes are an error,
+/// never a panic.
 ///
-/// Without recursion, as all that goes through nested values here: 64 levels take no more of the
-/// stack than one.
+/// Its methods do not recurse: 64 nested levels need no more stack than one.
 pub struct Reader<'b> {
     rest: &'b [u8],
 }
 
-/// A list or dict that is being filled from outside in.
+/// A list or dict that exists already and is being filled.
 struct Open<'py> {
     container: Container<'py>,
-    /// The number of items or fields that are left.
+    /// The number of items or fields that are not read yet.
     left: usize,
 }
 
@@ -49,12 +49,12 @@ impl<'py> Container<'py> {
     }
 }
 
-/// A list or dict that is being built: its items, or its names and values.
+/// The content of a list or dict that is created later: its items, or its names and values.
 pub struct Begun<'py> {
     pub py: Python<'py>,
     pub items: Vec<Bound<'py, PyAny>>,
     is_dict: bool,
-    /// The number of items or fields that are not started yet.
+    /// The number of items or fields that are not read yet.
     left: usize,
     /// The name of the field whose value comes next.
     name: Option<Bound<'py, PyString>>,
@@ -71,7 +71,7 @@ impl<'py> Begun<'py> {
     }
 }
 
-/// Stands for a value whose hash is known.
+/// A Python object with the hash of a list or dict, in the place of that list or dict.
 #[pyclass(frozen, module = "sark_cache._native")]
 struct Hashed(isize);
 
@@ -118,12 +118,12 @@ impl Name<'_> {
 }
 
 impl<'b> Reader<'b> {
-    /// A reader of one stored value.
+    /// Creates a reader of one stored value.
     pub fn new(stored: &'b [u8]) -> Self {
         Self { rest: stored }
     }
 
-    /// Builds the value: a new object, all the way down.
+    /// Builds the value. It is a new object, and so are all lists and dicts in it.
     pub fn value<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let tag = self.byte()?;
         let Some(mut inner) = self.open(py, tag)? else { return self.scalar(py, tag) };
@@ -156,8 +156,8 @@ impl<'b> Reader<'b> {
         }
     }
 
-    /// Puts the next value where it belongs. A list or dict is put there empty and returned: it is
-    /// filled where it stands, since nobody else has it yet.
+    /// Reads the next value and passes it to `put`. A list or dict is put in its place empty, and
+    /// returned to be filled.
     #[inline]
     fn next<'py>(
         &mut self,
@@ -173,7 +173,7 @@ impl<'b> Reader<'b> {
         Ok(opened)
     }
 
-    /// The list or dict that begins behind `tag`, empty; `None` if it is the tag of an scalar.
+    /// Creates an empty list or dict for `tag`. Returns `None` if it is the tag of a scalar.
     #[inline]
     fn open<'py>(&mut self, py: Python<'py>, tag: u8) -> PyResult<Option<Open<'py>>> {
         let container = match tag {
@@ -184,20 +184,21 @@ impl<'b> Reader<'b> {
         Ok(Some(Open { container, left: self.length()? }))
     }
 
-    /// The hash of the frozen value.
+    /// Returns the hash of the immutable value.
     pub fn hash(&mut self, py: Python<'_>) -> PyResult<isize> {
         self.inside_out(py, |_, _| Ok(None), Hashed::of)?.hash()
     }
 
-    /// Passes over the next value and returns its bytes.
+    /// Skips the next value and returns its bytes.
     pub fn take_bytes(&mut self) -> PyResult<&'b [u8]> {
         let begun = self.rest;
         self.skip()?;
         Ok(&begun[..begun.len() - self.rest.len()])
     }
 
-    /// Builds the value from the inside out: `finish` makes one of what is in a list or a dict, but
-    /// for the dicts that `whole` reads.
+    /// Builds the value from the inside out. `whole` may read a dict at once; it returns `None` to
+    /// leave that to this method. `finish` creates the object of every other dict, and of every
+    /// list, from its content.
     pub fn inside_out<'py>(
         &mut self,
         py: Python<'py>,
@@ -227,7 +228,7 @@ impl<'b> Reader<'b> {
                     name: None,
                 });
             }
-            // What it completes is a value as well.
+            // A value may complete the list or dict around it, which is then a value too.
             loop {
                 let Some(around) = outer.last_mut() else { return value.ok_or_else(corrupt) };
                 if let Some(value) = value.take() {
@@ -250,19 +251,21 @@ impl<'b> Reader<'b> {
         Ok(self.seek(py, name)? && self.byte()? == TRUE)
     }
 
-    /// Of each field of a dict: how many bytes its name takes, and its name and value.
+    /// Returns two lengths in bytes for each field of a dict: of its name, and of name and value.
     pub fn field_lengths(&mut self) -> PyResult<Vec<(usize, usize)>> {
-        let extent = |reader: &mut Self| {
+        let lengths = |reader: &mut Self| {
             let begun = reader.rest.len();
             reader.name()?;
             let named = begun - reader.rest.len();
             reader.skip()?;
             Ok((named, begun - reader.rest.len()))
         };
-        (0..self.count()?).map(|_| extent(self)).collect()
+        (0..self.count()?).map(|_| lengths(self)).collect()
     }
 
-    /// Goes on behind `wanted` if that comes next. No name and no value begins with another one.
+    /// Skips `wanted` if these bytes come next. Returns whether they did.
+    ///
+    /// No encoded name or value is a prefix of another one.
     #[inline]
     pub fn skip_prefix(&mut self, wanted: &[u8]) -> bool {
         let rest = self.rest.strip_prefix(wanted);
@@ -275,9 +278,9 @@ impl<'b> Reader<'b> {
         if self.byte()? == DICT { self.length() } else { Err(corrupt()) }
     }
 
-    /// Goes to the value of a field; false if there is none.
+    /// Moves to the value of a field. Returns false if there is no such field.
     pub fn seek(&mut self, py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<bool> {
-        // A name with a lone surrogate is that of no field.
+        // No field has a name with a lone surrogate.
         let Ok(text) = name.to_str() else { return Ok(false) };
         for _ in 0..self.count()? {
             if self.name()?.is(py, name, text) {
@@ -315,7 +318,7 @@ impl<'b> Reader<'b> {
         }
     }
 
-    /// A value that is no list and no dict.
+    /// Builds a value that is not a list or a dict.
     #[inline]
     fn scalar<'py>(&mut self, py: Python<'py>, tag: u8) -> PyResult<Bound<'py, PyAny>> {
         match tag {
@@ -378,8 +381,8 @@ fn string<'py>(py: Python<'py>, utf8: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     if !utf8.is_ascii() {
         return Ok(PyString::from_bytes(py, utf8)?.into_any());
     }
-    // In half the time that it takes to decode UTF-8.
-    // SAFETY: the bytes are as many as that, and ASCII is one byte a character.
+    // Takes half the time of decoding UTF-8.
+    // SAFETY: the pointer and the length are those of `utf8`. An ASCII character is one byte.
     unsafe {
         let string = ffi::PyUnicode_FromKindAndData(
             ffi::PyUnicode_1BYTE_KIND.cast_signed(),

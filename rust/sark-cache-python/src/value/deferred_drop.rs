@@ -1,9 +1,9 @@
 //! Deferred drops: removed entries queue their Python decisions here.
 //!
 //! Dropping a Python object can run any Python code, such as finalizers. Entries are dropped during
-//! moka's maintenance, under its locks and those of this crate, on threads that are not attached, and
-//! while another thread forks. So they only queue their decisions here. The next method of a cache
-//! drops them in [`drain`], where no lock is held.
+//! moka's maintenance, under its locks and those of this crate, on threads that are not attached,
+//! and while another thread forks. So they only queue their decisions here. The next method of a
+//! cache drops them in [`drain`], where no lock is held.
 
 use crate::value::decision::Decision;
 use pyo3::prelude::*;
@@ -11,10 +11,10 @@ use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, TryLockError};
 
-/// The maximum number of decisions dropped at once, which takes some microseconds.
+/// The maximum number of decisions dropped at once. Dropping them takes some microseconds.
 const MAX_DRAINED: usize = 64;
-/// The number of attempts to lock the queue before a decision is leaked (48 bytes). In a forked child
-/// a thread that no longer exists may hold the lock.
+/// The number of attempts to lock the queue before a decision is leaked (48 bytes). In a forked
+/// child, a thread that does not exist there may hold the lock.
 const MAX_TRIES: usize = 10_000;
 
 static QUEUE: Mutex<Vec<Py<Decision>>> = Mutex::new(Vec::new());
@@ -36,7 +36,7 @@ impl Deferred {
 
 impl Drop for Deferred {
     fn drop(&mut self) {
-        // SAFETY: taken once, here, and never looked at again.
+        // SAFETY: taken once, here, and not used afterwards.
         let decision = unsafe { ManuallyDrop::take(&mut self.0) };
         for _ in 0..MAX_TRIES {
             match QUEUE.try_lock() {

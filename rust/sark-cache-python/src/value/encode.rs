@@ -16,16 +16,16 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 thread_local! {
-    /// The buffer of the last value this thread wrote, for the next one.
+    /// The buffer of the last value that this thread wrote. The next value reuses it.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A buffer that grew beyond this is not kept.
+/// A buffer with a larger capacity is not kept.
 const MAX_KEPT_BYTES: usize = 4096;
 
 /// Encodes a snapshot of `value`.
 pub fn encode(value: &Bound<'_, PyAny>) -> Result<Arc<[u8]>, Fault> {
-    // Taken, not borrowed: what is called below may run Python code that stores another one.
+    // Taken, not borrowed: the walk may run Python code that stores another value.
     let mut bytes = BUFFER.take();
     bytes.clear();
     let written = walk(value, &mut Writer { bytes: &mut bytes });
@@ -74,7 +74,7 @@ impl Sink for Writer<'_> {
         }
         names.sort_unstable();
         if names.windows(2).any(|pair| pair[0] == pair[1]) {
-            // Which of the two counts, every reader would have to guess.
+            // A reader could not know which of the two values counts.
             return Err(EncodeError::DuplicateKey.into());
         }
         self.bytes.push(DICT);
@@ -94,11 +94,12 @@ impl Sink for Writer<'_> {
     }
 }
 
-/// Writes a flat dict; false, with nothing written, if it is none, a name is new or it is too large.
+/// Writes a flat dict. Writes nothing and returns false if the value is not one, a name has no
+/// number yet, or it is too large.
 fn write_flat(bytes: &mut Vec<u8>, value: &Bound<'_, PyAny>) -> bool {
     let begun = bytes.len();
     let mut fields = FlatDict::new();
-    // SAFETY: writing fields runs and makes nothing of Python's.
+    // SAFETY: writing the fields runs no Python code and creates no Python object.
     if unsafe { flat_dict::read(value, &mut fields) }.is_none() {
         return false;
     }

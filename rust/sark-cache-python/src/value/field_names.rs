@@ -11,16 +11,16 @@ use pyo3::types::PyString;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{LazyLock, OnceLock, PoisonError, RwLock};
 
-/// The most names kept: 4,096 of at most 64 bytes take less than 1 MiB.
+/// The maximum number of names. 4,096 names of at most 64 bytes take less than 1 MiB.
 const MAX_NAMES: usize = 4096;
 const MAX_NAME_BYTES: usize = 64;
 
 /// The address of the text of each string.
 static ADDRESSES: [AtomicUsize; MAX_NAMES] = [const { AtomicUsize::new(0) }; MAX_NAMES];
-/// Numbers plus one of names that [`known`] found, by the address of their text.
+/// The numbers, plus one, of names that [`known`] found, by a hash of the address of their text.
 static BY_ADDRESS: [AtomicU16; 1024] = [const { AtomicU16::new(0) }; 1024];
 
-/// The number of slots of the table that are taken, or about to be.
+/// The number of slots of the table that are taken, or about to be taken.
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
 type Ids = AHashMap<Box<str>, u16>;
@@ -28,7 +28,7 @@ type Ids = AHashMap<Box<str>, u16>;
 static IDS: LazyLock<RwLock<Ids>> = LazyLock::new(RwLock::default);
 static STRINGS: [OnceLock<Py<PyString>>; MAX_NAMES] = [const { OnceLock::new() }; MAX_NAMES];
 
-/// The number of a field name, if it has one or can be given one.
+/// Returns the number of a field name. Gives it a number if it has none and there is space.
 pub fn id(py: Python<'_>, name: &str) -> Option<u16> {
     if name.len() > MAX_NAME_BYTES {
         return None;
@@ -36,18 +36,19 @@ pub fn id(py: Python<'_>, name: &str) -> Option<u16> {
     known(name).or_else(|| add(py, name))
 }
 
-/// The number of a field name that has one. Makes no Python object.
+/// Returns the number of a field name, or `None` if it has no number. Creates no Python object.
 ///
-/// A name in a program's text is mostly the very string object that is kept here, and then found by
-/// where its text is.
+/// A name in the source of a program is mostly the same string object that is kept here. Then the
+/// address of its text is enough to find it.
 #[inline]
 pub fn known(name: &str) -> Option<u16> {
     let address = name.as_ptr() as usize;
-    // Strings are 16 bytes or more apart; those of one page would otherwise fall on few places.
+    // Strings are at least 16 bytes apart. The second shift spreads strings of one page over more
+    // slots.
     let slot = &BY_ADDRESS[(address >> 4 ^ address >> 15) % BY_ADDRESS.len()];
     // A thread that sees the number also sees its string.
     let id = slot.load(Ordering::Acquire);
-    // Its text stays where it is as long as the string is kept, which is forever.
+    // The string is kept forever, so its text keeps its address.
     if id != 0 && ADDRESSES[usize::from(id - 1)].load(Ordering::Relaxed) == address {
         return Some(id - 1);
     }
@@ -58,21 +59,22 @@ pub fn known(name: &str) -> Option<u16> {
     Some(id)
 }
 
-/// The string object of a number that [`id`] returned.
+/// Returns the string object of a number that [`id`] returned.
 #[inline]
 pub fn string(id: u16) -> Option<&'static Py<PyString>> {
     STRINGS.get(usize::from(id))?.get()
 }
 
 fn add(py: Python<'_>, name: &str) -> Option<u16> {
-    // From CPython 3.12 on what is interned stays forever: nothing is that has no address in the table.
+    // From CPython 3.12 on, an interned string is never freed. So a slot is taken first: without
+    // one, nothing is interned.
     TAKEN
         .fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| {
             (taken < MAX_NAMES).then_some(taken + 1)
         })
         .ok()?;
-    // Made before the lock is taken: making it may run the garbage collector, and so anything, or
-    // wait until all threads have stopped. So may a look at its text.
+    // Created before the lock is taken. Creating a string, or reading its text, may run the garbage
+    // collector, and with it any Python code, or may wait until all threads have stopped.
     let string = PyString::intern(py, name);
     let address = string.to_str().map_or(0, |text| text.as_ptr() as usize);
     let string = string.unbind();

@@ -10,8 +10,8 @@
 //! | `dict`, any `Mapping` | tag, count, for each field its name and value; comes back as a `dict` |
 //!
 //! A field name is its number in [`field_names`](crate::value::field_names), two bytes, or
-//! [`SPELLED`], length and UTF-8. Numbers are little-endian. Lengths and counts are varints of 7 bits
-//! a byte, lowest first. The format is private to the process that wrote it.
+//! [`SPELLED`], length and UTF-8. Numbers are little-endian. Lengths and counts are varints of 7
+//! bits a byte, lowest first. The format is private to the process that wrote it.
 
 pub const NONE: u8 = 0;
 pub const FALSE: u8 = 1;
@@ -24,5 +24,5 @@ pub const STRING: u8 = 7;
 pub const LIST: u8 = 8;
 pub const DICT: u8 = 9;
 
-/// Follows a dict's count in place of a name's number when the name is written out.
+/// Stands in place of the number of a field name whose text follows.
 pub const SPELLED: u16 = u16::MAX;

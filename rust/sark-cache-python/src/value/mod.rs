@@ -1,9 +1,9 @@
-//! Decisions as compact bytes: what the cache stores, and what every hit is rebuilt from.
+//! Decisions as compact bytes. The cache stores them, and every hit is rebuilt from them.
 //!
-//! The bytes hold no Python object. So stored entries are invisible to the garbage collector, may
-//! be dropped on any thread, survive a fork, and nobody can change them from outside. Field names
-//! are two bytes (see [`field_names`]); everything else is written out (see [`format`]). A hit is
-//! rebuilt from them, or from a copy of them that is at hand as a Python object (see [`template`]).
+//! The bytes contain no Python object. So the garbage collector does not visit stored entries, any
+//! thread may drop them, they survive a fork, and no caller can change them. Field names are two
+//! bytes (see [`field_names`]); everything else is written out (see [`format`]). A hit is decoded
+//! from the bytes, or copied from a dict that was decoded before (see [`template`]).
 
 pub mod decision;
 pub mod decode;

@@ -1,4 +1,4 @@
-//! A stored value: its bytes and, once it was asked for, its shared [`Decision`].
+//! A stored value: its bytes and, after the first `get_decision`, its shared [`Decision`].
 
 use crate::error::Fault;
 use crate::value::decision::{Decision, snapshot};
@@ -8,10 +8,10 @@ use crate::value::template;
 use pyo3::prelude::*;
 use std::sync::{Arc, OnceLock};
 
-/// A JSON value, stored.
+/// A stored JSON value.
 pub struct Stored {
     bytes: Arc<[u8]>,
-    /// Made when it is first asked for, and shared from then on.
+    /// The shared decision, created for the first `get_decision`.
     decision: OnceLock<Deferred>,
 }
 
@@ -37,31 +37,32 @@ impl Stored {
         Self { bytes, decision: OnceLock::new() }
     }
 
-    /// The bytes it is stored as.
+    /// Returns the stored bytes.
     #[inline]
     pub fn bytes(&self) -> &Arc<[u8]> {
         &self.bytes
     }
 
-    /// Returns true if it is a JSON object.
+    /// Returns true if the value is a JSON object.
     pub fn is_object(&self) -> bool {
         self.bytes.first() == Some(&DICT)
     }
 
-    /// Rebuilds the value: a new object, all the way down.
+    /// Rebuilds the value. It is a new object, and so are all lists and dicts in it.
     #[inline]
     pub fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         template::rebuild(py, &self.bytes)
     }
 
-    /// The value, a mapping, as an object that everybody shares.
+    /// Returns the value, which must be a mapping, as an object that all callers share.
     #[inline]
     pub fn decision<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Decision>> {
         if let Some(decision) = self.decision.get() {
             return Ok(decision.get(py));
         }
         let decision = Decision::new(py, Arc::clone(&self.bytes))?;
-        // Not made under the lock: to make it may run the garbage collector, and so anything.
+        // Created outside of the lock: it may run the garbage collector, and with it any Python
+        // code.
         let _ = self.decision.set(Deferred::new(decision.clone().unbind()));
         Ok(self.decision.get().map_or(decision, |first| first.get(py)))
     }

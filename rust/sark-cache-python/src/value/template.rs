@@ -1,28 +1,30 @@
-//! The decisions that are asked for just now, as Python dicts to be copied.
+//! Templates: recently served decisions as Python dicts, so that a hit copies a dict instead of
+//! decoding bytes.
 //!
-//! To copy a dict takes a third of the time that it takes to build one from bytes, and decisions are
-//! much alike: the same fields, most of them with the same values. So one decision of each kind is
-//! kept as a dict; a hit copies it and puts in those values that its own bytes have otherwise. What
-//! comes out is a function of the hit's bytes alone, which are compared to the very last: so a
-//! template can be shared by all entries and all caches, and nothing that happens to an entry makes
-//! it wrong. Nobody outside is handed a template, only copies.
+//! Copying a dict takes a third of the time of building it from bytes. Decisions of one kind are
+//! similar: they have the same fields, and most of the values are the same. So one decision of each
+//! kind is kept as a dict. A hit copies the dict and replaces the values that differ.
 //!
-//! They are [`SLOTS`] at most, of decisions of up to [`MAX_BYTES`] bytes: some hundred kilobytes for a
-//! process, that stay in the processor's cache.
+//! The result depends only on the bytes of the hit, because every byte is compared. So all entries
+//! of all caches share the templates, and a change of an entry never makes a template wrong.
+//! Callers get only copies.
+//!
+//! There are at most [`SLOTS`] templates, of decisions of up to [`MAX_BYTES`] bytes. They take some
+//! hundred kilobytes per process, which fit in the processor's cache.
 
 use crate::value::decode::Reader;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use std::sync::{Arc, Mutex};
 
-/// The number of templates. Decisions of one kind share a slot: those with the same first field
-/// and as many of them.
+/// The number of templates. Decisions of one kind share a slot. They have the same first field and
+/// the same number of fields.
 const SLOTS: usize = 64;
 /// The maximum size of a decision with a template, in bytes. Larger ones are decoded each time.
 const MAX_BYTES: usize = 2048;
 /// The maximum number of lists and dicts in a decision with a template.
 const MAX_CONTAINERS: usize = 16;
-/// A template gives way to what is asked for once it was not that, so many times in a row.
+/// A template is replaced after this many consecutive requests for other decisions.
 const REPLACE_AFTER_MISSES: u8 = 64;
 
 struct Slot {
@@ -34,11 +36,11 @@ struct Slot {
 struct Template {
     bytes: Arc<[u8]>,
     pattern: Pattern,
-    /// Of each field, how many of `bytes` its name takes, and its name and value.
+    /// Two lengths in `bytes` for each field: of its name, and of name and value.
     field_lengths: Vec<(usize, usize)>,
 }
 
-/// A dict or list to be copied, and those in it, which are to be copied each time, too.
+/// A dict or list to copy, and the dicts and lists in it, which are copied too.
 enum Pattern {
     Dict(Py<PyDict>, Vec<(Py<PyAny>, Option<Pattern>)>),
     List(Py<PyList>, Vec<(usize, Pattern)>),
@@ -52,17 +54,18 @@ fn count_container(containers: &mut usize) -> Result<(), TooMany> {
     if *containers > MAX_CONTAINERS { Err(TooMany) } else { Ok(()) }
 }
 
-/// The templates. The first request for a decision leaves no trace; the second creates a template.
+/// The templates. The second request that uses an empty slot creates its template.
 static TEMPLATES: [Mutex<Slot>; SLOTS] =
     [const { Mutex::new(Slot { template: None, consecutive_misses: REPLACE_AFTER_MISSES - 2 }) };
         SLOTS];
 
-/// Rebuilds a value: a new object, all the way down.
+/// Rebuilds a value. It is a new object, and so are all lists and dicts in it.
 #[inline]
 pub fn rebuild<'py>(py: Python<'py>, bytes: &Arc<[u8]>) -> PyResult<Bound<'py, PyAny>> {
     let build = || Reader::new(bytes).value(py);
     let Some(slot) = slot(bytes).filter(|_| bytes.len() <= MAX_BYTES) else { return build() };
-    // Somebody else is at it, or, in a forked child, was: it is built from its bytes.
+    // Another thread uses the slot, or used it at the moment of a fork. The value is decoded
+    // instead.
     let Ok(mut slot) = slot.try_lock() else { return build() };
     let Slot { template, consecutive_misses } = &mut *slot;
     if let Some(template) = template {
@@ -90,7 +93,8 @@ pub fn rebuild<'py>(py: Python<'py>, bytes: &Arc<[u8]>) -> PyResult<Bound<'py, P
     }
 }
 
-/// Where the template of a value's kind is: by its tag, its count and the name of its first field.
+/// Returns the slot for a value's kind, which its tag, its count and its first field's name
+/// determine.
 #[inline]
 fn slot(bytes: &[u8]) -> Option<&'static Mutex<Slot>> {
     let kind = u32::from_le_bytes(*bytes.first_chunk()?);
@@ -100,7 +104,7 @@ fn slot(bytes: &[u8]) -> Option<&'static Mutex<Slot>> {
 }
 
 impl Template {
-    /// Takes a value that nobody else has, and the bytes it was built from.
+    /// Creates a template from a value, which no caller may have, and the bytes it was built from.
     fn of(value: &Bound<'_, PyAny>, bytes: &Arc<[u8]>) -> PyResult<Option<Self>> {
         let Ok(Some(pattern)) = Pattern::of(value, &mut 0) else { return Ok(None) };
         let field_lengths = match &pattern {
@@ -110,7 +114,7 @@ impl Template {
         Ok(Some(Self { bytes: Arc::clone(bytes), pattern, field_lengths }))
     }
 
-    /// A copy with the values of these bytes; `None` if they have other fields.
+    /// Returns a copy with the values of these bytes, or `None` if they have other fields.
     fn fill_from<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
         let Pattern::Dict(dict, fields) = &self.pattern else { return Ok(None) };
         let all = self.field_lengths.iter().map(|(_, field)| field).sum::<usize>();
@@ -138,9 +142,11 @@ impl Template {
 }
 
 impl Pattern {
-    /// Takes a dict or list that nobody else has; `None` of anything else, which needs no copy. With
-    /// more than [`MAX_CONTAINERS`] lists and dicts in it, counted in `containers`, it is an error: so a
-    /// pattern is never nested deeper than that.
+    /// Creates a pattern from a dict or list, which no caller may have. Returns `None` for any
+    /// other value: it needs no copy.
+    ///
+    /// Counts the lists and dicts in `containers`. More than [`MAX_CONTAINERS`] are an error, so
+    /// the nesting of a pattern is bounded too.
     fn of(value: &Bound<'_, PyAny>, containers: &mut usize) -> Result<Option<Self>, TooMany> {
         if let Ok(dict) = value.cast_exact::<PyDict>() {
             count_container(containers)?;
@@ -160,7 +166,7 @@ impl Pattern {
         Ok(Some(Self::List(list.clone().unbind(), inner)))
     }
 
-    /// A copy, all the way down.
+    /// Returns a copy, with copies of all lists and dicts in it.
     fn copy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match self {
             Self::Dict(dict, fields) => {
