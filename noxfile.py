@@ -1,7 +1,7 @@
 """The one door to everything: `nox` runs all checks, `nox -l` lists the sessions.
 
 Every session builds and installs what it needs: it takes a CPython ≥ 3.11 and a Rust toolchain.
-What stands after `--` goes to the tool that the session runs.
+The arguments after `--` go to the tool that the session runs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def install(
 ) -> None:
     """Builds the package (release profile) and installs it from the tree, with what it needs.
 
-    What is not editable is a wheel that was unpacked, as a user has it.
+    An installation that is not editable is an unpacked wheel, as a user has it.
     """
     need_cargo(session)
     wanted = f".[{','.join(extras)}]" if extras else "."

@@ -1,8 +1,8 @@
 """The workload of profile-guided builds, which `maturin build --pgo` runs.
 
 The operations in about the proportions of a service: mostly hits, some misses, loads and stores,
-now and then a revocation. It needs nothing but the package. A build with a profile answers a hit in
-three quarters of the time, since everything on its way is put into one function.
+and a few revocations. It needs only the package. A build with a profile answers a hit in three
+quarters of the time, because the compiler inlines the whole hit path into one function.
 """
 
 import asyncio

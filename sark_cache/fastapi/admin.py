@@ -148,7 +148,7 @@ def _require_known(feature: str, installation: Installation) -> None:
         if installation.flags.is_known(feature):
             return
     except FlagError as error:
-        raise HTTPException(503, f"{error}. To set it all the same, {forced}") from error
+        raise HTTPException(503, f"{error}. To set it anyway, {forced}") from error
     unknown = UnknownFeature(feature, sorted(installation.flags.get_all_rollouts()))
     raise HTTPException(404, f"{unknown.message} To set a new feature, {forced}")
 

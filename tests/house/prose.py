@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 MOST_CLAUSES_PERCENT = 3.0
 """The largest percentage of docstrings that may open with a clause."""
 
-MOST_ODD_WORDS = 0.9
+MOST_ODD_WORDS = 0.05
 """The largest number of odd words per 1,000 lines."""
 
 ODD_WORDS = (
     *("told", "anew", "meanwhile", "whoever", "whomever", "under way", "to be had"),
     *("(?:go|goes|going|went|gone) before", "let(?:s|ting)? go"),
     *("by (?:itself|themselves)", "of (?:theirs|ours)"),
-    *("one who", "those who", "that which", "(?:what|who) is no"),
+    *("one who", "those who", "that which", "(?:what|who) is no", "who (?:asks?|waits?)"),
+    *("died", "(?:entry|entries|decisions?|values?) dies?", "in vain", "at will", "all the same"),
+    *("to do what", "what else the decision", "if that is meant", "what (?:comes|arrives|stands)"),
 )
 """Regular expressions of words and phrases that have a plainer equal.
 

@@ -80,6 +80,12 @@ def test_doc_comments_of_rust_are_read_as_blocks():
         ("//! Anew: from the start.", "Anew"),
         ("/// waits by\n    /// itself", "by itself"),
         ("Those who wait get it.", "Those who"),
+        ("Everybody who waits gets it.", "who waits"),
+        ("# returns how many entries died", "died"),
+        ("An entry dies with its user.", "entry dies"),
+        ("def test_a_load_in_vain(): ...", "in vain"),
+        ("It is stored all the\n/// same.", "all the same"),
+        ("It returns what arrives.", "what arrives"),
     ],
 )
 def test_odd_words_are_found_in_names_and_across_lines(text, words):
@@ -87,8 +93,16 @@ def test_odd_words_are_found_in_names_and_across_lines(text, words):
     assert (found.line, found.words) == (1, words)
 
 
-def test_parts_of_other_words_are_not_odd():
-    assert prose.odd_words("sample", "A stolen renewal, retold: the manewtold.") == []
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A stolen renewal, retold: the manewtold.",
+        "A primary that dies is replaced.",
+        "It embodied one.",
+    ],
+)
+def test_other_words_and_other_uses_are_not_odd(text):
+    assert prose.odd_words("sample", text) == []
 
 
 def test_findings_are_counted_against_the_bars(monkeypatch):
@@ -100,7 +114,12 @@ def test_findings_are_counted_against_the_bars(monkeypatch):
         "sample.rs:1: Who waits for a load.",
     ]
     assert clauses.share == 50
-    assert len(odd.findings) == 3
+    assert [str(finding) for finding in odd.findings] == [
+        "sample.rs:1: Who waits",
+        "page.md:1: told",
+        "page.md:2: told",
+        "page.md:3: told",
+    ]
 
 
 @pytest.mark.parametrize(("most", "code"), [(0.0, 1), (100.0, 0)])

@@ -29,7 +29,7 @@ def test_a_refresh_that_was_cut_off_is_begun_again(fresh_redis, ends):
         return DENY
 
     async def hit(count):
-        """Asks for what is due, until it was evaluated so many times."""
+        """Requests the stale entry until it was evaluated `count` times."""
         async with asyncio.timeout(10):
             while len(asked) < count:
                 assert await cache.get(*REQUEST, None, "critical") == ALLOW

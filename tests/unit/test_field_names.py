@@ -45,7 +45,7 @@ def test_names_that_threads_store_at_once_are_interned_up_to_the_limit():
     for thread in threads:
         thread.join()
     remembered = sum(is_remembered(name) for letter in "abcd" for name in names(letter, 1_500))
-    # In 3.11 what is interned is forgotten again when nobody has it.
+    # In 3.11, an interned string without other references is freed.
     assert remembered <= 4_096, remembered
     """)
 

@@ -93,7 +93,7 @@ async def test_decisions_and_batches_wait_too(cache):
     ]
 
 
-async def test_a_load_that_waited_in_vain_evaluates(cache):
+async def test_a_load_that_finds_no_lease_evaluates(cache):
     cache.confirms = True
     cache.lapse()
     assert await cache.get_or_load("bob", "read", "doc", bringing(ALLOWED)) == ALLOWED

@@ -116,7 +116,7 @@ def test_a_poll_that_had_started_before_does_not_count(owner):
     assert not any(ended.is_set() for ended in asked_for)
     owner.may_end.set()
     assert all(ended.wait(PATIENCE) for ended in asked_for)
-    assert owner.looks == 2, "one look is enough for all who wait"
+    assert owner.looks == 2, "one look is enough for all waiters"
     begun.join()
 
 

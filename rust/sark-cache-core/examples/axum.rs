@@ -25,7 +25,7 @@ const TTL: Duration = Duration::from_secs(300);
 
 type Decision = &'static str;
 
-/// A policy engine that takes its time.
+/// A slow policy engine.
 #[derive(Default)]
 struct Engine {
     banned: Mutex<HashSet<String>>,

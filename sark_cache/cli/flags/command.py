@@ -287,7 +287,7 @@ def _every(client: Any, settings: "CacheSettings", faults: list[str]) -> list[st
 def _before(client: Any, features: list[str], settings: "CacheSettings") -> dict[str, int | None]:  # noqa: ANN401
     """Returns the percentages of features before a change; None for one that was never set.
 
-    Returns an empty dict if they cannot be read, because the change is made all the same.
+    Returns an empty dict if they cannot be read, because the change is made anyway.
     """
     try:
         found = rollouts.read(client, features, settings)

@@ -33,7 +33,7 @@ def require_known(
     """
     if feature in INITIAL:
         return
-    forced = f" {unless} sets it all the same." if unless else ""
+    forced = f" {unless} sets it anyway." if unless else ""
     try:
         [found] = rollouts.read(client, [feature], settings).values()
     except Exception as error:  # noqa: BLE001 - any error of the client

@@ -17,7 +17,7 @@ WIDTH = 760
 LETTER, BOLD = 6.6, 7.3
 """The width of a letter of a label in pixels, rounded up."""
 ROW, CAPTION, HEAD, FOOT = 22, 26, 24, 40
-"""Heights in pixels: of a row, of a caption, of what stands above the rows and below them."""
+"""Heights in pixels: of a row, of a caption, of the space above the rows and of that below them."""
 VALUE, RATIO = 76, 76
 """Widths in pixels of the columns at the right."""
 AXIS = ("axis", "middle")
@@ -162,7 +162,7 @@ def bars(subjects: Subjects, metric: str, about: str) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a chart with rows, and what stands in them."""
+    """The columns of a chart with rows, and their contents."""
 
     metrics: tuple[str, ...]
     left: float

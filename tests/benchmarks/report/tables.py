@@ -1,7 +1,7 @@
 """The tables on the pages, and a check that every other figure there is one of the report's.
 
-A table stands between `<!-- figures: NAME -->` and `<!-- /figures -->`; `machine` is no table but
-the line that says what was measured on and with.
+A table stands between `<!-- figures: NAME -->` and `<!-- /figures -->`. The name `machine` stands
+for a line of text: the machine and the versions of the measurements.
 """
 
 import re

@@ -82,7 +82,7 @@ class AnswerLog:
         self._file.write(_ANSWER.pack(*answer))
 
     def flush(self):
-        """Writes what is buffered, as needed before a fork: the child would write it again."""
+        """Writes the buffer, as needed before a fork: the child would write it again."""
         self._file.flush()
 
     def close(self):

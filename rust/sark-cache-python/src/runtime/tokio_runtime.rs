@@ -96,7 +96,7 @@ where
     let Some(started) = started() else { return Err(future) };
     let (done, outcome) = oneshot::channel();
     started.runtime.spawn(async move {
-        // An error if the receiver was dropped; the operation was to be done all the same.
+        // An error if the receiver was dropped. The operation had to be finished nevertheless.
         let _ = done.send(ForkExcluded(future).await);
     });
     Ok(outcome)
