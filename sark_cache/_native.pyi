@@ -31,7 +31,16 @@ from sark_cache.types import (
     RevalidateCallback,
 )
 
-__all__ = ["CONSTANTS", "AsyncCache", "Decision", "Load", "PolicyStore", "Stamp", "__version__"]
+__all__ = [
+    "CONSTANTS",
+    "AsyncCache",
+    "Decision",
+    "Lease",
+    "Load",
+    "PolicyStore",
+    "Stamp",
+    "__version__",
+]
 
 __version__: str
 CONSTANTS: dict[str, str | float]
@@ -208,7 +217,6 @@ class Load:
     def leave(self) -> None:
         """Leaves the load. If this request is its leader, the first waiter becomes the leader."""
 
-@disjoint_base
 @final
 class Lease:
     """The right to serve cached decisions, until a moment that its owner moves on again and again.
@@ -241,6 +249,7 @@ class Lease:
     def remaining(self) -> float:
         """Returns the time in seconds for which decisions may still be served. 0.0: no lease."""
 
+@disjoint_base
 class PolicyStore:
     """The compiled base of `RustPolicyCache`. Use that class instead."""
 
