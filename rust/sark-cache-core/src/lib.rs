@@ -28,9 +28,10 @@
 //! let entry = cache.get(key.as_bytes()).await.expect("it was stored");
 //! assert_eq!(*entry.value(), "allow");
 //!
-//! // A revocation: takes effect when `invalidate` is called; the future counts the entries
-//! removed. let stamp = cache.stamp(); let removed = cache.invalidate(Scope::of([Some("alice"),
-//! None, None], &[])).await; assert_eq!(removed, 1);
+//! // A revocation: takes effect when `invalidate` is called. The future counts the entries removed.
+//! let stamp = cache.stamp();
+//! let removed = cache.invalidate(Scope::of([Some("alice"), None, None], &[])).await;
+//! assert_eq!(removed, 1);
 //! assert!(cache.get(key.as_bytes()).await.is_none());
 //!
 //! // A decision whose evaluation began before the revocation is not stored.
