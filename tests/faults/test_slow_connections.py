@@ -1,12 +1,11 @@
 """Servers with long round trips, and users whose keys and tags are as long as allowed."""
 
-import socket
-import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 
 import pytest
 
+from servers.relay import relayed
 from timed_requests import ALLOW, load
 
 MALLORY = ("mallory", "read", "secret")
@@ -18,36 +17,13 @@ MANY = 400
 
 @pytest.fixture
 def slow_way():
-    """Makes proxies that delay replies; returns the URL of one."""
-    with ExitStack() as stops:
+    """Makes relays that delay replies by their size; returns the URL of one."""
+    with ExitStack() as relays:
 
         def begin(server, bytes_per_second=BYTES_PER_SECOND):
-            listener = socket.create_server((server.host, 0))
-            stops.callback(listener.close)
-            stops.callback(listener.shutdown, socket.SHUT_RDWR)
-            relaying = (listener, (server.host, server.port), bytes_per_second)
-            threading.Thread(target=relay, args=relaying, daemon=True).start()
-            return server.url.replace(str(server.port), str(listener.getsockname()[1]))
+            return relays.enter_context(relayed(server, lambda size: size / bytes_per_second))
 
         yield begin
-
-
-def relay(listener, target, bytes_per_second):
-    with suppress(OSError):  # the listener is closed
-        while True:
-            here, _ = listener.accept()
-            there = socket.create_connection(target)
-            for way in ((here, there, None), (there, here, bytes_per_second)):
-                threading.Thread(target=pump, args=way, daemon=True).start()
-
-
-def pump(source, target, bytes_per_second):
-    with source, target, suppress(OSError):  # one of them is closed
-        while data := source.recv(1 << 16):
-            if bytes_per_second:
-                time.sleep(len(data) / bytes_per_second)
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
 
 
 async def test_no_user_can_make_the_revocation_of_their_decisions_unconfirmable(

@@ -3,15 +3,11 @@
 import importlib.metadata
 import platform
 import re
-import socket
-import socketserver
-import time
-from contextlib import suppress
-from threading import Thread
 
 import pytest
 
 from commands import URL, in_process, sark_cache, url_without
+from servers.relay import relayed
 
 FIELDS = [
     *("ok", "problems", "warnings", "versions", "extras", "native", "settings", "rollouts"),
@@ -343,23 +339,8 @@ def test_missing_permissions_of_a_user_are_a_problem(own_redis):
 def far_away(fresh_redis):
     """The URL of a server whose replies take a tenth of a second to arrive."""
 
-    class Relay(socketserver.BaseRequestHandler):
-        def handle(self):
-            with socket.create_connection((fresh_redis.host, fresh_redis.port)) as server:
-                Thread(target=relay, args=(self.request, server)).start()
-                relay(server, self.request, after=0.1)
-
-    def relay(source, target, after=0.0):
-        with suppress(OSError):  # one of them is closed
-            while data := source.recv(65536):
-                time.sleep(after)
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Relay) as relays:
-        Thread(target=relays.serve_forever, args=(0.05,)).start()
-        yield f"redis://127.0.0.1:{relays.server_address[1]}/0"
-        relays.shutdown()
+    with relayed(fresh_redis, lambda _size: 0.1) as url:
+        yield url
 
 
 def test_a_server_that_is_far_away_is_waited_for(fresh_redis, far_away):

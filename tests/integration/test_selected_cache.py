@@ -5,6 +5,7 @@ import inspect
 
 import pytest
 
+from closing import assert_closed_by_its_block
 from sark_cache import (
     InvalidationError,
     SelectedPolicyCache,
@@ -190,13 +191,7 @@ async def test_loads_and_refreshes_use_the_backend_of_the_user(settled, fresh_re
     assert cache.enabled is False
     assert await cache.get(min(native), "read", "doc") is None
     cache.enabled = True
-    async with cache:
-        assert await cache.health_check() is True
-    assert cache.closed
-    assert await cache.health_check() is False
-    with pytest.raises(RuntimeError, match="closed"):
-        async with cache:
-            pass
+    await assert_closed_by_its_block(cache)
 
 
 async def test_a_stamp_from_before_the_backend_changed_stores_nothing(settled, fresh_redis):

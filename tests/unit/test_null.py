@@ -2,6 +2,7 @@
 
 import pytest
 
+from closing import assert_closed_by_its_block
 from loaders import bringing
 from sark_cache import NullPolicyCache, PolicyCacheProtocol
 
@@ -80,11 +81,4 @@ async def test_wrong_arguments_are_errors_as_elsewhere(cache):
 
 
 async def test_it_is_closed_like_other_caches(cache):
-    async with cache as entered:
-        assert entered is cache
-        assert await cache.health_check() is True
-    assert cache.closed
-    assert await cache.health_check() is False
-    with pytest.raises(RuntimeError, match="closed"):
-        async with cache:
-            pass
+    await assert_closed_by_its_block(cache)

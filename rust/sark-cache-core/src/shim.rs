@@ -2,7 +2,7 @@
 //! and [`single_flight`](crate::single_flight).
 //!
 //! They are the standard library's and arc-swap's. With the feature `shuttle` they are a model
-//! checker's, so that the code that ships is the code that is checked (`tests/model.rs`,
+//! checker's, so that the code that ships is the code that is checked (`tests/model`,
 //! `tests/protocol`). The checker explores interleavings, not weak memory: it treats every atomic
 //! as sequentially consistent.
 

@@ -28,3 +28,16 @@ pub fn one_of<T>(choices: impl IntoIterator<Item = T>) -> T {
     let mut choices: Vec<T> = choices.into_iter().collect();
     choices.swap_remove(rand::thread_rng().gen_range(0..choices.len()))
 }
+
+/// Defines tests of variants that are broken on purpose. Each names the property that fails, the
+/// broken rule, and the scenario.
+macro_rules! is_noticed {
+    ($($name:ident: $property:literal, $broken:ident, $scenario:expr;)*) => {$(
+        #[test]
+        #[should_panic(expected = $property)]
+        fn $name() {
+            let scenario: fn($crate::Broken) = $scenario;
+            $crate::checker::expose(move || scenario($crate::Broken::$broken));
+        }
+    )*};
+}

@@ -10,13 +10,14 @@
 //! - **Settling.** A request that began after a settled revocation returned gets no older decision.
 //!
 //! Every rule of the protocol has a variant that breaks it (`world.rs`), and the checker has to
-//! notice each. The rule for flights is checked in `model.rs`.
+//! notice each. The rule for flights is checked in `tests/model`.
 //!
 //! `nox -s model` runs it, or `cargo test --package sark-cache-core --features shuttle --profile
 //! model --test protocol`. Each scenario runs 4,000 schedules with each of two schedulers, in 20
 //! seconds together on an idle core. `SARK_CACHE_SCHEDULES` sets another number.
 
 #[path = "../checker/mod.rs"]
+#[macro_use]
 mod checker;
 mod fault;
 mod process;
@@ -25,7 +26,7 @@ mod server;
 mod shared_values;
 mod world;
 
-use checker::{explore, expose, one_of};
+use checker::{explore, one_of};
 use fault::Fault;
 use scenarios::*;
 use shared_values::values_are_shared;
@@ -46,17 +47,6 @@ const FAULTS: [Fault; 6] = [
 #[test]
 fn nobody_serves_what_was_revoked() {
     explore(|| processes_revoke(Broken::Nothing, one_of(FAULTS), one_of([1, 2])));
-}
-
-macro_rules! is_noticed {
-    ($($name:ident: $property:literal, $broken:ident, $scenario:expr;)*) => {$(
-        #[test]
-        #[should_panic(expected = $property)]
-        fn $name() {
-            let scenario: fn(Broken) = $scenario;
-            expose(move || scenario(Broken::$broken));
-        }
-    )*};
 }
 
 is_noticed! {
