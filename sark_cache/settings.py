@@ -44,9 +44,9 @@ class Takes:
     words: str
 
 
-Switch: TypeAlias = Annotated[bool, Takes("true or false")]
+Boolean: TypeAlias = Annotated[bool, Takes("true or false")]
 Count: TypeAlias = Annotated[int, Field(ge=1), Takes("an integer, 1 or more")]
-Percentage: TypeAlias = Annotated[int, Field(ge=0, le=100), Takes("an integer from 0 to 100")]
+PercentOfUsers: TypeAlias = Annotated[int, Field(ge=0, le=100), Takes("an integer from 0 to 100")]
 Seconds: TypeAlias = Annotated[
     float, Field(gt=0, allow_inf_nan=False), Takes("a number of seconds, more than 0 and finite")
 ]
@@ -83,12 +83,12 @@ class CacheSettings(BaseSettings):
         frozen=True,
     )
 
-    use_rust_cache: Switch = Field(
+    use_rust_cache: Boolean = Field(
         default=True,
         description="If false, no user gets the native cache. `RUST_ENABLED` is also read; the "
         "prefixed name takes precedence.",
     )
-    enabled: Switch = Field(
+    enabled: Boolean = Field(
         default=True,
         description="If false, caches neither serve nor store, and every request is a miss.",
     )
@@ -109,10 +109,10 @@ class CacheSettings(BaseSettings):
         default=float(DEFAULT_TTL_SECONDS),
         description="The default time to live of an entry, in seconds.",
     )
-    use_optimized_ttl: Switch = Field(
+    use_optimized_ttl: Boolean = Field(
         default=True, description="If true, a request's sensitivity limits the time to live."
     )
-    stale_while_revalidate: Switch = Field(
+    stale_while_revalidate: Boolean = Field(
         default=True, description="If true, hits on stale entries refresh them in the background."
     )
     redis_url: ServerURL = Field(
@@ -138,7 +138,7 @@ class CacheSettings(BaseSettings):
         "for each primary. None: the number that the primary reports. Some servers do not report "
         "it.",
     )
-    cleanup_enabled: Switch = Field(
+    cleanup_enabled: Boolean = Field(
         default=True, description="If true, expired entries are removed in the background."
     )
     cleanup_interval: Seconds = Field(
@@ -158,10 +158,10 @@ class CacheSettings(BaseSettings):
         "one in this process or in Redis. None: all users get Redis if it is configured, otherwise "
         "the native cache.",
     )
-    rust_opa_rollout_pct: Percentage = Field(
+    rust_opa_rollout_pct: PercentOfUsers = Field(
         default=0, description="The percentage of users that get the feature rust_opa."
     )
-    log_user_ids: Switch = Field(
+    log_user_ids: Boolean = Field(
         default=False, description="If true, user ids may be logged at INFO and above."
     )
 

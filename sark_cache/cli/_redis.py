@@ -35,7 +35,7 @@ class TimeOuts(NamedTuple):
     command: float
 
 
-class Primary(NamedTuple):
+class PrimaryClient(NamedTuple):
     """A primary server and a client for it."""
 
     address: str
@@ -91,7 +91,7 @@ def is_cluster(client: Any) -> bool:  # noqa: ANN401 - of either library
     return hasattr(client, "get_primaries")
 
 
-def primaries_of(client: Any) -> list[Primary]:  # noqa: ANN401 - of either library
+def primaries_of(client: Any) -> list[PrimaryClient]:  # noqa: ANN401 - of either library
     """Returns the primary servers that a client speaks to.
 
     Raises:
@@ -100,14 +100,14 @@ def primaries_of(client: Any) -> list[Primary]:  # noqa: ANN401 - of either libr
     if is_cluster(client):
         of_node = getattr(client, "get_redis_connection", None) or client.get_valkey_connection
         nodes = sorted(client.get_primaries(), key=lambda node: str(node.name))
-        return [Primary(str(node.name), of_node(node)) for node in nodes]
+        return [PrimaryClient(str(node.name), of_node(node)) for node in nodes]
     pool = client.connection_pool
     if hasattr(pool, "get_master_address"):
         host, port = pool.get_master_address()
-        return [Primary(f"{host}:{port}", client)]
+        return [PrimaryClient(f"{host}:{port}", client)]
     place = pool.connection_kwargs
     address = place.get("path") or f"{place.get('host')}:{place.get('port')}"
-    return [Primary(str(address), client)]
+    return [PrimaryClient(str(address), client)]
 
 
 @contextmanager

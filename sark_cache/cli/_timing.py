@@ -6,12 +6,13 @@ from statistics import median
 from time import perf_counter
 from typing import Any, TypeAlias
 
-Request: TypeAlias = tuple[str, str, str]
+RequestFields: TypeAlias = tuple[str, str, str]
+"""User, action and resource."""
 
 Get: TypeAlias = Callable[[str, str, str], Coroutine[Any, Any, Any]]
 
 
-async def seconds_per_call(get: Get, request: Request, *, rounds: int, calls: int) -> float:
+async def seconds_per_call(get: Get, request: RequestFields, *, rounds: int, calls: int) -> float:
     """Measures the time of one look-up, in seconds.
 
     Args:

@@ -18,13 +18,13 @@ import sark_cache
 from sark_cache._core.compiled import is_rust_cache_available
 from sark_cache.backends.native import RustPolicyCache
 from sark_cache.cli._exit import ExitCode
+from sark_cache.cli._timing import RequestFields
 from sark_cache.cli.doctor.environment import versions
 from sark_cache.types import JSONObject
 
-Request: TypeAlias = tuple[str, str, str]
 Promise: TypeAlias = Callable[[RustPolicyCache], Awaitable[bool]]
 
-READ: Request = ("alice", "read", "doc:1")
+READ: RequestFields = ("alice", "read", "doc:1")
 DECISION: JSONObject = {"allow": True, "reason": "owner", "obligations": ["audit"]}
 TASKS = 100
 
@@ -143,7 +143,7 @@ async def _get(cache: RustPolicyCache) -> JSONObject | None:
 
 async def _revokes(cache: RustPolicyCache) -> bool:
     """Returns whether a revocation removes the decisions of a user or tag, and no others."""
-    bob: Request = ("bob", *READ[1:])
+    bob: RequestFields = ("bob", *READ[1:])
     await cache.set(*READ, DECISION)
     await cache.set(*bob, DECISION, tags=["bundle:1"])
     of_user = await cache.invalidate(user_id=READ[0])

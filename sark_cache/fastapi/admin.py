@@ -22,7 +22,7 @@ from sark_cache.fastapi.models import (
     Invalidation,
     Percentage,
     Rollout,
-    Rollouts,
+    RolloutPercentages,
 )
 from sark_cache.rollout.unknown import UnknownFeature
 
@@ -85,9 +85,9 @@ async def invalidate(cache: PolicyCacheDep, invalidation: Invalidation) -> Inval
 
 
 @admin_router.get("/rollouts")
-def rollouts(installation: InstallationDep) -> Rollouts:
+def rollouts(installation: InstallationDep) -> RolloutPercentages:
     """Returns the rollout percentage of each feature."""
-    return Rollouts(rollouts=installation.flags.get_all_rollouts())
+    return RolloutPercentages(rollouts=installation.flags.get_all_rollouts())
 
 
 @admin_router.get("/rollouts/{feature}")
@@ -116,7 +116,7 @@ def roll_out(
 
 
 @admin_router.post("/rollback", dependencies=CHANGES, responses=UNCONFIRMED)
-def roll_all_back(installation: InstallationDep) -> Rollouts:
+def roll_all_back(installation: InstallationDep) -> RolloutPercentages:
     """Sets the percentage of every feature to 0."""
     with _confirmed():
         installation.flags.rollback_all()

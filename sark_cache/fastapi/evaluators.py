@@ -14,11 +14,13 @@ from sark_cache.fastapi.sources import FromRequest, read_source
 from sark_cache.selection.selected import SelectedPolicyCache
 from sark_cache.types import Context, Loaded
 
-Evaluation: TypeAlias = Mapping[str, Any] | Loaded
-Evaluator: TypeAlias = Callable[[str, str, str, Context | None], Awaitable[Evaluation] | Evaluation]
+EvaluatorResult: TypeAlias = Mapping[str, Any] | Loaded
+Evaluator: TypeAlias = Callable[
+    [str, str, str, Context | None], Awaitable[EvaluatorResult] | EvaluatorResult
+]
 """Asks the policy engine: `(user_id, action, resource, context) -> decision`, async or not."""
 
-AsyncEvaluator: TypeAlias = Callable[[str, str, str, Context | None], Awaitable[Evaluation]]
+AsyncEvaluator: TypeAlias = Callable[[str, str, str, Context | None], Awaitable[EvaluatorResult]]
 
 
 class Engine(Protocol):
@@ -26,7 +28,7 @@ class Engine(Protocol):
 
     def evaluate(
         self, user_id: str, action: str, resource: str, context: Context | None, /
-    ) -> Awaitable[Evaluation] | Evaluation:
+    ) -> Awaitable[EvaluatorResult] | EvaluatorResult:
         """Returns the decision for a request."""
         ...
 
@@ -64,9 +66,9 @@ def callable_evaluator(evaluator: Any) -> AsyncEvaluator:  # noqa: ANN401 - chec
 
     async def evaluate(
         user_id: str, action: str, resource: str, context: Context | None
-    ) -> Evaluation:
+    ) -> EvaluatorResult:
         found = await run_in_threadpool(ask, user_id, action, resource, context)
-        evaluation: Evaluation = await found if isawaitable(found) else found
+        evaluation: EvaluatorResult = await found if isawaitable(found) else found
         return evaluation
 
     return evaluate
@@ -77,7 +79,7 @@ def timed(evaluate: AsyncEvaluator, cache: SelectedPolicyCache) -> AsyncEvaluato
 
     async def evaluated(
         user_id: str, action: str, resource: str, context: Context | None
-    ) -> Evaluation:
+    ) -> EvaluatorResult:
         begun = perf_counter()
         loaded = await evaluate(user_id, action, resource, context)
         cache.record_opa_latency((perf_counter() - begun) * 1e3)

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from sark_cache._core import arguments, limits
 from sark_cache.rollout.manager import MOST_NAME_BYTES, is_name
 
-State: TypeAlias = Literal["ok", "unavailable"]
+HealthState: TypeAlias = Literal["ok", "unavailable"]
 
 
 def _pattern(pattern: str) -> str:
@@ -29,9 +29,9 @@ Feature: TypeAlias = Annotated[str, AfterValidator(_name)]
 class Health(BaseModel):
     """The health of the caches."""
 
-    status: State
+    status: HealthState
     """`unavailable` if one of the backends is unavailable."""
-    backends: dict[str, State]
+    backends: dict[str, HealthState]
     """The state of each backend that this process uses: `native`, `redis`, `none`."""
     enabled: bool
     """True if the caches are enabled."""
@@ -110,7 +110,7 @@ class Rollout(BaseModel):
     percentage: int
 
 
-class Rollouts(BaseModel):
+class RolloutPercentages(BaseModel):
     """The rollout percentage of each feature."""
 
     rollouts: dict[str, int]

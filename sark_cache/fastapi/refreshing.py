@@ -6,7 +6,7 @@ from typing import Any, TypeAlias, TypeGuard
 from sark_cache.fastapi.evaluators import (
     AsyncEvaluator,
     Engine,
-    Evaluation,
+    EvaluatorResult,
     callable_evaluator,
     timed,
 )
@@ -16,7 +16,7 @@ from sark_cache.selection.selected import SelectedPolicyCache
 from sark_cache.types import Context, RevalidateCallback
 
 Refresher: TypeAlias = Callable[
-    [str, str, str, Context | None], Awaitable[Evaluation | None] | Evaluation | None
+    [str, str, str, Context | None], Awaitable[EvaluatorResult | None] | EvaluatorResult | None
 ]
 """An evaluator that may return None: the decision is unchanged."""
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Response
 from sark_cache.fastapi.admin import admin_router
 from sark_cache.fastapi.admission import only_admins
 from sark_cache.fastapi.installation import InstallationDep, PolicyCacheDep
-from sark_cache.fastapi.models import Health, Metrics, State
+from sark_cache.fastapi.models import Health, HealthState, Metrics
 from sark_cache.fastapi.sources import Dependency
 
 UNAVAILABLE: Final = 503
@@ -74,7 +74,7 @@ def policy_cache_router(
 
 async def health(cache: PolicyCacheDep, response: Response) -> Health:
     """Returns the health of each backend of this process; 503 if one does not answer."""
-    backends: dict[str, State] = {}
+    backends: dict[str, HealthState] = {}
     for each in cache.backends():
         backends[each.backend] = "ok" if await each.health_check() else "unavailable"
     if "unavailable" not in backends.values():

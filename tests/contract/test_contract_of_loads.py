@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from loaders import ALLOW, DENY, Evaluation, bringing, never
+from loaders import ALLOW, DENY, ControlledLoader, bringing, never
 from loaders import REQUEST as ALICE
 from sark_cache import Loaded
 from sark_cache.backends.base import BasePolicyCache
@@ -33,7 +33,7 @@ async def test_the_result_of_the_loader_is_returned_and_stored(cache):
 
 
 async def test_one_loader_runs_for_all_concurrent_requests(cache):
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await asking(cache, loader, 50)
     loader.bring(ALLOW)
     decisions = await asyncio.gather(*tasks)
@@ -46,7 +46,7 @@ async def test_one_loader_runs_for_all_concurrent_requests(cache):
 
 
 async def test_a_failure_is_raised_to_every_waiter_and_is_not_cached(cache):
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await asking(cache, loader, 5)
     loader.fail(ConnectionError("the engine is down"))
     for answer in await asyncio.gather(*tasks, return_exceptions=True):
@@ -56,7 +56,7 @@ async def test_a_failure_is_raised_to_every_waiter_and_is_not_cached(cache):
 
 
 async def test_a_cancelled_leader_hands_over_to_a_waiter(cache):
-    loader = Evaluation()
+    loader = ControlledLoader()
     leader, *others = await asking(cache, loader, 5)
     leader.cancel()
     while loader.runs < 2:
@@ -69,7 +69,7 @@ async def test_a_cancelled_leader_hands_over_to_a_waiter(cache):
 
 
 async def test_a_cancelled_waiter_does_not_affect_the_others(cache):
-    loader = Evaluation()
+    loader = ControlledLoader()
     leader, first, second = await asking(cache, loader, 3)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -91,7 +91,7 @@ REVOCATIONS = {
 
 @pytest.mark.parametrize("revoke", REVOCATIONS)
 async def test_a_decision_that_is_revoked_while_it_loads_is_not_stored(cache, revoke):
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await asking(cache, loader, 3, tags=["role:admin"])
     await REVOCATIONS[revoke](cache)
     loader.bring(Loaded(ALLOW, tags=["late"]))
@@ -101,7 +101,7 @@ async def test_a_decision_that_is_revoked_while_it_loads_is_not_stored(cache, re
 
 
 async def test_a_request_after_a_revocation_does_not_join_an_older_load(cache):
-    old = Evaluation()
+    old = ControlledLoader()
     before = await asking(cache, old, 2)
     await cache.invalidate(user_id="alice")
     assert await cache.get_or_load(*ALICE, bringing(DENY)) == DENY
@@ -111,7 +111,7 @@ async def test_a_request_after_a_revocation_does_not_join_an_older_load(cache):
 
 
 async def test_a_revocation_of_other_decisions_does_not_prevent_storing(cache):
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await asking(cache, loader, 2, tags=["role:admin"])
     await cache.invalidate(user_id="bob")
     await cache.invalidate(tags=["role:user"])
@@ -121,7 +121,7 @@ async def test_a_revocation_of_other_decisions_does_not_prevent_storing(cache):
 
 
 async def test_a_decision_set_during_a_load_is_not_overwritten(cache):
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await asking(cache, loader, 2)
     await cache.set(*ALICE, DENY)
     loader.bring(ALLOW)
@@ -142,7 +142,7 @@ async def test_the_loader_may_return_the_ttl_and_tags(cache):
 
 
 async def test_a_ttl_of_zero_shares_and_stores_nothing(cache):
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await asking(cache, loader, 3, ttl_seconds=0)
     loader.bring(ALLOW)
     assert await asyncio.gather(*tasks) == [ALLOW] * 3
@@ -159,7 +159,7 @@ async def test_a_result_that_cannot_be_stored_is_returned_unchanged(cache, bad, 
 
 
 async def test_every_request_evaluates_a_result_that_cannot_be_copied(cache):
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await asking(cache, loader, 3)
     bad = {"x": object()}
     loader.bring(bad)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from loaders import ALLOW, DENY, Evaluation, bringing, never
+from loaders import ALLOW, DENY, ControlledLoader, bringing, never
 from loaders import REQUEST as ALICE
 
 BOB = ("bob", "read", "doc")
@@ -47,7 +47,7 @@ async def test_a_member_does_not_pass_as_an_admin(cache):
 
 
 async def test_two_policies_that_evaluate_at_once_do_not_share_a_load(cache):
-    of_member, of_admin = Evaluation(), Evaluation()
+    of_member, of_admin = ControlledLoader(), ControlledLoader()
     tasks = [
         asyncio.create_task(cache.get_or_load(*ALICE, loader, policy=policy))
         for loader, policy in ((of_member, MEMBER), (of_admin, ADMIN))
@@ -153,7 +153,7 @@ PASSING = {
 
 async def overtaken(cache, revoke):
     """Returns whether a load and a stamped decision of a policy are stored across a revocation."""
-    loader, stamp = Evaluation(), cache.stamp()
+    loader, stamp = ControlledLoader(), cache.stamp()
     task = asyncio.create_task(
         cache.get_or_load(*ALICE, loader, tags=["role:admin"], policy=MEMBER)
     )

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from loaders import ALLOW, DENY, Evaluation, bringing
+from loaders import ALLOW, DENY, ControlledLoader, bringing
 from loaders import REQUEST as ALICE
 
 BOB = ("bob", "read", "doc")
@@ -61,7 +61,7 @@ REVOCATIONS = {
 
 @pytest.mark.parametrize("revoke", REVOCATIONS)
 async def test_revocations_of_other_decisions_cost_no_evaluation(cache, revoke):
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = []
     for i in range(50):
         missed = cache.metrics.misses + 1
@@ -79,7 +79,7 @@ async def test_revocations_of_other_decisions_cost_no_evaluation(cache, revoke):
 async def test_a_request_after_a_matching_revocation_does_not_join_a_load_from_before(
     cache,
 ):
-    old = Evaluation()
+    old = ControlledLoader()
     before = asyncio.create_task(cache.get_or_load(*ALICE, old))
     await old.begun.wait()
     for i in range(40):

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from loaders import ALLOW, DENY, Evaluation, bringing
+from loaders import ALLOW, DENY, ControlledLoader, bringing
 from loaders import REQUEST as ALICE
 
 UNSTORABLE = {
@@ -35,7 +35,7 @@ SUPERSEDED_BY = {
 
 @pytest.mark.parametrize("stored", SUPERSEDED_BY)
 async def test_a_deny_that_expired_is_not_followed_by_an_older_allow(cache, stored):
-    loader = Evaluation()
+    loader = ControlledLoader()
     load = await loading(cache, loader)
     assert await SUPERSEDED_BY[stored](cache)
     await gone(cache, *ALICE)
@@ -52,7 +52,7 @@ async def test_after_a_deny_that_expired_a_newer_evaluation_is_stored(cache):
 
 
 async def test_a_short_lived_decision_of_another_request_does_not_prevent_storing(cache):
-    loader = Evaluation()
+    loader = ControlledLoader()
     load = await loading(cache, loader)
     await cache.set("bob", "read", "doc", DENY, ttl_seconds=0.1)
     await cache.set(*ALICE, DENY, {"ip": "::1"}, ttl_seconds=0.1)
@@ -103,7 +103,7 @@ async def test_a_deny_that_was_revoked_before_it_was_stored_ends_the_older_allow
 @pytest.mark.parametrize("ttl", [10, 300])
 async def test_a_deny_that_was_revoked_before_it_was_stored_ends_an_older_evaluation(cache, ttl):
     stamp = cache.stamp()
-    loader = Evaluation()
+    loader = ControlledLoader()
     load = await loading(cache, loader)
     await cache.invalidate(tags=["group:1"])
     deny = {"tags": ["group:1"], "ttl_seconds": ttl, "stamp": stamp}
@@ -127,7 +127,7 @@ async def test_a_deny_that_cannot_be_stored_invalidates_an_older_evaluation(cach
     await cache.set(*ALICE, ALLOW)
     assert await cache.set(*ALICE, UNSTORABLE[unstorable]) is False
     assert await cache.get(*ALICE) is None
-    loader = Evaluation()
+    loader = ControlledLoader()
     load = await loading(cache, loader)
     assert await cache.set(*ALICE, UNSTORABLE[unstorable]) is False
     loader.bring(ALLOW)
@@ -176,7 +176,7 @@ async def test_a_deny_while_the_cache_is_off_ends_the_older_allow(cache, denied)
 
 @pytest.mark.parametrize("denied", DENIED_WHILE_OFF)
 async def test_a_deny_while_the_cache_is_off_overtakes_an_older_evaluation(cache, denied):
-    loader = Evaluation()
+    loader = ControlledLoader()
     load = await loading(cache, loader)
     cache.enabled = False
     assert not await DENIED_WHILE_OFF[denied](cache)
@@ -211,7 +211,7 @@ async def test_a_load_that_was_called_before_the_cache_was_off_ends_the_older_al
 async def test_a_load_that_fails_while_the_cache_is_off_leaves_what_is_stored(cache):
     await cache.set(*ALICE, ALLOW)
     cache.enabled = False
-    loader = Evaluation()
+    loader = ControlledLoader()
     load = await loading(cache, loader)
     loader.fail(LookupError("no answer"))
     with pytest.raises(LookupError, match="no answer"):
@@ -228,7 +228,7 @@ async def test_a_refresh_that_ends_while_the_cache_is_off_ends_what_it_refreshed
         STALE_THRESHOLD_RATIO = 1.0  # each entry is to be refreshed within a millisecond
 
     cache = await new_cache(kind=Refreshed)
-    evaluation = Evaluation()
+    evaluation = ControlledLoader()
 
     async def evaluate(*_):
         return await evaluation()

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from sark_cache import RustPolicyCache
 from sark_cache.instrumentation.prometheus import register
-from telemetry import Rollouts, families
+from telemetry import FixedRollouts, families
 
 DOCS = Path(__file__).parents[2] / "docs"
 DASHBOARD = json.loads((DOCS / "grafana/sark-cache.json").read_text())
@@ -32,7 +32,7 @@ OF_THE_SCRAPE = {"job", "instance"}
 def exported():
     """Returns the metrics of a real scrape of a real cache: each name with its type and labels."""
     registry = CollectorRegistry()
-    register(RustPolicyCache(), registry, name="gateway", flags=Rollouts(rust_cache=25))
+    register(RustPolicyCache(), registry, name="gateway", flags=FixedRollouts(rust_cache=25))
     return {
         sample.name: (family.type, OF_THE_SCRAPE | set(sample.labels))
         for family in families(registry).values()

@@ -13,7 +13,7 @@ from report import saved
 from sark_cache import RustPolicyCache
 from sark_cache.instrumentation.prometheus import register
 from sark_cache.settings import SETTINGS, variables_of
-from telemetry import Rollouts, families
+from telemetry import FixedRollouts, families
 
 SITE = ROOT / "site"
 REPOSITORY = "https://github.com/sark-cache/sark-cache/blob/main/"
@@ -115,7 +115,7 @@ def test_every_setting_is_in_the_table():
 
 def test_every_metric_is_in_the_table():
     registry = CollectorRegistry()
-    register(RustPolicyCache(), registry, flags=Rollouts(rust_cache=25))
+    register(RustPolicyCache(), registry, flags=FixedRollouts(rust_cache=25))
     text = DOCUMENTS[SITE / "operating.html"].text
     for family in families(registry).values():
         assert family.name in text

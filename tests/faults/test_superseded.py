@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from loaders import Evaluation
+from loaders import ControlledLoader
 from sark_cache.backends.redis import PolicyCache, superseded
 from timed_requests import ALLOW
 
@@ -115,7 +115,7 @@ async def test_a_deny_without_a_reply_invalidates_an_older_evaluation(own_redis,
     server = own_redis()
     cache = await open_cache(server.url)
     async with PolicyCache(server.url, **PATIENT) as another:
-        loader = Evaluation()
+        loader = ControlledLoader()
         load = asyncio.create_task(another.get_or_load(*ALICE, loader))
         await loader.begun.wait()
         server.pause()
@@ -192,7 +192,7 @@ async def test_a_deny_that_cannot_be_stored_is_recorded_before_the_older_one_is_
         await one.health_check()
         for i in range(150):
             request = (f"user-{i}", "read", "doc")
-            loader = Evaluation()
+            loader = ControlledLoader()
             load = asyncio.create_task(one.get_or_load(*request, loader))
             await loader.begun.wait()
             deny = asyncio.create_task(other.set(*request, {"why": "x" * 70_000}))

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from loaders import ALLOW, DENY, Evaluation, bringing
+from loaders import ALLOW, DENY, ControlledLoader, bringing
 from loaders import REQUEST as ALICE
 from sark_cache import PolicyCache
 from sark_cache._core.patterns import Glob
@@ -47,7 +47,7 @@ REVOCATIONS = {
 @pytest.mark.parametrize("revoke", REVOCATIONS)
 async def test_a_revocation_of_one_service_does_not_affect_the_others(services, revoke, at):
     mine = services[at]
-    loaders = [Evaluation() for _ in services]
+    loaders = [ControlledLoader() for _ in services]
     loads = [
         asyncio.create_task(cache.get_or_load("alice", "write", "doc", loader, tags=["role:admin"]))
         for cache, loader in zip(services, loaders, strict=True)

@@ -9,7 +9,7 @@ ALLOW = {"allow": True, "roles": ["admin"]}
 DENY = {"allow": False}
 
 
-class Evaluation:
+class ControlledLoader:
     """A loader that runs until `bring` or `fail` gives it an outcome."""
 
     def __init__(self):

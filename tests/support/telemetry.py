@@ -26,7 +26,7 @@ def samples(registry):
     }
 
 
-class Rollouts:
+class FixedRollouts:
     """A source of rollout percentages."""
 
     def __init__(self, **percentages):

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from awaiting import ready
-from loaders import ALLOW, DENY, REQUEST, Evaluation, begun, bringing, never
+from loaders import ALLOW, DENY, REQUEST, ControlledLoader, begun, bringing, never
 from sark_cache import AsyncCache, Loaded
 
 
@@ -36,7 +36,7 @@ async def test_the_context_is_part_of_the_request(cache):
 
 
 async def test_every_caller_gets_a_separate_copy(cache):
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await begun(cache, loader, 3)
     brought = {"allow": True, "roles": ["admin"]}
     loader.bring(brought)
@@ -120,7 +120,7 @@ def test_1000_callers_on_4_loops_are_answered_even_if_the_leader_is_cancelled(ca
 
 async def test_tasks_of_uvloop_are_answered_too(cache):
     uvloop = pytest.importorskip("uvloop")
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await begun(cache, loader, 2)
     elsewhere = asyncio.get_running_loop().run_in_executor(
         None, uvloop.run, cache.get_or_load(*REQUEST, never)
@@ -165,7 +165,7 @@ async def test_a_traceback_shows_the_loader(cache):
 
 
 async def test_an_exception_of_the_loader_is_raised_to_every_waiter(cache):
-    loader, error = Evaluation(), ConnectionError("no engine")
+    loader, error = ControlledLoader(), ConnectionError("no engine")
     tasks = await begun(cache, loader, 5)
     loader.fail(error)
     answers = await asyncio.gather(*tasks, return_exceptions=True)
@@ -177,7 +177,7 @@ async def test_an_exception_of_the_loader_is_raised_to_every_waiter(cache):
 
 
 async def test_a_shared_exception_does_not_accumulate_tracebacks(cache):
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await begun(cache, loader, 50)
     loader.fail(ConnectionError())
     for task in tasks:
@@ -188,7 +188,7 @@ async def test_a_shared_exception_does_not_accumulate_tracebacks(cache):
 
 @pytest.mark.parametrize("brought", [None, True, "allow", [ALLOW], object(), Loaded("allow")])
 async def test_a_result_that_is_not_a_decision_is_a_type_error_for_every_waiter(cache, brought):
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await begun(cache, loader, 3)
     loader.bring(brought)
     for answer in await asyncio.gather(*tasks, return_exceptions=True):
@@ -215,7 +215,7 @@ async def test_a_loader_that_is_not_async_is_a_type_error(cache):
     ],
 )
 async def test_a_wrong_loaded_is_an_error_for_every_waiter(cache, late, error):
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await begun(cache, loader, 2)
     loader.bring(late)
     for answer in await asyncio.gather(*tasks, return_exceptions=True):
@@ -242,7 +242,7 @@ class Interrupt(BaseException):
 
 
 async def test_an_interrupted_leader_hands_over(cache):
-    first = Evaluation()
+    first = ControlledLoader()
 
     async def lead():
         with pytest.raises(Interrupt):
@@ -426,7 +426,7 @@ async def test_the_general_cache_loads_too():
 
 async def test_the_general_cache_raises_an_error_to_every_waiter_if_it_cannot_store():
     cache = AsyncCache()
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = [asyncio.create_task(cache.get_or_load("key", loader)) for _ in range(3)]
     await loader.begun.wait()
     loader.bring(object())

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from loaders import ALLOW, REQUEST, Evaluation, begun, bringing, never
+from loaders import ALLOW, REQUEST, ControlledLoader, begun, bringing, never
 
 
 async def test_a_cancelled_leader_hands_over_to_a_waiter_with_its_own_loader(cache):
-    first, second = Evaluation(), Evaluation()
+    first, second = ControlledLoader(), ControlledLoader()
     [leader] = await begun(cache, first)
     waiter = asyncio.create_task(cache.get_or_load(*REQUEST, second))
     last = asyncio.create_task(cache.get_or_load(*REQUEST, never))
@@ -25,7 +25,7 @@ async def test_a_cancelled_leader_hands_over_to_a_waiter_with_its_own_loader(cac
 
 
 async def test_a_cancelled_waiter_does_not_affect_the_others(cache):
-    loader = Evaluation()
+    loader = ControlledLoader()
     leader, impatient, patient = await begun(cache, loader, 3)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
@@ -38,7 +38,7 @@ async def test_a_cancelled_waiter_does_not_affect_the_others(cache):
 async def test_a_leader_that_runs_out_of_time_hands_over(cache):
     async def impatient():
         async with asyncio.timeout(0.01):
-            await cache.get_or_load(*REQUEST, Evaluation())
+            await cache.get_or_load(*REQUEST, ControlledLoader())
 
     asking = asyncio.create_task(impatient())
     await asyncio.sleep(0)
@@ -49,7 +49,7 @@ async def test_a_leader_that_runs_out_of_time_hands_over(cache):
 
 
 async def test_all_requests_of_a_load_may_be_cancelled_at_once(cache):
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await begun(cache, loader, 2_000)
     for task in tasks:
         task.cancel()
@@ -59,7 +59,7 @@ async def test_all_requests_of_a_load_may_be_cancelled_at_once(cache):
 
 
 async def test_an_abandoned_leader_hands_over(cache):
-    leading = cache.get_or_load(*REQUEST, Evaluation())
+    leading = cache.get_or_load(*REQUEST, ControlledLoader())
     contextvars.copy_context().run(leading.send, None)
     waiter = asyncio.create_task(cache.get_or_load(*REQUEST, bringing(ALLOW)))
     await asyncio.sleep(0)
@@ -72,7 +72,7 @@ def test_a_leader_whose_loop_ends_hands_over_to_another_loop(cache):
     waits = threading.Event()
 
     async def lead():
-        await begun(cache, Evaluation())
+        await begun(cache, ControlledLoader())
         await asyncio.to_thread(waits.wait)
         # The leader is still running when its loop ends: asyncio.run cancels it.
 
@@ -94,7 +94,7 @@ def test_a_waiter_on_a_closed_loop_does_not_keep_the_lead(cache):
     forgotten = asyncio.new_event_loop()
 
     async def lead():
-        loader = Evaluation()
+        loader = ControlledLoader()
         [leader] = await begun(cache, loader)
         return leader
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from loaders import ALLOW, DENY, REQUEST, Evaluation, begun, never
+from loaders import ALLOW, DENY, REQUEST, ControlledLoader, begun, never
 from sark_cache import Loaded
 
 REVOKING = {
@@ -22,7 +22,7 @@ REVOKING = {
 
 @pytest.mark.parametrize("revoke", REVOKING.values(), ids=REVOKING)
 async def test_a_load_that_is_invalidated_is_answered_but_not_stored(cache, revoke):
-    before, after = Evaluation(), Evaluation()
+    before, after = ControlledLoader(), ControlledLoader()
     asked_before = await begun(cache, before, 2, tags=["role:admin"])
     await revoke(cache)
     asked_after = await begun(cache, after, 2, tags=["role:admin"])
@@ -36,7 +36,7 @@ async def test_a_load_that_is_invalidated_is_answered_but_not_stored(cache, revo
 
 
 async def test_the_older_load_does_not_overwrite_the_newer(cache):
-    before, after = Evaluation(), Evaluation()
+    before, after = ControlledLoader(), ControlledLoader()
     asked_before = await begun(cache, before)
     cache.invalidate("alice")
     asked_after = await begun(cache, after)
@@ -48,7 +48,7 @@ async def test_the_older_load_does_not_overwrite_the_newer(cache):
 
 
 async def test_a_superseded_load_stores_nothing_whatever_its_tags(cache):
-    untagged, tagged = Evaluation(), Evaluation()
+    untagged, tagged = ControlledLoader(), ControlledLoader()
     first = await begun(cache, untagged)
     cache.invalidate(tags=["role:admin"])
     second = await begun(cache, tagged, tags=["role:admin"])
@@ -60,7 +60,7 @@ async def test_a_superseded_load_stores_nothing_whatever_its_tags(cache):
 
 
 async def test_a_decision_set_during_a_load_is_not_overwritten(cache):
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await begun(cache, loader)
     assert await cache.set(*REQUEST, DENY)
     loader.bring(ALLOW)
@@ -69,7 +69,7 @@ async def test_a_decision_set_during_a_load_is_not_overwritten(cache):
 
 
 async def test_the_tags_of_waiters_revoke_the_loaded_decision(cache):
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await begun(cache, loader)
     waiting = asyncio.create_task(cache.get_or_load(*REQUEST, never, tags=["role:admin"]))
     await asyncio.sleep(0)
@@ -79,7 +79,7 @@ async def test_the_tags_of_waiters_revoke_the_loaded_decision(cache):
 
 
 async def test_the_waiters_of_an_invalidated_and_cancelled_leader_join_the_newer_load(cache):
-    before, after = Evaluation(), Evaluation()
+    before, after = ControlledLoader(), ControlledLoader()
     leader, waiter = await begun(cache, before, 2)
     cache.invalidate("alice")
     newer = await begun(cache, after)
@@ -91,7 +91,7 @@ async def test_the_waiters_of_an_invalidated_and_cancelled_leader_join_the_newer
 
 
 async def test_an_invalidation_of_other_decisions_does_not_affect_a_load(cache):
-    loader = Evaluation()
+    loader = ControlledLoader()
     asked_before = await begun(cache, loader)
     cache.invalidate("bob")
     cache.invalidate(tags=["role:user"])
@@ -103,7 +103,7 @@ async def test_an_invalidation_of_other_decisions_does_not_affect_a_load(cache):
 
 
 async def test_after_a_hand_over_the_decision_is_as_new_as_the_second_load(cache):
-    first, second = Evaluation(), Evaluation()
+    first, second = ControlledLoader(), ControlledLoader()
     [leader] = await begun(cache, first)
     waiter = asyncio.create_task(cache.get_or_load(*REQUEST, second))
     await asyncio.sleep(0)
@@ -116,7 +116,7 @@ async def test_after_a_hand_over_the_decision_is_as_new_as_the_second_load(cache
 
 
 async def test_a_late_tag_revoked_during_a_load_sends_later_requests_to_a_new_load(cache):
-    first, second = Evaluation(), Evaluation()
+    first, second = ControlledLoader(), ControlledLoader()
     early = await begun(cache, first)
     cache.invalidate(tags=["bundle:42"])
     late = asyncio.create_task(cache.get_or_load(*REQUEST, second))

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 import pytest
 
-from loaders import ALLOW, DENY, REQUEST, Evaluation, begun, bringing
+from loaders import ALLOW, DENY, REQUEST, ControlledLoader, begun, bringing
 from sark_cache import Loaded, RustPolicyCache
 
 
@@ -38,7 +38,7 @@ async def test_tags_of_the_call_and_of_loaded_revoke(cache):
 
 
 async def test_a_ttl_of_zero_is_shared_but_not_stored(cache):
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await begun(cache, loader, 3, ttl_seconds=0)
     loader.bring(ALLOW)
     assert await asyncio.gather(*tasks) == [ALLOW] * 3
@@ -50,7 +50,7 @@ async def test_a_ttl_of_zero_is_shared_but_not_stored(cache):
 
 async def test_a_decision_that_is_not_json_is_returned_and_every_request_evaluates(cache, caplog):
     odd = {"allow": True, "at": object()}
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await begun(cache, loader, 3)
     loader.bring(odd)
     answers = await asyncio.gather(*tasks)
@@ -71,7 +71,7 @@ async def test_a_decision_that_is_too_large_is_returned(cache):
 async def test_a_decision_larger_than_the_cache_is_shared(caplog):
     cache = RustPolicyCache(max_bytes=2_000)
     large = {"allow": True, "reason": "x" * 3_000}
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await begun(cache, loader, 2)
     loader.bring(large)
     assert await asyncio.gather(*tasks) == [large, large]
@@ -113,7 +113,7 @@ async def test_a_disabled_cache_evaluates_and_counts_nothing(cache):
 
 @pytest.mark.parametrize("stop", ["close", "disable"])
 async def test_a_cache_that_is_disabled_or_closed_while_loading_stores_nothing(cache, stop):
-    loader = Evaluation()
+    loader = ControlledLoader()
     tasks = await begun(cache, loader, 2)
     if stop == "close":
         await cache.close()

@@ -20,7 +20,7 @@ from sark_cache._core.compiled import PolicyStore
 from sark_cache._core.observers import observers
 from sark_cache.instrumentation import prometheus
 from sark_cache.instrumentation.opentelemetry import instrument
-from telemetry import Rollouts, Telemetry, samples
+from telemetry import FixedRollouts, Telemetry, samples
 
 
 @pytest.fixture
@@ -33,8 +33,10 @@ def telemetry():
 
 async def test_the_numbers_equal_those_of_prometheus(cache, telemetry):
     registry = CollectorRegistry()
-    prometheus.register(cache, registry, name="gateway", flags=Rollouts(rust_cache=25, rust_opa=0))
-    telemetry.instrument(cache, name="gateway", flags=Rollouts(rust_cache=25, rust_opa=0))
+    prometheus.register(
+        cache, registry, name="gateway", flags=FixedRollouts(rust_cache=25, rust_opa=0)
+    )
+    telemetry.instrument(cache, name="gateway", flags=FixedRollouts(rust_cache=25, rust_opa=0))
     for i in range(300):
         await cache.get("alice", "read", str(i % 10))
         await cache.set("alice", "read", str(i % 15), ALLOW)
@@ -60,7 +62,7 @@ async def test_the_numbers_equal_those_of_prometheus(cache, telemetry):
 
 
 async def test_every_instrument_has_its_kind_unit_and_description(cache, telemetry):
-    telemetry.instrument(cache, flags=Rollouts(rust_cache=25, rust_opa=0))
+    telemetry.instrument(cache, flags=FixedRollouts(rust_cache=25, rust_opa=0))
     await cache.get(*REQUEST)
     metrics = telemetry.metrics()
     assert all(metric.description for metric in metrics.values())

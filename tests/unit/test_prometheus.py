@@ -18,7 +18,7 @@ from sark_cache import RustPolicyCache
 from sark_cache._core.compiled import PolicyStore
 from sark_cache._core.observers import observers
 from sark_cache.instrumentation.prometheus import PolicyCacheCollector, register
-from telemetry import Rollouts, families, samples
+from telemetry import FixedRollouts, families, samples
 
 REQUEST = ("alice", "read", "doc")
 ALLOW = {"allow": True}
@@ -105,7 +105,7 @@ async def test_every_number_of_the_metrics_follows_from_a_scrape(cache, registry
 
 
 async def test_a_scrape_has_the_format_of_prometheus_and_of_openmetrics(cache, registry):
-    register(cache, registry, name="gateway", flags=Rollouts(rust_cache=25, rust_opa=0))
+    register(cache, registry, name="gateway", flags=FixedRollouts(rust_cache=25, rust_opa=0))
     await cache.get(*REQUEST)
     cache.record_opa_latency(5)
     text = generate_latest(registry).decode()
@@ -133,7 +133,7 @@ async def test_a_scrape_has_the_format_of_prometheus_and_of_openmetrics(cache, r
 
 
 async def test_labels_say_which_cache_and_which_backend(cache, registry):
-    register(cache, registry, name="gateway", flags=Rollouts(rust_cache=25))
+    register(cache, registry, name="gateway", flags=FixedRollouts(rust_cache=25))
     scraped = samples(registry)
     identity = (("backend", "native"), ("cache", "gateway"))
     assert scraped["sark_cache_backend_info", *identity] == 1
@@ -222,7 +222,7 @@ async def test_a_disabled_or_closed_cache_is_scraped_like_any_other(cache, regis
 
 async def test_a_scrape_adds_nothing_to_the_path_of_a_hit(cache, registry):
     before = dict(vars(cache))
-    register(cache, registry, flags=Rollouts(rust_cache=25))
+    register(cache, registry, flags=FixedRollouts(rust_cache=25))
     samples(registry)
     assert type(cache) is RustPolicyCache
     assert RustPolicyCache.get is PolicyStore.get
@@ -247,8 +247,8 @@ async def test_a_circuit_that_opened_is_exported(registry):
 
 async def test_several_caches_share_families(cache, registry):
     other = RustPolicyCache(max_size=5)
-    register(cache, registry, name="a", flags=Rollouts(rust_cache=25))
-    register(other, registry, name="b", flags=Rollouts(rust_cache=25, rust_opa=1))
+    register(cache, registry, name="a", flags=FixedRollouts(rust_cache=25))
+    register(other, registry, name="b", flags=FixedRollouts(rust_cache=25, rust_opa=1))
     register(other, registry, backend="redis")
     await cache.get(*REQUEST)
     text = generate_latest(registry).decode()
@@ -307,7 +307,7 @@ def test_prometheus_own_registry_is_the_default(cache):
 
 
 def test_a_collector_can_be_registered_by_hand(cache, registry):
-    registry.register(PolicyCacheCollector(cache, name="mine", flags=Rollouts(rust_cache=3)))
+    registry.register(PolicyCacheCollector(cache, name="mine", flags=FixedRollouts(rust_cache=3)))
     assert samples(registry)["sark_cache_enabled", ("backend", "native"), ("cache", "mine")] == 1
     with pytest.raises(ValueError, match="Duplicated timeseries"):
         register(RustPolicyCache(), registry)

@@ -33,7 +33,7 @@ async def together(flights, evaluate, count=5):
     return tasks
 
 
-class Evaluation:
+class HeldEvaluation:
     def __init__(self):
         self.runs = 0
         self.may_end = asyncio.Event()
@@ -45,7 +45,7 @@ class Evaluation:
 
 
 async def test_one_evaluation_serves_all_requests(flights):
-    evaluation = Evaluation()
+    evaluation = HeldEvaluation()
     tasks = await together(flights, evaluation)
     evaluation.may_end.set()
     assert await asyncio.gather(*tasks) == ['{"allow":true}'] * 5
@@ -62,7 +62,7 @@ async def test_none_is_a_valid_result(flights):
 
 
 async def test_other_keys_are_evaluated_independently(flights):
-    evaluation = Evaluation()
+    evaluation = HeldEvaluation()
     tasks = await together(flights, evaluation, 2)
     other = asyncio.create_task(flights.run("the same, since position 2", evaluation))
     await asyncio.sleep(0)
@@ -78,7 +78,7 @@ async def test_an_exception_is_raised_to_every_waiter_and_not_kept(flights):
 
     for answer in await asyncio.gather(*await together(flights, fail), return_exceptions=True):
         assert isinstance(answer, LookupError)
-    evaluation = Evaluation()
+    evaluation = HeldEvaluation()
     evaluation.may_end.set()
     assert await flights.run(KEY, evaluation) == '{"allow":true}'
 
@@ -95,7 +95,7 @@ async def test_a_failure_without_waiters_is_not_reported_by_the_event_loop(fligh
 
 
 async def test_a_cancelled_leader_hands_over(flights):
-    evaluation = Evaluation()
+    evaluation = HeldEvaluation()
     leader, *others = await together(flights, evaluation)
     leader.cancel()
     while evaluation.runs < 2:
@@ -107,7 +107,7 @@ async def test_a_cancelled_leader_hands_over(flights):
 
 
 async def test_a_cancelled_waiter_does_not_affect_the_others(flights):
-    evaluation = Evaluation()
+    evaluation = HeldEvaluation()
     leader, waiter, other = await together(flights, evaluation, 3)
     waiter.cancel()
     await asyncio.wait([waiter])
@@ -139,7 +139,7 @@ def test_an_evaluation_of_a_closed_event_loop_is_not_waited_for(flights):
     """Closing a loop does not end its tasks."""
 
     async def abandon():
-        evaluation = Evaluation()
+        evaluation = HeldEvaluation()
         coroutine = flights.run(KEY, evaluation)
         coroutine.send(None)
         coroutine.close()
@@ -147,7 +147,7 @@ def test_an_evaluation_of_a_closed_event_loop_is_not_waited_for(flights):
     asyncio.run(abandon())
 
     async def ask():
-        evaluation = Evaluation()
+        evaluation = HeldEvaluation()
         evaluation.may_end.set()
         return await flights.run(KEY, evaluation)
 
@@ -240,7 +240,7 @@ async def test_a_task_that_is_not_awaited_may_request_the_evaluation_that_create
 async def test_a_request_that_waits_for_too_long_evaluates_on_its_own(kind):
     overdue = []
     flights = kind(lambda: overdue.append(1))
-    never_ends, runs = Evaluation(), []
+    never_ends, runs = HeldEvaluation(), []
 
     async def evaluate():
         runs.append(1)
@@ -261,7 +261,7 @@ async def test_a_request_that_waits_for_too_long_evaluates_on_its_own(kind):
 async def test_evaluations_that_never_end_do_not_accumulate(monkeypatch):
     monkeypatch.setattr("sark_cache.backends._shared.single_flight.WAIT_LIMIT_SECONDS", 0.001)
     monkeypatch.setattr("sark_cache.backends._shared.single_flight.CHECK_INTERVAL_SECONDS", 0.002)
-    flights, never_ends = AsyncioFlights(), Evaluation()
+    flights, never_ends = AsyncioFlights(), HeldEvaluation()
     tasks = []
     for _ in range(1 + MAX_SUPERSEDED):
         tasks.append(asyncio.create_task(flights.run(KEY, never_ends)))
@@ -276,13 +276,13 @@ async def test_evaluations_that_never_end_do_not_accumulate(monkeypatch):
 def test_flights_of_closed_loops_are_removed():
     flights = AsyncioFlights()
     loop = asyncio.new_event_loop()
-    task = loop.create_task(flights.run(KEY, Evaluation()))
+    task = loop.create_task(flights.run(KEY, HeldEvaluation()))
     task._log_destroy_pending = False  # it is abandoned on purpose
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
 
     async def ask():
-        quick = Evaluation()
+        quick = HeldEvaluation()
         quick.may_end.set()
         return await flights.run(KEY, quick)
 

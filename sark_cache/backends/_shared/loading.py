@@ -73,7 +73,7 @@ def _no_waiters() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class LoaderRun:
     """An evaluation without a `Load`, as observers see it."""
 
     cache: object
@@ -98,7 +98,7 @@ async def evaluate(
         superseding: Called if the loader returns a decision, so that it replaces the stored one.
     """
     try:
-        decision: JSONObject = (await evaluated(Evaluation(cache, loader)))[0]
+        decision: JSONObject = (await evaluated(LoaderRun(cache, loader)))[0]
     except Exception:
         if failed is not None:
             failed()
@@ -108,7 +108,7 @@ async def evaluate(
     return decision
 
 
-async def evaluated(evaluation: Evaluation) -> LoadResult:
+async def evaluated(evaluation: LoaderRun) -> LoadResult:
     """Runs a loader. Returns its decision, with the time to live and tags of a `Loaded`.
 
     Raises:
@@ -117,7 +117,7 @@ async def evaluated(evaluation: Evaluation) -> LoadResult:
     return _read_decision(await _start(evaluation.loader, evaluation, _read_decision))
 
 
-async def evaluated_ahead(evaluation: Evaluation) -> LoadResult | None:
+async def evaluated_ahead(evaluation: LoaderRun) -> LoadResult | None:
     """Runs a revalidation callback. Returns its decision; None: the stored one is still valid.
 
     Raises:
@@ -208,7 +208,7 @@ async def _replacement() -> Loaded:
 
 def _start(
     loader: Callable[[], Awaitable[Any]],
-    evaluation: "Load | Evaluation | None",
+    evaluation: "Load | LoaderRun | None",
     read: Callable[[Any], LoadResult | None],
 ) -> Awaitable[Any]:
     if observers and evaluation is not None:
@@ -226,7 +226,7 @@ def _start(
 
 
 async def _observed(
-    evaluation: "Load | Evaluation", read: Callable[[Any], LoadResult | None]
+    evaluation: "Load | LoaderRun", read: Callable[[Any], LoadResult | None]
 ) -> Any:  # noqa: ANN401
     """Evaluates within the context managers of the observers.
 

@@ -34,7 +34,7 @@ CHECK_SECONDS: Final = 0.5
 EXIT_SECONDS: Final = 2.0
 """The longest wait of the interpreter, at its exit, for running revocations."""
 
-Report: TypeAlias = Callable[[str, BaseException], None]
+ErrorReporter: TypeAlias = Callable[[str, BaseException], None]
 """Takes the operation that could not be confirmed, and its error."""
 
 FallbackLoop: TypeAlias = Callable[[], asyncio.AbstractEventLoop | None]
@@ -55,7 +55,7 @@ class Revocations:
             none, so the revocation does not run until it is awaited.
     """
 
-    def __init__(self, report: Report, fallback_loop: FallbackLoop) -> None:
+    def __init__(self, report: ErrorReporter, fallback_loop: FallbackLoop) -> None:
         self._report: Final = report
         self._fallback_loop: Final = fallback_loop
 
@@ -86,7 +86,7 @@ class _Revocation(Generic[T]):
         self,
         operation: str,
         carry_out: Callable[[], Coroutine[Any, Any, T]],
-        report: Report,
+        report: ErrorReporter,
         fallback_loop: FallbackLoop,
     ) -> None:
         self.operation: Final = operation

@@ -30,7 +30,7 @@ from sark_cache.backends.redis.connection import GuardedConnection
 from sark_cache.backends.redis.connections import ConnectionPerLoop
 from sark_cache.backends.redis.loads import Lifetime, LoadRunner
 from sark_cache.backends.redis.lookup import LookupResult
-from sark_cache.backends.redis.request import Request, can_be_fields, can_be_tag
+from sark_cache.backends.redis.request import KeyedRequest, can_be_fields, can_be_tag
 from sark_cache.backends.redis.stamp import Stamp
 from sark_cache.backends.redis.store import DecisionStore
 from sark_cache.backends.redis.writer import DecisionWriter
@@ -534,7 +534,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         arguments.check_request(user_id, action, resource, context, None)
         arguments.check_optional("policy", policy)
         try:
-            request = Request.read(
+            request = KeyedRequest.read(
                 self._store.prefix, policy or "", user_id, action, resource, context
             )
         except NotJSONError as error:
@@ -746,10 +746,10 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         action: str,
         resource: str,
         context: Context | None,
-    ) -> tuple[Request | None, LookupResult]:
+    ) -> tuple[KeyedRequest | None, LookupResult]:
         """Looks up a request, and counts a miss. The caller counts a hit."""
         started = perf_counter()
-        request: Request | None = None
+        request: KeyedRequest | None = None
         found = _NOTHING
         connection = self._connections.current()
         if connection.is_unavailable:
@@ -782,7 +782,9 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         superseded.start_removal()
         return superseded.refuses(key)
 
-    def _count_hit(self, request: Request, found: LookupResult, sensitivity: str | None) -> None:
+    def _count_hit(
+        self, request: KeyedRequest, found: LookupResult, sensitivity: str | None
+    ) -> None:
         """Counts a hit, and starts a refresh if the entry is near its expiration."""
         callback = None
         entry = found.entry

@@ -31,7 +31,7 @@ from sark_cache.backends.redis.permissions import Findings, named, refusal
 
 logger: Final = getLogger("sark_cache")
 
-Command: TypeAlias = tuple[Any, ...]
+RedisCommand: TypeAlias = tuple[Any, ...]
 
 MOST_AT_ONCE = 64
 """The maximum number of commands in flight. Further commands wait, within their deadline."""
@@ -211,7 +211,7 @@ class GuardedConnection:
                 await self._close_client()
 
     async def commands(
-        self, deadline: float, keys: Sequence[str], commands: Sequence[Command]
+        self, deadline: float, keys: Sequence[str], commands: Sequence[RedisCommand]
     ) -> list[Any]:
         """Sends one command for each key and returns the replies: one round trip to each server.
 
@@ -232,7 +232,7 @@ class GuardedConnection:
         return replies
 
     async def _pipelined(
-        self, deadline: float, keys: Sequence[str], commands: Sequence[Command]
+        self, deadline: float, keys: Sequence[str], commands: Sequence[RedisCommand]
     ) -> list[Any]:
         if len(commands) == 1:
             return [await self.command(deadline, keys[0], *commands[0])]
@@ -243,7 +243,7 @@ class GuardedConnection:
                 self._trip(self._server_of(key), key, reply)
         return replies
 
-    async def _send_all(self, commands: Sequence[Command]) -> Any:  # noqa: ANN401
+    async def _send_all(self, commands: Sequence[RedisCommand]) -> Any:  # noqa: ANN401
         pipeline = (
             self.client.pipeline() if self.is_cluster else self.client.pipeline(transaction=False)
         )

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from sark_cache._core import arguments
 from sark_cache.backends._shared.background_refresh import Refreshes, goes_on
-from sark_cache.backends._shared.loading import Evaluation, evaluate, evaluated, evaluated_ahead
+from sark_cache.backends._shared.loading import LoaderRun, evaluate, evaluated, evaluated_ahead
 from sark_cache.backends._shared.recorder import MetricsRecorder
 from sark_cache.backends._shared.refresh_pauses import Pauses
 from sark_cache.backends._shared.single_flight import FlightKey, new_flights
 from sark_cache.backends.redis.lookup import LookupResult
-from sark_cache.backends.redis.request import Request
+from sark_cache.backends.redis.request import KeyedRequest
 from sark_cache.backends.redis.writer import DecisionWriter
 from sark_cache.types import JSONObject, Loader, RevalidateCallback
 
@@ -53,7 +53,7 @@ class LoadRunner:
 
     async def load_shared(
         self,
-        request: Request,
+        request: KeyedRequest,
         found: LookupResult,
         loader: Loader,
         lifetime: Lifetime,
@@ -85,7 +85,7 @@ class LoadRunner:
 
         what = (request.key, found.era, sorted(set(tags)))
         flight = sha256(json.dumps(what).encode()).hexdigest()
-        evaluation = Evaluation(self._cache, loader, waiting=lambda: self._callers[flight] - 1)
+        evaluation = LoaderRun(self._cache, loader, waiting=lambda: self._callers[flight] - 1)
         self._callers[flight] += 1
         try:
             text = await self._flights.run(flight, lead)
@@ -102,7 +102,7 @@ class LoadRunner:
 
     def refresh(
         self,
-        request: Request,
+        request: KeyedRequest,
         found: LookupResult,
         callback: RevalidateCallback,
         position: Callable[[], Awaitable[str | None]],
@@ -154,7 +154,7 @@ class LoadRunner:
 
     async def _refresh(
         self,
-        request: Request,
+        request: KeyedRequest,
         found: LookupResult,
         callback: RevalidateCallback,
         position: Callable[[], Awaitable[str | None]],
@@ -169,7 +169,7 @@ class LoadRunner:
             return callback(request.user_id, request.action, request.resource, request.context)
 
         found = found._replace(position=await position())
-        loaded = await evaluated_ahead(Evaluation(self._cache, load, ahead=True))
+        loaded = await evaluated_ahead(LoaderRun(self._cache, load, ahead=True))
         if loaded is None:
             return False
         decision, ttl, late = loaded

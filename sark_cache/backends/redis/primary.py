@@ -19,8 +19,8 @@ from sark_cache._core.errors import UNREADABLE, UnavailableError
 from sark_cache._core.tasks import cancellation_kept
 from sark_cache.backends.redis import replies
 from sark_cache.backends.redis.connection import (
-    Command,
     GuardedConnection,
+    RedisCommand,
     check_client,
 )
 from sark_cache.backends.redis.permissions import named, refusal
@@ -68,7 +68,9 @@ class Primary:
         """The connection that all commands use. None: any connection of the pool."""
         self.pace: Final = Pace(STEP_SHARE * connection.command_timeout)
 
-    async def run(self, *commands: Command, waits: float = 0.0, raises: bool = True) -> list[Any]:
+    async def run(
+        self, *commands: RedisCommand, waits: float = 0.0, raises: bool = True
+    ) -> list[Any]:
         """Sends commands and returns the replies, in one round trip over one connection.
 
         Args:
@@ -94,14 +96,14 @@ class Primary:
                 raise self._refused(command, answer) or answer
         return answers
 
-    def _refused(self, command: Command, error: Exception) -> RefusedError | None:
+    def _refused(self, command: RedisCommand, error: Exception) -> RefusedError | None:
         said = refusal(error)
         if said is None:
             return None
         self._connection.suspect()
         return RefusedError(f"the server refuses {named(error, str(command[0]))} ({said})")
 
-    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+    async def _send(self, commands: Sequence[RedisCommand]) -> list[Any]:
         if self._held is not None:
             return await self._send_over(self._held, commands)
         if self._node is None:
@@ -116,7 +118,7 @@ class Primary:
             answers = await self._send_to_node(commands)
         return answers
 
-    async def _send_over(self, raw: Any, commands: Sequence[Command]) -> list[Any]:  # noqa: ANN401
+    async def _send_over(self, raw: Any, commands: Sequence[RedisCommand]) -> list[Any]:  # noqa: ANN401
         if not raw.is_connected:  # it would reconnect, maybe to another server
             message = "the connection was lost, and the server does not say whether it is the same"
             raise UnconfirmedError(message)
@@ -139,7 +141,7 @@ class Primary:
                 raise
             return error
 
-    async def _send_to_node(self, commands: Sequence[Command]) -> list[Any]:
+    async def _send_to_node(self, commands: Sequence[RedisCommand]) -> list[Any]:
         """Sends commands to the node itself. The client's pipeline would follow a moved key."""
         pipelined = import_module(f"{check_client(self._connection.client)}.asyncio.cluster")
         sent = [
@@ -346,7 +348,7 @@ class Primary:
             raise UnconfirmedError(message)
 
 
-def _options(command: Command) -> dict[str, bool]:
+def _options(command: RedisCommand) -> dict[str, bool]:
     """Returns the options that the client needs for a command.
 
     Keys of other programs need not be UTF-8, and a client that decodes replies would fail.

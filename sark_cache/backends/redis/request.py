@@ -14,7 +14,7 @@ from sark_cache.backends.redis.write import Write, lifetime_ms, marker_of
 from sark_cache.types import Context
 
 
-class Request(NamedTuple):
+class KeyedRequest(NamedTuple):
     """A request that can be looked up and stored. Its context is plain JSON."""
 
     policy: str
@@ -35,7 +35,7 @@ class Request(NamedTuple):
         action: str,
         resource: str,
         context: Context | None,
-    ) -> "Request":
+    ) -> "KeyedRequest":
         """Converts a request.
 
         Raises:

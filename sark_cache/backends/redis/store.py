@@ -18,8 +18,8 @@ from sark_cache._core.keys import RequestKey, Scope, prefix_of
 from sark_cache._core.patterns import candidates, matcher
 from sark_cache.backends.redis import replies, scripts
 from sark_cache.backends.redis.connection import (
-    Command,
     GuardedConnection,
+    RedisCommand,
     mark_retrieved,
 )
 from sark_cache.backends.redis.invalidation import (
@@ -33,8 +33,8 @@ from sark_cache.backends.redis.lookup import LookupResult, boot_time, result_of
 from sark_cache.backends.redis.news import News
 from sark_cache.backends.redis.primary import Primary
 from sark_cache.backends.redis.replies import At, Held
-from sark_cache.backends.redis.request import Request
-from sark_cache.backends.redis.write import Fence, Outcome, Write, marker_of
+from sark_cache.backends.redis.request import KeyedRequest
+from sark_cache.backends.redis.write import Fence, Write, WriteOutcome, marker_of
 
 CHUNK = 500
 """The maximum number of commands, or of keys of one command, that are sent at once."""
@@ -55,7 +55,7 @@ class DecisionStore:
         self.news: Final = News()
 
     async def look_up(
-        self, connection: GuardedConnection, deadline: float, request: Request
+        self, connection: GuardedConnection, deadline: float, request: KeyedRequest
     ) -> LookupResult:
         """Looks up one request.
 
@@ -131,7 +131,7 @@ class DecisionStore:
             await connection.urgent(self.log, *self._position_since(since)), since
         )
 
-    def _position_since(self, since: str | None) -> Command:
+    def _position_since(self, since: str | None) -> RedisCommand:
         return ("EVAL", scripts.POSITION, 1, self.log, token_hex(12), since or "")
 
     def _add_news(self, reply: object, since: str | None) -> str | None:
@@ -161,7 +161,7 @@ class DecisionStore:
             return await self._values_of_many(connection, deadline, keys)
         since = self.news.position
         asked = (len(keys), token_hex(12), since or "")
-        command: Command = ("EVAL", scripts.GET_MANY, len(keys) + 1, *keys, self.log, *asked)
+        command: RedisCommand = ("EVAL", scripts.GET_MANY, len(keys) + 1, *keys, self.log, *asked)
         try:
             reply = await connection.command(deadline, keys[0], *command)
             self._add_news(replies.read(lambda it: it[2 * len(keys) :], reply), since)
@@ -173,7 +173,7 @@ class DecisionStore:
         self, connection: GuardedConnection, deadline: float, keys: Sequence[str]
     ) -> list[Held | UnavailableError]:
         """Sends one pipeline to each primary of a cluster, and a query of the log's position."""
-        commands: list[Command] = [("EVAL", scripts.GET_MANY, 1, key, 1) for key in keys]
+        commands: list[RedisCommand] = [("EVAL", scripts.GET_MANY, 1, key, 1) for key in keys]
         since = self.news.position
         *answers, position = await _send(
             connection, deadline, [*keys, self.log], [*commands, self._position_since(since)]
@@ -184,7 +184,7 @@ class DecisionStore:
 
     async def put(
         self, connection: GuardedConnection, deadline: float, writes: Sequence[Write], fence: Fence
-    ) -> list[Outcome | UnavailableError]:
+    ) -> list[WriteOutcome | UnavailableError]:
         """Stores decisions, unless the fence forbids it.
 
         They are sent in parts of 100. The deadline is that of the first part; each other part has
@@ -194,7 +194,7 @@ class DecisionStore:
             The outcome of each write, or the error because of which it is unknown.
         """
         put = self._put_in_steps if connection.is_cluster else self._put_in_one
-        outcomes: list[Outcome | UnavailableError] = []
+        outcomes: list[WriteOutcome | UnavailableError] = []
         for start in range(0, len(writes), WRITES_PER_SCRIPT):
             part = writes[start : start + WRITES_PER_SCRIPT]
             stored = await put(
@@ -208,11 +208,11 @@ class DecisionStore:
 
     async def _put_in_one(
         self, connection: GuardedConnection, deadline: float, writes: Sequence[Write], fence: Fence
-    ) -> list[Outcome | UnavailableError]:
+    ) -> list[WriteOutcome | UnavailableError]:
         keys = [key for write in writes for key in (write.key.text, write.marker)]
         values = [part for write in writes for part in (write.text, write.ttl_ms, write.subject)]
         seen = (fence.position(), fence.may_replace.value, fence.held, fence.marker)
-        command: Command = (
+        command: RedisCommand = (
             *("EVAL", scripts.STORE, len(keys) + 1, *keys, self.log),
             *(*seen, token_hex(12), *values),
         )
@@ -220,33 +220,35 @@ class DecisionStore:
 
     async def _put_in_steps(
         self, connection: GuardedConnection, deadline: float, writes: Sequence[Write], fence: Fence
-    ) -> list[Outcome | UnavailableError]:
+    ) -> list[WriteOutcome | UnavailableError]:
         """Reserves the keys, reads the log, then replaces the reservations by the decisions."""
         reservation = token_hex(12)
         keys = [write.key.text for write in writes]
         seen = (reservation, fence.may_replace.value, fence.held, fence.marker)
-        reserve: list[Command] = [
+        reserve: list[RedisCommand] = [
             ("EVAL", scripts.RESERVE, 2, write.key.text, write.marker, *seen, write.ttl_ms)
             for write in writes
         ]
         sent = await _send(connection, deadline, keys, reserve)
-        outcomes: list[Outcome | UnavailableError] = [_read(Outcome, reply) for reply in sent]
-        reserved = [at for at, outcome in enumerate(outcomes) if outcome is Outcome.STORED]
+        outcomes: list[WriteOutcome | UnavailableError] = [
+            _read(WriteOutcome, reply) for reply in sent
+        ]
+        reserved = [at for at, outcome in enumerate(outcomes) if outcome is WriteOutcome.STORED]
         if not reserved:
             return outcomes
         subjects = [writes[at].subject for at in reserved]
-        verify: Command = ("EVAL", scripts.VERIFY, 1, self.log, fence.position(), *subjects)
+        verify: RedisCommand = ("EVAL", scripts.VERIFY, 1, self.log, fence.position(), *subjects)
         verified = await _each(connection, deadline, self.log, verify, len(reserved))
-        commit: list[Command] = []
+        commit: list[RedisCommand] = []
         for at, outcome in zip(reserved, verified, strict=True):
             outcomes[at] = outcome
-            value = writes[at].text if outcome is Outcome.STORED else ""
+            value = writes[at].text if outcome is WriteOutcome.STORED else ""
             both = (keys[at], writes[at].marker)
             commit.append(("EVAL", scripts.COMMIT, 2, *both, reservation, value, writes[at].ttl_ms))
         committed = await _send(connection, deadline, [keys[at] for at in reserved], commit)
         for at, reply in zip(reserved, committed, strict=True):
-            if outcomes[at] is Outcome.STORED:
-                outcomes[at] = _read(Outcome, reply)
+            if outcomes[at] is WriteOutcome.STORED:
+                outcomes[at] = _read(WriteOutcome, reply)
         return outcomes
 
     async def remove(self, connection: GuardedConnection, key: RequestKey) -> bool:
@@ -282,7 +284,7 @@ class DecisionStore:
         for start in range(0, len(texts), CHUNK):
             part = texts[start : start + CHUNK]
             await self._append(send, {"keys": [logged(key) for key in part]})
-            remove: list[Command] = [("EVAL", scripts.REMOVE, 1, key) for key in part]
+            remove: list[RedisCommand] = [("EVAL", scripts.REMOVE, 1, key) for key in part]
             for reply in await connection.commands(deadline, part, remove):
                 replies.read(replies.count, _unavailable(reply))
 
@@ -386,19 +388,24 @@ class DecisionStore:
 
 
 async def _each(
-    connection: GuardedConnection, deadline: float, key: str, command: Command, count: int
-) -> list[Outcome | UnavailableError]:
+    connection: GuardedConnection, deadline: float, key: str, command: RedisCommand, count: int
+) -> list[WriteOutcome | UnavailableError]:
     """Sends one command for many writes. Returns the outcome of each, or the command's error."""
     try:
         reply = await connection.command(deadline, key, *command)
-        outcomes = replies.read(lambda it: list(map(Outcome, replies.numbers(it, count))), reply)
+        outcomes = replies.read(
+            lambda it: list(map(WriteOutcome, replies.numbers(it, count))), reply
+        )
     except UnavailableError as error:
         return [error] * count
     return [*outcomes]
 
 
 async def _send(
-    connection: GuardedConnection, deadline: float, keys: Sequence[str], commands: Sequence[Command]
+    connection: GuardedConnection,
+    deadline: float,
+    keys: Sequence[str],
+    commands: Sequence[RedisCommand],
 ) -> list[Any]:
     answers: list[Any] = []
     for start in range(0, len(commands), CHUNK):

@@ -41,7 +41,7 @@ class Fence(NamedTuple):
     marker: str = ""
 
 
-class Outcome(Enum):
+class WriteOutcome(Enum):
     """The outcome of a write."""
 
     STORED = scripts.STORED

@@ -18,10 +18,10 @@ from sark_cache.backends._shared.recorder import MetricsRecorder
 from sark_cache.backends.redis import scripts
 from sark_cache.backends.redis.connections import ConnectionPerLoop
 from sark_cache.backends.redis.lookup import LookupResult, boot_time
-from sark_cache.backends.redis.request import Request, decision_text
+from sark_cache.backends.redis.request import KeyedRequest, decision_text
 from sark_cache.backends.redis.store import DecisionStore
 from sark_cache.backends.redis.superseded import Superseded
-from sark_cache.backends.redis.write import Fence, MayReplace, Outcome, Write
+from sark_cache.backends.redis.write import Fence, MayReplace, Write, WriteOutcome
 from sark_cache.types import Context
 
 MAX_SHARED = MAX_ENTRY_BYTES - 4096
@@ -74,10 +74,10 @@ class DecisionWriter:
         action: str,
         resource: str,
         context: Context | None,
-    ) -> Request | None:
+    ) -> KeyedRequest | None:
         """Converts a request. None: it cannot be stored, which is recorded as a fault."""
         try:
-            return Request.read(self._store.prefix, policy, user_id, action, resource, context)
+            return KeyedRequest.read(self._store.prefix, policy, user_id, action, resource, context)
         except NotJSONError as error:
             self._recorder.fault(operation, str(error))
             return None
@@ -125,7 +125,7 @@ class DecisionWriter:
             if isinstance(outcome, UnavailableError):
                 dropped.append(write.key)
         await self.delete_superseded(operation, deadline, dropped)
-        return outcomes.count(Outcome.STORED)
+        return outcomes.count(WriteOutcome.STORED)
 
     async def _invalidate_late_writes(
         self, operation: str, deadline: float, keys: Collection[RequestKey]
@@ -149,7 +149,7 @@ class DecisionWriter:
 
     async def _write(
         self, deadline: float, writes: Sequence[Write], position: Callable[[], str] | None
-    ) -> list[Outcome | UnavailableError]:
+    ) -> list[WriteOutcome | UnavailableError]:
         connection = self._connections.current()
         try:
             if position is None:
@@ -172,7 +172,7 @@ class DecisionWriter:
     async def write_loaded(
         self,
         operation: str,
-        request: Request,
+        request: KeyedRequest,
         found: LookupResult,
         decision: Mapping[str, Any],
         ttl_seconds: float,
@@ -243,7 +243,9 @@ class DecisionWriter:
         for user_id, action, resource, context in requests:
             with suppress(NotJSONError):  # such a request has never been stored
                 keys.append(
-                    Request.read(self._store.prefix, policy, user_id, action, resource, context).key
+                    KeyedRequest.read(
+                        self._store.prefix, policy, user_id, action, resource, context
+                    ).key
                 )
         if keys:
             self.superseded.add(keys)
@@ -255,8 +257,8 @@ class DecisionWriter:
     async def _flush(self) -> int:
         return await self._store.invalidate(self._connections.current(), Scope(), ())
 
-    def _count(self, operation: str, outcome: Outcome | UnavailableError) -> None:
+    def _count(self, operation: str, outcome: WriteOutcome | UnavailableError) -> None:
         if isinstance(outcome, UnavailableError):
             self._recorder.fault(operation, str(outcome))
-        elif outcome is Outcome.INVALIDATED:
+        elif outcome is WriteOutcome.INVALIDATED:
             self._recorder.count("invalidations")

@@ -11,7 +11,7 @@ from sark_cache.backends.native import RustPolicyCache
 from sark_cache.backends.redis import PolicyCache
 from sark_cache.cli._exit import ExitCode, FailureError
 from sark_cache.cli._redis import of_commands, url_of
-from sark_cache.cli._timing import Request, seconds_per_call
+from sark_cache.cli._timing import RequestFields, seconds_per_call
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,7 +27,7 @@ REDIS_HITS = 300
 REDIS_ENTRY_SECONDS = 30
 
 
-class Engine:
+class DemoEngine:
     """A slow policy engine whose decisions change when a user is suspended.
 
     Attributes:
@@ -88,7 +88,7 @@ class Shown:
 
 async def show() -> Shown:
     """Runs the demo with a native cache. It takes about a second."""
-    engine = Engine()
+    engine = DemoEngine()
     async with RustPolicyCache() as cache:
         evaluation = await _evaluations(cache, engine)
         hit = await seconds_per_call(
@@ -144,7 +144,7 @@ async def measure_redis(settings: "CacheSettings") -> float:
     return _microseconds(took)
 
 
-async def _evaluations(cache: RustPolicyCache, engine: Engine) -> float:
+async def _evaluations(cache: RustPolicyCache, engine: DemoEngine) -> float:
     """Returns the median time of a request that is evaluated, in seconds."""
     times: list[float] = []
     for number in range(EVALUATIONS):
@@ -155,7 +155,7 @@ async def _evaluations(cache: RustPolicyCache, engine: Engine) -> float:
     return median(times)
 
 
-async def _all_at_once(cache: RustPolicyCache, engine: Engine) -> tuple[int, float]:
+async def _all_at_once(cache: RustPolicyCache, engine: DemoEngine) -> tuple[int, float]:
     """Makes one request from many callers at once.
 
     Returns:
@@ -168,7 +168,7 @@ async def _all_at_once(cache: RustPolicyCache, engine: Engine) -> tuple[int, flo
     return engine.evaluations - before, perf_counter() - started
 
 
-class _Revocation(NamedTuple):
+class _TimedRevocation(NamedTuple):
     """The results of a revocation."""
 
     allowed: tuple[bool, bool, bool]
@@ -177,7 +177,7 @@ class _Revocation(NamedTuple):
     seconds: float
 
 
-async def _revocation(cache: RustPolicyCache, engine: Engine) -> _Revocation:
+async def _revocation(cache: RustPolicyCache, engine: DemoEngine) -> _TimedRevocation:
     """Suspends a user, and revokes the user's decisions."""
     user = "mallory"
 
@@ -191,10 +191,10 @@ async def _revocation(cache: RustPolicyCache, engine: Engine) -> _Revocation:
     started = perf_counter()
     entries = await cache.invalidate(user_id=user)
     took = perf_counter() - started
-    return _Revocation((at_first, until_revoked, await is_allowed()), entries, took)
+    return _TimedRevocation((at_first, until_revoked, await is_allowed()), entries, took)
 
 
-async def _overtaken(cache: RustPolicyCache, engine: Engine) -> bool:
+async def _overtaken(cache: RustPolicyCache, engine: DemoEngine) -> bool:
     """Returns whether a decision that is revoked during its evaluation is stored."""
     user = "trudy"
     load = asyncio.ensure_future(cache.get_or_load(*_request(user), engine.loader(user)))
@@ -204,7 +204,7 @@ async def _overtaken(cache: RustPolicyCache, engine: Engine) -> bool:
     return await cache.get(*_request(user)) is not None
 
 
-def _request(user_id: str) -> Request:
+def _request(user_id: str) -> RequestFields:
     return (user_id, "read", "doc:1")
 
 

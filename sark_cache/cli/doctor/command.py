@@ -18,7 +18,7 @@ from sark_cache.cli._output import (
 )
 from sark_cache.cli.doctor.environment import Native
 from sark_cache.cli.doctor.report import Diagnosis, diagnose, shown
-from sark_cache.cli.doctor.server_check import Examination, Server
+from sark_cache.cli.doctor.server_check import Examination, ExaminedServer
 
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
@@ -120,7 +120,7 @@ def _format_redis(redis: Examination) -> dict[str, str]:
     return {"topology": redis.topology, **servers}
 
 
-def _server_facts(server: Server) -> list[str]:
+def _server_facts(server: ExaminedServer) -> list[str]:
     facts = [server.version or "version unknown"]
     if server.role is not None:
         facts.append(server.role)

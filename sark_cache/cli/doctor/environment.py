@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 
 import sark_cache
 from sark_cache.backends.native import RustPolicyCache
-from sark_cache.cli._timing import Request, seconds_per_call
+from sark_cache.cli._timing import RequestFields, seconds_per_call
 
 PACKAGE = "sark-cache"
 ROUNDS = 50
@@ -78,7 +78,7 @@ def check_native() -> Native:
 
 
 async def _check(cache: RustPolicyCache) -> Native:
-    request: Request = ("alice", "read", "doc:1")
+    request: RequestFields = ("alice", "read", "doc:1")
     decision = {"allow": True, "reason": "owner"}
     async with cache:
         stored = await cache.set(*request, decision)

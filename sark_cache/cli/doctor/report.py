@@ -8,7 +8,7 @@ from sark_cache.cli._settings import read_settings
 from sark_cache.cli.doctor.backend_choice import choose
 from sark_cache.cli.doctor.environment import Native, check_native, extras, versions
 from sark_cache.cli.doctor.server_check import Examination, examine
-from sark_cache.cli.flags.storage import Rollout, initial
+from sark_cache.cli.flags.storage import RolloutAtStart, initial
 from sark_cache.rollout.manager import INITIAL
 from sark_cache.selection.selector import FEATURE, Choice, shortcoming
 
@@ -25,7 +25,7 @@ class Diagnosis:
     native: Native = field(default_factory=check_native)
     settings: "CacheSettings | None" = None
     redis: Examination | None = None
-    rollouts: dict[str, Rollout] = field(default_factory=dict[str, Rollout])
+    rollouts: dict[str, RolloutAtStart] = field(default_factory=dict[str, RolloutAtStart])
     user: str | None = None
     choice: Choice | None = None
     problems: list[str] = field(default_factory=list[str])

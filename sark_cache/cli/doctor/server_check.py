@@ -33,7 +33,7 @@ from sark_cache.cli._redis import (
     without_secrets,
 )
 from sark_cache.cli.flags import storage as rollouts
-from sark_cache.cli.flags.storage import Rollout
+from sark_cache.cli.flags.storage import RolloutAtStart
 from sark_cache.rollout.manager import INITIAL
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ TOPOLOGIES = {"": "server", "unix": "server", "sentinel": "sentinel", "cluster":
 
 
 @dataclass(slots=True)
-class Server:
+class ExaminedServer:
     """A primary server. None means that it did not say."""
 
     address: str
@@ -108,8 +108,8 @@ class Examination:
     reachable: bool = False
     in_time: bool = False
     """True if Redis also answers within the timeouts of a request."""
-    servers: list[Server] = field(default_factory=list[Server])
-    rollouts: dict[str, Rollout] = field(default_factory=dict[str, Rollout])
+    servers: list[ExaminedServer] = field(default_factory=list[ExaminedServer])
+    rollouts: dict[str, RolloutAtStart] = field(default_factory=dict[str, RolloutAtStart])
     problems: list[str] = field(default_factory=list[str])
     warnings: list[str] = field(default_factory=list[str])
 
@@ -144,7 +144,7 @@ def _is_in_time(settings: "CacheSettings") -> bool:
 
 def _examine_primaries(found: Examination, client: Any, settings: "CacheSettings") -> None:  # noqa: ANN401
     for primary in primaries_of(client):
-        server = Server(primary.address)
+        server = ExaminedServer(primary.address)
         found.servers.append(server)
         try:
             _examine(server, primary.client, f"{prefix_of(settings.namespace)}.doctor")
@@ -162,7 +162,7 @@ def _examine_primaries(found: Examination, client: Any, settings: "CacheSettings
         found.problems.append(f"rollouts cannot be read: {without_secrets(error, settings)}{cure}")
 
 
-def _examine(server: Server, client: Any, key: str) -> None:  # noqa: ANN401 - of either library
+def _examine(server: ExaminedServer, client: Any, key: str) -> None:  # noqa: ANN401 - of either library
     """Examines one server.
 
     Raises:
@@ -183,7 +183,7 @@ def _examine(server: Server, client: Any, key: str) -> None:  # noqa: ANN401 - o
         server.snapshots = str(client.config_get("save")["save"])
 
 
-def _read(server: Server, info: dict[str, Any]) -> None:
+def _read(server: ExaminedServer, info: dict[str, Any]) -> None:
     name = "Valkey" if "valkey_version" in info else "Redis"
     version = info.get("valkey_version") or info.get("redis_version")
     server.version = f"{name} {version}"
@@ -195,7 +195,7 @@ def _read(server: Server, info: dict[str, Any]) -> None:
         server.appends = bool(info["aof_enabled"])
 
 
-def _try(server: Server, client: Any, key: str) -> dict[str, str]:  # noqa: ANN401 - of either library
+def _try(server: ExaminedServer, client: Any, key: str) -> dict[str, str]:  # noqa: ANN401 - of either library
     """Tries every command, and stores the refused ones in `server.refused`.
 
     Returns:
@@ -241,7 +241,7 @@ def _judge(found: Examination, settings: "CacheSettings") -> None:
     ]
 
 
-def _judge_server(found: Examination, server: Server, settings: "CacheSettings") -> None:
+def _judge_server(found: Examination, server: ExaminedServer, settings: "CacheSettings") -> None:
     if server.cluster_state not in {None, "ok"}:
         found.problems.append(f"{server.address} reports its cluster as: {server.cluster_state}")
     if server.role == "replica":
@@ -250,7 +250,9 @@ def _judge_server(found: Examination, server: Server, settings: "CacheSettings")
     _judge_storage(found, server)
 
 
-def _judge_permissions(found: Examination, server: Server, settings: "CacheSettings") -> None:
+def _judge_permissions(
+    found: Examination, server: ExaminedServer, settings: "CacheSettings"
+) -> None:
     """Adds the consequences of the commands that a server refuses."""
     replicas = max(server.replicas or 0, settings.redis_replicas or 0)
     needed = Findings(server.refused, replicas).needed(is_cluster=found.topology == "cluster")
@@ -307,7 +309,7 @@ def _cure(refused: dict[str, str], settings: "CacheSettings") -> str:
     return "".join(cures)
 
 
-def _judge_storage(found: Examination, server: Server) -> None:
+def _judge_storage(found: Examination, server: ExaminedServer) -> None:
     """Adds the consequences of a restart and of full memory for stored data."""
     if server.snapshots:
         found.warnings.append(

@@ -9,7 +9,7 @@ from sark_cache.rollout.manager import INITIAL
 from sark_cache.rollout.unknown import UnknownFeature
 
 if TYPE_CHECKING:
-    from sark_cache.cli.flags.storage import Rollout
+    from sark_cache.cli.flags.storage import RolloutAtStart
     from sark_cache.settings import CacheSettings
 
 
@@ -46,7 +46,7 @@ def require_known(
         raise FailureError(ExitCode.USAGE, unknown.message + forced, document)
 
 
-def find_unknown(client: Any, feature: str, rollout: "Rollout") -> UnknownFeature | None:  # noqa: ANN401
+def find_unknown(client: Any, feature: str, rollout: "RolloutAtStart") -> UnknownFeature | None:  # noqa: ANN401
     """Returns an `UnknownFeature` if no feature has this name, else None.
 
     Args:

@@ -25,7 +25,7 @@ SETTING_OF = {feature: f"{feature}_rollout_pct" for feature in INITIAL}
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
+class RolloutAtStart:
     """The percentage of one feature that a process uses if it starts now."""
 
     percentage: int
@@ -47,20 +47,20 @@ class Rollout:
         return f"{self.percentage} % of users ({source})"
 
 
-def initial(feature: str, settings: "CacheSettings") -> Rollout:
+def initial(feature: str, settings: "CacheSettings") -> RolloutAtStart:
     """Returns the rollout that applies until a percentage is set in Redis."""
     setting = SETTING_OF.get(feature, "")
     given = getattr(settings, setting, 0)
     if given is None:
-        return Rollout(ALL_USERS, "never set")
-    return Rollout(given, "settings" if setting in settings.model_fields_set else "default")
+        return RolloutAtStart(ALL_USERS, "never set")
+    return RolloutAtStart(given, "settings" if setting in settings.model_fields_set else "default")
 
 
 def read(
     client: Any,  # noqa: ANN401 - of either library
     features: Iterable[str],
     settings: "CacheSettings",
-) -> dict[str, Rollout]:
+) -> dict[str, RolloutAtStart]:
     """Returns the rollouts of features. Takes one round trip.
 
     Raises:
@@ -117,7 +117,7 @@ def every_feature(client: Any) -> list[str]:  # noqa: ANN401 - of either library
     return sorted(INITIAL.keys() | {name for name in names if name and name.isprintable()})
 
 
-def _rollout(feature: str, stored: object, settings: "CacheSettings") -> Rollout:
+def _rollout(feature: str, stored: object, settings: "CacheSettings") -> RolloutAtStart:
     """Returns a feature's rollout from the reply of Redis.
 
     Raises:
@@ -125,7 +125,7 @@ def _rollout(feature: str, stored: object, settings: "CacheSettings") -> Rollout
     """
     percentage = percentage_in(stored)
     if percentage is not None:
-        return Rollout(percentage, "redis")
+        return RolloutAtStart(percentage, "redis")
     if isinstance(stored, Exception) and "WRONGTYPE" not in str(stored):
         raise stored
     problem = f"{KEY_PREFIX}{feature} does not hold an integer from 0 to 100" if stored else None

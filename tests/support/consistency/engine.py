@@ -6,7 +6,7 @@ from pathlib import Path
 BYTES = 8
 
 
-class Engine:
+class VersionedEngine:
     """The versions of all users.
 
     Each user has one writer, so a version grows by one each time and never comes back. A version is

@@ -18,7 +18,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from consistency.clock import now
-from consistency.engine import Engine
+from consistency.engine import VersionedEngine
 from consistency.history import EVALUATED, FAILED, AnswerLog, Revocation, RevocationLog
 from sark_cache import InvalidationError
 
@@ -82,7 +82,7 @@ class Member:
 
     def __init__(self, orders):
         self._orders = orders
-        self._engine = Engine(Path(orders.directory) / "versions")
+        self._engine = VersionedEngine(Path(orders.directory) / "versions")
         self._cache = resolve_name(orders.factory)(
             orders.url, orders.max_staleness, settles=orders.settles
         )

@@ -10,7 +10,7 @@ from random import Random
 
 from consistency.checker import check
 from consistency.clock import now
-from consistency.engine import Engine
+from consistency.engine import VersionedEngine
 from consistency.fleet import Fleet
 from consistency.history import History, Phase
 from consistency.member import Orders
@@ -99,7 +99,7 @@ def _orders(plan, directory, server, proxies):
     """Returns the orders of all members, and creates the engine."""
     members = plan.workers + plan.revokers
     users = members * USERS_OF_EACH
-    Engine.create(directory / "versions", users)
+    VersionedEngine.create(directory / "versions", users)
     return [
         Orders(
             number=number,

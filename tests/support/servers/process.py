@@ -59,7 +59,7 @@ class Server:
         self._configuration = self.directory / "configuration"
         self._configuration.write_text(_configuration(config), encoding="utf-8")
         self._is_sentinel = "sentinel" in config
-        self._run: _Run | None = None
+        self._run: _ServerRun | None = None
 
         self.password = str(config["requirepass"]) if "requirepass" in config else None
         credentials = f":{quote(self.password, safe='')}@" if self.password else ""
@@ -94,7 +94,7 @@ class Server:
         arguments = [self._binary, str(self._configuration)]
         if self._is_sentinel:
             arguments.append("--sentinel")
-        self._run = _Run(arguments, self.directory, self._log)
+        self._run = _ServerRun(arguments, self.directory, self._log)
         wait_until(self._answers, f"the server on port {self.port} answers", [self])
 
     def command(self, *words: str | float | bytes) -> Any:
@@ -188,7 +188,7 @@ class Server:
     def _runs(self) -> bool:
         return self._run is not None and self._run.status is None
 
-    def _running(self) -> "_Run":
+    def _running(self) -> "_ServerRun":
         if self._run and self._run.status is None:
             return self._run
         ended = f"ended with status {self._run.status}" if self._run else "was not started"
@@ -255,7 +255,7 @@ def _quoted(word: Word) -> str:
     return f'"{text}"'
 
 
-class _Run:
+class _ServerRun:
     """The processes of one run: the server, and a guard that kills it when this process has ended.
 
     The guard waits for the end of its input, whose other end only this process holds. It comes with

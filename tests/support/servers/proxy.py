@@ -111,7 +111,7 @@ class FaultyProxy(_Listener):
 
     def __init__(self, server):
         self._port = server.port
-        self._links = set()
+        self._connections = set()
         self._open = asyncio.Event()
         self.heal()
 
@@ -126,14 +126,14 @@ class FaultyProxy(_Listener):
 
     def half_open(self):
         """Closes the server's end of each connection. The client's end stays open and silent."""
-        for link in list(self._links):
-            link.is_half_open = True
-            link.to_server.transport.abort()
+        for connection in list(self._connections):
+            connection.is_half_open = True
+            connection.to_server.transport.abort()
 
     def reset(self):
         """Resets the client's end of each connection."""
-        for link in list(self._links):
-            link.reset()
+        for connection in list(self._connections):
+            connection.reset()
 
     async def __aexit__(self, *_):
         await super().__aexit__(*_)
@@ -146,35 +146,35 @@ class FaultyProxy(_Listener):
         except OSError:  # the server is down
             writer.transport.abort()
             return
-        link = _Link(writer, to_server)
-        self._links.add(link)
-        asking = asyncio.create_task(self._ask(reader, link))
+        connection = _ProxiedConnection(writer, to_server)
+        self._connections.add(connection)
+        asking = asyncio.create_task(self._ask(reader, connection))
         try:
             with contextlib.suppress(ConnectionError):
                 while data := await from_server.read(2**16):
                     await asyncio.sleep(self.delay)
                     await self._open.wait()
                     writer.write(data)
-            if link.is_half_open:
+            if connection.is_half_open:
                 await asking
         finally:
             asking.cancel()
-            self._links.discard(link)
+            self._connections.discard(connection)
             writer.close()
             to_server.close()
 
-    async def _ask(self, reader, link):
+    async def _ask(self, reader, connection):
         """Carries the client's bytes to the server, and drops them once that end is closed."""
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(2**16):
                 await self._open.wait()
-                if not link.is_half_open:
-                    link.to_server.write(data)
-        if not link.is_half_open:
-            link.to_server.close()
+                if not connection.is_half_open:
+                    connection.to_server.write(data)
+        if not connection.is_half_open:
+            connection.to_server.close()
 
 
-class _Link:
+class _ProxiedConnection:
     """The two ends of one connection through a proxy."""
 
     def __init__(self, to_client, to_server):

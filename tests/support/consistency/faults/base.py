@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 
-class Fault(ABC):
+class InjectedFault(ABC):
     """Something that goes wrong for some seconds.
 
     Attributes:

@@ -3,11 +3,11 @@
 import asyncio
 from abc import abstractmethod
 
-from consistency.faults.base import Fault
+from consistency.faults.base import InjectedFault
 from consistency.faults.server import AGAIN_SECONDS
 
 
-class _Lasting(Fault):
+class _Lasting(InjectedFault):
     """A fault of some proxies that lasts."""
 
     through_proxies = True
@@ -39,7 +39,7 @@ class RepliesDelayed(_Lasting):
         proxy.delay = 0.1
 
 
-class _Repeated(Fault):
+class _RepeatedOnConnections(InjectedFault):
     """A fault of the connections that exist, again and again. New connections work."""
 
     through_proxies = True
@@ -57,14 +57,14 @@ class _Repeated(Fault):
         """Breaks the connections of a proxy."""
 
 
-class ConnectionsHalfOpen(_Repeated):
+class ConnectionsHalfOpen(_RepeatedOnConnections):
     """The server's ends are closed. The workers' ends stay open, and nothing arrives there."""
 
     def strike(self, proxy):
         proxy.half_open()
 
 
-class ConnectionsReset(_Repeated):
+class ConnectionsReset(_RepeatedOnConnections):
     """The workers' connections are reset."""
 
     def strike(self, proxy):

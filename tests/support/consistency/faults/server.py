@@ -6,14 +6,14 @@ from abc import abstractmethod
 from contextlib import suppress
 from typing import ClassVar
 
-from consistency.faults.base import Fault
+from consistency.faults.base import InjectedFault
 from servers import wait_until
 
 AGAIN_SECONDS = 0.2
 """Seconds between two blows of a fault that repeats one."""
 
 
-class ServerPaused(Fault):
+class ServerPaused(InjectedFault):
     """The server is suspended (SIGSTOP)."""
 
     async def happen(self, scene, seconds):
@@ -22,7 +22,7 @@ class ServerPaused(Fault):
         scene.server.resume()
 
 
-class ServerEmptied(Fault):
+class ServerEmptied(InjectedFault):
     """The server is killed, and comes back empty."""
 
     loses_log = True
@@ -33,7 +33,7 @@ class ServerEmptied(Fault):
         await asyncio.to_thread(scene.server.start)
 
 
-class ServerRestored(Fault):
+class ServerRestored(InjectedFault):
     """The server is killed, and comes back with a snapshot from before some revocations."""
 
     loses_log = True
@@ -51,7 +51,7 @@ class ServerRestored(Fault):
         snapshot.unlink()  # for the next fault, the server has no snapshot
 
 
-class ServerSleeps(Fault):
+class ServerSleeps(InjectedFault):
     """The server executes one long command. Redis 6.2 refuses the directive."""
 
     directives: ClassVar = {"enable_debug_command": "local"}
@@ -66,7 +66,7 @@ class ServerSleeps(Fault):
         )
 
 
-class ClientsPaused(Fault):
+class ClientsPaused(InjectedFault):
     """The server reads no commands (CLIENT PAUSE)."""
 
     async def happen(self, scene, seconds):
@@ -74,7 +74,7 @@ class ClientsPaused(Fault):
         await asyncio.sleep(seconds)
 
 
-class MemoryFull(Fault):
+class MemoryFull(InjectedFault):
     """The server refuses every write that could need memory. A revocation then removes the log."""
 
     loses_log = True
@@ -86,7 +86,7 @@ class MemoryFull(Fault):
         await asyncio.to_thread(scene.server.command, *configure, 0)
 
 
-class _Repeated(Fault):
+class _RepeatedOnServer(InjectedFault):
     """A blow that falls again and again."""
 
     async def happen(self, scene, seconds):
@@ -101,14 +101,14 @@ class _Repeated(Fault):
         """Does the damage once."""
 
 
-class ClientsKilled(_Repeated):
+class ClientsKilled(_RepeatedOnServer):
     """The server closes the connections of all clients (CLIENT KILL)."""
 
     def strike(self, server):
         server.command("CLIENT", "KILL", "TYPE", "normal")
 
 
-class ServerFlushed(_Repeated):
+class ServerFlushed(_RepeatedOnServer):
     """All keys are deleted (FLUSHALL)."""
 
     loses_log = True
@@ -117,7 +117,7 @@ class ServerFlushed(_Repeated):
         server.command("FLUSHALL")
 
 
-class LogDeleted(_Repeated):
+class LogDeleted(_RepeatedOnServer):
     """The log is deleted. Decisions stay."""
 
     loses_log = True
@@ -127,7 +127,7 @@ class LogDeleted(_Repeated):
             server.command("DEL", log)
 
 
-class LogTrimmed(_Repeated):
+class LogTrimmed(_RepeatedOnServer):
     """The log loses all its records. Decisions stay."""
 
     loses_log = True

@@ -2,10 +2,10 @@
 
 import asyncio
 
-from consistency.faults.base import Fault
+from consistency.faults.base import InjectedFault
 
 
-class WorkersSuspended(Fault):
+class WorkersSuspended(InjectedFault):
     """Half of the workers are suspended (SIGSTOP)."""
 
     async def happen(self, scene, seconds):
@@ -17,7 +17,7 @@ class WorkersSuspended(Fault):
             worker.resume()
 
 
-class _Ordered(Fault):
+class _Ordered(InjectedFault):
     """Half of the workers carry out a command for all the time."""
 
     command: str
