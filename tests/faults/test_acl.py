@@ -78,7 +78,7 @@ async def revokes(cache):
 async def test_the_page_names_each_command_once():
     named = {word[1:].upper() for word in [*LINE, *ON_CLUSTERS] if word.startswith("+")}
     assert named == set(WITHOUT)
-    assert len(NOTHING_IS_SERVED) == 10
+    assert len(NOTHING_IS_SERVED) == 9
 
 
 async def test_the_permissions_of_the_page_are_enough(own_redis, open_as, caplog):

@@ -49,9 +49,13 @@ NONSENSE = {
     "a look-up without a position": b"*5\r\n$-1\r\n:0\r\n$-1\r\n$-1\r\n$-1\r\n",
     "a look-up of numbers": b"*5\r\n:1\r\n:2\r\n:3\r\n:4\r\n:5\r\n",
     "a look-up of lists": b"*5\r\n" + b"*1\r\n$1\r\na\r\n" * 5,
-    "a position that is none": b"*5\r\n$-1\r\n:0\r\n$-1\r\n" + bulk(b"x" * 24) + b"*0\r\n",
+    "a position that is none": b"*5\r\n$-1\r\n:0\r\n$-1\r\n"
+    + bulk(b"1-x." + b"a" * 16)
+    + b"*0\r\n",
     "a position of wrong bytes": b"*5\r\n$-1\r\n:0\r\n$-1\r\n" + bulk(b"\xff" * 24) + b"*0\r\n",
-    "news that are none": b"*5\r\n$-1\r\n:0\r\n$-1\r\n" + bulk(b"a" * 24) + b"*2\r\n:1\r\n*0\r\n",
+    "news that are none": b"*5\r\n$-1\r\n:0\r\n$-1\r\n"
+    + bulk(b"1-1." + b"a" * 16)
+    + b"*2\r\n:1\r\n*0\r\n",
     "text as time left": b"*5\r\n" + bulk(ENTRY + b"{}}") + bulk(b"soon") + b"$-1\r\n" * 3,
     "an endless time left": b"*5\r\n"
     + bulk(ENTRY + b"{}}")
@@ -118,7 +122,7 @@ async def test_no_request_fails_and_nothing_is_revoked(nonsense, decoded, caplog
 # One wrong reply of a real server at a time
 
 
-@pytest.mark.parametrize("step", [b"LPUSH", b"UNLINK', KEYS[1]"], ids=["record", "removal"])
+@pytest.mark.parametrize("step", [b"XADD", b"UNLINK', KEYS[1]"], ids=["record", "removal"])
 @pytest.mark.parametrize("nonsense", ["a status", "nothing", "a negative number", "an empty list"])
 async def test_a_revocation_with_a_malformed_reply_is_not_confirmed(own_redis, step, nonsense):
     async with (

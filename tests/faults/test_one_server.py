@@ -19,6 +19,7 @@ pytestmark = [
 ]
 
 ALICE = ("alice", "read", "doc")
+LOG, HEAD = "{policy:decision}.log", "{policy:decision}.head"
 KEY = "sark-cache:1::alice:read:doc:none"
 
 
@@ -178,13 +179,87 @@ async def test_a_stamp_from_before_the_first_reply_stores_nothing_once(own_redis
     assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp()) is True
 
 
+def append(server, *fields, number="*"):
+    """Appends a record that no version of this package has written."""
+    added = server.command("XADD", LOG, number, "n", "f" * 16, *fields)
+    server.command("SET", HEAD, f"{added}.{'f' * 16}")
+
+
 async def test_a_trimmed_log_stores_no_older_decision(own_redis, open_cache):
-    cache = await open_cache(own_redis().url)
+    server = own_redis()
+    cache = await open_cache(server.url)
     assert await cache.health_check()
     stamp = cache.stamp()
-    for number in range(1_024):
-        await cache.delete(f"user-{number}", "read", "doc")
+    await cache.delete("bob", "read", "doc", policy="")
+    assert server.command("XTRIM", LOG, "MAXLEN", 1) == 1
     assert await cache.set(*ALICE, ALLOW, stamp=stamp) is False
+    assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp()) is True
+
+
+async def test_a_decision_older_than_1_024_records_is_not_stored(own_redis, open_cache):
+    cache = await open_cache(own_redis().url)
+    assert await cache.health_check()
+    before = cache.stamp()
+    await cache.delete("user-0", "read", "doc", policy="")
+    stamp = cache.stamp()
+    for number in range(1, 1_025):
+        await cache.delete(f"user-{number}", "read", "doc", policy="")
+    assert await cache.set(*ALICE, ALLOW, stamp=before) is False
+    assert await cache.set(*ALICE, ALLOW, stamp=stamp) is True
+
+
+async def test_a_position_whose_id_was_assigned_twice_is_not_trusted(own_redis, open_cache):
+    """A server that lost items, or whose clock went back, may assign an id a second time."""
+    server = own_redis()
+    cache = await open_cache(server.url)
+    assert await cache.health_check()
+    stamp = cache.stamp()
+    number = stamp.position.partition(".")[0]
+    server.command("DEL", LOG)
+    append(server, "r", '{"begun":true}', number=number)
+    assert await cache.set(*ALICE, ALLOW, stamp=stamp) is False
+    assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp()) is True
+
+
+@pytest.mark.parametrize("lost", [(LOG,), (HEAD,), (LOG, HEAD)], ids=["log", "head", "both"])
+async def test_what_was_revoked_before_or_after_a_loss_of_the_log_is_not_stored(
+    own_redis, open_cache, lost
+):
+    server = own_redis()
+    cache = await open_cache(server.url)
+    assert await cache.health_check()
+    for revoked_first in (True, False):
+        await cache.delete("bob", "read", "doc", policy="")
+        stamp = cache.stamp()
+        if revoked_first:
+            await cache.invalidate(user_id="alice")
+        assert server.command("DEL", *lost) == len(lost)
+        if not revoked_first:
+            await cache.invalidate(user_id="alice")
+        assert await cache.set(*ALICE, ALLOW, stamp=stamp) is False
+        assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp()) is True
+
+
+async def test_a_lost_stream_costs_no_decision_if_nothing_was_revoked(own_redis, open_cache):
+    server = own_redis()
+    cache = await open_cache(server.url)
+    assert await cache.health_check()
+    stamp = cache.stamp()
+    assert server.command("DEL", LOG) == 1
+    assert await cache.set(*ALICE, ALLOW, stamp=stamp) is True
+
+
+@pytest.mark.parametrize("fields", [("r", "[[["), ("r", "7"), ("other", "x"), ("r", '{"new":1}')])
+async def test_a_record_that_cannot_be_read_revokes_every_older_evaluation(
+    own_redis, open_cache, fields
+):
+    server = own_redis()
+    cache = await open_cache(server.url)
+    assert await cache.health_check()
+    stamp = cache.stamp()
+    append(server, *fields)
+    assert await cache.set(*ALICE, ALLOW, stamp=stamp) is False
+    assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp()) is True
 
 
 # Out of memory

@@ -252,7 +252,7 @@ def test_missing_guarantees_without_role_and_info_give_a_warning(own_redis):
     assert "confirmed by the primary and 2 replicas" in about_role
 
 
-@pytest.mark.parametrize("command", ["pttl", "lpush", "ltrim", "lrange", "lindex", "unlink"])
+@pytest.mark.parametrize("command", ["pttl", "xadd", "xrange", "xrevrange", "unlink"])
 def test_each_missing_command_is_a_problem(own_redis, command):
     server = own_redis(**WELL)
     [problem] = doctor(**{URL: url_without(server, command)})["problems"]
@@ -261,7 +261,7 @@ def test_each_missing_command_is_a_problem(own_redis, command):
 
 def test_a_command_that_is_missing_has_a_cure(own_redis):
     server = own_redis(**WELL)
-    for command in ("get", "scan", "lpush"):
+    for command in ("get", "scan", "xadd"):
         problems = doctor(**{URL: url_without(server, command)})["problems"]
         assert f"ACL SETUSER <user> +{command}" in problems[-1]
 
@@ -279,11 +279,16 @@ def test_missing_rights_to_keys_are_distinguished_from_missing_commands(own_redi
     server = own_redis(**WELL)
     server.command("ACL", "SETUSER", "shop", "on", ">s3cret", "~sark-cache:*", "+@all")
     url = server.url.replace("redis://", "redis://shop:s3cret@")
-    problems = doctor(**{URL: url, "SARK_CACHE_NAMESPACE": "shop:"})["problems"]
+    settings = {URL: url, "SARK_CACHE_NAMESPACE": "shop:"}
+    problems = doctor(**settings)["problems"]
     assert "ACL SETUSER <user> +get ~feature_flag:*" in problems[0]
-    assert problems[1].endswith("ACL SETUSER <user> ~shop:sark-cache:*")
+    cure = "~shop:sark-cache:* ~{shop:policy:decision}.*"
+    assert problems[1].endswith(f"ACL SETUSER <user> {cure}")
     server.command("ACL", "SETUSER", "shop", "~feature_flag:*", "~shop:sark-cache:*")
-    assert doctor(**{URL: url, "SARK_CACHE_NAMESPACE": "shop:"})["problems"] == []
+    [problem] = doctor(**settings)["problems"]
+    assert problem.endswith(cure)
+    server.command("ACL", "SETUSER", "shop", *cure.split())
+    assert doctor(**settings)["problems"] == []
 
 
 def test_an_unreadable_snapshot_setting_is_reported(own_redis):

@@ -101,7 +101,7 @@ def test_a_scope_matches_only_keys_with_all_its_parts():
         text("alice", "read", "read"),
         text("alice", "read:read", "x", policy="read"),
         "sark-cache:1:alice",
-        "sark-cache:1.invalidations",
+        "{policy:decision}.log",
     ]
     assert Scope(resource="read").filter(PREFIX, keys) == keys[:1]
     assert Scope("alice").filter(PREFIX, keys) == keys[:2]

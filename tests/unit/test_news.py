@@ -13,11 +13,11 @@ ALICE = ("", "alice", "read", "doc")
 
 
 def position(number):
-    return f"{number:024x}"
+    return f"1700000000000-{number}.{number:016x}"
 
 
 def record(number, **what):
-    return f"{position(number)} {1_700_000_000_000 + number} {json.dumps(what)}"
+    return f"{position(number)} {json.dumps(what)}"
 
 
 def of(policy, user_id, action, resource):
@@ -33,7 +33,7 @@ def news():
 
 
 def receive(news, *records, since=0):
-    newest = records[-1][:24]
+    newest = records[-1].split()[0]
     news.add(At(newest, list(reversed(records))), position(since))
 
 
@@ -81,7 +81,7 @@ def test_missed_records_concern_every_request(news):
 
 def test_unreadable_records_concern_every_request(news):
     before = news.era(of(*ALICE))
-    news.add(At(position(1), [f"{position(1)} 1700000000000 [[["]), position(0))
+    news.add(At(position(1), [f"{position(1)} [[["]), position(0))
     assert news.era(of(*ALICE)) > before
 
 

@@ -138,6 +138,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             ),
             self._recorder.report,
             log=self._store.log,
+            prefix=self._store.prefix,
             replicas=arguments.read_replicas(replicas),
         )
         self._writer: Final = DecisionWriter(

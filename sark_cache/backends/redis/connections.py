@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from logging import getLogger
 from typing import Any, Final
 
@@ -37,6 +38,7 @@ class ConnectionPerLoop:
         command_timeout: The maximum time of a command, in seconds.
         report: Logs a fault, given the operation and the reason.
         log: The key of the invalidation log.
+        prefix: The beginning of all keys of decisions.
         replicas: The number of replicas that must confirm a revocation. None: not set.
 
     Raises:
@@ -51,6 +53,7 @@ class ConnectionPerLoop:
         report: Callable[[str, str], None],
         *,
         log: str,
+        prefix: str,
         replicas: int | None = None,
     ) -> None:
         if isinstance(servers, str):
@@ -62,6 +65,7 @@ class ConnectionPerLoop:
         self._command_timeout = command_timeout
         self._report = report
         self._log = log
+        self._prefix = prefix
         self._replicas = replicas
         self._has_warned = False
         self._process = os.getpid()
@@ -168,7 +172,7 @@ class ConnectionPerLoop:
             self._report,
             unusable_reason,
             log=self._log,
-            examine=examine,
+            examine=partial(examine, prefix=self._prefix),
             on_findings=self._warn,
             replicas=self._replicas,
             connect_patiently=connect_patiently,

@@ -30,7 +30,7 @@ class _Known(NamedTuple):
     positions: frozenset[str] = frozenset()
     """The positions of the records, and the known and the newest position of the last reply."""
     records: tuple[tuple[int, str, dict[str, Any]], ...] = ()
-    """The number, id and contents of each record, oldest first."""
+    """The number, position and contents of each record, oldest first."""
     floor: int = 0
     """The number of the newest record that was removed, or that no reply contained."""
     newest: int = 0
@@ -73,9 +73,10 @@ class News:
         records = list(before.records)
         newest = before.newest
         for record in reversed(at.news):
-            if record[:24] not in before.positions:
+            name, _, contents = record.partition(" ")
+            if name not in before.positions:
                 newest += 1
-                records.append((newest, record[:24], _read(record)))
+                records.append((newest, name, _read(contents)))
         removed, records = records[:-MOST_RECORDS], records[-MOST_RECORDS:]
         floor = removed[-1][0] if removed else before.floor
         positions = {since, position, *(one for _, one, _ in records)}
@@ -91,9 +92,9 @@ class News:
         return next(numbers, known.floor)
 
 
-def _read(record: str) -> dict[str, Any]:
+def _read(contents: str) -> dict[str, Any]:
     try:
-        read = parse_json(record[39:])
+        read = parse_json(contents)
     except (ValueError, RecursionError):
         return _MATCHES_ALL
     return cast("dict[str, Any]", read) if type(read) is dict else _MATCHES_ALL

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast
 
-IN_SCRIPTS: Final = ("GET", "PTTL", "SET", "UNLINK", "LINDEX", "LRANGE", "LPUSH", "LTRIM", "TIME")
+IN_SCRIPTS: Final = ("GET", "PTTL", "SET", "UNLINK", "XADD", "XRANGE", "XREVRANGE", "TIME")
 """The commands that the scripts of `sark_cache.backends.redis.scripts` run."""
 FOR_REPLICAS: Final = "WAIT"
 """The command that is needed if there are replicas."""
@@ -22,15 +22,11 @@ local function try(...)
   local reply = redis.pcall(...)
   return type(reply) == 'table' and reply.err or ''
 end
-local said = {
+return {
   try('GET', key), try('PTTL', key), try('SET', key, '', 'XX', 'PX', 1), try('UNLINK', key),
-  try('LINDEX', key, 0), try('LRANGE', key, 0, 0), '', try('LTRIM', key, 0, 0), try('TIME')
+  try('XADD', key, 'NOMKSTREAM', '*', 'n', ''), try('XRANGE', key, '-', '+', 'COUNT', 1),
+  try('XREVRANGE', key, '+', '-', 'COUNT', 1), try('TIME')
 }
-if said[4] == '' then
-  said[7] = try('LPUSH', key, '')
-  redis.pcall('UNLINK', key)
-end
-return said
 """
 """unused key -> for each of `IN_SCRIPTS` the error that it raises, or an empty string"""
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeGuard, TypeVar
 
 from sark_cache._core.errors import UNREADABLE, UnavailableError
+from sark_cache.backends.redis.scripts import REMOVED
 
 T = TypeVar("T")
 
-POSITION = re.compile(r"[0-9a-f]{24}")
+POSITION = re.compile(r"[0-9]{1,20}-[0-9]{1,20}\.[0-9a-f]{16}")
 SLOTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
 MAX_SLOT: Final = 16_383
 MAX_INTEGER: Final = 2**63 - 1
@@ -25,8 +26,12 @@ class At(NamedTuple):
     """The log's position, and the records that are newer than the position that was known."""
 
     position: str | None = None
+    """None: there is no log, and the server cannot start one."""
     news: list[str] | None = None
-    """The records, newest first. None: too many, or the known position is not in the log."""
+    """The position and contents of each record, with a space between them, newest first.
+
+    None: too many, or the known position is not in the log.
+    """
 
 
 class Held(NamedTuple):
@@ -94,12 +99,6 @@ def count(reply: object) -> int:
     return number
 
 
-def done(reply: object) -> None:
-    """Reads the 1 that a script returns at its end."""
-    if integer(reply) != 1:
-        raise ValueError
-
-
 def text(reply: object) -> str:
     """Reads text. The client may or may not have decoded it."""
     if isinstance(reply, bytes):
@@ -109,20 +108,26 @@ def text(reply: object) -> str:
     return reply
 
 
-def position(reply: object) -> str | None:
-    """Reads a position of the log. None: there is no log, and the server cannot start one."""
-    if reply is None:
-        return None
+def position(reply: object) -> str:
+    """Reads a position of the log."""
     at = text(reply)
     if POSITION.fullmatch(at) is None:
         raise ValueError
     return at
 
 
+def appended(reply: object) -> str | None:
+    """Reads the position of a new record. None: memory ran out, and the log was removed."""
+    return None if text(reply) == REMOVED else position(reply)
+
+
 def at_position(reply: Sequence[object]) -> At:
     """Reads the log's position, and the records that are newer than the known one."""
     newest, news = _items(reply, 2)
-    return At(position(newest), None if news is None else [text(one) for one in _list(news)])
+    return At(
+        None if newest is None else position(newest),
+        None if news is None else [text(one) for one in _list(news)],
+    )
 
 
 def held(reply: Sequence[object]) -> Held:

@@ -1,19 +1,13 @@
-"""The scripts that run on the server, and the format of the invalidation log.
+"""The scripts that run on the server.
 
-The server runs each script as one step.
+The server runs each script as one step. The format of the invalidation log, its head, and of the
+positions in it, is in `sark_cache.backends.redis.log`. A decision is stored if no record after the
+position of its evaluation matches it. If the position is not in the log, or more than `MAX_NEWER`
+records are newer, nothing is stored.
 
-The log is a list of at most `MAX_RECORDS` records, newest first. Each is `{id} {moment} {record}`:
-
-| part | |
-|---|---|
-| id | 24 random hexadecimal digits |
-| moment | the server's time, 13 digits of milliseconds |
-| record | a JSON object with the fields and tags of the revocation, its `keys` or its `pattern` |
-
-A *position* is the id of the record that was newest when an evaluation began. The records in front
-of it are newer. A decision is stored if none of them matches it. A position that is not in the log
-is unknown: the log was cut, flushed, evicted, or lost by a failover. Then nothing is stored. Ids
-are random, because a server that lost records could assign a number or a time a second time.
+The head holds the position of the last record. To read it takes the server 1 µs, and to read the
+end of the stream takes 5 to 10 µs. So a script reads the stream only if the head's position is not
+the known one.
 
 A stamp that was taken before this process knew any position has an *age* instead, `{age}:{time}`:
 the milliseconds since the stamp, and the time of the stamp by this process's clock. Both have a
@@ -28,7 +22,8 @@ Scripts are sent whole, with EVAL. The server caches them by hash anyway, and a 
 restarted or promoted needs no preparation.
 """
 
-MAX_RECORDS = 1024
+MAX_NEWER = 1024
+"""The maximum number of records with which a decision is compared before it is stored."""
 
 RESERVATION = "reservation:"
 """The prefix of the value that reserves a key on a cluster. The id of the write follows it."""
@@ -40,34 +35,53 @@ AGE_MARGIN_MS = 5_000
 NEWS = 32
 """The maximum number of records that a look-up returns."""
 
-_POSITION = f"""
-local function moment()
-  local time = redis.pcall('TIME')
-  if time.err then return '0000000000000' end
-  return string.format('%s%03d', time[1], math.floor(tonumber(time[2]) / 1000))
+MAX_RECORDS = 16_384
+"""The number of records that the log keeps, and at most a node of the stream more."""
+
+_NAME = """
+local function name(item) return item[1] .. '.' .. (item[2][2] or '') end
+"""
+
+_APPEND = f"""
+-- Appends a record and returns its position, or the error for which the server refuses it.
+local function append(log, head, nonce, record)
+  local id = redis.pcall('XADD', log, 'MAXLEN', '~', {MAX_RECORDS}, '*', 'n', nonce, 'r', record)
+  if type(id) == 'table' then return id end
+  local at = id .. '.' .. nonce
+  redis.call('SET', head, at)
+  return at
 end
-local function position(log, first)
-  local newest = redis.call('LINDEX', log, 0)
-  if newest then return string.sub(newest, 1, 24) end
+"""
+
+_POSITION = (
+    _NAME
+    + _APPEND
+    + f"""
+local function position(log, head, nonce)
+  local at = redis.call('GET', head) or append(log, head, nonce, '{{"begun":true}}')
   -- If memory ran out, or this is a replica, there is no position.
-  local pushed = redis.pcall('LPUSH', log, first .. ' ' .. moment() .. ' {{"begun":true}}')
-  if type(pushed) == 'table' then return false end
-  return first
+  return type(at) == 'string' and at
 end
 -- Returns the records since a position, newest first; false: too many, or it is unknown.
 local function news(log, newest, since)
   if not newest then return false end
   if newest == since then return {{}} end
-  for at, record in ipairs(redis.call('LRANGE', log, 0, {NEWS})) do
-    if string.sub(record, 1, 24) == since then
-      return redis.call('LRANGE', log, 0, at - 2)
-    end
+  local id = string.match(since, '^(%d+%-%d+)%.')
+  if not id then return false end
+  local items = redis.call('XRANGE', log, id, '+', 'COUNT', {NEWS} + 2)
+  if #items > {NEWS} + 1 or not items[1] or name(items[1]) ~= since then return false end
+  local records = {{}}
+  for at = #items, 2, -1 do
+    records[#records + 1] = name(items[at]) .. ' ' .. (items[at][2][4] or '')
   end
-  return false
+  return records
 end
 """
+)
 
-_INVALIDATED = f"""
+_INVALIDATED = (
+    _NAME
+    + f"""
 local function is_any_of(names, carried)
   for _, name in ipairs(carried) do
     if names[name] then return true end
@@ -88,30 +102,45 @@ local function set_of(names)
   for _, name in ipairs(names) do set[name] = true end
   return set
 end
--- Returns the time, in milliseconds, before which records are older than an age; nil: a position.
+-- Returns the time, in milliseconds, before which records are older than an age.
 local function horizon(since)
   local age, taken = string.match(since, '^(%d+):(%d+)$')
-  if not age then return nil end
   local time = redis.pcall('TIME')
-  if time.err then return 0 end
+  if not age or time.err then return 0 end
   local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   return math.min(now - tonumber(age), tonumber(taken))
 end
--- Returns the records since a position or an age; nil: the log does not reach back to it.
-local function newer(log, since)
-  local records, before = {{}}, horizon(since)
-  for at = 0, {MAX_RECORDS} - 1, 16 do
-    for _, record in ipairs(redis.call('LRANGE', log, at, at + 15)) do
-      if string.sub(record, 1, 24) == since then return records end
-      local recorded = tonumber(string.sub(record, 26, 38))
-      if before and recorded > 0 and recorded < before then return records end
-      local read = cjson.decode(string.sub(record, 40))
-      if read.keys then read.keys = set_of(read.keys) end
-      if read.tags then read.tags = set_of(read.tags) end
-      records[#records + 1] = read
-    end
+-- Returns the items since a position, at most MAX_NEWER; nil: too many, or it is unknown.
+local function items_after(log, since, id)
+  local items = redis.call('XRANGE', log, id, '+', 'COUNT', {MAX_NEWER} + 2)
+  if not items[1] or name(items[1]) ~= since then return nil end
+  table.remove(items, 1)
+  return items
+end
+-- Returns the items since an age; nil: too many, or the log has no older one.
+local function items_within(log, since)
+  local before = horizon(since)
+  if before < 1 then return nil end
+  local older = redis.call('XREVRANGE', log, string.format('%.0f', before - 1), '-', 'COUNT', 1)
+  if not older[1] then return nil end
+  return redis.call('XRANGE', log, string.format('%.0f', before), '+', 'COUNT', {MAX_NEWER} + 1)
+end
+-- Returns the records since a position or an age; nil: too many, or it is unknown.
+local function newer(log, head, since)
+  if since == redis.call('GET', head) then return {{}} end
+  local id = string.match(since, '^(%d+%-%d+)%.')
+  local items = id and items_after(log, since, id) or not id and items_within(log, since)
+  if not items or #items > {MAX_NEWER} then return nil end
+  local records = {{}}
+  for at, item in ipairs(items) do
+    local is_read, record = pcall(cjson.decode, item[2][4] or '')
+    -- A record that cannot be read revokes everything.
+    if not is_read or type(record) ~= 'table' then record = {{}} end
+    if record.keys then record.keys = set_of(record.keys) end
+    if record.tags then record.tags = set_of(record.tags) end
+    records[at] = record
   end
-  return nil
+  return records
 end
 local function invalidated(records, decision)
   if not records then return true end
@@ -121,6 +150,7 @@ local function invalidated(records, decision)
   return false
 end
 """
+)
 
 _MAY_REPLACE = f"""
 -- Modes: 'always'; 'absent': nothing was stored since the look-up; 'replace': only the seen value.
@@ -156,12 +186,12 @@ if type(value) == 'table' then value = '' end
 local left = value and redis.call('PTTL', KEYS[1]) or 0
 local marked = not value and redis.call('GET', KEYS[2])
 if not KEYS[3] then return {value, left, marked} end
-local at = position(KEYS[3], ARGV[1])
+local at = position(KEYS[3], KEYS[4], ARGV[1])
 if value and at == ARGV[2] then return {value, left} end
 return {value, left, marked, at, news(KEYS[3], at, ARGV[2])}
 """
 )
-"""key, marker [log], first id, position -> value | nil, milliseconds left, marker | nil
+"""key, marker [log, head], nonce, position -> value | nil, milliseconds left, marker | nil
 [position | nil, records | nil]
 
 A value that is not a string is ''. A hit at the given position returns only the value and the
@@ -181,14 +211,14 @@ for i = 1, count do
 end
 local log = KEYS[count + 1]
 if log then
-  local at = position(log, ARGV[2])
+  local at = position(log, KEYS[count + 2], ARGV[2])
   values[2 * count + 1] = at
   values[2 * count + 2] = news(log, at, ARGV[3])
 end
 return values
 """
 )
-"""keys [log], number of keys, first id, position -> (value | nil, milliseconds left)...
+"""keys [log, head], number of keys, nonce, position -> (value | nil, milliseconds left)...
 [position | nil, records | nil]
 
 A value that is not a string is ''.
@@ -197,21 +227,27 @@ A value that is not a string is ''.
 POSITION = _minified(
     _POSITION
     + """
-local at = position(KEYS[1], ARGV[1])
+local at = position(KEYS[1], KEYS[2], ARGV[1])
 return {at, news(KEYS[1], at, ARGV[2])}
 """
 )
-"""log, first id, position -> position | nil, records | nil"""
+"""log, head, nonce, position -> position | nil, records | nil"""
+
+REMOVED = "removed"
+"""The reply to a record for which there is no memory: the log was removed."""
 
 APPEND = _minified(
-    _POSITION
+    _APPEND
     + f"""
-redis.call('LPUSH', KEYS[1], ARGV[1] .. ' ' .. moment() .. ' ' .. ARGV[2])
-redis.call('LTRIM', KEYS[1], 0, {MAX_RECORDS} - 1)
-return 1
+local at = append(KEYS[1], KEYS[2], ARGV[1], ARGV[2])
+if type(at) == 'string' then return at end
+if not string.find(at.err, 'OOM', 1, true) then return at end
+-- Without a log, no decision being evaluated is stored. That has the same effect.
+redis.call('UNLINK', KEYS[1], KEYS[2])
+return '{REMOVED}'
 """
 )
-"""log, id, record -> 1"""
+"""log, head, nonce, record -> position | REMOVED"""
 
 STORED, INVALIDATED, SUPERSEDED = 1, 0, -1
 
@@ -219,11 +255,10 @@ STORE = _minified(
     _INVALIDATED
     + _MAY_REPLACE
     + f"""
-local log = KEYS[#KEYS]
 local mode, id = ARGV[2], ARGV[5]
-local records = newer(log, ARGV[1])
+local records = newer(KEYS[#KEYS - 1], KEYS[#KEYS], ARGV[1])
 local outcomes = {{}}
-for i = 1, (#KEYS - 1) / 2 do
+for i = 1, #KEYS / 2 - 1 do
   local key, marker = KEYS[2 * i - 1], KEYS[2 * i]
   local value, ttl, decision = ARGV[3 * i + 3], ARGV[3 * i + 4], ARGV[3 * i + 5]
   local free = may_replace(key, marker, mode, ARGV[3], ARGV[4])
@@ -245,7 +280,7 @@ end
 return outcomes
 """
 )
-"""(key, marker)... log, position, mode, seen, seen marker, id,
+"""(key, marker)... log, head, position, mode, seen, seen marker, id,
 (value, milliseconds, decision)... -> outcomes"""
 
 # On a cluster, a key and the log may be on different servers. A write reserves its key, reads the
@@ -266,7 +301,7 @@ return {STORED}
 VERIFY = _minified(
     _INVALIDATED
     + f"""
-local records = newer(KEYS[1], ARGV[1])
+local records = newer(KEYS[1], KEYS[2], ARGV[1])
 local outcomes = {{}}
 for i = 2, #ARGV do
   outcomes[i - 1] = invalidated(records, cjson.decode(ARGV[i])) and {INVALIDATED} or {STORED}
@@ -274,7 +309,7 @@ end
 return outcomes
 """
 )
-"""log, position, decisions... -> outcomes"""
+"""log, head, position, decisions... -> outcomes"""
 
 COMMIT = _minified(f"""
 if redis.call('GET', KEYS[1]) ~= '{RESERVATION}' .. ARGV[1] then return {INVALIDATED} end

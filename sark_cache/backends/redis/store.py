@@ -6,7 +6,6 @@ converts them to misses and faults.
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -28,6 +27,7 @@ from sark_cache.backends.redis.invalidation import (
     retry_until_confirmed,
     scan_all,
 )
+from sark_cache.backends.redis.log import InvalidationLog, nonce
 from sark_cache.backends.redis.log_record import LogRecord, fields_of, logged
 from sark_cache.backends.redis.lookup import LookupResult, boot_time, result_of
 from sark_cache.backends.redis.news import News
@@ -43,7 +43,7 @@ YIELD_SECONDS = 0.005
 T = TypeVar("T")
 
 WRITES_PER_SCRIPT = 100
-"""The maximum number of decisions in one script. If the log is full, it takes the server 10 ms."""
+"""The maximum number of decisions in one script. With `MAX_NEWER` records it takes about 10 ms."""
 
 
 class DecisionStore:
@@ -51,7 +51,8 @@ class DecisionStore:
 
     def __init__(self, namespace: str) -> None:
         self.prefix: Final = prefix_of(namespace)
-        self.log: Final = f"{self.prefix}.invalidations"
+        self._log: Final = InvalidationLog(namespace)
+        self.log: Final = self._log.key
         self.news: Final = News()
 
     async def look_up(
@@ -71,8 +72,8 @@ class DecisionStore:
         if connection.is_cluster:
             reply = await connection.command(deadline, key.text, "EVAL", scripts.GET, 2, *keys)
         else:
-            asked = (token_hex(12), since or "")
-            command = ("EVAL", scripts.GET, 3, *keys, self.log, *asked)
+            asked = (nonce(), since or "")
+            command = ("EVAL", scripts.GET, 4, *keys, *self._log.keys, *asked)
             reply = await connection.command(deadline, key.text, *command)
         held, marker, at = replies.read(replies.looked_up, reply)
         found = result_of(key, held)
@@ -99,7 +100,7 @@ class DecisionStore:
             UnavailableError: The server did not answer, or the reply cannot be read.
         """
         since = self.news.position
-        reply = await connection.command(deadline, self.log, *self._position_since(since))
+        reply = await connection.command(deadline, self.log, *self._log.query(since))
         return self._add_news(reply, since)
 
     async def position_now(self, connection: GuardedConnection, deadline: float) -> str | None:
@@ -127,12 +128,7 @@ class DecisionStore:
 
     async def _ask_now(self, connection: GuardedConnection) -> str | None:
         since = self.news.position
-        return self._add_news(
-            await connection.urgent(self.log, *self._position_since(since)), since
-        )
-
-    def _position_since(self, since: str | None) -> RedisCommand:
-        return ("EVAL", scripts.POSITION, 1, self.log, token_hex(12), since or "")
+        return self._add_news(await connection.urgent(self.log, *self._log.query(since)), since)
 
     def _add_news(self, reply: object, since: str | None) -> str | None:
         at = replies.read(replies.at_position, reply)
@@ -160,8 +156,11 @@ class DecisionStore:
         if connection.is_cluster:
             return await self._values_of_many(connection, deadline, keys)
         since = self.news.position
-        asked = (len(keys), token_hex(12), since or "")
-        command: RedisCommand = ("EVAL", scripts.GET_MANY, len(keys) + 1, *keys, self.log, *asked)
+        asked = (len(keys), nonce(), since or "")
+        command: RedisCommand = (
+            *("EVAL", scripts.GET_MANY, len(keys) + 2, *keys, *self._log.keys),
+            *asked,
+        )
         try:
             reply = await connection.command(deadline, keys[0], *command)
             self._add_news(replies.read(lambda it: it[2 * len(keys) :], reply), since)
@@ -176,10 +175,10 @@ class DecisionStore:
         commands: list[RedisCommand] = [("EVAL", scripts.GET_MANY, 1, key, 1) for key in keys]
         since = self.news.position
         *answers, position = await _send(
-            connection, deadline, [*keys, self.log], [*commands, self._position_since(since)]
+            connection, deadline, [*keys, self.log], [*commands, self._log.query(since)]
         )
         with suppress(UnavailableError):
-            self._add_news(position, since)
+            self._add_news(_unavailable(position), since)
         return [_read(replies.held, answer) for answer in answers]
 
     async def put(
@@ -213,7 +212,7 @@ class DecisionStore:
         values = [part for write in writes for part in (write.text, write.ttl_ms, write.subject)]
         seen = (fence.position(), fence.may_replace.value, fence.held, fence.marker)
         command: RedisCommand = (
-            *("EVAL", scripts.STORE, len(keys) + 1, *keys, self.log),
+            *("EVAL", scripts.STORE, len(keys) + 2, *keys, *self._log.keys),
             *(*seen, token_hex(12), *values),
         )
         return await _each(connection, deadline, keys[0], command, len(writes))
@@ -237,7 +236,10 @@ class DecisionStore:
         if not reserved:
             return outcomes
         subjects = [writes[at].subject for at in reserved]
-        verify: RedisCommand = ("EVAL", scripts.VERIFY, 1, self.log, fence.position(), *subjects)
+        verify: RedisCommand = (
+            *("EVAL", scripts.VERIFY, 2, *self._log.keys),
+            *(fence.position(), *subjects),
+        )
         verified = await _each(connection, deadline, self.log, verify, len(reserved))
         commit: list[RedisCommand] = []
         for at, outcome in zip(reserved, verified, strict=True):
@@ -278,7 +280,7 @@ class DecisionStore:
         """
         texts = [key.text for key in keys]
 
-        async def send(*command: Any) -> object:  # noqa: ANN401 - a command's parts
+        async def send(command: RedisCommand) -> object:
             return await connection.command(deadline, self.log, *command)
 
         for start in range(0, len(texts), CHUNK):
@@ -363,27 +365,21 @@ class DecisionStore:
         return await retry_until_confirmed(connection, revoke)
 
     async def _append_urgently(self, connection: GuardedConnection, record: LogRecord) -> None:
-        async def send(*command: Any) -> object:  # noqa: ANN401 - a command's parts
+        async def send(command: RedisCommand) -> object:
             return await connection.urgent(self.log, *command)
 
         await self._append(send, record)
 
-    async def _append(self, send: Callable[..., Awaitable[object]], record: LogRecord) -> None:
+    async def _append(
+        self, send: Callable[[RedisCommand], Awaitable[object]], record: LogRecord
+    ) -> None:
         """Appends a record to the log. Later stamps have its position.
 
         Raises:
             UnavailableError: The server did not confirm it.
         """
-        position = token_hex(12)
-        try:
-            reply = await send("EVAL", scripts.APPEND, 1, self.log, position, json.dumps(record))
-            replies.read(replies.done, reply)
-        except UnavailableError as error:
-            if "OOM" not in str(error):
-                raise
-            # Without a log, no decision being evaluated is stored. That has the same effect.
-            replies.read(replies.count, await send("UNLINK", self.log))
-        else:
+        position = replies.read(replies.appended, await send(self._log.append(record)))
+        if position is not None:
             self.news.latest = position
 
 

@@ -39,7 +39,7 @@ class Superseded:
         flush: Revokes and removes all decisions. Raises if it is not confirmed.
         report: Logs a fault, given the operation and the reason.
         is_off: Returns whether the cache is off. Then no removal is urgent, and removals are
-            batched, because each batch takes one of the 1,024 records of the log.
+            batched, because each batch takes a record, and after 1,024 no older load is stored.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sark_cache._core import redis_urls as urls
 from sark_cache._core.errors import describe
 from sark_cache._core.keys import prefix_of
+from sark_cache.backends.redis.log import InvalidationLog
 from sark_cache.backends.redis.permissions import (
     CHECK,
     FOR_REPLICAS,
@@ -56,9 +57,9 @@ def tried(key: str) -> dict[str, tuple[str | int, ...]]:
         "PTTL": ("PTTL", key),
         "SET": ("SET", key, "", "XX", "PX", 1),
         "UNLINK": ("UNLINK", key),
-        "LINDEX": ("LINDEX", key, 0),
-        "LRANGE": ("LRANGE", key, 0, 0),
-        "LTRIM": ("LTRIM", key, 0, 0),
+        "XADD": ("XADD", key, "NOMKSTREAM", "*", "n", ""),
+        "XRANGE": ("XRANGE", key, "-", "+", "COUNT", 1),
+        "XREVRANGE": ("XREVRANGE", key, "+", "-", "COUNT", 1),
         "TIME": ("TIME",),
         "SCAN": ("SCAN", 0, "MATCH", key, "COUNT", 1),
         "WAIT": ("WAIT", 0, 1),
@@ -147,7 +148,11 @@ def _examine_primaries(found: Examination, client: Any, settings: "CacheSettings
         server = ExaminedServer(primary.address)
         found.servers.append(server)
         try:
-            _examine(server, primary.client, f"{prefix_of(settings.namespace)}.doctor")
+            keys = (
+                f"{prefix_of(settings.namespace)}.doctor",
+                f"{InvalidationLog(settings.namespace).key}.doctor",
+            )
+            _examine(server, primary.client, keys)
             if is_cluster(client):
                 state: dict[str, str] = primary.client.execute_command("CLUSTER INFO")
                 server.cluster_state = state.get("cluster_state")
@@ -162,8 +167,13 @@ def _examine_primaries(found: Examination, client: Any, settings: "CacheSettings
         found.problems.append(f"rollouts cannot be read: {without_secrets(error, settings)}{cure}")
 
 
-def _examine(server: ExaminedServer, client: Any, key: str) -> None:  # noqa: ANN401 - of either library
+def _examine(server: ExaminedServer, client: Any, keys: tuple[str, str]) -> None:  # noqa: ANN401
     """Examines one server.
+
+    Args:
+        server: The results.
+        client: The client of the server, of either library.
+        keys: Unused keys: one of decisions, and one of the log.
 
     Raises:
         Exception: An error of the client: the server does not answer.
@@ -174,7 +184,7 @@ def _examine(server: ExaminedServer, client: Any, key: str) -> None:  # noqa: AN
         client.ping()
         times.append(perf_counter() - started)
     server.round_trip_ms = milliseconds(median(times))
-    refusals = _try(server, client, key)
+    refusals = _try(server, client, keys[1]) | _try(server, client, keys[0])
     server.runs_scripts = "EVAL" not in server.refused
     server.counts_replicas = Findings(refusals).uncounted is None
     if "INFO" not in server.refused:
@@ -296,7 +306,8 @@ def _cure(refused: dict[str, str], settings: "CacheSettings") -> str:
     """Returns the cure for refused commands, as the end of a sentence; empty if none is known."""
     cures: list[str] = []
     keys = any(reason.endswith(OF_KEYS) for reason in refused.values())
-    rights = [f"~{settings.namespace}sark-cache:*"] if keys else []
+    of_log = InvalidationLog(settings.namespace).key.removesuffix("log")
+    rights = [f"~{settings.namespace}sark-cache:*", f"~{of_log}*"] if keys else []
     rights += [
         f"+{name.lower()}"
         for name, reason in refused.items()

@@ -1,0 +1,65 @@
+"""The invalidation log of one namespace: a Redis stream of what was revoked.
+
+A revocation appends a record. A decision is stored if no record after the beginning of its
+evaluation matches it.
+
+Each item of the stream has two fields:
+
+| field | |
+|---|---|
+| `n` | a nonce: 16 random hexadecimal digits |
+| `r` | a JSON object with the fields and tags of the revocation, its `keys` or its `pattern` |
+
+The id of an item begins with the server's time in milliseconds. A *position* is the id of an item
+and its nonce, `{milliseconds}-{number}.{nonce}`. The newest item is the position of an evaluation
+that begins now. The items after a position are newer than it.
+
+A position whose item is not in the log is unknown: the log was cut, flushed, evicted, or lost by a
+failover. Then nothing is stored. The nonce is needed because a server that lost items, or whose
+clock went back, may assign an id a second time.
+
+The *head*, a string beside the stream, holds the position of the last item. The script that appends
+a record writes both in one step, and nothing else appends. If the head is missing, the next look-up
+begins the log with a record that matches nothing. If the stream is missing, the head's position
+remains valid until the next record, because no record is newer. Every older position is unknown.
+
+The log is cut by its length. A limit by age would remove the last item of a log without news, and
+with it the position of every process. `MAX_RECORDS` items of about 110 bytes take 2 MB.
+
+The keys have a hash tag. So on a cluster all keys of the log are on one primary.
+"""
+
+import json
+from secrets import token_hex
+from typing import Final
+
+from sark_cache._core.limits import KEY_PREFIX
+from sark_cache.backends.redis import scripts
+from sark_cache.backends.redis.connection import RedisCommand
+from sark_cache.backends.redis.log_record import LogRecord
+
+
+def nonce() -> str:
+    """Returns a new nonce."""
+    return token_hex(8)
+
+
+class InvalidationLog:
+    """The keys and commands of the invalidation log of one namespace.
+
+    Args:
+        namespace: The prefix of every key of the namespace.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self.key: Final = f"{{{namespace}{KEY_PREFIX}}}.log"
+        self.head: Final = f"{{{namespace}{KEY_PREFIX}}}.head"
+        self.keys: Final = (self.key, self.head)
+
+    def query(self, since: str | None) -> RedisCommand:
+        """Returns the command that asks for the position, and for the records since a known one."""
+        return ("EVAL", scripts.POSITION, 2, *self.keys, nonce(), since or "")
+
+    def append(self, record: LogRecord) -> RedisCommand:
+        """Returns the command that appends a record."""
+        return ("EVAL", scripts.APPEND, 2, *self.keys, nonce(), json.dumps(record))
