@@ -26,8 +26,13 @@ except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(_message, name=_error.name) from _error
 
 from sark_cache._core import redis_urls as urls
-from sark_cache._core.arguments import NAMESPACE, NAMESPACE_WORDS
-from sark_cache._core.limits import DEFAULT_MAX_SIZE, DEFAULT_TTL_SECONDS, MIN_MAX_BYTES
+from sark_cache._core.arguments import MAX_REPLICAS, NAMESPACE, NAMESPACE_WORDS
+from sark_cache._core.limits import (
+    DEFAULT_MAX_SIZE,
+    DEFAULT_TTL_SECONDS,
+    MAX_CAPACITY,
+    MIN_MAX_BYTES,
+)
 from sark_cache.errors import SettingsError
 
 logger: Final = logging.getLogger("sark_cache")
@@ -45,7 +50,7 @@ class Takes:
 
 
 Boolean: TypeAlias = Annotated[bool, Takes("true or false")]
-Count: TypeAlias = Annotated[int, Field(ge=1), Takes("an integer, 1 or more")]
+Count: TypeAlias = Annotated[int, Field(ge=1, le=MAX_CAPACITY), Takes("an integer from 1 to 2**62")]
 PercentOfUsers: TypeAlias = Annotated[int, Field(ge=0, le=100), Takes("an integer from 0 to 100")]
 Seconds: TypeAlias = Annotated[
     float, Field(gt=0, allow_inf_nan=False), Takes("a number of seconds, more than 0 and finite")
@@ -96,7 +101,9 @@ class CacheSettings(BaseSettings):
         default=DEFAULT_MAX_SIZE, description="The maximum number of entries of the native cache."
     )
     cache_max_bytes: Annotated[
-        int | None, Field(ge=MIN_MAX_BYTES), Takes(f"an integer, {MIN_MAX_BYTES} or more")
+        int | None,
+        Field(ge=MIN_MAX_BYTES, le=MAX_CAPACITY),
+        Takes(f"an integer from {MIN_MAX_BYTES} to 2**62"),
     ] = Field(
         default=None, description="The maximum size of the native cache in bytes; none: no limit."
     )
@@ -132,7 +139,9 @@ class CacheSettings(BaseSettings):
         description="The prefix of every key of this service in Redis. Services with different "
         "namespaces on one server share neither decisions nor revocations.",
     )
-    redis_replicas: Annotated[int | None, Field(ge=0), Takes("an integer, 0 or more")] = Field(
+    redis_replicas: Annotated[
+        int | None, Field(ge=0, le=MAX_REPLICAS), Takes(f"an integer from 0 to {MAX_REPLICAS}")
+    ] = Field(
         default=None,
         description="The minimum number of replicas that must confirm a revocation, on a cluster "
         "for each primary. None: the number that the primary reports. Some servers do not report "

@@ -19,6 +19,7 @@ from sark_cache._core.limits import (
 
 NAMESPACE = re.compile(r"[A-Za-z0-9._:/-]{0,64}")
 NAMESPACE_WORDS = "at most 64 letters, digits and characters of ._:/-"
+MAX_REPLICAS = 1_000
 
 
 class _NotGiven(tuple[str, ...]):
@@ -263,14 +264,14 @@ def read_replicas(replicas: object) -> int | None:
 
     Raises:
         TypeError: `replicas` is neither an integer nor None.
-        ValueError: `replicas` is negative.
+        ValueError: `replicas` is negative or more than 1,000.
     """
     if replicas is None:
         return None
     if not isinstance(replicas, int) or isinstance(replicas, bool):
         refuse("replicas", "an integer, or None", replicas)
-    if replicas < 0:
-        message = f"replicas must be 0 or more, not {replicas}"
+    if not 0 <= replicas <= MAX_REPLICAS:
+        message = f"replicas must be from 0 to {MAX_REPLICAS}, not {replicas}"
         raise ValueError(message)
     return replicas
 

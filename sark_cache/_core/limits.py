@@ -15,6 +15,8 @@ DEFAULT_MAX_SIZE: Final = 10_000
 DEFAULT_TTL_SECONDS: Final = 300
 MIN_MAX_BYTES: Final = 1024
 """The minimum of `max_bytes`: with less, no entry fits."""
+MAX_CAPACITY: Final = 2**62
+"""The maximum of `max_size` and `max_bytes`."""
 
 # A decision and its parts
 

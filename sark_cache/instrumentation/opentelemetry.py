@@ -45,7 +45,6 @@ the current one. It contains no part of the request:
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -57,6 +56,7 @@ except ImportError as _error:
     _message = "opentelemetry is missing: get it with `pip install 'sark-cache[otel]'`"
     raise ImportError(_message) from _error
 
+from sark_cache import __version__
 from sark_cache._core.observers import observe
 from sark_cache.instrumentation.measurements import (
     BACKEND,
@@ -120,7 +120,7 @@ def instrument(
     """
     measured = Source(cache, backend, name, flags, tuple(map(float, bounds)))
     end_metrics = _instruments(meter_provider).add(measured)
-    tracer = trace.get_tracer(SCOPE, _version(), tracer_provider)
+    tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
     return Instrumentation(end_metrics, observe(cache, Spans(tracer, measured.labels)))
 
 
@@ -258,16 +258,9 @@ def _instruments(provider: MeterProvider | None) -> _Instruments:
     """Returns the instruments of a provider, creating them once. None: the global provider."""
     if provider is None or provider is metrics.get_meter_provider():
         if not _of_the_global_provider:
-            meter = metrics.get_meter(SCOPE, _version())
+            meter = metrics.get_meter(SCOPE, __version__)
             _of_the_global_provider.append(_Instruments(meter))
         return _of_the_global_provider[0]
     if provider not in _of_providers:
-        _of_providers[provider] = _Instruments(provider.get_meter(SCOPE, _version()))
+        _of_providers[provider] = _Instruments(provider.get_meter(SCOPE, __version__))
     return _of_providers[provider]
-
-
-def _version() -> str:
-    try:
-        return version("sark-cache")
-    except PackageNotFoundError:  # the package is not installed
-        return ""

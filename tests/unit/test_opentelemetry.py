@@ -373,14 +373,6 @@ async def test_without_a_provider_nothing_happens(cache, caplog):
     assert not caplog.records
 
 
-def test_a_source_tree_that_is_not_installed_has_no_version(cache, telemetry, monkeypatch):
-    monkeypatch.setattr(sys, "path", [])
-    telemetry.instrument(cache)
-    monkeypatch.undo()
-    [scope] = telemetry.reader.get_metrics_data().resource_metrics[0].scope_metrics
-    assert scope.scope.version == ""
-
-
 def test_without_opentelemetry_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     monkeypatch.delitem(sys.modules, "sark_cache.instrumentation.opentelemetry")

@@ -1,5 +1,6 @@
 """The package and its compiled module have the installed version, which is that of Cargo.toml."""
 
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -15,6 +16,11 @@ def test_the_compiled_module_has_the_installed_version():
 
 def test_the_package_has_the_installed_version():
     assert sark_cache.__version__ == version("sark-cache")
+
+
+def test_a_source_tree_that_is_not_installed_has_an_unknown_version(monkeypatch):
+    monkeypatch.setattr(sys, "path", [])
+    assert sark_cache.__version__ == "unknown"
 
 
 def test_importing_the_package_does_not_read_the_version():

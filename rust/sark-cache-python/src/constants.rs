@@ -4,7 +4,9 @@
 //! in `sark_cache/_core/limits.py`. A test holds both equal. A number has the same name on both sides;
 //! a duration `X` is `X_SECONDS` in Python.
 
-use crate::convert::arguments::{DEFAULT_MAX_SIZE, DEFAULT_TTL, MAX_TTL, MIN_MAX_BYTES};
+use crate::convert::arguments::{
+    DEFAULT_MAX_SIZE, DEFAULT_TTL, MAX_CAPACITY, MAX_TTL, MIN_MAX_BYTES,
+};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use sark_cache_core::key::KEY_PREFIX;
@@ -29,7 +31,7 @@ pub fn constants(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     }
     add!(MAX_FIELD_BYTES MAX_POLICY_BYTES MAX_TAGS MAX_TAG_BYTES MAX_REVOKED_TAGS);
     add!(MAX_ENTRY_BYTES MAX_DEPTH MAX_PATTERN_BYTES);
-    add!(KEY_PREFIX DEFAULT_MAX_SIZE MIN_MAX_BYTES);
+    add!(KEY_PREFIX DEFAULT_MAX_SIZE MIN_MAX_BYTES MAX_CAPACITY);
     add!(MAX_SUPERSEDED MAX_VISITED MAX_PAUSES);
     add_seconds!(DEFAULT_TTL MAX_TTL CHECK_INTERVAL WAIT_LIMIT FIRST_PAUSE LONGEST_PAUSE);
     Ok(values)

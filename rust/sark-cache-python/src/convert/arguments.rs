@@ -18,7 +18,7 @@ pub const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// The minimum of `max_bytes`; with less, not even one small entry would fit.
 pub const MIN_MAX_BYTES: u64 = 1024;
 /// The maximum of `max_size` and `max_bytes`.
-const MAX_LIMIT: u64 = 1 << 62;
+pub const MAX_CAPACITY: u64 = 1 << 62;
 /// Follows the error for a limit of zero.
 const TO_STORE_NOTHING: &str = "; to store nothing use enabled=False";
 
@@ -64,7 +64,7 @@ fn limit(
         return Err(wrong_type(argument, "an int or None", given));
     }
     match given.extract::<u64>() {
-        Ok(number) if (min..=MAX_LIMIT).contains(&number) => Ok(Some(number)),
+        Ok(number) if (min..=MAX_CAPACITY).contains(&number) => Ok(Some(number)),
         _ => Err(PyValueError::new_err(format!(
             "{argument} must be at least {min} and at most 2**62 {unit}, not {given}{cure}"
         ))),
