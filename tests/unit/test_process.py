@@ -237,13 +237,16 @@ def test_where_no_thread_can_be_started_operations_run_on_the_caller_s_thread():
         + """
 import resource
 resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
-if os.getuid() == 0:
-    os.setuid(65534)  # the limit is not for root
+is_root = os.getuid() == 0
+if is_root:
+    os.setresuid(65534, 65534, 0)  # the limit is not for root
 try:
     threading.Thread(target=print).start()
 except RuntimeError:
     print("no threads")
 print(asyncio.run(cache.size()), asyncio.run(cache.invalidate(user_id="u1")))
+if is_root:
+    os.setresuid(0, 0, 0)  # a measurement of the coverage is written at the exit
 """
     ) == ["no threads", "20000 2000"]
 
