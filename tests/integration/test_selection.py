@@ -19,6 +19,8 @@ from sark_cache import (
     SettingsError,
     create_policy_cache,
 )
+from sark_cache.selection.selector import use_settings
+from sark_cache.settings import CacheSettings
 
 CHOOSE = """
 import json, logging, os, sys
@@ -223,13 +225,20 @@ async def test_a_selection_is_logged_once_and_with_the_user_only_on_request(sett
     assert "asked-for" in caplog.records[-1].message
 
 
-async def test_another_backend_replaces_one_that_cannot_be_created(settled, fresh_redis, caplog):
-    settled(rust_cache_rollout_pct=100, cache_max_size=2**63, redis_url=fresh_redis.url)
+async def test_another_backend_replaces_one_that_cannot_be_created(
+    fresh_process, fresh_redis, caplog
+):
+    def without_native(**settings):
+        settings = CacheSettings(rust_cache_rollout_pct=100, **settings)
+        # Values that are not checked: the cache refuses this one when it is created.
+        use_settings(settings.model_copy(update={"cache_max_size": 2**63}))
+
+    without_native(redis_url=fresh_redis.url)
     assert create_policy_cache("alice").backend == "redis"
     assert "creating the native cache failed" in caplog.text
     with pytest.raises(ValueError, match="max_size"):
         create_policy_cache("alice", fallback_on_error=False)
-    settled(rust_cache_rollout_pct=100, cache_max_size=2**63)
+    without_native()
     assert isinstance(create_policy_cache("alice"), NullPolicyCache)
 
 
