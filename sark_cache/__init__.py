@@ -14,6 +14,7 @@ from sark_cache._core.compiled import AsyncCache, Stamp, is_rust_cache_available
 from sark_cache.backends.native import RustPolicyCache
 from sark_cache.backends.null import NullPolicyCache
 from sark_cache.backends.redis import PolicyCache
+from sark_cache.backends.tiered import TieredPolicyCache
 from sark_cache.cleanup import (
     CacheCleanupTask,
     get_cleanup_task,
@@ -57,6 +58,7 @@ __all__ = [
     "SelectedPolicyCache",
     "SettingsError",
     "Stamp",
+    "TieredPolicyCache",
     "close_policy_caches",
     "create_policy_cache",
     "get_cleanup_task",

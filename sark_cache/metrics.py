@@ -7,7 +7,12 @@ the dashboard take names, units and descriptions from `CacheMetrics`.
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-__all__ = ["LATENCY_BOUNDS_SECONDS", "CacheMetrics", "LatencyHistogram"]
+__all__ = [
+    "LATENCY_BOUNDS_SECONDS",
+    "SETTLE_BOUNDS_SECONDS",
+    "CacheMetrics",
+    "LatencyHistogram",
+]
 
 LATENCY_BOUNDS_SECONDS: tuple[float, ...] = tuple(2**power / 1e9 for power in range(8, 31))
 """The default bounds of a `LatencyHistogram`: 256 ns to 1.07 s, each twice the one before.
@@ -15,6 +20,9 @@ LATENCY_BOUNDS_SECONDS: tuple[float, ...] = tuple(2**power / 1e9 for power in ra
 They coincide with borders of the buckets that durations are recorded in, so every duration is
 counted on the right side of a bound.
 """
+
+SETTLE_BOUNDS_SECONDS: tuple[float, ...] = tuple(2**power / 1e9 for power in range(18, 37))
+"""The default bounds of `settle_histogram`: 0.26 ms to 69 s, each twice the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,10 @@ class CacheMetrics:
 
     hits: int = counter("{request}", "Lookups answered with an entry that is not stale.")
     misses: int = counter("{request}", "Lookups that found no entry that may be served.")
+    lapsed: int = counter(
+        "{request}",
+        "Lookups of a tiered cache that served nothing, because the log was not confirmed lately.",
+    )
     stale_hits: int = counter(
         "{request}",
         "Lookups answered near the end of the time to live, while the entry is refreshed.",
@@ -59,12 +71,15 @@ class CacheMetrics:
     revalidations: int = counter("{refresh}", "Refreshes started in the background.")
     batch_operations: int = counter("{batch}", "Batches looked up or stored.")
     total_requests: int = 0
-    """Lookups: hits, stale hits and misses, unless it is given."""
+    """Lookups: hits, stale hits, misses and lapsed ones, unless it is given."""
     evictions: int = counter("{entry}", "Entries removed because the cache was full.")
     expirations: int = counter("{entry}", "Entries removed because their time to live was over.")
     invalidations: int = counter(
         "{entry}",
         "Entries revoked, and decisions refused because they were revoked during their evaluation.",
+    )
+    foreign_revocations: int = counter(
+        "{revocation}", "Revocations of other caches that a tiered cache applied."
     )
     loads: int = counter("{evaluation}", "Evaluations started because of a miss.")
     load_errors: int = counter("{evaluation}", "Evaluations started because of a miss that failed.")
@@ -105,7 +120,7 @@ class CacheMetrics:
     """The 99th percentile, in microseconds."""
 
     def __post_init__(self) -> None:
-        total = self.total_requests or self.hits + self.stale_hits + self.misses
+        total = self.total_requests or self.hits + self.stale_hits + self.misses + self.lapsed
         object.__setattr__(self, "total_requests", total)
 
     @property

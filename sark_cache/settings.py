@@ -26,7 +26,15 @@ except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(_message, name=_error.name) from _error
 
 from sark_cache._core import redis_urls as urls
-from sark_cache._core.arguments import MAX_REPLICAS, NAMESPACE, NAMESPACE_WORDS
+from sark_cache._core.arguments import (
+    DEFAULT_MAX_STALENESS,
+    MAX_MAX_STALENESS,
+    MAX_REPLICAS,
+    MAX_STALENESS_WORDS,
+    MIN_MAX_STALENESS,
+    NAMESPACE,
+    NAMESPACE_WORDS,
+)
 from sark_cache._core.limits import (
     DEFAULT_MAX_SIZE,
     DEFAULT_TTL_SECONDS,
@@ -147,6 +155,21 @@ class CacheSettings(BaseSettings):
         "for each primary. None: the number that the primary reports. Some servers do not report "
         "it.",
     )
+    max_staleness: Annotated[
+        float,
+        Field(ge=MIN_MAX_STALENESS, le=MAX_MAX_STALENESS),
+        Takes(MAX_STALENESS_WORDS),
+    ] = Field(
+        default=DEFAULT_MAX_STALENESS,
+        description="The maximum time, in seconds, for which a process that cannot reach Redis may "
+        "serve a revoked decision from its own memory. A revocation waits up to 1.1 times as long "
+        "for such a process.",
+    )
+    settle: Boolean = Field(
+        default=True,
+        description="If true, a revocation returns when no process serves the revoked decisions "
+        "any more. If false, it returns when Redis has confirmed it.",
+    )
     cleanup_enabled: Boolean = Field(
         default=True, description="If true, expired entries are removed in the background."
     )
@@ -155,17 +178,17 @@ class CacheSettings(BaseSettings):
     )
     tiered: Annotated[bool | None, Takes("true or false")] = Field(
         default=None,
-        description="Set it to `false` to switch off the warning that native caches do not share "
-        "revocations. Do this if there is only one process, or if a native cache may serve a "
-        "decision that another process revoked until its time to live is over.",
+        description="If false, native caches do not share revocations through Redis, and no "
+        "warning is logged if there are several processes. Then a native cache serves a decision "
+        "that another process revoked until its time to live is over. None: they share them if a "
+        "Redis URL is set.",
     )
     rust_cache_rollout_pct: Annotated[
         int | None, Field(ge=0, le=100), Takes("an integer from 0 to 100")
     ] = Field(
         default=None,
         description="The percentage of users that get the native cache, until a feature flag sets "
-        "one in this process or in Redis. None: all users get Redis if it is configured, otherwise "
-        "the native cache.",
+        "one in this process or in Redis. None: all users get it.",
     )
     rust_opa_rollout_pct: PercentOfUsers = Field(
         default=0, description="The percentage of users that get the feature rust_opa."

@@ -18,6 +18,10 @@ from sark_cache._core.limits import (
 )
 
 NAMESPACE = re.compile(r"[A-Za-z0-9._:/-]{0,64}")
+DEFAULT_MAX_STALENESS = 1.0
+MIN_MAX_STALENESS = 0.05
+MAX_MAX_STALENESS = 60.0
+MAX_STALENESS_WORDS = "a number of seconds from 0.05 to 60"
 NAMESPACE_WORDS = "at most 64 letters, digits and characters of ._:/-"
 MAX_REPLICAS = 1_000
 
@@ -287,6 +291,21 @@ def read_timeout(argument: str, seconds: object) -> float:
         refuse(argument, "a number of seconds", seconds)
     if not 0 < seconds < math.inf:
         message = f"{argument} must be more than 0 seconds and finite, not {seconds}"
+        raise ValueError(message)
+    return float(seconds)
+
+
+def read_max_staleness(seconds: object) -> float:
+    """Returns a `max_staleness` in seconds.
+
+    Raises:
+        TypeError: `seconds` is not a number.
+        ValueError: `seconds` is less than 0.05 or more than 60.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        refuse("max_staleness", "a number of seconds", seconds)
+    if not MIN_MAX_STALENESS <= seconds <= MAX_MAX_STALENESS:
+        message = f"max_staleness must be {MAX_STALENESS_WORDS}, not {seconds}"
         raise ValueError(message)
     return float(seconds)
 

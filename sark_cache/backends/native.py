@@ -70,7 +70,7 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
         )
         self.stale_while_revalidate = stale_while_revalidate
         self._revalidation = Revalidation(None)
-        self._faults: Final = FaultLog("native")
+        self._faults: Final = FaultLog(self.backend)
         self._refreshes: Final = Refreshes(self._faults.report)
 
     @property

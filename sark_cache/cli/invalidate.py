@@ -1,7 +1,8 @@
-"""`sark-cache invalidate`: revokes decisions in Redis, and the evaluations that are running."""
+"""`sark-cache invalidate`: revokes decisions in Redis and in the caches that follow its log."""
 
 import asyncio
 import sys
+from contextvars import copy_context
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from sark_cache._core.arguments import check_pattern
 from sark_cache.backends.redis import PolicyCache
+from sark_cache.backends.redis.settle import progress
 from sark_cache.cli._exit import ExitCode, FailureError, ending
 from sark_cache.cli._options import AsJSON, RedisURL
 from sark_cache.cli._output import (
@@ -82,15 +84,21 @@ EXAMPLES = (
     "sark-cache invalidate --everything --yes",
 )
 HELP = (
-    "Revokes decisions in Redis, for all processes at once.",
+    "Revokes decisions in Redis, and in every process that shares revocations through it.",
     (
         "With several options, revokes the decisions that match all of them. After exit code 0, "
-        "Redis serves none of these decisions, and does not store one that was being evaluated. "
-        "After exit code 1 or Ctrl-C, this is not certain: run the command again."
+        "no process serves one of these decisions, or stores one that was being evaluated. After "
+        "exit code 1 or Ctrl-C, this is not certain: run the command again."
     ),
     (
-        "Does not reach the native caches inside running services. They serve their decisions "
-        "until the time to live is over. To revoke these, call invalidate in the service."
+        "Waits a little longer than SARK_CACHE_MAX_STALENESS, 1 s by default. By then, even a "
+        "process that does not answer serves nothing from its memory. Shows on stderr how many "
+        "processes have applied the revocation."
+    ),
+    (
+        "Does not reach native caches that share no revocations: those of services without "
+        "SARK_CACHE_REDIS_URL, or with SARK_CACHE_TIERED=false. They serve their decisions until "
+        "the time to live is over."
     ),
 )
 
@@ -146,6 +154,18 @@ class Revoked:
             raise typer.BadParameter(message, param_hint=alone)
 
 
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """The result of the command."""
+
+    entries: int
+    """The number of entries removed from Redis."""
+    processes: int
+    """The number of processes that follow the log with a native cache."""
+    applied: int
+    """The number of those that had applied the revocation at the end."""
+
+
 def invalidate(
     user: User = None,
     action: Action = None,
@@ -169,19 +189,20 @@ def invalidate(
         with working(f"revoking in Redis at {settings.redis_address}"):
             with connected(settings, of_commands(settings)):
                 pass
-            entries = _revoke(settings, what)
+            done = _revoke(settings, what, is_quiet=as_json)
         if as_json:
             write_json(
                 {
                     "ok": True,
                     "redis": settings.redis_address,
                     "revoked": asdict(what),
-                    "entries": entries,
-                    "reaches_native_caches": False,
+                    "entries": done.entries,
+                    "processes": done.processes,
+                    "processes_that_applied_it": done.applied,
                 }
             )
         else:
-            _print_report(settings, what, entries)
+            _print_report(settings, what, done)
 
 
 def _ask(settings: "CacheSettings") -> None:
@@ -199,8 +220,8 @@ def _ask(settings: "CacheSettings") -> None:
         raise FailureError(ExitCode.WRONG, message)
 
 
-def _revoke(settings: "CacheSettings", what: Revoked) -> int:
-    """Revokes the decisions and returns the number of entries removed.
+def _revoke(settings: "CacheSettings", what: Revoked, *, is_quiet: bool) -> Revocation:
+    """Revokes the decisions. Unless it is quiet, shows how many processes have applied it.
 
     Raises:
         FailureError: Redis did not confirm the revocation.
@@ -212,15 +233,30 @@ def _revoke(settings: "CacheSettings", what: Revoked) -> int:
         command_timeout=max(command, WALK_SECONDS),
         namespace=settings.namespace,
         replicas=settings.redis_replicas,
+        settle=settings.settle,
+        max_staleness=settings.max_staleness,
     )
+    processes, applied = 0, 0
+
+    def show(of_them: int, readers: int) -> None:
+        nonlocal processes, applied
+        processes, applied = readers, of_them
+        if not is_quiet:
+            counted_readers = counted(readers, "process", "processes")
+            complain("ok", f"{of_them:,} of {counted_readers} with a native cache applied it")
+
+    shows = copy_context()
+    shows.run(progress.set, show)
     try:
         # The client of a cluster has long steps, of which asyncio's debug mode would warn.
-        return asyncio.run(_revoke_with(cache, what), debug=False)
+        entries = shows.run(asyncio.run, _revoke_with(cache, what), debug=False)
     except InvalidationError as error:
         raise FailureError(ExitCode.WRONG, str(error)) from None
     except KeyboardInterrupt:
         complain("error", "interrupted: the decisions may still be served. Run it again")
         raise
+
+    return Revocation(entries, processes, applied)
 
 
 async def _revoke_with(cache: PolicyCache, what: Revoked) -> int:
@@ -237,13 +273,16 @@ async def _revoke_with(cache: PolicyCache, what: Revoked) -> int:
         )
 
 
-def _print_report(settings: "CacheSettings", what: Revoked, entries: int) -> None:
+def _print_report(settings: "CacheSettings", what: Revoked, done: Revocation) -> None:
     out = console()
-    removed = counted(entries, "entry", "entries")
+    removed = counted(done.entries, "entry", "entries")
     remark(out, "ok", f"revoked in Redis at {settings.redis_address}: {removed} removed")
-    if what.pattern is not None and not entries:
+    if what.pattern is not None and not done.entries:
         out.print("Keys look like this: policy:decision:USER:ACTION:RESOURCE:CONTEXT")
+    if done.applied < done.processes:
+        late = counted(done.processes - done.applied, "process does", "processes do")
+        out.print(f"{late} not answer, and will apply it before serving anything.")
     out.print(
-        "Native caches inside running services are not reached: they serve their decisions until "
+        "Native caches that share no revocations are not reached: they serve their decisions until "
         f"the time to live is over, {settings.cache_ttl:g} s unless the service sets another.",
     )

@@ -22,6 +22,15 @@ class CompositePolicyCache(CompositeCache, Protocol):
         ...
 
 
+@runtime_checkable
+class Settles(Protocol):
+    """A cache whose revocations wait for other processes: `PolicyCache`."""
+
+    def settle_histogram(self) -> LatencyHistogram:
+        """Returns the durations of these waits."""
+        ...
+
+
 class Rollouts(Protocol):
     """An object that knows the rollout percentage of each feature: `FeatureFlagManager`."""
 
@@ -84,6 +93,13 @@ EVALUATION = Timing(
     "Durations of the evaluations that were recorded.",
     counted="{evaluation}",
 )
+SETTLE = Timing(
+    "settle",
+    "s",
+    "Durations of the waits, after confirmed revocations, until no process served the decisions.",
+    counted="{revocation}",
+)
+"""Only a cache that shares revocations with other processes has it."""
 LATENCY_PERCENTILE = Measurement(
     "latency_percentile",
     "s",
@@ -92,7 +108,7 @@ LATENCY_PERCENTILE = Measurement(
 ROLLOUT = Measurement("rollout", "%", "The percentage of users that get a feature.")
 BACKEND = Measurement("backend", "", "The store of the decisions: native, redis or none.")
 
-HISTOGRAMS = (LATENCY, EVALUATION)
+HISTOGRAMS = (LATENCY, EVALUATION, SETTLE)
 
 _PERCENTILES = (
     ("50", "cache_latency_p50_us"),
@@ -112,6 +128,7 @@ class Reading:
     percentiles: Mapping[str, float]
     """The percentiles of the latency, in seconds, by the percentage of the requests."""
     histograms: Mapping[str, LatencyHistogram]
+    """The histograms that the cache has, by name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,7 +195,7 @@ class Source:
             labels=self.labels(cache),
             numbers={
                 **{counter.name: metrics[counter.name] for counter in COUNTERS},
-                **_ratios(metrics["hits"], metrics["stale_hits"], metrics["misses"]),
+                **_ratios(metrics["hits"], metrics["stale_hits"], metrics["total_requests"]),
                 "entries": metrics["size"],
                 "max_entries": metrics["max_size"],
                 "enabled": int(cache.enabled),
@@ -188,13 +205,14 @@ class Source:
             histograms={
                 LATENCY.name: cache.latency_histogram(self.bounds),
                 EVALUATION.name: cache.evaluation_histogram(self.bounds),
+                **({SETTLE.name: cache.settle_histogram()} if isinstance(cache, Settles) else {}),
             },
         )
 
 
-def _ratios(hits: float, stale_hits: float, misses: float) -> dict[str, float]:
+def _ratios(hits: float, stale_hits: float, total: float) -> dict[str, float]:
     """Returns the rates of `get_metrics()` as ratios from 0 to 1, not rounded."""
-    look_ups = hits + stale_hits + misses or 1
+    look_ups = total or 1
     return {
         "hit_ratio": hits / look_ups,
         "effective_hit_ratio": (hits + stale_hits) / look_ups,

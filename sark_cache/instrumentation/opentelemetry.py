@@ -228,18 +228,22 @@ def _number(name: str, reading: Reading) -> Observed:
 
 
 def _buckets(name: str, reading: Reading) -> Observed:
-    histogram = reading.histograms[name]
+    histogram = reading.histograms.get(name)
+    if histogram is None:
+        return
     for bound, count in zip(histogram.bounds, histogram.counts, strict=True):
         yield count, {"le": str(bound)}
     yield histogram.count, {"le": "+Inf"}
 
 
 def _sum(name: str, reading: Reading) -> Observed:
-    yield reading.histograms[name].sum_seconds, {}
+    if name in reading.histograms:
+        yield reading.histograms[name].sum_seconds, {}
 
 
 def _count(name: str, reading: Reading) -> Observed:
-    yield reading.histograms[name].count, {}
+    if name in reading.histograms:
+        yield reading.histograms[name].count, {}
 
 
 def _percentiles(reading: Reading) -> Observed:

@@ -31,11 +31,11 @@ base units, or can be calculated from exported numbers:
 | cache_latency_p50_us, _p95_us, _p99_us  | 10⁶ × `sark_cache_latency_percentile_seconds`         |
 |                                         | `{percentile="50"}`, `"95"`, `"99"`                   |
 
-There are also the histograms `sark_cache_latency_seconds` and `sark_cache_evaluation_seconds`, the
-gauges `sark_cache_enabled` and `sark_cache_circuit_open`, and
-`sark_cache_backend_info{backend="native"} 1`. The percentages of rollouts are
-`sark_cache_rollout_percent{feature="rust_cache"}`. All metrics except the last have the label
-`backend`. If a cache was registered with a name, they also have the label `cache`.
+There are also the histograms `sark_cache_latency_seconds`, `sark_cache_evaluation_seconds` and, for
+a cache in Redis, `sark_cache_settle_seconds`; the gauges `sark_cache_enabled` and
+`sark_cache_circuit_open`; and `sark_cache_backend_info{backend="native"} 1`. The percentages of
+rollouts are `sark_cache_rollout_percent{feature="rust_cache"}`. All metrics except the last have
+the label `backend`. If a cache was registered with a name, they also have the label `cache`.
 
 The ratios and percentiles include all requests since the last `reset_metrics()`. For the last
 minutes, use the counters and the histograms. The native cache measures the latency of one request
@@ -240,8 +240,10 @@ def _histograms(namespace: str, readings: Sequence[Reading]) -> Iterator[Metric]
         name = f"{namespace}_{measured.name}_seconds"
         family = Metric(name, measured.description, "histogram", "seconds")
         for reading in readings:
-            _add_histogram(family, reading.labels, reading.histograms[measured.name])
-        yield family
+            if measured.name in reading.histograms:
+                _add_histogram(family, reading.labels, reading.histograms[measured.name])
+        if family.samples:
+            yield family
 
 
 def _add_histogram(family: Metric, labels: Mapping[str, str], histogram: LatencyHistogram) -> None:

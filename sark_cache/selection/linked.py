@@ -47,6 +47,30 @@ class RevokesEverywhere:
     async def _drop_idle(self) -> None:
         """Closes idle connections. A cache in memory has none."""
 
+    def covers(self, other: object) -> bool:
+        """Returns whether a revocation by this cache takes effect in another one, too."""
+        del other
+        return False
+
+    def begin(
+        self,
+        operation: str,
+        *args: Any,  # noqa: ANN401 - the arguments of the operation
+        alone: bool,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Coroutine[object, None, Any]:
+        """Calls an operation of the cache class.
+
+        Args:
+            operation: The name of the method.
+            args: Its arguments.
+            alone: If True, only the decisions in this process have to be revoked.
+            kwargs: Its arguments.
+        """
+        del alone
+        begun: Coroutine[object, None, Any] = getattr(super(), operation)(*args, **kwargs)
+        return begun
+
     def set_peers(self, peers: Peers) -> None:
         """Sets the function that returns the open caches of the process."""
         self._peers = peers
@@ -107,14 +131,20 @@ class RevokesEverywhere:
     ) -> Coroutine[object, None, Any]:
         """Calls an operation on this cache and its peers. The returned coroutine awaits them.
 
+        A peer that another cache covers is not called. A peer that covers this cache revokes only
+        its own decisions.
+
         Raises:
             Exception: The first error of such a call. All the caches were called before.
         """
         started: list[Coroutine[object, None, Any]] = []
         fault: Exception | None = None
-        for cache in (self, *(peer for peer in self._peers() if peer is not self)):
+        caches = (self, *(peer for peer in self._peers() if peer is not self))
+        for cache in caches:
+            if cache is not self and any(other.covers(cache) for other in caches):
+                continue
             try:
-                started.append(getattr(super(RevokesEverywhere, cache), operation)(*args, **kwargs))
+                started.append(cache.begin(operation, *args, alone=cache.covers(self), **kwargs))
             except Exception as error:  # noqa: BLE001 - the other caches revoke in any case
                 fault = fault or error
         if fault is not None:

@@ -12,6 +12,7 @@ from sark_cache.backends._shared.defaults import settings_in_force
 from sark_cache.backends.native import RustPolicyCache
 from sark_cache.backends.null import NullPolicyCache
 from sark_cache.backends.redis import PolicyCache
+from sark_cache.backends.tiered import TieredPolicyCache
 from sark_cache.selection.linked import RevokesEverywhere
 
 if TYPE_CHECKING:
@@ -19,7 +20,33 @@ if TYPE_CHECKING:
 
 
 class LinkedRustPolicyCache(RevokesEverywhere, RustPolicyCache):
-    """The native cache of this process."""
+    """The native cache of this process, if other processes cannot revoke its decisions."""
+
+
+class LinkedTieredPolicyCache(RevokesEverywhere, TieredPolicyCache):
+    """The native cache of this process, if every process can revoke its decisions."""
+
+    def covers(self, other: object) -> bool:
+        """Returns True for the Redis cache of the same settings: it has the same log."""
+        return isinstance(other, LinkedPolicyCache) and other.made_from == self.made_from
+
+    def begin(
+        self,
+        operation: str,
+        *args: Any,  # noqa: ANN401 - the arguments of the operation
+        alone: bool,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Coroutine[object, None, Any]:
+        """Calls an operation of the cache class. If alone, calls that of the native cache."""
+        if not alone:
+            return super().begin(operation, *args, alone=alone, **kwargs)
+        begun: Coroutine[object, None, Any] = getattr(super(TieredPolicyCache, self), operation)(
+            *args, **kwargs
+        )
+        return begun
+
+    async def _drop_idle(self) -> None:
+        await self._revoker.drop_idle()
 
 
 # The caches written in Python declare a coroutine of Python's own, a narrower type.
@@ -34,7 +61,9 @@ class LinkedNullPolicyCache(RevokesEverywhere, NullPolicyCache):  # pyright: ign
     """The cache of this process that stores nothing."""
 
 
-ProcessCache: TypeAlias = LinkedRustPolicyCache | LinkedPolicyCache | LinkedNullPolicyCache
+ProcessCache: TypeAlias = (
+    LinkedRustPolicyCache | LinkedTieredPolicyCache | LinkedPolicyCache | LinkedNullPolicyCache
+)
 """One of the caches of a process."""
 
 Cache = TypeVar("Cache", bound=ProcessCache)
@@ -43,12 +72,15 @@ _caches: dict[type, ProcessCache] = {}
 _lock = lock_across_forks()
 
 _OF_ALL: Final = ("enabled", "cache_ttl", "use_optimized_ttl", "stale_while_revalidate")
+_OF_NATIVE: Final = ("cache_max_size", "cache_max_bytes", "cache_eviction")
+_OF_SERVERS: Final = (
+    *("redis_url", "namespace", "redis_replicas", "settle", "max_staleness"),
+    *("redis_connect_timeout", "redis_command_timeout"),
+)
 _OF_BACKEND: Final = {
-    "native": ("cache_max_size", "cache_max_bytes", "cache_eviction"),
-    "redis": (
-        *("redis_url", "namespace", "redis_replicas"),
-        *("redis_connect_timeout", "redis_command_timeout"),
-    ),
+    "native": _OF_NATIVE,
+    "tiered": (*_OF_NATIVE, *_OF_SERVERS),
+    "redis": _OF_SERVERS,
 }
 """The settings that a cache is created from."""
 
@@ -60,8 +92,9 @@ def get_rust_policy_cache(
 ) -> RustPolicyCache:
     """Returns the native cache of this process. The first call creates it.
 
-    It is created from the settings of the process, if there are any. `close` leaves it usable, as
-    SARK's callers expect. `close_policy_caches` closes it for good.
+    It is created from the settings of the process, if there are any. If they name a server
+    (`SARK_CACHE_REDIS_URL`), it is a `TieredPolicyCache`, unless `SARK_CACHE_TIERED` is false.
+    `close` leaves it usable, as SARK's callers expect. `close_policy_caches` closes it for good.
 
     Args:
         max_size: The maximum number of entries. None: that of the settings, or 10,000.
@@ -76,9 +109,14 @@ def get_rust_policy_cache(
         RuntimeError: The compiled module is not available.
         SettingsError: A variable of the environment is wrong. The message names the variables.
     """
+    settings = settings_in_force()
+    if settings is not None and is_tiered(settings):
+        return get_or_create(
+            LinkedTieredPolicyCache,
+            lambda: tiered_of(settings, max_size, ttl_seconds, enabled=enabled),
+        )
 
     def make() -> LinkedRustPolicyCache:
-        settings = settings_in_force()
         if settings is None:
             return LinkedRustPolicyCache(max_size, ttl_seconds, enabled)
         return native_of(settings, max_size, ttl_seconds, enabled=enabled)
@@ -139,6 +177,43 @@ def native_of(
     return cache
 
 
+def is_tiered(settings: "CacheSettings") -> bool:
+    """Returns whether the native cache of these settings is one that every process can revoke."""
+    return settings.redis_url is not None and settings.tiered is not False
+
+
+def tiered_of(
+    settings: "CacheSettings",
+    max_size: int | None = None,
+    ttl_seconds: float | None = None,
+    *,
+    enabled: bool = True,
+) -> LinkedTieredPolicyCache:
+    """Creates a tiered cache from settings that name a server. The given arguments take precedence.
+
+    Raises:
+        ImportError: Neither redis-py nor valkey-py is installed.
+    """
+    cache = LinkedTieredPolicyCache(
+        settings.redis_url.get_secret_value() if settings.redis_url else None,
+        max_size=settings.cache_max_size if max_size is None else max_size,
+        ttl_seconds=settings.cache_ttl if ttl_seconds is None else ttl_seconds,
+        enabled=settings.enabled and enabled,
+        use_optimized_ttl=settings.use_optimized_ttl,
+        stale_while_revalidate=settings.stale_while_revalidate,
+        max_bytes=settings.cache_max_bytes,
+        eviction=settings.cache_eviction,
+        max_staleness=settings.max_staleness,
+        settle=settings.settle,
+        connect_timeout=settings.redis_connect_timeout,
+        command_timeout=settings.redis_command_timeout,
+        namespace=settings.namespace,
+        replicas=settings.redis_replicas,
+    )
+    cache.made_from = settings
+    return cache
+
+
 def redis_of(
     settings: "CacheSettings", ttl_seconds: float | None = None, *, enabled: bool = True
 ) -> LinkedPolicyCache:
@@ -153,6 +228,8 @@ def redis_of(
         command_timeout=settings.redis_command_timeout,
         namespace=settings.namespace,
         replicas=settings.redis_replicas,
+        settle=settings.settle,
+        max_staleness=settings.max_staleness,
     )
     cache.made_from = settings
     return cache

@@ -1,7 +1,7 @@
 """The choice of a user's cache: native, otherwise Redis, otherwise one that stores nothing.
 
-If no rollout was ever set, all users get the same cache: Redis if it is configured, otherwise the
-native cache.
+If no rollout was ever set, all users get the native cache. If a server is configured, the native
+cache is *tiered*: every process can revoke its decisions through the server.
 
 The caches are those of this process. They are created from `CacheSettings` and linked: a revocation
 through one of them reaches all. A choice costs about a microsecond and no round trip. Threads poll
@@ -25,12 +25,15 @@ from sark_cache.selection.registry import (
     LinkedNullPolicyCache,
     LinkedPolicyCache,
     LinkedRustPolicyCache,
+    LinkedTieredPolicyCache,
     ProcessCache,
     differing,
     get_or_create,
+    is_tiered,
     native_of,
     open_caches,
     redis_of,
+    tiered_of,
 )
 
 if TYPE_CHECKING:
@@ -42,14 +45,14 @@ FEATURE: Final = "rust_cache"
 POLL_SECONDS: Final = 1.0
 """The pause between two checks that Redis can be reached."""
 
-_ALL_NATIVE: Final = "no rollout was ever set, so all users get the native cache"
+_ALL_IN: Final = "no rollout was ever set, so all users get the native cache"
 
 
 class Choice(NamedTuple):
     """A backend, and the reason why it was chosen."""
 
     backend: str
-    """`native`, `redis` or `none`."""
+    """`native`, `tiered`, `redis` or `none`."""
     reason: str
 
 
@@ -58,13 +61,18 @@ class Selection:
 
     Args:
         settings: The settings that the caches are created from.
+        follows: If False, the tiered cache is not created before it is used. Then nothing is
+            written to the server.
     """
 
-    def __init__(self, settings: "CacheSettings") -> None:
+    def __init__(self, settings: "CacheSettings", *, follows: bool = True) -> None:
         self.settings: Final = settings
         self._may_be_native: Final = settings.use_rust_cache and is_rust_cache_available()
+        self._native: Final = "tiered" if is_tiered(settings) else "native"
+        self._tier: LinkedTieredPolicyCache | None = None
         self._is_rollout_given: Final = settings.rust_cache_rollout_pct is not None
         self._faults: Final = FaultLog("redis")
+        self._refusals: Final[set[str]] = set()
         self._logged: Final[set[Choice]] = set()
         self._logged_choices: Final[set[tuple[str, int]]] = set()
         self.closed: bool = False
@@ -81,6 +89,8 @@ class Selection:
             # Created now, so that every revocation reaches it: other processes may have stored
             # decisions in Redis.
             self._redis()
+            if follows and self._may_be_native and self._native == "tiered":
+                self._begin_to_follow()
             self._poller = BackgroundPoller(
                 self, Selection._poll, POLL_SECONDS, name="redis", at_end=self._server.close
             )
@@ -110,6 +120,8 @@ class Selection:
             self._log(self._explained(backend, percentage), user_id)
             self._logged_choices.add((backend, percentage))
         try:
+            if backend == "tiered":
+                return self._tiered()
             if backend == "native":
                 return get_or_create(LinkedRustPolicyCache, self._make_native)
             return self._redis() if backend == "redis" else self._null()
@@ -117,7 +129,7 @@ class Selection:
             if not fallback_on_error:
                 raise
             self._faults.report(f"creating the {backend} cache", describe(error))
-        if backend == "native" and self._is_redis_there():
+        if backend == self._native and self._is_redis_there():
             return self._redis()
         return self._null()
 
@@ -142,14 +154,11 @@ class Selection:
     def _backend(self, user_id: str, percentage: int) -> str:
         if not isinstance(user_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             arguments.refuse("user_id", "a str", user_id)
-        if self._may_be_native and self._is_in(user_id, percentage):
-            return "native"
+        if self._may_be_native and self.flags.includes(user_id, FEATURE, percentage):
+            if self._tier is None or self._tier.refused is None:
+                return self._native
+            self._warn_of_refusal(self._tier.refused)
         return "redis" if self._is_redis_there() else "none"
-
-    def _is_in(self, user_id: str, percentage: int) -> bool:
-        if self._poller is not None and self._is_untouched():
-            return self.flags.has_provider and self.flags.includes(user_id, FEATURE, 0)
-        return self.flags.includes(user_id, FEATURE, percentage)
 
     def _is_untouched(self) -> bool:
         """Returns True if no percentage was ever set, by a setting or a flag."""
@@ -157,13 +166,13 @@ class Selection:
 
     def _explained(self, backend: str, percentage: int) -> Choice:
         untouched = self._is_untouched()
-        if backend == "native":
+        if backend != self._native and self._tier is not None and self._tier.refused is not None:
+            return Choice(backend, f"the native cache cannot follow the log: {self._tier.refused}")
+        if backend in {"native", "tiered"}:
             reason = f"the user is among the {percentage} % of users in the rollout"
-            return Choice(backend, _ALL_NATIVE if untouched else reason)
+            return Choice(backend, _ALL_IN if untouched else reason)
         if not self._may_be_native:
             without_native = _why_not_native(self.settings)
-        elif untouched:
-            without_native = "no rollout was ever set, so all users get Redis"
         else:
             without_native = f"the user is not among the {percentage} % of users in the rollout"
         if backend == "redis":
@@ -177,6 +186,28 @@ class Selection:
 
     def _make_native(self) -> LinkedRustPolicyCache:
         return native_of(self.settings)
+
+    def _tiered(self) -> LinkedTieredPolicyCache:
+        return get_or_create(LinkedTieredPolicyCache, lambda: tiered_of(self.settings))
+
+    def _begin_to_follow(self) -> None:
+        """Creates the tiered cache, so that it follows the log before the first request."""
+        try:
+            self._tier = self._tiered()
+            self._tier.follow()
+        except Exception as error:  # noqa: BLE001 - the same error is handled at each choice
+            self._faults.report("creating the tiered cache", describe(error))
+
+    def _warn_of_refusal(self, reason: str) -> None:
+        """Warns once that users get another cache because the server refuses a command."""
+        if reason not in self._refusals:
+            self._refusals.add(reason)
+            logger.warning(
+                "sark-cache: the native cache is not used, because the server refuses what it "
+                "needs to share revocations (%s): see the page on servers for the permissions, or "
+                "set SARK_CACHE_TIERED=false",
+                reason,
+            )
 
     def _redis(self) -> LinkedPolicyCache:
         return get_or_create(LinkedPolicyCache, lambda: redis_of(self.settings))
@@ -314,7 +345,7 @@ def shortcoming(settings: "CacheSettings", rollout: int | None) -> str | None:
             f"nothing is cached: the rollout of {FEATURE} is 0 % and no Redis is configured. "
             "Remove SARK_CACHE_RUST_CACHE_ROLLOUT_PCT, or set SARK_CACHE_REDIS_URL"
         )
-    is_native_used = has_native and (bool(rollout) or (rollout is None and not has_redis))
+    is_native_used = has_native and not has_redis and (rollout is None or bool(rollout))
     several = several_workers() if is_native_used and settings.tiered is not False else None
     return None if several is None else _apart(settings, several)
 
@@ -327,15 +358,11 @@ def _why_not_native(settings: "CacheSettings") -> str:
 
 def _apart(settings: "CacheSettings", several: str) -> str:
     """Returns the warning that native caches of several processes do not share revocations."""
-    if settings.redis_url is None:
-        cure = "Set SARK_CACHE_REDIS_URL, so that they share a cache"
-    else:
-        cure = "Remove SARK_CACHE_RUST_CACHE_ROLLOUT_PCT, so that all users get Redis"
     return (
         f"this service runs as several processes ({several}), each with its own native cache. "
         "A decision that one process revokes is served by the others until its time to live is "
-        f"over, {settings.cache_ttl:g} s by default. {cure}. To accept this, set "
-        "SARK_CACHE_TIERED=false"
+        f"over, {settings.cache_ttl:g} s by default. Set SARK_CACHE_REDIS_URL, so that they share "
+        "revocations. To accept this, set SARK_CACHE_TIERED=false"
     )
 
 
@@ -346,10 +373,11 @@ def create_policy_cache(
     """Returns the cache for a user: native, otherwise Redis, otherwise one that stores nothing.
 
     The user gets the native cache if the settings allow it (`SARK_CACHE_USE_RUST_CACHE`), the
-    compiled module is available, and the user is in the rollout of `rust_cache`. Otherwise the user
-    gets Redis if `SARK_CACHE_REDIS_URL` is set and the server can be reached. If no rollout was
-    ever set, all users get Redis if it is configured, otherwise the native cache. Call this for
-    each request, because a rollout changes while the service runs.
+    compiled module is available, and the user is in the rollout of `rust_cache`. If no rollout was
+    ever set, all users are in. If `SARK_CACHE_REDIS_URL` is set, the native cache is a
+    `TieredPolicyCache`, unless `SARK_CACHE_TIERED` is false. A user who does not get the native
+    cache gets Redis if it is configured and the server can be reached. Call this for each request,
+    because a rollout changes while the service runs.
 
     The caches are those of `get_rust_policy_cache` and `get_policy_cache`, so each is created only
     once. The choice and its reason are logged at INFO, once for each reason. If nothing is cached,

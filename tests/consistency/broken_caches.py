@@ -1,8 +1,12 @@
 """Caches with a defect that the checker must find, as factories of a run."""
 
 import asyncio
+from threading import Timer
 
+from consistency.factories import tiered
 from sark_cache.backends.redis import PolicyCache
+from sark_cache.backends.tiered import follower
+from sark_cache.backends.tiered.follower import LogFollower
 
 
 class SwallowsHalf(PolicyCache):
@@ -41,3 +45,30 @@ def swallows_half(url, max_staleness, *, settles):
 def returns_early(url, max_staleness, *, settles):
     """Returns a cache whose revocations may take effect after they have returned."""
     return ReturnsEarly.from_url(url)
+
+
+# Readers of the log: each is broken in the whole process that makes such a cache.
+
+
+def skips_records(url, max_staleness, *, settles):
+    """Returns a tiered cache whose reader applies only each second record."""
+    apply = LogFollower._apply
+    LogFollower._apply = lambda self, items: apply(self, list(items)[1::2])
+    return tiered(url, max_staleness, settles=settles)
+
+
+def acknowledges_first(url, max_staleness, *, settles):
+    """Returns a tiered cache whose reader acknowledges records some time before it applies them."""
+    apply = LogFollower._apply
+
+    def apply_late(self, items):
+        Timer(0.1, apply, [self, list(items)]).start()
+
+    LogFollower._apply = apply_late
+    return tiered(url, max_staleness, settles=settles)
+
+
+def keeps_its_lease(url, max_staleness, *, settles):
+    """Returns a tiered cache whose lease is far longer than its span."""
+    follower.LEASE_SHARE = 60 / max_staleness
+    return tiered(url, max_staleness, settles=settles)

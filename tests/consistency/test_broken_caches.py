@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from consistency import faults
 from consistency.run import Plan, run
 
 
@@ -18,6 +19,20 @@ async def test_a_cache_that_serves_revoked_decisions_is_caught(server_available,
     assert any("was confirmed" in event for event in events)
     assert any("evaluates version" in event for event in events)
     assert report.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("reader", "happening"),
+    [
+        ("broken_caches:skips_records", ()),
+        ("broken_caches:acknowledges_first", ()),
+        ("broken_caches:keeps_its_lease", (faults.WorkersCutOff,)),
+    ],
+)
+async def test_a_broken_reader_of_the_log_is_caught(server_available, reader, happening):
+    plan = Plan(reader, happening, seconds=3.0, max_staleness=0.25, workers=2)
+    report = await run(plan)
+    assert any("answered with version" in what for what, _ in report.first_violations), report
 
 
 def test_the_command_exits_with_1_for_native_caches_that_do_not_know_each_other(

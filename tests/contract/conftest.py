@@ -8,12 +8,13 @@ import valkey.asyncio
 
 from sark_cache import RustPolicyCache
 from sark_cache.backends.redis import PolicyCache
+from sark_cache.backends.tiered import TieredPolicyCache
 
 # Commands may be slow on a busy machine. How long they may take is tested in tests/faults.
 PATIENT = {"connect_timeout": 10, "command_timeout": 10}
 
 
-BACKENDS = ["native", "redis", "valkey", "cluster", "sentinel"]
+BACKENDS = ["native", "redis", "valkey", "cluster", "sentinel", "tiered"]
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ async def _caches_on(request, backend):
     else:
         where = {"cluster": "fresh_cluster", "sentinel": "fresh_sentinels"}
         url = request.getfixturevalue(where.get(backend, "fresh_redis")).url
-        kind, servers = PolicyCache, (url,)
+        kind, servers = TieredPolicyCache if backend == "tiered" else PolicyCache, (url,)
     async with contextlib.AsyncExitStack() as caches:
         if backend == "valkey":
             client = valkey.asyncio.Valkey.from_url(url, decode_responses=True)

@@ -231,7 +231,7 @@ KEYS = {
     "overdue",
     *("errors", "size", "max_size", "cache_latency_p50_us", "cache_latency_p95_us"),
     "cache_latency_p99_us",
-    *("flushes", "unconfirmed_revocations"),
+    *("flushes", "unconfirmed_revocations", "lapsed", "foreign_revocations"),
 }
 
 

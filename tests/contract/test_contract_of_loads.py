@@ -130,12 +130,12 @@ async def test_a_decision_set_during_a_load_is_not_overwritten(cache):
 
 
 async def test_the_loader_may_return_the_ttl_and_tags(cache):
-    load = bringing(Loaded(ALLOW, ttl_seconds=0.2, tags=["late"]))
+    load = bringing(Loaded(ALLOW, tags=["late"]))
     assert await cache.get_or_load(*ALICE, load, ttl_seconds=60, tags=["early"]) == ALLOW
     assert await cache.invalidate(tags=["late"]) == 1
     await cache.get_or_load(*ALICE, load, ttl_seconds=60, tags=["early"])
     assert await cache.invalidate(tags=["early"]) == 1
-    await cache.get_or_load(*ALICE, load)
+    await cache.get_or_load(*ALICE, bringing(Loaded(ALLOW, ttl_seconds=0.2)), ttl_seconds=60)
     async with asyncio.timeout(5):
         while await cache.get(*ALICE) is not None:
             await asyncio.sleep(0.01)

@@ -8,10 +8,13 @@ from urllib.parse import quote
 import pytest
 import redis
 
-from sark_cache import FeatureFlagManager, InvalidationError
+from sark_cache import FeatureFlagManager, InvalidationError, close_policy_caches
 from sark_cache._core import redis_urls as urls
 from sark_cache.backends.redis import PolicyCache
+from sark_cache.selection.selector import use_settings
+from sark_cache.settings import CacheSettings
 from servers import wait_until
+from tiers import opened, tier, until
 from timed_requests import ALLOW, load
 
 # asyncio does not close the transport of a connection that is cancelled while it is made.
@@ -93,6 +96,55 @@ async def test_the_permissions_of_the_page_are_enough(own_redis, open_as, caplog
     flags.close()
     client.close()
     assert caplog.records == []
+
+
+FOR_TIERS = [name for name, what in WITHOUT.items() if "`TieredPolicyCache` serves nothing" in what]
+
+
+async def test_the_permissions_of_the_page_are_enough_for_a_tiered_cache(own_redis, caplog):
+    async with opened(tier(allow(own_redis()))) as (cache,):
+        assert await serves(cache)
+        assert await revokes(cache)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("command", FOR_TIERS)
+async def test_without_this_command_a_tiered_cache_serves_nothing(own_redis, command):
+    server = own_redis()
+    async with tier(allow(server, without=[command])) as cache:
+        assert not await cache.confirm()
+        await cache.set(*ALICE, ALLOW)
+        assert await cache.get(*ALICE) is None
+        allow(server)
+        await until(lambda: cache.lease > 0)
+        assert await cache.get(*ALICE) == ALLOW
+
+
+async def test_users_get_redis_while_the_server_lets_no_process_follow_the_log(own_redis, caplog):
+    server = own_redis()
+    url = allow(server, without=["INFO"])
+    chosen = use_settings(CacheSettings(redis_url=url, redis_connect_timeout=10))
+    try:
+        await until(lambda: chosen.choose("alice").backend == "redis")
+        assert "the native cache cannot follow the log" in chosen.choose("alice").reason
+        [warning] = [one.message for one in caplog.records if "is not used" in one.message]
+        assert "page on servers" in warning
+        allow(server)
+        await until(lambda: chosen.choose("alice").backend == "tiered")
+    finally:
+        chosen.close()
+        await close_policy_caches()
+
+
+async def test_without_a_bell_news_wait_for_the_next_confirmation(own_redis):
+    url = allow(own_redis(), without=["XREAD"])
+    async with opened(tier(url, max_staleness=0.4), tier(url, max_staleness=0.4)) as caches:
+        here, elsewhere = caches
+        for _ in range(3):
+            await here.set(*ALICE, ALLOW)
+            await elsewhere.invalidate("alice")
+            assert await here.get(*ALICE) is None
+        assert here.metrics.lapsed == 0
 
 
 async def test_the_permissions_allow_nothing_else(own_redis):

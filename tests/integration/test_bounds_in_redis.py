@@ -8,6 +8,7 @@ from sark_cache import Loaded, PolicyCache
 
 ALLOW = {"allow": True}
 LOG, HEAD = "{policy:decision}.log", "{policy:decision}.head"
+READERS = "{policy:decision}.readers"
 PATIENT = {"connect_timeout": 10, "command_timeout": 10}
 
 
@@ -32,7 +33,7 @@ async def test_a_long_field_is_refused_before_it_is_processed(fresh_redis, lette
             assert await cache.invalidate(resource=request[2]) == 0
         assert time.thread_time() - began < 0.1, "a path of 1 MB took 0.7 s a request"
         assert cache.metrics.errors == 60
-    assert sorted(fresh_redis.command("KEYS", "*")) == [HEAD, LOG]
+    assert sorted(fresh_redis.command("KEYS", "*")) == [HEAD, LOG, READERS]
     assert fresh_redis.command("XLEN", LOG) == 1, "it was begun, and nothing else"
 
 

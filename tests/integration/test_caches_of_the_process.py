@@ -43,7 +43,7 @@ async def test_closing_a_cache_of_the_process_leaves_it_usable(settled, fresh_re
     chosen = settled(redis_url=fresh_redis.url)
     redis, native = get_policy_cache(), get_rust_policy_cache()
     none = process.get_or_create(LinkedNullPolicyCache, LinkedNullPolicyCache)
-    assert create_policy_cache("alice") is redis
+    assert create_policy_cache("alice") is native
     for cache in (redis, native, none):
         await cache.set(*ALICE, ALLOW)
         async with cache as entered:
@@ -54,7 +54,7 @@ async def test_closing_a_cache_of_the_process_leaves_it_usable(settled, fresh_re
         assert await cache.get(*ALICE) == (None if cache is none else ALLOW)
     assert get_policy_cache() is redis
     assert get_rust_policy_cache() is native
-    assert create_policy_cache("alice") is redis
+    assert create_policy_cache("alice") is native
     assert await redis.invalidate(user_id="alice") == 2
     await close_policy_caches()
     assert redis.closed
@@ -97,9 +97,10 @@ async def test_a_cache_that_was_made_from_other_settings_gives_a_warning(
     settled(redis_url=fresh_redis.url, namespace="shop")
     assert get_policy_cache() is early
     assert get_rust_policy_cache() is native
-    (warned,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "the redis cache of this process was made from other settings" in warned
-    assert "(redis_url, namespace, redis_connect_timeout, redis_command_timeout)" in warned
+    warned = [record.getMessage() for record in caplog.records if "made from" in record.message]
+    for backend, text in zip(("redis", "tiered"), warned, strict=True):
+        assert f"the {backend} cache of this process was made from other settings" in text
+        assert "(redis_url, namespace, redis_connect_timeout, redis_command_timeout)" in text
     await close_policy_caches()
     caplog.clear()
     settled(redis_url=fresh_redis.url, namespace="shop")

@@ -169,7 +169,7 @@ def test_each_primary_of_a_cluster_is_examined(fresh_cluster, library):
     ports = [server["address"].rpartition(":")[2] for server in found["redis"]["servers"]]
     assert sorted(ports) == sorted(str(server.port) for server in fresh_cluster.servers)
     assert {server["cluster_state"] for server in found["redis"]["servers"]} == {"ok"}
-    assert found["backend"]["backend"] == "redis"
+    assert found["backend"]["backend"] == "tiered"
 
 
 def test_a_part_of_a_cluster_that_is_down_is_a_problem(fresh_cluster):
@@ -192,7 +192,7 @@ def test_a_cluster_that_reports_itself_as_down_is_a_problem(own_redis):
 def test_an_unreachable_server_is_a_problem(own_redis):
     server = own_redis()
     server.kill()
-    found = doctor("--user", "alice", **{URL: server.url})
+    found = doctor("--user", "alice", SARK_CACHE_USE_RUST_CACHE="no", **{URL: server.url})
     assert f"Redis at {server.url} cannot be reached" in found["problems"][0]
     assert not found["redis"]["reachable"]
     assert found["redis"]["round_trip_ms"] is None
@@ -375,7 +375,7 @@ def test_a_rollout_that_is_not_a_percentage_is_a_problem(fresh_redis):
 
 
 BACKENDS = [
-    ("100", {}, "native", "the user is among the 100 % of users in the rollout"),
+    ("100", {}, "tiered", "the user is among the 100 % of users in the rollout"),
     ("0", {}, "redis", "the user is not among the 0 % of users in the rollout"),
     ("100", {"SARK_CACHE_USE_RUST_CACHE": "no"}, "redis", "switched off"),
 ]

@@ -1,5 +1,6 @@
 """`sark-cache invalidate` revokes the given decisions in Redis, and no others."""
 
+import asyncio
 import signal
 import sys
 import time
@@ -8,6 +9,7 @@ import pytest
 
 from commands import URL, Terminal, in_process, sark_cache, started, url_without
 from sark_cache import PolicyCache
+from tiers import opened, tier
 
 on_terminals = pytest.mark.skipif(sys.platform == "win32", reason="needs terminals and signals")
 
@@ -56,10 +58,13 @@ async def test_only_matching_decisions_are_revoked(cache, fresh_redis, arguments
     assert (ended.code, ended.err) == (0, "")
     assert await remaining(cache) == remain
     document = ended.document
-    assert list(document) == ["ok", "redis", "revoked", "entries", "reaches_native_caches"]
+    assert list(document) == [
+        *("ok", "redis", "revoked", "entries"),
+        *("processes", "processes_that_applied_it"),
+    ]
     assert document["entries"] == len(REQUESTS) - len(remain)
     assert document["redis"] == fresh_redis.url
-    assert document["reaches_native_caches"] is False
+    assert document["processes"] == document["processes_that_applied_it"] == 0
 
 
 def test_the_json_has_the_scope_of_the_revocation(fresh_redis):
@@ -75,7 +80,7 @@ def test_the_json_has_the_scope_of_the_revocation(fresh_redis):
     }
 
 
-async def test_the_number_removed_is_shown_and_that_native_caches_are_not_reached(
+async def test_the_number_removed_is_shown_and_which_native_caches_are_not_reached(
     cache, fresh_redis
 ):
     for user, removed in (("alice", "2 entries"), ("bob", "1 entry"), ("bob", "0 entries")):
@@ -83,8 +88,31 @@ async def test_the_number_removed_is_shown_and_that_native_caches_are_not_reache
         assert (ended.code, ended.err) == (0, "")
         first, second = ended.out.splitlines()
         assert first == f"ok: revoked in Redis at {fresh_redis.url}: {removed} removed"
-        assert second.startswith("Native caches inside running services are not reached")
+        assert second.startswith("Native caches that share no revocations are not reached")
         assert "300 s" in second
+
+
+async def test_processes_with_a_native_cache_are_reached_and_counted(fresh_redis):
+    async with opened(tier(fresh_redis.url), tier(fresh_redis.url)) as caches:
+        for here in caches:
+            await here.set(*REQUESTS[0], {"allow": True})
+        arguments = ("invalidate", "--user", "alice")
+        ended = await asyncio.to_thread(sark_cache, *arguments, **{URL: fresh_redis.url})
+        assert ended.code == 0
+        assert ended.err.splitlines()[-1] == "ok: 2 of 2 processes with a native cache applied it"
+        assert [await here.get(*REQUESTS[0]) for here in caches] == [None, None]
+        ended = await asyncio.to_thread(sark_cache, *arguments, "--json", **{URL: fresh_redis.url})
+        assert ended.err == ""
+        assert ended.document["processes"] == ended.document["processes_that_applied_it"] == 2
+
+
+async def test_a_process_that_does_not_answer_is_shown(fresh_redis):
+    async with opened(tier(fresh_redis.url)):
+        fresh_redis.command("HSET", "{policy:decision}.readers", "f" * 32, "1-1")
+        arguments = ("invalidate", "--user", "alice")
+        ended = await asyncio.to_thread(sark_cache, *arguments, **{URL: fresh_redis.url})
+        assert ended.code == 0
+        assert "1 process does not answer, and will apply it before serving anything" in ended.out
 
 
 async def test_decisions_of_one_policy_are_revoked(cache, fresh_redis):

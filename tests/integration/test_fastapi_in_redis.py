@@ -16,7 +16,7 @@ def in_redis(own_redis):
     server = own_redis()
     # A busy machine is not an outage.
     patient = {"redis_connect_timeout": 2, "redis_command_timeout": 2}
-    return server, CacheSettings(redis_url=server.url, **patient)
+    return server, CacheSettings(redis_url=server.url, rust_cache_rollout_pct=0, **patient)
 
 
 async def test_decisions_are_stored_in_redis_if_configured(in_redis):
@@ -26,7 +26,7 @@ async def test_decisions_are_stored_in_redis_if_configured(in_redis):
         [key] = server.command("KEYS", "sark-cache:1:*")
         assert ":alice:read:document%3A1:" in key
         answer = await client.get(f"{ROUTES}/health")
-        assert answer.json()["backends"] == {"redis": "ok"}
+        assert answer.json()["backends"] == {"redis": "ok", "tiered": "ok"}
 
 
 def clients(server):

@@ -21,11 +21,12 @@ async def test_a_revocation_through_one_cache_reaches_all(settled, fresh_redis):
     chosen.flags.rollback("rust_cache")
     redis = create_policy_cache("alice")
     none = process.get_or_create(LinkedNullPolicyCache, LinkedNullPolicyCache)
-    for through in (native, redis, none):
+    # A revocation through the tiered cache removes decisions from Redis, too, and counts its own.
+    for through, count in ((native, 1), (redis, 2), (none, 1)):
         for revoke, removed in [
-            (lambda cache: cache.invalidate(user_id="alice"), 2),
-            (lambda cache: cache.invalidate(tags=["t"]), 2),
-            (lambda cache: cache.invalidate_pattern("policy:decision:alice:*"), 2),
+            (lambda cache: cache.invalidate(user_id="alice"), count),
+            (lambda cache: cache.invalidate(tags=["t"]), count),
+            (lambda cache: cache.invalidate_pattern("policy:decision:alice:*"), count),
             (lambda cache: cache.delete(*ALICE), True),
             (lambda cache: cache.clear(), True),
             (lambda cache: cache.clear_all(), True),

@@ -97,7 +97,7 @@ async def test_keys_belong_to_the_service_and_are_not_read_by_sark(fresh_redis):
         await cache.delete(*BOB)
     keys = fresh_redis.command("KEYS", "*")
     assert "shop:sark-cache:1:app%3Af%7Bx%7D:%7Balice%7D:tool%3Aread:a/b%2A:none" in keys
-    of_log = {"{shop:policy:decision}.log", "{shop:policy:decision}.head"}
+    of_log = {f"{{shop:policy:decision}}.{name}" for name in ("log", "head", "readers")}
     of_decisions = set(keys) - of_log
     assert of_log <= set(keys)
     assert all(key.startswith("shop:sark-cache:1:") for key in of_decisions)

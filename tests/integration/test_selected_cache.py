@@ -71,7 +71,7 @@ async def half(settled, server):
     """Returns a cache that serves half of its users from each backend, and the users."""
     chosen = settled(redis_url=server.url, rust_cache_rollout_pct=50)
     users = [f"user-{number}" for number in range(200)]
-    native = {user for user in users if chosen.choose(user).backend == "native"}
+    native = {user for user in users if chosen.choose(user).backend == "tiered"}
     assert 50 < len(native) < 150
     return SelectedPolicyCache(chosen), users, native
 
@@ -83,7 +83,7 @@ async def test_each_user_is_served_by_their_backend(settled, fresh_redis):
         assert await cache.get(user, "read", "doc") == ALLOW
     assert await cache.size() == await cache.get_cache_size() == 200
     assert await get_rust_policy_cache().size() == len(native)
-    assert {one.backend for one in cache.backends()} == {"native", "redis"}
+    assert {one.backend for one in cache.backends()} == {"tiered", "redis"}
     assert await cache.invalidate(user_id="user-7") == 1
     assert await cache.delete("user-8", "read", "doc") is True
     assert await cache.invalidate_pattern("*:user-9:*") == 1
@@ -194,8 +194,8 @@ async def test_loads_and_refreshes_use_the_backend_of_the_user(settled, fresh_re
     await assert_closed_by_its_block(cache)
 
 
-async def test_a_stamp_from_before_the_backend_changed_stores_nothing(settled, fresh_redis):
-    chosen = settled(redis_url=fresh_redis.url)
+async def test_a_stamp_from_before_the_backend_existed_stores_nothing(settled, fresh_redis):
+    chosen = settled(redis_url=fresh_redis.url, rust_cache_rollout_pct=0, tiered=False)
     cache = SelectedPolicyCache()
     assert await cache.health_check()
     stamp = cache.stamp()

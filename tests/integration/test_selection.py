@@ -82,10 +82,10 @@ def test_every_combination_has_its_backend(
         settings["SARK_CACHE_REDIS_URL"] = fresh_redis.url if redis == "up" else NOBODY
     path = None if available else without_compiled_module
     backend, was_available, logged = chosen_by(settings, path)
-    is_in = rollout == "100" or (rollout is None and redis == "not set")
-    native = available and enabled and is_in
+    native = available and enabled and rollout != "0"
     assert was_available is available
-    assert backend == ("native" if native else "redis" if redis == "up" else "none")
+    own = "native" if redis == "not set" else "tiered"
+    assert backend == (own if native else "redis" if redis == "up" else "none")
     [message] = [text for level, text in logged if text.startswith("policy cache: ")]
     assert message.startswith(f"policy cache: {backend}: ")
     assert "alice" not in str(logged)
@@ -108,7 +108,7 @@ def test_every_combination_has_its_backend(
 def test_a_percentage_in_redis_takes_precedence(fresh_redis, percentage):
     fresh_redis.command("SET", "feature_flag:rust_cache", str(percentage))
     backend, _, _ = chosen_by({"SARK_CACHE_REDIS_URL": fresh_redis.url})
-    assert backend == ("native" if percentage else "redis")
+    assert backend == ("tiered" if percentage else "redis")
 
 
 def test_disabled_caches_give_a_warning(fresh_redis):
@@ -128,23 +128,29 @@ def test_native_caches_of_several_workers_warn_once(fresh_redis):
     [warning] = [text for level, text in logged if level == "WARNING"]
     assert "WEB_CONCURRENCY=4" in warning
     assert "SARK_CACHE_REDIS_URL" in warning
-    native_by_setting = {"SARK_CACHE_RUST_CACHE_ROLLOUT_PCT": "5"}
     with_redis = {"SARK_CACHE_REDIS_URL": fresh_redis.url}
-    _, _, logged = chosen_by(SEVERAL | native_by_setting | with_redis)
-    assert any("WEB_CONCURRENCY=4" in text for level, text in logged if level == "WARNING")
     for is_fine in (with_redis, {"SARK_CACHE_TIERED": "false"}, {"WEB_CONCURRENCY": "1"}):
         _, _, logged = chosen_by(SEVERAL | is_fine)
         assert not [text for level, text in logged if level == "WARNING"]
 
 
+def test_native_caches_share_no_revocations_if_that_is_switched_off(fresh_redis):
+    apart = {"SARK_CACHE_TIERED": "false", "SARK_CACHE_REDIS_URL": fresh_redis.url}
+    backend, _, _ = chosen_by(apart)
+    assert backend == "native"
+
+
 async def test_a_rollout_that_is_set_at_run_time_takes_effect(settled, fresh_redis):
     chosen = settled(redis_url=fresh_redis.url)
-    assert chosen.choose("alice") == ("redis", "no rollout was ever set, so all users get Redis")
+    assert chosen.choose("alice") == (
+        "tiered",
+        "no rollout was ever set, so all users get the native cache",
+    )
     assert chosen.flags.get_rollout_pct("rust_cache") == 100
     assert not chosen.flags.was_set("rust_cache")
     chosen.flags.set_rollout_pct("rust_cache", 100)
     assert chosen.choose("alice") == (
-        "native",
+        "tiered",
         "the user is among the 100 % of users in the rollout",
     )
     chosen.flags.rollback("rust_cache")
@@ -171,9 +177,9 @@ async def test_unchanged_settings_warn_once(settled, caplog):
 
 
 def test_the_first_choice_of_a_process_knows_the_rollout_that_redis_has(fresh_redis):
-    fresh_redis.command("SET", "feature_flag:rust_cache", "100")
+    fresh_redis.command("SET", "feature_flag:rust_cache", "0")
     backend, _, _ = chosen_by({"SARK_CACHE_REDIS_URL": fresh_redis.url})
-    assert backend == "native"
+    assert backend == "redis"
 
 
 async def test_the_settings_are_those_of_the_caches(settled):
@@ -199,7 +205,7 @@ def test_wrong_settings_fail_at_the_start_with_the_name_of_the_variable(fresh_pr
 
 async def test_an_outage_of_redis_and_its_end_are_noticed(settled, own_redis):
     server = own_redis()
-    settled(redis_url=server.url, redis_command_timeout=0.25)
+    settled(redis_url=server.url, redis_command_timeout=0.25, use_rust_cache=False)
     assert create_policy_cache("alice").backend == "redis"
     server.kill()
     async with asyncio.timeout(10):
@@ -235,7 +241,7 @@ async def test_another_backend_replaces_one_that_cannot_be_created(
 
     without_native(redis_url=fresh_redis.url)
     assert create_policy_cache("alice").backend == "redis"
-    assert "creating the native cache failed" in caplog.text
+    assert "creating the tiered cache failed" in caplog.text
     with pytest.raises(ValueError, match="max_size"):
         create_policy_cache("alice", fallback_on_error=False)
     without_native()

@@ -26,6 +26,7 @@ from sark_cache import (
     SelectedPolicyCache,
     SettingsError,
     Stamp,
+    TieredPolicyCache,
     close_policy_caches,
     create_policy_cache,
     get_cleanup_task,
@@ -37,7 +38,7 @@ from sark_cache import (
     stop_cache_cleanup,
 )
 from sark_cache.cleanup import CleanupMetrics
-from sark_cache.metrics import LatencyHistogram
+from sark_cache.metrics import SETTLE_BOUNDS_SECONDS, LatencyHistogram
 from sark_cache.types import JSONObject
 
 
@@ -213,6 +214,7 @@ def counted(metrics: CacheMetrics) -> None:
         *(metrics.loads, metrics.load_errors, metrics.coalesced, metrics.overdue, metrics.errors),
         *(metrics.size, metrics.max_size, metrics.total_requests),
         *(metrics.flushes, metrics.unconfirmed_revocations),
+        *(metrics.lapsed, metrics.foreign_revocations),
     )
     assert_type(sum(whole), int)
     fractions = (
@@ -241,10 +243,30 @@ def settings(given: CacheSettings) -> None:
     assert_type(given.redis_command_timeout, float)
     assert_type(given.namespace, str)
     assert_type(given.redis_replicas, int | None)
+    assert_type(given.max_staleness, float)
+    assert_type(given.settle, bool)
     assert_type(given.cleanup_interval, float)
     assert_type(given.tiered, bool | None)
     assert_type(given.rust_cache_rollout_pct, int | None)
     assert_type(given.rust_opa_rollout_pct, int)
+
+
+async def tiered_cache(client: redis.asyncio.Redis) -> None:
+    """Creates caches that every process can revoke."""
+    async with TieredPolicyCache(client, max_size=1_000, max_staleness=0.25) as cache:
+        assert_type(cache, TieredPolicyCache)
+        native: RustPolicyCache = cache
+        assert_type(await cache.confirm(), bool)
+        assert_type(cache.lease, float)
+        assert_type(cache.max_staleness, float)
+        assert_type(cache.settle_histogram(), LatencyHistogram)
+        assert_type(cache.circuit_open, bool)
+        assert_type(cache.refused, str | None)
+        cache.follow()
+        assert_type(await cache.invalidate(tags=["t"]), int)
+        assert native
+    protocol: PolicyCacheProtocol = TieredPolicyCache("redis://localhost", settle=False)
+    assert protocol
 
 
 async def redis_cache() -> None:
@@ -265,6 +287,7 @@ async def redis_cache() -> None:
     )
     assert_type(from_url, PolicyCache)
     assert_type(from_url.redis, Any)
+    assert_type(from_url.settle_histogram(SETTLE_BOUNDS_SECONDS), LatencyHistogram)
     histogram = from_url.latency_histogram([0.001, 0.01])
     assert_type(histogram, LatencyHistogram)
     counts: tuple[int, ...] = histogram.counts

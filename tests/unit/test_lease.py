@@ -19,6 +19,7 @@ class LeasedCache(RustPolicyCache):
     def __init__(self) -> None:
         self._lease = Lease()
         self.confirms = False
+        self.replaced = []
         super().__init__()
 
     def grant(self, seconds: float = 60.0) -> None:
@@ -26,6 +27,9 @@ class LeasedCache(RustPolicyCache):
 
     def lapse(self) -> None:
         self._lease.end()
+
+    def _replaced(self, *request):
+        self.replaced.append(request)
 
     def _lapsed(self, again, otherwise):
         return self._wait(again, otherwise) if self.confirms else None

@@ -26,6 +26,8 @@ KEYS = {
     "errors",
     "flushes",
     "unconfirmed_revocations",
+    "lapsed",
+    "foreign_revocations",
     "size",
     "max_size",
     "cache_latency_p50_us",

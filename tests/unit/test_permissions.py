@@ -93,10 +93,10 @@ def test_replicas_are_counted_by_role_or_by_info_where_role_is_only_forbidden():
 
 
 def test_a_reply_that_the_script_never_gives_is_an_error():
-    for reply in (None, 1, "OK", [], [""] * 7, {}):
+    for reply in (None, 1, "OK", [], [""] * (len(IN_SCRIPTS) - 1), {}):
         with pytest.raises(ValueError, match="not what the script returns"):
             findings(reply, {})
     with pytest.raises(ConnectionError, match="READONLY"):
-        findings([b"READONLY You can't write against a read only replica."] * 8, {})
+        findings([b"READONLY You can't write against a read only replica."] * len(IN_SCRIPTS), {})
     with pytest.raises(ClientConnectionError):
         findings(ClientConnectionError("gone"), {})

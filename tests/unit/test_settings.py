@@ -6,6 +6,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from interpreters import run
+from sark_cache._core.arguments import DEFAULT_MAX_STALENESS
 from sark_cache.errors import SarkCacheError, SettingsError
 from sark_cache.settings import SETTINGS, CacheSettings, Takes, variables_of
 
@@ -23,6 +24,8 @@ DEFAULTS = {
     "redis_command_timeout": 0.25,
     "namespace": "",
     "redis_replicas": None,
+    "max_staleness": DEFAULT_MAX_STALENESS,
+    "settle": True,
     "cleanup_enabled": True,
     "cleanup_interval": 60,
     "tiered": None,
@@ -74,6 +77,8 @@ def test_every_setting_has_a_description_and_its_allowed_values():
         ("SARK_CACHE_REDIS_CONNECT_TIMEOUT", "1", "redis_connect_timeout", 1),
         ("SARK_CACHE_REDIS_COMMAND_TIMEOUT", "2.5", "redis_command_timeout", 2.5),
         ("SARK_CACHE_REDIS_REPLICAS", "2", "redis_replicas", 2),
+        ("SARK_CACHE_MAX_STALENESS", "0.25", "max_staleness", 0.25),
+        ("SARK_CACHE_SETTLE", "false", "settle", False),
         ("SARK_CACHE_NAMESPACE", "shop.eu:", "namespace", "shop.eu:"),
         ("SARK_CACHE_CLEANUP_ENABLED", "False", "cleanup_enabled", False),
         ("SARK_CACHE_CLEANUP_INTERVAL", "10", "cleanup_interval", 10),
@@ -212,6 +217,8 @@ def test_a_url_that_is_not_a_server_is_refused_and_not_shown(environment, url):
         ("SARK_CACHE_CACHE_MAX_BYTES", "1023", "an integer from 1024 to 2**62"),
         ("SARK_CACHE_CACHE_MAX_BYTES", str(2**62 + 1), "an integer from 1024 to 2**62"),
         ("SARK_CACHE_REDIS_REPLICAS", "1001", "an integer from 0 to 1000"),
+        ("SARK_CACHE_MAX_STALENESS", "0.04", "a number of seconds from 0.05 to 60"),
+        ("SARK_CACHE_MAX_STALENESS", "inf", "a number of seconds from 0.05 to 60"),
         ("SARK_CACHE_CACHE_EVICTION", "fifo", "lru or tiny_lfu"),
         ("SARK_CACHE_CACHE_TTL", "0", "a number of seconds, more than 0 and finite"),
         ("SARK_CACHE_CACHE_TTL", "nan", "a number of seconds, more than 0 and finite"),

@@ -53,6 +53,7 @@ class MetricsRecorder:
         self._faults: Final = FaultLog(backend)
         self.requests: Final = Latency()
         self.evaluations: Final = Latency()
+        self.settlements: Final = Latency()
 
     def count(self, name: str, count: int = 1) -> None:
         """Adds `count` to the counter `name` of `CacheMetrics`."""
@@ -94,6 +95,7 @@ class MetricsRecorder:
         self._counters.reset()
         self.requests.reset()
         self.evaluations.reset()
+        self.settlements.reset()
 
 
 class RecordedMetrics:

@@ -11,7 +11,7 @@ from collections.abc import (
 )
 from contextlib import AsyncExitStack, suppress
 from time import perf_counter
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 from sark_cache._core import arguments
 from sark_cache._core.arguments import NOT_GIVEN
@@ -31,12 +31,13 @@ from sark_cache.backends.redis.connections import ConnectionPerLoop
 from sark_cache.backends.redis.loads import Lifetime, LoadRunner
 from sark_cache.backends.redis.lookup import LookupResult
 from sark_cache.backends.redis.request import KeyedRequest, can_be_fields, can_be_tag
+from sark_cache.backends.redis.settle import LostError
 from sark_cache.backends.redis.stamp import Stamp
-from sark_cache.backends.redis.store import DecisionStore
+from sark_cache.backends.redis.store import DecisionStore, Revoked
 from sark_cache.backends.redis.writer import DecisionWriter
 from sark_cache.decision import Decision
 from sark_cache.errors import InvalidationError
-from sark_cache.metrics import CacheMetrics
+from sark_cache.metrics import SETTLE_BOUNDS_SECONDS, CacheMetrics, LatencyHistogram
 from sark_cache.types import (
     BatchEntry,
     BatchRequest,
@@ -45,6 +46,8 @@ from sark_cache.types import (
     Loader,
     RevalidateCallback,
 )
+
+T = TypeVar("T")
 
 DEFAULT_URL = "redis://localhost:6379/0"
 CONNECT_SECONDS = 0.05
@@ -87,6 +90,12 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         replicas: The minimum number of replicas that must confirm a revocation, on a cluster for
             each primary. None: the number that the primary reports. If the server refuses to report
             it, no replica must confirm, and a warning is logged once.
+        settle: If True, a revocation returns when no process serves the revoked decisions any more,
+            not even a `TieredPolicyCache` from its own memory. If False, it returns when the
+            servers have confirmed it. None: True.
+        max_staleness: The `max_staleness` of the tiered caches on the same server, in seconds, 0.05
+            to 60. A revocation waits up to 1.1 times as long for a process that cannot be reached,
+            and so does the first one after this process has connected. None: 1.
 
     Raises:
         ImportError: Neither redis-py nor valkey-py is installed. The message says how to install
@@ -95,6 +104,8 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
     """
 
     backend: ClassVar[str] = "redis"
+    _on_append: Callable[[str], None] | None = None
+    """Called with the nonce of each record of the log before it is sent. Set before `__init__`."""
 
     def __init__(
         self,
@@ -108,6 +119,8 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         command_timeout: float | None = None,
         namespace: str = "",
         replicas: int | None = None,
+        settle: bool | None = None,
+        max_staleness: float | None = None,
     ) -> None:
         settings = settings_in_force() if redis_client is None else None
         if settings is not None:
@@ -117,6 +130,8 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             connect_timeout = _first_given(connect_timeout, settings.redis_connect_timeout)
             command_timeout = _first_given(command_timeout, settings.redis_command_timeout)
             namespace = namespace or settings.namespace
+            settle = settings.settle if settle is None else settle
+            max_staleness = _first_given(max_staleness, settings.max_staleness)
         elif redis_client is None:
             redis_client = url_in_environment()
         self.ttl_seconds = ttl_seconds
@@ -124,10 +139,17 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         self.use_optimized_ttl = use_optimized_ttl
         self.stale_while_revalidate = stale_while_revalidate
         self.revalidate_callback: RevalidateCallback | None = None
+        self._settles: Final = arguments.check_boolean("settle", settle is None or settle)
         self._closed = False
         self._ended = False
         self._recorder = MetricsRecorder(self.backend)
-        self._store: Final = DecisionStore(arguments.read_namespace(namespace))
+        self._store: Final = DecisionStore(
+            arguments.read_namespace(namespace),
+            arguments.read_max_staleness(
+                _first_given(max_staleness, arguments.DEFAULT_MAX_STALENESS)
+            ),
+            self._on_append,
+        )
         self._connections: Final = ConnectionPerLoop(
             DEFAULT_URL if redis_client is None else redis_client,
             arguments.read_timeout(
@@ -140,6 +162,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             log=self._store.log,
             prefix=self._store.prefix,
             replicas=arguments.read_replicas(replicas),
+            settling=lambda: self._store.settling,
         )
         self._writer: Final = DecisionWriter(
             self._store,
@@ -167,6 +190,8 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         command_timeout: float | None = None,
         namespace: str = "",
         replicas: int | None = None,
+        settle: bool | None = None,
+        max_staleness: float | None = None,
     ) -> Self:
         """Returns a cache that uses the server of a URL.
 
@@ -188,6 +213,8 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             command_timeout=command_timeout,
             namespace=namespace,
             replicas=replicas,
+            settle=settle,
+            max_staleness=max_staleness,
         )
 
     # Settings
@@ -541,16 +568,13 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         except NotJSONError as error:
             return self._delete_nothing(error)
 
-        async def revoke(connection: GuardedConnection) -> int:
+        async def revoke(connection: GuardedConnection) -> Revoked:
             if policy is None:
                 scope = request.scope._replace(policy=None)
-                return await self._store.invalidate(connection, scope, ())
-            return await self._store.remove(connection, request.key)
+                return await self._store.invalidate(connection, scope, (), asks=self._settles)
+            return await self._store.remove(connection, request, asks=self._settles)
 
-        async def carry_out() -> bool:
-            return await self._confirm("delete", revoke) > 0
-
-        return self._revocations.begin("delete", carry_out)
+        return self._begin_revocation("delete", revoke, bool)
 
     @returns_awaitable
     def invalidate(
@@ -602,7 +626,9 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         if not can_be_fields(scope) or (named and not names):
             return Deferred(_return_zero)  # no stored decision can have such fields or tags
         return self._begin_revocation(
-            "invalidate", lambda connection: self._store.invalidate(connection, scope, names)
+            "invalidate",
+            lambda connection: self._store.invalidate(connection, scope, names, asks=self._settles),
+            int,
         )
 
     @returns_awaitable
@@ -626,7 +652,10 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         arguments.check_pattern(pattern)
         return self._begin_revocation(
             "invalidate_pattern",
-            lambda connection: self._store.invalidate_pattern(connection, pattern),
+            lambda connection: self._store.invalidate_pattern(
+                connection, pattern, asks=self._settles
+            ),
+            int,
         )
 
     @returns_awaitable
@@ -638,14 +667,11 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         Raises:
             InvalidationError: The server did not confirm the revocation.
         """
-
-        async def carry_out() -> bool:
-            await self._confirm(
-                "clear", lambda connection: self._store.invalidate(connection, Scope(), ())
-            )
-            return True
-
-        return self._revocations.begin("clear", carry_out)
+        return self._begin_revocation(
+            "clear",
+            lambda connection: self._store.invalidate(connection, Scope(), (), asks=self._settles),
+            lambda _: True,
+        )
 
     # Upkeep
 
@@ -692,6 +718,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             closing.push_async_callback(self._connections.close)
             closing.push_async_callback(self._writer.superseded.close)
             closing.push_async_callback(self._load_runner.close)
+            closing.push_async_callback(self._store.settling.close)
             try:
                 await self._revocations.settled(CLOSE_SECONDS)
             finally:
@@ -706,6 +733,10 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
     def metrics(self) -> CacheMetrics:
         """A snapshot of the counters. Its `size` is the last result of `size()`."""
         return self._recorder.metrics(size=self._size, max_size=self.max_size)
+
+    def settle_histogram(self, bounds: Sequence[float] = SETTLE_BOUNDS_SECONDS) -> LatencyHistogram:
+        """Returns the durations of the waits for revocations to settle after their confirmation."""
+        return self._recorder.settlements.histogram(bounds)
 
     @property
     def circuit_open(self) -> bool:
@@ -832,10 +863,38 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             await self._store.position(connection, connection.deadline())
 
     def _begin_revocation(
-        self, operation: str, revoke: Callable[[GuardedConnection], Awaitable[int]]
-    ) -> Coroutine[object, None, int]:
-        """Starts a revocation, which returns the number of entries removed."""
-        return self._revocations.begin(operation, lambda: self._confirm(operation, revoke))
+        self,
+        operation: str,
+        revoke: Callable[[GuardedConnection], Awaitable[Revoked]],
+        answer: Callable[[int], T],
+    ) -> Coroutine[object, None, T]:
+        """Starts a revocation. The caller that awaits it also waits until it is settled.
+
+        Args:
+            operation: The name of the revocation in the log.
+            revoke: Revokes.
+            answer: Returns the result for the caller, given the number of entries removed.
+        """
+        confirmed = self._revocations.begin(operation, lambda: self._confirm(operation, revoke))
+        return Deferred(lambda: self._settle(operation, confirmed, answer))
+
+    async def _settle(
+        self,
+        operation: str,
+        confirmed: Coroutine[object, None, Revoked],
+        answer: Callable[[int], T],
+    ) -> T:
+        removed, appended = await confirmed
+        if self._settles:
+            began = perf_counter()
+            try:
+                await self._store.settling.wait(self._connections.current, appended)
+            except LostError as error:
+                message = "another server became the primary, and does not have it"
+                self._recorder.fault(operation, message)
+                raise self._unconfirmed(operation, message) from error
+            self._recorder.settlements.record(perf_counter() - began)
+        return answer(removed)
 
     def _delete_nothing(self, error: NotJSONError) -> Coroutine[object, None, bool]:
         """Returns a coroutine that deletes nothing, because the request cannot have a decision.
@@ -845,7 +904,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         self._recorder.fault("delete", str(error))
         if error.__cause__ is None:
             return Deferred(_return_false)
-        unconfirmed, cause = _unconfirmed("delete", str(error)), error.__cause__
+        unconfirmed, cause = self._unconfirmed("delete", str(error)), error.__cause__
 
         async def fail() -> bool:
             raise unconfirmed from cause
@@ -853,19 +912,26 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         return self._revocations.begin("delete", fail)
 
     async def _confirm(
-        self, operation: str, revoke: Callable[[GuardedConnection], Awaitable[int]]
-    ) -> int:
+        self, operation: str, revoke: Callable[[GuardedConnection], Awaitable[Revoked]]
+    ) -> Revoked:
         try:
             if self._ended:
                 message = "this cache is closed, so revoke with another one"
                 raise UnavailableError(message)  # noqa: TRY301 - handled as other errors are
-            removed = await revoke(self._connections.current())
+            revoked = await revoke(self._connections.current())
         except Exception as error:
             reason = _reason(error)
             self._recorder.fault(operation, reason)
-            raise _unconfirmed(operation, reason) from error
-        self._recorder.count("invalidations", removed)
-        return removed
+            raise self._unconfirmed(operation, reason) from error
+        self._recorder.count("invalidations", revoked.removed)
+        return revoked
+
+    def _unconfirmed(self, operation: str, reason: str) -> InvalidationError:
+        """Returns the error of a revocation that the server did not confirm."""
+        return InvalidationError(
+            f"{operation} could not be confirmed by the redis cache: {reason}. The decisions may "
+            "still be served: try again, or set enabled = False until it succeeds"
+        )
 
     def _on_unawaited_failure(self, operation: str, error: BaseException) -> None:
         """Records the failure of a revocation that no caller awaits."""
@@ -873,13 +939,6 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
 
 _NOTHING = LookupResult()
-
-
-def _unconfirmed(operation: str, reason: str) -> InvalidationError:
-    return InvalidationError(
-        f"{operation} could not be confirmed by the redis cache: {reason}. The decisions may still "
-        "be served: try again, or set enabled = False until it succeeds"
-    )
 
 
 def _reason(error: BaseException) -> str:

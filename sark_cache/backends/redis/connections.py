@@ -9,7 +9,6 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from logging import getLogger
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from sark_cache.backends._shared.revocations import background_loop
 from sark_cache.backends.redis.connection import PROBE_SECONDS, GuardedConnection, check_client
 from sark_cache.backends.redis.examination import examine
 from sark_cache.backends.redis.permissions import Findings
+from sark_cache.backends.redis.settle import Settling
 
 logger: Final = getLogger("sark_cache")
 
@@ -40,6 +40,7 @@ class ConnectionPerLoop:
         log: The key of the invalidation log.
         prefix: The beginning of all keys of decisions.
         replicas: The number of replicas that must confirm a revocation. None: not set.
+        settling: Gets the state of the log when a connection is made. None: it is not needed.
 
     Raises:
         TypeError, ValueError: The URL or the client cannot be used.
@@ -55,6 +56,7 @@ class ConnectionPerLoop:
         log: str,
         prefix: str,
         replicas: int | None = None,
+        settling: Callable[[], Settling] | None = None,
     ) -> None:
         if isinstance(servers, str):
             connect(servers, connect_timeout, command_timeout)  # raises if the URL is wrong
@@ -67,6 +69,7 @@ class ConnectionPerLoop:
         self._log = log
         self._prefix = prefix
         self._replicas = replicas
+        self._settling = settling
         self._has_warned = False
         self._process = os.getpid()
         self._by_loop: dict[asyncio.AbstractEventLoop, GuardedConnection] = {}
@@ -84,6 +87,11 @@ class ConnectionPerLoop:
         if connection is None or self._process != os.getpid():
             connection = self._create(event_loop)
         return connection
+
+    @property
+    def address(self) -> tuple[Any, float, float]:
+        """The URL or client, and the maximum times to connect and of a command, in seconds."""
+        return self._servers, self._connect_timeout, self._command_timeout
 
     @property
     def has_open_circuit(self) -> bool:
@@ -172,11 +180,15 @@ class ConnectionPerLoop:
             self._report,
             unusable_reason,
             log=self._log,
-            examine=partial(examine, prefix=self._prefix),
+            examine=self._examine,
             on_findings=self._warn,
             replicas=self._replicas,
             connect_patiently=connect_patiently,
         )
+
+    async def _examine(self, connection: GuardedConnection) -> Findings:
+        settling = None if self._settling is None else self._settling()
+        return await examine(connection, self._prefix, settling)
 
     def _warn(self, findings: Findings) -> None:
         """Warns once if replicas cannot be counted because the server refuses a command."""

@@ -11,12 +11,15 @@ from sark_cache.backends.redis import replies
 from sark_cache.backends.redis.connection import GuardedConnection, RedisCommand
 from sark_cache.backends.redis.permissions import CHECK, Findings, findings
 from sark_cache.backends.redis.primary import Primary
+from sark_cache.backends.redis.settle import Settling
 
 MOST_KEYS = 1_000
 """The maximum number of keys to try for one that a given node of a cluster stores."""
 
 
-async def examine(connection: GuardedConnection, prefix: str) -> Findings:
+async def examine(
+    connection: GuardedConnection, prefix: str, settling: Settling | None = None
+) -> Findings:
     """Tries every command that the cache sends, on every primary.
 
     On a cluster, a node is skipped if it does not answer within half of the time-out of a command.
@@ -25,6 +28,7 @@ async def examine(connection: GuardedConnection, prefix: str) -> Findings:
     Args:
         connection: The connection to the servers.
         prefix: The beginning of all keys of decisions.
+        settling: Gets the state of the log from the primary of the log. None: it is not needed.
 
     Raises:
         ConnectionError: The server is a replica.
@@ -32,12 +36,12 @@ async def examine(connection: GuardedConnection, prefix: str) -> Findings:
     """
     if not connection.is_cluster:
         keys = (f"{prefix}.check", f"{connection.log}.check")
-        return await _examine(connection, Primary(connection), keys)
+        return await _examine(connection, Primary(connection), keys, settling)
     with cancellation_kept():
         async with asyncio.timeout_at(connection.deadline()):
             await connection.client.initialize()
     nodes = connection.client.get_primaries()
-    bounded = (_bounded(connection, node, prefix) for node in nodes)
+    bounded = (_bounded(connection, node, prefix, settling) for node in nodes)
     found = [one for one in await asyncio.gather(*bounded) if one is not None]
     refused = {name: said for one in found for name, said in one.refused.items()}
     return Findings(refused, max((one.replicas for one in found), default=0))
@@ -47,18 +51,24 @@ async def _bounded(
     connection: GuardedConnection,
     node: Any,  # noqa: ANN401 - of either library
     prefix: str,
+    settling: Settling | None,
 ) -> Findings | None:
     try:
         with cancellation_kept():
             async with asyncio.timeout(connection.command_timeout / 2):
                 keys = _keys_of(connection, node, prefix)
-                return await _examine(connection, Primary(connection, node), keys)
+                has_log = len(keys) > 1
+                primary = Primary(connection, node)
+                return await _examine(connection, primary, keys, settling if has_log else None)
     except Exception:  # noqa: BLE001 - any error, because it is not a refusal
         return None
 
 
 async def _examine(
-    connection: GuardedConnection, primary: Primary, keys: Sequence[str]
+    connection: GuardedConnection,
+    primary: Primary,
+    keys: Sequence[str],
+    settling: Settling | None,
 ) -> Findings:
     others: dict[str, RedisCommand] = {
         "SCAN": ("SCAN", 0, "MATCH", keys[0], "COUNT", 1),
@@ -69,7 +79,11 @@ async def _examine(
     if not primary.takes_many_keys:
         others["CLUSTER"] = ("CLUSTER", "NODES")
     checks: list[RedisCommand] = [("EVAL", CHECK, 1, key) for key in keys]
-    answers = await primary.run(*checks, *others.values(), raises=False)
+    question = None if settling is None else settling.question()
+    asked = () if question is None else (question.command,)
+    answers = await primary.run(*checks, *others.values(), *asked, raises=False)
+    if settling is not None and question is not None:
+        settling.begin(question, answers.pop())
     by_name = dict(zip(others, answers[len(keys) :], strict=True))
     found = findings(answers[0], by_name)
     for answer in answers[1 : len(keys)]:

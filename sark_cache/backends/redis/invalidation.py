@@ -15,12 +15,12 @@ configured number of replicas.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sark_cache._core.tasks import cancellation_kept
-from sark_cache.backends.redis.connection import GuardedConnection
+from sark_cache.backends.redis.connection import GuardedConnection, RedisCommand
 from sark_cache.backends.redis.primary import Primary, RefusedError, UnconfirmedError, Visit
 
 SLOTS = 16_384
@@ -40,6 +40,18 @@ class Servers:
     """The id of the run of each primary, and on a cluster its slots."""
     replicas: tuple[int, ...]
     """The number of replicas of each primary that must have its writes."""
+    answer: Any = None
+    """The reply to the command that was sent to the primary of the log. None: none was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """A confirmed revocation."""
+
+    total: int
+    """The sum of the results of its attempts."""
+    answer: Any
+    """The reply to the command that was sent with its confirmation. None: none was sent."""
 
 
 async def scan_all(servers: Servers, pattern: str, visit: Visit) -> int:
@@ -56,11 +68,17 @@ async def scan_all(servers: Servers, pattern: str, visit: Visit) -> int:
 
 
 async def retry_until_confirmed(
-    connection: GuardedConnection, revoke: Callable[[Servers], Awaitable[int]]
-) -> int:
+    connection: GuardedConnection,
+    revoke: Callable[[Servers], Awaitable[int]],
+    asks: Callable[[], RedisCommand | None] = lambda: None,
+) -> Confirmed:
     """Calls `revoke` until the revocation is confirmed, at most 3 times.
 
-    Returns the sum of the results of `revoke`.
+    Args:
+        connection: The connection to the servers.
+        revoke: Revokes.
+        asks: Returns a command for the primary of the log. It is sent after `revoke`, in the round
+            trip that confirms the revocation.
 
     Raises:
         UnconfirmedError: The servers changed during each attempt, or a replica did not confirm it.
@@ -76,8 +94,9 @@ async def retry_until_confirmed(
             for primary, replicas in zip(before.primaries, before.replicas, strict=True):
                 if replicas:
                     await primary.replicated(replicas)
-            if (await current_servers(connection, held)).known == before.known:
-                return total
+            after = await current_servers(connection, held, asks())
+            if after.known == before.known:
+                return Confirmed(total, after.answer)
         except RefusedError:
             raise
         except Exception as error:
@@ -92,13 +111,17 @@ async def retry_until_confirmed(
     raise UnconfirmedError(message)
 
 
-async def current_servers(connection: GuardedConnection, held: list[Primary]) -> Servers:
+async def current_servers(
+    connection: GuardedConnection, held: list[Primary], also: RedisCommand | None = None
+) -> Servers:
     """Returns the primaries, as they report themselves.
 
     Args:
         connection: The connection to the servers.
         held: The primary of an earlier call, or empty. It may hold a connection by which it is
             identified. This function puts the primary here, and the caller releases it.
+        also: A command for the primary of the log, sent in the same round trip. None: there is
+            none.
 
     Raises:
         UnconfirmedError: The servers are changing: a slot is being moved, a part of a cluster is
@@ -106,12 +129,14 @@ async def current_servers(connection: GuardedConnection, held: list[Primary]) ->
         Exception: An error of the client.
     """
     if not connection.is_cluster:
-        return await _one_server(connection, held)
+        return await _one_server(connection, held, () if also is None else (also,))
     with cancellation_kept():
         async with asyncio.timeout_at(connection.deadline()):
             await connection.client.initialize()
             await connection.client.nodes_manager.initialize()
     nodes = sorted(connection.client.get_primaries(), key=lambda node: str(node.name))
+    of_log = None if also is None else connection.client.get_node_from_key(connection.log)
+    answers: list[Any] = []
     primaries: list[Primary] = []
     known: list[tuple[Any, ...]] = []
     replicas: list[int] = []
@@ -119,17 +144,21 @@ async def current_servers(connection: GuardedConnection, held: list[Primary]) ->
         primary = Primary(connection, node)
         slots = await primary.slots()
         if slots:
-            run, connected = await primary.state()
+            commands = (also,) if also is not None and node is of_log else ()
+            run, connected, answered = await primary.state(*commands)
+            answers += answered
             primaries.append(primary)
             known.append((run, slots))
             replicas.append(_required_replicas(connection, connected, 0))
     if sum(_slot_count(one) for _, slots in known for one in slots) != SLOTS:
         message = "a part of the cluster is down"
         raise UnconfirmedError(message)
-    return Servers(tuple(primaries), tuple(known), tuple(replicas))
+    return Servers(tuple(primaries), tuple(known), tuple(replicas), next(iter(answers), None))
 
 
-async def _one_server(connection: GuardedConnection, held: list[Primary]) -> Servers:
+async def _one_server(
+    connection: GuardedConnection, held: list[Primary], also: Sequence[RedisCommand]
+) -> Servers:
     pool = connection.client.connection_pool
     sentinels = getattr(pool, "sentinel_manager", None)
     wanted = 0
@@ -141,14 +170,26 @@ async def _one_server(connection: GuardedConnection, held: list[Primary]) -> Ser
                 wanted = len(await sentinels.discover_slaves(pool.service_name))
     primary = held[0] if held else Primary(connection)
     held[:] = [primary]
-    run, connected = await primary.state()
+    run, connected, answers = await primary.state(*also)
     if sentinels is None and connected is not None:
         # Without Sentinel, a failover is not announced. A lost replica may have been promoted.
         seen, when = connection.replicas_seen
         wanted = seen if time.monotonic() - when < REPLICA_SECONDS else 0
         if connected >= wanted:
             connection.replicas_seen = (connected, time.monotonic())
-    return Servers((primary,), ((run,),), (_required_replicas(connection, connected, wanted),))
+    required = _required_replicas(connection, connected, wanted)
+    return Servers((primary,), ((run,),), (required,), next(iter(answers), None))
+
+
+def primary_of_log(connection: GuardedConnection) -> Primary:
+    """Returns the primary of the log, as far as the client knows it.
+
+    Raises:
+        Exception: An error of the client.
+    """
+    if not connection.is_cluster:
+        return Primary(connection)
+    return Primary(connection, connection.client.get_node_from_key(connection.log))
 
 
 def _required_replicas(connection: GuardedConnection, connected: int | None, expected: int) -> int:

@@ -30,6 +30,7 @@ The keys have a hash tag. So on a cluster all keys of the log are on one primary
 """
 
 import json
+from collections.abc import Callable
 from secrets import token_hex
 from typing import Final
 
@@ -49,12 +50,14 @@ class InvalidationLog:
 
     Args:
         namespace: The prefix of every key of the namespace.
+        on_append: Called with the nonce of each record before the record is sent.
     """
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, on_append: Callable[[str], None] | None = None) -> None:
         self.key: Final = f"{{{namespace}{KEY_PREFIX}}}.log"
         self.head: Final = f"{{{namespace}{KEY_PREFIX}}}.head"
         self.keys: Final = (self.key, self.head)
+        self._on_append: Final = on_append
 
     def query(self, since: str | None) -> RedisCommand:
         """Returns the command that asks for the position, and for the records since a known one."""
@@ -62,4 +65,7 @@ class InvalidationLog:
 
     def append(self, record: LogRecord) -> RedisCommand:
         """Returns the command that appends a record."""
-        return ("EVAL", scripts.APPEND, 2, *self.keys, nonce(), json.dumps(record))
+        record_nonce = nonce()
+        if self._on_append is not None:
+            self._on_append(record_nonce)
+        return ("EVAL", scripts.APPEND, 2, *self.keys, record_nonce, json.dumps(record))

@@ -8,7 +8,7 @@ from sark_cache._core.keys import RequestKey, Scope
 LogRecord: TypeAlias = dict[str, Any]
 """The contents of a record of the log: fields and tags, or `keys`, or a `pattern`."""
 
-LONGEST_LOGGED = 64
+LONGEST_LOGGED = 256
 """The maximum length of a field or key in the log, in characters. A longer one is hashed."""
 
 

@@ -1,8 +1,8 @@
 """The commands that a cache needs, and the check that a server permits them to this user.
 
 If a server permitted GET but not SCAN, no stored decision could be revoked. So the servers are
-examined before the first request: one round trip tries every command in a form that changes
-nothing. Some servers do not know ROLE, and some users may not run it. Revocations are possible
+examined before the first request: one round trip tries every command in a form that leaves nothing
+behind. Some servers do not know ROLE, and some users may not run it. Revocations are possible
 without ROLE, and a warning names the guarantee that is missing.
 """
 
@@ -11,8 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast
 
-IN_SCRIPTS: Final = ("GET", "PTTL", "SET", "UNLINK", "XADD", "XRANGE", "XREVRANGE", "TIME")
+IN_SCRIPTS: Final = (
+    *("GET", "PTTL", "SET", "HGETALL", "HSETNX", "HDEL", "UNLINK"),
+    *("XADD", "XRANGE", "XREVRANGE", "TIME", "INFO"),
+)
 """The commands that the scripts of `sark_cache.backends.redis.scripts` run."""
+FOR_READERS: Final = ("HGETALL", "HSETNX", "HDEL")
+"""The commands without which a revocation waits for a whole span if a process reads the log."""
 FOR_REPLICAS: Final = "WAIT"
 """The command that is needed if there are replicas."""
 
@@ -23,9 +28,10 @@ local function try(...)
   return type(reply) == 'table' and reply.err or ''
 end
 return {
-  try('GET', key), try('PTTL', key), try('SET', key, '', 'XX', 'PX', 1), try('UNLINK', key),
+  try('GET', key), try('PTTL', key), try('SET', key, '', 'XX', 'PX', 1),
+  try('HGETALL', key), try('HSETNX', key, 'n', ''), try('HDEL', key, 'n'), try('UNLINK', key),
   try('XADD', key, 'NOMKSTREAM', '*', 'n', ''), try('XRANGE', key, '-', '+', 'COUNT', 1),
-  try('XREVRANGE', key, '+', '-', 'COUNT', 1), try('TIME')
+  try('XREVRANGE', key, '+', '-', 'COUNT', 1), try('TIME'), try('INFO', 'server')
 }
 """
 """unused key -> for each of `IN_SCRIPTS` the error that it raises, or an empty string"""
@@ -65,7 +71,9 @@ class Findings:
 
     def needed(self, *, is_cluster: bool) -> dict[str, str]:
         """Returns the refused commands without which nothing may be served."""
-        spared = {"ROLE", "TIME"} if is_cluster else {"ROLE", "TIME", "INFO"}
+        spared = {"ROLE", "TIME", *FOR_READERS}
+        if not is_cluster:
+            spared.add("INFO")
         if not self.replicas:
             spared.add(FOR_REPLICAS)
         return {name: said for name, said in self.refused.items() if name not in spared}

@@ -175,11 +175,14 @@ class Primary:
         """True if one command may have keys of several slots."""
         return self._node is None
 
-    async def state(self) -> tuple[Any, int | None]:
-        """Returns the id of the server's run, and the number of its connected replicas.
+    async def state(self, *also: RedisCommand) -> tuple[Any, int | None, list[Any]]:
+        """Returns the id of the server's run, the number of its connected replicas, and replies.
 
         If the server refuses INFO, holds one connection, and returns the id of that. The number is
         None if the server does not report it.
+
+        Args:
+            also: Commands that are sent in the same round trip. An error is returned as a reply.
 
         Raises:
             UnconfirmedError: The server is not a primary.
@@ -187,7 +190,7 @@ class Primary:
             RefusedError: The server is a node of a cluster, and refuses INFO.
             Exception: An error of the client.
         """
-        info, role = await self.run(("INFO", "server"), ("ROLE",), raises=False)
+        info, role, *answers = await self.run(("INFO", "server"), ("ROLE",), *also, raises=False)
         if not isinstance(role, Exception):
             is_primary, replicas = replies.read(replies.role, role)
         elif not isinstance(info, Exception) and refusal(role) == "NOPERM":
@@ -201,10 +204,10 @@ class Primary:
             message = "the server is not the primary any more"
             raise UnconfirmedError(message)
         if not isinstance(info, Exception):
-            return replies.read(replies.run_id, info), replicas
+            return replies.read(replies.run_id, info), replicas, answers
         if self._node is not None:
             raise self._refused(("INFO",), info) or info
-        return await self.hold(), replicas
+        return await self.hold(), replicas, answers
 
     async def _takes_writes(self) -> bool:
         """Returns whether the server is a primary. A replica refuses to write."""

@@ -14,6 +14,7 @@ from sark_cache.backends.redis.scripts import REMOVED
 T = TypeVar("T")
 
 POSITION = re.compile(r"[0-9]{1,20}-[0-9]{1,20}\.[0-9a-f]{16}")
+SPAN = re.compile(r"[0-9]{1,5}")
 SLOTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
 MAX_SLOT: Final = 16_383
 MAX_INTEGER: Final = 2**63 - 1
@@ -32,6 +33,28 @@ class At(NamedTuple):
 
     None: too many, or the known position is not in the log.
     """
+
+
+class Fleet(NamedTuple):
+    """The processes that read the log, and the state of the log, at one moment."""
+
+    run: str
+    """The id of the server's run. Empty: the server does not report it."""
+    replication: str
+    """The id of the replication. Empty: the server is no primary, or does not report it."""
+    generation: str
+    """The generation of the registrations. Empty: there is none."""
+    span_ms: int | None
+    """The span of the log, in milliseconds. None: there is none."""
+    readers: int
+    behind: int
+    """The number of readers that have not applied the record."""
+    record: str | None
+    """The position of the record. None: it is not in the log."""
+    has_known: bool
+    """True if the known position is in the log."""
+    marks: list[str]
+    """The marks of readers that have not applied the record."""
 
 
 class Held(NamedTuple):
@@ -119,6 +142,22 @@ def position(reply: object) -> str:
 def appended(reply: object) -> str | None:
     """Reads the position of a new record. None: memory ran out, and the log was removed."""
     return None if text(reply) == REMOVED else position(reply)
+
+
+def fleet(reply: Sequence[object]) -> Fleet:
+    """Reads the state of the log and of its readers."""
+    run, replication, generation, span, readers, behind, record, known, marks = _items(reply, 9)
+    return Fleet(
+        text(run),
+        text(replication),
+        text(generation),
+        _span(text(span)),
+        count(readers),
+        count(behind),
+        position(record) if text(record) else None,
+        count(known) > 0,
+        [text(mark) for mark in _list(marks)],
+    )
 
 
 def at_position(reply: Sequence[object]) -> At:
@@ -214,6 +253,15 @@ def own_node(reply: object) -> Node:
 def keys_in_all(info: Mapping[str, Mapping[str, object]]) -> int:
     """Reads the number of keys of all databases from a server's information."""
     return sum(count(database["keys"]) for database in info.values())
+
+
+def _span(digits: str) -> int | None:
+    """Reads a span in milliseconds. None: there is none."""
+    if not digits:
+        return None
+    if SPAN.fullmatch(digits) is None:
+        raise ValueError
+    return int(digits)
 
 
 def _key(reply: object) -> str | None:

@@ -361,3 +361,85 @@ end
 return removed
 """)
 """keys, tags -> number of decisions removed"""
+
+SETTLE = _minified(
+    _POSITION
+    + """
+local log, readers, suspects = KEYS[1], KEYS[3], KEYS[4]
+local record = ARGV[1] == '' and position(log, KEYS[2], ARGV[5]) or ARGV[1]
+local ms, seq = string.match(record, '^(%d+)%-(%d+)%.')
+-- Compares digits, because a Lua number does not hold every 64-bit integer.
+local function less(one, other) return #one < #other or (#one == #other and one < other) end
+local function is_behind(at)
+  local its_ms, its_seq = string.match(at, '^(%d+)%-(%d+)$')
+  if not its_ms then return true end
+  return less(its_ms, ms) or (its_ms == ms and less(its_seq, seq))
+end
+local function is_there(position)
+  local id = string.match(position, '^(%d+%-%d+)%.')
+  local item = id and redis.call('XRANGE', log, id, id)[1]
+  return item and name(item) == position and 1 or 0
+end
+local function info(section)
+  local text = redis.pcall('INFO', section)
+  return type(text) == 'string' and text or ''
+end
+local function pairs_of(key)
+  local found, items = {}, redis.call('HGETALL', key)
+  for i = 1, #items, 2 do found[items[i]] = items[i + 1] end
+  return found
+end
+local applied = pairs_of(readers)
+local generation = applied['generation']
+-- If memory ran out, there is none, and nobody believes acknowledgements.
+if not generation and redis.pcall('HSETNX', readers, 'generation', ARGV[6]) == 1 then
+  generation = ARGV[6]
+end
+applied['generation'] = nil
+local count, behind, marks, seen, marked = 0, 0, {}, {}, pairs_of(suspects)
+for id, at in pairs(applied) do
+  count = count + 1
+  if is_behind(at) then
+    behind = behind + 1
+    local mark = marked[id]
+    -- If memory ran out, there is no mark.
+    if not mark and ARGV[3] ~= '' and redis.pcall('HSETNX', suspects, id, ARGV[3]) == 1 then
+      mark = ARGV[3]
+    end
+    if mark and not seen[mark] and #marks < tonumber(ARGV[4]) then
+      seen[mark] = true
+      marks[#marks + 1] = mark
+    end
+  end
+end
+local replication = info('replication')
+local is_primary = string.match(replication, 'role:(%a+)') == 'master'
+return {
+  string.match(info('server'), 'run_id:(%x+)') or '',
+  is_primary and string.match(replication, 'master_replid:(%x+)') or '',
+  generation or '', redis.call('GET', KEYS[5]) or '', count, behind,
+  is_there(record) == 1 and record or '', is_there(ARGV[2]), marks
+}
+"""
+)
+"""log, head, readers, suspects, span, position of the record or '', known position or '', mark or
+'', maximum number of marks, nonce, new generation -> id of the run, id of the replication or '',
+generation or '', milliseconds or '', number of readers, number of readers behind the record,
+position of the record or '' if it is not in the log, is the known position there, marks of readers
+behind the record
+
+Without a record, the answer is about the newest one, and an empty log is begun. With a mark, each
+reader behind the record that has no mark gets it.
+"""
+
+FORGET = _minified("""
+local removed, marks = 0, redis.call('HGETALL', KEYS[2])
+for i = 1, #marks, 2 do
+  if marks[i + 1] == ARGV[1] then
+    removed = removed + redis.call('HDEL', KEYS[1], marks[i])
+    redis.call('HDEL', KEYS[2], marks[i])
+  end
+end
+return removed
+""")
+"""readers, suspects, mark -> number of readers with this mark that were removed"""

@@ -10,8 +10,9 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from secrets import token_hex
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
+from sark_cache._core.arguments import DEFAULT_MAX_STALENESS
 from sark_cache._core.errors import UnavailableError, describe
 from sark_cache._core.keys import RequestKey, Scope, prefix_of
 from sark_cache._core.patterns import candidates, matcher
@@ -34,6 +35,7 @@ from sark_cache.backends.redis.news import News
 from sark_cache.backends.redis.primary import Primary
 from sark_cache.backends.redis.replies import At, Held
 from sark_cache.backends.redis.request import KeyedRequest
+from sark_cache.backends.redis.settle import Appended, Question, Settling
 from sark_cache.backends.redis.write import Fence, Write, WriteOutcome, marker_of
 
 CHUNK = 500
@@ -46,14 +48,36 @@ WRITES_PER_SCRIPT = 100
 """The maximum number of decisions in one script. With `MAX_NEWER` records it takes about 10 ms."""
 
 
-class DecisionStore:
-    """The decisions of one namespace, and their invalidation log."""
+class Revoked(NamedTuple):
+    """A confirmed revocation."""
 
-    def __init__(self, namespace: str) -> None:
+    removed: int
+    """The number of entries removed."""
+    appended: Appended
+
+
+class DecisionStore:
+    """The decisions of one namespace, and their invalidation log.
+
+    Args:
+        namespace: The prefix of every key of the namespace.
+        span: The span of this process, in seconds.
+        on_append: Called with the nonce of each record before the record is sent.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        span: float = DEFAULT_MAX_STALENESS,
+        on_append: Callable[[str], None] | None = None,
+    ) -> None:
+        self.namespace: Final = namespace
         self.prefix: Final = prefix_of(namespace)
-        self._log: Final = InvalidationLog(namespace)
+        self._log: Final = InvalidationLog(namespace, on_append)
         self.log: Final = self._log.key
         self.news: Final = News()
+        self.settling = Settling(self.log, span)
+        """The readers of the log. A tiered cache shares it with the reader of its process."""
 
     async def look_up(
         self, connection: GuardedConnection, deadline: float, request: KeyedRequest
@@ -253,20 +277,31 @@ class DecisionStore:
                 outcomes[at] = _read(WriteOutcome, reply)
         return outcomes
 
-    async def remove(self, connection: GuardedConnection, key: RequestKey) -> bool:
-        """Revokes one decision, stored or being evaluated. Returns whether one was stored.
+    async def remove(
+        self, connection: GuardedConnection, request: KeyedRequest, *, asks: bool = False
+    ) -> Revoked:
+        """Revokes one decision, stored or being evaluated.
+
+        Args:
+            connection: The connection to the servers.
+            request: The request of the decision.
+            asks: If True, the reply that confirms it also says what the readers of the log have
+                applied.
+
+        The record has the fields of the request and not its key, because a native cache of another
+        process cannot find an entry by the hash of a long key.
 
         Raises:
             UnconfirmedError: The servers changed, or a replica did not confirm the removal.
             Exception: An error of the client.
         """
+        key = request.key.text
 
-        async def revoke(_: Servers) -> int:
-            await self._append_urgently(connection, {"keys": [logged(key.text)]})
-            removed = await connection.urgent(key.text, "EVAL", scripts.REMOVE, 1, key.text)
+        async def remove(_: Servers) -> int:
+            removed = await connection.urgent(key, "EVAL", scripts.REMOVE, 1, key)
             return replies.read(replies.count, removed)
 
-        return bool(await retry_until_confirmed(connection, revoke))
+        return await self._revoke(connection, fields_of(request.scope), remove, asks=asks)
 
     async def remove_superseded(
         self, connection: GuardedConnection, deadline: float, keys: Collection[RequestKey]
@@ -291,11 +326,22 @@ class DecisionStore:
                 replies.read(replies.count, _unavailable(reply))
 
     async def invalidate(
-        self, connection: GuardedConnection, scope: Scope, tags: Sequence[str]
-    ) -> int:
+        self,
+        connection: GuardedConnection,
+        scope: Scope,
+        tags: Sequence[str],
+        *,
+        asks: bool = False,
+    ) -> Revoked:
         """Revokes the decisions in a scope that have one of the tags, if any are given.
 
-        Returns the number of entries removed. Scans all keys.
+        Scans all keys.
+
+        Args:
+            connection: The connection to the servers.
+            scope: The scope.
+            tags: The tags. Empty: all decisions in the scope.
+            asks: As for `remove`.
 
         Raises:
             UnconfirmedError: The servers changed, or a replica did not confirm the removal.
@@ -304,27 +350,35 @@ class DecisionStore:
         record: LogRecord = fields_of(scope)
         if tags:
             record["tags"] = list(tags)
-        return await self._revoke(
+        return await self._revoke_all(
             connection,
             record,
             scope.pattern(self.prefix),
             lambda keys: scope.filter(self.prefix, keys),
             tags,
+            asks=asks,
         )
 
-    async def invalidate_pattern(self, connection: GuardedConnection, pattern: str) -> int:
-        """Revokes the decisions whose key matches a glob. Returns the number of entries removed.
+    async def invalidate_pattern(
+        self, connection: GuardedConnection, pattern: str, *, asks: bool = False
+    ) -> Revoked:
+        """Revokes the decisions whose key matches a glob.
 
         Scans all keys. The comparison yields to the event loop every few milliseconds.
+
+        Args:
+            connection: The connection to the servers.
+            pattern: The glob.
+            asks: As for `remove`.
 
         Raises:
             UnconfirmedError: The servers changed, or a replica did not confirm the removal.
             Exception: An error of the client.
         """
         matching = matcher(self.prefix, pattern)
-        return await self._revoke(
-            connection, {"pattern": pattern}, candidates(self.prefix, pattern), matching, ()
-        )
+        keys = candidates(self.prefix, pattern)
+        record: LogRecord = {"pattern": pattern}
+        return await self._revoke_all(connection, record, keys, matching, (), asks=asks)
 
     async def size(self, connection: GuardedConnection) -> int:
         """Returns the number of decisions. A server that resizes its table may repeat some keys.
@@ -346,34 +400,66 @@ class DecisionStore:
             for primary in held:
                 await primary.release()
 
-    async def _revoke(
+    async def _revoke_all(
         self,
         connection: GuardedConnection,
         record: LogRecord,
         pattern: str,
         matching: Callable[[list[str]], Iterable[str | None]],
         tags: Sequence[str],
-    ) -> int:
+        *,
+        asks: bool,
+    ) -> Revoked:
         async def remove(primary: Primary, keys: list[str]) -> int:
             return await _remove_keys(primary, await _collect_yielding(matching(keys)), tags)
 
+        return await self._revoke(
+            connection, record, lambda servers: scan_all(servers, pattern, remove), asks=asks
+        )
+
+    async def _revoke(
+        self,
+        connection: GuardedConnection,
+        record: LogRecord,
+        remove: Callable[[Servers], Awaitable[int]],
+        *,
+        asks: bool,
+    ) -> Revoked:
+        appended = Appended(None, boot_time())
+        question: Question | None = None
+
         async def revoke(servers: Servers) -> int:
+            nonlocal appended
             # First the record: it revokes decisions being evaluated, which the scan cannot find.
-            await self._append_urgently(connection, record)
-            return await scan_all(servers, pattern, remove)
+            position = await self._append_urgently(connection, record)
+            appended = Appended(position, boot_time())
+            return await remove(servers)
 
-        return await retry_until_confirmed(connection, revoke)
+        def ask() -> RedisCommand | None:
+            nonlocal question
+            can_ask = asks and appended.position is not None
+            question = self.settling.question(appended.position or "") if can_ask else None
+            return None if question is None else question.command
 
-    async def _append_urgently(self, connection: GuardedConnection, record: LogRecord) -> None:
+        confirmed = await retry_until_confirmed(connection, revoke, ask)
+        return Revoked(
+            confirmed.total, self.settling.appended(appended, question, confirmed.answer)
+        )
+
+    async def _append_urgently(
+        self, connection: GuardedConnection, record: LogRecord
+    ) -> str | None:
         async def send(command: RedisCommand) -> object:
             return await connection.urgent(self.log, *command)
 
-        await self._append(send, record)
+        return await self._append(send, record)
 
     async def _append(
         self, send: Callable[[RedisCommand], Awaitable[object]], record: LogRecord
-    ) -> None:
-        """Appends a record to the log. Later stamps have its position.
+    ) -> str | None:
+        """Appends a record to the log and returns its position. Later stamps have it.
+
+        None: the server has no memory for it, and the log was removed.
 
         Raises:
             UnavailableError: The server did not confirm it.
@@ -381,6 +467,7 @@ class DecisionStore:
         position = replies.read(replies.appended, await send(self._log.append(record)))
         if position is not None:
             self.news.latest = position
+        return position
 
 
 async def _each(

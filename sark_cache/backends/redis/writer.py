@@ -254,8 +254,8 @@ class DecisionWriter:
         connection = self._connections.current()
         await self._store.remove_superseded(connection, connection.deadline(), keys)
 
-    async def _flush(self) -> int:
-        return await self._store.invalidate(self._connections.current(), Scope(), ())
+    async def _flush(self) -> None:
+        await self._store.invalidate(self._connections.current(), Scope(), ())
 
     def _count(self, operation: str, outcome: WriteOutcome | UnavailableError) -> None:
         if isinstance(outcome, UnavailableError):

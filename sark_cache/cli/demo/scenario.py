@@ -130,6 +130,8 @@ async def measure_redis(settings: "CacheSettings") -> float:
         command_timeout=command,
         namespace=settings.namespace,
         replicas=settings.redis_replicas,
+        settle=settings.settle,
+        max_staleness=settings.max_staleness,
     )
     async with cache:
         stored = await cache.set(*request, {"allow": True}, ttl_seconds=REDIS_ENTRY_SECONDS)

@@ -23,7 +23,7 @@ def choose(settings: "CacheSettings", user_id: str, redis: "Examination | None")
         user_id: The user.
         redis: The result of the examination of Redis; None if no Redis is configured.
     """
-    selection = Selection(settings)
+    selection = Selection(settings, follows=False)
     try:
         give_up = monotonic() + SETTLED_SECONDS
         choice = selection.choose(user_id)

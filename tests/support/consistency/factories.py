@@ -5,7 +5,7 @@ Such a function takes the URL of the server, the `max_staleness` of the run in s
 `max_staleness` from then on. A cache that promises nothing weaker ignores the last two.
 """
 
-from sark_cache import RustPolicyCache
+from sark_cache import RustPolicyCache, TieredPolicyCache
 from sark_cache.backends.redis import PolicyCache
 
 CONNECT_SECONDS = 0.5
@@ -17,6 +17,17 @@ def shared(url, max_staleness, *, settles):
     """Returns a cache whose decisions are on the server."""
     return PolicyCache.from_url(
         url, connect_timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS
+    )
+
+
+def tiered(url, max_staleness, *, settles):
+    """Returns a native cache that every process can revoke through the server."""
+    return TieredPolicyCache(
+        url,
+        max_staleness=max_staleness,
+        settle=settles,
+        connect_timeout=CONNECT_SECONDS,
+        command_timeout=COMMAND_SECONDS,
     )
 
 

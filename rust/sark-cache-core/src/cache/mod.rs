@@ -159,6 +159,17 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         self.entries.get(key).await.filter(|entry| self.is_served(key, entry))
     }
 
+    /// Returns whether an entry with another value than `value` is stored under `key`, and has neither
+    /// expired nor been revoked. Ignores the lease, and counts nothing.
+    pub fn holds_other(&self, key: &[u8], value: &[u8]) -> bool {
+        let held = poll_once(self.entries.get(key)).flatten();
+        held.is_some_and(|entry| {
+            entry.value.as_ref() != value
+                && !self.clock.has_reached_exactly(entry.deadline)
+                && self.is_valid(key, &entry)
+        })
+    }
+
     /// Returns whether less than `fraction` of the entry's time to live is left. Reads the clock.
     pub fn is_near_expiry(&self, entry: &Entry<V>, fraction: f64) -> bool {
         let left = entry.deadline.saturating_sub(self.clock.now());

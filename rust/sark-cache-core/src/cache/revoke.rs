@@ -87,6 +87,12 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     /// entry.
     pub fn flush(&self) -> Stamp {
         self.stats.counters.flushes.increment();
+        self.begin_to_follow()
+    }
+
+    /// Revokes every decision that was stored or being evaluated before this process knew a position
+    /// of the shared log. The same as [`flush`](Self::flush), but expected, so it is not counted.
+    pub fn begin_to_follow(&self) -> Stamp {
         self.record(&Scope::Everything).stamp
     }
 

@@ -115,6 +115,11 @@ impl Lease {
         }
     }
 
+    /// Returns whether the lease never ends.
+    pub fn is_endless(&self) -> bool {
+        Self::never_ends(self.until())
+    }
+
     /// Returns whether `until`, loaded from a lease, belongs to one that never ends.
     #[inline]
     pub(crate) fn never_ends(until: u64) -> bool {

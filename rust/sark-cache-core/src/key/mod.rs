@@ -33,7 +33,7 @@ mod text;
 mod writer;
 
 pub use parts::{KeyParts, without_policy};
-pub use text::{KEY_PREFIX, KeyTexts, key_text};
+pub use text::{KEY_PREFIX, KeyTexts, context_digits, key_text};
 pub use writer::KeyWriter;
 
 pub(crate) use parts::policy_of;

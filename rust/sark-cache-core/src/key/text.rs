@@ -25,6 +25,9 @@ use std::fmt::Write;
 /// The prefix of every text form.
 pub const KEY_PREFIX: &str = "policy:decision";
 
+/// The number of digits of the context's hash in a text form.
+const CONTEXT_DIGITS: usize = 32;
+
 /// The text forms of one request's key.
 pub struct KeyTexts([Option<String>; 3]);
 
@@ -75,11 +78,19 @@ fn is_encoded(character: char) -> bool {
 }
 
 fn context_text(context: &[u8]) -> String {
+    let mut text = context_digits(context);
+    text.truncate(CONTEXT_DIGITS);
+    text
+}
+
+/// Returns all 64 hexadecimal digits of the SHA-256 of a context's canonical bytes; `none` if there
+/// is no context.
+pub fn context_digits(context: &[u8]) -> String {
     if context.is_empty() {
         return "none".to_owned();
     }
     let mut text = String::new();
-    for byte in &Sha256::digest(context)[..16] {
+    for byte in Sha256::digest(context) {
         write!(text, "{byte:02x}").expect("writing to a string cannot fail");
     }
     text

@@ -17,6 +17,7 @@ pub mod lifetime;
 mod outcome;
 pub mod owner;
 pub mod registry;
+pub mod replacement;
 mod step;
 mod task;
 mod wake;
@@ -29,6 +30,7 @@ use crate::load::lifetime::Lifetime;
 use crate::load::outcome::{Outcome, SharedOutcome};
 use crate::load::owner::{OnFault, Owner};
 use crate::load::registry::{LoadRegistry, now, remove_superseded};
+use crate::load::replacement::{NO_VALUE, announce};
 use crate::load::step::Step;
 use crate::load::task::Task;
 use crate::load::wake::{LoopDown, LoopWaker, wake_batched};
@@ -215,6 +217,7 @@ impl Load {
                 }
                 let answer = stored.to_python(py)?;
                 let fits = cache.weigh(key, &stored, &tags);
+                self.announce(py, if fits.is_ok() { stored.as_ref() } else { NO_VALUE });
                 if let Err(refused) = fits {
                     self.report(py, refused.into())?;
                 }
@@ -230,6 +233,7 @@ impl Load {
             }
             Err(fault) => {
                 self.pause();
+                self.announce(py, NO_VALUE);
                 remove_superseded(cache, key.clone());
                 self.report(py, fault)?;
                 self.end(py, Outcome::NotShared, &tags, |_, _| ())?;
@@ -323,6 +327,14 @@ impl Load {
     fn pause(&self) {
         if self.ahead {
             self.request.loads.pauses.begin(self.request.key.as_bytes(), now());
+        }
+    }
+
+    /// Shows other processes the decision that this refresh replaces, if it is another one.
+    fn announce(&self, py: Python<'_>, value: &[u8]) {
+        let LoadRequest { owner, cache, key, .. } = &self.request;
+        if self.ahead {
+            announce(owner.object.bind(py), cache, key, value);
         }
     }
 

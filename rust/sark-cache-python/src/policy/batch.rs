@@ -58,6 +58,11 @@ pub fn get<'py>(
 
     let stats = store.cache.stats();
     stats.counters.batch_operations.increment();
+    if let Some(keys) = lapsed
+        && let Some(waiting) = lapse::wait_many(cache, keys)?
+    {
+        return Ok(waiting);
+    }
     let found = look_ups.finish();
     let mut failed = None;
     let decisions = found.iter().map(|entry| {
@@ -68,11 +73,6 @@ pub fn get<'py>(
     stats.record_batch(found.len(), started.elapsed());
     if let Some(error) = failed {
         return Err(error);
-    }
-    if let Some(keys) = lapsed
-        && let Some(waiting) = lapse::wait_many(cache, keys)?
-    {
-        return Ok(waiting);
     }
     ready(py, decisions)
 }
@@ -97,7 +97,7 @@ pub fn set<'py>(
         let ttl = lifetime(cache, ttl(row.get(5))?, None)?.choose(None);
         let request = Request { policy, fields: row.fields()?, context: row.get(4) };
         let tags = tags.all().map(|()| numbers.clone());
-        match store.prepare_insert(request, &row.items[3], tags, ttl) {
+        match cache.prepare_insert(request, &row.items[3], tags, ttl) {
             Ok(insert) if serves => {
                 stored += u64::from(store.insert(cache.py(), insert, stamp));
                 Ok(())

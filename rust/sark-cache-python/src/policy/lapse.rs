@@ -2,7 +2,8 @@
 //!
 //! A process that was stopped, or whose machine slept, has no valid lease when it resumes. Its first
 //! requests would all evaluate, although a confirmation of the shared log takes a millisecond. So the
-//! Python class may let them wait, for a moment, for one confirmation that they share.
+//! Python class may let them wait, for a moment, for one confirmation that they share. A request that
+//! waits is counted when it is looked up again.
 
 use crate::policy::store::{Instance, Store};
 use crate::value::Stored;
@@ -32,10 +33,10 @@ pub fn wait<'py>(
     let entries = Arc::clone(&cache.store.cache);
     let again = PyCFunction::new_closure(cache.py(), None, None, move |arguments, _| {
         let py = arguments.py();
-        let entry = poll_once(entries.find(key.as_bytes())).flatten();
-        let Some(entry) = entry else { return Ok(py.None()) };
-        entries.stats().counters.hits.increment();
-        read(py, &entry).map(Bound::unbind)
+        match poll_once(entries.get(key.as_bytes())).flatten() {
+            Some(entry) => read(py, &entry).map(Bound::unbind),
+            None => Ok(py.None()),
+        }
     })?;
     call(cache, &again, otherwise)
 }

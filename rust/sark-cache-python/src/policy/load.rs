@@ -61,9 +61,14 @@ pub fn get_or_load<'py>(
             let tags = store.cache.log().tags(&tags.names);
             let lapsed = has_lapsed(store).then(|| key.clone());
             let load = Load::decision(py, load_request(cache, key, lifetime, tags, loader))?;
-            let Some(key) = lapsed else { return Ok(load) };
             let read: Reader = |py, entry| entry.value().to_python(py);
-            Ok(lapse::wait(cache, key, read, Some(&load))?.unwrap_or(load))
+            if let Some(key) = lapsed
+                && let Some(waiting) = lapse::wait(cache, key, read, Some(&load))?
+            {
+                return Ok(waiting);
+            }
+            store.cache.count_miss();
+            Ok(load)
         }
         Err(fault) => {
             cache.report("get_or_load", fault)?;

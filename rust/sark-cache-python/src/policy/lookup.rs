@@ -56,11 +56,15 @@ fn look_up<'py>(
     store.cache.stats().stop(started);
     match served {
         Ok(Ok(decision)) => ready(py, decision),
-        Ok(Err(None)) => ready(py, py.None()),
-        Ok(Err(Some(key))) => match lapse::wait(cache, key, read, None)? {
-            Some(waiting) => Ok(waiting),
-            None => ready(py, py.None()),
-        },
+        Ok(Err(lapsed)) => {
+            if let Some(key) = lapsed
+                && let Some(waiting) = lapse::wait(cache, key, read, None)?
+            {
+                return Ok(waiting);
+            }
+            store.cache.count_miss();
+            ready(py, py.None())
+        }
         Err(fault) => {
             cache.report(operation, fault)?;
             ready(py, py.None())
@@ -71,7 +75,8 @@ fn look_up<'py>(
 /// Returns the result of `found` for the entry of a request. After a miss, returns the result of
 /// `missed` for the key.
 ///
-/// Starts a refresh of an entry that is near its expiration. Counts a hit, a stale hit or a miss.
+/// Starts a refresh of an entry that is near its expiration. Counts a hit, a stale hit or a fault;
+/// the caller counts a miss.
 #[inline]
 pub fn serve<'py, K>(
     cache: Instance<'_, 'py>,
@@ -84,10 +89,7 @@ pub fn serve<'py, K>(
     let counters = &store.cache.stats().counters;
     let entry = match store.look_up(request, missed) {
         Ok(Ok(entry)) => entry,
-        Ok(Err(missed)) => {
-            store.cache.count_miss();
-            return Ok(Err(missed));
-        }
+        Ok(Err(missed)) => return Ok(Err(missed)),
         // An argument of a wrong type is raised. It is not a request, so it is not counted.
         Err(fault @ Fault::WrongType(_)) => return Err(fault),
         Err(fault) => {

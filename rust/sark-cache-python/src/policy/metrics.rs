@@ -31,7 +31,7 @@ pub fn distribution(latency: &Latency, bounds: &[u64]) -> (Vec<u64>, f64, u64) {
 pub fn snapshot<'py>(py: Python<'py>, store: &Store) -> PyResult<Bound<'py, PyDict>> {
     let snapshot = store.cache.snapshot();
     let numbers = PyDict::new(py);
-    for (name, count) in snapshot.counts.iter() {
+    for (name, count) in snapshot.counts.iter().chain(snapshot.coherence.iter()) {
         numbers.set_item(name, count)?;
     }
     let Latencies { p50, p95, p99, .. } = snapshot.requests;

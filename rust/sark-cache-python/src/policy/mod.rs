@@ -363,6 +363,13 @@ impl PolicyStore {
         Ok(())
     }
 
+    /// Revokes all decisions from before this process knew a position of the log. Counts nothing.
+    fn _begin_to_follow(&self, py: Python<'_>) -> PyResult<()> {
+        let cache = &self.store()?.cache;
+        fork_excluded(py, || cache.begin_to_follow());
+        Ok(())
+    }
+
     /// Records the duration of one evaluation, in milliseconds.
     fn record_opa_latency(&self, latency_ms: f64) -> PyResult<()> {
         metrics::record_evaluation(self.store()?, latency_ms)

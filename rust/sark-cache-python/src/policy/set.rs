@@ -31,7 +31,7 @@ pub fn set<'py>(
     let ttl = lifetime(cache, given, optional("sensitivity", sensitivity)?)?.choose(None);
     let tags = Tags::of_decision(tags)?;
     let numbers = store.cache.log().tags(&tags.names);
-    let insert = store.prepare_insert(request, decision, tags.all().map(|()| numbers), ttl);
+    let insert = cache.prepare_insert(request, decision, tags.all().map(|()| numbers), ttl);
     if !store.serves() {
         // An argument of a wrong type is raised while the cache is off, too.
         insert.map_or_else(Fault::pass_wrong_type, |insert| {

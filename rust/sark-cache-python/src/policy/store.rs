@@ -7,6 +7,7 @@ use crate::convert::key::request;
 use crate::error::{Fault, wrong_type};
 use crate::load::owner::Switch;
 use crate::load::registry::{LoadRegistry, remove_superseded};
+use crate::load::replacement::{NO_VALUE, announce};
 use crate::value::Stored;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -64,6 +65,42 @@ impl<'py> Instance<'_, 'py> {
     #[inline]
     pub fn py(self) -> Python<'py> {
         self.object.py()
+    }
+
+    /// Reads a decision and its request. From here on no running load overwrites the decision.
+    ///
+    /// If the decision cannot be stored, the entry of its request is removed: it is superseded. Other
+    /// processes are shown a decision that it replaces.
+    pub fn prepare_insert(
+        self,
+        asked: Request<'_, '_>,
+        decision: &Bound<'_, PyAny>,
+        tags: Result<Tags, Fault>,
+        ttl: Duration,
+    ) -> Result<PendingInsert, Fault> {
+        if !is_mapping(decision) {
+            return Err(Fault::WrongType(wrong_type("decision", "a dict", decision)));
+        }
+        let Self { object, store } = self;
+        let key = request(asked, KeyWriter::to_key)?;
+        store.loads.supersede(key.as_bytes());
+        let read = tags.and_then(|tags| {
+            let value = Stored::from_python(decision).map_err(|fault| fault.of("decision"))?;
+            store.cache.weigh(&key, &value, &tags)?;
+            // False for a class that is registered as a mapping and is also a str or a list.
+            if value.is_object() { Ok((value, tags)) } else { Err(not_an_object()) }
+        });
+        match read {
+            Ok((value, tags)) => {
+                announce(object, &store.cache, &key, value.as_ref());
+                Ok(PendingInsert { key, value, tags, ttl })
+            }
+            Err(fault) => {
+                announce(object, &store.cache, &key, NO_VALUE);
+                remove_superseded(&store.cache, key);
+                Err(fault)
+            }
+        }
     }
 }
 
@@ -148,36 +185,6 @@ impl Store {
             ));
         }
         Ok(stamp.get().at)
-    }
-
-    /// Reads a decision and its request. From here on no running load overwrites the decision.
-    ///
-    /// If the decision cannot be stored, the entry of its request is removed: it is superseded.
-    pub fn prepare_insert(
-        &self,
-        asked: Request<'_, '_>,
-        decision: &Bound<'_, PyAny>,
-        tags: Result<Tags, Fault>,
-        ttl: Duration,
-    ) -> Result<PendingInsert, Fault> {
-        if !is_mapping(decision) {
-            return Err(Fault::WrongType(wrong_type("decision", "a dict", decision)));
-        }
-        let key = request(asked, KeyWriter::to_key)?;
-        self.loads.supersede(key.as_bytes());
-        let read = tags.and_then(|tags| {
-            let value = Stored::from_python(decision).map_err(|fault| fault.of("decision"))?;
-            self.cache.weigh(&key, &value, &tags)?;
-            // False for a class that is registered as a mapping and is also a str or a list.
-            if value.is_object() { Ok((value, tags)) } else { Err(not_an_object()) }
-        });
-        match read {
-            Ok((value, tags)) => Ok(PendingInsert { key, value, tags, ttl }),
-            Err(fault) => {
-                remove_superseded(&self.cache, key);
-                Err(fault)
-            }
-        }
     }
 
     /// Removes the entry of a decision that is not stored because the cache is off: it is

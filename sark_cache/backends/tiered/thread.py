@@ -1,0 +1,280 @@
+"""The thread of a reader in one process: its connections, its pauses, and the requests that wait.
+
+A cycle is a confirmation, then a wait for the bell. A confirmation is due a quarter of the span
+after the last one, soon after the bell rang, and at once if a request waits for it. So one lost
+cycle does not end the lease.
+
+After a failure the thread closes its connections and rests before it finds the primary again. All
+processes lose a server at the same time, so each rests for another time.
+"""
+
+import random
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
+from typing import Final, Protocol
+
+from sark_cache._core.compiled import Lease
+from sark_cache._core.poller import forks, lock_across_forks
+from sark_cache.backends.tiered.bell import Bell
+from sark_cache.backends.tiered.connection import LogConnection
+from sark_cache.backends.tiered.follower import NANOSECONDS, Identity, LogFollower
+
+CONFIRMATIONS_PER_SPAN: Final = 4
+BELL_SHARE: Final = 0.1
+"""The longest pause between two confirmations while the bell rings, as a share of the span."""
+BELL_SECONDS_PER_READER: Final = 100e-6
+"""The pause for each reader. All readers together keep the server busy for a fifth of the time."""
+FIRST_PAUSE_SECONDS: Final = 0.05
+LAST_PAUSE_SECONDS: Final = 0.5
+
+
+class Owner(Protocol):
+    """The reader that a thread works for."""
+
+    @property
+    def lease(self) -> Lease:
+        """The lease of the caches."""
+        ...
+
+    @property
+    def follower(self) -> LogFollower:
+        """The steps of a confirmation."""
+        ...
+
+    def has_caches(self) -> bool:
+        """Returns whether there is a cache to keep coherent."""
+        ...
+
+    def retire(self, thread: "ReaderThread", *, always: bool) -> bool:
+        """Ends the lease if the thread has to end. Returns whether it has to.
+
+        Args:
+            thread: The thread.
+            always: If True, it ends even if there are caches.
+        """
+        ...
+
+    def note(self, error: BaseException | None, *, confirmed: bool) -> None:
+        """Notes the result of an attempt."""
+        ...
+
+
+class Asked(Future[bool]):
+    """A confirmation that was asked for. Its result says whether the lease was extended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_running_or_notify_cancel()  # from now on no waiter can cancel it for the others
+        self.asked_at: Final = time.monotonic()
+
+    def settle(self, *, confirmed: bool) -> None:
+        """Sets the result, unless it is set."""
+        if not self.done():
+            self.set_result(confirmed)
+
+
+class ReaderThread:
+    """The thread of a reader in one process.
+
+    Args:
+        owner: The reader.
+        connect: Opens a connection to the primary of the log.
+        command_timeout: The maximum time of a command, in seconds.
+    """
+
+    def __init__(
+        self, owner: Owner, connect: Callable[[], LogConnection], command_timeout: float
+    ) -> None:
+        self.ended: Final[Future[None]] = Future()
+        self.ended.set_running_or_notify_cancel()  # no waiter can cancel it for the others
+        self.thread: Final = threading.Thread(
+            target=self._run, name="sark-cache log reader", daemon=True
+        )
+        self._fork: Final = forks()
+        self._owner: Final = owner
+        self._connect: Final = connect
+        self._command_timeout: Final = command_timeout
+        self._follower: Final = owner.follower
+        self._identity: Final = Identity()
+        self._receiver, self._sender = socket.socketpair()
+        self._receiver.setblocking(False)  # noqa: FBT003 - it has no keyword
+        self._sender.setblocking(False)  # noqa: FBT003 - it has no keyword
+        self._asked: Asked | None = None
+        self._stops = False
+        self._has_confirmed = False
+        """True if a confirmation succeeded since the last failure."""
+
+    # For other threads
+
+    @property
+    def is_here(self) -> bool:
+        """True if the thread belongs to this process. A forked child inherits no thread."""
+        return self._fork == forks()
+
+    def start(self) -> None:
+        """Starts the thread.
+
+        Raises:
+            RuntimeError: The system has no more threads, or the interpreter exits.
+        """
+        try:
+            self.thread.start()
+        except RuntimeError:
+            self._close()
+            raise
+
+    def wake(self) -> None:
+        """Wakes the thread if it waits."""
+        with suppress(OSError):  # it is awake, because the buffer is full, or it has ended
+            self._sender.send(b"w")
+
+    def stop(self) -> None:
+        """Makes the thread end soon."""
+        self._stops = True
+        self.wake()
+
+    def ask(self) -> Asked:
+        """Returns the result of a confirmation that is sent after this call."""
+        with _lock:
+            asked = self._asked
+            if asked is None:
+                asked = Asked()
+                if self.ended.done():
+                    asked.settle(confirmed=False)
+                    return asked
+                self._asked = asked
+        self.wake()
+        return asked
+
+    # The thread
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        try:
+            while self._goes_on():
+                try:
+                    self._follow()
+                except Exception as error:  # noqa: BLE001 - a thread that ends confirms nothing
+                    self._owner.note(error, confirmed=False)
+                    self._settle_asked()
+                    pause = FIRST_PAUSE_SECONDS if self._has_confirmed else pause
+                    self._has_confirmed = False
+                    self._rest(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+                    pause = min(2 * pause, LAST_PAUSE_SECONDS)
+        finally:
+            self._owner.retire(self, always=True)
+            with _lock:
+                self.ended.set_result(None)
+            self._settle_asked()
+            self._close()
+
+    def _goes_on(self) -> bool:
+        return not self._owner.retire(self, always=self._stops)
+
+    def _rest(self, seconds: float) -> None:
+        """Waits before the next attempt. A request for a confirmation ends the wait."""
+        with _selector() as selector:
+            selector.register(self._receiver, selectors.EVENT_READ)
+            if self._asked is None:
+                selector.select(seconds)
+        self._clear_wakes()
+
+    def _follow(self) -> None:
+        """Confirms until the thread has to end.
+
+        Raises:
+            Exception: A connection failed.
+        """
+        with ExitStack() as closing:
+            confirmer = self._open(closing)
+            self._identity.renew()
+            bell: Bell | None = None
+            try:
+                while self._goes_on():
+                    self._confirm(confirmer)
+                    if bell is None:  # not before the first request is answered
+                        bell = Bell(
+                            self._open(closing), self._follower.keys.log, self._command_timeout
+                        )
+                    if self._follower.position is not None:
+                        seconds = self._follower.span / CONFIRMATIONS_PER_SPAN
+                        bell.arm(self._follower.position, seconds)
+                    self._wait(bell)
+            finally:
+                # A lease must have ended before its registration is removed.
+                if self._owner.retire(self, always=self._stops):
+                    with suppress(Exception):  # then a writer waits a span once, and removes it
+                        self._follower.deregister(confirmer, self._identity)
+
+    def _open(self, closing: ExitStack) -> LogConnection:
+        connection = self._connect()
+        closing.callback(connection.close)
+        return connection
+
+    def _confirm(self, connection: LogConnection) -> None:
+        with _lock:
+            asked, self._asked = self._asked, None
+        confirmed = False
+        try:
+            confirmed = self._follower.confirm(connection, self._identity)
+            self._has_confirmed |= confirmed
+            self._owner.note(None, confirmed=confirmed)
+        finally:
+            if asked is not None:
+                asked.settle(confirmed=confirmed)
+
+    def _wait(self, bell: Bell) -> None:
+        """Waits until the next confirmation is due.
+
+        Raises:
+            UnavailableError: The bell is silent for too long.
+            Exception: The connection of the bell was lost.
+        """
+        follower, lease = self._follower, self._owner.lease
+        span, sent = follower.span, follower.sent
+        due = sent + int(span / CONFIRMATIONS_PER_SPAN * NANOSECONDS)
+        gap = min(follower.readers * BELL_SECONDS_PER_READER, BELL_SHARE * span)
+        with _selector() as selector:
+            selector.register(self._receiver, selectors.EVENT_READ)
+            listens = False
+            while not self._stops and self._asked is None and self._owner.has_caches():
+                if bell.is_armed and bell.has_rung():
+                    due = min(due, sent + int(gap * NANOSECONDS))
+                if bell.is_armed and not listens:
+                    selector.register(bell, selectors.EVENT_READ)
+                elif listens and not bell.is_armed:
+                    selector.unregister(bell)
+                listens = bell.is_armed
+                seconds = (due - lease.now()) / NANOSECONDS
+                if seconds <= 0:
+                    return
+                selector.select(seconds)
+                self._clear_wakes()
+
+    def _clear_wakes(self) -> None:
+        with suppress(OSError):
+            while self._receiver.recv(4096):
+                pass
+
+    def _settle_asked(self) -> None:
+        with _lock:
+            asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.settle(confirmed=False)
+
+    def _close(self) -> None:
+        self._receiver.close()
+        self._sender.close()
+
+
+def _selector() -> selectors.BaseSelector:
+    """Returns a selector that a forked child does not share with its parent, where there is one."""
+    return getattr(selectors, "PollSelector", selectors.DefaultSelector)()
+
+
+_lock: Final = lock_across_forks()
