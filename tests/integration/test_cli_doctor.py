@@ -244,11 +244,12 @@ def test_missing_guarantees_without_role_and_info_give_a_warning(own_redis):
     server = own_redis(**WELL)
     url = url_without(server, "role", "info")
     found = doctor(**{URL: url})
-    [about_info, about_role] = found["warnings"]
+    [about_info, about_role, about_following] = found["warnings"]
     assert "does not answer INFO" in about_info
     assert "confirmed by the primary alone" in about_role
     assert "SARK_CACHE_REDIS_REPLICAS" in about_role
-    [_, about_role] = doctor(**{URL: url, "SARK_CACHE_REDIS_REPLICAS": "2"})["warnings"]
+    assert "refuses commands with which native caches share revocations: INFO" in about_following
+    [_, about_role, _] = doctor(**{URL: url, "SARK_CACHE_REDIS_REPLICAS": "2"})["warnings"]
     assert "confirmed by the primary and 2 replicas" in about_role
 
 
@@ -273,6 +274,26 @@ def test_commands_that_are_needed_later_are_warned_of(own_redis):
     assert "ACL SETUSER <user> +time" in about_time
     assert "nothing is served as soon as it has a replica" in about_wait
     assert "ACL SETUSER <user> +wait" in about_wait
+
+
+@pytest.mark.parametrize("command", ["hgetall", "hmget", "hexists", "hlen", "hdel", "xread"])
+def test_commands_with_which_native_caches_share_revocations_are_warned_of(own_redis, command):
+    server = own_redis(**WELL)
+    url = url_without(server, command)
+    [warning] = doctor(**{URL: url})["warnings"]
+    assert f"share revocations: {command.upper()} (NoPermissionError" in warning
+    assert f"ACL SETUSER <user> +{command}" in warning
+    for apart in ("SARK_CACHE_TIERED", "SARK_CACHE_USE_RUST_CACHE"):
+        assert doctor(**{URL: url, apart: "false"})["warnings"] == []
+
+
+@pytest.mark.parametrize("servers", ["fresh_sentinels", "fresh_cluster"])
+def test_a_failover_that_may_be_faster_than_the_leases_is_warned_of(servers, request):
+    url = request.getfixturevalue(servers).url
+    warnings = doctor(**{URL: url, "SARK_CACHE_MAX_STALENESS": "60"})["warnings"]
+    about_failovers = [warning for warning in warnings if "may be replaced" in warning]
+    assert about_failovers
+    assert all("(63 s)" in warning for warning in about_failovers)
 
 
 def test_missing_rights_to_keys_are_distinguished_from_missing_commands(own_redis):

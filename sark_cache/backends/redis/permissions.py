@@ -18,6 +18,8 @@ IN_SCRIPTS: Final = (
 """The commands that the scripts of `sark_cache.backends.redis.scripts` run."""
 FOR_READERS: Final = ("HGETALL", "HSETNX", "HDEL")
 """The commands without which a revocation waits for a whole span if a process reads the log."""
+FOR_TIERS: Final = ("HMGET", "HEXISTS", "HLEN", "XREAD")
+"""The further commands with which a tiered cache follows the log. Only `doctor` tries them."""
 FOR_REPLICAS: Final = "WAIT"
 """The command that is needed if there are replicas."""
 
@@ -71,7 +73,7 @@ class Findings:
 
     def needed(self, *, is_cluster: bool) -> dict[str, str]:
         """Returns the refused commands without which nothing may be served."""
-        spared = {"ROLE", "TIME", *FOR_READERS}
+        spared = {"ROLE", "TIME", *FOR_READERS, *FOR_TIERS}
         if not is_cluster:
             spared.add("INFO")
         if not self.replicas:

@@ -15,7 +15,9 @@ from sark_cache._core.keys import prefix_of
 from sark_cache.backends.redis.log import InvalidationLog
 from sark_cache.backends.redis.permissions import (
     CHECK,
+    FOR_READERS,
     FOR_REPLICAS,
+    FOR_TIERS,
     FORBIDDEN,
     Findings,
     in_scripts,
@@ -36,11 +38,14 @@ from sark_cache.cli._redis import (
 from sark_cache.cli.flags import storage as rollouts
 from sark_cache.cli.flags.storage import RolloutAtStart
 from sark_cache.rollout.manager import INITIAL
+from sark_cache.selection.registry import is_tiered
 
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
 
 PINGS = 20
+SILENCE_SECONDS = 3.0
+"""The time after which a native cache notices that a primary has lost its replicas."""
 
 OF_KEYS = "for the cache's keys"
 """Ends the reason of a command that is refused for its key alone."""
@@ -60,6 +65,12 @@ def tried(key: str) -> dict[str, tuple[str | int, ...]]:
         "XADD": ("XADD", key, "NOMKSTREAM", "*", "n", ""),
         "XRANGE": ("XRANGE", key, "-", "+", "COUNT", 1),
         "XREVRANGE": ("XREVRANGE", key, "+", "-", "COUNT", 1),
+        "XREAD": ("XREAD", "COUNT", 1, "STREAMS", key, "$"),
+        "HGETALL": ("HGETALL", key),
+        "HMGET": ("HMGET", key, "n"),
+        "HEXISTS": ("HEXISTS", key, "n"),
+        "HLEN": ("HLEN", key),
+        "HDEL": ("HDEL", key, "n"),
         "TIME": ("TIME",),
         "SCAN": ("SCAN", 0, "MATCH", key, "COUNT", 1),
         "WAIT": ("WAIT", 0, 1),
@@ -69,6 +80,8 @@ def tried(key: str) -> dict[str, tuple[str | int, ...]]:
     }
 
 
+FAILOVER_SETTINGS = {"sentinel": "down-after-milliseconds", "cluster": "cluster-node-timeout"}
+"""The setting that says when a silent primary may be replaced, by topology."""
 TOPOLOGIES = {"": "server", "unix": "server", "sentinel": "sentinel", "cluster": "cluster"}
 
 
@@ -97,6 +110,8 @@ class ExaminedServer:
     maxmemory_policy: str | None = None
     cluster_state: str | None = None
     """The state of its cluster: `ok` or `fail`."""
+    failover_seconds: float | None = None
+    """The time after which Sentinels or the cluster may replace it if it does not answer."""
 
 
 @dataclass(slots=True)
@@ -153,6 +168,7 @@ def _examine_primaries(found: Examination, client: Any, settings: "CacheSettings
                 f"{InvalidationLog(settings.namespace).key}.doctor",
             )
             _examine(server, primary.client, keys)
+            server.failover_seconds = _failover_seconds(client, primary.client, found.topology)
             if is_cluster(client):
                 state: dict[str, str] = primary.client.execute_command("CLUSTER INFO")
                 server.cluster_state = state.get("cluster_state")
@@ -203,6 +219,20 @@ def _read(server: ExaminedServer, info: dict[str, Any]) -> None:
     server.maxmemory_policy = info.get("maxmemory_policy")
     if "aof_enabled" in info:
         server.appends = bool(info["aof_enabled"])
+
+
+def _failover_seconds(client: Any, primary: Any, topology: str) -> float | None:  # noqa: ANN401
+    """Returns the time after which a silent primary may be replaced. None: it is not shown."""
+    with suppress(Exception):  # many users may not ask for it
+        if topology == "cluster":
+            return float(primary.config_get("cluster-node-timeout")["cluster-node-timeout"]) / 1e3
+        if topology == "sentinel":
+            pool = client.connection_pool
+            [state, *_] = [
+                one.sentinel_master(pool.service_name) for one in pool.sentinel_manager.sentinels
+            ]
+            return float(state["down-after-milliseconds"]) / 1e3
+    return None
 
 
 def _try(server: ExaminedServer, client: Any, key: str) -> dict[str, str]:  # noqa: ANN401 - of either library
@@ -257,6 +287,8 @@ def _judge_server(found: Examination, server: ExaminedServer, settings: "CacheSe
     if server.role == "replica":
         found.problems.append(f"{server.address} is a replica, which stores and revokes nothing")
     _judge_permissions(found, server, settings)
+    if is_tiered(settings) and settings.use_rust_cache:
+        _judge_following(found, server, settings)
     _judge_storage(found, server)
 
 
@@ -299,6 +331,28 @@ def _judge_permissions(
             f"(ROLE: {server.refused['ROLE']}): a revocation is confirmed by {confirm}, and it is "
             "not guaranteed that it survives a failover to any other. SARK_CACHE_REDIS_REPLICAS "
             "says how many have to confirm it"
+        )
+
+
+def _judge_following(found: Examination, server: ExaminedServer, settings: "CacheSettings") -> None:
+    """Adds what keeps native caches from sharing revocations, or from doing it in time."""
+    names = (*FOR_READERS, *FOR_TIERS, "INFO")
+    needed = {name: server.refused[name] for name in names if name in server.refused}
+    if needed:
+        commands = ", ".join(f"{name} ({reason})" for name, reason in needed.items())
+        found.warnings.append(
+            f"{server.address} refuses commands with which native caches share revocations: "
+            f"{commands}. Users get Redis instead, and a revocation may wait for "
+            f"SARK_CACHE_MAX_STALENESS{_cure(needed, settings)}"
+        )
+    enough = settings.max_staleness + SILENCE_SECONDS
+    if server.failover_seconds is not None and server.failover_seconds < enough:
+        setting = FAILOVER_SETTINGS[found.topology]
+        found.warnings.append(
+            f"{server.address} may be replaced {server.failover_seconds:g} s after it was cut off "
+            f"({setting}): a process that is cut off together with it may serve a decision for up "
+            f"to 3 s after its revocation. Raise {setting} above SARK_CACHE_MAX_STALENESS plus 3 s "
+            f"({enough:g} s), or lower SARK_CACHE_MAX_STALENESS"
         )
 
 
