@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 import sark_cache
-from sark_cache.cli import invalidate, self_check
+from sark_cache.cli import invalidate, self_check, watch
 from sark_cache.cli._exit import MEANINGS
 from sark_cache.cli._options import Command, Group, help_text
 from sark_cache.cli.demo import command as demo
@@ -48,6 +48,7 @@ def _add(
 
 _add(doctor.doctor, doctor.HELP, doctor.EXAMPLES)
 _add(invalidate.invalidate, invalidate.HELP, invalidate.EXAMPLES)
+_add(watch.watch_consistency, watch.HELP, watch.EXAMPLES)
 _add(demo.demo, demo.HELP, demo.EXAMPLES)
 
 
