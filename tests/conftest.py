@@ -5,9 +5,10 @@ from hypothesis import settings
 
 from sark_cache import RustPolicyCache
 from sark_cache._core import arguments
+from sark_cache.backends.redis import cache as redis
 
 # A revocation waits for a span if its cache has just connected. Few tests are about that.
-arguments.DEFAULT_MAX_STALENESS = arguments.MIN_MAX_STALENESS
+redis.SPAN_SECONDS = arguments.MIN_MAX_STALENESS
 
 pytest_plugins = ["limits", "servers.fixtures"]
 

@@ -109,6 +109,10 @@ def get_rust_policy_cache(
         RuntimeError: The compiled module is not available.
         SettingsError: A variable of the environment is wrong. The message names the variables.
     """
+    for kind in (LinkedTieredPolicyCache, LinkedRustPolicyCache):
+        opened = _caches.get(kind)
+        if isinstance(opened, kind) and not opened.closed and not _stand_ins:
+            return opened
     settings = settings_in_force()
     if settings is not None and is_tiered(settings):
         return get_or_create(

@@ -14,6 +14,10 @@ from sark_cache.backends.tiered import TieredPolicyCache
 PATIENT = {"connect_timeout": 10, "command_timeout": 10}
 
 
+# A miss for the want of a lease is no fault. How long a revocation waits is tested elsewhere.
+LONG_LEASES = {"max_staleness": 30, "settle": False}
+
+
 BACKENDS = ["native", "redis", "valkey", "cluster", "sentinel", "tiered"]
 
 
@@ -40,6 +44,8 @@ async def _caches_on(request, backend):
         async def new(kind=kind, **settings):
             if servers:
                 settings |= PATIENT
+            if backend == "tiered":
+                settings |= LONG_LEASES
             cache = await caches.enter_async_context(kind(*servers, **settings))
             assert await cache.health_check() is True
             return cache

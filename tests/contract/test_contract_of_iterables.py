@@ -31,11 +31,15 @@ every_kind = pytest.mark.parametrize("once", ONCE.values(), ids=ONCE)
 async def any_cache(request, caches_on):
     """Each backend in turn, and a cache that selects between two of them."""
     if request.param == "selected":
-        settings = {"redis_connect_timeout": 10, "redis_command_timeout": 10}
+        settings = {"redis_connect_timeout": 10, "redis_command_timeout": 10, "max_staleness": 30}
+        settings["settle"] = False
         settings["redis_url"] = request.getfixturevalue("fresh_redis").url
         selection = Selection(CacheSettings(rust_cache_rollout_pct=50, **settings))
-        assert {selection.choose(user).backend for user in USERS} == {"native", "redis"}
-        yield SelectedPolicyCache(selection)
+        assert {selection.choose(user).backend for user in USERS} == {"tiered", "redis"}
+        cache = SelectedPolicyCache(selection)
+        # What a tiered cache stores before it knows the log is not served afterwards.
+        assert await cache.health_check()
+        yield cache
         selection.close()
         await close_policy_caches()
     else:

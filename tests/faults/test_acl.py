@@ -121,6 +121,7 @@ async def test_without_this_command_a_tiered_cache_serves_nothing(own_redis, com
 
 
 async def test_users_get_redis_while_the_server_lets_no_process_follow_the_log(own_redis, caplog):
+    await close_policy_caches()  # those of other tests
     server = own_redis()
     url = allow(server, without=["INFO"])
     chosen = use_settings(CacheSettings(redis_url=url, redis_connect_timeout=10))

@@ -52,6 +52,7 @@ T = TypeVar("T")
 DEFAULT_URL = "redis://localhost:6379/0"
 CONNECT_SECONDS = 0.05
 COMMAND_SECONDS = 0.25
+SPAN_SECONDS = arguments.DEFAULT_MAX_STALENESS
 CLOSE_SECONDS = 1.0
 """The maximum time, in seconds, that `close` waits for running revocations."""
 
@@ -145,9 +146,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         self._recorder = MetricsRecorder(self.backend)
         self._store: Final = DecisionStore(
             arguments.read_namespace(namespace),
-            arguments.read_max_staleness(
-                _first_given(max_staleness, arguments.DEFAULT_MAX_STALENESS)
-            ),
+            arguments.read_max_staleness(_first_given(max_staleness, SPAN_SECONDS)),
             self._on_append,
         )
         self._connections: Final = ConnectionPerLoop(

@@ -18,7 +18,7 @@ from sark_cache.backends.native import RustPolicyCache
 from sark_cache.backends.tiered.own_records import OwnRecords
 from sark_cache.backends.tiered.reader import EXIT_SECONDS
 from sark_cache.backends.tiered.revoker import Revoker
-from sark_cache.backends.tiered.thread import Asked
+from sark_cache.backends.tiered.thread import Asked, ReaderThread
 from sark_cache.metrics import SETTLE_BOUNDS_SECONDS, CacheMetrics, LatencyHistogram
 from sark_cache.types import Context
 
@@ -302,11 +302,13 @@ class TieredPolicyCache(RustPolicyCache):
         thread = self._reader.detach(self)
         return Deferred(lambda: self._end(here, thread))
 
-    async def _end(self, here: Coroutine[object, None, None], thread: Future[None] | None) -> None:
+    async def _end(self, here: Coroutine[object, None, None], thread: ReaderThread | None) -> None:
         await here
         await self._revoker.close()
         if thread is not None:
-            await _wait(thread, EXIT_SECONDS)
+            await _wait(thread.ended, EXIT_SECONDS)
+            if thread.ended.done():
+                thread.thread.join()  # it has nothing left to do
 
     # For the compiled base
 

@@ -14,7 +14,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future
 from functools import partial
 from typing import Final
 
@@ -86,13 +85,13 @@ class Reader:
         with _lock:
             self._caches[number] = (weakref.ref(cache, collected), own_records, span)
 
-    def detach(self, cache: Target) -> Future[None] | None:
-        """Removes a cache. Returns the end of the thread if it was the last one."""
+    def detach(self, cache: Target) -> ReaderThread | None:
+        """Removes a cache. Returns the thread, which ends, if it was the last one."""
         with _lock:
             self._caches.pop(id(cache), None)
             thread = None if self._caches else self._running()
         self._wake()
-        return None if thread is None else thread.ended
+        return thread
 
     def ask(self) -> Asked | None:
         """Asks for a confirmation that is sent after this call. Starts the thread.

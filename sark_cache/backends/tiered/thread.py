@@ -168,10 +168,11 @@ class ReaderThread:
                     pause = min(2 * pause, LAST_PAUSE_SECONDS)
         finally:
             self._owner.retire(self, always=True)
+            self._settle_asked()
+            self._close()
             with _lock:
                 self.ended.set_result(None)
             self._settle_asked()
-            self._close()
 
     def _goes_on(self) -> bool:
         return not self._owner.retire(self, always=self._stops)

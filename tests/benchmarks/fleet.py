@@ -1,0 +1,198 @@
+"""Measures a fleet of tiered caches: the time of a revocation, and the cost of idle readers.
+
+`python tests/benchmarks/fleet.py [--save FILE]`, with `PYTHONPATH=tests/support:tests/benchmarks`.
+
+Each process has one tiered cache that serves hits. The revoking process has one, too, and knows the
+log for a span before the first measurement. Every reader of the idle fleet has its own thread and
+connections, as in a process of its own; ten of them share a process, to fit on one machine.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from sark_cache import TieredPolicyCache
+from servers import Server
+from tiers import tier
+
+PROCESSES = (4, 32)
+RATES = (1, 10, 100)
+"""Revocations in a second."""
+SECONDS = 10.0
+"""The time for each rate."""
+SLOWEST = 30
+"""The minimum number of revocations for each rate."""
+IDLE_READERS = 200
+READERS_OF_A_PROCESS = 10
+IDLE_SECONDS = 20.0
+
+MEMBER = """
+import asyncio, sys
+from tiers import tier
+
+async def main(url, readers):
+    caches = [tier(url, max_staleness=1.0) for _ in range(readers)]
+    for cache in caches:
+        assert await cache.confirm()
+        await cache.set("alice", "read", "doc", {"allow": True})
+    print("ready", flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    for cache in caches:
+        await cache.close()
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+
+@contextmanager
+def fleet(url, processes, readers=1):
+    """Starts processes with tiered caches, and provides them once all are registered."""
+    with ExitStack() as stack:
+        members = []
+        for _ in range(processes):
+            member = subprocess.Popen(
+                [sys.executable, "-c", MEMBER, url, str(readers)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            stack.callback(member.wait)
+            stack.callback(member.stdin.close)
+            members.append(member)
+        for member in members:
+            assert member.stdout.readline() == "ready\n"
+        yield members
+
+
+async def revocations(cache, rate):
+    """Returns the durations of revocations at a rate, in seconds, in rising order."""
+    durations = []
+    began = time.monotonic()
+    count = max(SLOWEST, int(rate * SECONDS))
+    rate = max(rate, SLOWEST / (3 * SECONDS))
+    tasks = []
+
+    async def revoke(number):
+        called = time.perf_counter()
+        await cache.invalidate(f"user-{number}")
+        durations.append(time.perf_counter() - called)
+
+    for number in range(count):
+        await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
+        tasks.append(asyncio.create_task(revoke(number)))
+    await asyncio.gather(*tasks)
+    return sorted(durations)
+
+
+def figures(durations):
+    """Returns the figures of durations, in milliseconds."""
+    at = lambda part: durations[min(len(durations) - 1, int(part * len(durations)))]  # noqa: E731
+    return {
+        "revocations": len(durations),
+        "p50_ms": round(1e3 * at(0.5), 2),
+        "p99_ms": round(1e3 * at(0.99), 2),
+        "longest_ms": round(1e3 * durations[-1], 2),
+    }
+
+
+async def measure_revocations(server):
+    """Returns the figures for each number of processes and each rate."""
+    found = {}
+    for processes in PROCESSES:
+        with fleet(server.url, processes) as members:
+            async with TieredPolicyCache(server.url, command_timeout=5.0) as cache:
+                assert await cache.confirm()
+                await asyncio.sleep(1.2)
+                for rate in RATES:
+                    name = f"{processes} processes, {rate} revocations a second"
+                    found[name] = figures(await revocations(cache, rate))
+                    show(name, found[name])
+                members[0].send_signal(signal.SIGSTOP)
+                called = time.perf_counter()
+                await cache.invalidate("alice")
+                name = f"{processes} processes, one of them stopped"
+                found[name] = {"ms": round(1e3 * (time.perf_counter() - called), 1)}
+                show(name, found[name])
+                members[0].send_signal(signal.SIGCONT)
+        server.command("FLUSHALL")
+    return found
+
+
+def cpu_seconds(pid):
+    """Returns the processor time of a process, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure_idle_readers(server):
+    """Returns the share of a core that idle readers cost the server, in percent."""
+    with fleet(server.url, IDLE_READERS // READERS_OF_A_PROCESS, READERS_OF_A_PROCESS):
+        time.sleep(2.0)
+        before, began = cpu_seconds(server.pid), time.monotonic()
+        time.sleep(IDLE_SECONDS)
+        spent = cpu_seconds(server.pid) - before
+        share = 100 * spent / (time.monotonic() - began)
+    found = {"readers": IDLE_READERS, "max_staleness": 1.0, "percent_of_a_core": round(share, 2)}
+    show("idle readers", found)
+    return found
+
+
+async def measure_hits(server, turns=60, count=5_000):
+    """Returns the median time of a hit with and without a tier, in nanoseconds, in one run."""
+    from sark_cache import RustPolicyCache
+
+    native, tiered = RustPolicyCache(), tier(server.url, max_staleness=1.0)
+    assert await tiered.confirm()
+    request = ("alice", "read", "doc:1")
+    times = {"native": [], "tiered": []}
+    for cache in (native, tiered):
+        await cache.set(*request, {"allow": True, "reason": "owner"})
+    for _ in range(turns):
+        for name, cache in (("native", native), ("tiered", tiered)):
+            get = cache.get_decision
+            began = time.perf_counter_ns()
+            for _ in range(count):
+                await get(*request)
+            times[name].append((time.perf_counter_ns() - began) / count)
+    await tiered.close()
+    medians = {f"{name}_ns": round(statistics.median(each), 1) for name, each in times.items()}
+    differences = [one - other for one, other in zip(times["tiered"], times["native"], strict=True)]
+    found = {**medians, "difference_ns": round(statistics.median(differences), 1)}
+    show("hit, get_decision", found)
+    return found
+
+
+def show(name, found):
+    """Prints the figures of one measurement."""
+    sys.stdout.write(f"{name}: {json.dumps(found)}\n")
+    sys.stdout.flush()
+
+
+def main():
+    """Measures all, and saves the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--save", type=Path, metavar="FILE", help="writes the figures as JSON")
+    options = parser.parse_args()
+    server = Server()
+    try:
+        found = {
+            "hit": asyncio.run(measure_hits(server)),
+            "revocations": asyncio.run(measure_revocations(server)),
+            "idle_readers": measure_idle_readers(server),
+        }
+    finally:
+        server.stop()
+    if options.save:
+        options.save.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
