@@ -30,7 +30,7 @@ def test_it_measures_each_round_and_prints_a_histogram(fresh_redis):
 
 
 async def test_it_counts_the_processes_that_applied_the_revocation(fresh_redis):
-    async with opened(tier(fresh_redis.url), tier(fresh_redis.url)):
+    async with opened(*(tier(fresh_redis.url, max_staleness=0.1) for _ in range(2))):
         arguments = ("--rounds", "5", "--every", "0.01", "--json")
         ended = await asyncio.to_thread(watch, fresh_redis, *arguments)
     assert (ended.code, ended.err) == (0, "")
