@@ -45,13 +45,13 @@ def forks() -> int:
     return _forks
 
 
-def lock_across_forks() -> threading.Lock:
-    """Returns a lock that a forked child never inherits in the locked state.
+def lock_across_forks() -> threading.RLock:
+    """Returns a reentrant lock that a forked child never inherits from another thread.
 
     A fork waits until the lock is free, so hold it only for moments. Acquire several such locks in
     the reverse order of their creation.
     """
-    lock = threading.Lock()
+    lock = threading.RLock()
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(
             before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release

@@ -141,6 +141,35 @@ print(bad == [0] * 60)
 
 
 @needs_fork
+def test_a_child_that_is_forked_during_an_import_of_the_settings_can_get_its_cache():
+    assert run(
+        """
+import os, signal, sys, threading, time
+from sark_cache import get_rust_policy_cache
+importing = threading.Event()
+
+class SlowFinder:
+    def find_spec(self, name, path, target=None):
+        if name == "sark_cache.settings":
+            importing.set()
+            time.sleep(0.5)
+
+sys.meta_path.insert(0, SlowFinder())
+thread = threading.Thread(target=get_rust_policy_cache)
+thread.start()
+importing.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(10)
+    get_rust_policy_cache()
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+thread.join()
+"""
+    ) == ["0"]
+
+
+@needs_fork
 def test_a_child_can_log_faults_and_get_its_process_cache_whatever_the_parent_did():
     assert run(
         """

@@ -5,7 +5,9 @@ pydantic-settings there are no settings, and only the variable with the server's
 """
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from sark_cache._core.poller import lock_across_forks
 
 if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 URL_VARIABLE = "SARK_CACHE_REDIS_URL"
 
 _in_force: "CacheSettings | None" = None
+_reading: Final = lock_across_forks()
+"""Held while settings are read. A child that is forked while another thread imports a module, or
+creates pydantic's validators, would wait forever for what that thread holds."""
 
 
 def put_in_force(settings: "CacheSettings") -> None:
@@ -36,11 +41,12 @@ def settings_in_force() -> "CacheSettings | None":
     """
     if _in_force is not None:
         return _in_force
-    try:
-        from sark_cache.settings import CacheSettings  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError:
-        return None
-    return CacheSettings.from_environment()
+    with _reading:
+        try:
+            from sark_cache.settings import CacheSettings  # noqa: PLC0415 - an extra
+        except ModuleNotFoundError:
+            return None
+        return CacheSettings.from_environment()
 
 
 def url_in_environment() -> str | None:
