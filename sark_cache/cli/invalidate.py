@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from contextvars import copy_context
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -12,7 +11,7 @@ from rich.text import Text
 
 from sark_cache._core.arguments import check_pattern
 from sark_cache.backends.redis import PolicyCache
-from sark_cache.backends.redis.settle import progress
+from sark_cache.backends.redis.settle import Progress, progress
 from sark_cache.cli._exit import ExitCode, FailureError, ending
 from sark_cache.cli._options import AsJSON, RedisURL
 from sark_cache.cli._output import (
@@ -245,11 +244,9 @@ def _revoke(settings: "CacheSettings", what: Revoked, *, is_quiet: bool) -> Revo
             counted_readers = counted(readers, "process", "processes")
             complain("ok", f"{of_them:,} of {counted_readers} with a native cache applied it")
 
-    shows = copy_context()
-    shows.run(progress.set, show)
     try:
         # The client of a cluster has long steps, of which asyncio's debug mode would warn.
-        entries = shows.run(asyncio.run, _revoke_with(cache, what), debug=False)
+        entries = asyncio.run(_revoke_with(cache, what, show), debug=False)
     except InvalidationError as error:
         raise FailureError(ExitCode.WRONG, str(error)) from None
     except KeyboardInterrupt:
@@ -259,7 +256,8 @@ def _revoke(settings: "CacheSettings", what: Revoked, *, is_quiet: bool) -> Revo
     return Revocation(entries, processes, applied)
 
 
-async def _revoke_with(cache: PolicyCache, what: Revoked) -> int:
+async def _revoke_with(cache: PolicyCache, what: Revoked, show: Progress) -> int:
+    progress.set(show)
     async with cache:
         if what.pattern is not None:
             return await cache.invalidate_pattern(what.pattern)

@@ -10,7 +10,6 @@ import signal
 from collections import deque
 from collections.abc import Collection, Generator
 from contextlib import contextmanager, suppress
-from contextvars import copy_context
 from dataclasses import asdict, dataclass, field
 from secrets import token_hex
 from time import perf_counter, strftime
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from sark_cache.backends.redis import PolicyCache
-from sark_cache.backends.redis.settle import progress
+from sark_cache.backends.redis.settle import LostError, progress
 from sark_cache.cli._exit import ExitCode, FailureError, ending
 from sark_cache.cli._options import AsJSON, RedisURL
 from sark_cache.cli._output import console, counted, duration, remark, rows, title, write_json
@@ -163,7 +162,6 @@ class _Watch:
             replicas=settings.redis_replicas,
             max_staleness=settings.max_staleness,
         )
-        self._bound = 1.1 * settings.max_staleness + GRACE_SECONDS
         self._watched = watched
         self._exported = exported
         self._is_quiet = is_quiet
@@ -171,11 +169,12 @@ class _Watch:
     async def run(self, every: float, rounds: int | None) -> None:
         """Runs rounds until the number is reached, or Ctrl-C."""
         stopped = asyncio.Event()
+        progress.set(self._note)
         with _stopping(stopped):
             async with self._cache:
                 # A process believes acknowledgements when it has known the log for a span.
                 await self._cache.health_check()
-                await self._pause(stopped, self._bound)
+                await self._pause(stopped, self._cache.settle_limit)
                 while not stopped.is_set() and self._watched.rounds != rounds:
                     await self._round()
                     if self._watched.rounds != rounds:
@@ -194,12 +193,10 @@ class _Watch:
         await self._cache.set(*canary, decision, ttl_seconds=60)
         began = perf_counter()
         try:
-            noted = copy_context()
-            noted.run(progress.set, self._note)
-            await asyncio.create_task(self._revoke(canary[0]), context=noted)
+            await self._cache.invalidate(canary[0])
         except InvalidationError as error:
             watched.unconfirmed += 1
-            if "does not have it" in str(error):
+            if isinstance(error.__cause__, LostError):
                 self._violate(f"a confirmed revocation was lost: {error}")
             else:
                 self._say("warning", str(error))
@@ -210,13 +207,11 @@ class _Watch:
         self._count(spent)
         if await self._cache.get(*canary) is not None:
             self._violate("Redis served the decision after its revocation")
-        if spent > self._bound:
-            self._violate(f"a revocation took {duration(spent)}; its bound is {self._bound:g} s")
+        bound = self._cache.settle_limit + GRACE_SECONDS
+        if spent > bound:
+            self._violate(f"a revocation took {duration(spent)}; its bound is {bound:g} s")
         processes = counted(watched.processes, "process", "processes")
         self._say("ok", f"{duration(spent)}, applied by {watched.applied} of {processes}")
-
-    async def _revoke(self, user_id: str) -> None:
-        await self._cache.invalidate(user_id)
 
     def _note(self, applied: int, processes: int) -> None:
         self._watched.applied, self._watched.processes = applied, processes

@@ -1,4 +1,4 @@
-"""Measures a fleet of tiered caches: the time of a revocation, and the cost of idle readers.
+"""Measures a fleet of tiered caches: revocations, idle readers, and a reader that was away.
 
 `python tests/benchmarks/fleet.py [--save FILE]`, with `PYTHONPATH=tests/support:tests/benchmarks`.
 
@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from sark_cache import TieredPolicyCache
+from sark_cache.backends.redis.log import InvalidationLog
 from servers import Server
 from tiers import tier
 
@@ -49,6 +50,35 @@ async def main(url, readers):
         await cache.close()
 
 asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+
+AWAY = """
+import asyncio, json, resource, sys, time
+from tiers import tier
+
+async def main(url):
+    cache = tier(url, max_size=100_000, max_staleness=1.0)
+    assert await cache.confirm()
+    for number in range(50_000):
+        await cache.set(f"kept-{number}", "read", "doc", {"allow": True})
+    gaps = []
+    ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print("ready", flush=True)
+    seen = time.monotonic()
+    while not ended.done():
+        await asyncio.sleep(0.001)
+        now = time.monotonic()
+        if now - seen > 0.005:
+            gaps.append((seen, now))
+        seen = now
+    applied = cache.metrics.foreign_revocations
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(json.dumps([gaps, applied, cache.metrics.flushes, grown]), flush=True)
+    await cache.close()
+
+asyncio.run(main(sys.argv[1]))
 """
 
 
@@ -94,7 +124,10 @@ async def revocations(cache, rate):
 
 def figures(durations):
     """Returns the figures of durations, in milliseconds."""
-    at = lambda part: durations[min(len(durations) - 1, int(part * len(durations)))]  # noqa: E731
+
+    def at(part):
+        return durations[min(len(durations) - 1, int(part * len(durations)))]
+
     return {
         "revocations": len(durations),
         "p50_ms": round(1e3 * at(0.5), 2),
@@ -145,6 +178,44 @@ def measure_idle_readers(server):
     return found
 
 
+def measure_replay(server, records):
+    """Returns how a process that was away catches up with records, and what that costs it."""
+    member = subprocess.Popen(
+        [sys.executable, "-c", AWAY, server.url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with member:
+        assert member.stdout.readline() == "ready\n"
+        member.send_signal(signal.SIGSTOP)
+        log = InvalidationLog("")
+        for start in range(0, records, 10_000):
+            numbers = range(start, min(start + 10_000, records))
+            server.commands(*(log.append({"user_id": f"user-{number}"}) for number in numbers))
+        resumed = time.monotonic()
+        member.send_signal(signal.SIGCONT)
+        [[newest, _]] = server.command("XREVRANGE", log.key, "+", "-", "COUNT", 1)
+        while newest not in server.command("HVALS", log.readers):
+            time.sleep(0.001)
+        caught_up = time.monotonic()
+        member.stdin.write("\n")
+        member.stdin.flush()
+        gaps, applied, flushes, grown = json.loads(member.stdout.readline())
+    blocked = max((end - max(begin, resumed) for begin, end in gaps if end > resumed), default=0.0)
+    server.command("FLUSHALL")
+    found = {
+        "records": records,
+        "applied": applied,
+        "flushes": flushes,
+        "seconds": round(caught_up - resumed, 3),
+        "event_loop_blocked_ms": round(1e3 * blocked, 1),
+        "memory_grown_mib": round(grown / 1024, 1),
+    }
+    show("replay", found)
+    return found
+
+
 async def measure_hits(server, turns=60, count=5_000):
     """Returns the median time of a hit with and without a tier, in nanoseconds, in one run."""
     from sark_cache import RustPolicyCache
@@ -186,6 +257,7 @@ def main():
         found = {
             "hit": asyncio.run(measure_hits(server)),
             "revocations": asyncio.run(measure_revocations(server)),
+            "replay": [measure_replay(server, records) for records in (10_000, 1_000_000)],
             "idle_readers": measure_idle_readers(server),
         }
     finally:

@@ -1,6 +1,7 @@
 """`sark-cache watch-consistency` measures how long a fleet can serve a revoked decision."""
 
 import asyncio
+import json
 import signal
 import sys
 import urllib.request
@@ -8,10 +9,12 @@ import urllib.request
 import pytest
 
 from commands import URL, sark_cache, started
-from servers.host import free_port
+from servers.host import free_port, wait_until
 from tiers import opened, tier
 
+LOG = "{policy:decision}.log"
 READERS = "{policy:decision}.readers"
+SUSPECTS = "{policy:decision}.suspects"
 QUICK = {"SARK_CACHE_MAX_STALENESS": "0.1"}
 
 
@@ -49,15 +52,29 @@ def test_decisions_of_services_are_not_revoked(fresh_redis):
     assert [key for key in keys if "canary" not in key] == [other]
 
 
-async def test_a_revocation_beyond_its_bound_breaks_a_promise(fresh_redis):
-    """A process with a longer span does not answer."""
-    fresh_redis.command("SET", "{policy:decision}.span", 1_500)
+def test_a_confirmed_revocation_that_is_lost_breaks_a_promise(own_redis):
+    """The server comes back empty while the revocation waits for a process that does not answer."""
+    server = own_redis()
+    variables = QUICK | {URL: server.url, "SARK_CACHE_MAX_STALENESS": "3"}
+    with started("watch-consistency", "--rounds", "1", "--json", **variables) as process:
+        wait_until(lambda: server.command("XLEN", LOG) == 1, "it knows the log")
+        server.command("HSET", READERS, "f" * 32, "1-1")
+        # It marks a silent process only after the revocation is confirmed.
+        wait_until(lambda: server.command("HLEN", SUSPECTS) == 1, "it waits")
+        server.kill()
+        server.start()
+        out, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    [violation] = json.loads(out)["violations"]
+    assert "a confirmed revocation was lost" in violation
+
+
+async def test_the_bound_is_that_of_the_longest_span_of_a_process(fresh_redis):
     async with opened(tier(fresh_redis.url, max_staleness=1.5)):
         fresh_redis.command("HSET", READERS, "f" * 32, "1-1")
         ended = await asyncio.to_thread(watch, fresh_redis, "--rounds", "1", "--json")
-    assert ended.code == 1
-    [violation] = ended.document["violations"]
-    assert "a revocation took 1." in violation
+    assert ended.code == 0
+    assert ended.document["longest_seconds"] >= 1.1 * 1.5
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
@@ -93,7 +110,7 @@ def test_the_measurements_are_served_for_prometheus(fresh_redis):
     arguments = ("watch-consistency", "--every", "0.01", "--prometheus", str(port))
     with started(*arguments, **variables) as process:
         assert "applied by" in process.stdout.readline()
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
             text = answer.read().decode()
     assert "sark_cache_watch_violations_total 0.0" in text
     assert "sark_cache_watch_unconfirmed_total 0.0" in text

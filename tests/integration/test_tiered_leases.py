@@ -73,23 +73,6 @@ async def test_when_the_log_answers_again_what_was_cached_serves_on(cache, serve
     assert cache.metrics.flushes == flushes
 
 
-async def test_what_was_revoked_without_a_reader_is_not_served_afterwards(cache, server):
-    cache._reader._thread._fork = object()  # its thread seems to belong to another process
-    code = """
-        import asyncio, sys
-        from sark_cache.backends.redis import PolicyCache
-
-        async def main():
-            async with PolicyCache(sys.argv[1], command_timeout=10) as cache:
-                await cache.invalidate("alice")
-
-        asyncio.run(main())
-    """
-    await asyncio.to_thread(run, code, server.url)
-    assert await cache.confirm()
-    assert await cache.get(*ALICE) is None
-
-
 async def test_a_deny_that_is_set_without_a_lease_takes_the_place_of_the_allow(cache, server):
     server.pause()
     await lapsed(cache)

@@ -1,4 +1,4 @@
-"""What one process stored and another one revoked is not served, for every way to revoke."""
+"""No process serves a decision that another process revoked, for every way to revoke."""
 
 import asyncio
 
@@ -246,3 +246,9 @@ async def test_processes_revoke_each_other(fresh_redis, here):
     """
     assert await asyncio.to_thread(run, code, fresh_redis.url) == []
     await until_gone(here, ALICE)
+
+
+async def test_a_delete_that_cannot_be_read_counts_once(here, caplog):
+    assert await here.delete(*ALICE, {"at": object()}) is False
+    assert here.metrics.errors == 1
+    assert len(caplog.records) == 1

@@ -1,4 +1,4 @@
-"""Which server a reader of the log believes."""
+"""A reader of the log believes only a primary that has all records."""
 
 from dataclasses import replace
 

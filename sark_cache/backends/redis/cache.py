@@ -31,7 +31,7 @@ from sark_cache.backends.redis.connections import ConnectionPerLoop
 from sark_cache.backends.redis.loads import Lifetime, LoadRunner
 from sark_cache.backends.redis.lookup import LookupResult
 from sark_cache.backends.redis.request import KeyedRequest, can_be_fields, can_be_tag
-from sark_cache.backends.redis.settle import LostError
+from sark_cache.backends.redis.settle import LostError, whole
 from sark_cache.backends.redis.stamp import Stamp
 from sark_cache.backends.redis.store import DecisionStore, Revoked
 from sark_cache.backends.redis.writer import DecisionWriter
@@ -738,6 +738,14 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         return self._recorder.settlements.histogram(bounds)
 
     @property
+    def settle_limit(self) -> float:
+        """The maximum time, in seconds, that a revocation waits after its record was appended.
+
+        It is 1.1 times the longest `max_staleness` that this cache knows of the processes.
+        """
+        return whole(self._store.settling.longer(None))
+
+    @property
     def circuit_open(self) -> bool:
         """True while the circuit of the server is open, on a cluster that of any primary."""
         return self._connections.has_open_circuit
@@ -900,7 +908,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
         If the context's own code raised an error, the coroutine raises an `InvalidationError`.
         """
-        self._recorder.fault("delete", str(error))
+        self._note_unreadable("delete", str(error))
         if error.__cause__ is None:
             return Deferred(_return_false)
         unconfirmed, cause = self._unconfirmed("delete", str(error)), error.__cause__
@@ -909,6 +917,10 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             raise unconfirmed from cause
 
         return self._revocations.begin("delete", fail)
+
+    def _note_unreadable(self, operation: str, reason: str) -> None:
+        """Counts and logs a request that cannot be read."""
+        self._recorder.fault(operation, reason)
 
     async def _confirm(
         self, operation: str, revoke: Callable[[GuardedConnection], Awaitable[Revoked]]

@@ -26,6 +26,16 @@ remains valid until the next record, because no record is newer. Every older pos
 The log is cut by its length. A limit by age would remove the last item of a log without news, and
 with it the position of every process. `MAX_RECORDS` items of about 110 bytes take 2 MB.
 
+These keys beside the log describe its *readers*, the processes that follow it with a native cache:
+
+| key | |
+|---|---|
+| `.readers` | a hash: the id of each reader, and the id of the last record that it has applied |
+| `.suspects` | a hash: the id of each silent reader, and the *mark* that a writer set for it |
+| `.span` | the *span* in milliseconds: a lease ends 0.9 spans after its request was sent |
+
+The field `generation` of `.readers` is random. A process that finds none sets one.
+
 The keys have a hash tag. So on a cluster all keys of the log are on one primary.
 """
 
@@ -54,9 +64,13 @@ class InvalidationLog:
     """
 
     def __init__(self, namespace: str, on_append: Callable[[str], None] | None = None) -> None:
-        self.key: Final = f"{{{namespace}{KEY_PREFIX}}}.log"
-        self.head: Final = f"{{{namespace}{KEY_PREFIX}}}.head"
+        stem = f"{{{namespace}{KEY_PREFIX}}}"
+        self.key: Final = f"{stem}.log"
+        self.head: Final = f"{stem}.head"
         self.keys: Final = (self.key, self.head)
+        self.readers: Final = f"{stem}.readers"
+        self.suspects: Final = f"{stem}.suspects"
+        self.span: Final = f"{stem}.span"
         self._on_append: Final = on_append
 
     def query(self, since: str | None) -> RedisCommand:

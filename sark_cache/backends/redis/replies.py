@@ -38,8 +38,6 @@ class At(NamedTuple):
 class Fleet(NamedTuple):
     """The processes that read the log, and the state of the log, at one moment."""
 
-    run: str
-    """The id of the server's run. Empty: the server does not report it."""
     replication: str
     """The id of the replication. Empty: the server is no primary, or does not report it."""
     generation: str
@@ -146,9 +144,8 @@ def appended(reply: object) -> str | None:
 
 def fleet(reply: Sequence[object]) -> Fleet:
     """Reads the state of the log and of its readers."""
-    run, replication, generation, span, readers, behind, record, known, marks = _items(reply, 9)
+    replication, generation, span, readers, behind, record, known, marks = _items(reply, 8)
     return Fleet(
-        text(run),
         text(replication),
         text(generation),
         _span(text(span)),

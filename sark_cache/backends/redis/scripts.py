@@ -380,10 +380,6 @@ local function is_there(position)
   local item = id and redis.call('XRANGE', log, id, id)[1]
   return item and name(item) == position and 1 or 0
 end
-local function info(section)
-  local text = redis.pcall('INFO', section)
-  return type(text) == 'string' and text or ''
-end
 local function pairs_of(key)
   local found, items = {}, redis.call('HGETALL', key)
   for i = 1, #items, 2 do found[items[i]] = items[i + 1] end
@@ -412,10 +408,10 @@ for id, at in pairs(applied) do
     end
   end
 end
-local replication = info('replication')
+local replication = redis.pcall('INFO', 'replication')
+if type(replication) ~= 'string' then replication = '' end
 local is_primary = string.match(replication, 'role:(%a+)') == 'master'
 return {
-  string.match(info('server'), 'run_id:(%x+)') or '',
   is_primary and string.match(replication, 'master_replid:(%x+)') or '',
   generation or '', redis.call('GET', KEYS[5]) or '', count, behind,
   is_there(record) == 1 and record or '', is_there(ARGV[2]), marks
@@ -423,10 +419,9 @@ return {
 """
 )
 """log, head, readers, suspects, span, position of the record or '', known position or '', mark or
-'', maximum number of marks, nonce, new generation -> id of the run, id of the replication or '',
-generation or '', milliseconds or '', number of readers, number of readers behind the record,
-position of the record or '' if it is not in the log, is the known position there, marks of readers
-behind the record
+'', maximum number of marks, nonce, new generation -> id of the replication or '', generation or '',
+milliseconds or '', number of readers, number of readers behind the record, position of the record
+or '' if it is not in the log, is the known position there, marks of readers behind the record
 
 Without a record, the answer is about the newest one, and an empty log is begun. With a mark, each
 reader behind the record that has no mark gets it.

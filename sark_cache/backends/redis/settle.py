@@ -1,15 +1,7 @@
 """The wait after a revocation until no process serves the revoked decisions any more.
 
 A process with a tiered cache serves decisions from its own memory under a lease, and applies the
-records of the log there. It is a *reader* of the log. These keys describe the readers:
-
-| key | |
-|---|---|
-| `.readers` | a hash: the id of each reader, and the id of the last record that it has applied |
-| `.suspects` | a hash: the id of each silent reader, and the *mark* that a writer set for it |
-| `.span` | the *span* in milliseconds: a lease ends 0.9 spans after its request was sent |
-
-The field `generation` of `.readers` is random. A process that finds none sets one.
+records of the log there. It is a *reader* of the log (see `log`).
 
 A revocation is settled when every reader has applied its record, or at the latest 1.1 spans after
 the server answered the append. The clocks of two processes may differ in speed by 10 %. So after
@@ -26,8 +18,9 @@ A reader that stopped cannot acknowledge. A writer marks it. A reader gets no le
 mark, and removes the mark when it registers again. If a mark has stood for 1.1 spans, the reader
 has no lease, and is removed.
 
-One script reads all of this in one step, 6 µs of the server without readers. The first reply comes
-with the confirmation of the revocation, so a log without readers costs no round trip.
+One script reads all of this in one step. It takes about 30 µs of the server, and 1 µs more for each
+reader. The first reply comes with the confirmation of the revocation, so a log without readers
+costs no round trip.
 """
 
 import asyncio
@@ -41,7 +34,7 @@ from sark_cache._core.errors import UnavailableError
 from sark_cache.backends.redis import replies, scripts
 from sark_cache.backends.redis.connection import GuardedConnection, RedisCommand
 from sark_cache.backends.redis.invalidation import primary_of_log
-from sark_cache.backends.redis.log import nonce
+from sark_cache.backends.redis.log import InvalidationLog, nonce
 from sark_cache.backends.redis.lookup import boot_time
 from sark_cache.backends.redis.primary import RefusedError
 from sark_cache.backends.redis.replies import Fleet
@@ -122,17 +115,12 @@ class Settling:
     """The readers of one log, from the side of a process that revokes.
 
     Args:
-        log: The key of the log.
+        log: The log.
         span: The span of this process, in seconds.
     """
 
-    def __init__(self, log: str, span: float) -> None:
-        name = log.removesuffix(".log")
+    def __init__(self, log: InvalidationLog, span: float) -> None:
         self._log: Final = log
-        self._head: Final = f"{name}.head"
-        self._readers: Final = f"{name}.readers"
-        self._suspects: Final = f"{name}.suspects"
-        self._span_key: Final = f"{name}.span"
         self._longest = span
         """The longest span that this process knows: its own, or one that the log had."""
         self.standing = Standing()
@@ -152,7 +140,8 @@ class Settling:
             mark: The mark for readers that have not applied the record. Empty: none is set.
         """
         standing = self.standing
-        keys = (self._log, self._head, self._readers, self._suspects, self._span_key)
+        log = self._log
+        keys = (*log.keys, log.readers, log.suspects, log.span)
         parts = (record, standing.position or "", mark, MAX_MARKS, nonce(), token_hex(16))
         return Question(("EVAL", scripts.SETTLE, 5, *keys, *parts), standing, boot_time())
 
@@ -187,7 +176,7 @@ class Settling:
     def has_stood(self, question: Question, fleet: Fleet) -> bool:
         """Returns whether this process had stood for a whole span when it asked."""
         since = question.standing.since
-        return _continues(question, fleet) and question.asked_at >= since + _whole(
+        return _continues(question, fleet) and question.asked_at >= since + whole(
             self.longer(fleet)
         )
 
@@ -224,13 +213,13 @@ class Settling:
         now = boot_time()
         span = self.longer(fleet)
         for mark, (seen_at, _) in tuple(self._marks.items()):
-            if now > seen_at + 10 * _whole(span):  # it was removed, by another process maybe
+            if now > seen_at + 10 * whole(span):  # it was removed, by another process maybe
                 self._marks.pop(mark, None)
         for mark in fleet.marks:
             seen_at, task = self._marks.get(mark, (now, None))
             if task is None or task.done() or not task.get_loop().is_running():
                 task = asyncio.create_task(
-                    self._forget(connect, mark, seen_at + _whole(span)), name="sark-cache silent"
+                    self._forget(connect, mark, seen_at + whole(span)), name="sark-cache silent"
                 )
                 self._marks[mark] = (seen_at, task)
 
@@ -239,7 +228,7 @@ class Settling:
         await asyncio.sleep(max(0.0, due - boot_time()))
         with suppress(Exception):  # the mark stands, and the next revocation sees it again
             await primary_of_log(connect()).run(
-                ("EVAL", scripts.FORGET, 2, self._readers, self._suspects, mark)
+                ("EVAL", scripts.FORGET, 2, self._log.readers, self._log.suspects, mark)
             )
             self._marks.pop(mark, None)
 
@@ -285,7 +274,7 @@ class _Wait:
         """Returns the time, in seconds, that the wait may still take. 0: it is over."""
         if self._is_settled:
             return 0
-        return max(0.0, self._appended.answered_at + _whole(self._span) - boot_time())
+        return max(0.0, self._appended.answered_at + whole(self._span) - boot_time())
 
     async def ask(self) -> None:
         """Asks which readers have applied the record. Marks the silent ones once.
@@ -299,7 +288,7 @@ class _Wait:
         first = self._first
         if fleet is None or first is None or bool(first.replication) > bool(fleet.replication):
             return  # no answer, or it is no primary any more
-        if fleet.run != first.run and fleet.record is None:
+        if fleet.replication != first.replication and fleet.record is None:
             raise LostError
         if marks:
             self._marks_at = float("inf")
@@ -323,7 +312,7 @@ def _continues(question: Question, fleet: Fleet) -> bool:
     return fleet.has_known and history.is_known and question.standing.history == history
 
 
-def _whole(span: float) -> float:
+def whole(span: float) -> float:
     """Returns the time, in seconds, after which each lease that was valid before it has ended."""
     return DRIFT * span + MARGIN_SECONDS
 

@@ -6,7 +6,6 @@ converts them to misses and faults.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from secrets import token_hex
@@ -33,6 +32,7 @@ from sark_cache.backends.redis.log_record import LogRecord, fields_of, logged
 from sark_cache.backends.redis.lookup import LookupResult, boot_time, result_of
 from sark_cache.backends.redis.news import News
 from sark_cache.backends.redis.primary import Primary
+from sark_cache.backends.redis.removal import collect_yielding, remove_keys
 from sark_cache.backends.redis.replies import At, Held
 from sark_cache.backends.redis.request import KeyedRequest
 from sark_cache.backends.redis.settle import Appended, Question, Settling
@@ -40,8 +40,6 @@ from sark_cache.backends.redis.write import Fence, Write, WriteOutcome, marker_o
 
 CHUNK = 500
 """The maximum number of commands, or of keys of one command, that are sent at once."""
-YIELD_SECONDS = 0.005
-"""The time, in seconds, after which a comparison of keys yields to the event loop."""
 T = TypeVar("T")
 
 WRITES_PER_SCRIPT = 100
@@ -76,7 +74,7 @@ class DecisionStore:
         self._log: Final = InvalidationLog(namespace, on_append)
         self.log: Final = self._log.key
         self.news: Final = News()
-        self.settling = Settling(self.log, span)
+        self.settling = Settling(self._log, span)
         """The readers of the log. A tiered cache shares it with the reader of its process."""
 
     async def look_up(
@@ -411,7 +409,7 @@ class DecisionStore:
         asks: bool,
     ) -> Revoked:
         async def remove(primary: Primary, keys: list[str]) -> int:
-            return await _remove_keys(primary, await _collect_yielding(matching(keys)), tags)
+            return await remove_keys(primary, await collect_yielding(matching(keys)), tags)
 
         return await self._revoke(
             connection, record, lambda servers: scan_all(servers, pattern, remove), asks=asks
@@ -495,39 +493,6 @@ async def _send(
         part = slice(start, start + CHUNK)
         answers += await connection.commands(deadline, keys[part], commands[part])
     return answers
-
-
-async def _collect_yielding(found: Iterable[str | None]) -> list[str]:
-    """Returns the keys that are found. Yields to the event loop each `YIELD_SECONDS`.
-
-    Args:
-        found: The keys, and None for a step that found none.
-    """
-    keys: list[str] = []
-    began = time.monotonic()
-    for key in found:
-        if key is not None:
-            keys.append(key)
-        if time.monotonic() - began > YIELD_SECONDS:
-            await asyncio.sleep(0)
-            began = time.monotonic()
-    return keys
-
-
-async def _remove_keys(primary: Primary, keys: list[str], tags: Sequence[str]) -> int:
-    async def remove(part: Sequence[str]) -> int:
-        if not tags and primary.takes_many_keys:
-            removed = await primary.run(("UNLINK", *part))
-        elif not tags:
-            removed = await primary.run(*(("UNLINK", key) for key in part))
-        elif primary.takes_many_keys:
-            removed = await primary.run(("EVAL", scripts.REMOVE_TAGGED, len(part), *part, *tags))
-        else:
-            one = scripts.REMOVE_TAGGED
-            removed = await primary.run(*(("EVAL", one, 1, key, *tags) for key in part))
-        return sum(replies.read(replies.count, one) for one in removed)
-
-    return await primary.in_parts(keys, remove)
 
 
 def _read(reader: Callable[[Any], T], reply: object) -> T | UnavailableError:

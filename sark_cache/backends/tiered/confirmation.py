@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple, TypeGuard, TypeVar
 from sark_cache._core.errors import UNREADABLE, UnavailableError, describe
 from sark_cache.backends.redis import replies
 from sark_cache.backends.redis.connection import RedisCommand
+from sark_cache.backends.redis.log import InvalidationLog
 from sark_cache.backends.tiered.authority import Replication, read_replication
 
 T = TypeVar("T")
@@ -33,24 +34,6 @@ GENERATION: Final = "generation"
 
 _ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 _NONCE: Final = re.compile(r"[0-9a-f]{16}")
-
-
-class LogKeys(NamedTuple):
-    """The keys of one log that its readers use. They are in one slot."""
-
-    log: str
-    readers: str
-    """A hash: the id of each reader, and the id of the last item that it has applied."""
-    suspects: str
-    """A hash: the id of each silent reader, and the mark of the writer that waits for it."""
-    span: str
-    """The span in milliseconds."""
-
-    @classmethod
-    def of(cls, log: str) -> "LogKeys":
-        """Returns the keys that belong to the key of a log."""
-        stem = log.removesuffix(".log")
-        return cls(log, f"{stem}.readers", f"{stem}.suspects", f"{stem}.span")
 
 
 class Position(NamedTuple):
@@ -103,27 +86,27 @@ class Confirmation(NamedTuple):
 # The commands
 
 
-def confirmation(keys: LogKeys, reader: str, position: Position) -> list[RedisCommand]:
+def confirmation(log: InvalidationLog, reader: str, position: Position) -> list[RedisCommand]:
     """Returns the commands of a confirmation, given the id of the reader and its position."""
     return [
         ("MULTI",),
-        ("HMGET", keys.readers, reader, GENERATION),
-        ("HEXISTS", keys.suspects, reader),
-        ("HLEN", keys.readers),
-        ("GET", keys.span),
-        ("XRANGE", keys.log, position.id, "+", "COUNT", PAGE),
+        ("HMGET", log.readers, reader, GENERATION),
+        ("HEXISTS", log.suspects, reader),
+        ("HLEN", log.readers),
+        ("GET", log.span),
+        ("XRANGE", log.key, position.id, "+", "COUNT", PAGE),
         ("INFO", "replication"),
         ("EXEC",),
     ]
 
 
 def registration(
-    keys: LogKeys, reader: str, former: Sequence[str], applied: Position, span_ms: int
+    log: InvalidationLog, reader: str, former: Sequence[str], applied: Position, span_ms: int
 ) -> list[RedisCommand]:
     """Returns the commands that register a reader.
 
     Args:
-        keys: The keys of the log.
+        log: The log.
         reader: The id of the reader.
         former: The ids that it had before. Their registrations are removed.
         applied: The last item that all its caches have applied.
@@ -131,13 +114,13 @@ def registration(
     """
     removed: list[RedisCommand] = []
     if former:
-        removed = [("HDEL", keys.readers, *former), ("HDEL", keys.suspects, *former)]
+        removed = [("HDEL", log.readers, *former), ("HDEL", log.suspects, *former)]
     return [
         ("MULTI",),
-        ("HSETNX", keys.readers, GENERATION, token_hex(16)),
-        ("HSET", keys.readers, reader, applied.id),
-        ("HDEL", keys.suspects, reader),
-        ("SET", keys.span, span_ms, "NX"),
+        ("HSETNX", log.readers, GENERATION, token_hex(16)),
+        ("HSET", log.readers, reader, applied.id),
+        ("HDEL", log.suspects, reader),
+        ("SET", log.span, span_ms, "NX"),
         *removed,
         ("EXEC",),
     ]

@@ -23,7 +23,7 @@ from logging import getLogger
 from secrets import token_hex
 from typing import Final, NamedTuple, Protocol
 
-from sark_cache._core.compiled import Lease
+from sark_cache._core.compiled import Lease, PolicyStore
 from sark_cache._core.errors import UnavailableError, describe
 from sark_cache.backends.redis import replies
 from sark_cache.backends.redis.connection import RedisCommand
@@ -41,7 +41,6 @@ from sark_cache.backends.tiered.confirmation import (
     PAGE,
     Confirmation,
     LoggedItem,
-    LogKeys,
     Position,
     confirmation,
     executed,
@@ -50,7 +49,7 @@ from sark_cache.backends.tiered.confirmation import (
     registration,
 )
 from sark_cache.backends.tiered.own_records import OwnRecords
-from sark_cache.backends.tiered.records import BEGIN, FLUSH, Call, Target, calls_of
+from sark_cache.backends.tiered.records import BEGIN, FLUSH, Call, calls_of
 
 logger: Final = getLogger("sark_cache")
 
@@ -75,7 +74,7 @@ NANOSECONDS: Final = 1e9
 class Member(NamedTuple):
     """A cache that a reader keeps coherent."""
 
-    cache: Target
+    cache: PolicyStore
     own_records: OwnRecords
     """The records that the cache made."""
     span: float
@@ -135,14 +134,13 @@ class LogFollower:
         settling: Settling,
         members: Callable[[], Sequence[Member]],
     ) -> None:
-        self.keys: Final = LogKeys.of(log.key)
+        self.log: Final = log
         self.position: Position | None = None
         """The position up to which all records were applied. None: none was adopted yet."""
         self.sent = 0
         """The lease's time before the last confirmation was sent, in nanoseconds."""
         self.readers = 1
         """The number of readers at the last confirmation."""
-        self._log: Final = log
         self._prefix: Final = prefix
         self._lease: Final = lease
         self._settling: Final = settling
@@ -172,7 +170,7 @@ class LogFollower:
         while tries < MAX_TRIES and self._members():
             position = self.position or self._adopt(connection)
             self.sent = sent = self._lease.now()
-            asked = confirmation(self.keys, identity.id, position)
+            asked = confirmation(self.log, identity.id, position)
             reply = read_confirmation(connection.ask(*asked))
             verdict = self._judge(connection, reply.replication, sent / NANOSECONDS)
             if verdict is Verdict.LEAVE:
@@ -208,10 +206,10 @@ class LogFollower:
         Raises:
             Exception: There is no reply.
         """
-        connection.ask(("HDEL", self.keys.readers, identity.id, *identity.former))
+        connection.ask(("HDEL", self.log.readers, identity.id, *identity.former))
 
     def _adopt(self, connection: Asking) -> Position:
-        [reply] = connection.ask(("XREVRANGE", self.keys.log, "+", "-", "COUNT", 1))
+        [reply] = connection.ask(("XREVRANGE", self.log.key, "+", "-", "COUNT", 1))
         items = replies.read(read_items, _no_error(reply))
         if not items:
             items = self._begin_log(connection)
@@ -222,7 +220,7 @@ class LogFollower:
         return self.position
 
     def _begin_log(self, connection: Asking) -> list[LoggedItem]:
-        [reply] = connection.ask(self._log.append({"begun": True}))
+        [reply] = connection.ask(self.log.append({"begun": True}))
         appended = replies.read(replies.appended, _no_error(reply))
         if appended is None:
             message = "the server has no memory for the log"
@@ -301,7 +299,7 @@ class LogFollower:
         """
         if self.position is not None:
             identity.may_be_registered = True
-            connection.ask(("HSET", self.keys.readers, identity.id, self.position.id))
+            connection.ask(("HSET", self.log.readers, identity.id, self.position.id))
 
     def _register(self, connection: Asking, identity: Identity) -> None:
         spans = self._spans()
@@ -309,7 +307,7 @@ class LogFollower:
             return
         span_ms = max(1, round(min(spans) * 1e3))
         former = tuple(identity.former)
-        asked = registration(self.keys, identity.id, former, self.position, span_ms)
+        asked = registration(self.log, identity.id, former, self.position, span_ms)
         identity.may_be_registered = True
         executed(connection.ask(*asked))
         identity.former.clear()
@@ -318,7 +316,7 @@ class LogFollower:
         return [member.span for member in self._members()]
 
 
-def _call_all(cache: Target, calls: Iterable[Call]) -> None:
+def _call_all(cache: PolicyStore, calls: Iterable[Call]) -> None:
     for name, arguments in calls:
         getattr(cache, name)(*arguments)
 

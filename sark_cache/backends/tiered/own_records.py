@@ -28,6 +28,3 @@ class OwnRecords:
     def take(self, nonce: str) -> bool:
         """Returns whether a record is an own one that was not seen before. Marks it as seen."""
         return self._nonces.pop(nonce, self) is None
-
-    def __len__(self) -> int:
-        return len(self._nonces)

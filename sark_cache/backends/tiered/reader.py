@@ -19,7 +19,7 @@ from typing import Final
 
 from sark_cache._core.arguments import MIN_MAX_STALENESS
 from sark_cache._core.blocking_clients import Connect
-from sark_cache._core.compiled import Lease
+from sark_cache._core.compiled import Lease, PolicyStore
 from sark_cache._core.errors import describe
 from sark_cache._core.fault_log import FaultLog
 from sark_cache._core.keys import prefix_of
@@ -30,7 +30,6 @@ from sark_cache.backends.redis.settle import Settling
 from sark_cache.backends.tiered.connection import LogConnection
 from sark_cache.backends.tiered.follower import LogFollower, Member
 from sark_cache.backends.tiered.own_records import OwnRecords
-from sark_cache.backends.tiered.records import Target
 from sark_cache.backends.tiered.thread import Asked, ReaderThread
 
 EXIT_SECONDS: Final = 2.0
@@ -49,7 +48,7 @@ class Reader:
     def __init__(self, connect: Connect, namespace: str, command_timeout: float) -> None:
         log = InvalidationLog(namespace)
         self.lease: Final = Lease()
-        self.settling: Final = Settling(log.key, MIN_MAX_STALENESS)
+        self.settling: Final = Settling(log, MIN_MAX_STALENESS)
         """The readers of the log, for the revocations of the caches."""
         self.follower: Final = LogFollower(
             log, prefix_of(namespace), self.lease, self.settling, self.members
@@ -60,13 +59,13 @@ class Reader:
         """The server's error if it refuses a command that a reader needs. None: it does not."""
         self._connect: Final = partial(LogConnection, connect, log.key, command_timeout)
         self._command_timeout: Final = command_timeout
-        self._caches: dict[int, tuple[weakref.ref[Target], OwnRecords, float]] = {}
+        self._caches: dict[int, tuple[weakref.ref[PolicyStore], OwnRecords, float]] = {}
         self._thread: ReaderThread | None = None
         self._faults: Final = FaultLog("tiered")
 
     # For the caches
 
-    def attach(self, cache: Target, own_records: OwnRecords, span: float) -> None:
+    def attach(self, cache: PolicyStore, own_records: OwnRecords, span: float) -> None:
         """Adds a cache, before it has any entry. Keeps no strong reference to it.
 
         Args:
@@ -85,7 +84,7 @@ class Reader:
         with _lock:
             self._caches[number] = (weakref.ref(cache, collected), own_records, span)
 
-    def detach(self, cache: Target) -> ReaderThread | None:
+    def detach(self, cache: PolicyStore) -> ReaderThread | None:
         """Removes a cache. Returns the thread, which ends, if it was the last one."""
         with _lock:
             self._caches.pop(id(cache), None)

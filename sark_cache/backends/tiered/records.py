@@ -14,7 +14,7 @@ context of a record is ignored, so it covers the decisions for all contexts of i
 """
 
 import re
-from typing import Any, Final, Protocol, TypeAlias, TypeGuard, cast
+from typing import Any, Final, TypeAlias, TypeGuard, cast
 
 from sark_cache._core.json import parse_json
 from sark_cache._core.keys import parts_of
@@ -28,28 +28,11 @@ _KNOWN: Final = frozenset({*_FIELDS, "context", "tags"})
 _HASHED: Final = re.compile(r"#[0-9a-f]{32}")
 
 Call: TypeAlias = tuple[str, tuple[Any, ...]]
-"""The name of a method of `Target`, and its arguments."""
+"""The name of a method of `PolicyStore`, and its arguments."""
 
 FLUSH: Final[tuple[Call, ...]] = (("_flush", ()),)
 BEGIN: Final[tuple[Call, ...]] = (("_begin_to_follow", ()),)
 """The same as a flush, before a cache knows any position of the log. It is not counted."""
-
-
-class Target(Protocol):
-    """A native cache, as far as records are applied to it."""
-
-    def _note_foreign(
-        self,
-        user_id: str | None,
-        action: str | None,
-        resource: str | None,
-        policy: str | None,
-        tags: list[str],
-    ) -> None: ...
-    def _note_foreign_key(self, text: str) -> None: ...
-    def _note_foreign_pattern(self, pattern: str) -> None: ...
-    def _flush(self) -> None: ...
-    def _begin_to_follow(self) -> None: ...
 
 
 def calls_of(record: str | None, prefix: str) -> tuple[Call, ...]:

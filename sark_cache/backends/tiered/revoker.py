@@ -80,6 +80,9 @@ class Revoker(PolicyCache):
             "set", lambda connection: self._store.invalidate(connection, scope, ()), int
         )
 
+    def _note_unreadable(self, operation: str, reason: str) -> None:
+        """Does nothing: the native cache has counted and logged the request."""
+
     def _unconfirmed(self, operation: str, reason: str) -> InvalidationError:
         return InvalidationError(
             f"{operation} could not be confirmed by the log: {reason}. It is in effect in this "

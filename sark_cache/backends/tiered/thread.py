@@ -200,7 +200,7 @@ class ReaderThread:
                     self._confirm(confirmer)
                     if bell is None:  # not before the first request is answered
                         bell = Bell(
-                            self._open(closing), self._follower.keys.log, self._command_timeout
+                            self._open(closing), self._follower.log.key, self._command_timeout
                         )
                     if self._follower.position is not None:
                         seconds = self._follower.span / CONFIRMATIONS_PER_SPAN
