@@ -179,10 +179,14 @@ async def test_a_stamp_from_before_the_first_reply_stores_nothing_once(own_redis
     assert await cache.set(*ALICE, ALLOW, stamp=cache.stamp()) is True
 
 
+def history_of(server):
+    return server.info("replication")["master_replid"][:16]
+
+
 def append(server, *fields, number="*"):
     """Appends a record that no version of this package has written."""
     added = server.command("XADD", LOG, number, "n", "f" * 16, *fields)
-    server.command("SET", HEAD, f"{added}.{'f' * 16}")
+    server.command("SET", HEAD, f"{added}.{'f' * 16} {history_of(server)}")
 
 
 async def test_a_trimmed_log_stores_no_older_decision(own_redis, open_cache):
@@ -361,16 +365,29 @@ async def test_a_malformed_value_is_a_miss_and_is_replaced(own_redis, open_cache
         lambda: cache.set(*ALICE, ALLOW),
         lambda: cache.invalidate(tags=["any"]),
     ):
-        server.command("SET", KEY, NONSENSE[nonsense], "EX", 60)
+        server.command("SET", KEY, f"{history_of(server)} {NONSENSE[nonsense]}", "EX", 60)
         assert await cache.get(*ALICE) is None
         assert await cache.get_batch([ALICE]) == [None]
         await heal()
         assert await cache.get(*ALICE) in (ALLOW, None)
         assert await cache.delete(*ALICE) in (True, False)
     assert cache.metrics.errors >= 6
-    server.command("SET", KEY, NONSENSE[nonsense], "EX", 60)
+    server.command("SET", KEY, f"{history_of(server)} {NONSENSE[nonsense]}", "EX", 60)
     await cache.get_or_load(*ALICE, load)
     assert await cache.get(*ALICE) == ALLOW
+
+
+async def test_an_entry_without_the_history_of_its_server_is_a_miss_and_is_replaced(
+    own_redis, open_cache
+):
+    server = own_redis()
+    cache = await open_cache(server.url)
+    entry = {"key": KEY, "context": "none", "ttl": 60, "tags": [], "decision": ALLOW}
+    for value in (json.dumps(entry), f" {json.dumps(entry)}", f"{'0' * 16} {json.dumps(entry)}"):
+        server.command("SET", KEY, value, "EX", 60)
+        assert await cache.get(*ALICE) is None
+        await cache.get_or_load(*ALICE, load)
+        assert await cache.get(*ALICE) == ALLOW
 
 
 async def test_a_value_of_another_type_is_a_miss_and_is_replaced(own_redis, open_cache):

@@ -215,7 +215,6 @@ WELL = {"save": "", "appendonly": True}
     [
         ({"maxmemory": "64mb", "maxmemory_policy": "allkeys-lru"}, "evicts any key .*allkeys-lru"),
         ({"maxmemory_policy": "allkeys-random"}, "evicts any key .*allkeys-random"),
-        ({"save": "3600 1"}, r"saves snapshots \(save 3600 1\)"),
         ({"appendonly": False}, r"keeps no append-only file \(appendonly no\)"),
     ],
 )
@@ -238,6 +237,7 @@ def test_a_well_configured_server_gives_no_warning(own_redis):
     [examined] = found["redis"]["servers"]
     assert (examined["snapshots"], examined["appends"]) == ("", True)
     assert examined["counts_replicas"] is True
+    assert examined["reports_history"] is True
 
 
 def test_missing_guarantees_without_role_and_info_give_a_warning(own_redis):
@@ -312,12 +312,12 @@ def test_missing_rights_to_keys_are_distinguished_from_missing_commands(own_redi
     assert doctor(**settings)["problems"] == []
 
 
-def test_an_unreadable_snapshot_setting_is_reported(own_redis):
-    server = own_redis(**WELL)
-    url = url_without(server, "config|get")
-    output = sark_cache("doctor", **{URL: url}).out
-    assert "; does not show whether it saves snapshots (CONFIG GET)\n" in output
-    assert "CONFIG GET" not in sark_cache("doctor", **{URL: server.url}).out
+@pytest.mark.parametrize("save", ["3600 1", ""])
+def test_a_restart_from_a_snapshot_that_nobody_would_notice_gives_a_warning(own_redis, save):
+    server = own_redis(**(WELL | {"save": save}))
+    warnings = doctor(**{URL: url_without(server, "info")})["warnings"]
+    warned = any("does not report its master_replid (INFO)" in warning for warning in warnings)
+    assert warned is bool(save)
 
 
 def test_sentinels_that_do_not_answer_are_named_by_their_address():

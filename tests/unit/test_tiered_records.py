@@ -25,6 +25,7 @@ def read(record):
 
 def test_a_record_that_begins_the_log_revokes_nothing():
     assert read({"begun": True}) == ()
+    assert read({"history": "0123456789abcdef"}) == (), "the reader itself compares histories"
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,8 @@ def test_keys_of_this_namespace_are_revoked_one_by_one():
         {"pattern": 1},
         {"pattern": "\ud800"},
         {"begun": 1},
+        {"history": 1},
+        {"history": "0123456789abcdef", "user_id": "alice"},
         {"begun": True, "user_id": "alice"},
         {"user_id": 1},
         {"user_id": "\ud800"},

@@ -1,5 +1,7 @@
 """The format of an entry in Redis: one JSON object that names its own request.
 
+Before the object, the scripts store the history of the server and a space.
+
 | member | |
 |---|---|
 | `key` | the text of the key |

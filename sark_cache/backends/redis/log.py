@@ -18,10 +18,13 @@ A position whose item is not in the log is unknown: the log was cut, flushed, ev
 failover. Then nothing is stored. The nonce is needed because a server that lost items, or whose
 clock went back, may assign an id a second time.
 
-The *head*, a string beside the stream, holds the position of the last item. The script that appends
-a record writes both in one step, and nothing else appends. If the head is missing, the next look-up
-begins the log with a record that matches nothing. If the stream is missing, the head's position
-remains valid until the next record, because no record is newer. Every older position is unknown.
+The *head*, a string beside the stream, holds the position of the last item and the history of the
+server that wrote it (see `scripts`). The script that appends a record writes both in one step, and
+nothing else appends. If both are missing, the next look-up begins the log with a record that
+matches nothing. If the head is missing, or has another history, the next script appends a record
+with the member `history`, which matches every decision. If the stream is missing, the head's
+position remains valid until the next record, because no record is newer. Every older position is
+unknown.
 
 The log is cut by its length. A limit by age would remove the last item of a log without news, and
 with it the position of every process. `MAX_RECORDS` items of about 110 bytes take 2 MB.

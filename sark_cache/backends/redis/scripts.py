@@ -9,6 +9,13 @@ The head holds the position of the last record. To read it takes the server 1 µ
 end of the stream takes 5 to 10 µs. So a script reads the stream only if the head's position is not
 the known one.
 
+A server that was restarted may have an older state: decisions that were revoked, and a log without
+the revocation. Its id of the replication is another one then, and after a promotion too. This id,
+or the first 16 digits of it, is the *history*. The head holds the history of its record, and each
+value that of the server that stored it. If the head has another history, the next script appends a
+record that revokes everything. A value of another history counts as absent. A server that does not
+report the id has an empty one, and such a restart is not noticed.
+
 A stamp that was taken before this process knew any position has an *age* instead, `{age}:{time}`:
 the milliseconds since the stamp, and the time of the stamp by this process's clock. Both have a
 margin of `AGE_MARGIN_MS`. A record is older than the stamp if it is older by both clocks. If the
@@ -38,6 +45,40 @@ NEWS = 32
 MAX_RECORDS = 16_384
 """The number of records that the log keeps, and at most a node of the stream more."""
 
+_HISTORY = """
+local replication = redis.pcall('INFO', 'replication')
+if type(replication) ~= 'string' then replication = '' end
+local history = string.sub(string.match(replication, 'master_replid:(%x+)') or '', 1, 16)
+if not string.find(history, '[^0]') then history = '' end
+"""
+
+_TEXT = f"""
+-- Returns the history of a value and its text; nil if it has another form.
+local function parts(value) return string.match(value, '^(%x*) (.*)$') end
+local function is_reserved(text)
+  return text and string.sub(text, 1, {len(RESERVATION)}) == '{RESERVATION}'
+end
+"""
+
+_HELD = (
+    _HISTORY
+    + _TEXT
+    + """
+-- Returns the text that a key holds; false: none of this history; '': it cannot be read.
+local function held(key)
+  local value = redis.pcall('GET', key)
+  if not value then return false end
+  if type(value) == 'table' then return '' end
+  local of, text = parts(value)
+  if not of then return '' end
+  return of == history and text
+end
+local function hold(key, text, milliseconds)
+  redis.call('SET', key, history .. ' ' .. text, 'PX', milliseconds)
+end
+"""
+)
+
 _NAME = """
 local function name(item) return item[1] .. '.' .. (item[2][2] or '') end
 """
@@ -48,8 +89,17 @@ local function append(log, head, nonce, record)
   local id = redis.pcall('XADD', log, 'MAXLEN', '~', {MAX_RECORDS}, '*', 'n', nonce, 'r', record)
   if type(id) == 'table' then return id end
   local at = id .. '.' .. nonce
-  redis.call('SET', head, at)
+  redis.call('SET', head, at .. ' ' .. history)
   return at
+end
+-- Returns the position of the last record; nil: there is no log. If the log is of another history,
+-- revokes everything with a record that has this nonce, or returns the error.
+local function last(log, head, nonce)
+  local at, of = string.match(redis.call('GET', head) or '', '^(%S+) (%x*)$')
+  if at and of == history then return at end
+  if at or redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1] then
+    return append(log, head, nonce, '{{"history":"' .. history .. '"}}')
+  end
 end
 """
 
@@ -58,7 +108,7 @@ _POSITION = (
     + _APPEND
     + f"""
 local function position(log, head, nonce)
-  local at = redis.call('GET', head) or append(log, head, nonce, '{{"begun":true}}')
+  local at = last(log, head, nonce) or append(log, head, nonce, '{{"begun":true}}')
   -- If memory ran out, or this is a replica, there is no position.
   return type(at) == 'string' and at
 end
@@ -81,6 +131,7 @@ end
 
 _INVALIDATED = (
     _NAME
+    + _APPEND
     + f"""
 local function is_any_of(names, carried)
   for _, name in ipairs(carried) do
@@ -126,8 +177,10 @@ local function items_within(log, since)
   return redis.call('XRANGE', log, string.format('%.0f', before), '+', 'COUNT', {MAX_NEWER} + 1)
 end
 -- Returns the records since a position or an age; nil: too many, or it is unknown.
-local function newer(log, head, since)
-  if since == redis.call('GET', head) then return {{}} end
+local function newer(log, head, nonce, since)
+  local at = last(log, head, nonce)
+  if type(at) ~= 'string' then return nil end
+  if since == at then return {{}} end
   local id = string.match(since, '^(%d+%-%d+)%.')
   local items = id and items_after(log, since, id) or not id and items_within(log, since)
   if not items or #items > {MAX_NEWER} then return nil end
@@ -152,14 +205,15 @@ end
 """
 )
 
-_MAY_REPLACE = f"""
+_MAY_REPLACE = (
+    _HELD
+    + f"""
 -- Modes: 'always'; 'absent': nothing was stored since the look-up; 'replace': only the seen value.
 local function may_replace(key, marker, mode, seen, seen_marker)
   if mode == 'always' then return true end
-  local held = redis.pcall('GET', key)
-  if type(held) == 'table' then held = '' end
-  if mode == 'replace' then return held == seen end
-  if held and string.sub(held, 1, {len(RESERVATION)}) ~= '{RESERVATION}' then return false end
+  local text = held(key)
+  if mode == 'replace' then return text == seen end
+  if text and not is_reserved(text) then return false end
   local marked = redis.call('GET', marker)
   return not marked or marked == seen_marker
 end
@@ -170,6 +224,7 @@ local function mark_brief(marker, mode, ttl, id)
   end
 end
 """
+)
 
 
 def _minified(script: str) -> str:
@@ -179,10 +234,10 @@ def _minified(script: str) -> str:
 
 
 GET = _minified(
-    _POSITION
+    _HELD
+    + _POSITION
     + """
-local value = redis.pcall('GET', KEYS[1])
-if type(value) == 'table' then value = '' end
+local value = held(KEYS[1])
 local left = value and redis.call('PTTL', KEYS[1]) or 0
 local marked = not value and redis.call('GET', KEYS[2])
 if not KEYS[3] then return {value, left, marked} end
@@ -194,18 +249,18 @@ return {value, left, marked, at, news(KEYS[3], at, ARGV[2])}
 """key, marker [log, head], nonce, position -> value | nil, milliseconds left, marker | nil
 [position | nil, records | nil]
 
-A value that is not a string is ''. A hit at the given position returns only the value and the
+A value that cannot be read is ''. A hit at the given position returns only the value and the
 milliseconds.
 """
 
 GET_MANY = _minified(
-    _POSITION
+    _HELD
+    + _POSITION
     + """
 local count = tonumber(ARGV[1])
 local values = {}
 for i = 1, count do
-  local value = redis.pcall('GET', KEYS[i])
-  if type(value) == 'table' then value = '' end
+  local value = held(KEYS[i])
   values[2 * i - 1] = value
   values[2 * i] = value and redis.call('PTTL', KEYS[i]) or 0
 end
@@ -221,11 +276,12 @@ return values
 """keys [log, head], number of keys, nonce, position -> (value | nil, milliseconds left)...
 [position | nil, records | nil]
 
-A value that is not a string is ''.
+A value that cannot be read is ''.
 """
 
 POSITION = _minified(
-    _POSITION
+    _HISTORY
+    + _POSITION
     + """
 local at = position(KEYS[1], KEYS[2], ARGV[1])
 return {at, news(KEYS[1], at, ARGV[2])}
@@ -237,8 +293,10 @@ REMOVED = "removed"
 """The reply to a record for which there is no memory: the log was removed."""
 
 APPEND = _minified(
-    _APPEND
+    _HISTORY
+    + _APPEND
     + f"""
+last(KEYS[1], KEYS[2], string.reverse(ARGV[1]))
 local at = append(KEYS[1], KEYS[2], ARGV[1], ARGV[2])
 if type(at) == 'string' then return at end
 if not string.find(at.err, 'OOM', 1, true) then return at end
@@ -252,11 +310,11 @@ return '{REMOVED}'
 STORED, INVALIDATED, SUPERSEDED = 1, 0, -1
 
 STORE = _minified(
-    _INVALIDATED
-    + _MAY_REPLACE
+    _MAY_REPLACE
+    + _INVALIDATED
     + f"""
 local mode, id = ARGV[2], ARGV[5]
-local records = newer(KEYS[#KEYS - 1], KEYS[#KEYS], ARGV[1])
+local records = newer(KEYS[#KEYS - 1], KEYS[#KEYS], string.sub(id, 1, 16), ARGV[1])
 local outcomes = {{}}
 for i = 1, #KEYS / 2 - 1 do
   local key, marker = KEYS[2 * i - 1], KEYS[2 * i]
@@ -272,7 +330,7 @@ for i = 1, #KEYS / 2 - 1 do
     outcomes[i] = {INVALIDATED}
   elseif not free then outcomes[i] = {SUPERSEDED}
   else
-    redis.call('SET', key, value, 'PX', ttl)
+    hold(key, value, ttl)
     mark_brief(marker, mode, ttl, id)
     outcomes[i] = {STORED}
   end
@@ -291,7 +349,7 @@ RESERVE = _minified(
     _MAY_REPLACE
     + f"""
 if not may_replace(KEYS[1], KEYS[2], ARGV[2], ARGV[3], ARGV[4]) then return {SUPERSEDED} end
-redis.call('SET', KEYS[1], '{RESERVATION}' .. ARGV[1], 'PX', {RESERVED_MS})
+hold(KEYS[1], '{RESERVATION}' .. ARGV[1], {RESERVED_MS})
 mark_brief(KEYS[2], ARGV[2], ARGV[5], ARGV[1])
 return {STORED}
 """
@@ -299,54 +357,62 @@ return {STORED}
 """key, marker, id, mode, seen, seen marker, milliseconds -> STORED | SUPERSEDED"""
 
 VERIFY = _minified(
-    _INVALIDATED
+    _HISTORY
+    + _INVALIDATED
     + f"""
-local records = newer(KEYS[1], KEYS[2], ARGV[1])
+local records = newer(KEYS[1], KEYS[2], ARGV[2], ARGV[1])
 local outcomes = {{}}
-for i = 2, #ARGV do
-  outcomes[i - 1] = invalidated(records, cjson.decode(ARGV[i])) and {INVALIDATED} or {STORED}
+for i = 3, #ARGV do
+  outcomes[i - 2] = invalidated(records, cjson.decode(ARGV[i])) and {INVALIDATED} or {STORED}
 end
 return outcomes
 """
 )
-"""log, head, position, decisions... -> outcomes"""
+"""log, head, position, nonce, decisions... -> outcomes"""
 
-COMMIT = _minified(f"""
-if redis.call('GET', KEYS[1]) ~= '{RESERVATION}' .. ARGV[1] then return {INVALIDATED} end
+COMMIT = _minified(
+    _HELD
+    + f"""
+if held(KEYS[1]) ~= '{RESERVATION}' .. ARGV[1] then return {INVALIDATED} end
 if ARGV[2] == '' then
   redis.call('UNLINK', KEYS[1])
   redis.call('SET', KEYS[2], ARGV[1], 'PX', {MARKER_MS})
   return {INVALIDATED}
 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+hold(KEYS[1], ARGV[2], ARGV[3])
 return {STORED}
-""")
+"""
+)
 """key, marker, id, value or '', milliseconds -> STORED | INVALIDATED
 
 Without a value, it sets the marker: evaluations that are running are older than the decision.
 """
 
-REMOVE = _minified(f"""
+REMOVE = _minified(
+    _TEXT
+    + """
 local value = redis.pcall('GET', KEYS[1])
 redis.call('UNLINK', KEYS[1])
-if type(value) ~= 'string' or string.sub(value, 1, {len(RESERVATION)}) == '{RESERVATION}' then
-  return 0
-end
-return 1
-""")
+if type(value) ~= 'string' then return 0 end
+local _, text = parts(value)
+return is_reserved(text) and 0 or 1
+"""
+)
 """key -> number of decisions removed"""
 
-REMOVE_TAGGED = _minified(f"""
-local named = {{}}
+REMOVE_TAGGED = _minified(
+    _TEXT
+    + """
+local named = {}
 for _, tag in ipairs(ARGV) do named[tag] = true end
 local removed = 0
 for _, key in ipairs(KEYS) do
   local value = redis.pcall('GET', key)
-  local reserved = type(value) == 'string'
-    and string.sub(value, 1, {len(RESERVATION)}) == '{RESERVATION}'
+  local _, text = parts(type(value) == 'string' and value or '')
+  local reserved = is_reserved(text)
   local matches = reserved
   if type(value) == 'string' and not reserved then
-    local read, entry = pcall(cjson.decode, value)
+    local read, entry = pcall(cjson.decode, text or '')
     -- A value that cannot be read is not a decision, so nothing is lost.
     matches = not read or type(entry) ~= 'table' or type(entry.tags) ~= 'table'
     if not matches then
@@ -359,11 +425,13 @@ for _, key in ipairs(KEYS) do
   end
 end
 return removed
-""")
+"""
+)
 """keys, tags -> number of decisions removed"""
 
 SETTLE = _minified(
-    _POSITION
+    _HISTORY
+    + _POSITION
     + """
 local log, readers, suspects = KEYS[1], KEYS[3], KEYS[4]
 local record = ARGV[1] == '' and position(log, KEYS[2], ARGV[5]) or ARGV[1]
@@ -408,8 +476,6 @@ for id, at in pairs(applied) do
     end
   end
 end
-local replication = redis.pcall('INFO', 'replication')
-if type(replication) ~= 'string' then replication = '' end
 local is_primary = string.match(replication, 'role:(%a+)') == 'master'
 return {
   is_primary and string.match(replication, 'master_replid:(%x+)') or '',

@@ -260,7 +260,7 @@ class DecisionStore:
         subjects = [writes[at].subject for at in reserved]
         verify: RedisCommand = (
             *("EVAL", scripts.VERIFY, 2, *self._log.keys),
-            *(fence.position(), *subjects),
+            *(fence.position(), nonce(), *subjects),
         )
         verified = await _each(connection, deadline, self.log, verify, len(reserved))
         commit: list[RedisCommand] = []

@@ -7,6 +7,7 @@ context of a record is ignored, so it covers the decisions for all contexts of i
 | record | call |
 |---|---|
 | `{"begun": true}` | none |
+| `{"history": ...}` | none: the reader itself notices a server with another history |
 | `user_id`, `action`, `resource`, `policy`, `context`, `tags` | `_note_foreign` |
 | `{"keys": [...]}` | `_note_foreign_key` for each key |
 | `{"pattern": ...}` | `_note_foreign_pattern` |
@@ -55,6 +56,8 @@ def calls_of(record: str | None, prefix: str) -> tuple[Call, ...]:
 
 def _calls(record: dict[str, Any], prefix: str) -> tuple[Call, ...]:
     if record.keys() == {"begun"} and record["begun"] is True:
+        return ()
+    if record.keys() == {"history"} and _is_text(record["history"]):
         return ()
     if record.keys() == {"keys"}:
         return _of_keys(record["keys"], prefix)

@@ -133,6 +133,4 @@ def _server_facts(server: ExaminedServer) -> list[str]:
     if server.maxmemory_bytes:
         mebibytes = server.maxmemory_bytes / 2**20
         facts.append(f"keeps at most {mebibytes:,.0f} MiB ({server.maxmemory_policy})")
-    if server.snapshots is None and server.version is not None:
-        facts.append("does not show whether it saves snapshots (CONFIG GET)")
     return facts

@@ -101,6 +101,8 @@ class ExaminedServer:
     """The commands of the caches that it refuses, each with the reason."""
     counts_replicas: bool | None = None
     """True if it answers how many replicas it has."""
+    reports_history: bool | None = None
+    """True if it reports the id of its replication, by which a restart is noticed."""
     snapshots: str | None = None
     """Its setting `save`, the times at which it saves a snapshot; empty: never."""
     appends: bool | None = None
@@ -203,6 +205,7 @@ def _examine(server: ExaminedServer, client: Any, keys: tuple[str, str]) -> None
     refusals = _try(server, client, keys[1]) | _try(server, client, keys[0])
     server.runs_scripts = "EVAL" not in server.refused
     server.counts_replicas = Findings(refusals).uncounted is None
+    server.reports_history = False
     if "INFO" not in server.refused:
         _read(server, client.info())
     with suppress(Exception):  # many servers do not show their configuration
@@ -215,6 +218,7 @@ def _read(server: ExaminedServer, info: dict[str, Any]) -> None:
     server.version = f"{name} {version}"
     server.role = {"master": "primary", "slave": "replica"}.get(str(info.get("role")))
     server.replicas = info.get("connected_slaves")
+    server.reports_history = bool(str(info.get("master_replid") or "").strip("0"))
     server.maxmemory_bytes = info.get("maxmemory")
     server.maxmemory_policy = info.get("maxmemory_policy")
     if "aof_enabled" in info:
@@ -376,11 +380,12 @@ def _cure(refused: dict[str, str], settings: "CacheSettings") -> str:
 
 def _judge_storage(found: Examination, server: ExaminedServer) -> None:
     """Adds the consequences of a restart and of full memory for stored data."""
-    if server.snapshots:
+    if server.reports_history is False and server.snapshots != "":
         found.warnings.append(
-            f"{server.address} saves snapshots (save {server.snapshots}): after a restart from a "
-            "snapshot, decisions that were revoked since it was saved are back, and are served "
-            'until their time to live is over. Switch snapshots off: save ""'
+            f"{server.address} does not report its master_replid (INFO), so nobody notices a "
+            "restart from a snapshot: decisions that were revoked since then are back, and are "
+            "served until their time to live is over. Allow INFO to the user, or switch snapshots "
+            'off: save ""'
         )
     if server.appends is False:
         found.warnings.append(
