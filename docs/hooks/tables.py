@@ -12,11 +12,13 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.metrics.export import Metric as Exported
 from prometheus_client import CollectorRegistry, Metric
 
-from sark_cache import CacheSettings, FeatureFlagManager, RustPolicyCache
+from sark_cache import CacheSettings, FeatureFlagManager, TieredPolicyCache
 from sark_cache.instrumentation.opentelemetry import instrument
 from sark_cache.instrumentation.prometheus import register
 from sark_cache.settings import Takes, variables_of
 
+UNUSED = "redis://localhost"
+"""The URL of a cache that is never used. It connects to nothing, and has every metric."""
 TABLE = re.compile(r"^<!-- table: (\w+) -->$", re.MULTILINE)
 
 
@@ -64,7 +66,7 @@ def metrics() -> Iterator[str]:
 def scraped() -> list[Metric]:
     """Returns the metrics of a Prometheus scrape of a cache."""
     registry = CollectorRegistry()
-    register(RustPolicyCache(), registry, flags=FeatureFlagManager())
+    register(TieredPolicyCache(UNUSED), registry, flags=FeatureFlagManager())
     return list(registry.collect())
 
 
@@ -77,7 +79,7 @@ def collected() -> list[Exported]:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
     instrumentation = instrument(
-        RustPolicyCache(), meter_provider=provider, flags=FeatureFlagManager()
+        TieredPolicyCache(UNUSED), meter_provider=provider, flags=FeatureFlagManager()
     )
     found = reader.get_metrics_data()
     instrumentation.uninstrument()

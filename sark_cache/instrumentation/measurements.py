@@ -31,6 +31,21 @@ class Settles(Protocol):
         ...
 
 
+@runtime_checkable
+class Leased(Protocol):
+    """A cache that serves hits only under a lease: `TieredPolicyCache`."""
+
+    @property
+    def lease(self) -> float:
+        """The time, in seconds, for which hits may be served without news."""
+        ...
+
+    @property
+    def record_lag(self) -> float:
+        """The age of the last revocation in the log when this process read it, in seconds."""
+        ...
+
+
 class Rollouts(Protocol):
     """An object that knows the rollout percentage of each feature: `FeatureFlagManager`."""
 
@@ -79,7 +94,14 @@ GAUGES = (
         "",
         "1 while no requests are sent to the backend because it failed; always 0 without a server.",
     ),
+    Measurement("lease", "s", "The time for which hits may be served without news."),
+    Measurement(
+        "record_lag",
+        "s",
+        "The age of the last revocation in the log when this process read it, by both clocks.",
+    ),
 )
+"""Only a tiered cache has the last two."""
 
 LATENCY = Timing(
     "latency",
@@ -124,7 +146,7 @@ class Reading:
     labels: Mapping[str, str]
     """The labels of the cache: `backend` and, if it was given a name, `cache`."""
     numbers: Mapping[str, float]
-    """The counters and gauges, by name."""
+    """The counters, and the gauges that the cache has, by name."""
     percentiles: Mapping[str, float]
     """The percentiles of the latency, in seconds, by the percentage of the requests."""
     histograms: Mapping[str, LatencyHistogram]
@@ -200,6 +222,7 @@ class Source:
                 "max_entries": metrics["max_size"],
                 "enabled": int(cache.enabled),
                 "circuit_open": int(getattr(cache, "circuit_open", False)),
+                **_of_lease(cache),
             },
             percentiles={percent: metrics[name] / 1e6 for percent, name in _PERCENTILES},
             histograms={
@@ -208,6 +231,12 @@ class Source:
                 **({SETTLE.name: cache.settle_histogram()} if isinstance(cache, Settles) else {}),
             },
         )
+
+
+def _of_lease(cache: PolicyCacheProtocol) -> dict[str, float]:
+    if not isinstance(cache, Leased):
+        return {}
+    return {"lease": cache.lease, "record_lag": cache.record_lag}
 
 
 def _ratios(hits: float, stale_hits: float, total: float) -> dict[str, float]:

@@ -224,7 +224,8 @@ class _Instruments:
 
 
 def _number(name: str, reading: Reading) -> Observed:
-    yield reading.numbers[name], {}
+    if name in reading.numbers:
+        yield reading.numbers[name], {}
 
 
 def _buckets(name: str, reading: Reading) -> Observed:

@@ -32,9 +32,10 @@ base units, or can be calculated from exported numbers:
 |                                         | `{percentile="50"}`, `"95"`, `"99"`                   |
 
 There are also the histograms `sark_cache_latency_seconds`, `sark_cache_evaluation_seconds` and, for
-a cache in Redis, `sark_cache_settle_seconds`; the gauges `sark_cache_enabled` and
-`sark_cache_circuit_open`; and `sark_cache_backend_info{backend="native"} 1`. The percentages of
-rollouts are `sark_cache_rollout_percent{feature="rust_cache"}`. All metrics except the last have
+a cache with a server, `sark_cache_settle_seconds`; the gauges `sark_cache_enabled` and
+`sark_cache_circuit_open`, and for a tiered cache `sark_cache_lease_seconds` and
+`sark_cache_record_lag_seconds`; and `sark_cache_backend_info{backend="native"} 1`. The percentages
+of rollouts are `sark_cache_rollout_percent{feature="rust_cache"}`. All metrics except the last have
 the label `backend`. If a cache was registered with a name, they also have the label `cache`.
 
 The ratios and percentiles include all requests since the last `reset_metrics()`. For the last
@@ -229,10 +230,14 @@ def _numbers(namespace: str, readings: Sequence[Reading]) -> Iterator[Metric]:
             )
         yield family
     for gauge in GAUGES:
-        family = Metric(f"{namespace}_{gauge.name}", gauge.description, "gauge")
+        unit = "seconds" if gauge.unit == "s" else ""
+        name = f"{namespace}_{gauge.name}_{unit}" if unit else f"{namespace}_{gauge.name}"
+        family = Metric(name, gauge.description, "gauge", unit)
         for reading in readings:
-            family.add_sample(family.name, {**reading.labels}, reading.numbers[gauge.name])
-        yield family
+            if gauge.name in reading.numbers:
+                family.add_sample(family.name, {**reading.labels}, reading.numbers[gauge.name])
+        if family.samples or not readings:
+            yield family
 
 
 def _histograms(namespace: str, readings: Sequence[Reading]) -> Iterator[Metric]:

@@ -12,6 +12,7 @@ from sark_cache import (
     PolicyCache,
     RustPolicyCache,
     SelectedPolicyCache,
+    TieredPolicyCache,
     close_policy_caches,
 )
 from sark_cache._core.observers import observers
@@ -21,7 +22,9 @@ from sark_cache.selection import registry as process
 from sark_cache.selection import selector as selection
 from telemetry import Telemetry, families, samples
 
-NATIVE, REDIS, NONE = (("backend", backend) for backend in ("native", "redis", "none"))
+NATIVE, REDIS, NONE, TIERED = (
+    ("backend", backend) for backend in ("native", "redis", "none", "tiered")
+)
 
 
 @pytest.fixture
@@ -87,6 +90,27 @@ async def test_every_backend_exports_the_same_families(fresh_redis, registry):
     assert redis["sark_cache_latency_seconds_count",] == 2
     assert redis["sark_cache_latency_seconds_bucket", ("le", "3.2768e-05")] == 0
     await caches[1].close()
+
+
+async def test_a_tiered_cache_exports_its_lease_and_the_lag_of_the_log(
+    fresh_redis, registry, telemetry
+):
+    async with (
+        TieredPolicyCache(fresh_redis.url) as cache,
+        PolicyCache(fresh_redis.url, settle=False) as other,
+    ):
+        register(cache, registry)
+        telemetry.instrument(cache)
+        assert samples(registry)["sark_cache_lease_seconds", TIERED] == 0
+        assert await cache.confirm()
+        await other.invalidate(user_id="alice")
+        assert await cache.confirm()
+        scraped, collected = samples(registry), telemetry.numbers()
+        assert 0 < scraped["sark_cache_lease_seconds", TIERED] <= 0.9
+        assert 0 <= scraped["sark_cache_record_lag_seconds", TIERED] < 60
+        assert ("sark_cache.record_lag", TIERED) in collected
+        register(RustPolicyCache(), registry)
+        assert ("sark_cache_lease_seconds", NATIVE) not in samples(registry)
 
 
 async def test_an_evaluation_for_redis_is_a_span_with_its_waiters(fresh_redis, telemetry):

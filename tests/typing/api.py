@@ -258,6 +258,7 @@ async def tiered_cache(client: redis.asyncio.Redis) -> None:
         native: RustPolicyCache = cache
         assert_type(await cache.confirm(), bool)
         assert_type(cache.lease, float)
+        assert_type(cache.record_lag, float)
         assert_type(cache.max_staleness, float)
         assert_type(cache.settle_histogram(), LatencyHistogram)
         assert_type(cache.circuit_open, bool)

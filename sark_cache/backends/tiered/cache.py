@@ -136,6 +136,14 @@ class TieredPolicyCache(RustPolicyCache):
         """The time, in seconds, for which hits may still be served without news. 0.0: none."""
         return self._reader.lease.remaining()
 
+    @property
+    def record_lag(self) -> float:
+        """The age of the last revocation in the log when this process read it, in seconds.
+
+        It compares the server's clock with that of this machine. 0.0: there was none yet.
+        """
+        return self._reader.follower.record_lag
+
     def follow(self) -> None:
         """Starts the thread that follows the log, if it does not run. The first use does, too."""
         self._reader.ask()

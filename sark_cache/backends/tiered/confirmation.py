@@ -43,6 +43,11 @@ class Position(NamedTuple):
     nonce: str
     """Empty for an item that is not a record of this package."""
 
+    @property
+    def seconds(self) -> float:
+        """The time of the item by the server's clock, in seconds since 1970."""
+        return int(self.id.partition("-")[0]) / 1e3
+
 
 class LoggedItem(NamedTuple):
     """An item of the log."""

@@ -139,6 +139,8 @@ class LogFollower:
         """The position up to which all records were applied. None: none was adopted yet."""
         self.sent = 0
         """The lease's time before the last confirmation was sent, in nanoseconds."""
+        self.record_lag = 0.0
+        """The age of the newest record when it was read, by both clocks, in seconds."""
         self.readers = 1
         """The number of readers at the last confirmation."""
         self._prefix: Final = prefix
@@ -187,6 +189,7 @@ class LogFollower:
             self._apply(reply.items[1:])
             self._note(reply, verdict, sent / NANOSECONDS)
             if len(reply.items) > 1:
+                self.record_lag = max(0.0, time.time() - reply.items[-1].position.seconds)
                 self._acknowledge(connection, identity)
             if len(reply.items) >= PAGE:
                 continue
