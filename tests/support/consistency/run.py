@@ -69,7 +69,7 @@ async def run(plan, progress=lambda _line: None):
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="consistency-")))
         server = await asyncio.to_thread(
-            lambda: Server(**ChainMap(*(dict(fault.directives) for fault in plan.faults)))
+            _servers(plan), **ChainMap(*(dict(fault.directives) for fault in plan.faults))
         )
         stack.push_async_callback(asyncio.to_thread, server.stop)
         proxies = []
@@ -93,6 +93,12 @@ async def run(plan, progress=lambda _line: None):
             counters,
             may_flush=any(fault.loses_log for fault in plan.faults),
         )
+
+
+def _servers(plan):
+    """Returns the function that starts the servers, which all faults share."""
+    [servers] = {fault.servers for fault in plan.faults} or {Server}
+    return servers
 
 
 def _orders(plan, directory, server, proxies):

@@ -11,7 +11,7 @@ class Scene:
 
     Attributes:
         fleet: The processes.
-        server: The server of all.
+        server: The server of all, or the group of servers.
         proxies: One proxy for each worker, in the same order; empty if no fault needs them.
         random: The source of all choices, seeded by the run.
     """

@@ -1,5 +1,13 @@
 """The faults that a run can inject, by the name of their class."""
 
+from consistency.faults.failover import (
+    FailoverOrdered,
+    MinoritySuspended,
+    NodeOfLogKilled,
+    PrimaryKilled,
+    PrimarySuspended,
+    SlotOfLogMoved,
+)
 from consistency.faults.network import (
     ConnectionsHalfOpen,
     ConnectionsReset,
@@ -39,5 +47,11 @@ ALL = (
     RepliesDelayed,
     ConnectionsHalfOpen,
     ConnectionsReset,
+    FailoverOrdered,
+    PrimaryKilled,
+    PrimarySuspended,
+    NodeOfLogKilled,
+    SlotOfLogMoved,
+    MinoritySuspended,
 )
 BY_NAME = {fault.__name__: fault for fault in ALL}

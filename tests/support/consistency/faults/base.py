@@ -1,7 +1,10 @@
 """The interface of faults."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from servers import Server
 
 
 class InjectedFault(ABC):
@@ -10,11 +13,13 @@ class InjectedFault(ABC):
     Attributes:
         through_proxies: True if workers must reach the server through proxies.
         loses_log: True if the log's records are lost, so a cache may have to drop everything.
-        directives: Directives that the server needs in its configuration, as for `Server`.
+        servers: Starts the servers. All faults of a run need the same ones.
+        directives: Directives that a single server needs in its configuration, as for `Server`.
     """
 
     through_proxies: ClassVar[bool] = False
     loses_log: ClassVar[bool] = False
+    servers: ClassVar[Callable[..., Any]] = Server
     directives: ClassVar[dict[str, str]] = {}
 
     @abstractmethod

@@ -1,0 +1,101 @@
+"""Faults in which another server takes over, of a pair with sentinels and of a cluster."""
+
+import asyncio
+from typing import ClassVar
+
+from redis.crc import key_slot
+
+from consistency.faults.base import InjectedFault
+from sark_cache.backends.redis.log import InvalidationLog
+from servers import Cluster, Sentinels
+
+
+def slot_of_log():
+    """Returns the slot of the log's keys."""
+    return key_slot(InvalidationLog("").key.encode())
+
+
+class _OfSentinels(InjectedFault):
+    servers: ClassVar = Sentinels
+
+
+class _OfCluster(InjectedFault):
+    servers: ClassVar = staticmethod(lambda: Cluster(replicas=1))
+
+
+class FailoverOrdered(_OfSentinels):
+    """A sentinel makes the replica the primary by command."""
+
+    async def happen(self, scene, seconds):
+        await asyncio.to_thread(scene.server.failover)
+        await asyncio.sleep(seconds)
+
+
+class PrimaryKilled(_OfSentinels):
+    """The primary is killed, and comes back as the replica of the new one."""
+
+    loses_log = True  # replication is asynchronous, so the last records may be lost
+
+    async def happen(self, scene, seconds):
+        old = scene.server.primary()
+        await asyncio.to_thread(old.kill)
+        await asyncio.to_thread(scene.server.wait_for_primary, other_than=old)
+        await asyncio.sleep(seconds)
+        await asyncio.to_thread(old.start)
+        await asyncio.to_thread(scene.server.settle)
+
+
+class PrimarySuspended(_OfSentinels):
+    """The primary is suspended (SIGSTOP) until after the failover. Then it still has that role."""
+
+    loses_log = True
+
+    async def happen(self, scene, seconds):
+        old = scene.server.primary()
+        await asyncio.to_thread(old.pause)
+        await asyncio.to_thread(scene.server.wait_for_primary, other_than=old)
+        await asyncio.sleep(seconds)
+        await asyncio.to_thread(old.resume)
+        await asyncio.to_thread(scene.server.settle)
+
+
+class NodeOfLogKilled(_OfCluster):
+    """The node with the log is killed, and comes back as a replica."""
+
+    loses_log = True
+
+    async def happen(self, scene, seconds):
+        old = scene.server.owner_of(slot_of_log())
+        await asyncio.to_thread(old.kill)
+        await asyncio.sleep(seconds)
+        await asyncio.to_thread(old.start)
+        await asyncio.to_thread(scene.server.settle)
+
+
+class SlotOfLogMoved(_OfCluster):
+    """The slot of the log moves to another node with all its keys."""
+
+    loses_log = True  # the new node has another history
+
+    async def happen(self, scene, seconds):
+        slot = slot_of_log()
+        source = scene.server.owner_of(slot)
+        target = next(one for one in self._primaries(scene.server) if one is not source)
+        await asyncio.to_thread(scene.server.move_slot, slot, target)
+        await asyncio.sleep(seconds)
+
+    def _primaries(self, cluster):
+        return [one for one in cluster.servers if one.command("ROLE")[0] == "master"]
+
+
+class MinoritySuspended(_OfCluster):
+    """The node with the log is suspended (SIGSTOP), as if the network had cut it off."""
+
+    loses_log = True
+
+    async def happen(self, scene, seconds):
+        old = scene.server.owner_of(slot_of_log())
+        await asyncio.to_thread(old.pause)
+        await asyncio.sleep(seconds)
+        await asyncio.to_thread(old.resume)
+        await asyncio.to_thread(scene.server.settle)
