@@ -63,7 +63,10 @@ def has_profiler(session: nox.Session) -> bool:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Runs the example: a FastAPI gateway with a Rego policy. `-- --serve` leaves it up."""
+    """Runs the example: a FastAPI gateway with a Rego policy. `-- --serve` leaves it up.
+
+    `-- --workers 4`: four processes and a server, and a revocation that reaches all of them.
+    """
     install(session, "demo")
     session.run("python", "examples/gateway/demo.py", *session.posargs)
 

@@ -3,6 +3,7 @@
 Run it with `uvicorn app:create_app --factory`, or see it work with `nox -s demo`.
 """
 
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -36,11 +37,13 @@ class Question(BaseModel):
 
 
 class Answer(BaseModel):
-    """The decision, where it came from, and how long it took in the handler."""
+    """The decision, where it came from, how long it took in the handler, and in which process."""
 
     decision: dict[str, Any]
     source: Literal["cache", "policy"]
     microseconds: float
+    worker: int
+    """The id of the process that answered."""
 
 
 # Plain functions of the request, which cost next to nothing: as dependencies of FastAPI these three
@@ -121,7 +124,12 @@ def create_app() -> FastAPI:
             known = await cache.get_decision(*asked, question.context, policy=POLICY)
         if known is not None:
             microseconds = (time.perf_counter() - started) * 1e6
-            return Answer(decision=known.to_dict(), source="cache", microseconds=microseconds)
+            return Answer(
+                decision=known.to_dict(),
+                source="cache",
+                microseconds=microseconds,
+                worker=os.getpid(),
+            )
         begun = cache.stamp()  # a decision that is revoked from now on is not stored
         loaded = await engine.evaluate(*asked, question.context)
         if question.use_cache:
@@ -131,13 +139,15 @@ def create_app() -> FastAPI:
         microseconds = (time.perf_counter() - started) * 1e6
         cache.record_opa_latency(microseconds / 1e3)
         decision = dict(loaded.decision)
-        return Answer(decision=decision, source="policy", microseconds=microseconds)
+        return Answer(
+            decision=decision, source="policy", microseconds=microseconds, worker=os.getpid()
+        )
 
     @app.post("/users/{user}/revoke")
     async def revoke(user: str, cache: PolicyCacheDep) -> dict[str, Any]:
         if user not in engine.users:
             raise HTTPException(404, f"no user {user!r}")
-        engine.users[user]["suspended"] = True
+        engine.suspend(user)
         return {"revoked": user, "entries": await cache.invalidate(user_id=user)}
 
     return app

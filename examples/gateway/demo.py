@@ -1,20 +1,22 @@
 """Runs and measures the gateway: real HTTP, a real policy, and a revocation that takes effect.
 
-python examples/gateway/demo.py [--requests N] [--clients N] [--serve]
+python examples/gateway/demo.py [--requests N] [--clients N] [--serve] [--workers N]
 """
 
 import argparse
 import asyncio
 import contextlib
+import os
 import random
 import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import httpx
@@ -30,11 +32,13 @@ from rich.progress import (
 from rich.table import Table
 
 from engine import read
+from workers import show_workers
 
 HERE = Path(__file__).parent
 START_SECONDS = 30
 SKEW = 1.4
 """The exponent of Zipf's law by which users and tools are chosen: few are asked for often."""
+MAX_WORKERS = 32
 TURNS = 10
 """The number of turns that the requests with and without the cache take."""
 
@@ -111,15 +115,24 @@ async def run(client: httpx.AsyncClient, requests: int, clients: int) -> tuple[P
 
 
 @contextlib.asynccontextmanager
-async def served() -> AsyncIterator[str]:
-    """Runs the gateway under uvicorn on a free loopback port, and provides its URL."""
+async def served(
+    workers: int = 1, environment: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[str]:
+    """Runs the gateway under uvicorn on a free loopback port, and provides its URL.
+
+    Args:
+        workers: The number of processes.
+        environment: Variables for these processes, in addition to the present ones.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "uvicorn", "app:create_app", "--factory"]
     command += ["--app-dir", str(HERE), "--port", str(port), "--log-level", "warning"]
-    process = subprocess.Popen(command)  # noqa: ASYNC220, S603 - our own server, started once
+    command += ["--workers", str(workers)]
+    # Our own server, started once.
+    process = subprocess.Popen(command, env={**os.environ, **environment})  # noqa: ASYNC220, S603
     try:
         await until_up(url, process)
         yield url
@@ -189,6 +202,9 @@ async def revoke(client: httpx.AsyncClient, console: Console) -> None:
 async def main(options: argparse.Namespace) -> None:
     """Runs the demo."""
     console = Console()
+    if options.workers > 1:
+        await show_workers(options.workers, console, served)
+        return
     async with served() as url:
         limits = httpx.Limits(max_connections=options.clients)
         async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30) as client:
@@ -206,10 +222,15 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--requests", type=int, default=8_000, help="requests with the cache")
     parser.add_argument("--clients", type=int, default=4, help="clients at once")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="show a revocation in this many processes instead"
+    )
     parser.add_argument("--serve", action="store_true", help="leave the gateway up afterwards")
     options = parser.parse_args()
     if options.requests < 100 or options.clients < 1:
         parser.error("--requests must be at least 100 and --clients at least 1")
+    if not 1 <= options.workers <= MAX_WORKERS:
+        parser.error(f"--workers must be 1 to {MAX_WORKERS}")
     return options
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import tempfile
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,16 +18,20 @@ HERE = Path(__file__).parent
 POLICY = HERE / "policy"
 DATA = HERE / "data"
 WORKERS = 2
+STATE = "GATEWAY_STATE"
+"""The variable with the directory that all workers share. Without it, each has one of its own."""
 
 
 class PolicyEngine:
     """Evaluates `data.gateway.decision`. One evaluation takes about a millisecond.
 
-    An interpreter holds one input at a time, so each worker has one of its own.
+    An interpreter holds one input at a time, so each thread has one of its own.
     """
 
     def __init__(self) -> None:
         self.users = read("users")
+        self._own_state = None if STATE in os.environ else tempfile.TemporaryDirectory()
+        self._state = Path(self._own_state.name if self._own_state else os.environ[STATE])
         self._own = threading.local()
         self._workers = ThreadPoolExecutor(WORKERS, "policy", initializer=self._compile)
 
@@ -37,14 +43,26 @@ class PolicyEngine:
         It also sets the time to live, because only the policy knows the tool's sensitivity.
         """
         record, context = self.users.get(user), context or {}
+        if record and self._suspension(user).exists():
+            record = {**record, "suspended": True}
         question = {"user": record, "action": action, "tool": tool, "context": context}
         loop = asyncio.get_running_loop()
         decision = await loop.run_in_executor(self._workers, self._evaluate, question)
         return Loaded(decision, RustPolicyCache.OPTIMIZED_TTL[decision["sensitivity"]])
 
+    def suspend(self, user: str) -> None:
+        """Suspends a known user, in all workers."""
+        self._suspension(user).touch()
+
     def close(self) -> None:
-        """Ends the workers."""
+        """Ends the threads."""
         self._workers.shutdown()
+        if self._own_state:
+            self._own_state.cleanup()
+
+    def _suspension(self, user: str) -> Path:
+        """Returns the file that exists if a known user is suspended."""
+        return self._state / f"{list(self.users).index(user)}.suspended"
 
     def _compile(self) -> None:
         self._own.interpreter, self._own.query = compiled()

@@ -151,6 +151,20 @@ def test_the_demo_succeeds_and_shows_its_steps():
         assert promised in run.stdout
 
 
+@pytest.mark.usefixtures("server_available")
+def test_the_demo_with_several_workers_shows_that_a_revocation_reaches_all():
+    command = [sys.executable, str(EXAMPLE / "demo.py"), "--workers", "3"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr
+    for promised in (
+        "alice-1 is allowed by the cache of each of the 3 workers",
+        "the next request is denied in all 3 workers",
+        "then served nothing",
+        "the server answers again, and so do the caches",
+    ):
+        assert promised in " ".join(run.stdout.split())
+
+
 def test_the_demo_has_a_help_text():
     command = [sys.executable, str(EXAMPLE / "demo.py")]
     shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
