@@ -274,6 +274,7 @@ async def redis_cache() -> None:
     """Creates caches on Redis, Sentinel or a cluster, from a URL or a client."""
     client: redis.asyncio.Redis = redis.asyncio.Redis()
     async with PolicyCache(client, ttl_seconds=60, command_timeout=0.1) as cache:
+        assert_type(cache, PolicyCache)
         assert_type(cache.settle_limit, float)
         protocol: PolicyCacheProtocol = cache
         decision: JSONObject | None = await protocol.get("alice", "read", "doc", {"mfa": True})
