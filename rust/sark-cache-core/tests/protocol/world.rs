@@ -1,5 +1,6 @@
-//! The world of a run: its clock, the server, the engine, the broken rule, and the properties.
+//! The world of a run: its clock, the servers, the engine, the broken rule, and the properties.
 
+use crate::broken::Broken;
 use crate::checker::one_of;
 use crate::server::{Server, What};
 use sark_cache_core::Position;
@@ -11,18 +12,14 @@ use std::sync::Arc;
 
 /// The longest staleness, in units of the modelled time.
 pub const SPAN: u64 = 10_000;
-/// The length of a lease by the clock of its process, which may be slow.
-pub const LEASE: u64 = SPAN / 10 * 9;
-/// The time that a writer waits for all leases to end, by its own clock, which may be fast.
-pub const WAIT: u64 = SPAN / 10 * 11 + 10;
-/// The resolution of clocks: they are read in whole units.
+/// Clocks are read in whole units.
 pub const ROUNDING: u64 = 4;
-/// The largest number of records in a confirmation.
+/// The most records in a confirmation.
 pub const PAGE: usize = 3;
-/// The resolution of record IDs: an ID has a time in this many units, and a sequence number.
+/// Record IDs have a time in this many units, and a sequence number.
 pub const MILLISECOND: u64 = 5_000;
 
-/// Lets other threads run.
+/// Lets others run for a while.
 pub fn dawdle() {
     for _ in 0..one_of(0..16) {
         thread::yield_now();
@@ -34,78 +31,50 @@ pub fn random() -> u64 {
     rand::thread_rng().next_u64()
 }
 
-/// A rule that is broken.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Broken {
-    Nothing,
-    /// The lease counts from the reply.
-    LeaseFromReply,
-    /// The lease is published before the records are applied.
-    LeaseBeforeRecords,
-    /// A page that is not the last one grants a lease.
-    LeaseForHalfAPage,
-    /// A new position is read after the flush that belongs to it.
-    FlushBeforePosition,
-    /// A record is identified by its ID alone.
-    NoNonce,
-    /// A lookup asks the log before it loads the lease.
-    LogBeforeLease,
-    /// The history of the server is not compared.
-    AnyHistory,
-    /// A server that is no longer the primary confirms.
-    AnyRole,
-    /// Leases and waits do not allow for clocks of different rates.
-    NoDrift,
-    /// A process that acknowledged nothing for a span is removed without being marked first.
-    RemovedWithoutMark,
-    /// Positions are compared by their milliseconds alone.
-    ByMilliseconds,
-    /// A lease is granted though the registration could not be written.
-    UnregisteredLease,
-    /// A forked child keeps its parent's lease.
-    InheritedLease,
-    /// One set of own records serves all caches of a process.
-    OneOwnSet,
-    /// A writer returns early though registrations may have been lost.
-    EarlyAfterNewGeneration,
-    /// A record is acknowledged before every cache of the process applied it.
-    AcknowledgedEarly,
-    /// The position of a foreign record stands for a stamp newer than an unseen own revocation.
-    PositionPastOwn,
-    /// A value of another process is stamped when it is read.
-    StampedWhenRead,
-}
-
-/// The server, the engine, real time, and the state that the properties are checked against.
+/// The servers, the engine, real time, and what has to hold.
 pub struct World {
     pub broken: Broken,
     pub time: AtomicU64,
-    /// The longest time that passes in a step.
+    /// The most time that passes in a step.
     pub pace: u64,
+    /// The present primary.
     pub server: Mutex<Server>,
-    /// The old primary, for the processes that are cut off with it.
+    /// The primary of before, for processes that are cut off with it.
     pub replaced: Mutex<Option<Server>>,
-    /// The version that an evaluation returns.
+    /// The state that the replica of the primary has, if there is a replica.
+    pub replica: Mutex<Option<Server>>,
+    /// The snapshot on the primary's disk.
+    pub saved: Mutex<Server>,
+    /// The version that evaluating brings.
     pub engine: AtomicU64,
-    /// The oldest version that a new request may get.
+    /// Requests that begin from now on get no version below this one.
     pub settled: AtomicU64,
-    /// The real time at which the revocation of each version was recorded.
+    /// When the revocation of each version was recorded, in real time.
     pub recorded: Mutex<HashMap<u64, u64>>,
-    pub answers: AtomicU64,
+}
+
+/// The record of a revocation that cannot get lost.
+pub struct Recorded {
+    /// The position of the record. `None`: the whole log was removed instead.
+    pub position: Option<Position>,
+    /// The history of the server that has it.
+    pub history: u64,
 }
 
 impl World {
     pub fn new(broken: Broken) -> Arc<Self> {
+        let server = Server::new();
         Arc::new(Self {
             broken,
             time: AtomicU64::new(100 * SPAN),
             pace: one_of([SPAN / 200, SPAN / 3]),
-            server: Mutex::new(Server::new()),
+            saved: Mutex::new(server.clone()),
+            server: Mutex::new(server),
             replaced: Mutex::default(),
+            replica: Mutex::default(),
             engine: AtomicU64::new(1),
             settled: AtomicU64::new(1),
             recorded: Mutex::default(),
-            answers: AtomicU64::new(0),
         })
     }
 
@@ -118,7 +87,7 @@ impl World {
         thread::yield_now();
     }
 
-    /// Lets other threads run, and time pass.
+    /// Lets others run, and time pass.
     pub fn step(&self) {
         let passes = one_of([0, 0, 0, self.pace / 8, self.pace]);
         if passes > 0 {
@@ -135,14 +104,56 @@ impl World {
         }
     }
 
-    /// Records the revocation of a version, unless writes are refused.
-    pub fn append(&self, version: u64, nonce: u64) -> Option<Position> {
+    /// Runs a command over a connection to the primary with this history. `None`: that server is not
+    /// the primary any more, so the connection is lost, or no primary is elected yet.
+    pub fn send<R>(&self, history: u64, command: impl FnOnce(&mut Server) -> R) -> Option<R> {
         let mut server = self.server.lock().unwrap();
-        let now = self.now();
-        server.takes_writes.then(|| {
+        (server.history == history && server.takes_writes).then(|| command(&mut server))
+    }
+
+    /// Appends the record of a revoked version. At `maxmemory` it removes the log instead. Returns
+    /// `None` if no primary takes it, or if a replica does not confirm it.
+    pub fn record(&self, version: u64, nonce: u64) -> Option<Recorded> {
+        let (recorded, now) = {
+            let mut server = self.server.lock().unwrap();
+            let now = self.now();
+            if !server.takes_writes {
+                return None;
+            }
+            let position = (!server.is_full).then(|| server.append(now, nonce, What::Revoked));
+            if position.is_none() {
+                server.log.clear();
+            }
+            let has_replica = self.replica.lock().unwrap().is_some();
+            if !has_replica || self.broken == Broken::UnconfirmedRecord {
+                self.recorded.lock().unwrap().insert(version, now);
+            }
+            (Recorded { position, history: server.history }, now)
+        };
+        if self.broken != Broken::UnconfirmedRecord {
+            self.travel();
+            self.replicate(recorded.history)?;
             self.recorded.lock().unwrap().insert(version, now);
-            server.append(now, nonce, What::Revoked)
+        }
+        Some(recorded)
+    }
+
+    /// Waits until the replica has every write of a connection to the primary with this history.
+    /// Returns `None` if that server is not the primary any more.
+    pub fn replicate(&self, history: u64) -> Option<()> {
+        let server = self.server.lock().unwrap();
+        let mut replica = self.replica.lock().unwrap();
+        (server.history == history).then(|| {
+            if let Some(replica) = &mut *replica {
+                *replica = server.clone();
+            }
         })
+    }
+
+    /// Takes a snapshot, which the server comes back from.
+    pub fn save(&self) {
+        let server = self.server.lock().unwrap().clone();
+        *self.saved.lock().unwrap() = server;
     }
 
     pub fn revoke_in_engine(&self) -> u64 {
@@ -150,12 +161,11 @@ impl World {
     }
 
     /// Checks an answer that was read from a cache at `served`, in real time.
-    pub fn check(&self, version: u64, must: u64, served: u64) {
-        self.answers.fetch_add(1, Ordering::SeqCst);
+    pub fn check(&self, version: u64, must: u64, served: u64, span: u64) {
         assert!(version >= must, "settled: got {version}, must be {must}");
         for (revoked, recorded) in self.recorded.lock().unwrap().iter() {
             assert!(
-                version > *revoked || served < recorded + SPAN + ROUNDING,
+                version > *revoked || served < recorded + span + ROUNDING,
                 "stale: {version} served {} after it was recorded",
                 served - recorded
             );

@@ -1,8 +1,11 @@
 //! The scenario in which processes share decisions: each carries a position of the log.
 
+use crate::broken::Broken;
+use crate::cache::alice;
 use crate::checker::one_of;
-use crate::process::{Process, alice};
-use crate::world::{Broken, LEASE, PAGE, ROUNDING, SPAN, World, dawdle, random};
+use crate::process::Process;
+use crate::reader::lease;
+use crate::world::{PAGE, ROUNDING, SPAN, World, dawdle, random};
 use sark_cache_core::{Positions, Stamp};
 use shuttle::sync::Mutex;
 use shuttle::sync::atomic::Ordering;
@@ -23,7 +26,7 @@ pub fn values_are_shared(broken: Broken) {
     let (from, to) = (Arc::clone(&world), Arc::clone(&shared));
     let sharing = thread::spawn(move || {
         if one_of([true, false]) {
-            from.append(from.revoke_in_engine(), random());
+            _ = from.record(from.revoke_in_engine(), random());
         }
         evaluates.confirm();
         let at = evaluates.known.lock().unwrap().position;
@@ -32,7 +35,7 @@ pub fn values_are_shared(broken: Broken) {
         from.step();
         *to.lock().unwrap() = Some((version, at));
         if one_of([true, false]) {
-            from.append(from.revoke_in_engine(), random());
+            _ = from.record(from.revoke_in_engine(), random());
         }
     });
     // A revocation of this process takes effect at the call, before its record is in the log.
@@ -42,7 +45,7 @@ pub fn values_are_shared(broken: Broken) {
     if one_of([true, false]) {
         let (version, nonce) = (world.revoke_in_engine(), random());
         let mut positions = positions.lock().unwrap();
-        positions.note_own(nonce, cache.log.record(&alice(), 0).stamp);
+        positions.note_own(nonce, cache.record(alice()));
         own = Some((version, nonce));
     }
     sharing.join().unwrap();
@@ -60,16 +63,16 @@ pub fn values_are_shared(broken: Broken) {
         }
         if let Some((version, served)) = reads.look_up(cache) {
             assert!(version >= must, "own: got {version}, must be {must}");
-            world.check(version, 0, served);
+            world.check(version, 0, served, SPAN);
         }
         if let Some((version, nonce)) = own.take() {
-            world.append(version, nonce);
+            world.record(version, nonce);
         }
         world.wait(SPAN + ROUNDING);
         reads.replay(&positions);
         if let Some((version, served)) = reads.look_up(cache) {
             assert!(version >= must, "own: got {version}, must be {must}");
-            world.check(version, 0, served);
+            world.check(version, 0, served, SPAN);
         }
     }
 }
@@ -90,7 +93,7 @@ impl Process {
             self.world.step();
             let mut positions = positions.lock().unwrap();
             if !positions.take_own(record.position.nonce) {
-                cache.log.record(&alice(), 0);
+                cache.record(alice());
             }
             let newest = cache.log.newest();
             if self.world.broken == Broken::PositionPastOwn {
@@ -101,7 +104,7 @@ impl Process {
         }
         self.known.lock().unwrap().position = reply.records.last().expect("mine").position;
         if reply.records.len() < PAGE {
-            cache.lease.extend_until(sent + LEASE);
+            cache.lease.extend_until(sent + lease(SPAN));
         }
     }
 }
