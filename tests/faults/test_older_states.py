@@ -148,7 +148,9 @@ async def test_a_restart_is_recorded_once_however_many_notice_it(own_redis, open
     server.command("SAVE")
     return_to(server)
     await recovered(first)
-    caches = [await open_cache(server.url, command_timeout=5.0) for _ in range(200)]
+    caches = [
+        await open_cache(server.url, connect_timeout=5.0, command_timeout=5.0) for _ in range(200)
+    ]
     assert await asyncio.gather(*(cache.get(*ALICE) for cache in caches)) == [None] * 200
     assert await asyncio.gather(*(cache.set(*BOB, ALLOW) for cache in caches)) == [True] * 200
     assert len(endings(server)) == 1

@@ -13,7 +13,7 @@ import pytest
 import redis
 import redis.asyncio
 
-from sark_cache import CacheSettings, close_policy_caches
+from sark_cache import CacheSettings, close_policy_caches, get_rust_policy_cache
 from sark_cache.selection.selector import use_settings
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,12 @@ async def environment(request, monkeypatch, server):
     monkeypatch.setenv("SARK_CACHE_REDIS_COMMAND_TIMEOUT", "2")
     percentage = "100" if request.param == "native" else "0"
     monkeypatch.setenv("SARK_CACHE_RUST_CACHE_ROLLOUT_PCT", percentage)
+    # On a busy machine a lease of a second may end between two lines of a test.
+    monkeypatch.setenv("SARK_CACHE_MAX_STALENESS", "30")
+    monkeypatch.setenv("SARK_CACHE_SETTLE", "false")
     chosen = use_settings(CacheSettings.from_environment())
+    if request.param == "native":
+        assert await get_rust_policy_cache().confirm()
     yield
     await close_policy_caches()
     chosen.close()
