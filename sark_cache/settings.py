@@ -170,6 +170,12 @@ class CacheSettings(BaseSettings):
         description="If true, a revocation returns when no process serves the revoked decisions "
         "any more. If false, it returns when Redis has confirmed it.",
     )
+    trust_server: Boolean = Field(
+        default=False,
+        description="If true, native caches follow Redis although its failover may be faster than "
+        "`SARK_CACHE_MAX_STALENESS` plus 3 seconds, or its time cannot be read. A process that is "
+        "cut off together with the old primary can then serve a revoked decision for some seconds.",
+    )
     cleanup_enabled: Boolean = Field(
         default=True, description="If true, expired entries are removed in the background."
     )

@@ -74,7 +74,7 @@ _lock = lock_across_forks()
 _OF_ALL: Final = ("enabled", "cache_ttl", "use_optimized_ttl", "stale_while_revalidate")
 _OF_NATIVE: Final = ("cache_max_size", "cache_max_bytes", "cache_eviction")
 _OF_SERVERS: Final = (
-    *("redis_url", "namespace", "redis_replicas", "settle", "max_staleness"),
+    *("redis_url", "namespace", "redis_replicas", "settle", "max_staleness", "trust_server"),
     *("redis_connect_timeout", "redis_command_timeout"),
 )
 _OF_BACKEND: Final = {
@@ -213,6 +213,7 @@ def tiered_of(
         command_timeout=settings.redis_command_timeout,
         namespace=settings.namespace,
         replicas=settings.redis_replicas,
+        trust_server=settings.trust_server,
     )
     cache.made_from = settings
     return cache

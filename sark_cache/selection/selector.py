@@ -199,13 +199,12 @@ class Selection:
             self._faults.report("creating the tiered cache", describe(error))
 
     def _warn_of_refusal(self, reason: str) -> None:
-        """Warns once that users get another cache because the server refuses a command."""
+        """Warns once that users get another cache because the tiered one cannot follow the log."""
         if reason not in self._refusals:
             self._refusals.add(reason)
             logger.warning(
-                "sark-cache: the native cache is not used, because the server refuses what it "
-                "needs to share revocations (%s): see the page on servers for the permissions, or "
-                "set SARK_CACHE_TIERED=false",
+                "sark-cache: the native cache is not used, because it cannot share revocations "
+                "through this server: %s. See the page on servers, or set SARK_CACHE_TIERED=false",
                 reason,
             )
 

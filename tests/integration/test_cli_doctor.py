@@ -294,6 +294,12 @@ def test_a_failover_that_may_be_faster_than_the_leases_is_warned_of(servers, req
     about_failovers = [warning for warning in warnings if "may be replaced" in warning]
     assert about_failovers
     assert all("(63 s)" in warning for warning in about_failovers)
+    assert all("users get Redis" in warning for warning in about_failovers)
+    trusted = doctor(
+        **{URL: url, "SARK_CACHE_MAX_STALENESS": "60", "SARK_CACHE_TRUST_SERVER": "true"}
+    )
+    assert any("may serve a decision for some seconds" in one for one in trusted["warnings"])
+    assert not any("users get Redis" in one for one in trusted["warnings"])
 
 
 def test_missing_rights_to_keys_are_distinguished_from_missing_commands(own_redis):

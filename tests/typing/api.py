@@ -243,6 +243,7 @@ def settings(given: CacheSettings) -> None:
     assert_type(given.redis_command_timeout, float)
     assert_type(given.namespace, str)
     assert_type(given.redis_replicas, int | None)
+    assert_type(given.trust_server, bool)
     assert_type(given.max_staleness, float)
     assert_type(given.settle, bool)
     assert_type(given.cleanup_interval, float)

@@ -26,6 +26,7 @@ DEFAULTS = {
     "redis_replicas": None,
     "max_staleness": DEFAULT_MAX_STALENESS,
     "settle": True,
+    "trust_server": False,
     "cleanup_enabled": True,
     "cleanup_interval": 60,
     "tiered": None,

@@ -69,6 +69,9 @@ class TieredPolicyCache(RustPolicyCache):
             no revocations. At most 64 letters, digits and characters of `._:/-`.
         replicas: The minimum number of replicas that must confirm a revocation, on a cluster for
             each primary. None: the number that the primary reports.
+        trust_server: If True, the cache follows servers whose failover may be faster than
+            `max_staleness` plus 3 seconds, or does not show its time. A process that is cut off
+            together with the old primary can then serve a revoked decision for some seconds.
 
     Raises:
         ImportError: Neither redis-py nor valkey-py is installed. The message says how to install
@@ -96,6 +99,7 @@ class TieredPolicyCache(RustPolicyCache):
         command_timeout: float | None = None,
         namespace: str = "",
         replicas: int | None = None,
+        trust_server: bool = False,
     ) -> None:
         self._max_staleness: Final = arguments.read_max_staleness(
             arguments.DEFAULT_MAX_STALENESS if max_staleness is None else max_staleness
@@ -110,6 +114,7 @@ class TieredPolicyCache(RustPolicyCache):
             replicas=replicas,
             settle=settle,
             max_staleness=self._max_staleness,
+            trust_server=trust_server,
         )
         self._reader: Final = self._revoker.reader
         self._lease = self._reader.lease
@@ -150,9 +155,10 @@ class TieredPolicyCache(RustPolicyCache):
 
     @property
     def refused(self) -> str | None:
-        """The reason for which the server lets no process follow the log. None: it does, or may.
+        """The reason for which this process cannot follow the log. None: it can, or may.
 
-        Then the cache serves nothing until the user of the server gets the permissions.
+        The server refuses a command, or a failover may be faster than leases end. Then the cache
+        serves nothing. It tries again all the time.
         """
         return self._reader.refused
 

@@ -6,6 +6,7 @@ sent twice, and no reply answers another command: after any error the connection
 next one asks again for the primary.
 """
 
+import math
 import time
 from contextlib import suppress
 from typing import Any, Final
@@ -14,6 +15,7 @@ from sark_cache._core.blocking_clients import Connect
 from sark_cache._core.errors import UNREADABLE, UnavailableError
 from sark_cache.backends.redis.connection import RedisCommand
 from sark_cache.backends.redis.replies import MISSHAPEN
+from sark_cache.backends.tiered.failover import longest_span
 
 
 class LogConnection:
@@ -23,13 +25,17 @@ class LogConnection:
         connect: Creates a client.
         key: The key of the log.
         command_timeout: The maximum time until all replies of a request have arrived, in seconds.
+        trusts_server: If True, no failover is taken to be faster than leases end.
 
     Raises:
         Exception: The client cannot connect.
     """
 
-    def __init__(self, connect: Connect, key: str, command_timeout: float) -> None:
+    def __init__(
+        self, connect: Connect, key: str, command_timeout: float, *, trusts_server: bool = False
+    ) -> None:
         self._command_timeout: Final = command_timeout
+        self._trusts_server: Final = trusts_server
         self._client: Any = connect()
         try:
             self._raw: Any = _take_out(self._client, key)
@@ -49,6 +55,18 @@ class LogConnection:
         deadline = time.monotonic() + self._command_timeout
         self.send(*commands)
         return [self.read(deadline - time.monotonic()) for _ in commands]
+
+    def longest_span(self) -> float:
+        """Returns the longest span of leases that end before a failover, in seconds.
+
+        Raises:
+            UnsafeServerError: A failover may be too fast, or its time cannot be read.
+            UnavailableError: There is no answer.
+            Exception: The connection was lost.
+        """
+        if self._trusts_server:
+            return math.inf
+        return longest_span(self._client, lambda command: self.ask(command)[0])
 
     def send(self, *commands: RedisCommand) -> None:
         """Sends commands, whose replies are read later.

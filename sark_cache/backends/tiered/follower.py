@@ -17,6 +17,7 @@ A writer waits for every reader that is registered, so a lease needs a registrat
 `confirmation`). Idle confirmations write nothing.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from logging import getLogger
@@ -48,6 +49,7 @@ from sark_cache.backends.tiered.confirmation import (
     read_items,
     registration,
 )
+from sark_cache.backends.tiered.failover import SETTINGS, SILENCE_SECONDS
 from sark_cache.backends.tiered.own_records import OwnRecords
 from sark_cache.backends.tiered.records import BEGIN, FLUSH, Call, calls_of
 
@@ -148,6 +150,8 @@ class LogFollower:
         self._settling: Final = settling
         self._members: Final = members
         self._believed: Believed | None = None
+        self._longest_span = math.inf
+        """The longest span of leases that end before a failover, in seconds."""
         self._log_span: float | None = None
         """The span of the log in seconds, at the last confirmation."""
         self._standing = Standing()
@@ -157,9 +161,32 @@ class LogFollower:
 
     @property
     def span(self) -> float:
-        """The span of leases, in seconds: the smallest of this process's caches and of the log."""
+        """The span of leases, in seconds: the smallest of this process's caches and of the log.
+
+        It is shorter if a failover may be faster.
+        """
         spans = self._spans()
-        return min(spans if self._log_span is None else [*spans, self._log_span], default=1.0)
+        if self._log_span is not None:
+            spans.append(self._log_span)
+        return min(min(spans, default=1.0), self._longest_span)
+
+    def bound_span(self, longest: float) -> None:
+        """Makes leases end before a failover. Warns once if that makes them shorter.
+
+        Args:
+            longest: The longest span, in seconds.
+        """
+        own = min(self._spans(), default=0.0)
+        if longest < own and longest != self._longest_span:
+            logger.warning(
+                "tiered cache: another server may take over %g s after the primary fell silent, so "
+                "max_staleness is %g s instead of %g s: raise %s",
+                longest + SILENCE_SECONDS,
+                longest,
+                own,
+                " or ".join(SETTINGS.values()),
+            )
+        self._longest_span = longest
 
     def confirm(self, connection: Asking, identity: Identity) -> bool:
         """Confirms until there is no more news. Returns whether the lease was extended.

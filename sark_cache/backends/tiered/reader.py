@@ -28,6 +28,7 @@ from sark_cache.backends.redis.log import InvalidationLog
 from sark_cache.backends.redis.permissions import refusal
 from sark_cache.backends.redis.settle import Settling
 from sark_cache.backends.tiered.connection import LogConnection
+from sark_cache.backends.tiered.failover import UnsafeServerError
 from sark_cache.backends.tiered.follower import LogFollower, Member
 from sark_cache.backends.tiered.own_records import OwnRecords
 from sark_cache.backends.tiered.thread import Asked, ReaderThread
@@ -43,9 +44,12 @@ class Reader:
         connect: Creates a client of the servers.
         namespace: The prefix of every key of the log.
         command_timeout: The maximum time of a command, in seconds.
+        trusts_server: If True, no failover is taken to be faster than leases end.
     """
 
-    def __init__(self, connect: Connect, namespace: str, command_timeout: float) -> None:
+    def __init__(
+        self, connect: Connect, namespace: str, command_timeout: float, *, trusts_server: bool
+    ) -> None:
         log = InvalidationLog(namespace)
         self.lease: Final = Lease()
         self.settling: Final = Settling(log, MIN_MAX_STALENESS)
@@ -56,8 +60,13 @@ class Reader:
         self.has_failed = False
         """True if the last attempt to confirm failed."""
         self.refused: str | None = None
-        """The server's error if it refuses a command that a reader needs. None: it does not."""
-        self._connect: Final = partial(LogConnection, connect, log.key, command_timeout)
+        """The reason for which this process cannot follow the log. None: it can, or may.
+
+        The server refuses a command that a reader needs, or a failover may be too fast.
+        """
+        self._connect: Final = partial(
+            LogConnection, connect, log.key, command_timeout, trusts_server=trusts_server
+        )
         self._command_timeout: Final = command_timeout
         self._caches: dict[int, tuple[weakref.ref[PolicyStore], OwnRecords, float]] = {}
         self._thread: ReaderThread | None = None
@@ -133,7 +142,7 @@ class Reader:
         self.has_failed = not confirmed
         if error is None:
             self.refused = None
-        elif refusal(error.__cause__) is not None:
+        elif refusal(error.__cause__) is not None or isinstance(error, UnsafeServerError):
             self.refused = describe(error)
         if error is not None:
             self._faults.report("confirming the log", describe(error))

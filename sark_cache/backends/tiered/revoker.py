@@ -27,6 +27,7 @@ class Revoker(PolicyCache):
         replicas: The minimum number of replicas that must confirm a revocation.
         settle: If True, a revocation returns when no process serves the decisions any more.
         max_staleness: The span of this process, in seconds.
+        trust_server: If True, no failover is taken to be faster than leases end.
 
     Raises:
         ImportError: Neither redis-py nor valkey-py is installed.
@@ -46,6 +47,7 @@ class Revoker(PolicyCache):
         replicas: int | None,
         settle: bool,
         max_staleness: float,
+        trust_server: bool,
     ) -> None:
         self._on_append = own_records.note
         super().__init__(
@@ -57,7 +59,7 @@ class Revoker(PolicyCache):
             settle=settle,
             max_staleness=max_staleness,
         )
-        self.reader: Final = self._find_reader()
+        self.reader: Final = self._find_reader(trusts_server=trust_server)
         """The reader of the log in this process. It is shared by all caches of the log."""
         self._store.settling = self.reader.settling
 
@@ -89,9 +91,11 @@ class Revoker(PolicyCache):
             "process, but other processes may still serve the decisions: try again"
         )
 
-    def _find_reader(self) -> Reader:
+    def _find_reader(self, *, trusts_server: bool) -> Reader:
         servers, connecting, command = self._connections.address
         namespace = self._store.namespace
         connect = blocking_clients(servers, connecting, command)
-        key = (servers, connecting, command, namespace)
-        return reader_of(key, lambda: Reader(connect, namespace, command))
+        key = (servers, connecting, command, namespace, trusts_server)
+        return reader_of(
+            key, lambda: Reader(connect, namespace, command, trusts_server=trusts_server)
+        )

@@ -19,9 +19,11 @@ from contextlib import ExitStack, suppress
 from typing import Final, Protocol
 
 from sark_cache._core.compiled import Lease
+from sark_cache._core.errors import UnavailableError
 from sark_cache._core.poller import forks, lock_across_forks
 from sark_cache.backends.tiered.bell import Bell
 from sark_cache.backends.tiered.connection import LogConnection
+from sark_cache.backends.tiered.failover import UnsafeServerError
 from sark_cache.backends.tiered.follower import NANOSECONDS, Identity, LogFollower
 
 CONFIRMATIONS_PER_SPAN: Final = 4
@@ -29,6 +31,8 @@ BELL_SHARE: Final = 0.1
 """The longest pause between two confirmations while the bell rings, as a share of the span."""
 BELL_SECONDS_PER_READER: Final = 100e-6
 """The pause for each reader. All readers together keep the server busy for a fifth of the time."""
+SPAN_CHECK_SECONDS: Final = 60.0
+"""The time between two questions for the time until a failover, in seconds."""
 FIRST_PAUSE_SECONDS: Final = 0.05
 LAST_PAUSE_SECONDS: Final = 0.5
 
@@ -106,6 +110,8 @@ class ReaderThread:
         self._sender.setblocking(False)  # noqa: FBT003 - it has no keyword
         self._asked: Asked | None = None
         self._stops = False
+        self._check_span_at = 0.0
+        """The monotonic time of the next question for the time until a failover. 0: at once."""
         self._has_confirmed = False
         """True if a confirmation succeeded since the last failure."""
 
@@ -194,9 +200,11 @@ class ReaderThread:
         with ExitStack() as closing:
             confirmer = self._open(closing)
             self._identity.renew()
+            self._check_span_at = 0.0
             bell: Bell | None = None
             try:
                 while self._goes_on():
+                    self._bound_span(confirmer)
                     self._confirm(confirmer)
                     if bell is None:  # not before the first request is answered
                         bell = Bell(
@@ -216,6 +224,25 @@ class ReaderThread:
         connection = self._connect()
         closing.callback(connection.close)
         return connection
+
+    def _bound_span(self, connection: LogConnection) -> None:
+        """Makes leases end before a failover. Asks for its time again every minute.
+
+        Raises:
+            UnsafeServerError: A failover may be too fast, or its time cannot be read.
+            Exception: There is no answer, on a new connection.
+        """
+        if time.monotonic() < self._check_span_at:
+            return
+        try:
+            self._follower.bound_span(connection.longest_span())
+        except UnsafeServerError:
+            raise
+        except UnavailableError:
+            if not self._check_span_at:
+                raise
+            # The sentinels do not answer, and their last answer still holds.
+        self._check_span_at = time.monotonic() + SPAN_CHECK_SECONDS
 
     def _confirm(self, connection: LogConnection) -> None:
         with _lock:

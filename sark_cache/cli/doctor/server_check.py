@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sark_cache._core import redis_urls as urls
+from sark_cache._core.arguments import MIN_MAX_STALENESS
 from sark_cache._core.errors import describe
 from sark_cache._core.keys import prefix_of
 from sark_cache.backends.redis.log import InvalidationLog
@@ -23,6 +24,13 @@ from sark_cache.backends.redis.permissions import (
     in_scripts,
     is_of_keys,
     refusal,
+)
+from sark_cache.backends.tiered.failover import (
+    SETTINGS as FAILOVER_SETTINGS,
+)
+from sark_cache.backends.tiered.failover import (
+    SILENCE_SECONDS,
+    of_sentinels,
 )
 from sark_cache.cli._exit import FailureError
 from sark_cache.cli._output import counted, milliseconds
@@ -44,8 +52,6 @@ if TYPE_CHECKING:
     from sark_cache.settings import CacheSettings
 
 PINGS = 20
-SILENCE_SECONDS = 3.0
-"""The time after which a native cache notices that a primary has lost its replicas."""
 
 OF_KEYS = "for the cache's keys"
 """Ends the reason of a command that is refused for its key alone."""
@@ -80,8 +86,6 @@ def tried(key: str) -> dict[str, tuple[str | int, ...]]:
     }
 
 
-FAILOVER_SETTINGS = {"sentinel": "down-after-milliseconds", "cluster": "cluster-node-timeout"}
-"""The setting that says when a silent primary may be replaced, by topology."""
 TOPOLOGIES = {"": "server", "unix": "server", "sentinel": "sentinel", "cluster": "cluster"}
 
 
@@ -232,10 +236,7 @@ def _failover_seconds(client: Any, primary: Any, topology: str) -> float | None:
             return float(primary.config_get("cluster-node-timeout")["cluster-node-timeout"]) / 1e3
         if topology == "sentinel":
             pool = client.connection_pool
-            [state, *_] = [
-                one.sentinel_master(pool.service_name) for one in pool.sentinel_manager.sentinels
-            ]
-            return float(state["down-after-milliseconds"]) / 1e3
+            return of_sentinels(pool.sentinel_manager.sentinels, pool.service_name)
     return None
 
 
@@ -349,15 +350,35 @@ def _judge_following(found: Examination, server: ExaminedServer, settings: "Cach
             f"{commands}. Users get Redis instead, and a revocation may wait for "
             f"SARK_CACHE_MAX_STALENESS{_cure(needed, settings)}"
         )
+    if found.topology in FAILOVER_SETTINGS:
+        warning = _of_failover(server, FAILOVER_SETTINGS[found.topology], settings)
+        found.warnings += [warning] if warning else []
+
+
+def _of_failover(server: ExaminedServer, setting: str, settings: "CacheSettings") -> str:
+    """Returns the warning about a failover that may be too fast. Empty: there is none."""
+    seconds = server.failover_seconds
     enough = settings.max_staleness + SILENCE_SECONDS
-    if server.failover_seconds is not None and server.failover_seconds < enough:
-        setting = FAILOVER_SETTINGS[found.topology]
-        found.warnings.append(
-            f"{server.address} may be replaced {server.failover_seconds:g} s after it was cut off "
-            f"({setting}): a process that is cut off together with it may serve a decision for up "
-            f"to 3 s after its revocation. Raise {setting} above SARK_CACHE_MAX_STALENESS plus 3 s "
-            f"({enough:g} s), or lower SARK_CACHE_MAX_STALENESS"
+    trust = "set SARK_CACHE_TRUST_SERVER=true if you know that no failover is faster"
+    if seconds is None:
+        return (
+            ""
+            if settings.trust_server
+            else f"{server.address} does not show its {setting}, so native caches do not follow it "
+            f"and users get Redis. Allow CONFIG GET to the user (+config|get), or {trust}"
         )
+    if seconds >= enough:
+        return ""
+    known = f"{server.address} may be replaced {seconds:g} s after it was cut off ({setting}): "
+    cure = f". Raise {setting} to SARK_CACHE_MAX_STALENESS plus 3 s ({enough:g} s)"
+    if settings.trust_server:
+        return (
+            f"{known}a process that is cut off together with it may serve a decision for some "
+            f"seconds after its revocation{cure}"
+        )
+    if seconds - SILENCE_SECONDS < MIN_MAX_STALENESS:
+        return f"{known}native caches do not follow it and users get Redis{cure}, or {trust}"
+    return f"{known}max_staleness is shortened to {seconds - SILENCE_SECONDS:g} s{cure}"
 
 
 def _cure(refused: dict[str, str], settings: "CacheSettings") -> str:
