@@ -123,7 +123,7 @@ class Settling:
         self._log: Final = log
         self._longest = span
         """The longest span that this process knows: its own, or one that the log had."""
-        self.standing = Standing()
+        self.standing: Standing = Standing()
         """Also set by the reader of this process, which follows the log all the time."""
         self._marks: dict[str, tuple[float, asyncio.Task[None] | None]] = {}
         """The marks that stand: when each was first seen, and the task that removes its readers."""

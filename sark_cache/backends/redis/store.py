@@ -74,7 +74,7 @@ class DecisionStore:
         self._log: Final = InvalidationLog(namespace, on_append)
         self.log: Final = self._log.key
         self.news: Final = News()
-        self.settling = Settling(self._log, span)
+        self.settling: Settling = Settling(self._log, span)
         """The readers of the log. A tiered cache shares it with the reader of its process."""
 
     async def look_up(

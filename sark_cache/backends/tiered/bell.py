@@ -25,7 +25,7 @@ class Bell:
         self._position: Position | None = None
         self._seconds = 0.0
         self._deadline = 0.0
-        self.is_armed = False
+        self.is_armed: bool = False
         """True while the reply to XREAD is outstanding."""
         self._is_refused = False
         """True if the server does not permit XREAD. Then news wait for the next confirmation."""

@@ -103,10 +103,10 @@ class Identity:
     """
 
     def __init__(self) -> None:
-        self.id = ""
+        self.id: str = ""
         self.former: list[str] = []
         """The ids whose registrations may still be there."""
-        self.may_be_registered = False
+        self.may_be_registered: bool = False
         """True if a registration of the id was sent."""
 
     def renew(self) -> None:
@@ -139,11 +139,11 @@ class LogFollower:
         self.log: Final = log
         self.position: Position | None = None
         """The position up to which all records were applied. None: none was adopted yet."""
-        self.sent = 0
+        self.sent: int = 0
         """The lease's time before the last confirmation was sent, in nanoseconds."""
-        self.record_lag = 0.0
+        self.record_lag: float = 0.0
         """The age of the newest record when it was read, by both clocks, in seconds."""
-        self.readers = 1
+        self.readers: int = 1
         """The number of readers at the last confirmation."""
         self._prefix: Final = prefix
         self._lease: Final = lease

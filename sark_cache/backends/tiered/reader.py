@@ -57,7 +57,7 @@ class Reader:
         self.follower: Final = LogFollower(
             log, prefix_of(namespace), self.lease, self.settling, self.members
         )
-        self.has_failed = False
+        self.has_failed: bool = False
         """True if the last attempt to confirm failed."""
         self.refused: str | None = None
         """The reason for which this process cannot follow the log. None: it can, or may.
