@@ -38,6 +38,7 @@ async def test_a_deny_while_it_is_off_ends_the_older_allow(
     cache = SelectedPolicyCache(
         settled(redis_url=fresh_redis.url, rust_cache_rollout_pct=percentage)
     )
+    assert await cache.health_check(), "a native cache follows the log from here on"
     assert await cache.set(*ALICE, ALLOW)
     assert await cache.get(*ALICE) == ALLOW
     cache.enabled = False
