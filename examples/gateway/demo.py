@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import random
-import socket
+import signal
 import statistics
 import subprocess
 import sys
@@ -32,7 +32,7 @@ from rich.progress import (
 from rich.table import Table
 
 from engine import read
-from workers import show_workers
+from workers import free_port, show_workers
 
 HERE = Path(__file__).parent
 START_SECONDS = 30
@@ -124,9 +124,7 @@ async def served(
         workers: The number of processes.
         environment: Variables for these processes, in addition to the present ones.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "uvicorn", "app:create_app", "--factory"]
     command += ["--app-dir", str(HERE), "--port", str(port), "--log-level", "warning"]
@@ -231,6 +229,8 @@ def parsed() -> argparse.Namespace:
         parser.error("--requests must be at least 100 and --clients at least 1")
     if not 1 <= options.workers <= MAX_WORKERS:
         parser.error(f"--workers must be 1 to {MAX_WORKERS}")
+    if options.workers > 1 and not hasattr(signal, "SIGSTOP"):
+        parser.error("--workers suspends a process, which this platform cannot do")
     return options
 
 

@@ -62,7 +62,7 @@ class PolicyEngine:
 
     def _suspension(self, user: str) -> Path:
         """Returns the file that exists if a known user is suspended."""
-        return self._state / f"{list(self.users).index(user)}.suspended"
+        return self._state / f"{user}.suspended"
 
     def _compile(self) -> None:
         self._own.interpreter, self._own.query = compiled()

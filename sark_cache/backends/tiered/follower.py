@@ -49,7 +49,7 @@ from sark_cache.backends.tiered.confirmation import (
     read_items,
     registration,
 )
-from sark_cache.backends.tiered.failover import SETTINGS, SILENCE_SECONDS
+from sark_cache.backends.tiered.failover import FAILOVER_SETTINGS, SILENCE_SECONDS
 from sark_cache.backends.tiered.own_records import OwnRecords
 from sark_cache.backends.tiered.records import BEGIN, FLUSH, Call, calls_of
 
@@ -184,7 +184,7 @@ class LogFollower:
                 longest + SILENCE_SECONDS,
                 longest,
                 own,
-                " or ".join(SETTINGS.values()),
+                " or ".join(FAILOVER_SETTINGS.values()),
             )
         self._longest_span = longest
 

@@ -19,11 +19,10 @@ from contextlib import ExitStack, suppress
 from typing import Final, Protocol
 
 from sark_cache._core.compiled import Lease
-from sark_cache._core.errors import UnavailableError
 from sark_cache._core.poller import forks, lock_across_forks
 from sark_cache.backends.tiered.bell import Bell
 from sark_cache.backends.tiered.connection import LogConnection
-from sark_cache.backends.tiered.failover import UnsafeServerError
+from sark_cache.backends.tiered.failover import SilentSentinelsError
 from sark_cache.backends.tiered.follower import NANOSECONDS, Identity, LogFollower
 
 CONFIRMATIONS_PER_SPAN: Final = 4
@@ -230,18 +229,16 @@ class ReaderThread:
 
         Raises:
             UnsafeServerError: A failover may be too fast, or its time cannot be read.
-            Exception: There is no answer, on a new connection.
+            Exception: The connection failed, or it is new and no sentinel answers.
         """
         if time.monotonic() < self._check_span_at:
             return
         try:
             self._follower.bound_span(connection.longest_span())
-        except UnsafeServerError:
-            raise
-        except UnavailableError:
+        except SilentSentinelsError:
             if not self._check_span_at:
                 raise
-            # The sentinels do not answer, and their last answer still holds.
+            # Their last answer still holds.
         self._check_span_at = time.monotonic() + SPAN_CHECK_SECONDS
 
     def _confirm(self, connection: LogConnection) -> None:

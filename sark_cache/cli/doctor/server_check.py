@@ -25,13 +25,7 @@ from sark_cache.backends.redis.permissions import (
     is_of_keys,
     refusal,
 )
-from sark_cache.backends.tiered.failover import (
-    SETTINGS as FAILOVER_SETTINGS,
-)
-from sark_cache.backends.tiered.failover import (
-    SILENCE_SECONDS,
-    of_sentinels,
-)
+from sark_cache.backends.tiered.failover import FAILOVER_SETTINGS, SILENCE_SECONDS, of_sentinels
 from sark_cache.cli._exit import FailureError
 from sark_cache.cli._output import counted, milliseconds
 from sark_cache.cli._redis import (
@@ -360,12 +354,12 @@ def _of_failover(server: ExaminedServer, setting: str, settings: "CacheSettings"
     seconds = server.failover_seconds
     enough = settings.max_staleness + SILENCE_SECONDS
     trust = "set SARK_CACHE_TRUST_SERVER=true if you know that no failover is faster"
+    if seconds is None and settings.trust_server:
+        return ""
     if seconds is None:
         return (
-            ""
-            if settings.trust_server
-            else f"{server.address} does not show its {setting}, so native caches do not follow it "
-            f"and users get Redis. Allow CONFIG GET to the user (+config|get), or {trust}"
+            f"{server.address} does not show its {setting}, so native caches do not follow it and "
+            f"users get Redis. Allow CONFIG GET to the user (+config|get), or {trust}"
         )
     if seconds >= enough:
         return ""

@@ -1,6 +1,7 @@
 """Faults in which another server takes over, of a pair with sentinels and of a cluster."""
 
 import asyncio
+from abc import abstractmethod
 from typing import ClassVar
 
 from redis.crc import key_slot
@@ -31,45 +32,64 @@ class FailoverOrdered(_OfSentinels):
         await asyncio.sleep(seconds)
 
 
-class PrimaryKilled(_OfSentinels):
-    """The primary is killed, and comes back as the replica of the new one."""
+class _PrimaryLost(_OfSentinels):
+    """The primary falls silent until after the failover."""
 
     loses_log = True  # replication is asynchronous, so the last records may be lost
 
     async def happen(self, scene, seconds):
         old = scene.server.primary()
-        await asyncio.to_thread(old.kill)
+        await asyncio.to_thread(self.silence, old)
         await asyncio.to_thread(scene.server.wait_for_primary, other_than=old)
         await asyncio.sleep(seconds)
-        await asyncio.to_thread(old.start)
-        await asyncio.to_thread(scene.server.settle)
+        await asyncio.to_thread(scene.server.revive)
+
+    @abstractmethod
+    def silence(self, server):
+        """Makes the server silent."""
 
 
-class PrimarySuspended(_OfSentinels):
+class PrimaryKilled(_PrimaryLost):
+    """The primary is killed, and comes back as the replica of the new one."""
+
+    def silence(self, server):
+        server.kill()
+
+
+class PrimarySuspended(_PrimaryLost):
     """The primary is suspended (SIGSTOP) until after the failover. Then it still has that role."""
 
+    def silence(self, server):
+        server.pause()
+
+
+class _NodeOfLogLost(_OfCluster):
+    """The node with the log falls silent."""
+
     loses_log = True
 
     async def happen(self, scene, seconds):
-        old = scene.server.primary()
-        await asyncio.to_thread(old.pause)
-        await asyncio.to_thread(scene.server.wait_for_primary, other_than=old)
+        await asyncio.to_thread(self.silence, scene.server.owner_of(slot_of_log()))
         await asyncio.sleep(seconds)
-        await asyncio.to_thread(old.resume)
-        await asyncio.to_thread(scene.server.settle)
+        await asyncio.to_thread(scene.server.revive)
+
+    @abstractmethod
+    def silence(self, server):
+        """Makes the server silent."""
 
 
-class NodeOfLogKilled(_OfCluster):
+class NodeOfLogKilled(_NodeOfLogLost):
     """The node with the log is killed, and comes back as a replica."""
 
-    loses_log = True
+    def silence(self, server):
+        server.kill()
 
-    async def happen(self, scene, seconds):
-        old = scene.server.owner_of(slot_of_log())
-        await asyncio.to_thread(old.kill)
-        await asyncio.sleep(seconds)
-        await asyncio.to_thread(old.start)
-        await asyncio.to_thread(scene.server.settle)
+
+class MinoritySuspended(_NodeOfLogLost):
+    """The node with the log is suspended (SIGSTOP), as if the network had cut it off."""
+
+    def silence(self, server):
+        server.pause()
 
 
 class SlotOfLogMoved(_OfCluster):
@@ -86,16 +106,3 @@ class SlotOfLogMoved(_OfCluster):
 
     def _primaries(self, cluster):
         return [one for one in cluster.servers if one.command("ROLE")[0] == "master"]
-
-
-class MinoritySuspended(_OfCluster):
-    """The node with the log is suspended (SIGSTOP), as if the network had cut it off."""
-
-    loses_log = True
-
-    async def happen(self, scene, seconds):
-        old = scene.server.owner_of(slot_of_log())
-        await asyncio.to_thread(old.pause)
-        await asyncio.sleep(seconds)
-        await asyncio.to_thread(old.resume)
-        await asyncio.to_thread(scene.server.settle)

@@ -1,4 +1,4 @@
-//! What a writer has to know about a log before it relies on the registrations in it.
+//! Scenarios of writers that rely on the registrations in a log, and of faults that lose these.
 
 use super::{Process, at_once, serving};
 use crate::broken::Broken;

@@ -1,6 +1,6 @@
 //! When a confirmation grants a lease, and for how long.
 
-use super::{at_once, serving};
+use super::{at_once, revoke_and_ask, serving};
 use crate::broken::Broken;
 use crate::checker::one_of;
 use crate::fault::Fault;
@@ -49,11 +49,7 @@ pub fn a_registration_is_refused(broken: Broken) {
     serves.serve();
     world.server.lock().unwrap().is_full = false;
     writer.confirm();
-    at_once! {
-        writer => for _ in 0..3 { writer.confirm() },
-        writer => writer.invalidate(0),
-    }
-    serves.ask(&serves.caches[0]);
+    revoke_and_ask(&writer, &serves);
 }
 
 /// The log begins again with lower IDs, and memory is full when a process would register in it.
@@ -69,11 +65,7 @@ pub fn a_registration_is_ahead(broken: Broken) {
     world.wait(2 * SPAN);
     writer.confirm();
     serves.serve();
-    at_once! {
-        writer => for _ in 0..3 { writer.confirm() },
-        writer => writer.invalidate(0),
-    }
-    serves.ask(&serves.caches[0]);
+    revoke_and_ask(&writer, &serves);
 }
 
 /// Two processes have different spans. One revokes, while the other one serves.

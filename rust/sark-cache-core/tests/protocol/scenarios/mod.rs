@@ -55,3 +55,12 @@ macro_rules! at_once {
     };
 }
 use at_once;
+
+/// Revokes through one process while it confirms, and then asks the other one.
+fn revoke_and_ask(writer: &Arc<Process>, serves: &Arc<Process>) {
+    at_once! {
+        writer => for _ in 0..3 { writer.confirm() },
+        writer => writer.invalidate(0),
+    }
+    serves.ask(&serves.caches[0]);
+}

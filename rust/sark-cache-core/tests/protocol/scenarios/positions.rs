@@ -1,4 +1,4 @@
-//! How a process finds its place in the log, or a new one.
+//! Scenarios in which a process finds its place in the log again, or adopts a new one.
 
 use super::{at_once, serving};
 use crate::broken::Broken;

@@ -1,6 +1,6 @@
 //! Readers that are silent, for a time or for ever.
 
-use super::{at_once, serving};
+use super::{at_once, revoke_and_ask, serving};
 use crate::broken::Broken;
 use crate::checker::one_of;
 use crate::server::What;
@@ -29,11 +29,7 @@ pub fn a_silent_reader_comes_back(broken: Broken) {
     }
     world.wait(one_of([0, SPAN / 4]));
     writer.remove_silent();
-    at_once! {
-        writer => for _ in 0..3 { writer.confirm() },
-        writer => writer.invalidate(0),
-    }
-    serves.ask(&serves.caches[0]);
+    revoke_and_ask(&writer, &serves);
 }
 
 /// A reader confirms just before a writer marks it, and its acknowledgement comes after that.
@@ -50,11 +46,7 @@ pub fn a_reader_is_marked(broken: Broken) {
             serves.evaluates(&serves.caches[0]);
         },
     }
-    at_once! {
-        writer => for _ in 0..3 { writer.confirm() },
-        writer => writer.invalidate(0),
-    }
-    serves.ask(&serves.caches[0]);
+    revoke_and_ask(&writer, &serves);
 }
 
 /// A reader has died, and so has the writer that marked it. Others wait for it, but not for ever.
