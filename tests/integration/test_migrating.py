@@ -15,6 +15,7 @@ import redis.asyncio
 
 from sark_cache import CacheSettings, close_policy_caches, get_rust_policy_cache
 from sark_cache.selection.selector import use_settings
+from tiers import until
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
@@ -65,6 +66,8 @@ async def environment(request, monkeypatch, server):
     chosen = use_settings(CacheSettings.from_environment())
     if request.param == "native":
         assert await get_rust_policy_cache().confirm()
+    # On a busy machine the first check of the server takes longer than a choice waits for it.
+    await until(lambda: chosen.choose("user-1").backend != "none")
     yield
     await close_policy_caches()
     chosen.close()

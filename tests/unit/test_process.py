@@ -377,3 +377,33 @@ def test_without_the_compiled_module_the_package_imports_and_errors_name_what_is
         """,
         path=without_module,
     ) == ["False", *["True", "True", "ModuleNotFoundError"] * 4, "True 100.0"]
+
+
+def test_the_package_takes_no_numbers_from_the_generator_that_programs_share():
+    """A program that needs its numbers in a known order has seeded it, or runs under Hypothesis."""
+    assert run(
+        """
+import asyncio, logging, random
+from sark_cache import RustPolicyCache, TieredPolicyCache
+logging.getLogger("sark_cache").addHandler(logging.NullHandler())
+
+async def main():
+    tiered = TieredPolicyCache("redis://localhost:1")
+    native = RustPolicyCache()
+
+    async def fails(*request):
+        raise ConnectionError
+
+    native.set_revalidate_callback(fails)
+    await native.set("a", "b", "c", {"allow": True}, ttl_seconds=0.3, sensitivity="critical")
+    before = random.getstate()
+    for _ in range(3):
+        assert not await tiered.confirm()
+        await asyncio.sleep(0.1)
+        await native.get("a", "b", "c", sensitivity="critical")
+    print(random.getstate() == before)
+    await tiered.close()
+
+asyncio.run(main())
+"""
+    ) == ["True"]

@@ -10,13 +10,15 @@ refreshes failed together are not refreshed together again. A refresh with a new
 series. At most `MAX_PAUSES` keys have a pause.
 """
 
-from random import random
+from random import SystemRandom
 from time import monotonic
 from typing import Final, NamedTuple
 
 from sark_cache._core.limits import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, MAX_PAUSES
 
 _MAX_DOUBLINGS: Final = 30
+_jitter: Final = SystemRandom()
+"""Not the shared generator, whose numbers a program may need in a known order."""
 
 
 class _Pause(NamedTuple):
@@ -46,7 +48,7 @@ class Pauses:
         if len(self._keys) >= MAX_PAUSES:
             self._make_room(now)
         doubled = FIRST_PAUSE_SECONDS * 2 ** min(series - 1, _MAX_DOUBLINGS)
-        length = min(doubled, LONGEST_PAUSE_SECONDS) * (1 - random() / 2)  # noqa: S311 - no secret
+        length = min(doubled, LONGEST_PAUSE_SECONDS) * (1 - _jitter.random() / 2)
         self._keys[hashed] = _Pause(series, now + length)
 
     def end(self, key: str) -> None:

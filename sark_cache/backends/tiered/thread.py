@@ -8,7 +8,6 @@ After a failure the thread closes its connections and rests before it finds the 
 processes lose a server at the same time, so each rests for another time.
 """
 
-import random
 import selectors
 import socket
 import threading
@@ -16,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
+from random import SystemRandom
 from typing import Final, Protocol
 
 from sark_cache._core.compiled import Lease
@@ -34,6 +34,8 @@ SPAN_CHECK_SECONDS: Final = 60.0
 """The time between two questions for the time until a failover, in seconds."""
 FIRST_PAUSE_SECONDS: Final = 0.05
 LAST_PAUSE_SECONDS: Final = 0.5
+_jitter: Final = SystemRandom()
+"""Not the shared generator, whose numbers a program may need in a known order."""
 
 
 class Owner(Protocol):
@@ -169,7 +171,7 @@ class ReaderThread:
                     self._settle_asked()
                     pause = FIRST_PAUSE_SECONDS if self._has_confirmed else pause
                     self._has_confirmed = False
-                    self._rest(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+                    self._rest(pause * _jitter.uniform(0.5, 1.5))
                     pause = min(2 * pause, LAST_PAUSE_SECONDS)
         finally:
             self._owner.retire(self, always=True)
