@@ -1,5 +1,9 @@
 """Fixtures and settings of all tests."""
 
+import gc
+import threading
+import time
+
 import pytest
 from hypothesis import settings
 
@@ -20,3 +24,14 @@ settings.load_profile("sark")
 @pytest.fixture
 def cache() -> RustPolicyCache:
     return RustPolicyCache()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_reader_is_left():
+    """Fails if a file leaves a thread that follows a log. Other tests would run beside it."""
+    yield
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while left := [one for one in threading.enumerate() if one.name == "sark-cache log reader"]:
+        assert time.monotonic() < deadline, f"{left} follows a log: close its caches"
+        time.sleep(0.01)

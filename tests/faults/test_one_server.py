@@ -186,7 +186,7 @@ def history_of(server):
 def append(server, *fields, number="*"):
     """Appends a record that no version of this package has written."""
     added = server.command("XADD", LOG, number, "n", "f" * 16, *fields)
-    server.command("SET", HEAD, f"{added}.{'f' * 16} {history_of(server)}")
+    server.command("SET", HEAD, f"{added}.{'f' * 16} {history_of(server)} ?")
 
 
 async def test_a_trimmed_log_stores_no_older_decision(own_redis, open_cache):

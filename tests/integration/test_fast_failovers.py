@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from sark_cache import CacheSettings
+from sark_cache import CacheSettings, close_policy_caches
 from sark_cache.selection.selector import Selection
 from servers import Cluster, Sentinels
 from tiers import opened, tier, until
@@ -93,3 +93,4 @@ async def test_users_get_redis_where_a_failover_is_too_fast(cluster, monkeypatch
         assert "another server may take over" in selection.choose("alice").reason
     finally:
         selection.close()
+        await close_policy_caches()

@@ -595,8 +595,8 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         When the awaitable returns, the revocation has taken effect in all processes, and connected
         replicas have it. A matching decision that any process was evaluating is not stored.
 
-        Scans all keys, on a cluster those of every primary, without blocking the server. That takes
-        about a second for a million keys.
+        If the server may store decisions, scans all keys, on a cluster those of every primary,
+        without blocking the server. That takes about a second for a million keys.
 
         Args:
             user_id: Only decisions for this user.

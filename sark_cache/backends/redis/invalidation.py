@@ -1,7 +1,7 @@
 """Operations over all primaries: key scans, and confirmation of revocations.
 
 There is no index of the keys that a revocation may match. So it scans all keys, with SCAN on every
-primary.
+primary, unless the head of the log says that there are no decisions (see `scripts`).
 
 A revocation is confirmed if the servers were the same before and after it. A scan may miss keys if
 a primary is replaced, because the new one continues with a cursor that it did not return, or does
@@ -54,10 +54,16 @@ class Confirmed:
     """The reply to the command that was sent with its confirmation. None: none was sent."""
 
 
-async def scan_all(servers: Servers, pattern: str, visit: Visit) -> int:
+async def scan_all(servers: Servers, pattern: Callable[[], str], visit: Visit) -> int:
     """Visits every key that matches and exists during the whole scan, on every primary.
 
-    Returns the sum of the results of `visit`.
+    Args:
+        servers: The servers.
+        pattern: Returns the glob of the next step.
+        visit: Gets the keys of each step.
+
+    Returns:
+        The sum of the results of `visit`.
 
     Raises:
         UnconfirmedError: Another server answered during the scan, or the scan does not end.

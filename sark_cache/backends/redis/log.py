@@ -18,13 +18,13 @@ A position whose item is not in the log is unknown: the log was cut, flushed, ev
 failover. Then nothing is stored. The nonce is needed because a server that lost items, or whose
 clock went back, may assign an id a second time.
 
-The *head*, a string beside the stream, holds the position of the last item and the history of the
-server that wrote it (see `scripts`). The script that appends a record writes both in one step, and
-nothing else appends. If both are missing, the next look-up begins the log with a record that
-matches nothing. If the head is missing, or has another history, the next script appends a record
-with the member `history`, which matches every decision. If the stream is missing, the head's
-position remains valid until the next record, because no record is newer. Every older position is
-unknown.
+The *head*, a string beside the stream, holds the position of the last item, the history of the
+server that wrote it, and whether decisions may be stored (see `scripts`). The script that appends a
+record writes both in one step, and nothing else appends. If both are missing, the next look-up
+begins the log with a record that matches nothing. If the head is missing, or has another history,
+the next script appends a record with the member `history`, which matches every decision. If the
+stream is missing, the head's position remains valid until the next record, because no record is
+newer. Every older position is unknown.
 
 The log is cut by its length. A limit by age would remove the last item of a log without news, and
 with it the position of every process. `MAX_RECORDS` items of about 110 bytes take 2 MB.
@@ -80,9 +80,24 @@ class InvalidationLog:
         """Returns the command that asks for the position, and for the records since a known one."""
         return ("EVAL", scripts.POSITION, 2, *self.keys, nonce(), since or "")
 
-    def append(self, record: LogRecord) -> RedisCommand:
-        """Returns the command that appends a record."""
+    def append(self, record: LogRecord, *, with_decisions: bool) -> RedisCommand:
+        """Returns the command that appends a record.
+
+        Args:
+            record: The record.
+            with_decisions: True if the server of the log also stores all decisions. False also if
+                that is not known.
+        """
         record_nonce = nonce()
         if self._on_append is not None:
             self._on_append(record_nonce)
-        return ("EVAL", scripts.APPEND, 2, *self.keys, record_nonce, json.dumps(record))
+        parts = (record_nonce, json.dumps(record), int(with_decisions))
+        return ("EVAL", scripts.APPEND, 2, *self.keys, *parts)
+
+    def note_none(self, since: str) -> RedisCommand:
+        """Returns the command that notes that no decision is stored.
+
+        Args:
+            since: The nonce in the reply to a record after which a scan found no decision.
+        """
+        return ("EVAL", scripts.NOTE_NONE, 1, self.head, since)

@@ -237,7 +237,7 @@ class Primary:
             raise UnconfirmedError(message)
         return node.slots
 
-    async def scan_all(self, pattern: str, visit: Visit) -> int:
+    async def scan_all(self, pattern: Callable[[], str], visit: Visit) -> int:
         """Visits every key that matches and exists during the whole scan.
 
         Returns the sum of the results of `visit`.
@@ -252,7 +252,7 @@ class Primary:
         # Brent's algorithm: a cycle of cursors returns to the one that is remembered.
         remembered, steps, next_remembered = -1, 0, 1
         while True:
-            count, run, page = await self._scan_step(cursor, pattern)
+            count, run, page = await self._scan_step(cursor, pattern())
             if run != (first := first or run):
                 message = "another server has become the primary"
                 raise UnconfirmedError(message)

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeGuard, TypeVar
 
 from sark_cache._core.errors import UNREADABLE, UnavailableError
-from sark_cache.backends.redis.scripts import REMOVED
+from sark_cache.backends.redis.scripts import MAYBE, NONE, REMOVED
 
 T = TypeVar("T")
 
 POSITION = re.compile(r"[0-9]{1,20}-[0-9]{1,20}\.[0-9a-f]{16}")
+NONCE = re.compile(r"[0-9a-f]{16}")
 SPAN = re.compile(r"[0-9]{1,5}")
 SLOTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
 MAX_SLOT: Final = 16_383
@@ -33,6 +34,15 @@ class At(NamedTuple):
 
     None: too many, or the known position is not in the log.
     """
+
+
+class AppendReply(NamedTuple):
+    """The reply to a record."""
+
+    position: str | None
+    """Its position. None: memory ran out, and the log was removed."""
+    stored: str = MAYBE
+    """Whether decisions may be stored: `MAYBE`, `NONE`, or a nonce (see `scripts`)."""
 
 
 class Fleet(NamedTuple):
@@ -137,9 +147,12 @@ def position(reply: object) -> str:
     return at
 
 
-def appended(reply: object) -> str | None:
-    """Reads the position of a new record. None: memory ran out, and the log was removed."""
-    return None if text(reply) == REMOVED else position(reply)
+def appended(reply: Sequence[object]) -> AppendReply:
+    """Reads the position of a new record, and whether decisions may be stored."""
+    at, stored = map(text, _items(reply, 2))
+    if stored not in {MAYBE, NONE} and NONCE.fullmatch(stored) is None:
+        raise ValueError
+    return AppendReply(None if at == REMOVED else position(at), stored)
 
 
 def fleet(reply: Sequence[object]) -> Fleet:

@@ -9,6 +9,19 @@ The head holds the position of the last record. To read it takes the server 1 µ
 end of the stream takes 5 to 10 µs. So a script reads the stream only if the head's position is not
 the known one.
 
+The head also says whether decisions may be stored, so that a revocation need not scan the keys of a
+server that has none:
+
+| | |
+|---|---|
+| `?` | decisions may be stored |
+| a nonce | none was stored since the record with this nonce. There may be older ones |
+| `0` | none is stored: a scan after that record found none, and none was stored until it ended |
+
+A script that stores a decision sets `?` in the same step. So does the first record after the head
+was lost, or of another history. It is always `?` on a cluster, where a decision and the head may be
+on different servers, and where the server does not report its history.
+
 A server that was restarted may have an older state: decisions that were revoked, and a log without
 the revocation. Its id of the replication is another one then, and after a promotion too. This id,
 or the first 16 digits of it, is the *history*. The head holds the history of its record, and each
@@ -41,6 +54,9 @@ AGE_MARGIN_MS = 5_000
 """The time by which a record must precede a stamp to count as older."""
 NEWS = 32
 """The maximum number of records that a look-up returns."""
+
+MAYBE, NONE = "?", "0"
+"""What the head says if decisions may be stored, and if none is."""
 
 MAX_RECORDS = 16_384
 """The number of records that the log keeps, and at most a node of the stream more."""
@@ -84,21 +100,25 @@ local function name(item) return item[1] .. '.' .. (item[2][2] or '') end
 """
 
 _APPEND = f"""
+local function set_head(head, at, stored)
+  redis.call('SET', head, at .. ' ' .. history .. ' ' .. stored)
+end
 -- Appends a record and returns its position, or the error for which the server refuses it.
-local function append(log, head, nonce, record)
+local function append(log, head, nonce, record, stored)
   local id = redis.pcall('XADD', log, 'MAXLEN', '~', {MAX_RECORDS}, '*', 'n', nonce, 'r', record)
   if type(id) == 'table' then return id end
   local at = id .. '.' .. nonce
-  redis.call('SET', head, at .. ' ' .. history)
+  set_head(head, at, stored or '{MAYBE}')
   return at
 end
--- Returns the position of the last record; nil: there is no log. If the log is of another history,
--- revokes everything with a record that has this nonce, or returns the error.
+-- Returns the position of the last record, and whether decisions may be stored; nil: there is no
+-- log. If the log is of another history, revokes everything with a record that has this nonce, or
+-- returns the error.
 local function last(log, head, nonce)
-  local at, of = string.match(redis.call('GET', head) or '', '^(%S+) (%x*)$')
-  if at and of == history then return at end
+  local at, of, stored = string.match(redis.call('GET', head) or '', '^(%S+) (%x*) (%S+)$')
+  if at and of == history then return at, stored end
   if at or redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1] then
-    return append(log, head, nonce, '{{"history":"' .. history .. '"}}')
+    return append(log, head, nonce, '{{"history":"' .. history .. '"}}'), '{MAYBE}'
   end
 end
 """
@@ -176,10 +196,12 @@ local function items_within(log, since)
   if not older[1] then return nil end
   return redis.call('XRANGE', log, string.format('%.0f', before), '+', 'COUNT', {MAX_NEWER} + 1)
 end
--- Returns the records since a position or an age; nil: too many, or it is unknown.
+-- Returns the records since a position or an age; nil: too many, or it is unknown. The head then
+-- says that decisions may be stored.
 local function newer(log, head, nonce, since)
-  local at = last(log, head, nonce)
+  local at, stored = last(log, head, nonce)
   if type(at) ~= 'string' then return nil end
+  if stored ~= '{MAYBE}' then set_head(head, at, '{MAYBE}') end
   if since == at then return {{}} end
   local id = string.match(since, '^(%d+%-%d+)%.')
   local items = id and items_after(log, since, id) or not id and items_within(log, since)
@@ -296,16 +318,34 @@ APPEND = _minified(
     _HISTORY
     + _APPEND
     + f"""
-last(KEYS[1], KEYS[2], string.reverse(ARGV[1]))
-local at = append(KEYS[1], KEYS[2], ARGV[1], ARGV[2])
-if type(at) == 'string' then return at end
+local _, stored = last(KEYS[1], KEYS[2], string.reverse(ARGV[1]))
+if history == '' or ARGV[3] ~= '1' then stored = '{MAYBE}'
+elseif not stored or stored == '{MAYBE}' then stored = ARGV[1] end
+local at = append(KEYS[1], KEYS[2], ARGV[1], ARGV[2], stored)
+if type(at) == 'string' then return {{at, stored}} end
 if not string.find(at.err, 'OOM', 1, true) then return at end
 -- Without a log, no decision being evaluated is stored. That has the same effect.
 redis.call('UNLINK', KEYS[1], KEYS[2])
-return '{REMOVED}'
+return {{'{REMOVED}', '{MAYBE}'}}
 """
 )
-"""log, head, nonce, record -> position | REMOVED"""
+"""log, head, nonce, record, 1 if decisions are on the server of the log -> position | REMOVED,
+MAYBE | nonce | NONE"""
+
+NOTE_NONE = _minified(
+    _HISTORY
+    + _APPEND
+    + f"""
+local at, of, stored = string.match(redis.call('GET', KEYS[1]) or '', '^(%S+) (%x*) (%S+)$')
+if not at or of ~= history or stored ~= ARGV[1] then return 0 end
+set_head(KEYS[1], at, '{NONE}')
+return 1
+"""
+)
+"""head, nonce -> 1 | 0
+
+Notes that no decision is stored, if none was stored since the record with the nonce.
+"""
 
 STORED, INVALIDATED, SUPERSEDED = 1, 0, -1
 

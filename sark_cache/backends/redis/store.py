@@ -33,7 +33,7 @@ from sark_cache.backends.redis.lookup import LookupResult, boot_time, result_of
 from sark_cache.backends.redis.news import News
 from sark_cache.backends.redis.primary import Primary
 from sark_cache.backends.redis.removal import collect_yielding, remove_keys
-from sark_cache.backends.redis.replies import At, Held
+from sark_cache.backends.redis.replies import AppendReply, At, Held
 from sark_cache.backends.redis.request import KeyedRequest
 from sark_cache.backends.redis.settle import Appended, Question, Settling
 from sark_cache.backends.redis.write import Fence, Write, WriteOutcome, marker_of
@@ -295,7 +295,7 @@ class DecisionStore:
         """
         key = request.key.text
 
-        async def remove(_: Servers) -> int:
+        async def remove(_: Servers, _stored: str) -> int:
             removed = await connection.urgent(key, "EVAL", scripts.REMOVE, 1, key)
             return replies.read(replies.count, removed)
 
@@ -318,7 +318,8 @@ class DecisionStore:
 
         for start in range(0, len(texts), CHUNK):
             part = texts[start : start + CHUNK]
-            await self._append(send, {"keys": [logged(key) for key in part]})
+            record: LogRecord = {"keys": [logged(key) for key in part]}
+            await self._append(send, record, with_decisions=not connection.is_cluster)
             remove: list[RedisCommand] = [("EVAL", scripts.REMOVE, 1, key) for key in part]
             for reply in await connection.commands(deadline, part, remove):
                 replies.read(replies.count, _unavailable(reply))
@@ -393,7 +394,7 @@ class DecisionStore:
         held: list[Primary] = []
         try:
             servers = await current_servers(connection, held)
-            return await scan_all(servers, everything.pattern(self.prefix), count)
+            return await scan_all(servers, lambda: everything.pattern(self.prefix), count)
         finally:
             for primary in held:
                 await primary.release()
@@ -408,18 +409,34 @@ class DecisionStore:
         *,
         asks: bool,
     ) -> Revoked:
-        async def remove(primary: Primary, keys: list[str]) -> int:
-            return await remove_keys(primary, await collect_yielding(matching(keys)), tags)
+        async def scan(servers: Servers, stored: str) -> int:
+            if stored == scripts.NONE:
+                return 0
+            # Looks for any decision until it has found one, then for those that may match.
+            found_any = stored == scripts.MAYBE
 
-        return await self._revoke(
-            connection, record, lambda servers: scan_all(servers, pattern, remove), asks=asks
-        )
+            def wanted() -> str:
+                return pattern if found_any else Scope().pattern(self.prefix)
+
+            async def remove(primary: Primary, keys: list[str]) -> int:
+                nonlocal found_any
+                found_any = True
+                return await remove_keys(primary, await collect_yielding(matching(keys)), tags)
+
+            removed = await scan_all(servers, wanted, remove)
+            if not found_any:
+                # The revocation is complete without it. The next one scans again.
+                with suppress(UnavailableError):
+                    await connection.urgent(self.log, *self._log.note_none(stored))
+            return removed
+
+        return await self._revoke(connection, record, scan, asks=asks)
 
     async def _revoke(
         self,
         connection: GuardedConnection,
         record: LogRecord,
-        remove: Callable[[Servers], Awaitable[int]],
+        remove: Callable[[Servers, str], Awaitable[int]],
         *,
         asks: bool,
     ) -> Revoked:
@@ -429,9 +446,9 @@ class DecisionStore:
         async def revoke(servers: Servers) -> int:
             nonlocal appended
             # First the record: it revokes decisions being evaluated, which the scan cannot find.
-            position = await self._append_urgently(connection, record)
+            position, stored = await self._append_urgently(connection, record)
             appended = Appended(position, boot_time())
-            return await remove(servers)
+            return await remove(servers, stored)
 
         def ask() -> RedisCommand | None:
             nonlocal question
@@ -446,26 +463,29 @@ class DecisionStore:
 
     async def _append_urgently(
         self, connection: GuardedConnection, record: LogRecord
-    ) -> str | None:
+    ) -> AppendReply:
         async def send(command: RedisCommand) -> object:
             return await connection.urgent(self.log, *command)
 
-        return await self._append(send, record)
+        return await self._append(send, record, with_decisions=not connection.is_cluster)
 
     async def _append(
-        self, send: Callable[[RedisCommand], Awaitable[object]], record: LogRecord
-    ) -> str | None:
+        self,
+        send: Callable[[RedisCommand], Awaitable[object]],
+        record: LogRecord,
+        *,
+        with_decisions: bool,
+    ) -> AppendReply:
         """Appends a record to the log and returns its position. Later stamps have it.
-
-        None: the server has no memory for it, and the log was removed.
 
         Raises:
             UnavailableError: The server did not confirm it.
         """
-        position = replies.read(replies.appended, await send(self._log.append(record)))
-        if position is not None:
-            self.news.latest = position
-        return position
+        command = self._log.append(record, with_decisions=with_decisions)
+        appended = replies.read(replies.appended, await send(command))
+        if appended.position is not None:
+            self.news.latest = appended.position
+        return appended
 
 
 async def _each(

@@ -250,12 +250,12 @@ class LogFollower:
         return self.position
 
     def _begin_log(self, connection: Asking) -> list[LoggedItem]:
-        [reply] = connection.ask(self.log.append({"begun": True}))
-        appended = replies.read(replies.appended, _no_error(reply))
-        if appended is None:
+        [reply] = connection.ask(self.log.append({"begun": True}, with_decisions=False))
+        position = replies.read(replies.appended, _no_error(reply)).position
+        if position is None:
             message = "the server has no memory for the log"
             raise UnavailableError(message)
-        name, _, nonce = appended.partition(".")
+        name, _, nonce = position.partition(".")
         return [LoggedItem(Position(name, nonce), None)]
 
     def _judge(self, connection: Asking, seen: Replication, now: float) -> Verdict:

@@ -1,0 +1,221 @@
+"""A revocation scans the keys of a server only if decisions may be stored there."""
+
+import asyncio
+from itertools import count
+
+import pytest
+
+from sark_cache.backends.redis import PolicyCache
+from tiers import opened, tier
+
+ALLOW = {"allow": True}
+ALICE = ("alice", "read", "doc")
+BOB = ("bob", "read", "doc")
+HEAD = "{policy:decision}.head"
+SPAN = 0.1
+PATIENT = {"connect_timeout": 10, "command_timeout": 10, "max_staleness": SPAN}
+
+
+def scans(server):
+    """Returns the number of SCAN commands that look for keys of the cache."""
+    stats = server.info("commandstats").get("cmdstat_scan", "calls=0")
+    return int(stats.partition("calls=")[2].partition(",")[0])
+
+
+class Scans:
+    """Counts the scans of a server."""
+
+    def __init__(self, server):
+        self._server = server
+        self._before = scans(server)
+
+    def count(self):
+        now = scans(self._server)
+        self._before, found = now, now - self._before
+        return found
+
+
+@pytest.fixture
+async def server(own_redis):
+    server = own_redis()
+    for number in range(100):
+        server.command("SET", f"session:{number}", "of another program")
+    return server
+
+
+@pytest.fixture
+async def cache(server):
+    async with PolicyCache(server.url, **PATIENT) as cache:
+        assert await cache.health_check()
+        yield cache
+
+
+@pytest.fixture
+async def other(server):
+    async with PolicyCache(server.url, **PATIENT) as cache:
+        assert await cache.health_check()
+        yield cache
+
+
+WAYS = {
+    "invalidate": lambda cache: cache.invalidate("alice"),
+    "tags": lambda cache: cache.invalidate(tags=["team"]),
+    "pattern": lambda cache: cache.invalidate_pattern("policy:decision:alice:*"),
+    "delete of any policy": lambda cache: cache.delete(*ALICE),
+    "clear": lambda cache: cache.clear(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_server_without_decisions_is_scanned_once(server, cache, other, way):
+    scanned = Scans(server)
+    await WAYS[way](cache)
+    assert scanned.count() > 0
+    for one in (cache, other, cache):
+        await WAYS[way](one)
+    assert scanned.count() == 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_decision_that_was_stored_since_is_found(server, cache, other, way):
+    await WAYS[way](cache)
+    await other.set(*ALICE, ALLOW, tags=["team"])
+    await other.set(*BOB, ALLOW)
+    await WAYS[way](cache)
+    assert await other.get(*ALICE) is None
+    assert (await other.get(*BOB) is None) == (way == "clear")
+
+
+async def test_a_server_whose_decisions_were_all_revoked_is_scanned_once_more(server, cache):
+    await cache.set(*ALICE, ALLOW)
+    assert await cache.invalidate("alice") == 1
+    scanned = Scans(server)
+    await cache.invalidate("alice")
+    assert scanned.count() > 0
+    await cache.invalidate("alice")
+    assert scanned.count() == 0
+
+
+async def test_a_server_with_any_decision_is_scanned(server, cache):
+    await cache.set(*BOB, ALLOW)
+    scanned = Scans(server)
+    for _ in range(3):
+        await cache.invalidate("alice")
+        assert scanned.count() > 0
+
+
+async def test_a_tiered_cache_does_not_scan_either(server, cache):
+    async with opened(tier(server.url, max_staleness=SPAN)) as (tiered,):
+        await tiered.invalidate("bob")
+        scanned = Scans(server)
+        await tiered.set(*ALICE, ALLOW)
+        await tiered.invalidate("alice")
+        assert scanned.count() == 0
+        await cache.set(*ALICE, ALLOW)
+        await tiered.invalidate("alice")
+        assert scanned.count() > 0
+        assert await cache.get(*ALICE) is None
+
+
+@pytest.mark.parametrize("when", ["before the scan", "after the scan"])
+async def test_a_decision_that_is_stored_during_the_scan_is_found_later(
+    server, cache, other, when, monkeypatch
+):
+    """It may be stored behind the cursor, so this scan need not find it."""
+    from sark_cache.backends.redis import store
+
+    scan_all = store.scan_all
+
+    async def slow(*arguments):
+        if when == "before the scan":
+            await other.set(*ALICE, ALLOW)
+        removed = await scan_all(*arguments)
+        if when == "after the scan":
+            await other.set(*ALICE, ALLOW)
+        return removed
+
+    monkeypatch.setattr(store, "scan_all", slow)
+    await cache.invalidate("carol")
+    monkeypatch.undo()
+    scanned = Scans(server)
+    assert await cache.invalidate("alice") == 1
+    assert scanned.count() > 0
+    assert await other.get(*ALICE) is None
+
+
+async def test_revocations_at_once_note_it_together(server, cache, other):
+    await asyncio.gather(*(one.invalidate("alice") for one in (cache, other) for _ in range(20)))
+    scanned = Scans(server)
+    await cache.invalidate("alice")
+    assert scanned.count() == 0
+
+
+@pytest.mark.parametrize("loss", ["the head", "the log and the head", "a restart", "an older form"])
+async def test_after_a_loss_the_keys_are_scanned(server, loss):
+    async with PolicyCache(server.url, **PATIENT) as cache:
+        await cache.invalidate("alice")
+        await cache.invalidate("alice")
+    if loss == "a restart":
+        server.command("SAVE")
+        server.kill()
+        server.start()
+    elif loss == "an older form":
+        server.command("SET", HEAD, server.command("GET", HEAD).rpartition(" ")[0])
+    else:
+        lost = [HEAD] if loss == "the head" else [HEAD, HEAD.replace("head", "log")]
+        server.command("DEL", *lost)
+    scanned = Scans(server)
+    async with PolicyCache(server.url, **PATIENT) as cache:
+        while not await cache.health_check():
+            await asyncio.sleep(0.01)
+        scanned.count()
+        await cache.invalidate("alice")
+        assert scanned.count() > 0
+
+
+async def test_a_server_that_does_not_report_its_history_is_always_scanned(server):
+    """After a restart from a snapshot, the head could be older than a decision."""
+    server.command("ACL", "SETUSER", "limited", "on", ">secret", "~*", "+@all", "-info")
+    async with PolicyCache(
+        server.url.replace("redis://", "redis://limited:secret@"), **PATIENT
+    ) as cache:
+        assert await cache.health_check()
+        scanned = Scans(server)
+        for _ in range(3):
+            await cache.invalidate("alice")
+            assert scanned.count() > 0
+
+
+async def test_every_node_of_a_cluster_is_always_scanned(fresh_cluster):
+    """A decision and the head may be on different nodes, so no step writes both."""
+    async with PolicyCache(fresh_cluster.url, **PATIENT) as cache:
+        assert await cache.health_check()
+        for _ in range(3):
+            scanned = [Scans(node) for node in fresh_cluster.servers]
+            await cache.invalidate("alice")
+            assert all(one.count() > 0 for one in scanned)
+        for number in range(20):
+            await cache.set(f"user-{number}", "read", "doc", ALLOW)
+        assert await cache.invalidate() == 20
+
+
+async def test_whatever_is_stored_while_others_revoke_is_found(server, cache, other):
+    """Stores and revocations of two caches take turns in every order."""
+    users = count()
+    stop = asyncio.Event()
+
+    async def revoke():
+        while not stop.is_set():
+            await cache.invalidate("nobody")
+
+    async def store_and_revoke():
+        for _ in range(150):
+            user = f"user-{next(users)}"
+            stored = await other.set(user, "read", "doc", ALLOW)
+            assert await other.invalidate(user) == int(stored)
+            assert await other.get(user, "read", "doc") is None
+
+    revoking = [asyncio.create_task(revoke()) for _ in range(3)]
+    await asyncio.gather(store_and_revoke(), store_and_revoke())
+    stop.set()
+    await asyncio.gather(*revoking)
