@@ -79,7 +79,8 @@ class CacheMetrics:
         "Entries revoked, and decisions refused because they were revoked during their evaluation.",
     )
     foreign_revocations: int = counter(
-        "{revocation}", "Revocations of other caches that a tiered cache applied."
+        "{revocation}",
+        "Revocations of other caches, in any process, that a tiered cache read from its log.",
     )
     loads: int = counter("{evaluation}", "Evaluations started because of a miss.")
     load_errors: int = counter("{evaluation}", "Evaluations started because of a miss that failed.")

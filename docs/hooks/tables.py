@@ -1,11 +1,15 @@
-"""Tables that are made from the code when the site is built, so that they cannot be out of date.
+"""Tables of the pages that are made from the code, so that they cannot be out of date.
 
-`<!-- table: settings -->` is replaced by a table of all settings, `<!-- table: metrics -->` by one
-of all exported metrics. These come from a real scrape and a real collection of a cache.
+A table stands between `<!-- table: NAME -->` and `<!-- /table -->`: `settings` has all settings,
+`metrics` all exported metrics, from a real scrape and a real collection of a cache. The build of
+the site makes them anew, and a test compares them with the files. To write them into the files:
+
+    python docs/hooks/tables.py
 """
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -19,12 +23,26 @@ from sark_cache.settings import Takes, variables_of
 
 UNUSED = "redis://localhost"
 """The URL of a cache that is never used. It connects to nothing, and has every metric."""
-TABLE = re.compile(r"^<!-- table: (\w+) -->$", re.MULTILINE)
+TABLE = re.compile(r"^(<!-- table: (\w+) -->)\n.*?^(<!-- /table -->)$", re.MULTILINE | re.DOTALL)
+PAGES = Path(__file__).parents[1]
 
 
 def on_page_markdown(markdown: str, **_context: object) -> str:
-    """Returns the page with its tables."""
-    return TABLE.sub(lambda match: "\n".join(TABLES[match[1]]()), markdown)
+    """Returns the page with its tables made anew."""
+
+    def table(match: re.Match[str]) -> str:
+        return "\n".join([match[1], "", *TABLES[match[2]](), "", match[3]])
+
+    return TABLE.sub(table, markdown)
+
+
+def write() -> None:
+    """Writes the tables into the files of the pages."""
+    for path in PAGES.rglob("*.md"):
+        page = path.read_text(encoding="utf-8")
+        made = on_page_markdown(page)
+        if made != page:
+            path.write_text(made, encoding="utf-8")
 
 
 def settings() -> Iterator[str]:
@@ -34,7 +52,8 @@ def settings() -> Iterator[str]:
     for name, field in CacheSettings.model_fields.items():
         takes = next(each for each in field.metadata if isinstance(each, Takes))
         variables = " or ".join(f"`{variable}`" for variable in variables_of(name))
-        default = "none" if field.default is None else f"`{str(field.default).lower()}`"
+        names = {None: "none", "": "empty"}
+        default = names.get(field.default, f"`{str(field.default).lower()}`")
         yield row(variables, default, briefly(takes.words), field.description)
 
 
@@ -113,3 +132,7 @@ def row(*cells: str | None) -> str:
 
 
 TABLES: dict[str, Callable[[], Iterator[str]]] = {"settings": settings, "metrics": metrics}
+
+
+if __name__ == "__main__":
+    write()

@@ -21,7 +21,13 @@ UNWRAPPED = 10_000
 
 TEN, HUNDRED = 10, 100
 
-STYLES = {"error": "bold red", "problem": "bold red", "warning": "bold yellow", "ok": "green"}
+STYLES = {
+    "error": "bold red",
+    "problem": "bold red",
+    "warning": "bold yellow",
+    "waiting": "",
+    "ok": "green",
+}
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -242,7 +242,8 @@ def _revoke(settings: "CacheSettings", what: Revoked, *, is_quiet: bool) -> Revo
         processes, applied = readers, of_them
         if not is_quiet:
             counted_readers = counted(readers, "process", "processes")
-            complain("ok", f"{of_them:,} of {counted_readers} with a native cache applied it")
+            kind = "ok" if of_them == readers else "waiting"
+            complain(kind, f"{of_them:,} of {counted_readers} with a native cache applied it")
 
     try:
         # The client of a cluster has long steps, of which asyncio's debug mode would warn.
@@ -274,7 +275,7 @@ async def _revoke_with(cache: PolicyCache, what: Revoked, show: Progress) -> int
 def _print_report(settings: "CacheSettings", what: Revoked, done: Revocation) -> None:
     out = console()
     removed = counted(done.entries, "entry", "entries")
-    remark(out, "ok", f"revoked in Redis at {settings.redis_address}: {removed} removed")
+    remark(out, "ok", f"revoked in Redis at {settings.redis_address}: {removed} removed there")
     if what.pattern is not None and not done.entries:
         out.print("Keys look like this: policy:decision:USER:ACTION:RESOURCE:CONTEXT")
     if done.applied < done.processes:

@@ -79,6 +79,10 @@ async def invalidate(cache: PolicyCacheDep, invalidation: Invalidation) -> Inval
     with _confirmed():
         if invalidation.pattern is not None:
             removed = await cache.invalidate_pattern(invalidation.pattern)
+        elif not invalidation.matching():
+            before = cache.metrics.invalidations
+            await cache.clear()
+            removed = cache.metrics.invalidations - before
         else:
             removed = await cache.invalidate(**invalidation.matching())
     return Invalidated(invalidated=removed)

@@ -128,7 +128,9 @@ LATENCY_PERCENTILE = Measurement(
     "Percentiles of the durations of requests since the metrics were last reset.",
 )
 ROLLOUT = Measurement("rollout", "%", "The percentage of users that get a feature.")
-BACKEND = Measurement("backend", "", "The store of the decisions: native, redis or none.")
+BACKEND = Measurement(
+    "backend", "", "A cache of this process: native, tiered, redis or none. Several can be in use."
+)
 
 HISTOGRAMS = (LATENCY, EVALUATION, SETTLE)
 

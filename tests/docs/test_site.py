@@ -5,6 +5,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from prometheus_client import CollectorRegistry
+from tables import on_page_markdown
 
 import sark_cache
 from pages import PAGES, ROOT
@@ -147,3 +148,12 @@ def test_diagrams_are_drawn_and_described():
     assert drawn == (ROOT / "docs/guarantee.md").read_text(encoding="utf-8").count("```mermaid")
     assert "sequenceDiagram" not in page
     assert page.count('role="img" aria-label="') == drawn
+
+
+@pytest.mark.parametrize(
+    "page", [path for path in PAGES if "<!-- table: " in path.read_text("utf-8")]
+)
+def test_the_tables_of_a_page_are_up_to_date(page):
+    """A reader of the repository sees the tables that the site has."""
+    text = page.read_text(encoding="utf-8")
+    assert on_page_markdown(text) == text, "run python docs/hooks/tables.py"

@@ -87,7 +87,7 @@ async def test_the_number_removed_is_shown_and_which_native_caches_are_not_reach
         ended = sark_cache("invalidate", "--user", user, **{URL: fresh_redis.url})
         assert (ended.code, ended.err) == (0, "")
         first, second = ended.out.splitlines()
-        assert first == f"ok: revoked in Redis at {fresh_redis.url}: {removed} removed"
+        assert first == f"ok: revoked in Redis at {fresh_redis.url}: {removed} removed there"
         assert second.startswith("Native caches that share no revocations are not reached")
         assert "300 s" in second
 

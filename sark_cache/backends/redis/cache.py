@@ -941,7 +941,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         """Returns the error of a revocation that the server did not confirm."""
         return InvalidationError(
             f"{operation} could not be confirmed by the redis cache: {reason}. The decisions may "
-            "still be served: try again, or set enabled = False until it succeeds"
+            "still be served: try again, or switch the cache off (enabled = False)"
         )
 
     def _on_unawaited_failure(self, operation: str, error: BaseException) -> None:
