@@ -3,8 +3,8 @@
 Every method acts when it is called. An asynchronous method returns an awaitable that Python treats
 as a coroutine. Await it once, or pass it to `create_task`, `gather` or `wait_for`.
 
-The types say that it yields `object`, not `Any`. With `Any`, mypy finds the overloads of
-`asyncio.gather` ambiguous and loses the types of the results.
+The types say that the awaitable yields `object`, not `Any`. With `Any`, mypy finds the overloads
+of `asyncio.gather` ambiguous and loses the types of the results.
 """
 
 from asyncio import Future
@@ -58,7 +58,7 @@ class Stamp:
     """A position in the invalidation log of one cache.
 
     Take one with `stamp()` before the evaluation of a decision, and pass it to
-    `set(..., stamp=...)`. A decision that was revoked since then is not stored.
+    `set(..., stamp=...)`. A decision that has been revoked since then is not stored.
     """
 
     def __eq__(self, other: object, /) -> bool: ...
@@ -146,7 +146,7 @@ class AsyncCache:
                 of the cache.
 
         Raises:
-            ValueError: The value is not JSON, or is larger than 64 KiB with its key. Or
+            ValueError: The value is not JSON, or is larger than 64 KiB with its key; or
                 `ttl_seconds` is negative or NaN.
         """
     def get_or_load(
@@ -160,7 +160,8 @@ class AsyncCache:
 
         Raises:
             ValueError: The loader's value is not JSON, or is larger than 64 KiB with its key.
-            RuntimeError: A loader loads its own key.
+            RuntimeError: A loader loads its own key, two loaders load each other's keys, or too
+                many evaluations of one key have not ended.
         """
     def _take_overdue(self) -> int: ...
     def delete(self, key: _Key) -> Coroutine[object, None, bool]:
@@ -197,8 +198,8 @@ class Load:
         """Returns the next step, or a future. Await the future, then call this again.
 
         Args:
-            within: The load whose loader makes this request or created its task. Empty outside of
-                loaders.
+            within: A tuple with the number of the load whose loader makes this request or created
+                its task. Empty outside of loaders.
 
         Raises:
             RuntimeError: The request would wait for a load that waits for it, or too many
@@ -219,14 +220,14 @@ class Load:
 
 @final
 class Lease:
-    """The right to serve cached decisions, until a moment that its owner moves on again and again.
+    """The right to serve cached decisions, until a moment. Its owner extends it again and again.
 
     Several caches may have the same lease. In a forked child it ends before any other code runs,
     because the child does not have the thread that extends it.
     """
 
     def __init__(self) -> None:
-        """Creates a lease that was not granted yet."""
+        """Creates a lease under which nothing is served until `extend` is called."""
 
     def now(self) -> int:
         """Returns the time of the lease's clock in nanoseconds.
@@ -322,7 +323,7 @@ class PolicyStore:
         """Returns the cached decision for a request as an immutable `Decision`, or None.
 
         This is the fastest hit, because it builds no dict. The first hit creates the `Decision`,
-        and the entry keeps it. All callers get the same object. In all else it is like `get`.
+        and the entry keeps it. All callers get the same object. Otherwise it is like `get`.
 
         Raises:
             TypeError: An argument has the wrong type. The message names it.
@@ -344,8 +345,8 @@ class PolicyStore:
         """Stores a snapshot of a decision. Returns True if it was stored.
 
         A decision supersedes the stored one of its request even if it cannot be stored itself: if
-        it is not JSON, is too large, or has too many tags or no time to live. Then the stored one
-        is removed. A running `get_or_load` does not overwrite the decision with its result.
+        it is not JSON, is too large, has too many tags, or has a time to live of 0. Then the stored
+        one is removed. A running `get_or_load` does not overwrite the decision with its result.
 
         Args:
             user_id: The user who makes the request.
@@ -358,8 +359,8 @@ class PolicyStore:
             sensitivity: A name in `OPTIMIZED_TTL`, which limits the time to live. An unknown name
                 changes nothing, and a warning is logged once.
             tags: Names by which the decision can be revoked. At most 64, each of at most 256 bytes.
-            stamp: The result of `stamp()` before the evaluation. If the decision was revoked since
-                then, it is not stored. None: the decision counts as evaluated at this call.
+            stamp: The result of `stamp()` before the evaluation. If the decision has been revoked
+                since then, it is not stored. None: the decision counts as evaluated at this call.
             policy: The policy that made the decision. Requests under another policy do not get it.
 
         Raises:
@@ -393,10 +394,10 @@ class PolicyStore:
         To limit the time of a request, use `asyncio.timeout`. A waiter that times out affects no
         other request.
 
-        The lookup happens at the call, and a hit is ready at once. A hit costs little more than a
-        hit of `get`, plus the time to read the tags and the sensitivity. A miss joins the load when
-        it is first awaited. Do not change the context before the request is answered, because the
-        loader may be called until then.
+        The lookup happens at the call, and a hit is ready at once. A hit costs as much as a hit of
+        `get`, plus the time to read the tags and the sensitivity. A miss joins the load when it is
+        first awaited. Do not change the context before the request is answered, because the loader
+        may be called until then.
 
         Args:
             user_id: The user who makes the request.
@@ -404,8 +405,8 @@ class PolicyStore:
             resource: The resource.
             loader: An async function without arguments. It returns the decision, a JSON object, or
                 a `Loaded` with the decision, its time to live and its tags. Neither the loader nor
-                a task that it creates may load the loader's own key. Two loaders of one cache must
-                not load each other's keys.
+                a task that it creates may load the loader's own key. Two loaders must not load each
+                other's keys, not even through two caches.
             context: Further facts that the decision depends on: a JSON object.
             ttl_seconds: The time to live in seconds. 0: the decision is shared and not stored.
                 None: the default of the cache. A time in a `Loaded` takes precedence.
@@ -424,7 +425,8 @@ class PolicyStore:
         Raises:
             TypeError: An argument has the wrong type, or the loader returns no decision.
             ValueError: `ttl_seconds` is negative or NaN.
-            RuntimeError: A loader loads its own key, or two loaders load each other's keys.
+            RuntimeError: A loader loads its own key, two loaders load each other's keys, or too
+                many evaluations of the decision have not ended.
             Exception: The exception that the loader raises.
         """
     def _count_load_error(self) -> None: ...
@@ -464,7 +466,7 @@ class PolicyStore:
 
         Raises:
             TypeError: An argument has the wrong type. The message names it.
-            InvalidationError: The context's own code raised an error, so the key is unknown.
+            InvalidationError: A method of the context raised an error, so the key is unknown.
         """
     def get_batch(
         self, requests: Iterable[BatchRequest], *, policy: str = ""
@@ -503,8 +505,8 @@ class PolicyStore:
         Raises:
             TypeError: An entry has the wrong shape, or a part of the wrong type. The entries before
                 it are stored.
-            ValueError: A time to live is negative or NaN. The entries before it are stored. Or the
-                stamp is of another cache.
+            ValueError: The stamp is of another cache; or a time to live is negative or NaN, and
+                then the entries before it are stored.
         """
     def invalidate(
         self,

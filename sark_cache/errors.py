@@ -8,15 +8,16 @@ class SarkCacheError(Exception):
 class InvalidationError(SarkCacheError):
     """A revocation could not be confirmed: the backend may still hold the decisions to revoke.
 
-    `invalidate`, `invalidate_pattern` and `delete` raise it. Try again, or stop serving from the
-    cache (`enabled = False`) until the revocation succeeds.
+    `invalidate`, `invalidate_pattern`, `delete` and `clear` raise it. Try again, or stop serving
+    from the cache (`enabled = False`) until the revocation succeeds.
     """
 
 
 class FlagError(SarkCacheError):
-    """A rollout percentage could not be confirmed in Redis: other processes may not see it yet.
+    """Redis did not confirm a rollout percentage, or did not answer whether a feature exists.
 
-    It applies in this process, and is written as soon as Redis answers again.
+    A percentage that was set applies in this process, and is written as soon as Redis answers
+    again. Other processes may not see it yet.
     """
 
 

@@ -30,9 +30,9 @@ class LatencyHistogram:
     """A cumulative histogram of durations, at one moment.
 
     Durations are recorded in buckets, 32 per power of two of nanoseconds. A bucket counts as below
-    a bound if all of it is. So a duration just below a bound that lies inside a bucket counts as
-    above it; the error is at most 3.2 % of the bound. Bounds that are a power of two of
-    nanoseconds, such as `LATENCY_BOUNDS_SECONDS`, have no such error.
+    a bound only if the whole bucket is. If a bound lies inside a bucket, a duration just below the
+    bound counts as above it. The error is at most 3.2 % of the bound. Bounds that are powers of two
+    in nanoseconds, such as `LATENCY_BOUNDS_SECONDS`, have no such error.
     """
 
     bounds: tuple[float, ...]
@@ -54,8 +54,9 @@ def counter(unit: str, description: str) -> Any:  # noqa: ANN401 - a field, type
 class CacheMetrics:
     """The counters of one cache, since it was created or since `reset_metrics()`.
 
-    A snapshot: it does not change afterwards. Percentages are 0 to 100. Latencies are measured on
-    one request in 64, the first one included; percentiles are exact to within 3.2 %.
+    A snapshot: it does not change afterwards. Percentages are 0 to 100. A native cache measures the
+    latency of one request in 64, the first one included; a Redis cache measures every request.
+    Percentiles are exact to within 3.2 %.
     """
 
     hits: int = counter("{request}", "Lookups answered with an entry that is not stale.")
@@ -71,7 +72,7 @@ class CacheMetrics:
     revalidations: int = counter("{refresh}", "Refreshes started in the background.")
     batch_operations: int = counter("{batch}", "Batches looked up or stored.")
     total_requests: int = 0
-    """Lookups: hits, stale hits, misses and lapsed ones, unless it is given."""
+    """Lookups: the sum of hits, stale hits, misses and lapsed ones, unless a number is given."""
     evictions: int = counter("{entry}", "Entries removed because the cache was full.")
     expirations: int = counter("{entry}", "Entries removed because their time to live was over.")
     invalidations: int = counter(
@@ -83,7 +84,7 @@ class CacheMetrics:
         "Revocations of other caches, in any process, that a tiered cache read from its log.",
     )
     loads: int = counter("{evaluation}", "Evaluations started because of a miss.")
-    load_errors: int = counter("{evaluation}", "Evaluations started because of a miss that failed.")
+    load_errors: int = counter("{evaluation}", "Failed evaluations of requests that missed.")
     coalesced: int = counter(
         "{request}",
         "Requests that missed and were answered by another request's evaluation or store.",

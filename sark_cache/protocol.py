@@ -25,7 +25,10 @@ class PolicyCacheProtocol(Protocol):
     """
 
     backend: ClassVar[str]
-    """The store of the decisions: "native", "redis", or "none" for a cache that never hits."""
+    """The name of the backend: "native", "tiered" or "redis".
+
+    "none" is a cache that never hits, and "selected" is a `SelectedPolicyCache`.
+    """
 
     @property
     def enabled(self) -> bool:
@@ -225,7 +228,7 @@ class PolicyCacheProtocol(Protocol):
     def evaluation_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
-        """Returns the durations of evaluations that were given to `record_opa_latency`."""
+        """Returns the durations of evaluations, as given to `record_opa_latency`."""
         ...
 
     def reset_metrics(self) -> None:

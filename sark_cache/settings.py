@@ -1,4 +1,4 @@
-"""Settings from environment variables, which are `SARK_CACHE_` and the setting's name in capitals.
+"""Settings from environment variables, named `SARK_CACHE_` plus the setting's name in capitals.
 
 This module requires pydantic-settings (`pip install "sark-cache[settings]"`). The rest of the
 package does not.
@@ -85,8 +85,9 @@ class CacheSettings(BaseSettings):
     setting in capitals, such as `SARK_CACHE_CACHE_TTL=60`. An empty variable is ignored. An
     argument takes precedence over the variable. Settings cannot be changed.
 
-    `CacheSettings()` raises pydantic's `ValidationError`. `CacheSettings.from_environment()` names
-    the wrong variables, also misspelt ones.
+    If a setting is wrong, `CacheSettings()` raises pydantic's `ValidationError`.
+    `CacheSettings.from_environment()` raises a `SettingsError` that names the wrong variables,
+    including misspelt ones.
     """
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
@@ -172,9 +173,10 @@ class CacheSettings(BaseSettings):
     )
     trust_server: Boolean = Field(
         default=False,
-        description="If true, native caches follow Redis although its failover may be faster than "
-        "`SARK_CACHE_MAX_STALENESS` plus 3 seconds, or its time cannot be read. A process that is "
-        "cut off together with the old primary can then serve a revoked decision for some seconds.",
+        description="If true, native caches follow Redis even if a failover may take less time "
+        "than `SARK_CACHE_MAX_STALENESS` plus 3 seconds, or if that time cannot be read. A process "
+        "that is cut off together with the old primary can then serve a revoked decision for some "
+        "seconds.",
     )
     cleanup_enabled: Boolean = Field(
         default=True, description="If true, expired entries are removed in the background."
@@ -186,15 +188,15 @@ class CacheSettings(BaseSettings):
         default=None,
         description="If false, native caches do not share revocations through Redis, and no "
         "warning is logged if there are several processes. Then a native cache serves a decision "
-        "that another process revoked until its time to live is over. None: they share them if a "
-        "Redis URL is set.",
+        "that another process has revoked, until the time to live is over. None: native caches "
+        "share revocations if a Redis URL is set.",
     )
     rust_cache_rollout_pct: Annotated[
         int | None, Field(ge=0, le=100), Takes("an integer from 0 to 100")
     ] = Field(
         default=None,
-        description="The percentage of users that get the native cache, until a feature flag sets "
-        "one in this process or in Redis. None: all users get it.",
+        description="The percentage of users that get the native cache, until another one is set "
+        "in this process or in Redis. None: all users get it.",
     )
     rust_opa_rollout_pct: PercentOfUsers = Field(
         default=0, description="The percentage of users that get the feature rust_opa."

@@ -1,4 +1,4 @@
-"""Tools for the tests of services: caches that record their calls, and replaced evaluations.
+"""Tools for the tests of services: caches that record their calls, and fixed decisions.
 
 With pytest, put `pytest_plugins = ["sark_cache.testing"]` into the root `conftest.py` to get the
 fixtures `policy_cache` and `no_policy_cache`. Everything else works without pytest.
@@ -157,7 +157,7 @@ def deny_all(reason: str | None = None) -> Generator[None]:
     """Replaces every evaluation by one that denies, within the `with` block. See `allow_all`.
 
     Args:
-        reason: The reason in each decision; None: none.
+        reason: The reason in each decision. None: the decisions have no reason.
     """
     with _deciding({"allow": False} | ({} if reason is None else {"reason": reason})):
         yield

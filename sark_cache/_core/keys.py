@@ -20,7 +20,11 @@ from typing import NamedTuple
 from sark_cache._core.json import JSON
 
 FORMAT = "sark-cache:1"
-"""The beginning of every key, after the namespace. No other cache's keys have this text."""
+"""The beginning of every key, after the namespace. No other cache's keys have this text.
+
+A scan looks for keys of this format alone. So another format needs a log of its own: the note in
+the head that no decision is stored would not be true of it.
+"""
 
 _ENCODED = re.compile(r"[%:*?\[\]\\{}\x00-\x1f\x7f-\x9f]")
 _PERCENT = {

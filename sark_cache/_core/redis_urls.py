@@ -8,7 +8,7 @@
 | `redis+sentinel://host:port,host:port/service/0` | the primary that Sentinel names |
 | `redis+cluster://host:port,host:port` | a cluster, given by some of its nodes |
 
-`rediss+sentinel` and `rediss+cluster` use TLS. `valkey` and `valkeys` are equal to `redis` and
+`rediss+sentinel` and `rediss+cluster` use TLS. `valkey` and `valkeys` can stand for `redis` and
 `rediss` in all of them. Options of the client follow after `?`, such as `health_check_interval=30`
 or `ssl_ca_certs=/etc/ca.pem`, and for Sentinel `sentinel_username` and `sentinel_password`. The
 client's own parser reads them, so each option has the meaning that it has in `from_url`.

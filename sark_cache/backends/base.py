@@ -73,16 +73,16 @@ class BasePolicyCache:
 
         The callback is called with `(user_id, action, resource, context)`. It returns a decision, a
         `Loaded`, or None for "no change". The new decision gets the time to live and the tags of
-        the entry that it replaces, within the limit of the sensitivity. An invalidation during a
-        refresh ends the refresh, as it ends any load.
+        the entry that it replaces, within the limit of the sensitivity. If the decision is
+        revoked during a refresh, the new decision is not stored, as after any load.
 
         A decision of a named policy is refreshed only if the callback takes the keyword `policy`.
         Then the callback gets the name of that policy, and the new decision is stored under it.
 
         If the callback raises, the error is counted in `errors` and logged, and the entry stays
         until it expires. If the callback's result cannot be stored, the entry is removed. After a
-        failure, or after None, the entry is not refreshed for 0.25 seconds. Each further failure
-        or None doubles this pause, up to a minute.
+        failure, or after None, the entry is not refreshed for 0.125 to 0.25 seconds. Each further
+        failure or None doubles this pause, up to a minute.
         """
         self.revalidate_callback = callback
 

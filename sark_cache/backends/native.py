@@ -21,7 +21,7 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
     """Authorization decisions cached in this process.
 
     A hit takes about a microsecond and does not leave the calling thread. A revoked decision is
-    never served, nor is a decision that was being evaluated when it was revoked. Any number of
+    never served, and one that was being evaluated when it was revoked is not stored. Any number of
     threads, tasks and event loops may use one cache at the same time. After `os.fork()` parent and
     child have separate copies, and a revocation in one does not affect the other.
 
@@ -100,7 +100,7 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
     def evaluation_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
-        """Returns the durations of evaluations that were given to `record_opa_latency`.
+        """Returns the durations of evaluations, as given to `record_opa_latency`.
 
         The mean is `avg_opa_latency_ms`. Arguments and errors are those of `latency_histogram`.
         """

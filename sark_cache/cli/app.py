@@ -25,7 +25,7 @@ application: Final = typer.Typer(
     help=help_text(
         "Checks services that use sark-cache, revokes their decisions, and changes their rollouts.",
         "Settings come from environment variables such as SARK_CACHE_REDIS_URL, as in a service. "
-        "Run sark-cache doctor to see all of them.",
+        "Run sark-cache doctor --json to see all of them.",
         "\n".join(
             ["Exit codes:", *(f"  {code.value:3}  {text}" for code, text in MEANINGS.items())]
         ),

@@ -62,7 +62,7 @@ Pattern: TypeAlias = Annotated[
         metavar="GLOB",
         help="Revoke decisions whose key matches this Redis glob. A key is "
         "policy:decision:USER:ACTION:RESOURCE:CONTEXT. One of three spellings has to match: the "
-        "percent-encoded one, the raw one, and that of SARK, with _ for each : and / in RESOURCE. "
+        "percent-encoded one, the raw one, and the raw one with _ for each : and / in RESOURCE. "
         "Use it without the other options.",
     ),
 ]
@@ -92,7 +92,8 @@ HELP = (
     (
         "Waits a little longer than SARK_CACHE_MAX_STALENESS, 1 s by default. By then, even a "
         "process that does not answer serves nothing from its memory. Shows on stderr how many "
-        "processes have applied the revocation."
+        "processes have applied the revocation. With SARK_CACHE_SETTLE=false it does not wait, and "
+        "a process may serve a revoked decision until that time has passed."
     ),
     (
         "Does not reach native caches that share no revocations: those of services without "

@@ -29,11 +29,14 @@ from sark_cache.rollout.unknown import UnknownFeature
 NamedFeature = Annotated[Feature, Path(description="The name of a feature, such as `rust_cache`.")]
 Force = Annotated[
     bool,
-    Query(description="If true, a name that was never set is accepted. It may be misspelt."),
+    Query(
+        description="If true, a name that was never set is accepted. Otherwise it is refused, "
+        "because it may be misspelt."
+    ),
 ]
 
 UNCONFIRMED: Final[dict[int | str, dict[str, Any]]] = {
-    503: {"model": Failure, "description": "Redis did not confirm it; `detail` says what applies."}
+    503: {"model": Failure, "description": "Redis did not confirm the change; see `detail`."}
 }
 
 TOO_MANY: Final[dict[int | str, dict[str, Any]]] = {
@@ -51,8 +54,9 @@ CHANGES: Final = [Depends(not_forged)]
 class AdminRoute(APIRoute):
     """A route that answers every invalid request with a 422.
 
-    The 422 of FastAPI repeats the input. If JSON cannot hold it, because it is NaN or has a lone
-    surrogate, the answer is a 500. The errors of this route have only `type`, `loc` and `msg`.
+    The 422 of FastAPI repeats the input. If JSON cannot hold the input, because it is NaN or has a
+    lone surrogate, FastAPI answers with a 500 instead. The errors of this route have only `type`,
+    `loc` and `msg`.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

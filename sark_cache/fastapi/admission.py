@@ -1,7 +1,7 @@
 """Access to the admin routes: only for admins, and only by requests that other sites cannot forge.
 
 A browser sends a user's cookies with a form of any site, without asking the server first. If a
-request has a JSON body or its own header, the browser asks first. So every request that changes
+request has a JSON body or a custom header, the browser asks first. So every request that changes
 something must have a JSON body or the header `X-Requested-With`.
 """
 

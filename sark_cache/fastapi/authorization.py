@@ -53,7 +53,7 @@ def authorize(
     tags: Iterable[str] | Dependency | FromRequest = (),
     policy: str | None = None,
 ) -> Callable[..., Coroutine[object, None, JSONObject]]:
-    """Returns a dependency that lets a request pass if the policy allows it, with its decision.
+    """Returns a dependency that lets only allowed requests pass, and returns the decision.
 
     >>> may_read = authorize(ask_policy_engine, user=current_user, action="read", resource=document)
     >>> @app.get("/documents/{document}", responses=FORBIDDEN)
@@ -61,10 +61,10 @@ def authorize(
 
     An argument is a constant, a dependency or a `FromRequest`. A dependency is a function,
     `Depends(function)` or `Annotated[str, Depends(function)]`. It may have its own dependencies,
-    and its parameters are part of the OpenAPI schema. If it raises, the request ends: the
-    dependency of `user` raises a 401 if nobody is signed in. A `FromRequest` reads a value such as
-    a part of the path, and costs much less than a dependency. A function that is not async runs in
-    FastAPI's threadpool.
+    and its parameters are part of the OpenAPI schema. If it raises, the request ends. For example,
+    the dependency of `user` can raise a 401 if no user is signed in. A `FromRequest` reads a value
+    such as a part of the path, and costs much less than a dependency. A dependency or an evaluator
+    that is not async runs in FastAPI's threadpool.
 
     A request passes only if the `allow` of its decision is `True`. Every other value, such as
     `"yes"` or `1`, and a missing `allow` are denied with a 403. Its detail is the `reason` of the
@@ -78,10 +78,11 @@ def authorize(
     Args:
         evaluate: The evaluator, which asks the policy engine: a function `(user_id, action,
             resource, context)`, async or not. It returns the decision, a JSON object, or a `Loaded`
-            with the decision, its time to live and its tags. Also an object with such a method,
-            `evaluate` or `__call__`. Also a dependency, `Depends(...)`, or a `FromRequest` that
+            with the decision, its time to live and its tags. Or an object with such a method,
+            `evaluate` or `__call__`. Or a `FromRequest` or a dependency, `Depends(...)`, that
             returns such a function or object: it can use a client of the app, and a test can
-            replace it. The cache records its duration with `record_opa_latency`.
+            replace a dependency. The duration of each evaluation is recorded with
+            `record_opa_latency`.
         user: The id of the user, a str.
         action: The action, a str. None: the method of the request, such as `GET`, or `WEBSOCKET`.
         resource: The resource, a str. None: the whole path of the request, decoded, such as

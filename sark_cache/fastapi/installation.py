@@ -88,7 +88,7 @@ def policy_cache_of(connection: HTTPConnection) -> SelectedPolicyCache | None:
 
 
 async def replaced_policy_cache(connection: HTTPConnection) -> SelectedPolicyCache:
-    """Returns the cache of the function by which a test overrides `policy_cache`."""
+    """Calls the function that overrides `policy_cache` in a test, and returns its cache."""
     replacement = connection.app.dependency_overrides[policy_cache]()
     cache: SelectedPolicyCache = await replacement if isawaitable(replacement) else replacement
     if not hasattr(cache, "get_or_load"):
@@ -124,7 +124,5 @@ def _places(app: Any) -> list[Starlette | Router]:  # noqa: ANN401 - any object 
         return [app, app.router]
     if isinstance(app, Router):
         return [app]
-    takes = (
-        "the app that runs, a FastAPI, Starlette or Router (a Router outside of an app: name it)"
-    )
+    takes = "the app that runs, a FastAPI, Starlette or Router (if a Router runs alone, pass it)"
     return arguments.refuse("app", takes, app)

@@ -44,8 +44,8 @@ def policy_cache_lifespan(
         revalidate: The evaluator that refreshes decisions before they expire: the one that was
             passed to `authorize`. For several policies, a dict of evaluators by policy:
             `{"documents": evaluate}`. Each evaluator refreshes only the decisions of its policy.
-            The policy `""` has the decisions that handlers store without a policy. It applies to
-            all apps of the process.
+            The policy `""` has the decisions that handlers store without a policy. `revalidate`
+            applies to all apps of the process.
 
     Raises:
         TypeError, ValueError: `revalidate` is not an evaluator, or its policy has no name.

@@ -21,10 +21,11 @@ _named: dict[str, object] = {}
 def policy_of(evaluator: Any, policy: str | None) -> str:  # noqa: ANN401 - any evaluator
     """Returns the name of an evaluator's policy.
 
-    If none is given, it is `module:qualified name`. The evaluator must be importable by it: a
-    function of a module, a static method or a class method. Every other name could differ between
-    processes, or belong to several policies: two objects of a class have methods of the same name,
-    and so have two closures of a function, but they may ask for different decisions.
+    If no name is given, the name is `module:qualified name`. The evaluator must be importable by
+    that name: a function of a module, a static method or a class method. Any other name could
+    differ between processes, or belong to several policies. For example, the methods of two objects
+    of a class have the same name, and so have two closures of a function, but they may return
+    different decisions.
 
     The main module of a program, `__main__`, gets the name by which it can be imported: the name
     after `python -m`, or the name of its file without the suffix. A notebook has no such name.

@@ -40,9 +40,10 @@ def policy_cache_router(
     something needs a JSON body or the header `X-Requested-With`, with any value. A page of another
     site cannot make an admin's browser send these.
 
-    Use `/health` for dashboards and alerts. If Redis is configured, its state counts from the
-    start, because revocations have to reach it. Without Redis an app still answers requests, and
-    evaluates each of them. So do not remove or restart a process because of a 503 here.
+    Use `/health` for dashboards and alerts. If Redis is configured, its state counts even before a
+    request has used it, because revocations have to reach it. While Redis does not answer, an app
+    still answers requests, but may have to evaluate each of them. So do not remove or restart a
+    process because of a 503 here.
 
     Health and metrics contain no user ids, and every caller may read them. To protect them, include
     the router with `dependencies=[Depends(...)]`.
@@ -50,8 +51,9 @@ def policy_cache_router(
     Args:
         prefix: The beginning of all paths.
         admin: A dependency that returns for admins, and raises for all other callers, for example
-            a 401 or 403. A false result, such as `False`, is answered with a 403. None is not: a
-            dependency that only raises returns None. `admin=None`: there are no admin routes.
+            a 401 or 403. A false result, such as `False`, is answered with a 403. The result
+            None is accepted, because a dependency that only raises returns None. If `admin` itself
+            is None, there are no admin routes.
         prometheus: If True, there is a route for Prometheus, which needs the extra `[prometheus]`.
             For several workers, see `sark_cache.instrumentation.prometheus`.
         tags: The tags of the routes in the OpenAPI schema.

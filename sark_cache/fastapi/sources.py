@@ -124,7 +124,7 @@ def _unwrapped(argument: str, annotation: Any) -> Any:  # noqa: ANN401 - `Annota
     if not sources:
         message = (
             f"{argument} must be Annotated with Depends(...) or a FromRequest: to read a header, "
-            "the path or the query, use a dependency with this parameter"
+            "the path or the query, use a dependency that has it as a parameter"
         )
         raise TypeError(message)
     source = sources[-1]

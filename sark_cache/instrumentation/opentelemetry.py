@@ -109,7 +109,8 @@ def instrument(
             backends, such as `SelectedPolicyCache`, each backend is exported.
         meter_provider: The provider of the metrics. None: the global one, even if it is set later.
         tracer_provider: The provider of the spans. None: the global one, even if it is set later.
-        backend: The attribute `backend`. None: that of the cache, `native`, `redis` or `none`.
+        backend: The attribute `backend`. None: that of the cache, `native`, `tiered`, `redis` or
+            `none`.
         name: The attribute `cache`. It is needed if two caches have the same backend.
         flags: The feature flags whose percentages are exported. Pass them once for each provider.
         bounds: The upper bounds of the histograms, in seconds, in rising order.

@@ -15,13 +15,14 @@ base units, or can be calculated from exported numbers:
 
 | `get_metrics()`                         | exported                                              |
 |-----------------------------------------|-------------------------------------------------------|
-| hits, misses, stale_hits, revalidations,| `sark_cache_hits_total` and so on: counters with the  |
-| batch_operations, evictions,            | same name                                             |
-| expirations, invalidations, loads,      |                                                       |
+| hits, misses, lapsed, stale_hits,       | `sark_cache_hits_total` and so on: counters with the  |
+| revalidations, batch_operations,        | same name                                             |
+| evictions, expirations, invalidations,  |                                                       |
+| foreign_revocations, loads,             |                                                       |
 | load_errors, coalesced, overdue,        |                                                       |
 | errors, flushes,                        |                                                       |
 | unconfirmed_revocations                 |                                                       |
-| total_requests                          | hits + stale_hits + misses                            |
+| total_requests                          | hits + stale_hits + misses + lapsed                   |
 | hit_rate                                | 100 × `sark_cache_hit_ratio`                          |
 | effective_hit_rate                      | 100 × `sark_cache_effective_hit_ratio`                |
 | miss_rate                               | 100 × `sark_cache_miss_ratio`                         |
@@ -97,7 +98,8 @@ class PolicyCacheCollector(Collector):
     Args:
         cache: The cache. The collector keeps a reference to it. For a cache with several backends,
             such as `SelectedPolicyCache`, each backend is exported.
-        backend: The label `backend`. None: that of the cache, `native`, `redis` or `none`.
+        backend: The label `backend`. None: that of the cache, `native`, `tiered`, `redis` or
+            `none`.
         name: The label `cache`, if the process has several caches. None: no label.
         flags: The feature flags whose percentages are exported.
         namespace: The beginning of all names.
@@ -160,7 +162,8 @@ def register(
         cache: The cache. The registry keeps a reference to it until it is unregistered. For a cache
             with several backends, such as `SelectedPolicyCache`, each backend is exported.
         registry: The registry.
-        backend: The label `backend`. None: that of the cache, `native`, `redis` or `none`.
+        backend: The label `backend`. None: that of the cache, `native`, `tiered`, `redis` or
+            `none`.
         name: The label `cache`. It is needed if two caches have the same backend.
         flags: The feature flags whose percentages are exported. Pass them once for each registry.
         namespace: The beginning of all names.

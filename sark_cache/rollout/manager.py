@@ -83,7 +83,7 @@ class FeatureFlagManager:
     restarted without its data). The first call in a process waits for Redis, at most a quarter of a
     second. The manager has its own connection and its own thread, also in a forked child.
 
-    With an OpenFeature client the provider decides, and the decision by the percentage is its
+    With an OpenFeature client the provider decides, and gets the decision by the percentage as its
     default. If a percentage was set to 0, for example by `rollback`, no user gets the feature, and
     the provider is not called.
 
@@ -148,7 +148,7 @@ class FeatureFlagManager:
         return self._provider.includes(user_id, feature, default=by_percentage)
 
     def get_rollout_pct(self, feature: str) -> int:
-        """Returns the percentage of users that get a feature, 0 to 100. 0: it was never set.
+        """Returns the percentage of users that get a feature, 0 to 100; 0 if it was never set.
 
         Raises:
             TypeError: `feature` is not a str.
@@ -163,14 +163,14 @@ class FeatureFlagManager:
         return self._discover(feature) if percentage is None else percentage
 
     def was_set(self, feature: str) -> bool:
-        """Returns whether a percentage was set, here or, if this process has read it, in Redis.
+        """Returns whether a percentage was set: here, or in Redis if this process has read it.
 
         So a feature that was set to 0 differs from one that was never set. `initial` sets nothing.
         """
         return feature in self._known
 
     def is_known(self, feature: str) -> bool:
-        """Returns whether a feature exists: initially, because it was set here, or in Redis.
+        """Returns whether a feature has a percentage: an initial one, or one set here or in Redis.
 
         If this process does not know the name, it asks Redis, and waits at most a second.
 
@@ -242,7 +242,7 @@ class FeatureFlagManager:
         """Sets the percentage of every feature of `get_all_rollouts` to 0, at once in this process.
 
         Raises:
-            FlagError: Redis did not confirm each of them within a second.
+            FlagError: Redis did not confirm all of them within a second.
             RuntimeError: The manager is closed.
         """
         with _changes:

@@ -45,13 +45,14 @@ class SelectedPolicyCache(BasePolicyCache):
     is divided among the caches of its users. The choice takes about a microsecond. A revocation
     reaches every cache of this process. The metrics are the sums of those of all caches.
 
-    A revocation starts at the call. `get`, `get_decision` and `get_or_load` do at the call what
+    A revocation starts at the call. `get`, `get_decision` and `get_or_load` act at the call if
     the chosen cache does. All other methods act when their coroutine is awaited.
 
     Args:
         selection: The selection to use. None: that of the process, made from the environment.
 
     Raises:
+        ImportError: pydantic-settings is not installed. The message says how to get it.
         SettingsError: A variable of the environment is wrong. The message names the variables.
     """
 
@@ -69,7 +70,7 @@ class SelectedPolicyCache(BasePolicyCache):
 
     @property
     def enabled(self) -> bool:
-        """True if all caches serve and store decisions. It can be set, also for later caches."""
+        """True if all caches serve and store decisions. Setting it also affects later caches."""
         if self._enabled is not None:
             return self._enabled
         return all(cache.enabled for cache in open_caches())
@@ -314,7 +315,7 @@ class SelectedPolicyCache(BasePolicyCache):
     def evaluation_histogram(
         self, bounds: Sequence[float] = LATENCY_BOUNDS_SECONDS
     ) -> LatencyHistogram:
-        """Returns the durations of evaluations that were given to `record_opa_latency`."""
+        """Returns the durations of evaluations, as given to `record_opa_latency`."""
         rising = tuple(bounds)
         return _sum([cache.evaluation_histogram(rising) for cache in open_caches()], rising)
 

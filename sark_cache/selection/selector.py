@@ -313,7 +313,7 @@ def _create(settings: "CacheSettings", before: "CacheSettings | None" = None) ->
         logger.warning(
             "sark-cache: the %s cache of this process was made from other settings (%s) and keeps "
             "them. Call close_policy_caches() before the app starts, or create the cache only "
-            "after that",
+            "after the app has started",
             backend,
             ", ".join(names),
         )
@@ -391,6 +391,7 @@ def create_policy_cache(
 
     Raises:
         TypeError: `user_id` is not a str.
+        ImportError: pydantic-settings is not installed. The message says how to get it.
         SettingsError: A variable of the environment is wrong. The message names the variables.
         Exception: The chosen cache cannot be created, and `fallback_on_error` is False.
     """

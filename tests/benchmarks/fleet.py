@@ -192,7 +192,8 @@ def measure_replay(server, records):
         log = InvalidationLog("")
         for start in range(0, records, 10_000):
             numbers = range(start, min(start + 10_000, records))
-            server.commands(*(log.append({"user_id": f"user-{number}"}) for number in numbers))
+            revoked = ({"user_id": f"user-{number}"} for number in numbers)
+            server.commands(*(log.append(record, with_decisions=True) for record in revoked))
         resumed = time.monotonic()
         member.send_signal(signal.SIGCONT)
         [[newest, _]] = server.command("XREVRANGE", log.key, "+", "-", "COUNT", 1)

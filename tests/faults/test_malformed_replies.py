@@ -194,7 +194,7 @@ async def test_the_error_describes_a_malformed_step_of_a_scan(own_redis, decoded
         return cache.invalidate(user_id="alice")
 
     reply = MISSHAPEN_PAGES[nonsense]
-    assert await revoked_after(reply, b"COUNT", own_redis(), revoke, decoded=decoded) == 1
+    assert await revoked_after(reply, b"MATCH", own_redis(), revoke, decoded=decoded) == 1
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ async def test_a_scan_that_the_server_never_ends_is_not_confirmed(own_redis, cur
     ):
         assert await cache.set(*ALICE, ALLOW)
         proxy.replaces = (
-            b"COUNT",
+            b"MATCH",
             lambda reply: after_info(reply, page(cursor(proxy.replaced))),
         )
         async with asyncio.timeout(60):

@@ -52,7 +52,7 @@ def test_flags_are_shown_as_readable_text(fresh_redis):
 
 def test_a_feature_that_was_never_set_applies_to_all_users(fresh_redis):
     output = sark_cache("flags", "get", "rust_cache", **{URL: fresh_redis.url}).out
-    assert output.splitlines()[1:] == ["  rust_cache  never set: all users are served alike"]
+    assert output.splitlines()[1:] == ["  rust_cache  never set: all users get the feature"]
 
 
 def test_a_feature_is_shown_even_if_it_was_never_set(fresh_redis):

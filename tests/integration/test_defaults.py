@@ -9,6 +9,7 @@ from sark_cache import (
     FeatureFlagManager,
     PolicyCache,
     SettingsError,
+    TieredPolicyCache,
     close_policy_caches,
     get_policy_cache,
     get_rust_policy_cache,
@@ -45,13 +46,24 @@ def address(cache):
 
 async def test_a_redis_cache_without_a_server_uses_the_environment(in_environment):
     in_environment(REDIS_URL=URL, CACHE_TTL="70", REDIS_COMMAND_TIMEOUT="3", NAMESPACE="shop:")
+    in_environment(REDIS_REPLICAS="2")
     cache = PolicyCache()
     assert address(cache) == ("127.0.0.1", 1)
     assert cache.ttl_seconds == 70
     assert cache._connections.current().command_timeout == 3
+    assert cache._connections.current().replicas == 2
+    assert PolicyCache(replicas=0)._connections.current().replicas == 0
     assert cache._store.prefix.startswith("shop:")
     assert PolicyCache(ttl_seconds=600).ttl_seconds == 600
     assert PolicyCache(command_timeout=1)._connections.current().command_timeout == 1
+
+
+async def test_a_tiered_cache_without_a_server_uses_the_environment(in_environment):
+    in_environment(REDIS_URL=URL, MAX_STALENESS="2.5", REDIS_REPLICAS="2")
+    assert TieredPolicyCache()._revoker.settle_limit == pytest.approx(1.1 * 2.5, abs=0.01)
+    assert TieredPolicyCache()._revoker._connections.current().replicas == 2
+    elsewhere = "redis://127.0.0.1:2/0"  # caches of one log share its longest span
+    assert TieredPolicyCache(elsewhere)._revoker.settle_limit == pytest.approx(1.1, abs=0.01)
 
 
 async def test_a_redis_cache_with_a_server_does_not(in_environment):

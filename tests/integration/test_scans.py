@@ -5,7 +5,9 @@ from itertools import count
 
 import pytest
 
+from sark_cache import InvalidationError
 from sark_cache.backends.redis import PolicyCache
+from servers.proxy import SwitchingProxy
 from tiers import opened, tier
 
 ALLOW = {"allow": True}
@@ -141,6 +143,45 @@ async def test_a_decision_that_is_stored_during_the_scan_is_found_later(
     assert await cache.invalidate("alice") == 1
     assert scanned.count() > 0
     assert await other.get(*ALICE) is None
+
+
+async def test_a_record_that_arrives_twice_does_not_renew_an_older_scan(server, cache, other):
+    """A client sends a command again if its connection breaks. The first copy may arrive late."""
+    log = cache._store._log
+    append = log.append({"user_id": "carol"}, with_decisions=True)
+    position, stored = server.command(*append)
+    assert stored == position, "from here on a scan finds nothing"
+    await other.set(*ALICE, ALLOW)
+    server.command(*append)
+    run = server.info("server")["run_id"]
+    assert server.command(*log.note_none(position, run)) == 0
+    assert await cache.invalidate("alice") == 1
+    assert await other.get(*ALICE) is None
+
+
+async def test_a_scan_of_another_server_is_not_noted(server, cache):
+    log = cache._store._log
+    position, _ = server.command(*log.append({"user_id": "carol"}, with_decisions=True))
+    assert server.command(*log.note_none(position, "0" * 40)) == 0
+    assert server.command(*log.note_none(position, server.info("server")["run_id"])) == 1
+
+
+async def test_a_scan_that_another_server_answers_is_not_confirmed(server, own_redis):
+    """As behind an address whose server changes, and changes back."""
+    elsewhere = own_redis()
+    async with (
+        SwitchingProxy(server, elsewhere) as proxy,
+        PolicyCache(proxy.url, **PATIENT) as behind,
+        PolicyCache(server.url, **PATIENT) as direct,
+    ):
+        assert await behind.health_check()
+        await direct.set(*ALICE, ALLOW)
+        proxy.switches = True
+        with pytest.raises(InvalidationError, match="another server"):
+            await behind.invalidate("nobody")
+        proxy.switches = False
+        assert await direct.invalidate("alice") == 1
+        assert await direct.get(*ALICE) is None
 
 
 async def test_revocations_at_once_note_it_together(server, cache, other):

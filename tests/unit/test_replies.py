@@ -54,14 +54,19 @@ def test_the_replicas_that_a_server_reports_are_counted():
 def test_the_position_of_a_new_record_is_read():
     position = f"1700000000000-18446744073709551615.{'0a' * 8}"
     for decode in (str.encode, str):
-        assert replies.read(replies.appended, decode(position)) == position
-        assert replies.read(replies.appended, decode("removed")) is None
+        for stored in ("?", "0", position):
+            reply = [decode(position), decode(stored)]
+            assert replies.read(replies.appended, reply) == (position, stored)
+        reply = [decode("removed"), decode("?")]
+        assert replies.read(replies.appended, reply) == (None, "?")
 
 
 @pytest.mark.parametrize("reply", [None, "", "OK", "1-1", "1-1.", f"1-1.{'G' * 16}", "-1.a", 1, []])
 def test_a_malformed_position_is_no_answer(reply):
-    with pytest.raises(UnavailableError, match="cannot be read"):
-        replies.read(replies.appended, reply)
+    position = f"1-1.{'0a' * 8}"
+    for whole in (reply, [reply, "?"], [position, reply], [position, "?", reply], [position]):
+        with pytest.raises(UnavailableError, match="cannot be read"):
+            replies.read(replies.appended, whole)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ impl Clock {
     }
 
     /// Returns whether `moment`, in nanoseconds of this clock, has come, by a reading of the precise
-    /// clock, however far away the moment is. For leases, whose proof allows for no coarse clock.
+    /// clock, however far away the moment is. For leases, which must not use the coarse clock.
     ///
     /// Costs 25–35 ns on Linux.
     #[inline]

@@ -47,8 +47,8 @@
 //! # Two rules
 //! 1. A hit never leaves the caller's thread: [`Cache::get`] is ready at its first poll, so
 //!    [`poll_once`] is enough.
-//! 2. A decision is served only if no record of the [invalidation log](invalidation) that is newer
-//!    than its stamp matches it. The rule is the same for stored entries and for decisions that are
+//! 2. A decision is served only if no record of the [invalidation log](invalidation) is newer than
+//!    its stamp and matches it. The rule is the same for stored entries and for decisions that are
 //!    being evaluated when the invalidation comes.
 //!
 //! # Parts

@@ -21,8 +21,8 @@ pub struct Options {
     /// The largest number of bytes, or `None` for no limit.
     ///
     /// An entry counts with its key, its value, [`TAG_BYTES`](crate::limits::TAG_BYTES) per tag and
-    /// [`ENTRY_OVERHEAD`](crate::limits::ENTRY_OVERHEAD). It weighs the larger of its share of the
-    /// entries and its share of the bytes, so neither limit is ever exceeded.
+    /// [`ENTRY_OVERHEAD`](crate::limits::ENTRY_OVERHEAD). Its weight is the larger of its share of
+    /// the entries and its share of the bytes, so neither limit is ever exceeded.
     pub max_bytes: Option<u64>,
     /// The entry that is evicted first.
     pub eviction: Eviction,

@@ -3,8 +3,8 @@
 A loader may wait for a request in another task: through `await task`, `gather`, a task group,
 `wait` or `wait_for`. A request that would close a circle of such waits is an error, and this module
 finds the circle. Waits that asyncio does not show (for a thread, or through `shield`) are not
-found; a time limit ends them, see `loading.py`. So an event loop with tasks of another kind is no
-problem.
+found; a time limit ends them, see `loading.py`. The same holds for an event loop whose tasks are
+not those of asyncio.
 """
 
 import asyncio

@@ -73,9 +73,10 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
 
     Args:
         redis_client: A URL (see `from_url`), or a client of `redis.asyncio` or
-            `valkey.asyncio`, which the caller closes. None: the server, namespace, time to live and
-            time-outs come from the settings in force, unless they are given. If the settings name
-            no server, it is `redis://localhost:6379/0`.
+            `valkey.asyncio`, which the caller closes. None: the server comes from the settings in
+            force, and so do the namespace, time to live, time-outs, `replicas`, `settle` and
+            `max_staleness`, unless they are given. If the settings name no server, it is
+            `redis://localhost:6379/0`.
         ttl_seconds: The default time to live of an entry, in seconds. None: 300.
         enabled: If False, `get` returns None, `set` returns False, and no metric changes. A
             decision that is set or loaded while it is False removes the stored one of its request.
@@ -90,13 +91,13 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             no decisions and no revocations. At most 64 letters, digits and characters of `._:/-`.
         replicas: The minimum number of replicas that must confirm a revocation, on a cluster for
             each primary. None: the number that the primary reports. If the server refuses to report
-            it, no replica must confirm, and a warning is logged once.
+            it, no replica has to confirm, and a warning is logged once.
         settle: If True, a revocation returns when no process serves the revoked decisions any more,
             not even a `TieredPolicyCache` from its own memory. If False, it returns when the
             servers have confirmed it. None: True.
         max_staleness: The `max_staleness` of the tiered caches on the same server, in seconds, 0.05
-            to 60. A revocation waits up to 1.1 times as long for a process that cannot be reached,
-            and so does the first one after this process has connected. None: 1.
+            to 60. A revocation waits up to 1.1 times as long for a process that cannot be reached.
+            The first revocation after this process has connected may wait that long, too. None: 1.
 
     Raises:
         ImportError: Neither redis-py nor valkey-py is installed. The message says how to install
@@ -133,6 +134,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             namespace = namespace or settings.namespace
             settle = settings.settle if settle is None else settle
             max_staleness = _first_given(max_staleness, settings.max_staleness)
+            replicas = settings.redis_replicas if replicas is None else replicas
         elif redis_client is None:
             redis_client = url_in_environment()
         self.ttl_seconds = ttl_seconds
@@ -340,8 +342,8 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         Takes one round trip with a stamp, and two without.
 
         A decision supersedes the stored one of its request even if it cannot be stored itself: if
-        it is not JSON, is too large, has no time to live, or the server has no memory for it. Then
-        the stored one is removed.
+        it is not JSON, is too large or has a time to live of 0, or if the server has no memory for
+        it. Then the stored one is removed.
 
         Args:
             user_id: The user who makes the request.
@@ -355,9 +357,10 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             sensitivity: A name in `OPTIMIZED_TTL`, which limits the time to live. An unknown name
                 changes nothing, and a warning is logged once.
             tags: Names by which the decision can be revoked. At most 64, each of at most 256 bytes.
-            stamp: The result of `stamp()` before the evaluation. If any process revoked the
-                decision since then, it is not stored. The server checks this in the same step in
-                which it stores the decision. None: the decision counts as evaluated at this call.
+            stamp: The result of `stamp()` before the evaluation. If any process has revoked
+                the decision since then, it is not stored. The server checks this in the same step
+                in which it stores the decision. None: the decision counts as evaluated at this
+                call.
             policy: The policy that made the decision. Requests under another policy do not get it.
 
         Raises:
@@ -496,7 +499,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         """Stores many decisions. Returns the number of decisions stored.
 
         Takes one round trip for each 100 decisions, and one more without a stamp. Each round trip
-        may take `command_timeout`. If the server does not answer, the other decisions are not sent.
+        may take `command_timeout`. If the server does not answer, the rest is not sent.
 
         Args:
             entries: `(user_id, action, resource, decision, context, ttl_seconds)`. The last two are
@@ -595,8 +598,9 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         When the awaitable returns, the revocation has taken effect in all processes, and connected
         replicas have it. A matching decision that any process was evaluating is not stored.
 
-        If the server may store decisions, scans all keys, on a cluster those of every primary,
-        without blocking the server. That takes about a second for a million keys.
+        Scans all keys, on a cluster those of every primary, without blocking the server. That takes
+        about a second for a million keys. There is no scan if the log says that no decision is
+        stored.
 
         Args:
             user_id: Only decisions for this user.
@@ -734,14 +738,14 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         return self._recorder.metrics(size=self._size, max_size=self.max_size)
 
     def settle_histogram(self, bounds: Sequence[float] = SETTLE_BOUNDS_SECONDS) -> LatencyHistogram:
-        """Returns the durations of the waits for revocations to settle after their confirmation."""
+        """Returns the times that revocations took to settle after their confirmation."""
         return self._recorder.settlements.histogram(bounds)
 
     @property
     def settle_limit(self) -> float:
         """The maximum time, in seconds, that a revocation waits after its record was appended.
 
-        It is 1.1 times the longest `max_staleness` that this cache knows of the processes.
+        It is 1.1 times the longest `max_staleness` of the processes, as far as this cache knows.
         """
         return whole(self._store.settling.longer(None))
 
@@ -897,7 +901,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             try:
                 await self._store.settling.wait(self._connections.current, appended)
             except LostError as error:
-                message = "another server became the primary, and does not have it"
+                message = "another server became the primary without the revocation"
                 self._recorder.fault(operation, message)
                 raise self._unconfirmed(operation, message) from error
             self._recorder.settlements.record(perf_counter() - began)

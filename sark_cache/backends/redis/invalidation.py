@@ -9,8 +9,8 @@ not have the last writes. A scan also misses the keys of a cluster's slot that m
 must have the revocation too, because one may be promoted. A revocation that is not confirmed is
 tried 3 times, then raises an error.
 
-A server that refuses ROLE and INFO does not report its replicas. Then the primary confirms, and the
-configured number of replicas.
+A server that refuses ROLE and INFO does not report its replicas. Then the primary and the
+configured number of replicas confirm.
 """
 
 import asyncio
@@ -69,7 +69,8 @@ async def scan_all(servers: Servers, pattern: Callable[[], str], visit: Visit) -
         UnconfirmedError: Another server answered during the scan, or the scan does not end.
         Exception: An error of the client, or of `visit`.
     """
-    scans = (primary.scan_all(pattern, visit) for primary in servers.primaries)
+    known = zip(servers.primaries, servers.known, strict=True)
+    scans = (primary.scan_all(pattern, visit, run) for primary, (run, *_) in known)
     return sum(await asyncio.gather(*scans))
 
 

@@ -94,10 +94,11 @@ class InvalidationLog:
         parts = (record_nonce, json.dumps(record), int(with_decisions))
         return ("EVAL", scripts.APPEND, 2, *self.keys, *parts)
 
-    def note_none(self, since: str) -> RedisCommand:
+    def note_none(self, since: str, run: str) -> RedisCommand:
         """Returns the command that notes that no decision is stored.
 
         Args:
-            since: The nonce in the reply to a record after which a scan found no decision.
+            since: The position in the reply to a record after which a scan found no decision.
+            run: The id of the run of the server that was scanned.
         """
-        return ("EVAL", scripts.NOTE_NONE, 1, self.head, since)
+        return ("EVAL", scripts.NOTE_NONE, 1, self.head, since, run)

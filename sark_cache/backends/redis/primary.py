@@ -237,23 +237,29 @@ class Primary:
             raise UnconfirmedError(message)
         return node.slots
 
-    async def scan_all(self, pattern: Callable[[], str], visit: Visit) -> int:
+    async def scan_all(self, pattern: Callable[[], str], visit: Visit, known_run: object) -> int:
         """Visits every key that matches and exists during the whole scan.
 
-        Returns the sum of the results of `visit`.
+        Args:
+            pattern: Returns the glob of the next step.
+            visit: Gets the keys of each step.
+            known_run: The id of the server's run, or of the held connection.
+
+        Returns:
+            The sum of the results of `visit`.
 
         Raises:
             UnconfirmedError: Another server answered during the scan, or the scan does not end.
             UnavailableError: A reply cannot be read.
             Exception: An error of the client, or of `visit`.
         """
-        total, cursor, first = 0, 0, None
+        total, cursor = 0, 0
         asked, most = 0, SCAN_KEYS
         # Brent's algorithm: a cycle of cursors returns to the one that is remembered.
         remembered, steps, next_remembered = -1, 0, 1
         while True:
             count, run, page = await self._scan_step(cursor, pattern())
-            if run != (first := first or run):
+            if run != known_run:
                 message = "another server has become the primary"
                 raise UnconfirmedError(message)
             if page.keys:
@@ -280,11 +286,12 @@ class Primary:
         wanted = max(SCAN_KEYS, SCAN_SHARE * replies.read(replies.keys_in_all, info))
         return min(wanted, MAX_SCAN_KEYS)
 
-    async def _scan_step(self, cursor: int, pattern: str) -> tuple[int, str, Page]:
+    async def _scan_step(self, cursor: int, pattern: str) -> tuple[int, object, Page]:
         """Runs one step of a scan. Retries with fewer keys if there is no answer in time.
 
         Returns:
-            The number of keys requested, the id of the server's run, and the reply.
+            The number of keys requested, the id of the server's run or of the held connection, and
+            the reply.
         """
         while True:
             count = self.pace.keys
@@ -299,7 +306,8 @@ class Primary:
                 continue  # a cursor may be used with any number of keys
             page = replies.read(replies.page, reply)
             self.pace.took(page.size, time.monotonic() - began)
-            return count, replies.read(replies.run_id, info[0]) if info else "held", page
+            run = replies.read(replies.run_id, info[0]) if info else id(self._held)
+            return count, run, page
 
     async def in_parts(
         self, keys: Sequence[str], visit: Callable[[Sequence[str]], Awaitable[int]]

@@ -14,7 +14,6 @@ from sark_cache.backends.redis.scripts import MAYBE, NONE, REMOVED
 T = TypeVar("T")
 
 POSITION = re.compile(r"[0-9]{1,20}-[0-9]{1,20}\.[0-9a-f]{16}")
-NONCE = re.compile(r"[0-9a-f]{16}")
 SPAN = re.compile(r"[0-9]{1,5}")
 SLOTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
 MAX_SLOT: Final = 16_383
@@ -42,7 +41,7 @@ class AppendReply(NamedTuple):
     position: str | None
     """Its position. None: memory ran out, and the log was removed."""
     stored: str = MAYBE
-    """Whether decisions may be stored: `MAYBE`, `NONE`, or a nonce (see `scripts`)."""
+    """Whether decisions may be stored: `MAYBE`, `NONE`, or a position (see `scripts`)."""
 
 
 class Fleet(NamedTuple):
@@ -150,8 +149,8 @@ def position(reply: object) -> str:
 def appended(reply: Sequence[object]) -> AppendReply:
     """Reads the position of a new record, and whether decisions may be stored."""
     at, stored = map(text, _items(reply, 2))
-    if stored not in {MAYBE, NONE} and NONCE.fullmatch(stored) is None:
-        raise ValueError
+    if stored not in {MAYBE, NONE}:
+        position(stored)
     return AppendReply(None if at == REMOVED else position(at), stored)
 
 

@@ -1,11 +1,11 @@
 """The scripts that run on the server.
 
-The server runs each script as one step. The format of the invalidation log, its head, and of the
-positions in it, is in `sark_cache.backends.redis.log`. A decision is stored if no record after the
+The server runs each script as one step. The format of the invalidation log, of its head and of the
+positions in it is in `sark_cache.backends.redis.log`. A decision is stored if no record after the
 position of its evaluation matches it. If the position is not in the log, or more than `MAX_NEWER`
 records are newer, nothing is stored.
 
-The head holds the position of the last record. To read it takes the server 1 µs, and to read the
+The head holds the position of the last record. Reading it takes the server 1 µs, and reading the
 end of the stream takes 5 to 10 µs. So a script reads the stream only if the head's position is not
 the known one.
 
@@ -15,17 +15,18 @@ server that has none:
 | | |
 |---|---|
 | `?` | decisions may be stored |
-| a nonce | none was stored since the record with this nonce. There may be older ones |
+| a position | none was stored since the record at this position. There may be older ones |
 | `0` | none is stored: a scan after that record found none, and none was stored until it ended |
 
 A script that stores a decision sets `?` in the same step. So does the first record after the head
-was lost, or of another history. It is always `?` on a cluster, where a decision and the head may be
-on different servers, and where the server does not report its history.
+was lost or had another history. It is always `?` on a cluster, where a decision and the head may be
+on different servers, and where the server does not report its history. A client may send the same
+record twice. Then the two have different positions, so a scan after one is no proof for the other.
 
 A server that was restarted may have an older state: decisions that were revoked, and a log without
-the revocation. Its id of the replication is another one then, and after a promotion too. This id,
-or the first 16 digits of it, is the *history*. The head holds the history of its record, and each
-value that of the server that stored it. If the head has another history, the next script appends a
+the revocation. Then its replication id is another one, and after a promotion, too. This id, or its
+first 16 digits, is the *history*. The head holds the history of its record. Each stored value holds
+the history of the server that stored it. If the head has another history, the next script appends a
 record that revokes everything. A value of another history counts as absent. A server that does not
 report the id has an empty one, and such a restart is not noticed.
 
@@ -104,11 +105,12 @@ local function set_head(head, at, stored)
   redis.call('SET', head, at .. ' ' .. history .. ' ' .. stored)
 end
 -- Appends a record and returns its position, or the error for which the server refuses it.
+-- The head then says `stored`; '': the position of this record; nil: {MAYBE}
 local function append(log, head, nonce, record, stored)
   local id = redis.pcall('XADD', log, 'MAXLEN', '~', {MAX_RECORDS}, '*', 'n', nonce, 'r', record)
   if type(id) == 'table' then return id end
   local at = id .. '.' .. nonce
-  set_head(head, at, stored or '{MAYBE}')
+  set_head(head, at, stored == '' and at or stored or '{MAYBE}')
   return at
 end
 -- Returns the position of the last record, and whether decisions may be stored; nil: there is no
@@ -320,9 +322,9 @@ APPEND = _minified(
     + f"""
 local _, stored = last(KEYS[1], KEYS[2], string.reverse(ARGV[1]))
 if history == '' or ARGV[3] ~= '1' then stored = '{MAYBE}'
-elseif not stored or stored == '{MAYBE}' then stored = ARGV[1] end
+elseif not stored or stored == '{MAYBE}' then stored = '' end
 local at = append(KEYS[1], KEYS[2], ARGV[1], ARGV[2], stored)
-if type(at) == 'string' then return {{at, stored}} end
+if type(at) == 'string' then return {{at, stored == '' and at or stored}} end
 if not string.find(at.err, 'OOM', 1, true) then return at end
 -- Without a log, no decision being evaluated is stored. That has the same effect.
 redis.call('UNLINK', KEYS[1], KEYS[2])
@@ -330,7 +332,7 @@ return {{'{REMOVED}', '{MAYBE}'}}
 """
 )
 """log, head, nonce, record, 1 if decisions are on the server of the log -> position | REMOVED,
-MAYBE | nonce | NONE"""
+MAYBE | position | NONE"""
 
 NOTE_NONE = _minified(
     _HISTORY
@@ -338,13 +340,15 @@ NOTE_NONE = _minified(
     + f"""
 local at, of, stored = string.match(redis.call('GET', KEYS[1]) or '', '^(%S+) (%x*) (%S+)$')
 if not at or of ~= history or stored ~= ARGV[1] then return 0 end
+local server = redis.pcall('INFO', 'server')
+if type(server) ~= 'string' or string.match(server, 'run_id:(%x+)') ~= ARGV[2] then return 0 end
 set_head(KEYS[1], at, '{NONE}')
 return 1
 """
 )
-"""head, nonce -> 1 | 0
+"""head, position, id of the run of the server that was scanned -> 1 | 0
 
-Notes that no decision is stored, if none was stored since the record with the nonce.
+Notes that no decision is stored, if none was stored since the record at this position.
 """
 
 STORED, INVALIDATED, SUPERSEDED = 1, 0, -1

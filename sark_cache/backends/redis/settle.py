@@ -5,14 +5,14 @@ records of the log there. It is a *reader* of the log (see `log`).
 
 A revocation is settled when every reader has applied its record, or at the latest 1.1 spans after
 the server answered the append. The clocks of two processes may differ in speed by 10 %. So after
-1.1 spans each lease has ended that was granted before the record was applied.
+1.1 spans every lease from before the record was applied has ended.
 
 Acknowledgements prove nothing if registrations were lost, by a failover or a deleted key. So a
 writer believes them only if it has *stood* for a span: the log still has the position that it knew
 a span ago, with the same replication and generation. Otherwise it waits for the whole span. A
-writer stands from the moment when it connects, or its process's reader from its first confirmation.
-So a process that has just started waits, and later revocations do not. That nobody is registered
-proves nothing either, without that.
+writer stands from the moment when it connects. If its process has a reader, it stands from the
+reader's first confirmation. So a process that has just started waits, and later revocations do not.
+If a writer has not stood for a span, an empty list of readers proves nothing either.
 
 A reader that stopped cannot acknowledge. A writer marks it. A reader gets no lease while it has a
 mark, and removes the mark when it registers again. If a mark has stood for 1.1 spans, the reader

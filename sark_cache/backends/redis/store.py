@@ -427,7 +427,8 @@ class DecisionStore:
             if not found_any:
                 # The revocation is complete without it. The next one scans again.
                 with suppress(UnavailableError):
-                    await connection.urgent(self.log, *self._log.note_none(stored))
+                    [(run, *_)] = servers.known
+                    await connection.urgent(self.log, *self._log.note_none(stored, run))
             return removed
 
         return await self._revoke(connection, record, scan, asks=asks)

@@ -8,7 +8,7 @@ A write without an answer may still arrive, even after a newer one. So a remembe
 another decision only after its removal was recorded in the log. The record makes the late write
 fail.
 
-At most 65,536 keys of together 16 MiB are remembered. Beyond that every older decision counts as
+At most 65,536 keys are remembered, 16 MiB together. Beyond that every older decision counts as
 superseded, until all decisions have been revoked.
 """
 

@@ -13,6 +13,7 @@ from sark_cache._core.arguments import NOT_GIVEN
 from sark_cache._core.coroutines import Deferred, returns_awaitable
 from sark_cache._core.keys import Scope
 from sark_cache.backends._shared.background_refresh import running_loop
+from sark_cache.backends._shared.defaults import settings_in_force
 from sark_cache.backends.base import BasePolicyCache
 from sark_cache.backends.native import RustPolicyCache
 from sark_cache.backends.tiered.own_records import OwnRecords
@@ -35,19 +36,22 @@ class TieredPolicyCache(RustPolicyCache):
 
     A hit costs what it costs in a `RustPolicyCache`, and does not leave the calling thread. A
     revocation is recorded in a log on the server, and a thread of this process applies the records
-    of all processes. At least four times per `max_staleness` it asks the server for news. So no
-    process serves a decision longer than `max_staleness` seconds after its revocation was recorded,
-    even if the process cannot reach the server. Then it serves nothing, and each request evaluates.
+    of all processes. The thread asks the server for news at least four times per `max_staleness`.
+    So no process serves a decision longer than `max_staleness` seconds after its revocation was
+    recorded. A process that cannot reach the server for that long serves nothing, and each request
+    evaluates.
 
     The thread starts when the cache is first used. All caches of a process with the same server and
-    namespace share it. In all else the cache is a `RustPolicyCache`: `invalidate` has taken effect
-    in this process when it returns its awaitable, and the numbers that it returns count this
-    process.
+    namespace share it. Otherwise the cache is like a `RustPolicyCache`: `invalidate` has taken
+    effect in this process when it returns its awaitable. The numbers of entries that revocations
+    return are those of this process.
 
     Args:
-        redis_client: A URL, or a client of `redis.asyncio` or `valkey.asyncio` whose connections a
-            thread can open, too. None: the server, namespace and time-outs come from the settings
-            in force. If they name no server, it is `redis://localhost:6379/0`.
+        redis_client: A URL, or a client of `redis.asyncio` or `valkey.asyncio`. A thread connects
+            as the client does, so the client must not have a connection class or connect function
+            of its own. None: the server comes from the settings in force, and so do the namespace,
+            time-outs, `replicas` and `max_staleness`, unless they are given. If the settings name
+            no server, it is `redis://localhost:6379/0`.
         max_size: The maximum number of entries, at least 1.
         ttl_seconds: The time to live of entries for which `set` gives none, in seconds. None: 300.
         enabled: If False, `get` returns None, `set` returns False, and no metric changes.
@@ -69,9 +73,10 @@ class TieredPolicyCache(RustPolicyCache):
             no revocations. At most 64 letters, digits and characters of `._:/-`.
         replicas: The minimum number of replicas that must confirm a revocation, on a cluster for
             each primary. None: the number that the primary reports.
-        trust_server: If True, the cache follows servers whose failover may be faster than
-            `max_staleness` plus 3 seconds, or does not show its time. A process that is cut off
-            together with the old primary can then serve a revoked decision for some seconds.
+        trust_server: If True, the cache follows the server even if a failover may take less time
+            than `max_staleness` plus 3 seconds, or if that time cannot be read. A process that is
+            cut off together with the old primary can then serve a revoked decision for some
+            seconds.
 
     Raises:
         ImportError: Neither redis-py nor valkey-py is installed. The message says how to install
@@ -101,9 +106,12 @@ class TieredPolicyCache(RustPolicyCache):
         replicas: int | None = None,
         trust_server: bool = False,
     ) -> None:
-        self._max_staleness: Final = arguments.read_max_staleness(
-            arguments.DEFAULT_MAX_STALENESS if max_staleness is None else max_staleness
-        )
+        if max_staleness is None:
+            settings = settings_in_force() if redis_client is None else None
+            max_staleness = (
+                arguments.DEFAULT_MAX_STALENESS if settings is None else settings.max_staleness
+            )
+        self._max_staleness: Final = arguments.read_max_staleness(max_staleness)
         own_records = OwnRecords()
         self._revoker: Final = Revoker(
             redis_client,
@@ -145,29 +153,29 @@ class TieredPolicyCache(RustPolicyCache):
     def record_lag(self) -> float:
         """The age of the last revocation in the log when this process read it, in seconds.
 
-        It compares the server's clock with that of this machine. 0.0: there was none yet.
+        It compares the server's clock with that of this machine. 0.0: no revocation was read yet.
         """
         return self._reader.follower.record_lag
 
     def follow(self) -> None:
-        """Starts the thread that follows the log, if it does not run. The first use does, too."""
+        """Starts the thread that follows the log, if it does not run. So does the first use."""
         self._reader.ask()
 
     @property
     def refused(self) -> str | None:
-        """The reason for which this process cannot follow the log. None: it can, or may.
+        """The reason why this process cannot follow the log. None: no reason is known.
 
-        The server refuses a command, or a failover may be faster than leases end. Then the cache
-        serves nothing. It tries again all the time.
+        There is a reason if the server refuses a command, or if a failover may happen before leases
+        end. Then the cache serves nothing, and keeps trying.
         """
         return self._reader.refused
 
     async def confirm(self) -> bool:
         """Asks the log for news now, and applies it. Returns True if hits may be served.
 
-        Use it where a machine may have been paused from outside, which no clock shows: as the first
-        line of a function on a platform that freezes processes, for example. Takes one round trip.
-        Returns False if the server does not answer.
+        Call it where the machine may have been paused from outside, because no clock shows such a
+        pause: for example, in the first line of a function on a platform that freezes processes.
+        Takes one round trip. Returns False if the server does not answer.
         """
         if self.closed:
             return False
@@ -297,12 +305,12 @@ class TieredPolicyCache(RustPolicyCache):
         self._revoker.reset_metrics()
 
     def settle_histogram(self, bounds: Sequence[float] = SETTLE_BOUNDS_SECONDS) -> LatencyHistogram:
-        """Returns the durations of the waits for revocations to settle after their confirmation."""
+        """Returns the times that revocations took to settle after their confirmation."""
         return self._revoker.settle_histogram(bounds)
 
     @property
     def circuit_open(self) -> bool:
-        """True while no revocation is sent to the server because it failed."""
+        """True while the circuit is open: the server failed, and no revocation is sent to it."""
         return self._revoker.circuit_open
 
     @returns_awaitable

@@ -1,6 +1,6 @@
 """The confirmation of a position in the log: its commands and its reply.
 
-One MULTI on one connection asks for all at one moment of one server:
+One MULTI on one connection reads all of this from one server, at one moment:
 
 - the reader's registration, its mark as silent, the number of readers and the span, from the keys
   that a writer reads;

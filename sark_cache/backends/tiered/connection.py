@@ -1,9 +1,9 @@
 """A connection to the primary of the log, for one thread that waits.
 
 It is one raw connection of a client, taken out of the client's pool. The client knows how to reach
-the primary: of one server, through Sentinel, or of a cluster the node that has the log. Nothing is
-sent twice, and no reply answers another command: after any error the connection is closed, and the
-next one asks again for the primary.
+the primary: the one server, the primary that Sentinel names, or the node of a cluster that has the
+log. Nothing is sent twice, and no reply answers another command: after any error the connection is
+closed, and the next one asks again for the primary.
 """
 
 import math

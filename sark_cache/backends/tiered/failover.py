@@ -79,7 +79,7 @@ def _of_cluster(ask: Callable[[RedisCommand], object]) -> float:
     reply = ask(("CONFIG", "GET", name))
     if isinstance(reply, Exception):
         message = (
-            f"the cluster does not show its {name} ({describe(reply)}): allow the command CONFIG "
+            f"the cluster does not show its {name} ({describe(reply)}): grant the command CONFIG "
             f"GET to the user (+config|get), {CURE}"
         )
         raise UnsafeServerError(message)

@@ -26,5 +26,5 @@ class OwnRecords:
             self._nonces.pop(oldest, None)
 
     def take(self, nonce: str) -> bool:
-        """Returns whether a record is an own one that was not seen before. Marks it as seen."""
+        """Returns whether this cache made a record that was not seen before. Marks it as seen."""
         return self._nonces.pop(nonce, self) is None

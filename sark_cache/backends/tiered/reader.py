@@ -60,9 +60,9 @@ class Reader:
         self.has_failed: bool = False
         """True if the last attempt to confirm failed."""
         self.refused: str | None = None
-        """The reason for which this process cannot follow the log. None: it can, or may.
+        """The reason why this process cannot follow the log. None: no reason is known.
 
-        The server refuses a command that a reader needs, or a failover may be too fast.
+        There is a reason if the server refuses a command, or if a failover may be too fast.
         """
         self._connect: Final = partial(
             LogConnection, connect, log.key, command_timeout, trusts_server=trusts_server

@@ -1,7 +1,7 @@
 """The part of a tiered cache that revokes in other processes: it appends to their log.
 
-It is a `PolicyCache`, because decisions that processes without a tier stored on the server are
-revoked with the same call. It stores and serves nothing itself.
+It is a `PolicyCache`. So the same call also revokes the decisions that processes without a tiered
+cache stored on the server. It stores and serves nothing itself.
 """
 
 from typing import Any, ClassVar, Final
@@ -87,8 +87,8 @@ class Revoker(PolicyCache):
 
     def _unconfirmed(self, operation: str, reason: str) -> InvalidationError:
         return InvalidationError(
-            f"{operation} could not be confirmed by the log: {reason}. It is in effect in this "
-            "process, but other processes may still serve the decisions: try again"
+            f"{operation} could not be confirmed by the log: {reason}. The revocation is in "
+            "effect in this process, but other processes may still serve the decisions: try again"
         )
 
     def _find_reader(self, *, trusts_server: bool) -> Reader:

@@ -5,7 +5,7 @@ after the last one, soon after the bell rang, and at once if a request waits for
 cycle does not end the lease.
 
 After a failure the thread closes its connections and rests before it finds the primary again. All
-processes lose a server at the same time, so each rests for another time.
+processes lose a server at the same time, so each rests for a different time.
 """
 
 import selectors

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 HELP = (
     "Runs the cache on this machine, and measures it.",
     (
-        "Uses a policy engine that takes 5 ms for each evaluation. The demo measures misses, hits, "
-        "a thousand requests at once, and a revocation. It takes about a second and needs no "
-        "server. If Redis is configured, the demo also stores one decision there, measures hits, "
-        "and revokes the decision. Exits with 1 if a result is wrong."
+        "Uses a simulated policy engine that takes 5 ms for each evaluation. The demo measures "
+        "misses, hits, a thousand requests at once, and a revocation. It takes about a second and "
+        "needs no server. If Redis is configured, the demo also stores one decision there, "
+        "measures hits, and revokes the decision. Exits with 1 if a result is wrong."
     ),
 )
 EXAMPLES = (

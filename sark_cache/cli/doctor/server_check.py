@@ -179,7 +179,7 @@ def _examine_primaries(found: Examination, client: Any, settings: "CacheSettings
     except Exception as error:  # noqa: BLE001 - any error of the client
         cure = ""
         if refusal(error) is not None:
-            cure = ". Allow it to the user: ACL SETUSER <user> +get ~feature_flag:*"
+            cure = ". Grant it to the user: ACL SETUSER <user> +get ~feature_flag:*"
         found.problems.append(f"rollouts cannot be read: {without_secrets(error, settings)}{cure}")
 
 
@@ -318,8 +318,8 @@ def _judge_permissions(
     if "INFO" in server.refused:
         found.warnings.append(
             f"{server.address} does not answer INFO ({server.refused['INFO']}): "
-            "its version, role, replicas and memory are unknown. A revocation is confirmed only "
-            "where one connection lasts from its beginning to its end"
+            "its version, role, replicas and memory are unknown. A revocation is confirmed only if "
+            "its connection stays open until the end"
         )
     if server.counts_replicas is False:
         confirm = "the primary alone"
@@ -327,9 +327,9 @@ def _judge_permissions(
             confirm = f"the primary and {counted(settings.redis_replicas, 'replica', 'replicas')}"
         found.warnings.append(
             f"{server.address} does not let its replicas be counted "
-            f"(ROLE: {server.refused['ROLE']}): a revocation is confirmed by {confirm}, and it is "
-            "not guaranteed that it survives a failover to any other. SARK_CACHE_REDIS_REPLICAS "
-            "says how many have to confirm it"
+            f"(ROLE: {server.refused['ROLE']}): a revocation is confirmed by {confirm}, and may "
+            "be lost in a failover to any other server. Set SARK_CACHE_REDIS_REPLICAS to the "
+            "number of replicas that have to confirm it"
         )
 
 
@@ -359,7 +359,7 @@ def _of_failover(server: ExaminedServer, setting: str, settings: "CacheSettings"
     if seconds is None:
         return (
             f"{server.address} does not show its {setting}, so native caches do not follow it and "
-            f"users get Redis. Allow CONFIG GET to the user (+config|get), or {trust}"
+            f"users get Redis. Grant CONFIG GET to the user (+config|get), or {trust}"
         )
     if seconds >= enough:
         return ""
@@ -387,7 +387,7 @@ def _cure(refused: dict[str, str], settings: "CacheSettings") -> str:
         if reason in {"NoPermissionError", FORBIDDEN}
     ]
     if rights:
-        cures.append(f". Allow it to the user: ACL SETUSER <user> {' '.join(rights)}")
+        cures.append(f". Grant it to the user: ACL SETUSER <user> {' '.join(rights)}")
     if any("OOM" in reason for reason in refused.values()):
         cures.append(". Its memory is full: raise maxmemory, or set maxmemory-policy volatile-ttl")
     return "".join(cures)
@@ -397,10 +397,10 @@ def _judge_storage(found: Examination, server: ExaminedServer) -> None:
     """Adds the consequences of a restart and of full memory for stored data."""
     if server.reports_history is False and server.snapshots != "":
         found.warnings.append(
-            f"{server.address} does not report its master_replid (INFO), so nobody notices a "
-            "restart from a snapshot: decisions that were revoked since then are back, and are "
-            "served until their time to live is over. Allow INFO to the user, or switch snapshots "
-            'off: save ""'
+            f"{server.address} does not report its master_replid (INFO), so a restart from a "
+            "snapshot is not noticed: decisions that were revoked since the snapshot are back, and "
+            "are served until their time to live is over. Grant INFO to the user, or switch "
+            'snapshots off: save ""'
         )
     if server.appends is False:
         found.warnings.append(

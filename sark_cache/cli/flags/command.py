@@ -80,8 +80,8 @@ def list_all(redis_url: RedisURL = None, *, as_json: AsJSON = False) -> None:
     cls=Command,
     help=help_text(
         "Shows the rollout of one feature, or of all of them.",
-        "The percentage is the one that a process uses if it starts now. Prints a warning if the "
-        "feature was never set. Exits with 1 if the value in Redis is not a percentage.",
+        "The percentage is the one that a process uses if it starts now. Prints a warning if no "
+        "feature has this name. Exits with 1 if the value in Redis is not a percentage.",
         examples=(
             "sark-cache flags get",
             "sark-cache flags get rust_cache",

@@ -38,7 +38,7 @@ class RolloutAtStart:
     def summary(self) -> str:
         """Returns the percentage and its source, for people."""
         if self.source == "never set":
-            return "never set: all users are served alike"
+            return "never set: all users get the feature"
         source = {
             "redis": "set in Redis",
             "settings": "from the settings, until one is set",

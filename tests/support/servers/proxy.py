@@ -75,6 +75,26 @@ class ReplacingProxy(_Listener):
         to_server.close()
 
 
+class SwitchingProxy(_Listener):
+    """Sends commands to one server, and steps of scans to another one while `switches` is True."""
+
+    def __init__(self, server, other):
+        self._ports = server.port, other.port
+        self.switches = False
+
+    async def _serve(self, reader, writer):
+        connections = [await asyncio.open_connection(HOST, port) for port in self._ports]
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(2**20):
+                is_scan = b"SCAN" in data and b"MATCH" in data
+                from_server, to_server = connections[self.switches and is_scan]
+                to_server.write(data)
+                writer.write(await from_server.read(2**20))
+        for _, to_server in connections:
+            to_server.close()
+        writer.close()
+
+
 class FixedServer(_Listener):
     """Answers every command with the same bytes; None closes the connection."""
 

@@ -30,8 +30,8 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> BatchLookup<'_, V> {
         self.found.push(None);
     }
 
-    /// Returns the entries in the order of the lookups. Counts the hits, and the misses; these as
-    /// lapsed if there is no valid lease.
+    /// Returns the entries in the order of the lookups. Counts the hits and the misses. Without a
+    /// valid lease, the misses count as lapsed.
     pub fn finish(mut self) -> Vec<Option<Arc<Entry<V>>>> {
         let now = self.cache.clock.now();
         let mut hits = 0;

@@ -62,7 +62,7 @@ type Entries<V> = moka::future::Cache<Key, Arc<Entry<V>>, RandomState>;
 
 /// A cache of decisions. Share it in an `Arc`; every method takes `&self`.
 ///
-/// The value `V` is the encoded decision; it counts with its bytes.
+/// The value `V` is the encoded decision. Its bytes count towards [`Options::max_bytes`].
 pub struct Cache<V> {
     entries: Entries<V>,
     log: Arc<Log>,
@@ -132,7 +132,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     }
 
     /// Returns the entry under `key`, unless it has expired or was revoked, or there is no valid
-    /// lease. Counts a hit, or what [`count_miss`](Self::count_miss) does.
+    /// lease. Counts a hit, or else calls [`count_miss`](Self::count_miss).
     ///
     /// Ready at its first poll; may be dropped at any point. Costs 0.25 µs for a hot key.
     #[inline]
@@ -191,8 +191,9 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     ///
     /// # Errors
     /// [`InsertError`] says why nothing was stored: the decision was revoked during its evaluation, it
-    /// is too large or has too many tags, or its time to live is zero. Except in the first case, an
-    /// older entry under `key` is removed, because the new decision superseded it.
+    /// is too large or has too many tags, or its time to live is zero. An older entry under `key`
+    /// is removed, because the new decision superseded it. In the first case it stays if the
+    /// revocation matches it, too: then it is not served.
     pub async fn insert(
         &self,
         key: Key,

@@ -9,8 +9,8 @@ use std::time::Duration;
 ///
 /// The lease counts from *before the confirming request was sent*. A revocation that the
 /// confirmation does not show was recorded later than that. So no hit serves a decision for longer
-/// than the span after its revocation was recorded, however slow the network, the scheduler or a
-/// paused process are.
+/// than the span after its revocation was recorded, however slow the network or the scheduler is,
+/// and however long the process is paused.
 ///
 /// ```
 /// use sark_cache_core::{Cache, Lease, Options};
@@ -32,8 +32,8 @@ use std::time::Duration;
 ///
 /// # The clock
 /// A lease has a [`Clock`], which counts the time for which the machine is suspended. All caches
-/// with this lease use it. Another process's clock may run at another rate: the one that grants
-/// leases and waits for their end allows for that in the span.
+/// with this lease use it. The clock of another process may run at another rate. So a process that
+/// waits for the end of leases waits a little longer than the span.
 ///
 /// # Cost
 /// A clone shares the lease. Loading it costs one atomic load. [`is_valid`](Self::is_valid) also
@@ -53,7 +53,7 @@ impl Lease {
         Self::ending(NEVER)
     }
 
-    /// Returns a lease that was not granted yet.
+    /// Returns a lease under which nothing is served until it is extended.
     pub fn none() -> Self {
         Self::ending(0)
     }

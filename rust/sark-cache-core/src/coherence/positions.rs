@@ -4,12 +4,12 @@
 //! evaluation began. To judge it, this cache needs the stamp at which its own log had the records
 //! up to that position, and no later ones.
 //!
-//! One rule needs care. A revocation made *here* is in effect at the call, before its record is in
-//! the shared log. A foreign record may get into the shared log before that record, and be applied
-//! after the call. The foreign position is then older than the own revocation in the shared log,
-//! but the stamp of its record is newer. A decision evaluated at that position must still be
-//! revoked by the own revocation. So the position stands for a stamp older than every own
-//! revocation whose record was not seen in the shared log yet.
+//! One rule needs care. A revocation made *here*, a *local* one, is in effect at the call, before
+//! its record is in the shared log. A foreign record may get into the shared log before that
+//! record, and be applied after the call. Then the position of the foreign record is older than the
+//! local revocation in the shared log, but its stamp here is newer. The local revocation must still
+//! revoke a decision that was evaluated at that position. So the position stands for a stamp older
+//! than every local revocation whose record was not seen in the shared log yet.
 
 use crate::invalidation::Stamp;
 use ahash::RandomState;
@@ -27,19 +27,19 @@ pub struct Position {
 /// The newest positions that one cache applied, each with the stamp that it stands for.
 ///
 /// Keep it in a mutex. Hold that mutex
-/// - while an own revocation is recorded in the cache's log *and* [noted](Self::note_own) here;
+/// - while a local revocation is recorded in the cache's log *and* [noted](Self::note_own) here;
 /// - while a record of the shared log is applied *and* [entered](Self::enter) here.
 ///
-/// Otherwise a foreign record could be applied between the two steps of an own revocation.
+/// Otherwise a foreign record could be applied between the two steps of a local revocation.
 ///
 /// # Cost
 /// Entering takes constant time, a lookup takes a binary search. 40 bytes per position, and about
-/// 100 bytes per own revocation that was not seen in the shared log.
+/// 100 bytes per local revocation that was not seen in the shared log.
 #[derive(Debug)]
 pub struct Positions {
     entered: VecDeque<(Position, Stamp)>,
     capacity: usize,
-    /// The own revocations whose records were not seen in the shared log, by nonce.
+    /// The local revocations whose records were not seen in the shared log, by nonce.
     unseen: HashMap<u64, Stamp, RandomState>,
     unseen_by_stamp: BTreeSet<(Stamp, u64)>,
 }
@@ -55,7 +55,7 @@ impl Positions {
         }
     }
 
-    /// Notes an own revocation, which was recorded in the cache's log at `stamp`. Call it before
+    /// Notes a local revocation, which was recorded in the cache's log at `stamp`. Call it before
     /// the record is sent to the shared log.
     ///
     /// It counts until its record [is seen](Self::take_own), even if sending it failed: the server
@@ -67,8 +67,8 @@ impl Positions {
         self.unseen_by_stamp.insert((stamp, nonce));
     }
 
-    /// Returns whether a record of the shared log is an own one that was not seen before, and marks
-    /// it as seen. An own record is not applied again: its revocation took effect at the call.
+    /// Returns whether a record of the shared log is that of a local revocation and was not seen
+    /// before. Marks it as seen. It is not applied again: its revocation took effect at the call.
     pub fn take_own(&mut self, nonce: u64) -> bool {
         let stamp = self.unseen.remove(&nonce);
         stamp.is_some_and(|stamp| self.unseen_by_stamp.remove(&(stamp, nonce)))
@@ -80,7 +80,7 @@ impl Positions {
         self.push(position, oldest_own.map_or(stamp, |before| stamp.min(before)));
     }
 
-    /// Enters a position without regard to own revocations, for the model checker to notice.
+    /// Enters a position without regard to local revocations, for the model checker to notice.
     #[cfg(feature = "shuttle")]
     pub fn enter_past_own(&mut self, position: Position, stamp: Stamp) {
         self.push(position, stamp);
@@ -115,8 +115,8 @@ impl Positions {
         self.entered.is_empty()
     }
 
-    /// Forgets all positions, because the shared log was replaced. The own revocations that were
-    /// not seen still count.
+    /// Forgets all positions, because the shared log was replaced. The local revocations that
+    /// were not seen still count.
     pub fn clear(&mut self) {
         self.entered.clear();
     }

@@ -7,9 +7,9 @@
 //!
 //! # Cost
 //! A decision that is stamped with the newest record costs one atomic load ([`Log::newest`]). An
-//! older one costs one lookup (a hash and a probe) per kind of scope that was ever recorded; then its
-//! owner raises the stamp, so that it is checked once per invalidation at most. Reading takes no lock
-//! and never waits. Recording takes one mutex and constant time, amortized.
+//! older one costs one lookup (a hash and a probe) per kind of scope that was ever recorded. Then
+//! the cache raises the stamp, so that it is checked once per invalidation at most. Reading takes
+//! no lock and never waits. Recording takes one mutex and constant time, amortized.
 //!
 //! # Memory
 //! 16 bytes per slot, at most half of the slots used, at most [`MAX_RECORDS`] records: 2 MiB. Each
@@ -25,7 +25,7 @@
 //! - the log is full.
 //!
 //! In doubt a decision is revoked, never served. Scopes are stored as 64-bit hashes with a random
-//! seed; if two of them collide, a decision is revoked that could have been served.
+//! seed. If two of them collide, a decision that could have been served is revoked.
 
 mod glob;
 mod log;

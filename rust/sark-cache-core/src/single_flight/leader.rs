@@ -36,8 +36,8 @@ impl<T: Clone, A: Caller> Leader<T, A> {
     /// outcome.
     ///
     /// `tags` are all tags that the decision turned out to depend on. If one of them was revoked
-    /// during the flight and no caller had named it before, only the waiters that joined before the
-    /// evaluation began get the outcome; the others join again.
+    /// during the flight and no caller had named it before, a waiter gets the outcome only if it
+    /// joined before any invalidation newer than the flight's stamp; the others join again.
     ///
     /// `store` gets the stamp and all tags to store with. It runs under the lock, so that a caller
     /// finds either the flight or the stored entry. It must not call these flights.

@@ -42,10 +42,10 @@
 //!   supersedes the one it waited for. This ends circles that the graph cannot see, such as one
 //!   through a thread. A caller that joins another waiter's new flight waits once more and then
 //!   evaluates in any case. When [`MAX_SUPERSEDED`] evaluations of one key accumulate in this way,
-//!   the next is refused, because its loader does not return.
+//!   the next is refused, because the loaders of that key do not return.
 //!
 //! The user has to call `check_waiters` while a waiter exists. Only that method needs the time, so
-//! joining, waiting and finishing read no clock.
+//! waiting and finishing read no clock. Joining reads one only if the lease can end.
 //!
 //! # Cost
 //! One mutex guards all flights of a cache. It is held for a few map operations and while an
@@ -412,7 +412,7 @@ impl<T: Clone, A: Caller> Flights<T, A> {
     /// Forgets every flight without dropping it, for a forked child.
     ///
     /// The tasks of the parent do not run in the child. Dropping their leaders and wakers there
-    /// could run code that expects them to.
+    /// could run code that relies on these tasks.
     pub fn forget(&self) {
         mem::forget(mem::take(&mut *self.lock()));
     }

@@ -1,5 +1,5 @@
-//! The graph of tasks that wait for other tasks, shared by all caches whose loaders may ask each
-//! other.
+//! The graph of tasks that wait for other tasks, shared by all caches whose loaders may call each
+//! other's caches.
 
 use super::table::lock;
 use super::{Map, RandomState};

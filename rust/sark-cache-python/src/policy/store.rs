@@ -22,7 +22,7 @@ use std::time::Duration;
 /// A position in the invalidation log of one cache.
 ///
 /// Take one with `stamp()` before the evaluation of a decision, and pass it to
-/// `set(..., stamp=...)`. A decision that was revoked since then is not stored.
+/// `set(..., stamp=...)`. A decision that has been revoked since then is not stored.
 #[pyclass(frozen, eq, hash, module = "sark_cache._native")]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Stamp {

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-/// The right to serve cached decisions, until a moment that its owner moves on again and again.
+/// The right to serve cached decisions, until a moment. Its owner extends it again and again.
 ///
 /// Several caches may have the same lease. In a forked child it ends before any other code runs,
 /// because the child does not have the thread that extends it.
@@ -22,7 +22,7 @@ impl Lease {
 
 #[pymethods]
 impl Lease {
-    /// Creates a lease that was not granted yet.
+    /// Creates a lease under which nothing is served until `extend` is called.
     #[new]
     fn new(py: Python<'_>) -> Self {
         let lease = Arc::new(sark_cache_core::Lease::none());
