@@ -1,6 +1,7 @@
 """Malformed replies of a proxy or a broken server fail no request and confirm no revocation."""
 
 import asyncio
+import re
 
 import pytest
 import redis
@@ -169,7 +170,17 @@ def after_info(reply, replaced):
     return reply[:size] + replaced
 
 
-async def revoked_after(nonsense, command, server, revoke, *, decoded):
+ROLE = re.compile(rb"\*3\r\n\$6\r\nmaster\r\n:[0-9]+\r\n\*0\r\n")
+"""The reply of a primary without replicas."""
+
+
+def for_role(reply, replaced):
+    """Replaces the role of the server, which follows its information. More replies may follow."""
+    begin, end = ROLE.search(reply).span()
+    return reply[:begin] + replaced + reply[end:]
+
+
+async def revoked_after(nonsense, command, server, revoke, *, decoded, put=after_info):
     """Asserts that a malformed reply to a command confirms nothing. Then revokes for good.
 
     Returns the result of the revocation that was confirmed.
@@ -178,7 +189,7 @@ async def revoked_after(nonsense, command, server, revoke, *, decoded):
         url = f"{proxy.url}?decode_responses=true" if decoded else proxy.url
         async with PolicyCache(url, connect_timeout=2, command_timeout=2) as cache:
             assert await cache.set(*ALICE, ALLOW)
-            proxy.replaces = (command, lambda reply: after_info(reply, nonsense))
+            proxy.replaces = (command, lambda reply: put(reply, nonsense))
             with pytest.raises(InvalidationError, match="by the redis cache: a reply that cannot"):
                 await revoke(cache)
             assert proxy.replaced
@@ -256,18 +267,20 @@ async def test_a_malformed_role_confirms_no_revocation(own_redis, decoded, nonse
         return cache.delete(*ALICE)
 
     role = b"$4\r\nROLE\r\n"
-    await revoked_after(ROLES[nonsense], role, own_redis(), revoke, decoded=decoded)
+    await revoked_after(ROLES[nonsense], role, own_redis(), revoke, decoded=decoded, put=for_role)
 
 
 @pytest.mark.parametrize("nonsense", ["a text", "an empty text", "bytes that are no UTF-8", "one"])
 async def test_a_server_that_does_not_name_its_run_confirms_no_revocation(own_redis, nonsense):
-    role = b"*3\r\n" + bulk(b"master") + b":0\r\n*0\r\n"
     async with (
         ReplacingProxy(own_redis()) as proxy,
         PolicyCache(proxy.url, connect_timeout=2, command_timeout=2) as cache,
     ):
         assert await cache.set(*ALICE, ALLOW)
-        proxy.replaces = (b"$4\r\nROLE\r\n", NONSENSE[nonsense] + role)
+        proxy.replaces = (
+            b"$4\r\nROLE\r\n",
+            lambda reply: NONSENSE[nonsense] + reply[ROLE.search(reply).start() :],
+        )
         with pytest.raises(InvalidationError, match="by the redis cache: a reply that cannot"):
             await cache.delete(*ALICE)
         assert proxy.replaced

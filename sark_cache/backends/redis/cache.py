@@ -550,7 +550,7 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
     ) -> Coroutine[object, None, bool]:
         """Revokes the decision for a request. Returns True if one was cached.
 
-        With a policy it takes four round trips, and one more with replicas. Without a policy it
+        With a policy it takes three round trips, and one more with replicas. Without a policy it
         revokes the decisions of all policies for the request, and scans all keys as `invalidate`
         does. So pass the policy if it is known. Pass `""` for decisions that were stored without a
         policy.

@@ -41,7 +41,10 @@ class Servers:
     replicas: tuple[int, ...]
     """The number of replicas of each primary that must have its writes."""
     answer: Any = None
-    """The reply to the command that was sent to the primary of the log. None: none was sent."""
+    """The reply to the command that was sent to the primary of the log, or its error.
+
+    None: there is no command, or the reply is not from the server that was identified.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ async def scan_all(servers: Servers, pattern: Callable[[], str], visit: Visit) -
 
 async def retry_until_confirmed(
     connection: GuardedConnection,
+    begins: Callable[[], RedisCommand],
     revoke: Callable[[Servers], Awaitable[int]],
     asks: Callable[[], RedisCommand | None] = lambda: None,
 ) -> Confirmed:
@@ -83,7 +87,9 @@ async def retry_until_confirmed(
 
     Args:
         connection: The connection to the servers.
-        revoke: Revokes.
+        begins: Returns a command for the primary of the log. It is sent before `revoke`, in the
+            round trip that identifies the servers.
+        revoke: Revokes. The reply to the command is the answer of its argument.
         asks: Returns a command for the primary of the log. It is sent after `revoke`, in the round
             trip that confirms the revocation.
 
@@ -96,7 +102,7 @@ async def retry_until_confirmed(
     for attempt in range(ATTEMPTS):
         held: list[Primary] = []
         try:
-            before = await current_servers(connection, held)
+            before = await current_servers(connection, held, begins())
             total += await revoke(before)
             for primary, replicas in zip(before.primaries, before.replicas, strict=True):
                 if replicas:

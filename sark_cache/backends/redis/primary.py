@@ -183,6 +183,8 @@ class Primary:
 
         Args:
             also: Commands that are sent in the same round trip. An error is returned as a reply.
+                There are no replies if this call begins to hold a connection: they came over
+                another one, and so maybe from another server.
 
         Raises:
             UnconfirmedError: The server is not a primary.
@@ -207,7 +209,8 @@ class Primary:
             return replies.read(replies.run_id, info), replicas, answers
         if self._node is not None:
             raise self._refused(("INFO",), info) or info
-        return await self.hold(), replicas, answers
+        was_held = self._held is not None
+        return await self.hold(), replicas, answers if was_held else []
 
     async def _takes_writes(self) -> bool:
         """Returns whether the server is a primary. A replica refuses to write."""

@@ -313,13 +313,11 @@ class DecisionStore:
         """
         texts = [key.text for key in keys]
 
-        async def send(command: RedisCommand) -> object:
-            return await connection.command(deadline, self.log, *command)
-
         for start in range(0, len(texts), CHUNK):
             part = texts[start : start + CHUNK]
             record: LogRecord = {"keys": [logged(key) for key in part]}
-            await self._append(send, record, with_decisions=not connection.is_cluster)
+            append = self._log.append(record, with_decisions=not connection.is_cluster)
+            self._note_appended(await connection.command(deadline, self.log, *append))
             remove: list[RedisCommand] = [("EVAL", scripts.REMOVE, 1, key) for key in part]
             for reply in await connection.commands(deadline, part, remove):
                 replies.read(replies.count, _unavailable(reply))
@@ -444,10 +442,16 @@ class DecisionStore:
         appended = Appended(None, boot_time())
         question: Question | None = None
 
+        # First the record: it revokes decisions being evaluated, which the scan cannot find.
+        def append() -> RedisCommand:
+            return self._log.append(record, with_decisions=not connection.is_cluster)
+
         async def revoke(servers: Servers) -> int:
             nonlocal appended
-            # First the record: it revokes decisions being evaluated, which the scan cannot find.
-            position, stored = await self._append_urgently(connection, record)
+            reply = servers.answer
+            if reply is None or isinstance(reply, Exception):
+                reply = await connection.urgent(self.log, *append())
+            position, stored = self._note_appended(reply)
             appended = Appended(position, boot_time())
             return await remove(servers, stored)
 
@@ -457,33 +461,18 @@ class DecisionStore:
             question = self.settling.question(appended.position or "") if can_ask else None
             return None if question is None else question.command
 
-        confirmed = await retry_until_confirmed(connection, revoke, ask)
+        confirmed = await retry_until_confirmed(connection, append, revoke, ask)
         return Revoked(
             confirmed.total, self.settling.appended(appended, question, confirmed.answer)
         )
 
-    async def _append_urgently(
-        self, connection: GuardedConnection, record: LogRecord
-    ) -> AppendReply:
-        async def send(command: RedisCommand) -> object:
-            return await connection.urgent(self.log, *command)
-
-        return await self._append(send, record, with_decisions=not connection.is_cluster)
-
-    async def _append(
-        self,
-        send: Callable[[RedisCommand], Awaitable[object]],
-        record: LogRecord,
-        *,
-        with_decisions: bool,
-    ) -> AppendReply:
-        """Appends a record to the log and returns its position. Later stamps have it.
+    def _note_appended(self, reply: object) -> AppendReply:
+        """Reads the reply to a record. Later stamps have its position.
 
         Raises:
             UnavailableError: The server did not confirm it.
         """
-        command = self._log.append(record, with_decisions=with_decisions)
-        appended = replies.read(replies.appended, await send(command))
+        appended = replies.read(replies.appended, reply)
         if appended.position is not None:
             self.news.latest = appended.position
         return appended

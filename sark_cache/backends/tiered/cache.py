@@ -36,10 +36,9 @@ class TieredPolicyCache(RustPolicyCache):
 
     A hit costs what it costs in a `RustPolicyCache`, and does not leave the calling thread. A
     revocation is recorded in a log on the server, and a thread of this process applies the records
-    of all processes. The thread asks the server for news at least four times per `max_staleness`.
-    So no process serves a decision longer than `max_staleness` seconds after its revocation was
-    recorded. A process that cannot reach the server for that long serves nothing, and each request
-    evaluates.
+    of all processes. The thread asks the server for news at least twice per `max_staleness`. So no
+    process serves a decision longer than `max_staleness` seconds after its revocation was recorded.
+    A process that cannot reach the server for that long serves nothing, and each request evaluates.
 
     The thread starts when the cache is first used. All caches of a process with the same server and
     namespace share it. Otherwise the cache is like a `RustPolicyCache`: `invalidate` has taken

@@ -35,6 +35,8 @@ class LogConnection:
         self, connect: Connect, key: str, command_timeout: float, *, trusts_server: bool = False
     ) -> None:
         self._command_timeout: Final = command_timeout
+        self._unread = 0
+        """The number of replies that nobody waits for."""
         self._trusts_server: Final = trusts_server
         self._client: Any = connect()
         try:
@@ -54,7 +56,20 @@ class LogConnection:
         """
         deadline = time.monotonic() + self._command_timeout
         self.send(*commands)
+        while self._unread:
+            self.read(deadline - time.monotonic())
+            self._unread -= 1
         return [self.read(deadline - time.monotonic()) for _ in commands]
+
+    def post(self, command: RedisCommand) -> None:
+        """Sends a command. Its reply, which may be an error, is skipped before that of the next.
+
+        Raises:
+            UnavailableError: The connection was closed.
+            Exception: The connection was lost.
+        """
+        self.send(command)
+        self._unread += 1
 
     def longest_span(self) -> float:
         """Returns the longest span of leases that end before a failover, in seconds.

@@ -94,6 +94,14 @@ class Asking(Protocol):
         """
         ...
 
+    def post(self, command: RedisCommand) -> None:
+        """Sends a command whose reply nobody waits for.
+
+        Raises:
+            Exception: The connection was lost.
+        """
+        ...
+
 
 class Identity:
     """The id under which a reader is registered, and the ids that it had before.
@@ -329,7 +337,7 @@ class LogFollower:
         """
         if self.position is not None:
             identity.may_be_registered = True
-            connection.ask(("HSET", self.log.readers, identity.id, self.position.id))
+            connection.post(("HSET", self.log.readers, identity.id, self.position.id))
 
     def _register(self, connection: Asking, identity: Identity) -> None:
         spans = self._spans()
