@@ -13,7 +13,7 @@ use sark_cache_core::clock::Clock;
 use sark_cache_core::poll::Polled;
 use sark_cache_core::single_flight::{CHECK_INTERVAL, Flights, Joined, WaitOutcome};
 use sark_cache_core::{
-    Cache, EncodeError, Key, KeyWriter, Options, Scope, Stamp, Tags, poll_once, poll_or_keep,
+    Cache, EncodeError, Hit, Key, KeyWriter, Options, Scope, Stamp, Tags, poll_or_keep,
 };
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,7 +72,7 @@ impl Service {
         let mut timed_out = None;
         loop {
             let supersedes = |flight| timed_out == Some(flight);
-            let find = || poll_once(self.cache.find(key.as_bytes())).flatten();
+            let find = || self.cache.look_up(key.as_bytes()).map(Hit::into_arc);
             let leader = match self.flights.join(key.as_bytes(), &tags, &(), supersedes, find) {
                 Joined::Found(entry) => return Some(entry.value()),
                 Joined::TooManyLoads => return None,

@@ -86,6 +86,8 @@ pub mod cache;
 pub mod clock;
 pub mod coherence;
 mod error;
+#[doc(hidden)]
+pub mod index;
 pub mod invalidation;
 pub mod key;
 pub mod limits;
@@ -95,7 +97,7 @@ pub mod poll;
 mod shim;
 pub mod single_flight;
 
-pub use cache::{BatchLookup, Cache, Entry};
+pub use cache::{BatchLookup, Cache, Entry, Hit};
 pub use coherence::{Lease, Position, Positions};
 pub use error::{EncodeError, InsertError};
 pub use invalidation::{Glob, Scope, Stamp, Tags};

@@ -21,6 +21,7 @@ const CORE: &[&str] = &[
     "options",
     "metrics",
     "single_flight",
+    "index",
     "cache",
 ];
 

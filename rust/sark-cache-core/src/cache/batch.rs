@@ -1,7 +1,6 @@
 //! Batches of lookups.
 
-use super::{Cache, Entry};
-use crate::poll::poll_once;
+use super::{Cache, Entry, Hit};
 use std::sync::Arc;
 
 /// A batch of lookups, which reads the clock once and updates the counters once.
@@ -20,9 +19,8 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> BatchLookup<'_, V> {
     /// Looks up `key`.
     #[inline]
     pub fn look_up(&mut self, key: &[u8]) {
-        // Never pending with today's moka. If that changes, a miss is the safe answer.
-        let found = poll_once(self.cache.entries.get(key)).flatten();
-        self.found.push(found.filter(|entry| self.cache.is_valid(key, entry)));
+        let found = self.cache.stored(key).filter(|entry| self.cache.is_valid(entry));
+        self.found.push(found.map(Hit::into_arc));
     }
 
     /// Adds a miss, for a request that has no key.

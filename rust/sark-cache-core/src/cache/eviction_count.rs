@@ -5,7 +5,7 @@
 
 use crate::metrics::Counter;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 /// The numbers of entries added and removed. The entries that are missing were evicted.
 ///
@@ -16,20 +16,9 @@ pub(crate) struct EvictionCounter {
     pub(crate) added: Counter,
     pub(crate) removed: AtomicU64,
     evicted: Mutex<u64>,
-    shards: [Mutex<()>; SHARDS],
 }
 
-/// The number of locks: so many inserts of different keys can run at once.
-const SHARDS: usize = 16;
-
 impl EvictionCounter {
-    /// Locks the shard of a key. An insert holds it while it checks for an entry and replaces it.
-    pub(crate) fn lock_shard(&self, key: &[u8]) -> MutexGuard<'_, ()> {
-        // Most keys differ in their last byte; the shards need not be of equal size.
-        let shard = usize::from(key.last().copied().unwrap_or_default()) % SHARDS;
-        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Adds the new evictions to `evictions`. `held` is the number of entries that are left of the
     /// `added` ones.
     ///

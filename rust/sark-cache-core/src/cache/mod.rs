@@ -24,31 +24,36 @@
 mod batch;
 mod entry;
 mod eviction_count;
+mod hashing;
+mod recency;
 mod revoke;
 mod sweep;
 mod visit;
 mod weight;
 
 pub use batch::BatchLookup;
-pub use entry::Entry;
+pub use entry::{Entry, Hit};
 
 use crate::clock::{Clock, nanos};
 use crate::coherence::Lease;
 use crate::error::InsertError;
+use crate::index::Index;
 use crate::invalidation::{KnownPolicies, Log, Stamp, Subject, Tags, Verdict};
 use crate::key::Key;
 use crate::limits::{MAX_TAGS, TAG_BYTES};
 use crate::metrics::{Snapshot, Stats};
 use crate::options::{Eviction, Options};
 use crate::poll::poll_once;
-use ahash::RandomState;
+use entry::{Handle, Source};
 use eviction_count::EvictionCounter;
+use hashing::{Hashed, KeyHasher};
 use moka::policy::EvictionPolicy;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use recency::Recency;
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use sweep::Sweeps;
 use weight::Weights;
@@ -58,12 +63,17 @@ const EXACT_UP_TO: u64 = 128;
 /// The largest number of inserts between two runs of moka's maintenance.
 const MAX_MAINTENANCE_INTERVAL: u64 = 64;
 
-type Entries<V> = moka::future::Cache<Key, Arc<Entry<V>>, RandomState>;
+/// Entries by the hash of their key. An entry of another key with the same hash is replaced, so a
+/// lookup compares the whole key.
+type Entries<V> = moka::future::Cache<u64, Handle<V>, Hashed>;
 
 /// A cache of decisions. Share it in an `Arc`; every method takes `&self`.
 ///
 /// The value `V` is the encoded decision. Its bytes count towards [`Options::max_bytes`].
 pub struct Cache<V> {
+    index: Arc<Index<Entry<V>>>,
+    hasher: KeyHasher,
+    recency: Recency,
     entries: Entries<V>,
     log: Arc<Log>,
     lease: Lease,
@@ -90,10 +100,15 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         if options.max_bytes.is_some() {
             // Only with a limit on bytes: with a weigher, moka's TinyLFU remembers the frequencies of
             // only a quarter of the keys, which costs up to six points of the hit ratio.
-            entries = entries.weigher(|_key, entry: &Arc<Entry<V>>| entry.weight);
+            entries = entries.weigher(|_hash, handle: &Handle<V>| handle.0.weight);
         }
-        let entries = entries.build_with_hasher(RandomState::new());
+        let entries = entries.build_with_hasher(Hashed);
+        // The order of a small cache is exact: moka has to see each read.
+        let indexed = if options.max_size > EXACT_UP_TO { options.max_size } else { 0 };
         Self {
+            index: Arc::new(Index::new(indexed)),
+            hasher: KeyHasher::default(),
+            recency: Recency::default(),
             entries,
             log: Arc::new(Log::new()),
             clock: options.lease.clock(),
@@ -136,8 +151,9 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     ///
     /// Ready at its first poll; may be dropped at any point. Costs 0.25 µs for a hot key.
     #[inline]
+    #[expect(clippy::unused_async, reason = "ready at its first poll, whatever moka's future does")]
     pub async fn get(&self, key: &[u8]) -> Option<Arc<Entry<V>>> {
-        let found = self.find(key).await;
+        let found = self.look_up(key).map(Hit::into_arc);
         match found {
             Some(_) => self.stats.counters.hits.increment(),
             None => self.count_miss(),
@@ -153,21 +169,46 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         if self.lease.is_valid() { &counters.misses } else { &coherence.lapsed }.increment();
     }
 
-    /// Returns the entry under `key` as [`get`](Self::get) does, but counts nothing.
+    /// Returns the entry under `key` as [`get`](Self::get) does, but counts nothing, and is no future.
+    ///
+    /// While the result exists, the entry stays alive. A thread should have few of them at a time.
     #[inline]
-    pub async fn find(&self, key: &[u8]) -> Option<Arc<Entry<V>>> {
-        self.entries.get(key).await.filter(|entry| self.is_served(key, entry))
+    pub fn look_up(&self, key: &[u8]) -> Option<Hit<V>> {
+        self.stored(key).filter(|entry| self.is_served(entry))
     }
 
     /// Returns whether an entry with another value than `value` is stored under `key`, and has neither
     /// expired nor been revoked. Ignores the lease, and counts nothing.
     pub fn holds_other(&self, key: &[u8], value: &[u8]) -> bool {
-        let held = poll_once(self.entries.get(key)).flatten();
-        held.is_some_and(|entry| {
+        self.stored(key).is_some_and(|entry| {
             entry.value.as_ref() != value
                 && !self.clock.has_reached_exactly(entry.deadline)
-                && self.is_valid(key, &entry)
+                && self.is_valid(&entry)
         })
+    }
+
+    /// Returns what is stored under `key`, served or not. Records the read once per tick.
+    #[inline]
+    fn stored(&self, key: &[u8]) -> Option<Hit<V>> {
+        let hash = self.hasher.hash(key);
+        if let Some(found) = self.index.find(hash, key) {
+            if found.read_in.load(Ordering::Relaxed) == self.recency.tick() {
+                return Some(Hit(Source::Index(found)));
+            }
+            return self.recorded(hash, key).map(|entry| Hit(Source::Moka(entry)));
+        }
+        let entry = self.index.adopt(hash, || self.recorded(hash, key))?;
+        Some(Hit(Source::Moka(entry)))
+    }
+
+    /// Returns what moka holds under `key`. Moka records the read.
+    #[inline(never)]
+    fn recorded(&self, hash: u64, key: &[u8]) -> Option<Arc<Entry<V>>> {
+        // Never pending with today's moka. If that changes, a miss is the safe answer.
+        let handle = poll_once(self.entries.get(&hash)).flatten()?;
+        let entry = &handle.0;
+        entry.read_in.store(self.recency.tick(), Ordering::Relaxed);
+        (*entry.key == *key).then(|| Arc::clone(entry))
     }
 
     /// Returns whether less than `fraction` of the entry's time to live is left. Reads the clock.
@@ -219,16 +260,24 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         };
         // An invalidation between the verdict and the insert is newer than the stamp, so the next
         // lookup finds it.
+        self.policies.remember(key.as_bytes());
         let entry = Entry {
-            value,
+            hash: self.hasher.hash(key.as_bytes()),
             stamp: AtomicU64::new(stamp.raw()),
             deadline: self.clock.now().saturating_add(ttl),
-            weight,
+            key: key.into_bytes(),
+            value,
             tags,
             ttl,
+            weight,
+            read_in: AtomicU32::new(self.recency.tick()),
+            handles: AtomicU32::new(0),
+            index: Arc::downgrade(&self.index),
         };
-        self.policies.remember(key.as_bytes());
-        self.insert_entry(key, Arc::new(entry)).await;
+        self.insert_entry(Arc::new(entry)).await;
+        let held = self.entries.entry_count();
+        self.recency.note_insert(held);
+        self.index.grow(held + 1);
         if self.inserts.fetch_add(1, Ordering::Relaxed) % self.maintain_every
             == self.maintain_every - 1
         {
@@ -246,8 +295,8 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     /// it was stored. The record may match only the tags of the newer decision. An entry that the record
     /// matches too stays: it is served only if it is newer than the record.
     async fn remove_older(&self, key: &[u8], stamp: Stamp) {
-        let Some(entry) = self.entries.get(key).await else { return };
-        if self.log.verdict(stamp, entry.subject(key)) != Verdict::Invalidated {
+        let Some(entry) = self.stored(key) else { return };
+        if self.log.verdict(stamp, entry.subject()) != Verdict::Invalidated {
             self.remove_entry(key).await;
         }
     }
@@ -302,23 +351,19 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     }
 
     /// Inserts an entry and counts it as added if it replaced none.
-    async fn insert_entry(&self, key: Key, entry: Arc<Entry<V>>) {
-        let mut insert = pin!(None);
-        let mut incoming = Some((key, entry));
+    async fn insert_entry(&self, entry: Arc<Entry<V>>) {
+        let hash = entry.hash;
+        let mut insert = pin!(self.entries.insert(hash, Handle::new(&entry)));
         let mut present = false;
-        poll_fn(|context| {
-            let mut shard = None;
-            if let Some((key, entry)) = incoming.take() {
-                shard = Some(self.eviction_counter.lock_shard(key.as_bytes()));
-                present = self.entries.contains_key(key.as_bytes());
-                insert.set(Some(self.entries.insert(key, entry)));
-            }
-            let polled = insert.as_mut().as_pin_mut().map(|insert| insert.poll(context));
-            drop(shard);
+        let first = self.index.write(&entry, || {
+            present = self.entries.contains_key(&hash);
             // If it is pending, the entry is stored already, but moka's log of writes is full.
-            polled.unwrap_or(Poll::Ready(()))
-        })
-        .await;
+            poll_now(insert.as_mut())
+        });
+        drop(entry);
+        if first.is_pending() {
+            insert.await;
+        }
         if !present {
             self.eviction_counter.added.increment();
         }
@@ -328,15 +373,21 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         // Counted first and taken back if nothing was removed: in between, the number of evictions is
         // too small rather than too large.
         self.eviction_counter.removed.fetch_add(1, Ordering::SeqCst);
-        let removed = self.entries.remove(key).await;
+        let hash = self.hasher.hash(key);
+        let mut remove = pin!(self.entries.remove(&hash));
+        let first = self.index.erase(hash, key, || poll_now(remove.as_mut()));
+        let removed = match first {
+            Poll::Ready(removed) => removed,
+            Poll::Pending => remove.await,
+        };
         if removed.is_none() {
             self.eviction_counter.removed.fetch_sub(1, Ordering::SeqCst);
         }
-        removed
+        removed.map(|handle| Arc::clone(&handle.0))
     }
 
     #[inline]
-    fn is_served(&self, key: &[u8], entry: &Entry<V>) -> bool {
+    fn is_served(&self, entry: &Entry<V>) -> bool {
         // The lease first, the log last: the records that the lease relies on are in the log.
         let until = self.lease.until();
         let is_in_time = if Lease::never_ends(until) {
@@ -344,15 +395,15 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         } else {
             !self.clock.has_reached_exactly(entry.deadline.min(until))
         };
-        is_in_time && self.is_valid(key, entry)
+        is_in_time && self.is_valid(entry)
     }
 
     /// Returns whether no record newer than the entry's stamp matches it. Raises its stamp, so that it
     /// is checked once per invalidation at most.
     #[inline]
-    fn is_valid(&self, key: &[u8], entry: &Entry<V>) -> bool {
+    fn is_valid(&self, entry: &Entry<V>) -> bool {
         let stamp = entry.stamp();
-        match self.log.verdict(stamp, entry.subject(key)) {
+        match self.log.verdict(stamp, entry.subject()) {
             Verdict::Invalidated => false,
             Verdict::Valid(newer) => {
                 if newer > stamp {
@@ -362,4 +413,9 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             }
         }
     }
+}
+
+/// Polls a future with a waker that does nothing. If it is pending, it has to be awaited.
+fn poll_now<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(std::task::Waker::noop()))
 }

@@ -3,7 +3,6 @@
 use super::sweep::{Sweep, SweepIndex};
 use super::{Cache, Entry};
 use crate::invalidation::{Recorded, Scope, Stamp};
-use crate::poll::poll_once;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -37,11 +36,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         keys: Option<Vec<Box<[u8]>>>,
     ) -> impl Future<Output = bool> + Send + use<V> {
         let cache = Arc::clone(self);
-        let would_be_served = |key: &[u8]| {
-            poll_once(self.entries.get(key))
-                .flatten()
-                .is_some_and(|entry| self.is_served(key, &entry))
-        };
+        let would_be_served = |key: &[u8]| self.look_up(key).is_some();
         let served = keys.iter().flatten().filter(|key| would_be_served(key)).count() as u64;
         let recorded = self.record(&scope);
         async move {
@@ -128,8 +123,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         let index = SweepIndex::new(sweeps, &self.log);
         let now = self.clock.now();
         let (mut removed, mut expired) = (0, 0);
-        let first_match =
-            |key: &[u8], entry: &Entry<V>| index.first_match(entry.stamp(), entry.subject(key));
+        let first_match = |entry: &Entry<V>| index.first_match(entry.stamp(), entry.subject());
         let count = |sweep: &Sweep, entry: &Entry<V>| {
             if entry.deadline > now {
                 sweep.count_removed();

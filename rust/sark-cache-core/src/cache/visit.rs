@@ -13,7 +13,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     pub async fn cleanup_expired(&self) -> u64 {
         let now = self.clock.now();
         let mut removed = 0;
-        let expired = |_: &[u8], entry: &Entry<V>| (entry.deadline <= now).then_some(());
+        let expired = |entry: &Entry<V>| (entry.deadline <= now).then_some(());
         self.remove_if(expired, |(), _| removed += 1).await;
         self.stats.counters.expirations.add(removed);
         removed
@@ -30,8 +30,9 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         if self.is_large() {
             yield_once().await;
         }
-        for (key, entry) in &self.entries {
-            live += u64::from(entry.deadline > now && self.is_valid(key.as_bytes(), &entry));
+        for (_, handle) in &self.entries {
+            let entry = &handle.0;
+            live += u64::from(entry.deadline > now && self.is_valid(entry));
             yield_after(&mut visits, 1).await;
         }
         live
@@ -46,7 +47,7 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
     /// reason and the entry.
     pub(super) async fn remove_if<W>(
         &self,
-        reason: impl Fn(&[u8], &Entry<V>) -> Option<W>,
+        reason: impl Fn(&Entry<V>) -> Option<W>,
         mut removed: impl FnMut(W, &Entry<V>),
     ) {
         let mut visits = 0;
@@ -55,17 +56,18 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
             // yield.
             yield_once().await;
         }
-        for (key, entry) in &self.entries {
+        for (_, handle) in &self.entries {
+            let entry = &handle.0;
             // Another thread may store a new decision between the check and the removal. That
             // decision is removed too, which costs an evaluation; it is not counted.
-            if reason(key.as_bytes(), &entry).is_some()
-                && let Some(entry) = self.remove_entry(key.as_bytes()).await
-                && let Some(why) = reason(key.as_bytes(), &entry)
+            if reason(entry).is_some()
+                && let Some(entry) = self.remove_entry(&entry.key).await
+                && let Some(why) = reason(&entry)
             {
                 removed(why, &entry);
             }
             // Comparing a long key with patterns takes longer, so it counts as several visits.
-            yield_after(&mut visits, 1 + key.as_bytes().len() / VISITS_PER_YIELD).await;
+            yield_after(&mut visits, 1 + entry.key.len() / VISITS_PER_YIELD).await;
         }
         self.maintain();
     }

@@ -53,6 +53,10 @@ impl Key {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    pub(crate) fn into_bytes(self) -> Box<[u8]> {
+        self.0
+    }
 }
 
 impl Borrow<[u8]> for Key {

@@ -1,4 +1,4 @@
-//! The invalidation log and the single flight under a model checker.
+//! The invalidation log, the single flight and the index under a model checker.
 //!
 //! The checker runs random interleavings, and those of probabilistic concurrency testing (PCT), which
 //! finds any bug that takes up to three ordered events with a known probability. `nox -s model --
@@ -8,6 +8,7 @@
 #[path = "../checker/mod.rs"]
 #[macro_use]
 mod checker;
+mod index;
 mod scenarios;
 mod world;
 

@@ -41,11 +41,10 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
-use sark_cache_core::poll::poll_once;
 use sark_cache_core::single_flight::{
     FlightId, Joined, Leader, MAX_SUPERSEDED, WaitOutcome, Waiter,
 };
-use sark_cache_core::{Cache, Entry, Key};
+use sark_cache_core::{Cache, Entry, Hit, Key};
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
@@ -349,7 +348,7 @@ impl Load {
         let timed_out = *lock(&self.timed_out);
         let supersedes =
             |flight| timed_out.is_some_and(|(last, times)| times > 1 || last == flight);
-        let found = || poll_once(cache.find(key)).flatten();
+        let found = || cache.look_up(key).map(Hit::into_arc);
         match loads.flights().join(key, tags, &caller, supersedes, found) {
             Joined::Found(entry) => Ok(State::Answered(Answer::Found(entry))),
             Joined::Lead(leader) => {

@@ -16,7 +16,7 @@ use crate::policy::ttl::lifetime;
 use crate::value::Stored;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
-use sark_cache_core::{Entry, Key, KeyWriter, poll_once};
+use sark_cache_core::{Entry, Key, KeyWriter};
 use std::sync::Arc;
 
 /// Returns the decision for a request: the cached one, or else the result of `loader()`.
@@ -95,7 +95,7 @@ pub fn lead_refresh<'py>(
     let context = context.map(|context| Stored::from_python(context)?.to_python(py)).transpose()?;
     let context = context.as_ref();
     let key = key::request(Request { policy, fields, context }, KeyWriter::to_key)?;
-    let Some(entry) = poll_once(store.cache.find(key.as_bytes())).flatten() else {
+    let Some(entry) = store.cache.look_up(key.as_bytes()) else {
         return Ok(None);
     };
     let [user_id, action, resource] = fields;

@@ -13,7 +13,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 use sark_cache_core::clock::nanos;
-use sark_cache_core::{Cache, Entry, Key, KeyWriter, Options, Tags, poll_once};
+use sark_cache_core::{Cache, Hit, Key, KeyWriter, Options, Tags};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -157,11 +157,8 @@ impl Store {
         &self,
         asked: Request<'_, '_>,
         missed: impl FnOnce(&KeyWriter) -> K,
-    ) -> Result<Result<Arc<Entry<Stored>>, K>, Fault> {
-        request(asked, |key| {
-            // Never pending. If moka changes that, a miss is the safe answer.
-            poll_once(self.cache.find(key.as_bytes())).flatten().ok_or_else(|| missed(key))
-        })
+    ) -> Result<Result<Hit<Stored>, K>, Fault> {
+        request(asked, |key| self.cache.look_up(key.as_bytes()).ok_or_else(|| missed(key)))
     }
 
     /// Returns the current stamp.
