@@ -94,7 +94,7 @@ async def test_a_cache_that_was_made_from_other_settings_gives_a_warning(
 ):
     monkeypatch.setenv("SARK_CACHE_REDIS_URL", NOBODY)
     early, native = get_policy_cache(), get_rust_policy_cache()
-    settled(redis_url=fresh_redis.url, namespace="shop")
+    settled(redis_url=fresh_redis.url, namespace="shop", is_reachable=False)
     assert get_policy_cache() is early
     assert get_rust_policy_cache() is native
     warned = [record.getMessage() for record in caplog.records if "made from" in record.message]

@@ -56,6 +56,7 @@
 //! | module | contents |
 //! |---|---|
 //! | [`cache`] | the entries: lookup, insert, revocation, expiration, eviction |
+//! | [`index`] | the entries that are requested often, in front of moka |
 //! | [`key`] | requests as canonical bytes, and their text forms |
 //! | [`invalidation`] | the log of revocations, its scopes and patterns |
 //! | [`coherence`] | leases and positions, for caches that share a log with other processes |
@@ -86,7 +87,6 @@ pub mod cache;
 pub mod clock;
 pub mod coherence;
 mod error;
-#[doc(hidden)]
 pub mod index;
 pub mod invalidation;
 pub mod key;

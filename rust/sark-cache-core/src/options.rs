@@ -6,7 +6,7 @@ use crate::coherence::Lease;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Eviction {
     /// The least recently used entry. The order is exact in caches of up to 128 entries. In larger
-    /// ones an entry may be evicted early or late by up to 1 % of the capacity, at most 64 entries.
+    /// ones an entry may be evicted early or late by up to 3 % of the capacity.
     #[default]
     Lru,
     /// The least frequently used of the entries that were not used recently. Resists scans.

@@ -1,9 +1,16 @@
-//! The cache: moka's future cache, whose entries have an expiration, a stamp and tags.
+//! The cache: moka's future cache, whose entries have an expiration, a stamp and tags, and an
+//! [index](crate::index) in front of it.
 //!
 //! # Cost
-//! A lookup is one hash, one probe and one clock reading: 0.25 µs for a hot key. It is ready at its
-//! first poll. An insert costs about 2 µs. `invalidate`, `count_live` and `cleanup_expired` visit
-//! every entry, up to a microsecond each, and yield after every 512.
+//! A lookup is one hash, one set of the index and one clock reading. It is ready at its first poll.
+//! The first hit of an entry in a tick also asks moka, which records the read. An insert costs about
+//! 2 µs. `invalidate`, `count_live` and `cleanup_expired` visit every entry, up to a microsecond each,
+//! and yield after every 512.
+//!
+//! # Keys
+//! moka knows the entries by the hash of their key, with a random seed. A lookup compares the whole
+//! key of what it finds, so a request never gets the decision of another one. Of two keys with the
+//! same hash, which is one in 10¹⁹ pairs, only the newer one has an entry.
 //!
 //! # Memory
 //! About 420 bytes per entry in addition to its key and value

@@ -2,7 +2,7 @@
 //!
 //! A hit in moka follows a chain of six pointers and records the read. In a cache of ten thousand
 //! entries that costs a microsecond, nearly all of it for memory. A hit in the index reads the
-//! [`Set`] of its key, which is one cache line, and the entry. It writes to no memory that threads
+//! *set* of its key, which is one cache line, and the entry. It writes to no memory that threads
 //! share, takes no lock, and never waits.
 //!
 //! moka holds the entries and evicts them. The index only refers to entries that moka holds, or held
@@ -12,8 +12,8 @@
 //! An entry that was overwritten or removed must not be found any more. The log of invalidations does
 //! not cover that, so the index has these rules. `tests/model` has a variant that breaks each one.
 //!
-//! 1. Whoever changes what moka holds under a key changes the index too, both in the [turn](Turns)
-//!    of the key: [`write`](Index::write) and [`erase`](Index::erase).
+//! 1. Whoever changes what moka holds under a key changes the index too, both in the *turn*
+//!    of the key, a lock: [`write`](Index::write) and [`erase`](Index::erase).
 //! 2. If the turn cannot be taken, the index is switched off. A forked child may inherit a lock that
 //!    no thread of it holds.
 //! 3. An entry that was found in moka gets into the index only in the turn in which it was found:

@@ -43,7 +43,9 @@ impl<E: Indexed> Set<E> {
     pub(super) fn put(&self, entry: &Arc<E>) {
         let (hash, key) = (entry.hash(), entry.key());
         let at = match self.slot_of(hash, key) {
-            Some((_, found)) if (*found).as_ref().is_some_and(|other| Arc::ptr_eq(other, entry)) => {
+            Some((_, found))
+                if (*found).as_ref().is_some_and(|other| Arc::ptr_eq(other, entry)) =>
+            {
                 return;
             }
             Some((at, _)) => at,
