@@ -116,7 +116,7 @@ class AsyncCache:
     Args:
         max_size: The maximum number of entries, at least 1. None: 10,000.
         ttl_seconds: The time to live of entries for which `set` gives none, in seconds. None: 300.
-        max_bytes: The maximum size in bytes: keys, values and 420 bytes per entry. None: no limit.
+        max_bytes: The maximum size in bytes: keys, values and 520 bytes per entry. None: no limit.
         eviction: The entry that a full cache evicts first: `"lru"`, the least recently used, or
             `"tiny_lfu"`, the least frequently used entry that is not recent.
 

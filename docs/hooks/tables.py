@@ -2,7 +2,7 @@
 
 A table stands between `<!-- table: NAME -->` and `<!-- /table -->`: `settings` has all settings,
 `metrics` all exported metrics, from a real scrape and a real collection of a cache. The build of
-the site makes them anew, and a test compares them with the files. To write them into the files:
+the site makes them again, and a test compares them with the files. To write them into the files:
 
     python docs/hooks/tables.py
 """
@@ -28,7 +28,7 @@ PAGES = Path(__file__).parents[1]
 
 
 def on_page_markdown(markdown: str, **_context: object) -> str:
-    """Returns the page with its tables made anew."""
+    """Returns the page with new tables."""
 
     def table(match: re.Match[str]) -> str:
         return "\n".join([match[1], "", *TABLES[match[2]](), "", match[3]])

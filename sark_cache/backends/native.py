@@ -40,7 +40,7 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
             `OPTIMIZED_TTL`.
         stale_while_revalidate: If True, a hit on a stale entry refreshes it in the background with
             the callback, if one is set.
-        max_bytes: The maximum size in bytes: keys, values, 8 bytes per tag and 420 bytes per
+        max_bytes: The maximum size in bytes: keys, values, 8 bytes per tag and 520 bytes per
             entry. None: no limit.
         eviction: The entry that a full cache evicts first: `"lru"`, the least recently used, or
             `"tiny_lfu"`, the least frequently used entry that is not recent.

@@ -75,7 +75,7 @@
 //! | insert | 2 µs |
 //! | revocation, until it is in effect | one mutex, a hash per scope |
 //! | revocation, until the entries are removed | up to 1 µs per entry of the cache |
-//! | memory | 420 bytes per entry in addition to key and value; up to 2 MiB for the log |
+//! | memory | 520 bytes per entry in addition to key and value; up to 2 MiB for the log |
 //!
 //! # Features
 //! `shuttle` replaces the locks and atomics by those of a model checker. It is for this crate's own

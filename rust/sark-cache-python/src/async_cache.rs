@@ -23,7 +23,7 @@ use std::time::Duration;
 ///
 /// - `max_size` is the maximum number of entries.
 /// - `ttl_seconds` is the time to live of entries for which `set` gives none.
-/// - `max_bytes` is the maximum size in bytes: keys, values and 420 bytes per entry.
+/// - `max_bytes` is the maximum size in bytes: keys, values and 520 bytes per entry.
 /// - `eviction` is the entry that a full cache evicts first: "lru" or "`tiny_lfu`".
 ///
 /// A wrong argument raises a `TypeError` or a `ValueError` that names it.

@@ -13,7 +13,7 @@
 //! same hash, which is one in 10¹⁹ pairs, only the newer one has an entry.
 //!
 //! # Memory
-//! About 420 bytes per entry in addition to its key and value
+//! About 520 bytes per entry in addition to its key and value
 //! ([`ENTRY_OVERHEAD`](crate::limits::ENTRY_OVERHEAD)).
 //!
 //! # Expiration

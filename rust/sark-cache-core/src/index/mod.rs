@@ -12,7 +12,7 @@
 //! An entry that was overwritten or removed must not be found any more. The log of invalidations does
 //! not cover that, so the index has these rules. `tests/model` has a variant that breaks each one.
 //!
-//! 1. Whoever changes what moka holds under a key changes the index too, both in the *turn*
+//! 1. A thread that changes what moka holds under a key changes the index too, both in the *turn*
 //!    of the key, a lock: [`write`](Index::write) and [`erase`](Index::erase).
 //! 2. If the turn cannot be taken, the index is switched off. A forked child may inherit a lock that
 //!    no thread of it holds.
@@ -87,6 +87,7 @@ impl<E> Deref for Found<E> {
 
 impl<E> Found<E> {
     /// Returns the entry itself.
+    #[expect(clippy::missing_panics_doc, reason = "it is made of a slot with an entry alone")]
     pub fn into_arc(self) -> Arc<E> {
         into_inner(self.0).expect("an entry was found")
     }
