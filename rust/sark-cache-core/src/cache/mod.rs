@@ -234,8 +234,8 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
 
     /// Stores `value` for `ttl`. `stamp` is the [stamp](Self::stamp) from before its evaluation.
     ///
-    /// Costs about 2 µs. A future that is pending has stored the entry already and must be polled to
-    /// completion.
+    /// Costs about 2 µs. A future that is pending must be polled to completion: usually it has stored
+    /// the entry already.
     ///
     /// # Errors
     /// [`InsertError`] says why nothing was stored: the decision was revoked during its evaluation, it
@@ -364,12 +364,13 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         let mut present = false;
         let first = self.index.write(&entry, || {
             present = self.entries.contains_key(&hash);
-            // If it is pending, the entry is stored already, but moka's log of writes is full.
             poll_now(insert.as_mut())
         });
-        drop(entry);
         if first.is_pending() {
+            // Usually the entry is stored already, and moka's log of writes is full. If an earlier
+            // future was dropped while it was pending, moka may still hold the older entry.
             insert.await;
+            self.index.erase(hash, &entry.key, || ());
         }
         if !present {
             self.eviction_counter.added.increment();
@@ -385,7 +386,12 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> Cache<V> {
         let first = self.index.erase(hash, key, || poll_now(remove.as_mut()));
         let removed = match first {
             Poll::Ready(removed) => removed,
-            Poll::Pending => remove.await,
+            Poll::Pending => {
+                let removed = remove.await;
+                // Until then, a lookup may have found the entry in moka, as after an insert.
+                self.index.erase(hash, key, || ());
+                removed
+            }
         };
         if removed.is_none() {
             self.eviction_counter.removed.fetch_sub(1, Ordering::SeqCst);

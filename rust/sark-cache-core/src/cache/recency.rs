@@ -21,8 +21,8 @@ pub(super) struct Recency {
 #[repr(align(64))]
 struct Inserts {
     count: AtomicU64,
-    /// The count at the end of the tick.
-    end: AtomicU64,
+    /// The count at the beginning of the tick.
+    begin: AtomicU64,
 }
 
 impl Recency {
@@ -33,10 +33,11 @@ impl Recency {
 
     /// Notes an insert into a cache of `held` entries.
     pub(super) fn note_insert(&self, held: u64) {
-        let Inserts { count, end } = &self.inserts;
+        let Inserts { count, begin } = &self.inserts;
         let count = count.fetch_add(1, Ordering::Relaxed) + 1;
-        if count >= end.load(Ordering::Relaxed) {
-            end.store(count + (held / TICKS).max(1), Ordering::Relaxed);
+        // Compared each time, because the number of entries may fall: large ones evict many.
+        if count.saturating_sub(begin.load(Ordering::Relaxed)) >= (held / TICKS).max(1) {
+            begin.store(count, Ordering::Relaxed);
             self.tick.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -24,16 +24,17 @@
 //!
 //! # Growth
 //! The first table is small. When the cache has more entries than a table is made for, an empty one of
-//! eight times the size takes its place. Entries get into it when they are found in moka. The
-//! old table is emptied step by step.
+//! four times the size takes its place. Entries get into it when they are found in moka. The old table is
+//! emptied step by step.
 
 mod set;
 mod turns;
 
-use crate::shim::atomic::{AtomicUsize, Ordering};
+use crate::shim::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::shim::{Loaded, into_inner};
 use set::Set;
 use std::ops::Deref;
+use std::sync::atomic::fence;
 use std::sync::{Arc, OnceLock};
 use turns::Turns;
 
@@ -41,9 +42,9 @@ use turns::Turns;
 const ENTRIES_PER_SET: u64 = 3;
 /// The number of sets of the first table.
 const FIRST_SETS: u64 = if cfg!(feature = "shuttle") { 2 } else { 1024 };
-/// By how many bits the number of sets grows with each table.
-const GROWTH_BITS: usize = 3;
-const TABLES: usize = 12;
+/// The number of tables, each four times as large as the one before. The last is enough for 200
+/// million entries.
+const TABLES: usize = 9;
 /// The number of sets of an old table that each insert empties.
 const EMPTIED_PER_INSERT: usize = 2;
 /// The number of tables of an index that is switched off.
@@ -66,6 +67,8 @@ pub struct Index<E> {
     tables: [OnceLock<Box<[Set<E>]>>; TABLES],
     /// The number of tables. The last one is in use.
     count: AtomicUsize,
+    /// For each table, whether a thread makes it or has made it.
+    claimed: [AtomicBool; TABLES],
     /// The number of sets of each old table that were emptied.
     emptied: [AtomicUsize; TABLES],
     /// The largest useful number of sets.
@@ -100,6 +103,7 @@ impl<E: Indexed> Index<E> {
         Self {
             tables: std::array::from_fn(|_| OnceLock::new()),
             count: AtomicUsize::new(if max_entries == 0 { OFF } else { 0 }),
+            claimed: std::array::from_fn(|_| AtomicBool::new(false)),
             emptied: std::array::from_fn(|_| AtomicUsize::new(0)),
             // So that each turn has whole sets.
             most_sets: max_entries.div_ceil(ENTRIES_PER_SET).div_ceil(turns).saturating_mul(turns),
@@ -151,10 +155,10 @@ impl<E: Indexed> Index<E> {
 
     /// Removes an entry that the cache does not hold any more. Takes no lock.
     pub fn forget(&self, entry: &Arc<E>) {
-        let count = self.count.load(Ordering::Acquire);
-        // A thread that was delayed may have put it into the table before the last one.
-        let tables = if count == OFF { 0..TABLES } else { count.saturating_sub(2)..count };
-        for table in self.tables[tables].iter().filter_map(OnceLock::get) {
+        // With the one in `put`: either this sees the slot, or that sees that it is not held.
+        fence(Ordering::SeqCst);
+        // A thread that was delayed may have put it into an old table.
+        for table in self.tables.iter().map_while(OnceLock::get) {
             set_of(table, entry.hash()).forget(entry);
         }
     }
@@ -168,10 +172,17 @@ impl<E: Indexed> Index<E> {
         }
         let sets = count.checked_sub(1).map_or(0, |last| self.sets(last));
         if entries.div_ceil(ENTRIES_PER_SET) > sets && sets < self.most_sets && count < TABLES {
-            let new = || (0..self.sets(count)).map(|_| Set::default()).collect();
-            self.tables[count].get_or_init(new);
-            let _ =
-                self.count.compare_exchange(count, count + 1, Ordering::AcqRel, Ordering::Relaxed);
+            // No thread waits for the one that makes the table. In a forked child, that thread may
+            // not exist, and then the index does not grow any more.
+            if self.claimed[count].swap(true, Ordering::AcqRel) {
+                return;
+            }
+            let table = (0..self.sets(count)).map(|_| Set::default()).collect();
+            if self.tables[count].set(table).is_ok() {
+                let (seen, next) = (count, count + 1);
+                let (success, failure) = (Ordering::AcqRel, Ordering::Relaxed);
+                let _ = self.count.compare_exchange(seen, next, success, failure);
+            }
         } else if let Some(old) = count.checked_sub(2) {
             self.empty_some(old);
         }
@@ -179,7 +190,7 @@ impl<E: Indexed> Index<E> {
 
     /// Returns the number of sets of a table.
     fn sets(&self, table: usize) -> u64 {
-        (FIRST_SETS << (GROWTH_BITS * table)).min(self.most_sets)
+        (FIRST_SETS << (2 * table)).min(self.most_sets)
     }
 
     fn empty_some(&self, old: usize) {
@@ -198,6 +209,7 @@ impl<E: Indexed> Index<E> {
     fn put(&self, entry: &Arc<E>) {
         if let Some(set) = self.set(entry.hash()) {
             set.put(entry);
+            fence(Ordering::SeqCst);
             // The cache may have evicted it before it was put here.
             if !entry.is_held() {
                 set.forget(entry);

@@ -1,12 +1,23 @@
 //! The turns of keys: locks under which the cache and its index change together.
 
+use crate::shim::atomic::{AtomicBool, Ordering};
 use crate::shim::{Mutex, MutexGuard};
 use std::sync::TryLockError;
 
 /// One lock for each share of the hashes.
-#[derive(Default)]
-pub(super) struct Turns {
-    locks: [Mutex<()>; Turns::COUNT],
+pub(super) struct Turns([Turn; Turns::COUNT]);
+
+struct Turn {
+    lock: Mutex<()>,
+    /// True if a thread could not get the lock. No thread waits for it again.
+    is_stuck: AtomicBool,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        let new = |_| Turn { lock: Mutex::new(()), is_stuck: AtomicBool::new(false) };
+        Self(std::array::from_fn(new))
+    }
 }
 
 impl Turns {
@@ -15,23 +26,37 @@ impl Turns {
 
     /// Takes the turn of a hash. `None` if another thread has it.
     pub(super) fn try_take(&self, hash: u64) -> Option<MutexGuard<'_, ()>> {
-        match self.locks[super::place(hash, Self::COUNT)].try_lock() {
-            Ok(turn) => Some(turn),
-            // Nothing under this lock panics half way through a change.
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
+        self.turn(hash).try_take()
     }
 
     /// Waits for the turn of a hash. `None` after a second: no thread has it, because a fork copied
     /// the lock while another thread had it.
     pub(super) fn wait(&self, hash: u64) -> Option<MutexGuard<'_, ()>> {
-        (0..pauses::COUNT).find_map(|waited| {
-            self.try_take(hash).or_else(|| {
+        let turn = self.turn(hash);
+        let tries = if turn.is_stuck.load(Ordering::Relaxed) { 1 } else { pauses::COUNT };
+        let taken = (0..tries).find_map(|waited| {
+            turn.try_take().or_else(|| {
                 pauses::pause(waited);
                 None
             })
-        })
+        });
+        turn.is_stuck.store(taken.is_none(), Ordering::Relaxed);
+        taken
+    }
+
+    fn turn(&self, hash: u64) -> &Turn {
+        &self.0[super::place(hash, Self::COUNT)]
+    }
+}
+
+impl Turn {
+    fn try_take(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.lock.try_lock() {
+            Ok(turn) => Some(turn),
+            // Nothing under this lock panics half way through a change.
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 
