@@ -167,7 +167,7 @@ async def test_a_scan_of_another_server_is_not_noted(server, cache):
 
 
 async def test_a_scan_that_another_server_answers_is_not_confirmed(server, own_redis):
-    """As behind an address whose server changes, and changes back."""
+    """A proxy may lead to another server for a while, and then to the first one again."""
     elsewhere = own_redis()
     async with (
         SwitchingProxy(server, elsewhere) as proxy,

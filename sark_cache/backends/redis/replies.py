@@ -41,7 +41,7 @@ class AppendReply(NamedTuple):
     position: str | None
     """Its position. None: memory ran out, and the log was removed."""
     stored: str = MAYBE
-    """Whether decisions may be stored: `MAYBE`, `NONE`, or a position (see `scripts`)."""
+    """The head's note about stored decisions: `MAYBE`, `NONE`, or a position (see `scripts`)."""
 
 
 class Fleet(NamedTuple):

@@ -57,7 +57,7 @@ NEWS = 32
 """The maximum number of records that a look-up returns."""
 
 MAYBE, NONE = "?", "0"
-"""What the head says if decisions may be stored, and if none is."""
+"""The notes of the head: decisions may be stored; none is stored."""
 
 MAX_RECORDS = 16_384
 """The number of records that the log keeps, and at most a node of the stream more."""
@@ -101,6 +101,10 @@ local function name(item) return item[1] .. '.' .. (item[2][2] or '') end
 """
 
 _APPEND = f"""
+-- Returns the position of the last record, the history, and the note about stored decisions.
+local function read_head(head)
+  return string.match(redis.call('GET', head) or '', '^(%S+) (%x*) (%S+)$')
+end
 local function set_head(head, at, stored)
   redis.call('SET', head, at .. ' ' .. history .. ' ' .. stored)
 end
@@ -117,7 +121,7 @@ end
 -- log. If the log is of another history, revokes everything with a record that has this nonce, or
 -- returns the error.
 local function last(log, head, nonce)
-  local at, of, stored = string.match(redis.call('GET', head) or '', '^(%S+) (%x*) (%S+)$')
+  local at, of, stored = read_head(head)
   if at and of == history then return at, stored end
   if at or redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1] then
     return append(log, head, nonce, '{{"history":"' .. history .. '"}}'), '{MAYBE}'
@@ -338,7 +342,7 @@ NOTE_NONE = _minified(
     _HISTORY
     + _APPEND
     + f"""
-local at, of, stored = string.match(redis.call('GET', KEYS[1]) or '', '^(%S+) (%x*) (%S+)$')
+local at, of, stored = read_head(KEYS[1])
 if not at or of ~= history or stored ~= ARGV[1] then return 0 end
 local server = redis.pcall('INFO', 'server')
 if type(server) ~= 'string' or string.match(server, 'run_id:(%x+)') ~= ARGV[2] then return 0 end

@@ -50,7 +50,7 @@ const EMPTIED_PER_INSERT: usize = 2;
 /// The number of tables of an index that is switched off.
 const OFF: usize = usize::MAX;
 
-/// What the index needs to know of an entry.
+/// An entry that can be in an index.
 pub trait Indexed {
     /// Returns the hash of its key.
     fn hash(&self) -> u64;

@@ -30,14 +30,14 @@ pub fn one_of<T>(choices: impl IntoIterator<Item = T>) -> T {
 }
 
 /// Defines tests of variants that are broken on purpose. Each names the property that fails, the
-/// broken rule, and the scenario.
+/// broken rule of the caller's `Broken`, and the scenario.
 macro_rules! is_noticed {
     ($($name:ident: $property:literal, $broken:ident, $scenario:expr;)*) => {$(
         #[test]
         #[should_panic(expected = $property)]
         fn $name() {
-            let scenario: fn($crate::Broken) = $scenario;
-            $crate::checker::expose(move || scenario($crate::Broken::$broken));
+            let scenario: fn(Broken) = $scenario;
+            $crate::checker::expose(move || scenario(Broken::$broken));
         }
     )*};
 }

@@ -260,16 +260,6 @@ fn a_turn_that_nobody_releases_hides_no_change() {
     explore(|| a_turn_is_never_released(Broken::Nothing));
 }
 
-macro_rules! is_noticed {
-    ($($name:ident: $property:literal, $broken:ident, $scenario:expr;)*) => {$(
-        #[test]
-        #[should_panic(expected = $property)]
-        fn $name() {
-            crate::checker::expose(|| $scenario(Broken::$broken));
-        }
-    )*};
-}
-
 is_noticed! {
     a_map_that_changes_after_the_turn_is_noticed: "stale", Write, decisions_change;
     a_removal_that_leaves_the_index_is_noticed: "stale", Erase, decisions_change;
