@@ -47,7 +47,7 @@ impl Process {
     }
 
     pub fn start_with(world: &Arc<World>, caches: usize, span: u64) -> Arc<Self> {
-        let process = Self::new(world, caches, span);
+        let process = Self::new(world, caches, span).expect("memory is not full yet");
         let known = *process.known.lock().unwrap();
         let mut server = world.server.lock().unwrap();
         server.register(known.id, known.position, span, world.now());
@@ -56,18 +56,19 @@ impl Process {
         process
     }
 
-    /// Creates a process without a reader: a command, or one whose cache is on the server.
-    pub fn without_reader(world: &Arc<World>) -> Arc<Self> {
+    /// Creates a process without a reader: a command, or one whose cache is on the server. `None`:
+    /// there is no log, and memory is too full to begin one, so the process does not start.
+    pub fn without_reader(world: &Arc<World>) -> Option<Arc<Self>> {
         Self::new(world, 0, SPAN)
     }
 
-    fn new(world: &Arc<World>, caches: usize, span: u64) -> Arc<Self> {
+    fn new(world: &Arc<World>, caches: usize, span: u64) -> Option<Arc<Self>> {
         let rate = one_of([9, 10, 11]);
         let mut server = world.server.lock().unwrap();
         if world.broken != Broken::AbsentMeansNever {
             server.begin_generation();
         }
-        let found = server.find(world.now()).expect("the log was begun");
+        let found = server.find(world.now())?;
         let known = Known {
             id: random(),
             position: found.newest,
@@ -77,7 +78,7 @@ impl Process {
             largest_span: span,
         };
         drop(server);
-        Arc::new(Self {
+        Some(Arc::new(Self {
             world: Arc::clone(world),
             rate,
             span,
@@ -85,7 +86,7 @@ impl Process {
             known: Mutex::new(known),
             marks: Mutex::default(),
             is_cut_off: Mutex::new(false),
-        })
+        }))
     }
 
     /// Forks. The lease of the child has ended before any other code of the child runs.

@@ -23,8 +23,11 @@ pub fn a_log_is_known(broken: Broken, fault: Fault) {
 pub fn a_reader_is_new(broken: Broken, fault: Fault) {
     let world = World::new(broken);
     let has_reader = one_of([true, false]);
-    let writer =
-        if has_reader { Process::start(&world, 1) } else { Process::without_reader(&world) };
+    let writer = if has_reader {
+        Process::start(&world, 1)
+    } else {
+        Process::without_reader(&world).expect("memory is not full")
+    };
     world.wait(2 * SPAN);
     if has_reader {
         writer.confirm();
@@ -51,7 +54,7 @@ pub fn a_writer_is_new(broken: Broken, fault: Fault) {
     serves.serve();
     fault.strike(&world);
     at_once! {
-        world => Process::without_reader(&world).invalidate(0),
+        world => Process::without_reader(&world).expect("memory is not full").invalidate(0),
         serves => for _ in 0..one_of([0, 1]) { serves.confirm() },
     }
     serves.ask(&serves.caches[0]);

@@ -99,8 +99,8 @@ pub fn processes_come_and_go(broken: Broken, fault: Fault) {
         },
         world => {
             dawdle();
-            if !world.server.lock().unwrap().is_full {
-                Process::without_reader(&world).invalidate(0);
+            if let Some(command) = Process::without_reader(&world) {
+                command.invalidate(0);
             }
         },
         world => fault.strike(&world),
