@@ -37,7 +37,7 @@ def return_to(server):
 
 def endings(server):
     """Returns the records that say that the log has another history."""
-    records = [json.loads(fields[-1]) for _, fields in server.command("XRANGE", LOG, "-", "+")]
+    records = [json.loads(fields[3]) for _, fields in server.command("XRANGE", LOG, "-", "+")]
     return [record for record in records if "history" in record]
 
 

@@ -14,6 +14,8 @@ from tiers import opened, tier, until, until_gone
 BOB = ("bob", "read", "doc")
 POLICY = "module:is_admin"
 CONTEXT = {"ip": "10.0.0.1"}
+LOG = "{policy:decision}.log"
+READERS = "{policy:decision}.readers"
 LONG = "x" * 300
 """A field that the log holds as a hash."""
 
@@ -110,6 +112,28 @@ async def test_a_revocation_is_in_effect_here_when_it_is_called(here):
     revoking = here.invalidate("alice")
     assert await here.get(*ALICE) is None
     assert await revoking == 1
+
+
+async def test_a_revocation_elsewhere_takes_effect_without_a_confirmation(own_redis):
+    server = own_redis()
+    here, elsewhere = (tier(server.url, max_staleness=60.0, settle=False) for _ in range(2))
+    async with opened(here, elsewhere):
+        await here.set(*ALICE, ALLOW)
+        before = server.info("commandstats")["cmdstat_xrange"]
+        await elsewhere.invalidate("alice")
+        await until_gone(here, ALICE)
+        await until(lambda: len(set(server.command("HVALS", READERS)[1:])) == 1)
+        assert server.info("commandstats")["cmdstat_xrange"] == before
+
+
+async def test_a_record_whose_predecessor_is_unknown_takes_effect(own_redis):
+    server = own_redis()
+    async with opened(tier(server.url, max_staleness=60.0)) as (here,):
+        await here.set(*ALICE, ALLOW)
+        record = ("n", "f" * 16, "r", '{"user_id":"alice"}')
+        server.command("XADD", LOG, "*", *record)
+        await until_gone(here, ALICE)
+        assert here.metrics.foreign_revocations == 1
 
 
 async def test_own_revocations_are_not_applied_a_second_time(here):

@@ -111,7 +111,10 @@ end
 -- Appends a record and returns its position, or the error for which the server refuses it.
 -- The head then says `stored`; '': the position of this record; nil: {MAYBE}
 local function append(log, head, nonce, record, stored)
-  local id = redis.pcall('XADD', log, 'MAXLEN', '~', {MAX_RECORDS}, '*', 'n', nonce, 'r', record)
+  local before, of = read_head(head)
+  local previous = of == history and string.match(before, '%.(%x+)$') or ''
+  local id = redis.pcall('XADD', log, 'MAXLEN', '~', {MAX_RECORDS}, '*',
+    'n', nonce, 'r', record, 'p', previous)
   if type(id) == 'table' then return id end
   local at = id .. '.' .. nonce
   set_head(head, at, stored == '' and at or stored or '{MAYBE}')

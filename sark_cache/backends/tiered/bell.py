@@ -1,12 +1,21 @@
-"""The bell: a blocked XREAD on a connection of its own, which returns when the log has news."""
+"""The bell: a blocked XREAD on a connection of its own, which returns the news of the log.
+
+News are acknowledged over this connection. So the acknowledgement arrives at the server that has
+them, and before the next confirmation is sent.
+"""
 
 import time
 from typing import Final
 
-from sark_cache._core.errors import UNREADABLE, UnavailableError, describe
+from sark_cache._core.errors import UnavailableError, describe
+from sark_cache.backends.redis import replies
+from sark_cache.backends.redis.connection import RedisCommand
 from sark_cache.backends.redis.permissions import refusal
-from sark_cache.backends.tiered.confirmation import Position
+from sark_cache.backends.tiered.confirmation import LoggedItem, Position, read_news
 from sark_cache.backends.tiered.connection import LogConnection
+
+MAX_NEWS: Final = 64
+"""The maximum number of items that a bell brings."""
 
 
 class Bell:
@@ -30,20 +39,34 @@ class Bell:
         self._is_refused = False
         """True if the server does not permit XREAD. Then news wait for the next confirmation."""
 
-    def arm(self, position: Position, seconds: float) -> None:
-        """Waits for items after a position for some seconds, unless an XREAD is outstanding."""
+    def arm(
+        self, position: Position, seconds: float, acknowledgement: RedisCommand | None = None
+    ) -> None:
+        """Waits for items after a position, unless an XREAD is outstanding.
+
+        Args:
+            position: The position.
+            seconds: The time to wait.
+            acknowledgement: The acknowledgement of the items that have arrived. It is sent first.
+
+        Raises:
+            Exception: The connection was lost.
+        """
         self._position, self._seconds = position, seconds
         if self.is_armed or self._is_refused:
             return
         block = max(1, int(seconds * 1e3))
-        self._connection.send(
-            ("XREAD", "BLOCK", block, "COUNT", 1, "STREAMS", self._log, position.id)
-        )
+        key, after = self._log, position.id
+        read = ("XREAD", "BLOCK", block, "COUNT", MAX_NEWS, "STREAMS", key, after)
+        if acknowledgement is None:
+            self._connection.send(read)
+        else:
+            self._connection.post(acknowledgement, read)
         self._deadline = time.monotonic() + seconds + self._command_timeout
         self.is_armed = True
 
-    def has_rung(self) -> bool:
-        """Returns whether there is news. Arms the bell again if its time was over.
+    def news(self) -> list[LoggedItem]:
+        """Returns the items that have arrived. The bell is armed again if its time was over.
 
         Raises:
             UnavailableError: The server does not answer, or answers with another error.
@@ -53,21 +76,36 @@ class Bell:
             if time.monotonic() > self._deadline:
                 message = "no answer in time"
                 raise UnavailableError(message)
-            return False
+            return []
         reply = self._connection.read(self._command_timeout)
         self.is_armed = False
         if refusal(reply) is not None:
             self._is_refused = True
-            return False
+            return []
         if isinstance(reply, Exception):
             raise UnavailableError(describe(reply)) from reply
         if reply is None:
             if self._position is not None:
                 self.arm(self._position, self._seconds)
-            return False
-        if not isinstance(reply, list | dict):
-            raise UnavailableError(UNREADABLE)
-        return True
+            return []
+        return replies.read(read_news, reply)
+
+    def acknowledge(self, command: RedisCommand) -> None:
+        """Sends an acknowledgement of the items that have arrived.
+
+        Raises:
+            Exception: The connection was lost.
+        """
+        self._connection.post(command)
+
+    def wait_for_acknowledgements(self) -> None:
+        """Waits until the server has every acknowledgement that was sent.
+
+        Raises:
+            UnavailableError: The server does not answer.
+            Exception: The connection was lost.
+        """
+        self._connection.skip()
 
     def fileno(self) -> int:
         """Returns the file descriptor of the connection, for a selector."""

@@ -55,6 +55,8 @@ class LoggedItem(NamedTuple):
     position: Position
     record: str | None
     """The contents of the record, as JSON. None: they cannot be read."""
+    previous: str = ""
+    """The nonce of the record before. Empty: it is not known."""
 
 
 class Confirmation(NamedTuple):
@@ -167,6 +169,12 @@ def read_items(reply: object) -> list[LoggedItem]:
     return [_item(one) for one in items]
 
 
+def read_news(reply: object) -> list[LoggedItem]:
+    """Reads the reply to an XREAD of the log, as a raw connection returns it."""
+    [[_, items]] = _list(reply)
+    return read_items(items)
+
+
 def _confirmation(answers: Sequence[object]) -> Confirmation:
     registered, suspected, readers, span, items, information = answers
     applied, generation = _list(registered)
@@ -193,7 +201,8 @@ def _item(reply: object) -> LoggedItem:
         nonce, record = named["n"], named.get("r")
     except (TypeError, ValueError, KeyError):  # another program wrote it
         return LoggedItem(Position(name, ""), None)
-    return LoggedItem(Position(name, nonce if _NONCE.fullmatch(nonce) else ""), record)
+    position = Position(name, nonce if _NONCE.fullmatch(nonce) else "")
+    return LoggedItem(position, record, named.get("p", ""))
 
 
 def _optional(reader: Callable[[object], T], reply: object) -> T | None:

@@ -17,6 +17,8 @@ from sark_cache.backends.redis.connection import RedisCommand
 from sark_cache.backends.redis.replies import MISSHAPEN
 from sark_cache.backends.tiered.failover import longest_span
 
+_LATE: Final = "no answer in time"
+
 
 class LogConnection:
     """One connection to the primary of the log. Only one thread may use it.
@@ -35,8 +37,8 @@ class LogConnection:
         self, connect: Connect, key: str, command_timeout: float, *, trusts_server: bool = False
     ) -> None:
         self._command_timeout: Final = command_timeout
-        self._unread = 0
-        """The number of replies that nobody waits for."""
+        self._skipped = 0
+        """The number of the next replies that nobody waits for."""
         self._trusts_server: Final = trusts_server
         self._client: Any = connect()
         try:
@@ -56,20 +58,21 @@ class LogConnection:
         """
         deadline = time.monotonic() + self._command_timeout
         self.send(*commands)
-        while self._unread:
-            self.read(deadline - time.monotonic())
-            self._unread -= 1
         return [self.read(deadline - time.monotonic()) for _ in commands]
 
-    def post(self, command: RedisCommand) -> None:
-        """Sends a command. Its reply, which may be an error, is skipped before that of the next.
+    def post(self, command: RedisCommand, *then: RedisCommand) -> None:
+        """Sends a command, whose reply is skipped, even if it is an error.
+
+        Args:
+            command: The command.
+            then: Commands that are sent with it, whose replies are read later.
 
         Raises:
             UnavailableError: The connection was closed.
             Exception: The connection was lost.
         """
-        self.send(command)
-        self._unread += 1
+        self.send(command, *then)
+        self._skipped += 1
 
     def longest_span(self) -> float:
         """Returns the longest span of leases that end before a failover, in seconds.
@@ -94,32 +97,42 @@ class LogConnection:
         self._raw.send_packed_command(self._raw.pack_commands(commands), check_health=False)
 
     def read(self, seconds: float) -> object:
-        """Returns the next reply. The server's error to a command is a reply.
+        """Returns the next reply that was not skipped. The server's error to a command is a reply.
 
         Raises:
             UnavailableError: The reply did not arrive in time, or cannot be read.
             Exception: The connection was lost.
         """
         if not self.has_reply(seconds):
-            message = "no answer in time"
-            raise UnavailableError(message)
-        try:
-            return self._raw.read_response()
-        except MISSHAPEN:
-            raise UnavailableError(UNREADABLE) from None
-        except Exception as error:
-            if _is_reply(error):
-                return error
-            raise
+            raise UnavailableError(_LATE)
+        return self._read_one()
 
     def has_reply(self, seconds: float = 0.0) -> bool:
-        """Returns whether bytes of a reply have arrived. Waits for them up to `seconds`.
+        """Returns whether bytes of the next reply have arrived. Waits for them up to `seconds`.
 
         Raises:
+            UnavailableError: A reply that is skipped cannot be read.
             Exception: The connection was lost.
         """
-        self._check_open()
-        return bool(self._raw.can_read(timeout=max(0.0, seconds)))
+        deadline = time.monotonic() + seconds
+        while self._can_read(deadline):
+            if not self._skipped:
+                return True
+            self._skip_one()
+        return False
+
+    def skip(self) -> None:
+        """Waits for the replies to all commands that were posted.
+
+        Raises:
+            UnavailableError: They did not arrive in time, or cannot be read.
+            Exception: The connection was lost.
+        """
+        deadline = time.monotonic() + self._command_timeout
+        while self._skipped:
+            if not self._can_read(deadline):
+                raise UnavailableError(_LATE)
+            self._skip_one()
 
     def fileno(self) -> int:
         """Returns the file descriptor of the socket, for a selector."""
@@ -130,6 +143,24 @@ class LogConnection:
         with suppress(Exception):
             self._raw.disconnect()
         _close_client(self._client)
+
+    def _can_read(self, deadline: float) -> bool:
+        self._check_open()
+        return bool(self._raw.can_read(timeout=max(0.0, deadline - time.monotonic())))
+
+    def _skip_one(self) -> None:
+        self._read_one()
+        self._skipped -= 1
+
+    def _read_one(self) -> object:
+        try:
+            return self._raw.read_response()
+        except MISSHAPEN:
+            raise UnavailableError(UNREADABLE) from None
+        except Exception as error:
+            if _is_reply(error):
+                return error
+            raise
 
     def _check_open(self) -> None:
         if self._raw._sock is None:  # noqa: SLF001 - it would connect again, maybe elsewhere

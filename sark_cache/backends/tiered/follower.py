@@ -9,6 +9,9 @@ caches share. In this order: a lookup that sees the lease also sees the records.
 | confirm | the time `sent`, the request, the records, the acknowledgement, the lease from `sent` |
 | adopt | the newest position, a flush of all caches, the registration |
 
+Between two confirmations a reader *hears* of news over the connection of its bell. It applies and
+acknowledges them at once.
+
 A reader *adopts* the newest position of the log if it has none, if its own is not in the log any
 more, or if the server lost the end of the log. Revocations may then be missing. It reads the
 position first: a record between a flush and a later position would never be applied.
@@ -224,8 +227,10 @@ class LogFollower:
             self._apply(reply.items[1:])
             self._note(reply, verdict, sent / NANOSECONDS)
             if len(reply.items) > 1:
-                self.record_lag = max(0.0, time.time() - reply.items[-1].position.seconds)
-                self._acknowledge(connection, identity)
+                self._note_age(reply.items[-1])
+                acknowledgement = self.acknowledgement(identity)
+                if acknowledgement is not None:
+                    connection.post(acknowledgement)
             if len(reply.items) >= PAGE:
                 continue
             if not reply.registers(position):
@@ -237,6 +242,42 @@ class LogFollower:
             self._lease.extend(sent, LEASE_SHARE * self.span)
             return True
         return False
+
+    def hear(self, news: Sequence[LoggedItem]) -> bool:
+        """Applies news of the log, if no record before them is missing. They extend no lease.
+
+        Each record has the nonce of the record before. So the news are complete if the first one
+        follows the position of the reader, and each other one the one before it. Otherwise the next
+        confirmation brings them.
+
+        Args:
+            news: Items of the log, from a server that the acknowledgement is sent to.
+
+        Returns:
+            Whether all of them were applied, and the position is that of the last one.
+        """
+        position = self.position
+        known = [number for number, item in enumerate(news) if item.position == position]
+        new = news[known[-1] + 1 :] if known else news
+        for item in new:
+            if position is None or not position.nonce or item.previous != position.nonce:
+                return False
+            position = item.position
+        if new:
+            self._apply(new)
+            self.position = position
+            self._note_age(new[-1])
+        return True
+
+    def acknowledgement(self, identity: Identity) -> RedisCommand | None:
+        """Returns the command that shows writers what all caches have applied. None: no position.
+
+        A server that refuses it, because its memory is full, makes writers wait. That is safe.
+        """
+        if self.position is None:
+            return None
+        identity.may_be_registered = True
+        return ("HSET", self.log.readers, identity.id, self.position.id)
 
     def deregister(self, connection: Asking, identity: Identity) -> None:
         """Removes the registration. The lease must have ended.
@@ -330,14 +371,8 @@ class LogFollower:
             min(own, of_log),
         )
 
-    def _acknowledge(self, connection: Asking, identity: Identity) -> None:
-        """Shows writers that all caches have applied the records up to the position.
-
-        A server that refuses it, because its memory is full, makes writers wait. That is safe.
-        """
-        if self.position is not None:
-            identity.may_be_registered = True
-            connection.post(("HSET", self.log.readers, identity.id, self.position.id))
+    def _note_age(self, newest: LoggedItem) -> None:
+        self.record_lag = max(0.0, time.time() - newest.position.seconds)
 
     def _register(self, connection: Asking, identity: Identity) -> None:
         spans = self._spans()

@@ -1,8 +1,9 @@
 """The thread of a reader in one process: its connections, its pauses, and the requests that wait.
 
-A cycle is a confirmation, then a wait for the bell. A confirmation is due 0.4 spans after the last
-one, soon after the bell rang, and at once if a request waits for it. So one lost cycle does not end
-the lease, which lasts 0.9 spans.
+A cycle is a confirmation, then a wait for the bell, whose news are applied and acknowledged at
+once. A confirmation is due 0.4 spans after the last one, soon after the bell rang if the news do
+not follow the position, and at once if a request waits for it. So one lost cycle does not end the
+lease, which lasts 0.9 spans.
 
 After a failure the thread closes its connections and rests before it finds the primary again. All
 processes lose a server at the same time, so each rests for a different time.
@@ -16,10 +17,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from random import SystemRandom
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from sark_cache._core.compiled import Lease
 from sark_cache._core.poller import forks, lock_across_forks
+from sark_cache.backends.redis.connection import RedisCommand
 from sark_cache.backends.tiered.bell import Bell
 from sark_cache.backends.tiered.connection import LogConnection
 from sark_cache.backends.tiered.failover import SilentSentinelsError
@@ -33,9 +35,10 @@ BELL_SECONDS: Final = 5.0
 Arming it at each confirmation would double what an idle reader costs the server.
 """
 BELL_SHARE: Final = 0.1
-"""The longest pause between two confirmations while the bell rings, as a share of the span."""
+"""The longest pause while the bell rings, as a share of the span."""
 BELL_SECONDS_PER_READER: Final = 100e-6
-"""The pause for each reader. All readers together keep the server busy for a fifth of the time."""
+"""The pause between two news for each reader. All together keep the server busy for a fifth of it.
+"""
 SPAN_CHECK_SECONDS: Final = 60.0
 """The time between two questions for the time until a failover, in seconds."""
 FIRST_PAUSE_SECONDS: Final = 0.05
@@ -117,6 +120,8 @@ class ReaderThread:
         self._sender.setblocking(False)  # noqa: FBT003 - it has no keyword
         self._asked: Asked | None = None
         self._stops = False
+        self._arm_at = 0
+        """The lease's time before which the bell is not armed again, in nanoseconds."""
         self._check_span_at = 0.0
         """The monotonic time of the next question for the time until a failover. 0: at once."""
         self._has_confirmed = False
@@ -192,11 +197,9 @@ class ReaderThread:
 
     def _rest(self, seconds: float) -> None:
         """Waits before the next attempt. A request for a confirmation ends the wait."""
-        with _selector() as selector:
-            selector.register(self._receiver, selectors.EVENT_READ)
+        with _Watch(self._receiver) as watch:
             if self._asked is None:
-                selector.select(seconds)
-        self._clear_wakes()
+                watch.wait(seconds)
 
     def _follow(self) -> None:
         """Confirms until the thread has to end.
@@ -212,18 +215,20 @@ class ReaderThread:
             try:
                 while self._goes_on():
                     self._bound_span(confirmer)
+                    if bell is not None:  # the registration is then that of the position
+                        bell.wait_for_acknowledgements()
                     self._confirm(confirmer)
                     if bell is None:  # not before the first request is answered
                         bell = Bell(
                             self._open(closing), self._follower.log.key, self._command_timeout
                         )
-                    if self._follower.position is not None:
-                        bell.arm(self._follower.position, max(BELL_SECONDS, self._follower.span))
                     self._wait(bell)
             finally:
                 # A lease must have ended before its registration is removed.
                 if self._owner.retire(self, always=self._stops):
                     with suppress(Exception):  # then a writer waits a span once, and removes it
+                        if bell is not None:
+                            bell.wait_for_acknowledgements()
                         self._follower.deregister(confirmer, self._identity)
 
     def _open(self, closing: ExitStack) -> LogConnection:
@@ -261,7 +266,7 @@ class ReaderThread:
                 asked.settle(confirmed=confirmed)
 
     def _wait(self, bell: Bell) -> None:
-        """Waits until the next confirmation is due.
+        """Hears of news until the next confirmation is due.
 
         Raises:
             UnavailableError: The bell is silent for too long.
@@ -270,28 +275,33 @@ class ReaderThread:
         follower, lease = self._follower, self._owner.lease
         span, sent = follower.span, follower.sent
         due = sent + int(CONFIRMATION_SHARE * span * NANOSECONDS)
-        gap = min(follower.readers * BELL_SECONDS_PER_READER, BELL_SHARE * span)
-        with _selector() as selector:
-            selector.register(self._receiver, selectors.EVENT_READ)
-            listens = False
+        gap = int(min(follower.readers * BELL_SECONDS_PER_READER, BELL_SHARE * span) * NANOSECONDS)
+        is_complete = True
+        with _Watch(self._receiver, bell) as watch:
             while not self._stops and self._asked is None and self._owner.has_caches():
-                if bell.is_armed and bell.has_rung():
-                    due = min(due, sent + int(gap * NANOSECONDS))
-                if bell.is_armed and not listens:
-                    selector.register(bell, selectors.EVENT_READ)
-                elif listens and not bell.is_armed:
-                    selector.unregister(bell)
-                listens = bell.is_armed
-                seconds = (due - lease.now()) / NANOSECONDS
-                if seconds <= 0:
+                news = bell.news() if watch.may_have_rung and bell.is_armed else []
+                acknowledgement = None
+                if news:
+                    is_complete = follower.hear(news)
+                    if is_complete:
+                        acknowledgement = follower.acknowledgement(self._identity)
+                    else:
+                        due = min(due, sent + gap)
+                now = lease.now()
+                if is_complete and now >= self._arm_at and not bell.is_armed:
+                    self._arm(bell, acknowledgement)
+                    self._arm_at = now + gap
+                elif acknowledgement is not None:
+                    bell.acknowledge(acknowledgement)
+                if now >= due:
                     return
-                selector.select(seconds)
-                self._clear_wakes()
+                until = due if bell.is_armed or self._arm_at <= now else min(due, self._arm_at)
+                watch.wait((until - now) / NANOSECONDS)
 
-    def _clear_wakes(self) -> None:
-        with suppress(OSError):
-            while self._receiver.recv(4096):
-                pass
+    def _arm(self, bell: Bell, acknowledgement: RedisCommand | None) -> None:
+        position = self._follower.position
+        if position is not None:
+            bell.arm(position, max(BELL_SECONDS, self._follower.span), acknowledgement)
 
     def _settle_asked(self) -> None:
         with _lock:
@@ -302,6 +312,48 @@ class ReaderThread:
     def _close(self) -> None:
         self._receiver.close()
         self._sender.close()
+
+
+class _Watch:
+    """Waits until this thread is woken, or its bell may have rung.
+
+    Args:
+        receiver: The end of a pair of sockets, which does not block.
+        bell: The bell, which is watched while it is armed.
+    """
+
+    def __init__(self, receiver: socket.socket, bell: Bell | None = None) -> None:
+        self.may_have_rung: bool = True
+        """True if the bell may have a reply. Its client may hold one that it has read already."""
+        self._receiver: Final = receiver
+        self._bell: Final = bell
+        self._listens = False
+        self._selector: Final = _selector()
+        self._selector.register(receiver, selectors.EVENT_READ)
+
+    def __enter__(self) -> Self:
+        """Returns the watch."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the watch."""
+        self._selector.close()
+
+    def wait(self, seconds: float) -> None:
+        """Waits, at most for some seconds."""
+        bell = self._bell
+        if bell is not None and bell.is_armed != self._listens:
+            if self._listens:
+                self._selector.unregister(bell)
+            else:
+                self._selector.register(bell, selectors.EVENT_READ)
+            self._listens = bell.is_armed
+        ready = [key.fileobj for key, _ in self._selector.select(seconds)]
+        self.may_have_rung = bell in ready
+        if self._receiver in ready:
+            with suppress(OSError):
+                while self._receiver.recv(4096):
+                    pass
 
 
 def _selector() -> selectors.BaseSelector:

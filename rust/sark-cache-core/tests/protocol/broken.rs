@@ -32,6 +32,8 @@ pub enum Broken {
     // Positions.
     /// A record is known by its ID alone.
     NoNonce,
+    /// A reader that hears of news does not ask whether they follow its position.
+    NewsFromAnywhere,
     /// A reader goes on though the server has another history.
     AnyHistory,
     /// A new position is read after the flush that belongs to it.

@@ -43,7 +43,7 @@ impl Fault {
             Self::None => {}
             Self::Deleted => {
                 server.behind = world.now();
-                server.log.clear();
+                server.clear(one_of([true, false]));
                 server.append(0, random(), What::Begun);
             }
             Self::Cut => {
@@ -59,7 +59,7 @@ impl Fault {
                 }
             }
             Self::Flushed => {
-                server.log.clear();
+                server.clear(true);
                 server.readers.clear();
                 server.generation = None;
                 server.suspects.clear();

@@ -91,6 +91,7 @@ is_noticed! {
     a_record_known_by_its_id_alone_is_noticed: "stale", NoNonce, |broken| {
         the_log_loses_its_end(broken, Fault::Deleted);
     };
+    news_from_anywhere_are_noticed: "stale", NewsFromAnywhere, news_are_cut;
     another_history_is_noticed: "stale", AnyHistory, |broken| {
         the_log_loses_its_end(broken, Fault::Restored);
     };
@@ -162,12 +163,13 @@ is_noticed! {
 
 #[test]
 fn nothing_stale_is_served_where_a_rule_would_matter() {
-    const SCENARIOS: [fn(Broken); 21] = [
+    const SCENARIOS: [fn(Broken); 22] = [
         a_process_comes_back,
         a_reply_is_late,
         |broken| the_log_loses_its_end(broken, one_of([Fault::Deleted, Fault::Restored])),
         a_log_is_adopted,
         a_log_is_cut,
+        news_are_cut,
         an_acknowledgement_is_late,
         revocations_are_settled,
         a_process_exits,

@@ -2,6 +2,7 @@
 
 use crate::broken::Broken;
 use crate::cache::{Cache, alice, bob};
+use crate::checker::one_of;
 use crate::process::Process;
 use crate::server::{Confirmation, Record, What};
 use crate::world::{PAGE, dawdle, random};
@@ -58,6 +59,42 @@ impl Process {
             self.extend(sent + length);
         }
         self.acknowledge(&reply);
+    }
+
+    /// Hears of news over the connection of its bell, applies them if none before them is missing,
+    /// and acknowledges them over that connection. They grant no lease.
+    pub fn hear(&self) {
+        let known = *self.known.lock().unwrap();
+        self.world.travel();
+        let (history, news) = self.ask_server(|server| server.hear(known.position));
+        self.world.travel();
+        let mut position = known.position;
+        let mut own_of_all = HashSet::new();
+        for record in news {
+            let follows = record.previous == Some(position.nonce);
+            if !follows && self.world.broken != Broken::NewsFromAnywhere {
+                break;
+            }
+            for cache in &self.caches {
+                self.apply(cache, &record, &mut own_of_all);
+            }
+            position = record.position;
+        }
+        if position != known.position {
+            self.known.lock().unwrap().position = position;
+            self.world.step();
+            let now = self.world.now();
+            self.world.send(history, |server| server.acknowledge(known.id, position, now));
+        }
+    }
+
+    /// Confirms, or hears of news.
+    pub fn follow(&self) {
+        if one_of([true, false]) {
+            self.hear();
+        } else {
+            self.confirm();
+        }
     }
 
     /// Returns the length of the lease that a confirmation grants. Registers again where it must.

@@ -19,6 +19,8 @@ pub enum What {
 pub struct Record {
     pub position: Position,
     pub what: What,
+    /// The nonce of the record before, as the head had it.
+    pub previous: Option<u64>,
 }
 
 /// The registration of a reader.
@@ -65,6 +67,8 @@ pub struct Progress {
 #[derive(Clone)]
 pub struct Server {
     pub log: Vec<Record>,
+    /// The nonce of the last record. It may be lost, or outlive the log.
+    pub head: Option<u64>,
     /// The registrations, with the generation in the same key.
     pub readers: HashMap<u64, Registration>,
     pub generation: Option<u64>,
@@ -85,6 +89,7 @@ impl Server {
     pub fn new() -> Self {
         let mut server = Self {
             log: Vec::new(),
+            head: None,
             readers: HashMap::new(),
             generation: None,
             span: None,
@@ -109,8 +114,16 @@ impl Server {
             _ => (time, 0),
         };
         let position = Position { id, nonce };
-        self.log.push(Record { position, what });
+        self.log.push(Record { position, what, previous: self.head.replace(nonce) });
         position
+    }
+
+    /// Removes the log, with or without its head.
+    pub fn clear(&mut self, with_head: bool) {
+        self.log.clear();
+        if with_head {
+            self.head = None;
+        }
     }
 
     /// Returns the newest position, and begins the log if it is empty. `None`: memory is full.
@@ -145,6 +158,12 @@ impl Server {
             span: self.span,
             records: records[..records.len().min(PAGE)].to_vec(),
         }
+    }
+
+    /// Returns the history, and the first records that are newer than a position by their IDs.
+    pub fn hear(&self, position: Position) -> (u64, Vec<Record>) {
+        let newer = self.log.iter().filter(|record| record.position.id > position.id);
+        (self.history, newer.take(PAGE).copied().collect())
     }
 
     /// Registers a reader under the position that it applied, and clears its mark.

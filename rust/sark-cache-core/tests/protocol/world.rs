@@ -122,7 +122,7 @@ impl World {
             }
             let position = (!server.is_full).then(|| server.append(now, nonce, What::Revoked));
             if position.is_none() {
-                server.log.clear();
+                server.clear(true);
             }
             let has_replica = self.replica.lock().unwrap().is_some();
             if !has_replica || self.broken == Broken::UnconfirmedRecord {

@@ -49,11 +49,31 @@ pub fn a_log_is_cut(broken: Broken) {
     }
     Fault::Cut.strike(&world);
     at_once! {
-        serves => { dawdle(); serves.confirm() },
+        serves => { dawdle(); serves.follow() },
         serves => { dawdle(); serves.ask(&serves.caches[0]) },
         writer => for _ in 0..3 { writer.confirm() },
         writer, serves => { writer.invalidate(0); serves.ask(&serves.caches[0]) },
     }
+}
+
+/// The log is cut between a revocation and news that a process hears of.
+pub fn news_are_cut(broken: Broken) {
+    let (world, writer, serves) = serving(broken);
+    at_once! {
+        serves => for _ in 0..2 { dawdle(); serves.hear() },
+        serves => serves.ask(&serves.caches[0]),
+        writer => { dawdle(); writer.records() },
+        world => {
+            dawdle();
+            world.server.lock().unwrap().append(world.now(), random(), What::Other);
+            Fault::Cut.strike(&world);
+        },
+    }
+    world.wait(SPAN + ROUNDING);
+    for _ in 0..2 {
+        serves.confirm();
+    }
+    serves.ask(&serves.caches[0]);
 }
 
 /// An acknowledgement is on its way while its connection is lost and the log begins again with lower

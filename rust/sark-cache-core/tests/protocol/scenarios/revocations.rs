@@ -35,7 +35,7 @@ pub fn processes_revoke(broken: Broken, fault: Fault, caches: usize) {
         let reads = Arc::clone(process);
         running.push(thread::spawn(move || {
             for _ in 0..5 {
-                reads.confirm();
+                reads.follow();
             }
         }));
         for at in 0..caches {
@@ -75,11 +75,11 @@ pub fn processes_come_and_go(broken: Broken, fault: Fault) {
         world.save();
     }
     at_once! {
-        writer => for _ in 0..3 { writer.confirm() },
+        writer => for _ in 0..3 { writer.follow() },
         writer => for _ in 0..2 { writer.invalidate(0); writer.ask(&writer.caches[0]) },
         parent => {
             for _ in 0..2 {
-                parent.confirm();
+                parent.follow();
                 parent.ask(&parent.caches[0]);
             }
             if one_of([true, false]) {
@@ -92,7 +92,7 @@ pub fn processes_come_and_go(broken: Broken, fault: Fault) {
             let child = parent.fork();
             for _ in 0..3 {
                 child.ask(&child.caches[0]);
-                child.confirm();
+                child.follow();
             }
             child.ask(&child.caches[0]);
             child.invalidate(0);
@@ -113,8 +113,8 @@ pub fn processes_come_and_go(broken: Broken, fault: Fault) {
 pub fn revocations_are_settled(broken: Broken) {
     let (_, writer, serves) = serving(broken);
     at_once! {
-        serves => for _ in 0..one_of([1, 2, 3]) { serves.confirm() },
-        writer => for _ in 0..4 { writer.confirm() },
+        serves => for _ in 0..one_of([1, 2, 3]) { serves.follow() },
+        writer => for _ in 0..4 { writer.follow() },
         writer => for _ in 0..2 {
             writer.invalidate(0);
             serves.ask(&serves.caches[0]);
@@ -126,7 +126,7 @@ pub fn revocations_are_settled(broken: Broken) {
 pub fn a_process_exits(broken: Broken) {
     let (_, writer, exits) = serving(broken);
     at_once! {
-        exits => { exits.confirm(); exits.exit() },
+        exits => { exits.follow(); exits.exit() },
         exits => for _ in 0..4 { exits.ask(&exits.caches[0]) },
         writer => for _ in 0..3 { writer.confirm() },
         writer => writer.invalidate(0),
@@ -138,7 +138,7 @@ pub fn memory_is_full(broken: Broken) {
     let (world, writer, serves) = serving(broken);
     world.server.lock().unwrap().is_full = true;
     at_once! {
-        serves => for _ in 0..one_of([0, 2]) { serves.confirm() },
+        serves => for _ in 0..one_of([0, 2]) { serves.follow() },
         writer => writer.invalidate(0),
         world => {
             dawdle();
