@@ -44,7 +44,8 @@ DRIFT = 1.1
 MARGIN_SECONDS = 0.001
 FIRST_PAUSE_SECONDS = 0.001
 LAST_PAUSE_SECONDS = 0.02
-"""The pauses between two questions are 1, 2, 4 … 20 ms."""
+PAUSE_GROWTH = 1.5
+"""The pauses between two questions are 1, 1.5, 2.25 … 20 ms."""
 SILENCE_SHARE = 0.25
 """The time after which readers that have not acknowledged are marked, as a share of the span.
 
@@ -202,7 +203,7 @@ class Settling:
         pause = FIRST_PAUSE_SECONDS
         while (left := wait.left()) > 0:
             await asyncio.sleep(min(pause, left) if wait.can_ask else left)
-            pause = min(2 * pause, LAST_PAUSE_SECONDS)
+            pause = min(PAUSE_GROWTH * pause, LAST_PAUSE_SECONDS)
             if wait.can_ask:
                 await wait.ask()
 
