@@ -12,16 +12,10 @@ from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 
 from sark_cache._core import arguments
-from sark_cache.fastapi.evaluators import (
-    AsyncEvaluator,
-    Engine,
-    Evaluator,
-    callable_evaluator,
-    read_evaluator_source,
-    timed,
-)
+from sark_cache.evaluation.evaluators import AsyncEvaluator, Engine, Evaluator, timed
+from sark_cache.evaluation.policies import policy_of
+from sark_cache.fastapi.evaluators import callable_evaluator, read_evaluator_source
 from sark_cache.fastapi.installation import policy_cache_of, replaced_policy_cache
-from sark_cache.fastapi.policies import policy_of
 from sark_cache.fastapi.sources import Dependency, FromRequest, read_sources
 from sark_cache.types import JSONObject
 

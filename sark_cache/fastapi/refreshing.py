@@ -3,15 +3,10 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias, TypeGuard
 
-from sark_cache.fastapi.evaluators import (
-    AsyncEvaluator,
-    Engine,
-    EvaluatorResult,
-    callable_evaluator,
-    timed,
-)
-from sark_cache.fastapi.policies import policy_of
-from sark_cache.fastapi.sources import read_policy
+from sark_cache.evaluation.constants import read_policy
+from sark_cache.evaluation.evaluators import AsyncEvaluator, Engine, EvaluatorResult, timed
+from sark_cache.evaluation.policies import policy_of
+from sark_cache.fastapi.evaluators import callable_evaluator
 from sark_cache.selection.selected import SelectedPolicyCache
 from sark_cache.types import Context, RevalidateCallback
 

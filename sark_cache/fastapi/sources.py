@@ -15,7 +15,8 @@ from starlette.requests import HTTPConnection
 from sark_cache._core import arguments, limits
 from sark_cache._core.json import type_name
 from sark_cache.backends.native import RustPolicyCache
-from sark_cache.fastapi.calling import is_async
+from sark_cache.evaluation.calling import is_async
+from sark_cache.evaluation.constants import within
 
 Dependency: TypeAlias = Callable[..., Any]
 """A callable that `Depends` accepts."""
@@ -165,7 +166,7 @@ def _read_field(argument: str) -> Callable[[Any], str]:
         if not isinstance(given, str):
             takes = "a str, a dependency (a function or Depends(...)) or a FromRequest"
             arguments.refuse(argument, takes, given)
-        return _within(argument, given, limits.MAX_FIELD_BYTES)
+        return within(argument, given, limits.MAX_FIELD_BYTES)
 
     return read
 
@@ -189,32 +190,7 @@ def _read_tags(given: object) -> tuple[str, ...]:
     if len(tags) > limits.MAX_TAGS:
         message = f"tags must be at most {limits.MAX_TAGS}: a decision with more is never stored"
         raise ValueError(message)
-    return tuple(_within("a tag", tag, limits.MAX_TAG_BYTES) for tag in tags)
-
-
-def read_policy(given: object) -> str:
-    """Returns the name of a policy, which is a constant, checked.
-
-    Raises:
-        TypeError: The name is not a str.
-        ValueError: The name is too long.
-    """
-    return _within("policy", arguments.read_policy(given), limits.MAX_POLICY_BYTES)
-
-
-def _within(argument: str, text: str, limit: int) -> str:
-    """Returns a constant.
-
-    Raises:
-        ValueError: The constant is so long that no decision with it could be stored.
-    """
-    size = arguments.excess(text, limit)
-    if size is not None:
-        message = (
-            f"{argument} must be at most {limit} bytes, not {size}: a longer one is never stored"
-        )
-        raise ValueError(message)
-    return text
+    return tuple(within("a tag", tag, limits.MAX_TAG_BYTES) for tag in tags)
 
 
 _READ: Final[Mapping[str, Callable[[Any], Any]]] = {

@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI
 import evaluators
 from apps_in_process import NATIVE, by, running
 from evaluators import Engine
+from sark_cache.evaluation.policies import policy_of
 from sark_cache.fastapi import (
     FromRequest,
     PolicyCacheDep,
@@ -17,7 +18,6 @@ from sark_cache.fastapi import (
     policy_cache_lifespan,
     policy_cache_router,
 )
-from sark_cache.fastapi.policies import policy_of
 from sark_cache.settings import CacheSettings
 
 
@@ -73,7 +73,7 @@ def test_a_name_that_another_function_used_before_is_refused(monkeypatch):
 
 
 PROGRAM = """
-from sark_cache.fastapi.policies import policy_of
+from sark_cache.evaluation.policies import policy_of
 
 def ask(user_id, action, resource, context):
     return {"allow": True}

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Any, Final, NoReturn
 
 from sark_cache._core.json import type_name
-from sark_cache.fastapi.sources import read_policy
+from sark_cache.evaluation.constants import read_policy
 
 MAIN: Final = ("__main__", "__mp_main__")
 

@@ -1,0 +1,1 @@
+"""The functions and objects that ask a policy engine, and the names of their policies."""
