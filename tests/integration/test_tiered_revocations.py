@@ -1,6 +1,7 @@
 """No process serves a decision that another process revoked, for every way to revoke."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -8,13 +9,14 @@ from interpreters import run
 from loaders import ALLOW, DENY, ControlledLoader, begun, bringing
 from loaders import REQUEST as ALICE
 from sark_cache.backends.redis import PolicyCache
+from sark_cache.backends.tiered import thread
 from sark_cache.errors import InvalidationError
 from tiers import opened, tier, until, until_gone
 
 BOB = ("bob", "read", "doc")
 POLICY = "module:is_admin"
 CONTEXT = {"ip": "10.0.0.1"}
-LOG = "{policy:decision}.log"
+LOG, HEAD = "{policy:decision}.log", "{policy:decision}.head"
 READERS = "{policy:decision}.readers"
 LONG = "x" * 300
 """A field that the log holds as a hash."""
@@ -134,6 +136,56 @@ async def test_a_record_whose_predecessor_is_unknown_takes_effect(own_redis):
         server.command("XADD", LOG, "*", *record)
         await until_gone(here, ALICE)
         assert here.metrics.foreign_revocations == 1
+
+
+async def test_news_are_heard_after_the_log_began_again_with_lower_ids(own_redis, monkeypatch):
+    monkeypatch.setattr(thread, "BELL_SECONDS", 0.1)
+    server = own_redis()
+    ahead = int(time.time() * 1e3) + 60_000
+    server.command("XADD", LOG, f"{ahead}-0", "n", "0" * 16, "r", '{"begun":true}')
+    here, elsewhere = (tier(server.url, max_staleness=1.0, settle=False) for _ in range(2))
+    async with opened(here, elsewhere):
+        server.command("DEL", LOG, HEAD)
+        await until(lambda: here.metrics.flushes > 0 and elsewhere.metrics.flushes > 0)
+        await asyncio.sleep(2.0)  # until the bell of the older log is silent
+        confirmed = server.info("commandstats")["cmdstat_xrange"]
+        for _ in range(5):
+            await here.set(*ALICE, ALLOW)
+            await elsewhere.invalidate("alice")
+            await until_gone(here, ALICE)
+        assert calls(server.info("commandstats")["cmdstat_xrange"]) <= calls(confirmed) + 2
+
+
+def calls(statistics):
+    """Returns the number of calls in the statistics of a command."""
+    return int(statistics.removeprefix("calls=").partition(",")[0])
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_news_are_heard_in_both_protocols(own_redis, protocol):
+    server = own_redis()
+    url = f"{server.url}?protocol={protocol}"
+    here, elsewhere = (tier(url, max_staleness=60.0, settle=False) for _ in range(2))
+    async with opened(here, elsewhere):
+        connected = server.info("stats")["total_connections_received"]
+        for _ in range(5):
+            await here.set(*ALICE, ALLOW)
+            await elsewhere.invalidate("alice")
+            await until_gone(here, ALICE)
+        opened_since = int(server.info("stats")["total_connections_received"]) - int(connected)
+        assert opened_since <= 1 + 4, "the connections for revocations, and that of this question"
+
+
+async def test_a_reader_that_may_not_listen_waits_for_its_confirmations(own_redis, monkeypatch):
+    waits = []
+    wait = thread._Watch.wait
+    monkeypatch.setattr(thread._Watch, "wait", lambda *given: (waits.append(1), wait(*given)))
+    server = own_redis()
+    server.command("ACL", "SETUSER", "deaf", "on", ">pw", "~*", "&*", "+@all", "-xread")
+    url = server.url.replace("://", "://deaf:pw@")
+    async with opened(tier(url, max_staleness=60.0)):
+        await asyncio.sleep(0.5)
+        assert len(waits) <= 5
 
 
 async def test_own_revocations_are_not_applied_a_second_time(here):

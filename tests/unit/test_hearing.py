@@ -17,13 +17,13 @@ USERS = ("alice", "bob", "carol")
 
 def item(number, previous=None):
     """Returns the record that revokes one of the users, after the record before it."""
-    previous = name(number - 1) if previous is None else previous
+    previous = at(number - 1).name if previous is None else previous
     record = f'{{"user_id":"{USERS[number - 1]}"}}'
-    return LoggedItem(Position(f"{number}-0", name(number)), record, previous)
+    return LoggedItem(at(number), record, previous)
 
 
-def name(number):
-    return f"{number:016x}"
+def at(number):
+    return Position(f"{number}-1", f"{number:016x}")
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def follower(cache):
     log = InvalidationLog("")
     member = Member(cache, OwnRecords(), 1.0)
     follower = LogFollower(log, "policy:decision", Lease(), Settling(log, 1.0), lambda: [member])
-    follower.position = Position("0-1", name(0))
+    follower.position = at(0)
     return follower
 
 
@@ -68,10 +68,18 @@ async def test_news_that_were_applied_before_are_skipped(cache, follower):
         [item(2)],
         [item(1), item(3)],
         [item(1, previous="")],
-        [item(1, previous=name(7))],
-        [item(1), item(2, previous=name(7))],
+        [item(1, previous=at(7).name)],
+        [item(1), item(2, previous=at(7).name)],
+        [item(1, previous=at(0)._replace(id="0-2").name)],
     ],
-    ids=["later", "with a gap", "of unknown order", "of another log", "of another log after one"],
+    ids=[
+        "later",
+        "with a gap",
+        "of unknown order",
+        "of another log",
+        "of another log after one",
+        "after the same record, sent again",
+    ],
 )
 async def test_news_with_a_gap_are_left_to_the_next_confirmation(cache, follower, news):
     before = follower.position

@@ -9,7 +9,7 @@ Each item of the stream has three fields:
 |---|---|
 | `n` | a nonce: 16 random hexadecimal digits |
 | `r` | a JSON object with the fields and tags of the revocation, its `keys` or its `pattern` |
-| `p` | the nonce of the record before, as the head has it. Empty: it is not known |
+| `p` | the position of the record before, as the head has it. Empty: it is not known |
 
 The id of an item begins with the server's time in milliseconds. A *position* is the id of an item
 and its nonce, `{milliseconds}-{number}.{nonce}`. The newest item is the position of an evaluation
@@ -28,7 +28,7 @@ stream is missing, the head's position remains valid until the next record, beca
 newer. Every older position is unknown.
 
 The log is cut by its length. A limit by age would remove the last item of a log without news, and
-with it the position of every process. `MAX_RECORDS` items of about 130 bytes take 2 MB.
+with it the position of every process. `MAX_RECORDS` items of about 150 bytes take 2.5 MB.
 
 These keys beside the log describe its *readers*, the processes that follow it with a native cache:
 

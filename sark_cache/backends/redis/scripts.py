@@ -112,7 +112,7 @@ end
 -- The head then says `stored`; '': the position of this record; nil: {MAYBE}
 local function append(log, head, nonce, record, stored)
   local before, of = read_head(head)
-  local previous = of == history and string.match(before, '%.(%x+)$') or ''
+  local previous = of == history and before or ''
   local id = redis.pcall('XADD', log, 'MAXLEN', '~', {MAX_RECORDS}, '*',
     'n', nonce, 'r', record, 'p', previous)
   if type(id) == 'table' then return id end

@@ -31,12 +31,10 @@ class Bell:
         self._connection: Final = connection
         self._log: Final = log
         self._command_timeout: Final = command_timeout
-        self._position: Position | None = None
-        self._seconds = 0.0
         self._deadline = 0.0
         self.is_armed: bool = False
         """True while the reply to XREAD is outstanding."""
-        self._is_refused = False
+        self.is_refused: bool = False
         """True if the server does not permit XREAD. Then news wait for the next confirmation."""
 
     def arm(
@@ -52,8 +50,7 @@ class Bell:
         Raises:
             Exception: The connection was lost.
         """
-        self._position, self._seconds = position, seconds
-        if self.is_armed or self._is_refused:
+        if self.is_armed or self.is_refused:
             return
         block = max(1, int(seconds * 1e3))
         key, after = self._log, position.id
@@ -66,7 +63,7 @@ class Bell:
         self.is_armed = True
 
     def news(self) -> list[LoggedItem]:
-        """Returns the items that have arrived. The bell is armed again if its time was over.
+        """Returns the items that have arrived. None have if its time was over: arm it again.
 
         Raises:
             UnavailableError: The server does not answer, or answers with another error.
@@ -80,15 +77,11 @@ class Bell:
         reply = self._connection.read(self._command_timeout)
         self.is_armed = False
         if refusal(reply) is not None:
-            self._is_refused = True
+            self.is_refused = True
             return []
         if isinstance(reply, Exception):
             raise UnavailableError(describe(reply)) from reply
-        if reply is None:
-            if self._position is not None:
-                self.arm(self._position, self._seconds)
-            return []
-        return replies.read(read_news, reply)
+        return [] if reply is None else replies.read(read_news, reply)
 
     def acknowledge(self, command: RedisCommand) -> None:
         """Sends an acknowledgement of the items that have arrived.

@@ -17,7 +17,7 @@ This module does no input or output.
 import re
 from collections.abc import Callable, Sequence
 from secrets import token_hex
-from typing import Any, Final, NamedTuple, TypeGuard, TypeVar
+from typing import Any, Final, NamedTuple, TypeGuard, TypeVar, cast
 
 from sark_cache._core.errors import UNREADABLE, UnavailableError, describe
 from sark_cache.backends.redis import replies
@@ -44,6 +44,11 @@ class Position(NamedTuple):
     """Empty for an item that is not a record of this package."""
 
     @property
+    def name(self) -> str:
+        """The form of the position in the log."""
+        return f"{self.id}.{self.nonce}"
+
+    @property
     def seconds(self) -> float:
         """The time of the item by the server's clock, in seconds since 1970."""
         return int(self.id.partition("-")[0]) / 1e3
@@ -56,7 +61,7 @@ class LoggedItem(NamedTuple):
     record: str | None
     """The contents of the record, as JSON. None: they cannot be read."""
     previous: str = ""
-    """The nonce of the record before. Empty: it is not known."""
+    """The name of the position before. Empty: it is not known."""
 
 
 class Confirmation(NamedTuple):
@@ -170,8 +175,14 @@ def read_items(reply: object) -> list[LoggedItem]:
 
 
 def read_news(reply: object) -> list[LoggedItem]:
-    """Reads the reply to an XREAD of the log, as a raw connection returns it."""
-    [[_, items]] = _list(reply)
+    """Reads the reply to an XREAD of the log, as a raw connection returns it.
+
+    It is a dict if the URL of the server has `protocol=3`.
+    """
+    by_key = (
+        cast("dict[object, object]", reply).items() if isinstance(reply, dict) else _list(reply)
+    )
+    [[_, items]] = by_key
     return read_items(items)
 
 

@@ -246,9 +246,10 @@ class LogFollower:
     def hear(self, news: Sequence[LoggedItem]) -> bool:
         """Applies news of the log, if no record before them is missing. They extend no lease.
 
-        Each record has the nonce of the record before. So the news are complete if the first one
+        Each record has the position of the record before. So the news are complete if the first one
         follows the position of the reader, and each other one the one before it. Otherwise the next
-        confirmation brings them.
+        confirmation brings them. The nonce alone would prove nothing: a client may send a record
+        twice.
 
         Args:
             news: Items of the log, from a server that the acknowledgement is sent to.
@@ -260,7 +261,7 @@ class LogFollower:
         known = [number for number, item in enumerate(news) if item.position == position]
         new = news[known[-1] + 1 :] if known else news
         for item in new:
-            if position is None or not position.nonce or item.previous != position.nonce:
+            if position is None or not position.nonce or item.previous != position.name:
                 return False
             position = item.position
         if new:
@@ -349,7 +350,7 @@ class LogFollower:
             return
         before = self._standing
         since = before.since if before.history == history else boot_time()
-        self._standing = Standing(f"{position.id}.{position.nonce}", since, history)
+        self._standing = Standing(position.name, since, history)
         self._settling.standing = self._standing
 
     def _compare_spans(self, span_ms: int | None) -> None:

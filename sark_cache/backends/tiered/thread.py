@@ -36,9 +36,10 @@ Arming it at each confirmation would double what an idle reader costs the server
 """
 BELL_SHARE: Final = 0.1
 """The longest pause while the bell rings, as a share of the span."""
-BELL_SECONDS_PER_READER: Final = 100e-6
-"""The pause between two news for each reader. All together keep the server busy for a fifth of it.
-"""
+BELL_SECONDS_PER_READER: Final = 200e-6
+"""The pause between two news, for each reader. The server needs up to a third of it for them."""
+MAX_HEARD: Final = 1_000
+"""The number of news after which a confirmation is due: the log must still have its position."""
 SPAN_CHECK_SECONDS: Final = 60.0
 """The time between two questions for the time until a failover, in seconds."""
 FIRST_PAUSE_SECONDS: Final = 0.05
@@ -217,18 +218,19 @@ class ReaderThread:
                     self._bound_span(confirmer)
                     if bell is not None:  # the registration is then that of the position
                         bell.wait_for_acknowledgements()
-                    self._confirm(confirmer)
+                    confirmed = self._confirm(confirmer)
                     if bell is None:  # not before the first request is answered
                         bell = Bell(
                             self._open(closing), self._follower.log.key, self._command_timeout
                         )
-                    self._wait(bell)
+                    self._wait(bell, confirmed=confirmed)
             finally:
                 # A lease must have ended before its registration is removed.
                 if self._owner.retire(self, always=self._stops):
-                    with suppress(Exception):  # then a writer waits a span once, and removes it
+                    with suppress(Exception):  # an acknowledgement may then register it again
                         if bell is not None:
                             bell.wait_for_acknowledgements()
+                    with suppress(Exception):  # then a writer waits a span once, and removes it
                         self._follower.deregister(confirmer, self._identity)
 
     def _open(self, closing: ExitStack) -> LogConnection:
@@ -253,7 +255,7 @@ class ReaderThread:
             # Their last answer still holds.
         self._check_span_at = time.monotonic() + SPAN_CHECK_SECONDS
 
-    def _confirm(self, connection: LogConnection) -> None:
+    def _confirm(self, connection: LogConnection) -> bool:
         with _lock:
             asked, self._asked = self._asked, None
         confirmed = False
@@ -264,9 +266,15 @@ class ReaderThread:
         finally:
             if asked is not None:
                 asked.settle(confirmed=confirmed)
+        return confirmed
 
-    def _wait(self, bell: Bell) -> None:
+    def _wait(self, bell: Bell, *, confirmed: bool) -> None:
         """Hears of news until the next confirmation is due.
+
+        Args:
+            bell: The bell.
+            confirmed: True if the last confirmation succeeded. Otherwise the bell is not armed: it
+                could ring at once, again and again.
 
         Raises:
             UnavailableError: The bell is silent for too long.
@@ -276,26 +284,28 @@ class ReaderThread:
         span, sent = follower.span, follower.sent
         due = sent + int(CONFIRMATION_SHARE * span * NANOSECONDS)
         gap = int(min(follower.readers * BELL_SECONDS_PER_READER, BELL_SHARE * span) * NANOSECONDS)
-        is_complete = True
+        rings, heard = confirmed, 0
         with _Watch(self._receiver, bell) as watch:
             while not self._stops and self._asked is None and self._owner.has_caches():
                 news = bell.news() if watch.may_have_rung and bell.is_armed else []
                 acknowledgement = None
                 if news:
-                    is_complete = follower.hear(news)
-                    if is_complete:
+                    heard += len(news)
+                    rings = follower.hear(news)
+                    if rings:
                         acknowledgement = follower.acknowledgement(self._identity)
-                    else:
+                    if not rings or heard >= MAX_HEARD:
                         due = min(due, sent + gap)
                 now = lease.now()
-                if is_complete and now >= self._arm_at and not bell.is_armed:
+                can_arm = rings and not bell.is_armed and not bell.is_refused
+                if can_arm and now >= self._arm_at:
                     self._arm(bell, acknowledgement)
-                    self._arm_at = now + gap
+                    self._arm_at, can_arm = now + gap, False
                 elif acknowledgement is not None:
                     bell.acknowledge(acknowledgement)
                 if now >= due:
                     return
-                until = due if bell.is_armed or self._arm_at <= now else min(due, self._arm_at)
+                until = min(due, self._arm_at) if can_arm else due
                 watch.wait((until - now) / NANOSECONDS)
 
     def _arm(self, bell: Bell, acknowledgement: RedisCommand | None) -> None:

@@ -3,6 +3,7 @@
 use super::Indexed;
 use crate::shim::atomic::{AtomicU16, Ordering};
 use crate::shim::{Loaded, SwapOption};
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 const SLOTS: usize = 6;
@@ -11,17 +12,27 @@ const SLOTS: usize = 6;
 ///
 /// The mark of a slot is a part of the hash of its entry's key. It only saves a lookup the way to an
 /// entry of another key.
+///
+/// Where a slot is stored to or dropped, `arc-swap` looks at a record of each thread that has read one:
+/// 10 ns for each of some threads, 80 ns for each of a thousand. So empty slots, which own nothing, are
+/// not dropped.
 #[cfg_attr(not(feature = "shuttle"), repr(align(64)))]
 pub(super) struct Set<E> {
     marks: [AtomicU16; SLOTS],
-    slots: [SwapOption<E>; SLOTS],
+    slots: [ManuallyDrop<SwapOption<E>>; SLOTS],
+}
+
+impl<E> Drop for Set<E> {
+    fn drop(&mut self) {
+        self.empty();
+    }
 }
 
 impl<E> Default for Set<E> {
     fn default() -> Self {
         Self {
             marks: std::array::from_fn(|_| AtomicU16::new(0)),
-            slots: std::array::from_fn(|_| SwapOption::empty()),
+            slots: std::array::from_fn(|_| ManuallyDrop::new(SwapOption::empty())),
         }
     }
 }
@@ -30,6 +41,17 @@ impl<E> Default for Set<E> {
 #[inline]
 fn mark_of(hash: u64) -> u16 {
     (hash & 0xffff) as u16
+}
+
+impl<E> Set<E> {
+    /// Removes all entries.
+    pub(super) fn empty(&self) {
+        for slot in &self.slots {
+            if slot.load().is_some() {
+                slot.store(None);
+            }
+        }
+    }
 }
 
 impl<E: Indexed> Set<E> {
@@ -68,15 +90,6 @@ impl<E: Indexed> Set<E> {
     pub(super) fn forget(&self, entry: &Arc<E>) {
         for at in self.marked(mark_of(entry.hash())) {
             self.slots[at].compare_and_swap(&Some(Arc::clone(entry)), None);
-        }
-    }
-
-    /// Removes all entries. Lookups use another table already.
-    pub(super) fn empty(&self) {
-        for slot in &self.slots {
-            if slot.load().is_some() {
-                slot.store(None);
-            }
         }
     }
 

@@ -34,6 +34,8 @@ pub enum Broken {
     NoNonce,
     /// A reader that hears of news does not ask whether they follow its position.
     NewsFromAnywhere,
+    /// A reader knows the record before its news by the nonce alone.
+    NewsAfterNonce,
     /// A reader goes on though the server has another history.
     AnyHistory,
     /// A new position is read after the flush that belongs to it.

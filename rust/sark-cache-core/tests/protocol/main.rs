@@ -92,6 +92,7 @@ is_noticed! {
         the_log_loses_its_end(broken, Fault::Deleted);
     };
     news_from_anywhere_are_noticed: "stale", NewsFromAnywhere, news_are_cut;
+    news_after_another_record_of_the_nonce_are_noticed: "stale", NewsAfterNonce, news_are_cut;
     another_history_is_noticed: "stale", AnyHistory, |broken| {
         the_log_loses_its_end(broken, Fault::Restored);
     };

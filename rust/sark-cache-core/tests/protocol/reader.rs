@@ -64,6 +64,7 @@ impl Process {
     /// Hears of news over the connection of its bell, applies them if none before them is missing,
     /// and acknowledges them over that connection. They grant no lease.
     pub fn hear(&self) {
+        let broken = self.world.broken;
         let known = *self.known.lock().unwrap();
         self.world.travel();
         let (history, news) = self.ask_server(|server| server.hear(known.position));
@@ -71,8 +72,11 @@ impl Process {
         let mut position = known.position;
         let mut own_of_all = HashSet::new();
         for record in news {
-            let follows = record.previous == Some(position.nonce);
-            if !follows && self.world.broken != Broken::NewsFromAnywhere {
+            let follows = record.previous.is_some_and(|previous| {
+                previous == position
+                    || (broken == Broken::NewsAfterNonce && previous.nonce == position.nonce)
+            });
+            if !follows && broken != Broken::NewsFromAnywhere {
                 break;
             }
             for cache in &self.caches {

@@ -19,8 +19,8 @@ pub enum What {
 pub struct Record {
     pub position: Position,
     pub what: What,
-    /// The nonce of the record before, as the head had it.
-    pub previous: Option<u64>,
+    /// The position of the record before, as the head had it.
+    pub previous: Option<Position>,
 }
 
 /// The registration of a reader.
@@ -67,8 +67,8 @@ pub struct Progress {
 #[derive(Clone)]
 pub struct Server {
     pub log: Vec<Record>,
-    /// The nonce of the last record. It may be lost, or outlive the log.
-    pub head: Option<u64>,
+    /// The position of the last record. It may be lost, or outlive the log.
+    pub head: Option<Position>,
     /// The registrations, with the generation in the same key.
     pub readers: HashMap<u64, Registration>,
     pub generation: Option<u64>,
@@ -114,7 +114,7 @@ impl Server {
             _ => (time, 0),
         };
         let position = Position { id, nonce };
-        self.log.push(Record { position, what, previous: self.head.replace(nonce) });
+        self.log.push(Record { position, what, previous: self.head.replace(position) });
         position
     }
 

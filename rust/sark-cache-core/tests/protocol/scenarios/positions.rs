@@ -56,15 +56,20 @@ pub fn a_log_is_cut(broken: Broken) {
     }
 }
 
-/// The log is cut between a revocation and news that a process hears of.
+/// The log is cut between a revocation and news that a process hears of. The record at which the
+/// process is may be appended twice.
 pub fn news_are_cut(broken: Broken) {
     let (world, writer, serves) = serving(broken);
+    let at = serves.known.lock().unwrap().position.nonce;
     at_once! {
         serves => for _ in 0..2 { dawdle(); serves.hear() },
         serves => serves.ask(&serves.caches[0]),
         writer => { dawdle(); writer.records() },
         world => {
             dawdle();
+            if one_of([true, false]) {
+                world.server.lock().unwrap().append(world.now(), at, What::Other);
+            }
             world.server.lock().unwrap().append(world.now(), random(), What::Other);
             Fault::Cut.strike(&world);
         },
