@@ -39,8 +39,6 @@ class Problem:
             (b"content-length", str(len(self._body)).encode()),
             (b"cache-control", b"no-store"),
         ]
-        if self._status == HTTPStatus.UNAUTHORIZED:
-            headers.append((b"www-authenticate", b"Bearer"))
         await send(
             {"type": f"{prefix}http.response.start", "status": self._status, "headers": headers}
         )

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from http import HTTPStatus
+from inspect import isawaitable
 from typing import Any, Final, TypeAlias
 
 from sark_cache._core import arguments
+from sark_cache._core.json import type_name
 from sark_cache.asgi.denial import Problem, refuse
 from sark_cache.asgi.protocol import WEBSOCKET, App, Message, Receive, Scope, Send, route_path
 from sark_cache.asgi.rules import Rule, RuleTable
@@ -20,6 +22,8 @@ NO_REASON: Final = "denied by policy"
 NO_RULE: Final = "no rule covers this request"
 NO_USER: Final = "nobody is signed in"
 
+MAX_WRAPPED: Final = 64
+"""The maximum number of middlewares that are searched for an app that sets its own `root_path`."""
 DECISION: Final = "sark_cache.decision"
 """The key of the scope under which the app finds the decision."""
 
@@ -44,31 +48,33 @@ class PolicyMiddleware:
     request passes. Any other request needs a user and a decision whose `allow` is `True`. The app
     finds the decision in `scope["sark_cache.decision"]`.
 
-    HTTP requests and WebSockets are guarded, whatever the app does with them: its routes, mounted
-    apps, static files and error pages. Put middleware that must answer by itself, such as that of
-    CORS or sessions, around this one.
+    All HTTP requests and WebSockets are checked, including those for mounted apps, static files and
+    error pages. Put CORS and session middleware outside this one. A request whose method is not in
+    capitals is denied, because some frameworks convert it.
 
     Args:
         app: The app.
         rules: The rules, in order.
         evaluate: The evaluator, which asks the policy engine: a function `(user_id, action,
             resource, context)`, async or not. It returns the decision, a JSON object, or a
-            `Loaded`. Or an object with such a method, `evaluate` or `__call__`. One that is not
-            async runs in a thread. If it raises, the request does not pass, and the error goes to
-            the server.
-        user: Returns the id of the user for a scope, async or not. None: nobody is signed in, and
-            the answer is 401.
-        cache: The cache. None: that of the process, from the settings of the environment. It is
-            created at the start of the app or for the first request, and closed when the last app
-            of the process ends.
+            `Loaded`. It can also be an object with such a method, `evaluate` or `__call__`. An
+            evaluator that is not async runs in a thread. If it raises, the request does not pass,
+            and the error goes to the server.
+        user: A function that takes the scope and returns the id of the user. None or an empty id:
+            nobody is signed in, and the answer is 401. It may be async. If it is not, it runs on
+            the event loop, so it must not block.
+        cache: The cache. None: that of the process, with the settings of the environment. It is
+            created at the start of the app or at the first request, and closed when no app of the
+            process uses it any more. A cache that you pass is not closed.
         policy: The name of the policy, at most 256 bytes, the same in every process. None: the name
-            of the evaluator, as in `authorize`.
-        context: Returns the other facts that the decision depends on, for a scope: a JSON object,
-            or None.
-        deny: Returns the ASGI app that answers a denied request, such as a response of Starlette,
-            for the scope, the status (401 or 403) and the reason. None: the answer is
-            `application/problem+json`. A WebSocket gets such an answer if the server can send it,
-            and is closed with the code 1008 otherwise.
+            of the evaluator, `module:qualified name`. A lambda, a closure and an object have no
+            such name.
+        context: A function, not async, that takes the scope and returns other facts that the
+            decision depends on: a JSON object, or None.
+        deny: A function, not async, that takes the scope, the status (401 or 403) and the reason,
+            and returns the ASGI app that answers, such as a response of Starlette. None: the answer
+            is `application/problem+json`. A WebSocket gets the answer if the server has the
+            extension `websocket.http.response`, and is closed with the code 1008 otherwise.
 
     Raises:
         TypeError, ValueError: An argument cannot be used. The message names it.
@@ -92,13 +98,16 @@ class PolicyMiddleware:
         for name, optional in (("context", context), ("deny", deny)):
             if optional is not None and not callable(optional):
                 arguments.refuse(name, "a function or None", optional)
+            if optional is not None and is_async(optional):
+                message = f"{name} must not be async"
+                raise TypeError(message)
         if cache is not None and not hasattr(cache, "get_or_load"):
             arguments.refuse("cache", "a policy cache or None", cache)
+        _refuse_root_path(app)
         self.app: Final = app
         self._rules: Final = RuleTable(rules)
         self._evaluate: Final = callable_evaluator(evaluate, asyncio.to_thread)
         self._user: Final = user
-        self._awaits_user: Final = is_async(user)
         self._cache: PolicyCacheProtocol | None = cache
         self._policy: Final = policy_of(evaluate, policy)
         self._context: Final = context
@@ -123,13 +132,15 @@ class PolicyMiddleware:
             await self._refuse(scope, receive, send, HTTPStatus.FORBIDDEN, NO_RULE)
             return
         if not asked.rule.public:
-            found: Any = self._user(scope)
-            user = await found if self._awaits_user else found
-            if user is None:
+            user: Any = self._user(scope)
+            if not isinstance(user, str) and isawaitable(user):
+                user = await user
+            if user is None or user == "":
                 await self._refuse(scope, receive, send, HTTPStatus.UNAUTHORIZED, NO_USER)
                 return
             if not isinstance(user, str):
-                arguments.refuse("user", "a function that returns a str or None", user)
+                message = f"user must return a str or None, not {type_name(user)}"
+                raise TypeError(message)
             action = (
                 ("GET" if method == "HEAD" else method) if asked.action is None else asked.action
             )
@@ -141,6 +152,8 @@ class PolicyMiddleware:
                 await self._refuse(scope, receive, send, HTTPStatus.FORBIDDEN, given)
                 return
             scope[DECISION] = decision
+        else:
+            scope.pop(DECISION, None)  # that of a middleware around this one
         await self.app(scope, receive, send)
 
     async def _decide(self, user: str, action: str, resource: str, scope: Scope) -> JSONObject:
@@ -212,4 +225,21 @@ def _method(scope: Scope) -> str | None:
         message = f"PolicyMiddleware guards HTTP and WebSockets, not {kind!r}"
         raise RuntimeError(message)
     method: str = scope["method"]
-    return None if method == WEBSOCKET else method
+    return None if method == WEBSOCKET or method != method.upper() else method
+
+
+def _refuse_root_path(app: Any) -> None:  # noqa: ANN401 - any app
+    """Refuses an app that sets its own `root_path`, which rules would not be compared with.
+
+    Raises:
+        ValueError: The app does, or one that it wraps.
+    """
+    for _ in range(MAX_WRAPPED):
+        root = getattr(app, "root_path", None)
+        if isinstance(root, str) and root:
+            message = (
+                f"app sets root_path={root!r} after its rules were compared with the path: give it "
+                "to the server (uvicorn --root-path), or use app.add_middleware(PolicyMiddleware)"
+            )
+            raise ValueError(message)
+        app = getattr(app, "app", None)

@@ -13,29 +13,34 @@ _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _METHOD: Final = re.compile(r"[A-Z]+(?:-[A-Z]+)*")
 
-_CHARACTER: Final = r"[^/\\\x00-\x1f\x7f]"
-_SEGMENT: Final = rf"(?!\.{{1,2}}(?:/|\Z)){_CHARACTER}+"
-"""One part of a path. It is not empty, not `.` and not `..`, which a later program may resolve."""
-_SEGMENTS: Final = rf"{_SEGMENT}(?:/{_SEGMENT})*"
+_PART: Final = r"[^/\\\x00-\x1f\x7f]+"
+_PARTS: Final = r"[^\\\x00-\x1f\x7f]+"
+_RESOLVED: Final = frozenset({"", ".", ".."})
+"""Parts of a path that a later program may resolve. No placeholder stands for one."""
+_UNUSUAL: Final = re.compile(r"[\\%?#\x00-\x1f\x7f]|//|/\.\.?(?:/|\Z)")
+"""Text that no decoded path has, or that a later program may resolve."""
+MAX_PATH: Final = limits.MAX_FIELD_BYTES
+"""The maximum length of a path, in characters. No rule covers a longer one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The requests with some paths and methods, and the decision that they need.
+    """A set of requests, by path and method, and the decision that they need.
 
     A placeholder `{name}` in `path` stands for one part of the path, and `{name:path}`, at the end,
-    for one or more parts. The parts are decoded. No part may be empty, `.` or `..`, or have a
-    backslash or a control character.
+    for one or more parts. The parts are decoded. No part that a placeholder stands for may be
+    empty, `.` or `..`, or have a backslash or a control character.
 
     Args:
-        path: The path below `root_path`, such as `/documents/{document}`. It is compared with the
-            whole path, letter by letter, so `/documents` and `/documents/` are two paths.
-        methods: The methods. `GET` includes `HEAD`. `WEBSOCKET` stands for WebSockets. Empty: all.
+        path: The path without `root_path`, such as `/documents/{document}`. It must match the whole
+            path exactly, with upper and lower case. So `/documents` and `/documents/` are two
+            paths. No rule covers a path of more than 8,192 characters.
+        methods: The methods. `GET` includes `HEAD`. `WEBSOCKET` stands for WebSockets. Empty: all
+            methods, and WebSockets.
         action: The action of the decision. It may have placeholders of `path`. None: the method of
-            the request, and `GET` for `HEAD`.
+            the request (`GET` for `HEAD`, `WEBSOCKET` for a WebSocket).
         resource: The resource of the decision. It may have placeholders of `path`:
-            `document:{document}`. None: the whole path of the request, decoded, including
-            `root_path`.
+            `document:{document}`. None: the decoded path of the request, including `root_path`.
         public: If True, these requests need no decision and no user.
 
     Raises:
@@ -57,12 +62,12 @@ class Rule:
         if type(self.public) is not bool:
             arguments.refuse("public", "a bool", self.public)
         if self.public and not (self.action is None and self.resource is None):
-            message = f"a public rule needs no decision, so it has no action and resource: {self}"
+            message = f"a public rule must not have action or resource: remove them from {self}"
             raise ValueError(message)
         names = {name for name, _ in _placeholders(self.path)}
-        for field in (self.action, self.resource):
-            if field is not None:
-                Template(field, names)
+        for argument, text in (("action", self.action), ("resource", self.resource)):
+            if text is not None:
+                Template(text, names, argument)
 
 
 class Asked(NamedTuple):
@@ -81,12 +86,17 @@ class Template:
     Args:
         text: The text.
         names: The names of the placeholders that it may have.
+        argument: The name of the text, for errors.
 
     Raises:
-        ValueError: A placeholder has no value, or two stand side by side.
+        ValueError: The text is empty or too long, a placeholder is unknown, or two stand side by
+            side.
     """
 
-    def __init__(self, text: str, names: Iterable[str]) -> None:
+    def __init__(self, text: str, names: Iterable[str], argument: str = "text") -> None:
+        if not text:
+            message = f"{argument} is empty: leave it out, or give a text"
+            raise ValueError(message)
         parts = _PLACEHOLDER.split(text)
         self._first: Final = parts[0]
         self._rest: Final = list(zip(parts[1::2], parts[2::2], strict=True))
@@ -94,19 +104,20 @@ class Template:
         known = set(names)
         for name, _ in self._rest:
             if name not in known:
+                known_names = ", ".join(f"{{{each}}}" for each in sorted(known))
                 message = (
-                    f"{text!r} has the placeholder {{{name}}}, which the path does not have: "
-                    f"use {', '.join(sorted(known)) or 'none'}"
+                    f"{argument} has the placeholder {{{name}}}, which path does not have: "
+                    + (f"use {known_names}" if known else "path has no placeholders")
                 )
                 raise ValueError(message)
         if any(not after for _, after in self._rest[:-1]):
-            message = f"{text!r} has two placeholders side by side: put a character between them"
+            message = f"{argument} has two placeholders side by side: separate them in {text!r}"
             raise ValueError(message)
         if any("{" in one or "}" in one for one in parts[::2]):
-            message = f"{text!r} has a brace outside a placeholder"
+            message = f"{argument} has a brace outside a placeholder: {text!r}"
             raise ValueError(message)
         for literal in parts[::2]:
-            within("action or resource", literal, limits.MAX_FIELD_BYTES)
+            within(argument, literal, limits.MAX_FIELD_BYTES)
 
     def render(self, values: Mapping[str, str]) -> str | None:
         """Returns the text with values. None: other values would give the same text."""
@@ -144,6 +155,8 @@ class RuleTable:
     """
 
     def __init__(self, rules: Iterable[Rule]) -> None:
+        if isinstance(rules, Rule):
+            arguments.refuse("rules", "a list of Rule", rules)
         given = tuple(rules)
         for rule in given:
             if not isinstance(rule, Rule):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -185,6 +198,8 @@ class _Table:
 
     def find(self, path: str) -> Asked | None:
         """Returns what the first rule that matches a path asks for."""
+        if len(path) > MAX_PATH:
+            return None
         found = self._fixed.get(path)
         return self._match(path) if found is None else found
 
@@ -193,9 +208,11 @@ class _Table:
         if match is None or match.lastindex is None:
             return None
         first, one = self._rules[match.lastindex]
+        values = {name: match[first + number] for number, name in enumerate(one.names)}
+        if any(not _RESOLVED.isdisjoint(value.split("/")) for value in values.values()):
+            return None
         if one.fixed is not None:
             return one.fixed
-        values = {name: match[first + number] for number, name in enumerate(one.names)}
         texts: list[str | None] = []
         for template in (one.action, one.resource):
             text = None if template is None else template.render(values)
@@ -229,7 +246,7 @@ def _pattern(path: str) -> str:
     parts = _PLACEHOLDER.split(path)
     spelled = [re.escape(parts[0])]
     for (_, is_path), after in zip(_placeholders(path), parts[2::2], strict=True):
-        spelled += (f"({_SEGMENTS if is_path else _SEGMENT})", re.escape(after))
+        spelled += (f"({_PARTS if is_path else _PART})", re.escape(after))
     return "".join(spelled)
 
 
@@ -243,6 +260,20 @@ def _check_path(path: object) -> None:
     if any("{" in one or "}" in one for one in literals):
         message = f"path has a brace outside a placeholder: {path!r}"
         raise ValueError(message)
+    if any(_UNUSUAL.search(one) for one in literals):
+        message = (
+            f"path has a part that is empty, . or .., or one of the characters \\ % ? #: {path!r}. "
+            "Write the decoded path"
+        )
+        raise ValueError(message)
+    _check_placeholders(path)
+    for before, after in pairwise(literals):
+        if not before.endswith("/") or (after and not after.startswith("/")):
+            message = f"a placeholder must be a whole part of path, /{{name}}/, not {path!r}"
+            raise ValueError(message)
+
+
+def _check_placeholders(path: str) -> None:
     seen: set[str] = set()
     for each in _PLACEHOLDER.findall(path):
         name, colon, kind = each.partition(":")
@@ -256,10 +287,6 @@ def _check_path(path: object) -> None:
             message = f"path has {{{each}}} before its end: {path!r}"
             raise ValueError(message)
         seen.add(name)
-    for before, after in pairwise(literals):
-        if not before.endswith("/") or (after and not after.startswith("/")):
-            message = f"a placeholder must be a whole part of path, /{{name}}/, not {path!r}"
-            raise ValueError(message)
 
 
 def _read_methods(methods: Any) -> tuple[str, ...]:  # noqa: ANN401 - checked here
@@ -270,6 +297,6 @@ def _read_methods(methods: Any) -> tuple[str, ...]:  # noqa: ANN401 - checked he
         if not isinstance(method, str):
             arguments.refuse("methods", "a list of str", method)
         if _METHOD.fullmatch(method) is None:
-            message = f"methods has {method!r}: write methods in capitals, such as 'GET'"
+            message = f"methods must be capital letters and hyphens, such as 'GET', not {method!r}"
             raise ValueError(message)
     return read

@@ -4,10 +4,17 @@
 happen, for longer.
 """
 
+import asyncio
+import json
+import sys
+from pathlib import Path
+
 import pytest
 
+import consistency
 from consistency import faults
 from consistency.run import Plan, run
+from servers import partition
 
 SECONDS = 5.0
 """The time for each fault."""
@@ -52,3 +59,20 @@ async def test_a_process_without_a_tier_revokes_in_processes_with_one(server_ava
         )
     )
     assert report.violations == 0, report
+
+
+@pytest.mark.skipif(not partition.can_be_made(), reason="it takes root, ip and unshare")
+async def test_a_primary_that_the_others_cannot_reach_settles_nothing(server_available, tmp_path):
+    """In a process of its own, which has a network of its own."""
+    saved = tmp_path / "figures.json"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "consistency", "--fault=PrimaryCutOff", "--max-staleness=1"),
+        *("--cache=consistency.factories:tiered", f"--seconds={SECONDS}", f"--save={saved}"),
+        cwd=Path(consistency.__file__).parents[1],
+        stdout=asyncio.subprocess.PIPE,
+    )
+    printed, _ = await process.communicate()
+    assert process.returncode == 0, printed.decode()
+    figures = json.loads(saved.read_text(encoding="utf-8"))["PrimaryCutOff"]
+    assert figures["answers"] > 500
+    assert figures["unconfirmed"] > 0, "the primary that was cut off could confirm nothing"

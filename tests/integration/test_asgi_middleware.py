@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 
@@ -44,6 +45,15 @@ class Recorder:
     async def evaluate(self, *request):
         self.asked.append(request)
         return {"allow": request[0] == "alice", "reason": "alice only"}
+
+
+class Rooted:
+    """An app that sets its own root path, as `FastAPI(root_path=...)` does."""
+
+    root_path = "/api"
+
+    async def __call__(self, scope, receive, send):
+        """Serves nothing."""
 
 
 def text(answer):
@@ -156,7 +166,8 @@ async def test_a_denied_request_gets_the_reason_as_a_problem(guard):
 
 async def test_a_request_without_a_user_is_unauthorized(guard, engine):
     found = await answer(guard(), "GET", "/documents/7", None)
-    assert (found.status_code, found.headers["www-authenticate"]) == (401, "Bearer")
+    assert (found.status_code, found.json()["detail"]) == (401, "nobody is signed in")
+    assert (await answer(guard(), "GET", "/documents/7", "")).status_code == 401
     assert engine.asked == []
 
 
@@ -178,6 +189,32 @@ async def test_an_encoded_slash_is_a_slash(guard):
 
 async def test_a_request_that_calls_itself_a_websocket_is_denied(guard):
     assert (await answer(guard(), "WEBSOCKET", "/live")).status_code == 403
+
+
+@pytest.mark.parametrize("method", ["get", "Get", "gET"])
+async def test_a_method_that_a_framework_would_convert_is_denied(guard, engine, method):
+    scope = {"type": "http", "method": method, "path": "/health", "headers": []}
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    await guard()(scope, None, send)
+    assert sent[0]["status"] == 403
+
+
+async def test_a_public_request_has_no_decision_of_a_middleware_around_it(guard):
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(scope.get("sark_cache.decision"))
+        await PlainTextResponse("")(scope, receive, send)
+
+    inner = PolicyMiddleware(
+        app, [Rule("/documents/{x}", public=True)], evaluate=is_member, user=user_of
+    )
+    await answer(guard(inner), "GET", "/documents/7")
+    assert seen == [None]
 
 
 async def test_head_needs_the_decision_of_get(guard, engine):
@@ -249,7 +286,7 @@ async def test_an_app_may_answer_denied_requests_itself(guard):
 
 
 async def test_a_user_of_another_type_is_an_error(guard):
-    with pytest.raises(TypeError, match="user must be a function that returns a str or None"):
+    with pytest.raises(TypeError, match="user must return a str or None, not int"):
         await answer(guard(user=lambda _: 7), "GET", "/documents/7")
 
 
@@ -335,6 +372,11 @@ async def test_it_shares_the_cache_of_the_lifespan_of_the_app(of_process, engine
         ({"deny": 7}, "deny must be a function or None, not int"),
         ({"rules": [7]}, "rules must be a list of Rule, not int"),
         ({"policy": "x" * 300}, "policy must be at most 256 bytes"),
+        ({"deny": user_of_later}, "deny must not be async"),
+        ({"context": user_of_later}, "context must not be async"),
+        ({"app": Rooted()}, "app sets root_path='/api'"),
+        ({"app": ServerErrorMiddleware(Rooted())}, "app sets root_path='/api'"),
+        ({"rules": RULES[0]}, "rules must be a list of Rule, not sark_cache.asgi.rules.Rule"),
     ],
 )
 def test_a_wrong_argument_is_refused(options, message):

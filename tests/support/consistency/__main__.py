@@ -8,12 +8,14 @@ from pathlib import Path
 
 from consistency.faults import BY_NAME
 from consistency.run import Plan, run
+from servers import partition
 
 
 def main():
     """Runs each fault with a fleet of its own. Exits with 1 if there was a violation."""
     options = _parser().parse_args()
     names = options.fault or [name for name in BY_NAME if name not in options.without]
+    names = _with_network(names)
     reports = {}
     for name in names:
         plan = Plan(
@@ -37,6 +39,20 @@ def main():
     broken = [name for name, figures in reports.items() if figures["violations"]]
     _write(f"with violations: {', '.join(broken) or 'none'}")
     sys.exit(1 if broken else 0)
+
+
+def _with_network(names):
+    """Enters a network of this process alone if a fault needs it, or leaves out such faults."""
+    needing = [name for name in names if BY_NAME[name].has_own_network]
+    if not needing:
+        return names
+    if not partition.can_be_made():
+        _write(f"left out, because it takes root, ip and unshare: {', '.join(needing)}")
+        return [name for name in names if name not in needing]
+    if not partition.is_own_network():
+        partition.enter_own_network([sys.executable, "-m", "consistency", *sys.argv[1:]])
+    partition.prepare_own_network()
+    return names
 
 
 def _parser():

@@ -5,7 +5,7 @@ from secrets import token_hex
 
 from servers.group import ServerGroup
 from servers.host import HOST, fields_by_name, free_port, wait_until
-from servers.process import Server
+from servers.process import Server, Setting
 
 
 class Sentinels(ServerGroup):
@@ -20,6 +20,10 @@ class Sentinels(ServerGroup):
         replica: The other server.
         sentinels: The three sentinels, which are servers, too.
         url: `redis+sentinel://`, the addresses of the sentinels, `/mymaster/0`.
+
+    Args:
+        separable: If True, the servers connect to each other from the addresses in `SOURCES`, and
+            `servers.partition` can separate them.
     """
 
     SERVICE = "mymaster"
@@ -30,16 +34,30 @@ class Sentinels(ServerGroup):
     If they found it down at the same time, each would vote for itself, and try again 3 s later.
     """
 
-    def __init__(self) -> None:
+    SOURCES = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
+    """The addresses of the first server, of the second, and of the sentinels, if separable."""
+
+    def __init__(self, *, separable: bool = False) -> None:
         super().__init__()
+        self._sources = list(self.SOURCES) if separable else []
         with self._stops:
-            self.master = self._start()
-            self.replica = self._start(replicaof=(HOST, self.master.port))
+            self.master = self._start(**self._source(0))
+            self.replica = self._start(replicaof=(HOST, self.master.port), **self._source(1))
             self.sentinels = self._start_sentinels({free_port(): token_hex(20) for _ in range(3)})
             addresses = ",".join(f"{HOST}:{sentinel.port}" for sentinel in self.sentinels)
             self.url = f"redis+sentinel://{addresses}/{self.SERVICE}/0"
             self.settle()
             self._stops = self._stops.pop_all()
+
+    def sources_of_others(self, server: Server) -> list[str]:
+        """Returns the addresses from which the other servers and the sentinels connect."""
+        own = self.servers.index(server)
+        return [source for number, source in enumerate(self._sources) if number != own]
+
+    def _source(self, number: int) -> dict[str, Setting]:
+        if not self._sources:
+            return {}
+        return {"bind_source_addr": self._sources[number], "replica_announce_ip": HOST}
 
     def primary(self) -> Server:
         """Returns the current primary, according to the first sentinel that answers."""
@@ -97,8 +115,10 @@ class Sentinels(ServerGroup):
         return [
             self._start(
                 port=port,
+                **{name: given for name, given in self._source(2).items() if "bind" in name},
                 sentinel=[
                     ("myid", name),
+                    *([("announce-ip", HOST)] if self._sources else []),
                     ("monitor", self.SERVICE, HOST, self.master.port, self.QUORUM),
                     # Sentinels ping once a second. With a shorter limit they would find a server
                     # down at the start.

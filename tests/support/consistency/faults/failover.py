@@ -1,14 +1,18 @@
 """Faults in which another server takes over, of a pair with sentinels and of a cluster."""
 
 import asyncio
+import re
 from abc import abstractmethod
+from contextlib import suppress
 from typing import ClassVar
 
+from redis import ResponseError
 from redis.crc import key_slot
 
 from consistency.faults.base import InjectedFault
 from sark_cache.backends.redis.log import InvalidationLog
 from servers import Cluster, Sentinels
+from servers.partition import cut_off
 
 
 def slot_of_log():
@@ -61,6 +65,29 @@ class PrimarySuspended(_PrimaryLost):
 
     def silence(self, server):
         server.pause()
+
+
+class PrimaryCutOff(_OfSentinels):
+    """The primary and half of the connections to it are cut off from its replica and sentinels.
+
+    The others find the new primary. Both primaries take writes until the network has healed.
+    """
+
+    servers: ClassVar = staticmethod(lambda: Sentinels(separable=True))
+    loses_log = True
+    has_own_network = True
+
+    async def happen(self, scene, seconds):
+        old = scene.server.primary()
+        with cut_off(old, scene.server.sources_of_others(old)):
+            await asyncio.to_thread(scene.server.wait_for_primary, other_than=old)
+            clients = await asyncio.to_thread(old.command, "CLIENT", "LIST", "TYPE", "normal")
+            ids = re.findall(r"^id=(\d+)", clients, re.MULTILINE)
+            for client in scene.some(ids):
+                with suppress(ResponseError):  # it is gone
+                    await asyncio.to_thread(old.command, "CLIENT", "KILL", "ID", client)
+            await asyncio.sleep(seconds)
+        await asyncio.to_thread(scene.server.revive)
 
 
 class _NodeOfLogLost(_OfCluster):
