@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ sys.path.insert(0, str(GATEWAY))
 from app import caller, circumstances, tool_in_path  # noqa: E402
 from engine import PolicyEngine  # noqa: E402
 from sark_cache import CacheSettings  # noqa: E402
+from sark_cache.asgi import PolicyMiddleware, Rule  # noqa: E402
 from sark_cache.fastapi import (  # noqa: E402
     FromRequest,
     PolicyCacheDep,
@@ -124,12 +126,39 @@ def gateway(handler, *guards):
     return app
 
 
+def header(scope, name):
+    """Returns a header of a request."""
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
+
+
+def circumstances_of(scope):
+    """Returns the context of the decision, as `circumstances` does."""
+    mfa = header(scope, b"x-mfa") or "false"
+    return {"hour": time.localtime().tm_hour, "mfa": mfa.lower() == "true"}
+
+
+def behind_middleware(app):
+    """Returns the app behind `PolicyMiddleware`."""
+    return PolicyMiddleware(
+        app,
+        [
+            Rule("/policy-cache/{page}", public=True),
+            Rule("/tools/{tool}/call", ["POST"], "invoke", "{tool}"),
+        ],
+        evaluate=engine.evaluate,
+        user=lambda scope: header(scope, b"x-user"),
+        context=circumstances_of,
+        policy="tools",
+    )
+
+
 GATEWAYS = {
     "baseline: no authorization": gateway(call_tool),
     "no authorization, an empty dependency": gateway(call_tool, nothing),
     "cached: authorize() as a dependency": gateway(call_tool, as_in_the_example),
     "cached: authorize() that takes three dependencies": gateway(call_tool, with_dependencies),
     "cached: authorize() awaited in the handler": gateway(call_tool_if_allowed),
+    "cached: PolicyMiddleware": behind_middleware(gateway(call_tool)),
     "cached: get_decision() in the handler": gateway(call_tool_after_look_up),
     "no cache: the policy evaluates every request": gateway(call_tool, evaluated),
 }
