@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MOST_CLAUSES_PERCENT = 3.0
 """The largest percentage of docstrings that may open with a clause."""
 
-MOST_ODD_WORDS = 0.05
+MOST_ODD_WORDS = 0.0
 """The largest number of odd words per 1,000 lines."""
 
 ODD_WORDS = (

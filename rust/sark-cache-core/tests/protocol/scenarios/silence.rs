@@ -49,7 +49,7 @@ pub fn a_reader_is_marked(broken: Broken) {
     revoke_and_ask(&writer, &serves);
 }
 
-/// A reader has died, and so has the writer that marked it. Others wait for it, but not for ever.
+/// A reader has crashed, and so has the writer that marked it. Others wait for it, but not for ever.
 pub fn a_reader_dies(broken: Broken) {
     let (world, writer, dies) = serving(broken);
     let id = dies.known.lock().unwrap().id;
