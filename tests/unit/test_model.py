@@ -122,8 +122,15 @@ class CacheAgainstDict(RuleBasedStateMachine):
         return len(revoked)
 
     def store(self, key, decision, carried, stamp):
-        """Stores in the model unless the stamp is invalidated; returns whether it was stored."""
+        """Stores in the model unless the stamp is invalidated; returns whether it was stored.
+
+        A decision that was not stored has superseded the stored one, too. If the revocations match
+        both, the stored one stays: they removed it, or it is newer.
+        """
         if self.revoked_since(stamp, key, carried):
+            _, held = self.stored.get(key, (None, frozenset()))
+            if not self.revoked_since(stamp, key, held):
+                self.stored.pop(key, None)
             return False
         self.stored[key] = (decision, carried)
         return True
