@@ -86,7 +86,7 @@ def coverage(session: nox.Session) -> None:
     """Runs the Python tests and measures the lines and branches of sark_cache/ they reach."""
     install(session, "demo", "cli", "openfeature", groups=("test",))
     # A million requests would take many minutes if each line was counted.
-    without = ("--deselect", "tests/unit/test_storm.py", "--timeout=600")
+    without = ("--deselect", "tests/unit/test_storm.py")
     session.run("python", "-m", "pytest", "--cov", "--cov-report=term", *without, *session.posargs)
 
 

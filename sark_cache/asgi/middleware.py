@@ -126,35 +126,40 @@ class PolicyMiddleware:
             serve = self._lifespan if self._is_of_process else self.app
             await serve(scope, receive, send)
             return
+        denied = await self._denial(scope)
+        if denied is None:
+            await self.app(scope, receive, send)
+        else:
+            await refuse(self._deny(scope, *denied), scope, receive, send)
+
+    async def _denial(self, scope: Scope) -> tuple[int, str] | None:
+        """Returns the status and the reason of a denial. None: the request may pass."""
+        scope.pop(DECISION, None)  # that of a middleware around this one
         method = _method(scope)
         asked = None if method is None else self._rules.find(method, route_path(scope))
-        if asked is None or method is None:
-            await self._refuse(scope, receive, send, HTTPStatus.FORBIDDEN, NO_RULE)
-            return
-        if not asked.rule.public:
-            user: Any = self._user(scope)
-            if not isinstance(user, str) and isawaitable(user):
-                user = await user
-            if user is None or user == "":
-                await self._refuse(scope, receive, send, HTTPStatus.UNAUTHORIZED, NO_USER)
-                return
-            if not isinstance(user, str):
-                message = f"user must return a str or None, not {type_name(user)}"
-                raise TypeError(message)
-            action = (
-                ("GET" if method == "HEAD" else method) if asked.action is None else asked.action
-            )
-            resource = scope["path"] if asked.resource is None else asked.resource
-            decision = await self._decide(user, action, resource, scope)
-            if decision.get("allow") is not True:
-                reason = decision.get("reason")
-                given = reason if isinstance(reason, str) and reason else NO_REASON
-                await self._refuse(scope, receive, send, HTTPStatus.FORBIDDEN, given)
-                return
-            scope[DECISION] = decision
-        else:
-            scope.pop(DECISION, None)  # that of a middleware around this one
-        await self.app(scope, receive, send)
+        if method is None or asked is None:
+            return HTTPStatus.FORBIDDEN, NO_RULE
+        if asked.rule.public:
+            return None
+        user: Any = self._user(scope)
+        if not isinstance(user, str) and isawaitable(user):
+            user = await user
+        if user is None or user == "":
+            return HTTPStatus.UNAUTHORIZED, NO_USER
+        if not isinstance(user, str):
+            message = f"user must return a str or None, not {type_name(user)}"
+            raise TypeError(message)
+        action, resource = asked.action, asked.resource
+        if action is None:
+            action = "GET" if method == "HEAD" else method
+        if resource is None:
+            resource = str(scope["path"])
+        decision = await self._decide(user, action, resource, scope)
+        if decision.get("allow") is not True:
+            reason = decision.get("reason")
+            return HTTPStatus.FORBIDDEN, reason if isinstance(reason, str) and reason else NO_REASON
+        scope[DECISION] = decision
+        return None
 
     async def _decide(self, user: str, action: str, resource: str, scope: Scope) -> JSONObject:
         context = None if self._context is None else self._context(scope)
@@ -170,11 +175,6 @@ class PolicyMiddleware:
             context,
             policy=self._policy,
         )
-
-    async def _refuse(
-        self, scope: Scope, receive: Receive, send: Send, status: int, reason: str
-    ) -> None:
-        await refuse(self._deny(scope, status, reason), scope, receive, send)
 
     # The cache of the process
 
@@ -235,6 +235,8 @@ def _refuse_root_path(app: Any) -> None:  # noqa: ANN401 - any app
         ValueError: The app does, or one that it wraps.
     """
     for _ in range(MAX_WRAPPED):
+        if app is None:
+            return
         root = getattr(app, "root_path", None)
         if isinstance(root, str) and root:
             message = (

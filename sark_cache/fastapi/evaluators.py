@@ -8,10 +8,7 @@ from sark_cache.evaluation import evaluators
 from sark_cache.evaluation.evaluators import AsyncEvaluator
 from sark_cache.fastapi.sources import FromRequest, read_source
 
-HINT: Final = (
-    "a function (user_id, action, resource, context), an object with such a method `evaluate` or "
-    "`__call__`, or a dependency, Depends(...), or a FromRequest that returns one"
-)
+HINT: Final = f"{evaluators.HINT}, or a dependency, Depends(...), or a FromRequest that returns one"
 
 
 def read_evaluator_source(given: Any) -> Any:  # noqa: ANN401 - any argument

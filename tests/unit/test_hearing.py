@@ -2,8 +2,6 @@
 
 import pytest
 
-pytest.importorskip("sark_cache._native")
-
 from sark_cache import RustPolicyCache
 from sark_cache._core.compiled import Lease
 from sark_cache.backends.redis.log import InvalidationLog

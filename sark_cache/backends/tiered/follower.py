@@ -258,10 +258,12 @@ class LogFollower:
             Whether all of them were applied, and the position is that of the last one.
         """
         position = self.position
-        known = [number for number, item in enumerate(news) if item.position == position]
-        new = news[known[-1] + 1 :] if known else news
+        if position is None:
+            return False
+        positions = [item.position for item in news]
+        new = news[positions.index(position) + 1 :] if position in positions else news
         for item in new:
-            if position is None or not position.nonce or item.previous != position.name:
+            if not position.nonce or item.previous != position.name:
                 return False
             position = item.position
         if new:

@@ -9,7 +9,6 @@ After a failure the thread closes its connections and rests before it finds the 
 processes lose a server at the same time, so each rests for a different time.
 """
 
-import selectors
 import socket
 import threading
 import time
@@ -17,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from random import SystemRandom
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 
 from sark_cache._core.compiled import Lease
 from sark_cache._core.poller import forks, lock_across_forks
@@ -26,6 +25,7 @@ from sark_cache.backends.tiered.bell import Bell
 from sark_cache.backends.tiered.connection import LogConnection
 from sark_cache.backends.tiered.failover import SilentSentinelsError
 from sark_cache.backends.tiered.follower import NANOSECONDS, Identity, LogFollower
+from sark_cache.backends.tiered.watch import Watch
 
 CONFIRMATION_SHARE: Final = 0.4
 """The time between two confirmations, as a share of the span."""
@@ -198,7 +198,7 @@ class ReaderThread:
 
     def _rest(self, seconds: float) -> None:
         """Waits before the next attempt. A request for a confirmation ends the wait."""
-        with _Watch(self._receiver) as watch:
+        with Watch(self._receiver) as watch:
             if self._asked is None:
                 watch.wait(seconds)
 
@@ -285,7 +285,7 @@ class ReaderThread:
         due = sent + int(CONFIRMATION_SHARE * span * NANOSECONDS)
         gap = int(min(follower.readers * BELL_SECONDS_PER_READER, BELL_SHARE * span) * NANOSECONDS)
         rings, heard = confirmed, 0
-        with _Watch(self._receiver, bell) as watch:
+        with Watch(self._receiver, bell) as watch:
             while not self._stops and self._asked is None and self._owner.has_caches():
                 news = bell.news() if watch.may_have_rung and bell.is_armed else []
                 acknowledgement = None
@@ -322,53 +322,6 @@ class ReaderThread:
     def _close(self) -> None:
         self._receiver.close()
         self._sender.close()
-
-
-class _Watch:
-    """Waits until this thread is woken, or its bell may have rung.
-
-    Args:
-        receiver: The end of a pair of sockets, which does not block.
-        bell: The bell, which is watched while it is armed.
-    """
-
-    def __init__(self, receiver: socket.socket, bell: Bell | None = None) -> None:
-        self.may_have_rung: bool = True
-        """True if the bell may have a reply. Its client may hold one that it has read already."""
-        self._receiver: Final = receiver
-        self._bell: Final = bell
-        self._listens = False
-        self._selector: Final = _selector()
-        self._selector.register(receiver, selectors.EVENT_READ)
-
-    def __enter__(self) -> Self:
-        """Returns the watch."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Ends the watch."""
-        self._selector.close()
-
-    def wait(self, seconds: float) -> None:
-        """Waits, at most for some seconds."""
-        bell = self._bell
-        if bell is not None and bell.is_armed != self._listens:
-            if self._listens:
-                self._selector.unregister(bell)
-            else:
-                self._selector.register(bell, selectors.EVENT_READ)
-            self._listens = bell.is_armed
-        ready = [key.fileobj for key, _ in self._selector.select(seconds)]
-        self.may_have_rung = bell in ready
-        if self._receiver in ready:
-            with suppress(OSError):
-                while self._receiver.recv(4096):
-                    pass
-
-
-def _selector() -> selectors.BaseSelector:
-    """Returns a selector that a forked child does not share with its parent, where there is one."""
-    return getattr(selectors, "PollSelector", selectors.DefaultSelector)()
 
 
 _lock: Final = lock_across_forks()

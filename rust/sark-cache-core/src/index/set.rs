@@ -13,9 +13,9 @@ const SLOTS: usize = 6;
 /// The mark of a slot is a part of the hash of its entry's key. It only saves a lookup the way to an
 /// entry of another key.
 ///
-/// Where a slot is stored to or dropped, `arc-swap` looks at a record of each thread that has read one:
-/// 10 ns for each of some threads, 80 ns for each of a thousand. So empty slots, which own nothing, are
-/// not dropped.
+/// To store to a slot or to drop one, `arc-swap` looks at a record of each thread that has read a slot.
+/// That takes 10 ns for each thread, and 80 ns if there were a thousand. An empty slot owns nothing, so
+/// it is not dropped.
 #[cfg_attr(not(feature = "shuttle"), repr(align(64)))]
 pub(super) struct Set<E> {
     marks: [AtomicU16; SLOTS],
