@@ -27,8 +27,12 @@ from sark_cache.backends.tiered.authority import Replication, read_replication
 
 T = TypeVar("T")
 
-PAGE: Final = 1_000
-"""The maximum number of items in a reply. The first one is the reader's own position."""
+PAGE: Final = 100
+"""The maximum number of items in a reply. The first one is the reader's own position.
+
+Reading a page takes less than the interpreter's switch interval of 5 ms. With pages of 200, the
+event loop of the process waited for 15 ms at a time, instead of 7 ms.
+"""
 GENERATION: Final = "generation"
 """The field of the readers that names the hash itself. It is another one if the hash was lost."""
 

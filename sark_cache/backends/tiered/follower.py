@@ -67,12 +67,6 @@ A reader without a position needs one of each.
 """
 MAX_FORMER: Final = 64
 """The maximum number of former ids that a registration removes."""
-BUSY_SECONDS: Final = 0.001
-YIELD_SECONDS: Final = 0.0002
-"""While records are applied, the thread sleeps this long after each `BUSY_SECONDS`.
-
-Otherwise the event loop of the process would wait for the interpreter lock.
-"""
 NANOSECONDS: Final = 1e9
 
 
@@ -321,15 +315,11 @@ class LogFollower:
         """Applies records to every cache but the one that made them."""
         # The caches that exist after the reply arrived. A later one has no entry that is older.
         members = self._members()
-        began = time.monotonic()
         for item in items:
             calls = calls_of(item.record, self._prefix)
             for member in members:
                 if not member.own_records.take(item.position.nonce):
                     _call_all(member.cache, calls)
-            if time.monotonic() - began > BUSY_SECONDS:
-                time.sleep(YIELD_SECONDS)
-                began = time.monotonic()
 
     def _note(self, reply: Confirmation, verdict: Verdict, now: float) -> None:
         """Notes the facts of a confirmation, after its records were applied."""

@@ -1,7 +1,7 @@
 """The thread of a reader in one process: its connections, its pauses, and the requests that wait.
 
 A cycle is a confirmation, then a wait for the bell, whose news are applied and acknowledged at
-once. A confirmation is due 0.4 spans after the last one, soon after the bell rang if the news do
+once. A confirmation is due 0.42 spans after the last one, soon after the bell rang if the news do
 not follow the position, and at once if a request waits for it. So one lost cycle does not end the
 lease, which lasts 0.9 spans.
 
@@ -27,7 +27,7 @@ from sark_cache.backends.tiered.failover import SilentSentinelsError
 from sark_cache.backends.tiered.follower import NANOSECONDS, Identity, LogFollower
 from sark_cache.backends.tiered.watch import Watch
 
-CONFIRMATION_SHARE: Final = 0.4
+CONFIRMATION_SHARE: Final = 0.42
 """The time between two confirmations, as a share of the span."""
 BELL_SECONDS: Final = 5.0
 """The time after which a silent bell is armed again, in seconds. So a dead connection is noticed.
