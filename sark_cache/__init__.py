@@ -22,7 +22,13 @@ from sark_cache.cleanup import (
     stop_cache_cleanup,
 )
 from sark_cache.decision import Decision
-from sark_cache.errors import FlagError, InvalidationError, SarkCacheError, SettingsError
+from sark_cache.errors import (
+    BatchLoadError,
+    FlagError,
+    InvalidationError,
+    SarkCacheError,
+    SettingsError,
+)
 from sark_cache.metrics import CacheMetrics
 from sark_cache.protocol import PolicyCacheProtocol
 from sark_cache.rollout.manager import FeatureFlagManager, get_feature_flag_manager
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncCache",
+    "BatchLoadError",
     "CacheCleanupTask",
     "CacheMetrics",
     "CacheSettings",

@@ -189,6 +189,9 @@ class Load:
     @property
     def ahead(self) -> bool:
         """True if the request refreshes an entry in the background."""
+    @property
+    def idle(self) -> bool:
+        """True if another request loads the decision, or if the cache is disabled or closed."""
     def waiting(self) -> int:
         """Returns the number of requests that wait for the loader of this request."""
     @property
@@ -429,6 +432,26 @@ class PolicyStore:
                 many evaluations of the decision have not ended.
             Exception: The exception that the loader raises.
         """
+    def _allowed(
+        self,
+        user_id: str,
+        action: str,
+        resources: list[Any],
+        context: Context | None,
+        policy: str,
+        /,
+    ) -> list[bool | None]: ...
+    def _begin_loads(
+        self,
+        requests: list[Any],
+        loaders: list[Loader],
+        ttl_seconds: float | None,
+        sensitivity: str | None,
+        tags: Collection[str],
+        policy: str,
+        /,
+    ) -> list[Load | None]: ...
+    def _count_loads(self, count: int, errors: int, /) -> None: ...
     def _count_load_error(self) -> None: ...
     def _lead_refresh(
         self,

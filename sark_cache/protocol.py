@@ -4,11 +4,13 @@ from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
+from sark_cache._core import arguments
 from sark_cache._core.arguments import NOT_GIVEN
 from sark_cache.decision import Decision
 from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, CacheMetrics, LatencyHistogram
 from sark_cache.types import (
     BatchEntry,
+    BatchLoader,
     BatchRequest,
     Context,
     JSONObject,
@@ -133,6 +135,24 @@ class PolicyCacheProtocol(Protocol):
         policy: str = "",
     ) -> Coroutine[object, None, JSONObject]:
         """Returns the cached decision. On a miss, runs the loader and stores its decision."""
+        ...
+
+    def get_or_load_many(
+        self,
+        requests: Iterable[BatchRequest],
+        loader: BatchLoader,
+        *,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        tags: Collection[str] = (),
+        policy: str = "",
+        max_batch: int = arguments.DEFAULT_MAX_BATCH,
+    ) -> Coroutine[object, None, list[JSONObject]]:
+        """Returns a decision for each request. On misses, calls the loader for all of them.
+
+        Raises:
+            BatchLoadError: The loader raised, or returned no decision for some of the requests.
+        """
         ...
 
     def get_batch(

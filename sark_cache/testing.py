@@ -25,14 +25,15 @@ from sark_cache.backends._shared.loading import replacing
 from sark_cache.backends.native import RustPolicyCache
 from sark_cache.backends.null import NullPolicyCache
 from sark_cache.selection import registry as process
-from sark_cache.types import Context, Loaded, Loader
+from sark_cache.types import BatchLoader, Context, Loaded, Loader
 
 Request: TypeAlias = tuple[str, str, str, Context | None]
 """`(user_id, action, resource, context)`."""
 
 LOOK_UPS: Final = frozenset({"get", "get_decision", "get_or_load"})
 RECORDED: Final = (
-    *("get", "get_decision", "get_or_load", "get_batch", "set", "set_batch", "preload_cache"),
+    *("get", "get_decision", "get_or_load", "get_or_load_many", "get_batch"),
+    *("set", "set_batch", "preload_cache"),
     *("delete", "invalidate", "invalidate_pattern", "clear", "clear_all"),
 )
 
@@ -57,7 +58,7 @@ class RecordingPolicyCache(RustPolicyCache):
         self.calls: Final[list[Call]] = []
         """The calls that looked up, stored or revoked decisions, in order."""
         self.evaluated: Final[list[Request]] = []
-        """The requests of `get_or_load` whose loader ran."""
+        """The requests of `get_or_load` and `get_or_load_many` for which a loader ran."""
 
     @property
     def requests(self) -> list[Request]:
@@ -72,6 +73,18 @@ class RecordingPolicyCache(RustPolicyCache):
         """Clears the recorded calls. The cached decisions stay."""
         self.calls.clear()
         self.evaluated.clear()
+
+    def _allowed(
+        self,
+        user_id: str,
+        action: str,
+        resources: list[Any],
+        context: Context | None,
+        policy: str,
+        /,
+    ) -> list[bool | None]:
+        del user_id, action, context, policy
+        return [None] * len(resources)  # `filter_allowed` then calls `get_or_load_many`
 
 
 def _request(arguments: Mapping[str, Any]) -> Request:
@@ -93,8 +106,12 @@ def _recording(name: str) -> Callable[..., Any]:
             named[argument] = given.arguments[argument] = _read(argument, value)
         loader: Any = named.pop("loader", None)
         if callable(loader):
-            loads = cast("Loader", loader)
-            given.arguments["loader"] = _recording_loader(self, loads, _request(named))
+            if name == "get_or_load_many":
+                loads_many = cast("BatchLoader", loader)
+                given.arguments["loader"] = _recording_batch_loader(self, loads_many)
+            else:
+                loads = cast("Loader", loader)
+                given.arguments["loader"] = _recording_loader(self, loads, _request(named))
         self.calls.append(Call(name, deepcopy(named)))
         _recording_now.is_set = True
         try:
@@ -128,6 +145,14 @@ def _recording_loader(cache: RecordingPolicyCache, loader: Loader, request: Requ
     def load() -> Awaitable[Any]:
         cache.evaluated.append(request)
         return loader()
+
+    return load
+
+
+def _recording_batch_loader(cache: RecordingPolicyCache, loader: BatchLoader) -> BatchLoader:
+    def load(requests: list[Request]) -> Awaitable[Any]:
+        cache.evaluated.extend(requests)
+        return loader(requests)
 
     return load
 

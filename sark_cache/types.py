@@ -9,6 +9,7 @@ from sark_cache._core.limits import MAX_TAGS
 
 __all__ = [
     "BatchEntry",
+    "BatchLoader",
     "BatchRequest",
     "Context",
     "JSONObject",
@@ -63,6 +64,15 @@ class Loaded:
 
 Loader: TypeAlias = Callable[[], Awaitable[Mapping[str, Any] | Loaded]]
 """An async function without arguments that evaluates one request and returns the decision."""
+
+BatchLoader: TypeAlias = Callable[
+    [list[tuple[str, str, str, Context | None]]],
+    Awaitable[list[Any] | tuple[Any, ...]],
+]
+"""An async function that evaluates many requests, `(user_id, action, resource, context)`.
+
+It returns a list with a decision, a `Loaded` or an exception for each request, in their order.
+"""
 
 RevalidateCallback: TypeAlias = Callable[
     [str, str, str, Context | None], Awaitable[Mapping[str, Any] | Loaded | None]

@@ -1,15 +1,18 @@
 """Tables of the pages that are made from the code, so that they cannot be out of date.
 
 A table stands between `<!-- table: NAME -->` and `<!-- /table -->`: `settings` has all settings,
-`metrics` all exported metrics, from a real scrape and a real collection of a cache. The build of
-the site makes them again, and a test compares them with the files. To write them into the files:
+`metrics` all exported metrics, from a real scrape and a real collection of a cache. `consistency`
+and `fleet` have the saved figures of the history checker and of the fleet. The build of the site
+makes them again, and a test compares them with the files. To write them into the files:
 
     python docs/hooks/tables.py
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Final
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -25,6 +28,8 @@ UNUSED = "redis://localhost"
 """The URL of a cache that is never used. It connects to nothing, and has every metric."""
 TABLE = re.compile(r"^(<!-- table: (\w+) -->)\n.*?^(<!-- /table -->)$", re.MULTILINE | re.DOTALL)
 PAGES = Path(__file__).parents[1]
+SPANS: Final = ("0.25", "1", "5")
+"""The values of `max_staleness` with which the history checker ran, in seconds."""
 
 
 def on_page_markdown(markdown: str, **_context: object) -> str:
@@ -82,6 +87,81 @@ def metrics() -> Iterator[str]:
         raise ValueError(message)
 
 
+def consistency() -> Iterator[str]:
+    """Yields a row for each fault: the answers, and the worst of each span."""
+    found = {span: saved(f"consistency-{span}.json") for span in SPANS}
+    spans = " / ".join(f"{span} s" for span in SPANS)
+    yield (
+        f"| Fault | Answers | Revocations | Longest staleness at {spans} | "
+        f"Settled, p50 at {spans} | p99 at {spans} | Flushes | Hit ratio back | Violations |"
+    )
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+    for fault in found[SPANS[0]]:
+        runs = [found[span][fault] for span in SPANS]
+
+        def of_each(name: str, runs: list[Any] = runs) -> str:
+            return " / ".join(milliseconds(run[name]) for run in runs)
+
+        yield row(
+            f"`{fault}`",
+            f"{sum(run['answers'] for run in runs):,}",
+            f"{sum(run['revocations'] for run in runs):,}",
+            of_each("worst_staleness"),
+            of_each("settle_p50"),
+            of_each("settle_p99"),
+            f"{sum(run['flushes'] for run in runs)}",
+            f"{max(run['slowest_recovery'] or 0.0 for run in runs):.1f} s",
+            f"{sum(run['violations'] for run in runs)}",
+        )
+
+
+def fleet() -> Iterator[str]:
+    """Yields a row for each measurement of a fleet."""
+    found = saved("fleet.json")
+    yield "| Measurement | |"
+    yield "|---|---|"
+    hit = found["hit"]
+    yield row(
+        "a hit of `get_decision` of a `TieredPolicyCache`, and of a `RustPolicyCache`",
+        f"{hit['tiered_ns']:.0f} ns, {hit['native_ns']:.0f} ns: {hit['difference_ns']:.0f} ns more",
+    )
+    for name, figures in found["revocations"].items():
+        if "ms" in figures:
+            yield row(name, f"{figures['ms'] / 1e3:.3f} s")
+        else:
+            yield row(
+                name, f"settled: p50 {figures['p50_ms']:.1f} ms, p99 {figures['p99_ms']:.1f} ms"
+            )
+    bare = found["bare_sockets"]
+    yield row(
+        f"{bare['processes']} processes with nothing but a socket, 10 records a second",
+        f"acknowledged: p50 {bare['p50_ms']:.1f} ms, p99 {bare['p99_ms']:.1f} ms",
+    )
+    for replay in found["replay"]:
+        how = "one by one" if replay["applied"] else "as one flush"
+        yield row(
+            f"{replay['records']:,} records that a stopped process did not see, applied {how}",
+            f"after {replay['seconds'] * 1e3:.0f} ms; event loop blocked for at most "
+            f"{replay['event_loop_blocked_ms']:.0f} ms; "
+            f"{replay['memory_grown_mib']:.1f} MiB more memory",
+        )
+    idle = found["idle_readers"]
+    yield row(
+        f"{idle['readers']} idle readers, `max_staleness` {idle['max_staleness']:g} s",
+        f"{idle['percent_of_a_core']:.1f} % of a core of the server",
+    )
+
+
+def saved(name: str) -> Any:  # noqa: ANN401 - as JSON is
+    """Returns saved figures."""
+    return json.loads((PAGES / "benchmarks" / name).read_text(encoding="utf-8"))
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Returns a duration as text, in ms."""
+    return "none" if seconds is None else f"{seconds * 1e3:.0f} ms"
+
+
 def scraped() -> list[Metric]:
     """Returns the metrics of a Prometheus scrape of a cache."""
     registry = CollectorRegistry()
@@ -131,7 +211,12 @@ def row(*cells: str | None) -> str:
     return f"| {' | '.join((cell or '').replace('|', '&#124;') for cell in cells)} |"
 
 
-TABLES: dict[str, Callable[[], Iterator[str]]] = {"settings": settings, "metrics": metrics}
+TABLES: dict[str, Callable[[], Iterator[str]]] = {
+    "settings": settings,
+    "metrics": metrics,
+    "consistency": consistency,
+    "fleet": fleet,
+}
 
 
 if __name__ == "__main__":

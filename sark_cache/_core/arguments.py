@@ -18,6 +18,7 @@ from sark_cache._core.limits import (
 )
 
 NAMESPACE = re.compile(r"[A-Za-z0-9._:/-]{0,64}")
+DEFAULT_MAX_BATCH = 1_000
 DEFAULT_MAX_STALENESS = 1.0
 MIN_MAX_STALENESS = 0.05
 MAX_MAX_STALENESS = 60.0
@@ -185,6 +186,21 @@ def check_loader(loader: object) -> None:
         refuse("loader", "an async function without arguments", loader)
 
 
+def read_max_batch(max_batch: object) -> int:
+    """Returns the maximum number of requests in one call of a loader, checked.
+
+    Raises:
+        TypeError: It is not an int.
+        ValueError: It is less than 1.
+    """
+    if not isinstance(max_batch, int) or isinstance(max_batch, bool):
+        refuse("max_batch", "an int", max_batch)
+    if max_batch < 1:
+        message = f"max_batch must be at least 1, not {max_batch}"
+        raise ValueError(message)
+    return max_batch
+
+
 def read_tags(tags: object) -> tuple[str, ...]:
     """Returns the tags of a decision, which may be any iterable except str, bytes or a mapping.
 
@@ -335,6 +351,25 @@ def read_requests(requests: object) -> list[Row]:
         TypeError: `requests` is not an iterable of such rows.
     """
     return _read_rows("requests", requests, range(3, 5), "(user_id, action, resource, context)")
+
+
+def read_iterable(argument: str, given: Any) -> list[Any]:  # noqa: ANN401 - checked here
+    """Returns the items of an iterable, which is read once.
+
+    Raises:
+        TypeError: It is not an iterable of such items.
+    """
+    if not _is_collection(given):
+        refuse(argument, "a list of tuples", given)
+    items: Iterable[Any] = given
+    return list(items)
+
+
+def check_resources(given: Any) -> Any:  # noqa: ANN401 - any iterable
+    """Returns `given`. Raises a TypeError unless it is an iterable, but not a str."""
+    if not _is_collection(given):
+        refuse("resources", "an iterable of resources", given)
+    return given
 
 
 def read_entries(entries: object) -> list[Row]:

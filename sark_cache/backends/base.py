@@ -8,14 +8,26 @@ its own rules for the native cache: `load/lifetime.rs` chooses a time to live, a
 reads the same constants.
 """
 
-from collections.abc import Collection, Coroutine, Iterable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+)
+from contextlib import aclosing
 from types import TracebackType
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
-from sark_cache._core import limits
+from sark_cache._core import arguments, limits
 from sark_cache._core.coroutines import returns_awaitable
+from sark_cache.backends._shared.filtering import allowed_parts
 from sark_cache.protocol import PolicyCacheProtocol
-from sark_cache.types import BatchEntry, RevalidateCallback
+from sark_cache.types import BatchEntry, BatchLoader, Context, RevalidateCallback
+
+T = TypeVar("T")
 
 
 class BasePolicyCache:
@@ -62,6 +74,88 @@ class BasePolicyCache:
     ) -> Coroutine[object, None, int]:
         """Stores many decisions, as `set_batch` does. Returns the number of decisions stored."""
         return self.set_batch(preload_data, tags=tags, stamp=stamp, policy=policy)
+
+    async def filter_allowed(
+        self: PolicyCacheProtocol,
+        user_id: str,
+        action: str,
+        resources: Iterable[T] | AsyncIterable[T],
+        loader: BatchLoader,
+        context: Context | None = None,
+        *,
+        key: Callable[[T], str] | None = None,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        tags: Collection[str] = (),
+        policy: str = "",
+        max_batch: int = arguments.DEFAULT_MAX_BATCH,
+    ) -> list[T]:
+        """Returns the resources on which the user may perform the action, in their order.
+
+        A resource is allowed if the `allow` of its decision is `True`. The decisions come from the
+        cache, and those that are missing from the loader, as in `get_or_load_many`.
+
+        Args:
+            user_id: The user.
+            action: The action.
+            resources: The resources, or objects that have one. At most 4 × `max_batch` are read
+                ahead.
+            loader: An async function that evaluates many requests, as in `get_or_load_many`.
+            context: Further facts that every decision depends on: a JSON object.
+            key: Returns the resource of an object. None: the objects are the resources.
+            ttl_seconds: The time to live in seconds, as in `get_or_load`.
+            sensitivity: A name in `OPTIMIZED_TTL`, which limits the time to live.
+            tags: Names by which all these decisions can be revoked.
+            policy: The policy that the loader evaluates.
+            max_batch: The maximum number of requests in one call of the loader.
+
+        Raises:
+            TypeError: An argument has the wrong type. The message names it.
+            BatchLoadError: The loader raised, or returned no decision for some of the resources.
+        """
+        allowed: list[T] = []
+        parts = allowed_parts(
+            *(self, user_id, action, resources, loader, context, key, max_batch),
+            ttl_seconds=ttl_seconds,
+            sensitivity=sensitivity,
+            tags=tags,
+            policy=policy,
+        )
+        async for part in parts:
+            allowed += part
+        return allowed
+
+    async def filter_allowed_stream(
+        self: PolicyCacheProtocol,
+        user_id: str,
+        action: str,
+        resources: Iterable[T] | AsyncIterable[T],
+        loader: BatchLoader,
+        context: Context | None = None,
+        *,
+        key: Callable[[T], str] | None = None,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        tags: Collection[str] = (),
+        policy: str = "",
+        max_batch: int = arguments.DEFAULT_MAX_BATCH,
+    ) -> AsyncGenerator[T, None]:
+        """Yields what `filter_allowed` returns. Takes the memory of 4 × `max_batch` resources.
+
+        A decision is checked when its part is evaluated, so up to 4 × `max_batch` resources are
+        yielded by decisions that were made before the first of them was yielded.
+        """
+        parts = allowed_parts(
+            *(self, user_id, action, resources, loader, context, key, max_batch),
+            ttl_seconds=ttl_seconds,
+            sensitivity=sensitivity,
+            tags=tags,
+            policy=policy,
+        )
+        async with aclosing(parts):
+            async for part in parts:
+                for one in part:
+                    yield one
 
     def set_revalidate_callback(self, callback: RevalidateCallback | None) -> None:
         """Sets the callback that refreshes stale entries. None: nothing is refreshed.

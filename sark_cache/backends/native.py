@@ -1,20 +1,28 @@
 """`RustPolicyCache`: authorization decisions cached in this process, in Rust."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import ClassVar, Final, Literal
+from collections.abc import Collection, Coroutine, Iterable, Sequence
+from typing import ClassVar, Final, Literal, cast
 
+from sark_cache._core import arguments
 from sark_cache._core.compiled import Lease, PolicyStore
 from sark_cache._core.coroutines import Deferred, returns_awaitable
 from sark_cache._core.fault_log import FaultLog
 from sark_cache.backends._shared.background_refresh import Refreshes, running_loop
 from sark_cache.backends._shared.latency import whole_nanoseconds
+from sark_cache.backends._shared.load_many import Evaluation, complete, lead_many, merged
 from sark_cache.backends._shared.loading import refresh
 from sark_cache.backends._shared.revalidation import Revalidation
 from sark_cache.backends._shared.ttl import warn_of_unknown
 from sark_cache.backends.base import BasePolicyCache
 from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, CacheMetrics, LatencyHistogram
-from sark_cache.types import Context, RevalidateCallback
+from sark_cache.types import (
+    BatchLoader,
+    BatchRequest,
+    Context,
+    JSONObject,
+    RevalidateCallback,
+)
 
 
 class RustPolicyCache(BasePolicyCache, PolicyStore):
@@ -72,6 +80,62 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
         self._revalidation = Revalidation(None)
         self._faults: Final = FaultLog(self.backend)
         self._refreshes: Final = Refreshes(self._faults.report)
+
+    async def get_or_load_many(
+        self,
+        requests: Iterable[BatchRequest],
+        loader: BatchLoader,
+        *,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        tags: Collection[str] = (),
+        policy: str = "",
+        max_batch: int = arguments.DEFAULT_MAX_BATCH,
+    ) -> list[JSONObject]:
+        """Returns a decision for each request. On misses, calls the loader once for all of them.
+
+        Every decision is stored separately, and any other request for it waits for this load. A
+        decision that another request is loading is waited for, and the loader is not asked for it.
+        If a decision is revoked during the load, it is returned and not stored. Hits cost as much
+        as those of `get_batch`.
+
+        Args:
+            requests: `(user_id, action, resource, context)` for each request. The context is
+                optional.
+            loader: An async function that takes the requests that missed, in their order. It
+                returns a list: for each request a decision, or a `Loaded` with the decision, its
+                time to live and its tags, or an exception.
+            ttl_seconds: The time to live in seconds, as in `get_or_load`.
+            sensitivity: A name in `OPTIMIZED_TTL`, which limits the time to live.
+            tags: Names by which all these decisions can be revoked.
+            policy: The policy that the loader evaluates.
+            max_batch: The maximum number of requests in one call of the loader. If more requests
+                miss, it is called several times, at most 4 times at once.
+
+        Returns:
+            New dicts, in the order of the requests.
+
+        Raises:
+            TypeError: An argument has the wrong type. The message names it.
+            ValueError: `ttl_seconds` is negative or NaN, or `max_batch` is less than 1.
+            BatchLoadError: The loader raised, or returned no decision for some of the requests. It
+                has the decisions of all other requests. These are stored.
+        """
+        rows = arguments.read_iterable("requests", requests)
+        evaluation = Evaluation(self, loader, rows, max_batch)
+        names = arguments.read_tags(tags)
+        arguments.read_ttl(ttl_seconds)
+        arguments.check_optional("sensitivity", sensitivity)
+        found = await super().get_batch(rows, policy=policy)  # not one of a subclass
+        if None not in found:
+            return cast("list[JSONObject]", found)
+        missed = [place for place, decision in enumerate(found) if decision is None]
+        misses = evaluation.of(missed)
+        loaders = [misses.loader_at(place) for place in range(len(missed))]
+        loads = self._begin_loads(misses.rows, loaders, ttl_seconds, sensitivity, names, policy)
+        serves = self.enabled and not self.closed
+        answers = await lead_many(misses, loads, self._count_loads, serves=serves)
+        return complete(merged(found, missed, answers))
 
     @property
     def metrics(self) -> CacheMetrics:

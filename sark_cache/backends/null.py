@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from sark_cache._core import arguments
 from sark_cache._core.arguments import NOT_GIVEN
 from sark_cache._core.coroutines import Deferred, returns_awaitable
+from sark_cache.backends._shared.load_many import Evaluation, complete, evaluate_alone
 from sark_cache.backends._shared.loading import evaluate
 from sark_cache.backends._shared.recorder import MetricsRecorder, RecordedMetrics
 from sark_cache.backends.base import BasePolicyCache
@@ -13,6 +14,7 @@ from sark_cache.decision import Decision
 from sark_cache.metrics import CacheMetrics
 from sark_cache.types import (
     BatchEntry,
+    BatchLoader,
     BatchRequest,
     Context,
     JSONObject,
@@ -135,6 +137,35 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
         self._count("misses")
         self._count("loads")
         return await evaluate(loader, lambda: self._count("load_errors"), self)
+
+    async def get_or_load_many(
+        self,
+        requests: Iterable[BatchRequest],
+        loader: BatchLoader,
+        *,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        tags: Collection[str] = (),
+        policy: str = "",
+        max_batch: int = arguments.DEFAULT_MAX_BATCH,
+    ) -> list[JSONObject]:
+        """Runs the loader for all requests. Counts each as a miss and a load.
+
+        Raises:
+            BatchLoadError: The loader raised, or returned no decision for some of the requests.
+        """
+        rows = arguments.read_requests(requests)
+        evaluation = Evaluation(self, loader, rows, max_batch)
+        arguments.read_ttl(ttl_seconds)
+        arguments.check_optional("sensitivity", sensitivity)
+        arguments.read_tags(tags)
+        arguments.read_policy(policy)
+        self._count("batch_operations")
+        self._count("misses", len(rows))
+        self._count("loads", len(rows))
+        answers = await evaluate_alone(evaluation)
+        self._count("load_errors", sum(isinstance(one, Exception) for one in answers))
+        return complete(answers)
 
     async def get_batch(
         self, requests: Iterable[BatchRequest], *, policy: str = ""

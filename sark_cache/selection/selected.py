@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 from sark_cache._core import arguments
 from sark_cache._core.arguments import NOT_GIVEN
 from sark_cache._core.coroutines import returns_awaitable
+from sark_cache.backends._shared.load_many import Answer, all_of, answers_of, complete
 from sark_cache.backends.base import BasePolicyCache
 from sark_cache.backends.redis import PolicyCache
 from sark_cache.decision import Decision
@@ -17,6 +18,7 @@ from sark_cache.selection.registry import LinkedNullPolicyCache, ProcessCache, o
 from sark_cache.selection.selector import Selection, get_selection
 from sark_cache.types import (
     BatchEntry,
+    BatchLoader,
     BatchRequest,
     Context,
     JSONObject,
@@ -187,6 +189,54 @@ class SelectedPolicyCache(BasePolicyCache):
             tags=tags,
             policy=policy,
         )
+
+    async def get_or_load_many(
+        self,
+        requests: Iterable[BatchRequest],
+        loader: BatchLoader,
+        *,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        tags: Collection[str] = (),
+        policy: str = "",
+        max_batch: int = arguments.DEFAULT_MAX_BATCH,
+    ) -> list[JSONObject]:
+        """Returns a decision for each request. On misses, calls the loader for all of them.
+
+        If the users have different caches, it is called for each cache.
+
+        Raises:
+            BatchLoadError: The loader raised, or returned no decision for some of the requests.
+        """
+        rows = arguments.read_requests(requests)
+        names = arguments.read_tags(tags)
+        answers: list[Answer] = [{}] * len(rows)
+
+        async def load(cache: ProcessCache, places: list[int]) -> None:
+            found = await answers_of(
+                cache.get_or_load_many(
+                    [rows[place] for place in places],
+                    loader,
+                    ttl_seconds=ttl_seconds,
+                    sensitivity=sensitivity,
+                    tags=names,
+                    policy=policy,
+                    max_batch=max_batch,
+                )
+            )
+            for place, answer in zip(places, found, strict=True):
+                answers[place] = answer
+
+        parts = self._rows_by_cache(rows)
+        if not parts:  # the arguments are checked by any cache
+            return await self._for("").get_or_load_many(
+                [], loader, tags=names, policy=policy, max_batch=max_batch
+            )
+        if len(parts) == 1:  # in the task of the caller
+            await load(*parts[0])
+        else:
+            await all_of([load(*part) for part in parts])
+        return complete(answers)
 
     async def get_batch(
         self, requests: Iterable[BatchRequest], *, policy: str = ""

@@ -18,9 +18,11 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sark_cache import TieredPolicyCache
 from sark_cache.backends.redis.log import InvalidationLog
+from sark_cache.backends.redis.settle import FIRST_PAUSE_SECONDS, PAUSE_GROWTH
 from servers import Server
 from tiers import tier
 
@@ -81,15 +83,49 @@ async def main(url):
 asyncio.run(main(sys.argv[1]))
 """
 
+BARE = """
+import re, socket, sys, threading
+
+host, port, name = sys.argv[1], int(sys.argv[2]), sys.argv[3].encode()
+
+def packed(*parts):
+    sized = (b"$%d\\r\\n%b\\r\\n" % (len(one), one) for one in parts)
+    return b"*%d\\r\\n" % len(parts) + b"".join(sized)
+
+def read(after):
+    return packed(b"XREAD", b"BLOCK", b"0", b"STREAMS", b"log", after)
+
+def follow(connection):
+    while received := connection.recv(65536):
+        ids = re.findall(rb"[0-9]{10,}-[0-9]+", received)
+        if ids:
+            connection.sendall(packed(b"HSET", b"readers", name, ids[-1]) + read(ids[-1]))
+
+connection = socket.create_connection((host, port))
+connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+connection.sendall(read(b"0-0"))
+threading.Thread(target=follow, args=(connection,), daemon=True).start()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+"""The least that a process can do: it reads news from a socket, and acknowledges them."""
+
 
 @contextmanager
 def fleet(url, processes, readers=1):
     """Starts processes with tiered caches, and provides them once all are registered."""
+    with started([MEMBER, url, str(readers)] for _ in range(processes)) as members:
+        yield members
+
+
+@contextmanager
+def started(programs):
+    """Starts processes, each with a program and arguments. Provides them once all are ready."""
     with ExitStack() as stack:
         members = []
-        for _ in range(processes):
+        for program in programs:
             member = subprocess.Popen(
-                [sys.executable, "-c", MEMBER, url, str(readers)],
+                [sys.executable, "-c", *program],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -156,6 +192,27 @@ async def measure_revocations(server):
                 show(name, found[name])
                 members[0].send_signal(signal.SIGCONT)
         server.command("FLUSHALL")
+    return found
+
+
+def measure_bare_sockets(server):
+    """Returns how long readers take to acknowledge that do nothing else, and have no cache."""
+    at = urlsplit(server.url)
+    durations = []
+    processes = max(PROCESSES)
+    with started([BARE, at.hostname, str(at.port), str(one)] for one in range(processes)):
+        for _ in range(100):
+            time.sleep(0.1)
+            called = time.perf_counter()
+            added = server.command("XADD", "log", "*", "r", '{"user_id": "alice"}')
+            pause = FIRST_PAUSE_SECONDS
+            while server.command("HVALS", "readers") != [added] * processes:
+                time.sleep(pause)
+                pause *= PAUSE_GROWTH
+            durations.append(time.perf_counter() - called)
+    server.command("FLUSHALL")
+    found = {"processes": processes, **figures(sorted(durations))}
+    show("bare sockets", found)
     return found
 
 
@@ -258,6 +315,7 @@ def main():
         found = {
             "hit": asyncio.run(measure_hits(server)),
             "revocations": asyncio.run(measure_revocations(server)),
+            "bare_sockets": measure_bare_sockets(server),
             "replay": [measure_replay(server, records) for records in (10_000, 1_000_000)],
             "idle_readers": measure_idle_readers(server),
         }

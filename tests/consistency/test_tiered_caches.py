@@ -31,6 +31,7 @@ SECONDS = 5.0
             0.25,
             id="processes",
         ),
+        pytest.param((faults.FailoverOrdered,), 1.0, id="failover"),
         pytest.param(
             (faults.WorkersCutOff, faults.ConnectionsReset, faults.ClientsKilled), 1.0, id="network"
         ),

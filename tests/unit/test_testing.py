@@ -30,6 +30,29 @@ def recording():
     return RecordingPolicyCache(max_size=10)
 
 
+async def test_the_requests_of_a_batch_are_recorded_with_those_that_were_evaluated(recording):
+    async def load(requests):
+        return [ALLOW] * len(requests)
+
+    await recording.set("alice", "read", "doc-0", ALLOW)
+    names = ["doc-0", "doc-1", "doc-2"]
+    assert await recording.filter_allowed("alice", "read", names, load) == names
+    [asked] = recording.calls_of("get_or_load_many")
+    assert asked["requests"] == [("alice", "read", name, None) for name in names]
+    assert recording.evaluated == [("alice", "read", name, None) for name in names[1:]]
+    assert [call.method for call in recording.calls] == ["set", "get_or_load_many"]
+
+
+async def test_every_evaluation_of_a_batch_is_replaced():
+    async def load(requests):
+        pytest.fail("this loader must not run")
+
+    cache = RustPolicyCache()
+    with deny_all():
+        assert await cache.get_or_load_many([ALICE, ("bob", "read", "doc")], load) == [DENY] * 2
+    assert await cache.size() == 0
+
+
 async def test_it_is_a_real_cache(recording):
     assert isinstance(recording, PolicyCacheProtocol)
     assert isinstance(recording, RustPolicyCache)

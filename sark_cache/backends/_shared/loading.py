@@ -26,9 +26,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from sark_cache._core.json import type_name
 from sark_cache._core.observers import observers, observers_for
 from sark_cache.types import JSONObject, Loaded, Loader
 
@@ -126,6 +128,28 @@ async def evaluated_ahead(evaluation: LoaderRun) -> LoadResult | None:
     return _read_renewal(await _start(evaluation.loader, evaluation, _read_renewal))
 
 
+async def evaluated_many(
+    cache: object, loader: Callable[[], Awaitable[Any]], count: int
+) -> list[LoadResult | Exception]:
+    """Runs a loader for many requests. Returns the result of each, or why it has none.
+
+    Args:
+        cache: The cache of the requests.
+        loader: The loader. Its result has a decision, a `Loaded` or an exception for each request.
+        count: The number of requests.
+
+    Raises:
+        TypeError: The loader does not return that many.
+    """
+
+    async def ask() -> object:
+        if _replacements:
+            return [_replacements[-1]] * count
+        return await _start(loader, None, _read_nothing)
+
+    return _read_many(count, await _start(ask, LoaderRun(cache, ask), partial(_read_many, count)))
+
+
 async def refresh(load: "Load") -> None:
     """Leads a load in the background. Raises the exception of its loader."""
     current_flights.set(())  # no loader waits for this task
@@ -209,7 +233,7 @@ async def _replacement() -> Loaded:
 def _start(
     loader: Callable[[], Awaitable[Any]],
     evaluation: "Load | LoaderRun | None",
-    read: Callable[[Any], LoadResult | None],
+    read: Callable[[Any], object],
 ) -> Awaitable[Any]:
     if observers and evaluation is not None:
         return _observed(evaluation, read)
@@ -218,16 +242,14 @@ def _start(
     loading = loader()
     if not isawaitable(loading):
         message = (
-            f"loader must be an async function without arguments: it returned "
+            f"loader must be an async function: it returned "
             f"{type(loading).__qualname__}, which cannot be awaited"
         )
         raise TypeError(message)
     return loading
 
 
-async def _observed(
-    evaluation: "Load | LoaderRun", read: Callable[[Any], LoadResult | None]
-) -> Any:  # noqa: ANN401
+async def _observed(evaluation: "Load | LoaderRun", read: Callable[[Any], object]) -> Any:  # noqa: ANN401
     """Evaluates within the context managers of the observers.
 
     The result is checked within them, so observers see the TypeError of a wrong result.
@@ -254,6 +276,33 @@ def _read_decision(loaded: object) -> LoadResult:
         )
         raise TypeError(message)
     return result
+
+
+def _read_many(count: int, loaded: object) -> list[LoadResult | Exception]:
+    given = type_name(loaded)
+    results = cast("list[object]", [*loaded]) if isinstance(loaded, list | tuple) else None
+    if results is None or len(results) != count:
+        given = given if results is None else f"a {given} of {len(results):,}"
+        message = (
+            "loader must return a list with a decision, a Loaded or an exception for each of the "
+            f"{count:,} requests, in their order, not {given}"
+        )
+        raise TypeError(message)
+    return [_read_one(one) for one in results]
+
+
+def _read_one(loaded: object) -> LoadResult | Exception:
+    if isinstance(loaded, Exception):
+        return loaded
+    try:
+        return _read_decision(loaded)
+    except TypeError as error:
+        return error
+
+
+def _read_nothing(loaded: object) -> LoadResult | None:
+    del loaded
+    return None
 
 
 def _read_renewal(loaded: object) -> LoadResult | None:

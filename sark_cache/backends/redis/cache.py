@@ -1,5 +1,6 @@
 """`PolicyCache`: authorization decisions in Redis or Valkey, shared by all processes."""
 
+import asyncio
 from collections.abc import (
     Awaitable,
     Callable,
@@ -20,6 +21,13 @@ from sark_cache._core.errors import UnavailableError, describe
 from sark_cache._core.json import NotJSONError
 from sark_cache._core.keys import RequestKey, Scope
 from sark_cache.backends._shared.defaults import settings_in_force, url_in_environment
+from sark_cache.backends._shared.load_many import (
+    Evaluation,
+    Gathering,
+    complete,
+    evaluate_alone,
+    merged,
+)
 from sark_cache.backends._shared.loading import evaluate
 from sark_cache.backends._shared.recorder import MetricsRecorder, RecordedMetrics
 from sark_cache.backends._shared.revalidation import Revalidation
@@ -40,6 +48,7 @@ from sark_cache.errors import InvalidationError
 from sark_cache.metrics import SETTLE_BOUNDS_SECONDS, CacheMetrics, LatencyHistogram
 from sark_cache.types import (
     BatchEntry,
+    BatchLoader,
     BatchRequest,
     Context,
     JSONObject,
@@ -447,6 +456,91 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             return await self._load_runner.load_alone(loader)
         return await self._load_runner.load_shared(request, found, loader, lifetime, names)
 
+    async def get_or_load_many(
+        self,
+        requests: Iterable[BatchRequest],
+        loader: BatchLoader,
+        *,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        tags: Collection[str] = (),
+        policy: str = "",
+        max_batch: int = arguments.DEFAULT_MAX_BATCH,
+    ) -> list[JSONObject]:
+        """Returns a decision for each request. On misses, calls the loader once for all of them.
+
+        The look-up takes one round trip for each 500 requests. Each miss takes one more, and one to
+        store its decision, some at the same time. The rest is as in `get_or_load`: any other
+        request for one of the decisions in this process waits for this load.
+
+        Args:
+            requests: `(user_id, action, resource, context)` for each request. The context is
+                optional.
+            loader: An async function that takes the requests that missed, in their order. It
+                returns a list: for each request a decision, or a `Loaded` with the decision, its
+                time to live and its tags, or an exception.
+            ttl_seconds: The time to live in seconds, as in `get_or_load`.
+            sensitivity: A name in `OPTIMIZED_TTL`, which limits the time to live.
+            tags: Names by which all these decisions can be revoked.
+            policy: The policy that the loader evaluates.
+            max_batch: The maximum number of requests in one call of the loader. If more requests
+                miss, it is called several times, at most 4 times at once.
+
+        Returns:
+            New dicts, in the order of the requests.
+
+        Raises:
+            TypeError: An argument has the wrong type. The message names it.
+            ValueError: `ttl_seconds` is negative or NaN, or `max_batch` is less than 1.
+            BatchLoadError: The loader raised, or returned no decision for some of the requests. It
+                has the decisions of all other requests. These are stored.
+        """
+        rows = arguments.read_requests(requests)
+        evaluation = Evaluation(self, loader, rows, max_batch)
+        names = arguments.read_tags(tags)
+        lifetime = self._lifetime(arguments.read_ttl(ttl_seconds), sensitivity)
+        arguments.check_optional("sensitivity", sensitivity)
+        arguments.read_policy(policy)
+        if not self._serves:
+            answers = await evaluate_alone(evaluation)
+            superseded = [
+                (*row,)
+                for row, answer in zip(rows, answers, strict=True)
+                if not isinstance(answer, Exception)
+            ]
+            self._writer.supersede(policy, superseded)
+            return complete(answers)
+        self._recorder.count("batch_operations")
+        found = await self._find_batch("get_or_load_many", policy, rows)
+        missed = [place for place, decision in enumerate(found) if decision is None]
+        self._recorder.count("hits", len(rows) - len(missed))
+        misses = evaluation.of(missed)
+        gathering = Gathering(misses)
+        looked_up = await asyncio.gather(
+            *(self._look_up("get_or_load_many", policy, *row) for row in misses.rows)
+        )
+        answers = await gathering.run(
+            self._answer_miss(request, one, gathering.loader_at(place), lifetime, names)
+            for place, (request, one) in enumerate(looked_up)
+        )
+        return complete(merged(found, missed, answers))
+
+    async def _answer_miss(
+        self,
+        request: KeyedRequest | None,
+        found: LookupResult,
+        loader: Loader,
+        lifetime: Lifetime,
+        names: tuple[str, ...],
+    ) -> JSONObject:
+        """Returns the decision of a request after its look-up."""
+        if request is not None and found.entry is not None:  # stored in the meantime
+            self._count_hit(request, found, None)
+            return found.entry.decision
+        if request is None or found.position is None:
+            return await self._load_runner.load_alone(loader)
+        return await self._load_runner.load_shared(request, found, loader, lifetime, names)
+
     async def get_batch(
         self, requests: Iterable[BatchRequest], *, policy: str = ""
     ) -> list[JSONObject | None]:
@@ -464,10 +558,22 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             return [None] * len(rows)
         self._recorder.count("batch_operations")
         started = perf_counter()
+        decisions = await self._find_batch("get_batch", policy, rows)
+        hits = sum(decision is not None for decision in decisions)
+        self._recorder.count("hits", hits)
+        self._recorder.count("misses", len(rows) - hits)
+        for _ in rows:
+            self._recorder.requests.record((perf_counter() - started) / len(rows))
+        return decisions
+
+    async def _find_batch(
+        self, operation: str, policy: str, rows: Sequence[arguments.Row]
+    ) -> list[JSONObject | None]:
+        """Looks up many requests. Counts neither hits nor misses."""
         decisions: list[JSONObject | None] = [None] * len(rows)
         asked: dict[int, RequestKey] = {}
         for at, row in enumerate(rows):
-            request = self._writer.request("get_batch", policy, *row)
+            request = self._writer.request(operation, policy, *row)
             if request is not None:
                 asked[at] = request.key
         if asked:
@@ -477,15 +583,10 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             )
             for (at, key), one in zip(asked.items(), found, strict=True):
                 if one.fault is not None:
-                    self._recorder.fault("get_batch", one.fault)
+                    self._recorder.fault(operation, one.fault)
                 is_refused = key in refused or self._is_superseded(key)
                 if one.entry is not None and not is_refused:
                     decisions[at] = one.entry.decision
-        hits = sum(decision is not None for decision in decisions)
-        self._recorder.count("hits", hits)
-        self._recorder.count("misses", len(rows) - hits)
-        for _ in rows:
-            self._recorder.requests.record((perf_counter() - started) / len(rows))
         return decisions
 
     async def set_batch(

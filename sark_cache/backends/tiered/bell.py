@@ -17,6 +17,12 @@ from sark_cache.backends.tiered.connection import LogConnection
 MAX_NEWS: Final = 64
 """The maximum number of items that a bell brings."""
 
+MORE_THAN_ACKNOWLEDGEMENT: Final = 5
+"""The bytes of the shortest reply to XREAD. The reply to an acknowledgement has 4.
+
+So a thread that waits for news is not woken when its acknowledgement has arrived.
+"""
+
 
 class Bell:
     """Waits for news of the log. A silent bell proves nothing.
@@ -59,6 +65,7 @@ class Bell:
             self._connection.send(read)
         else:
             self._connection.post(acknowledgement, read)
+            self._connection.wake_at(MORE_THAN_ACKNOWLEDGEMENT)
         self._deadline = time.monotonic() + seconds + self._command_timeout
         self.is_armed = True
 
@@ -69,12 +76,13 @@ class Bell:
             UnavailableError: The server does not answer, or answers with another error.
             Exception: The connection was lost.
         """
+        self._connection.wake_at(1)  # also for the last bytes of a reply
         if not self._connection.has_reply():
             if time.monotonic() > self._deadline:
                 message = "no answer in time"
                 raise UnavailableError(message)
             return []
-        reply = self._connection.read(self._command_timeout)
+        reply = self._connection.read_arrived()
         self.is_armed = False
         if refusal(reply) is not None:
             self.is_refused = True

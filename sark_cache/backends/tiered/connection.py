@@ -7,6 +7,7 @@ closed, and the next one asks again for the primary.
 """
 
 import math
+import socket
 import time
 from contextlib import suppress
 from typing import Any, Final
@@ -39,6 +40,7 @@ class LogConnection:
         self._command_timeout: Final = command_timeout
         self._skipped = 0
         """The number of the next replies that nobody waits for."""
+        self._wakes_at = 1
         self._trusts_server: Final = trusts_server
         self._client: Any = connect()
         try:
@@ -74,6 +76,16 @@ class LogConnection:
         self.send(command, *then)
         self._skipped += 1
 
+    def wake_at(self, count: int) -> None:
+        """Makes a selector report the connection when so many bytes have arrived, or it was closed.
+
+        Has no effect with TLS, on a Unix socket, and on Windows: fewer bytes are then enough.
+        """
+        if count != self._wakes_at:
+            self._wakes_at = count
+            with suppress(OSError):
+                self._raw._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)  # noqa: SLF001
+
     def longest_span(self) -> float:
         """Returns the longest span of leases that end before a failover, in seconds.
 
@@ -105,6 +117,15 @@ class LogConnection:
         """
         if not self.has_reply(seconds):
             raise UnavailableError(_LATE)
+        return self.read_arrived()
+
+    def read_arrived(self) -> object:
+        """Returns the next reply, after `has_reply` returned True.
+
+        Raises:
+            UnavailableError: The reply cannot be read.
+            Exception: The connection was lost.
+        """
         return self._read_one()
 
     def has_reply(self, seconds: float = 0.0) -> bool:
@@ -129,6 +150,7 @@ class LogConnection:
             Exception: The connection was lost.
         """
         deadline = time.monotonic() + self._command_timeout
+        self.wake_at(1)
         while self._skipped:
             if not self._can_read(deadline):
                 raise UnavailableError(_LATE)

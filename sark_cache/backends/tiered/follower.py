@@ -155,6 +155,8 @@ class LogFollower:
         self._settling: Final = settling
         self._members: Final = members
         self._believed: Believed | None = None
+        self._proven: Position | None = None
+        """The position at the last confirmation by a server that was believed."""
         self._longest_span = math.inf
         """The longest span of leases that end before a failover, in seconds."""
         self._log_span: float | None = None
@@ -211,8 +213,11 @@ class LogFollower:
                 message = "the server is not the primary any more"
                 raise UnavailableError(message)
             is_found = reply.continues(position)
+            if verdict is Verdict.GO_ON and not is_found and self._goes_back(reply.replication):
+                tries += 1
+                continue
             if verdict is Verdict.FLUSH or (verdict is Verdict.GO_ON and not is_found):
-                self.position = self._believed = None
+                self.position = self._proven = self._believed = None
                 self._standing = Standing()
                 tries += 1
                 continue
@@ -321,6 +326,24 @@ class LogFollower:
                 if not member.own_records.take(item.position.nonce):
                     _call_all(member.cache, calls)
 
+    def _goes_back(self, seen: Replication) -> bool:
+        """Goes back to the proven position if a promoted replica lacks what was heard after it.
+
+        The old primary may have taken records until it was told of the promotion. They are lost,
+        and none of them was confirmed, because the replica did not have them. So the records that
+        the replica has after the proven position are all that may be missing here.
+
+        Returns:
+            Whether the position is another one now.
+        """
+        believed, proven = self._believed, self._proven
+        if believed is None or proven is None or seen.history == believed.history:
+            return False
+        if proven == self.position:
+            return False
+        self.position = proven
+        return True
+
     def _note(self, reply: Confirmation, verdict: Verdict, now: float) -> None:
         """Notes the facts of a confirmation, after its records were applied."""
         self.position = reply.items[-1].position
@@ -328,6 +351,7 @@ class LogFollower:
         self._compare_spans(reply.span_ms)
         self._stand(reply)
         if verdict is not Verdict.HOLD:
+            self._proven = self.position
             before, seen = self._believed, reply.replication
             self._believed = Believed.first(seen, now) if before is None else before.then(seen, now)
 

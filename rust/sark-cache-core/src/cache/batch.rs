@@ -30,7 +30,21 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> BatchLookup<'_, V> {
 
     /// Returns the entries in the order of the lookups. Counts the hits and the misses. Without a
     /// valid lease, the misses count as lapsed.
-    pub fn finish(mut self) -> Vec<Option<Arc<Entry<V>>>> {
+    pub fn finish(self) -> Vec<Option<Arc<Entry<V>>>> {
+        let (cache, total) = (self.cache, self.found.len() as u64);
+        let (found, hits, is_leased) = self.served();
+        let stats = &cache.stats;
+        let unserved = if is_leased { &stats.counters.misses } else { &stats.coherence.lapsed };
+        unserved.add(total - hits);
+        found
+    }
+
+    /// The same as [`finish`](Self::finish), but counts only the hits. The misses are looked up again.
+    pub fn finish_hits(self) -> Vec<Option<Arc<Entry<V>>>> {
+        self.served().0
+    }
+
+    fn served(mut self) -> (Vec<Option<Arc<Entry<V>>>>, u64, bool) {
         let now = self.cache.clock.now();
         let mut hits = 0;
         for found in &mut self.found {
@@ -40,10 +54,6 @@ impl<V: AsRef<[u8]> + Send + Sync + 'static> BatchLookup<'_, V> {
             }
         }
         self.cache.stats.counters.hits.add(hits);
-        let is_leased = now < self.leased_until;
-        let stats = &self.cache.stats;
-        let unserved = if is_leased { &stats.counters.misses } else { &stats.coherence.lapsed };
-        unserved.add(self.found.len() as u64 - hits);
-        self.found
+        (self.found, hits, now < self.leased_until)
     }
 }

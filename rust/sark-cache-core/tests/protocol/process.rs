@@ -18,6 +18,8 @@ pub struct Known {
     /// The reader ID, or a random number if the process has no reader.
     pub id: u64,
     pub position: Position,
+    /// The position at the last confirmation by a primary.
+    pub proven: Position,
     pub history: u64,
     pub generation: Option<u64>,
     /// Since when, by the own clock, it has held positions under this history and generation.
@@ -72,6 +74,7 @@ impl Process {
         let known = Known {
             id: random(),
             position: found.newest,
+            proven: found.newest,
             history: found.history,
             generation: found.generation,
             held_since: world.now() * rate / 10,

@@ -37,6 +37,11 @@ impl Process {
             first.position.id == known.position.id
                 && (first.position.nonce == known.position.nonce || broken == Broken::NoNonce)
         });
+        if !is_mine && reply.previous == Some(known.history) && known.proven != known.position {
+            // A promoted replica lacks what was heard, and has what was confirmed.
+            self.known.lock().unwrap().position = known.proven;
+            return;
+        }
         if !(is_same_history || broken == Broken::AnyHistory) || !is_mine {
             return self.adopt();
         }
@@ -54,7 +59,11 @@ impl Process {
                 self.apply(cache, record, &mut own_of_all);
             }
         }
-        self.known.lock().unwrap().position = newest(&reply);
+        {
+            let mut known = self.known.lock().unwrap();
+            known.position = newest(&reply);
+            known.proven = known.position;
+        }
         if let Some(length) = length {
             self.extend(sent + length);
         }
@@ -198,6 +207,7 @@ impl Process {
         {
             let mut known = self.known.lock().unwrap();
             known.position = found.newest;
+            known.proven = found.newest;
             known.history = found.history;
             known.generation = found.generation;
             known.held_since = now;

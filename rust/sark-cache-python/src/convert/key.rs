@@ -143,8 +143,32 @@ impl<'a, 'py> Keys<'a, 'py> {
         Ok(&self.writer)
     }
 
+    /// Writes the key of a request for a resource, by the user and for the action of all the others.
+    #[inline]
+    pub fn of_resource(
+        &mut self,
+        [user_id, action]: [&Bound<'py, PyString>; 2],
+        resource: &Bound<'py, PyString>,
+        context: Option<&Bound<'py, PyAny>>,
+    ) -> Result<&KeyWriter, Fault> {
+        if let Some(begun) = &self.begun {
+            self.writer.truncate(begun.bytes);
+            finish(&mut self.writer, Ok(()), resource, context)?;
+        } else {
+            self.begin_with([user_id, action, resource], context)?;
+        }
+        Ok(&self.writer)
+    }
+
     fn begin(&mut self, row: Row<'_, 'py>) -> Result<(), Fault> {
-        let [user_id, action, resource] = row.fields()?;
+        self.begin_with(row.fields()?, row.get(3))
+    }
+
+    fn begin_with(
+        &mut self,
+        [user_id, action, resource]: [&Bound<'py, PyString>; 3],
+        context: Option<&Bound<'py, PyAny>>,
+    ) -> Result<(), Fault> {
         self.writer.truncate(0);
         let begun = begin(&mut self.writer, self.policy, user_id, action);
         self.begun = begun.is_ok().then(|| Begun {
@@ -152,7 +176,7 @@ impl<'a, 'py> Keys<'a, 'py> {
             action: action.clone().into_any(),
             bytes: self.writer.as_bytes().len(),
         });
-        finish(&mut self.writer, begun, resource, row.get(3))
+        finish(&mut self.writer, begun, resource, context)
     }
 }
 

@@ -19,7 +19,7 @@ pub mod owner;
 pub mod registry;
 pub mod replacement;
 mod step;
-mod task;
+pub mod task;
 mod wake;
 
 use crate::convert::arguments::ttl;
@@ -129,6 +129,13 @@ impl Load {
             State::Leads(leader) => Some(leader.flight()),
             _ => None,
         }
+    }
+
+    /// True if the request has not joined a load: another request loads its decision, or the cache
+    /// is off.
+    #[getter]
+    fn idle(&self) -> bool {
+        matches!(*self.lock(), State::Idle)
     }
 
     /// Returns the next step, or a future. Await the future, then call this again.
@@ -305,6 +312,27 @@ impl Load {
         loading(py)?.call_method1(coroutine, (load,))
     }
 
+    /// Begins a request of a batch, whose misses one task leads together.
+    ///
+    /// Leads the load of its decision, or has its answer, or is idle. An idle request must be driven
+    /// by a task of its own: the task of the batch would seem to wait for what it leads.
+    pub fn of_batch(py: Python<'_>, request: LoadRequest, caller: &Task) -> PyResult<Self> {
+        let load = Self::new(request, false, State::Idle);
+        if load.request.owner.switch.serves() {
+            let state = match load.join_as(caller, |_| false) {
+                Joined::Found(entry) => State::Answered(Answer::Found(entry)),
+                Joined::Lead(leader) => State::Leads(leader),
+                Joined::Wait(waiter) => {
+                    wake_batched(py, || drop(waiter))?;
+                    State::Idle
+                }
+                Joined::TooManyLoads => State::Idle,
+            };
+            *load.lock() = state;
+        }
+        Ok(load)
+    }
+
     /// Starts a refresh of an entry before it expires. Returns `None` if a load of its key is
     /// running.
     pub fn refresh(py: Python<'_>, request: LoadRequest) -> PyResult<Option<Self>> {
@@ -343,17 +371,14 @@ impl Load {
 
     fn join(&self, py: Python<'_>, inside: bool) -> PyResult<State> {
         let caller = Task::current(py)?;
-        let LoadRequest { cache, loads, key, tags, .. } = &self.request;
-        let key = key.as_bytes();
         let timed_out = *lock(&self.timed_out);
         let supersedes =
             |flight| timed_out.is_some_and(|(last, times)| times > 1 || last == flight);
-        let found = || cache.look_up(key).map(Hit::into_arc);
-        match loads.flights().join(key, tags, &caller, supersedes, found) {
+        match self.join_as(&caller, supersedes) {
             Joined::Found(entry) => Ok(State::Answered(Answer::Found(entry))),
             Joined::Lead(leader) => {
                 if leader.superseded_another() {
-                    cache.stats().counters.overdue.increment();
+                    self.request.cache.stats().counters.overdue.increment();
                 }
                 Ok(State::Leads(leader))
             }
@@ -363,6 +388,17 @@ impl Load {
                  its loader wait for itself?"
             ))),
         }
+    }
+
+    fn join_as(
+        &self,
+        caller: &Task,
+        supersedes: impl FnOnce(FlightId) -> bool,
+    ) -> Joined<SharedOutcome, Task, Arc<Entry<Stored>>> {
+        let LoadRequest { cache, loads, key, tags, .. } = &self.request;
+        let key = key.as_bytes();
+        let found = || cache.look_up(key).map(Hit::into_arc);
+        loads.flights().join(key, tags, caller, supersedes, found)
     }
 
     /// Checks a request that is about to wait: its leader must still run, and the wait must not

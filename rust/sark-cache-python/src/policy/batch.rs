@@ -10,13 +10,20 @@ use crate::convert::arguments::{Policy, Request, ttl};
 use crate::convert::key::Keys;
 use crate::convert::rows::rows;
 use crate::convert::tags::Tags;
+use crate::error::wrong_type;
 use crate::policy::lapse::{self, has_lapsed};
 use crate::policy::store::Instance;
 use crate::policy::ttl::lifetime;
+use crate::value::Stored;
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyList, PyString};
+use sark_cache_core::Entry;
 use std::iter::repeat_n;
+use std::sync::Arc;
 use std::time::Instant;
+
+/// The shape of a request in a batch, as error messages call it.
+pub const SHAPE: &str = "(user_id, action, resource, context)";
 
 /// Returns an awaitable of the decisions for many requests under one policy, in their order, None
 /// for a miss.
@@ -27,9 +34,8 @@ pub fn get<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let (py, store) = (cache.py(), cache.store);
     let started = Instant::now();
-    let (argument, shape) = ("requests", "(user_id, action, resource, context)");
     if !store.serves() {
-        let count = rows(argument, requests, &(3..=4), shape, |row| {
+        let count = rows("requests", requests, &(3..=4), SHAPE, |row| {
             row.fields()?;
             Ok(())
         })?;
@@ -39,7 +45,7 @@ pub fn get<'py>(
     let mut look_ups = store.cache.batch_lookup(about);
     let mut keys = Keys::of(policy);
     let mut lapsed = has_lapsed(store).then(Vec::new);
-    rows(argument, requests, &(3..=4), shape, |row| match keys.next(row) {
+    rows("requests", requests, &(3..=4), SHAPE, |row| match keys.next(row) {
         Ok(key) => {
             look_ups.look_up(key.as_bytes());
             if let Some(lapsed) = &mut lapsed {
@@ -75,6 +81,37 @@ pub fn get<'py>(
         return Err(error);
     }
     ready(py, decisions)
+}
+
+/// Looks up the decisions for many resources, without building them: returns a list with True or
+/// False for each, and None for a miss. Counts the hits, and no misses.
+pub fn allowed<'py>(
+    cache: Instance<'_, 'py>,
+    user: [&Bound<'py, PyString>; 2],
+    resources: &Bound<'py, PyList>,
+    context: Option<&Bound<'py, PyAny>>,
+    policy: Policy<'_, 'py>,
+) -> PyResult<Bound<'py, PyList>> {
+    let (py, store) = (cache.py(), cache.store);
+    let mut look_ups = store.cache.batch_lookup(resources.len());
+    let mut keys = Keys::of(policy);
+    for (at, resource) in resources.iter().enumerate() {
+        let wrong = |_| wrong_type(&format!("resources[{at}]"), "a str", &resource);
+        match keys.of_resource(user, resource.cast().map_err(wrong)?, context) {
+            Ok(key) if store.serves() => look_ups.look_up(key.as_bytes()),
+            Ok(_) => look_ups.miss(),
+            // Not reported: the request is looked up again.
+            Err(fault) => fault.pass_wrong_type().map(|()| look_ups.miss())?,
+        }
+    }
+    let name = interned!(py, "allow");
+    let found = look_ups.finish_hits();
+    let mut allowed = Vec::with_capacity(found.len());
+    for entry in &found {
+        let read = |entry: &Arc<Entry<Stored>>| entry.value().is_true(py, name);
+        allowed.push(entry.as_ref().map(read).transpose()?);
+    }
+    PyList::new(py, allowed)
 }
 
 /// Stores many decisions; returns the number that were stored.

@@ -1,12 +1,15 @@
-//! `get_or_load`, and the loads that refresh an entry in the background.
+//! `get_or_load`, the misses of `get_or_load_many`, and the loads that refresh an entry in the background.
 
 use crate::awaitable::ready;
-use crate::convert::arguments::{self, Request, RequestArguments, optional, ttl};
-use crate::convert::key;
+use crate::convert::arguments::{self, Policy, Request, RequestArguments, optional, ttl};
+use crate::convert::key::{self, Keys};
+use crate::convert::rows::rows;
 use crate::convert::tags::Tags;
 use crate::load::lifetime::Lifetime;
 use crate::load::owner::{OnFault, Owner};
+use crate::load::task::Task;
 use crate::load::{Load, LoadRequest, evaluate};
+use crate::policy::batch::SHAPE;
 use crate::policy::lapse::{self, Reader, has_lapsed};
 use crate::policy::lookup::serve;
 use crate::policy::report::report;
@@ -15,7 +18,7 @@ use crate::policy::store::{Instance, Store};
 use crate::policy::ttl::lifetime;
 use crate::value::Stored;
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyList, PyString};
 use sark_cache_core::{Entry, Key, KeyWriter};
 use std::sync::Arc;
 
@@ -77,6 +80,42 @@ pub fn get_or_load<'py>(
             evaluate(cache.object, loader, Some(failed), None)
         }
     }
+}
+
+/// Begins the requests of a batch that missed; returns a [`Load`] for each, and `None` for one whose
+/// decision cannot be stored.
+///
+/// `loaders` has a loader for each request. It is used if the batch does not lead the load.
+pub fn begin_many<'py>(
+    cache: Instance<'_, 'py>,
+    requests: &Bound<'py, PyList>,
+    loaders: &Bound<'py, PyList>,
+    StorageArguments { ttl_seconds, sensitivity, tags }: StorageArguments<'_, 'py>,
+    policy: Policy<'_, 'py>,
+) -> PyResult<Bound<'py, PyList>> {
+    let (py, store) = (cache.py(), cache.store);
+    let lifetime = lifetime(cache, ttl(ttl_seconds)?, optional("sensitivity", sensitivity)?)?;
+    let tags = Tags::of_decision(tags)?;
+    let numbers = store.cache.log().tags(&tags.names);
+    let caller = Task::current(py)?;
+    let mut keys = Keys::of(policy);
+    let mut loaders = loaders.iter();
+    let begun = PyList::empty(py);
+    rows("requests", requests.as_any(), &(3..=4), SHAPE, |row| {
+        let loader = loaders.next().unwrap_or_else(|| py.None().into_bound(py));
+        let key = tags.all().and_then(|()| Ok(keys.next(row)?.to_key()));
+        match key {
+            Ok(key) => {
+                let request = load_request(cache, key, lifetime, numbers.clone(), &loader);
+                begun.append(Load::of_batch(py, request, &caller)?)
+            }
+            Err(fault) => {
+                cache.report("get_or_load_many", fault)?;
+                begun.append(py.None())
+            }
+        }
+    })?;
+    Ok(begun)
 }
 
 /// Starts a refresh of the entry of a request, led by the caller. Returns `None` if there is no

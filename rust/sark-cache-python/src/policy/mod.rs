@@ -28,7 +28,7 @@ use crate::runtime::fork_guard::fork_excluded;
 use crate::runtime::lease::Lease;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use sark_cache_core::Scope;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -197,6 +197,44 @@ impl PolicyStore {
         let request = RequestArguments { fields, context, policy };
         let storage = StorageArguments { ttl_seconds, sensitivity, tags };
         load::get_or_load(Self::instance(slf)?, request, loader, storage)
+    }
+
+    /// Returns True or False for each resource with a cached decision, and None for the others.
+    fn _allowed<'py>(
+        slf: &Bound<'py, Self>,
+        user_id: &Bound<'py, PyAny>,
+        action: &Bound<'py, PyAny>,
+        resources: &Bound<'py, PyList>,
+        context: Option<&Bound<'py, PyAny>>,
+        policy: Given<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let user =
+            [arguments::string("user_id", user_id)?, arguments::string("action", action)?];
+        let policy = arguments::policy(policy)?;
+        batch::allowed(Self::instance(slf)?, user, resources, context, policy)
+    }
+
+    /// Begins the loads of the requests of a batch that missed.
+    #[expect(clippy::too_many_arguments, reason = "the arguments of the public method")]
+    fn _begin_loads<'py>(
+        slf: &Bound<'py, Self>,
+        requests: &Bound<'py, PyList>,
+        loaders: &Bound<'py, PyList>,
+        ttl_seconds: Option<&Bound<'py, PyAny>>,
+        sensitivity: Option<&Bound<'py, PyAny>>,
+        tags: Option<&Bound<'py, PyAny>>,
+        policy: &Bound<'py, PyString>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let storage = StorageArguments { ttl_seconds, sensitivity, tags };
+        let policy = Some(policy.as_borrowed());
+        load::begin_many(Self::instance(slf)?, requests, loaders, storage, policy)
+    }
+
+    fn _count_loads(&self, count: u64, errors: u64) -> PyResult<()> {
+        let counters = &self.store()?.cache.stats().counters;
+        counters.loads.add(count);
+        counters.load_errors.add(errors);
+        Ok(())
     }
 
     fn _count_load_error(&self) -> PyResult<()> {

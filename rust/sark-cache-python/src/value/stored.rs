@@ -2,10 +2,12 @@
 
 use crate::error::Fault;
 use crate::value::decision::{Decision, snapshot};
+use crate::value::decode::Reader;
 use crate::value::deferred_drop::Deferred;
 use crate::value::format::DICT;
 use crate::value::template;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 use std::sync::{Arc, OnceLock};
 
 /// A stored JSON value.
@@ -52,6 +54,11 @@ impl Stored {
     #[inline]
     pub fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         template::rebuild(py, &self.bytes)
+    }
+
+    /// Returns true if the value is a dict whose field of this name is `True`.
+    pub fn is_true(&self, py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<bool> {
+        Reader::new(&self.bytes).is_true(py, name)
     }
 
     /// Returns the value, which must be a mapping, as an object that all callers share.

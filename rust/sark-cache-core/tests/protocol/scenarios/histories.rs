@@ -72,7 +72,7 @@ pub fn a_replica_is_promoted(broken: Broken) {
     at_once! {
         writer => writer.invalidate(0),
         world => { dawdle(); Fault::Promoted.strike(&world) },
-        serves => for _ in 0..3 { serves.confirm() },
+        serves => for _ in 0..4 { serves.follow() },
     }
     serves.ask(&serves.caches[0]);
 }
