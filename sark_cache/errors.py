@@ -37,6 +37,9 @@ class BatchLoadError(SarkCacheError):
         self.errors: Final = errors
         self.__cause__ = first
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.decisions, self.errors)
+
 
 class FlagError(SarkCacheError):
     """Redis did not confirm a rollout percentage, or did not answer whether a feature exists.

@@ -353,18 +353,6 @@ def read_requests(requests: object) -> list[Row]:
     return _read_rows("requests", requests, range(3, 5), "(user_id, action, resource, context)")
 
 
-def read_iterable(argument: str, given: Any) -> list[Any]:  # noqa: ANN401 - checked here
-    """Returns the items of an iterable, which is read once.
-
-    Raises:
-        TypeError: It is not an iterable of such items.
-    """
-    if not _is_collection(given):
-        refuse(argument, "a list of tuples", given)
-    items: Iterable[Any] = given
-    return list(items)
-
-
 def check_resources(given: Any) -> Any:  # noqa: ANN401 - any iterable
     """Returns `given`. Raises a TypeError unless it is an iterable, but not a str."""
     if not _is_collection(given):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Coroutine, Iterable, Sequence
-from typing import ClassVar, Final, Literal, cast
+from typing import Any, ClassVar, Final, Literal, TypeGuard, cast
 
 from sark_cache._core import arguments
 from sark_cache._core.compiled import Lease, PolicyStore
@@ -10,7 +10,14 @@ from sark_cache._core.coroutines import Deferred, returns_awaitable
 from sark_cache._core.fault_log import FaultLog
 from sark_cache.backends._shared.background_refresh import Refreshes, running_loop
 from sark_cache.backends._shared.latency import whole_nanoseconds
-from sark_cache.backends._shared.load_many import Evaluation, complete, lead_many, merged
+from sark_cache.backends._shared.load_many import (
+    Answer,
+    BatchEvaluator,
+    complete,
+    lead_many,
+    merged,
+    own_rows,
+)
 from sark_cache.backends._shared.loading import refresh
 from sark_cache.backends._shared.revalidation import Revalidation
 from sark_cache.backends._shared.ttl import warn_of_unknown
@@ -121,8 +128,8 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
             BatchLoadError: The loader raised, or returned no decision for some of the requests. It
                 has the decisions of all other requests. These are stored.
         """
-        rows = arguments.read_iterable("requests", requests)
-        evaluation = Evaluation(self, loader, rows, max_batch)
+        rows: list[Any] = [*(requests if _is_list(requests) else arguments.read_requests(requests))]
+        evaluator = BatchEvaluator(self, loader, max_batch)
         names = arguments.read_tags(tags)
         arguments.read_ttl(ttl_seconds)
         arguments.check_optional("sensitivity", sensitivity)
@@ -130,11 +137,14 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
         if None not in found:
             return cast("list[JSONObject]", found)
         missed = [place for place, decision in enumerate(found) if decision is None]
-        misses = evaluation.of(missed)
-        loaders = [misses.loader_at(place) for place in range(len(missed))]
-        loads = self._begin_loads(misses.rows, loaders, ttl_seconds, sensitivity, names, policy)
-        serves = self.enabled and not self.closed
-        answers = await lead_many(misses, loads, self._count_loads, serves=serves)
+        misses = own_rows(rows[place] for place in missed)
+        answers: list[Answer] = []
+        for window in evaluator.windows(range(len(missed))):
+            part = [misses[place] for place in window]
+            loaders = [evaluator.loader_of(row) for row in part]
+            loads = self._begin_loads(part, loaders, ttl_seconds, sensitivity, names, policy)
+            serves = self.enabled and not self.closed
+            answers += await lead_many(evaluator, part, loads, self._count_loads, serves=serves)
         return complete(merged(found, missed, answers))
 
     @property
@@ -232,6 +242,11 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
 
     def _report(self, operation: str, reason: str) -> None:
         self._faults.report(operation, reason)
+
+
+def _is_list(requests: object) -> TypeGuard[list[Any]]:
+    """Returns whether the requests are a list, whose rows the compiled module checks."""
+    return type(requests) is list
 
 
 async def _all_done(

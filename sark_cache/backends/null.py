@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from sark_cache._core import arguments
 from sark_cache._core.arguments import NOT_GIVEN
 from sark_cache._core.coroutines import Deferred, returns_awaitable
-from sark_cache.backends._shared.load_many import Evaluation, complete, evaluate_alone
+from sark_cache.backends._shared.load_many import BatchEvaluator, complete, evaluate_alone, own_rows
 from sark_cache.backends._shared.loading import evaluate
 from sark_cache.backends._shared.recorder import MetricsRecorder, RecordedMetrics
 from sark_cache.backends.base import BasePolicyCache
@@ -154,8 +154,8 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
         Raises:
             BatchLoadError: The loader raised, or returned no decision for some of the requests.
         """
-        rows = arguments.read_requests(requests)
-        evaluation = Evaluation(self, loader, rows, max_batch)
+        rows = own_rows(arguments.read_requests(requests))
+        evaluator = BatchEvaluator(self, loader, max_batch)
         arguments.read_ttl(ttl_seconds)
         arguments.check_optional("sensitivity", sensitivity)
         arguments.read_tags(tags)
@@ -163,7 +163,7 @@ class NullPolicyCache(RecordedMetrics, BasePolicyCache):
         self._count("batch_operations")
         self._count("misses", len(rows))
         self._count("loads", len(rows))
-        answers = await evaluate_alone(evaluation)
+        answers = await evaluate_alone(evaluator, rows)
         self._count("load_errors", sum(isinstance(one, Exception) for one in answers))
         return complete(answers)
 

@@ -1,5 +1,6 @@
 """`SelectedPolicyCache`: a cache that forwards each request to the cache of its user."""
 
+import asyncio
 from bisect import bisect_left
 from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -8,7 +9,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 from sark_cache._core import arguments
 from sark_cache._core.arguments import NOT_GIVEN
 from sark_cache._core.coroutines import returns_awaitable
-from sark_cache.backends._shared.load_many import Answer, all_of, answers_of, complete
+from sark_cache.backends._shared.load_many import Answer, all_ended, answers_of, complete, own_rows
 from sark_cache.backends.base import BasePolicyCache
 from sark_cache.backends.redis import PolicyCache
 from sark_cache.decision import Decision
@@ -208,7 +209,7 @@ class SelectedPolicyCache(BasePolicyCache):
         Raises:
             BatchLoadError: The loader raised, or returned no decision for some of the requests.
         """
-        rows = arguments.read_requests(requests)
+        rows = own_rows(arguments.read_requests(requests))
         names = arguments.read_tags(tags)
         answers: list[Answer] = [{}] * len(rows)
 
@@ -227,15 +228,14 @@ class SelectedPolicyCache(BasePolicyCache):
             for place, answer in zip(places, found, strict=True):
                 answers[place] = answer
 
-        parts = self._rows_by_cache(rows)
-        if not parts:  # the arguments are checked by any cache
-            return await self._for("").get_or_load_many(
-                [], loader, tags=names, policy=policy, max_batch=max_batch
-            )
+        # Without a row, the arguments are checked by any cache.
+        parts: list[tuple[ProcessCache, list[int]]] = (
+            self._rows_by_cache(rows) if rows else [(self._for(""), [])]
+        )
         if len(parts) == 1:  # in the task of the caller
             await load(*parts[0])
         else:
-            await all_of([load(*part) for part in parts])
+            await all_ended([asyncio.create_task(load(*part)) for part in parts])
         return complete(answers)
 
     async def get_batch(

@@ -1,6 +1,7 @@
 """`get_or_load_many` evaluates all misses together, and stores each decision alone."""
 
 import asyncio
+import pickle
 
 import pytest
 
@@ -228,6 +229,79 @@ async def test_a_wrong_argument_is_named(cache, arguments, words):
 async def test_a_batch_of_less_than_one_is_refused(cache):
     with pytest.raises(ValueError, match="max_batch must be at least 1, not 0"):
         await cache.get_or_load_many(DOCUMENTS, BatchLoader(), max_batch=0)
+
+
+async def test_a_context_that_is_changed_meanwhile_changes_no_key(cache):
+    context = {"mfa": False, "roles": ["guest"]}
+    requests = [["alice", "read", f"doc-{number}", context] for number in range(6)]
+    seen = []
+
+    async def load(asked):
+        await asyncio.sleep(0.01)
+        context["mfa"] = True  # as a careless caller does
+        context["roles"].append("admin")
+        requests[0][0] = "admin"
+        seen.extend((row[0], row[3]["mfa"], [*row[3]["roles"]]) for row in asked)
+        for row in asked:
+            row[3]["mfa"] = True  # as a careless loader does
+        return [{"allow": row[3]["mfa"]} for row in asked]
+
+    await cache.get_or_load_many(requests, load, max_batch=1)
+    assert seen == [("alice", False, ["guest"])] * 6
+    assert await cache.get(*DOCUMENTS[0][:3], {"mfa": True, "roles": ["guest", "admin"]}) is None
+    before = {"mfa": False, "roles": ["guest"]}
+    found = await cache.get_batch([(*row[:3], before) for row in DOCUMENTS])
+    assert found == [{"allow": True}] * 6, "as the loader decided"
+
+
+async def test_a_loader_that_requests_its_own_batch_is_an_error(cache):
+    async def load(requests):
+        return await cache.get_or_load_many(requests, load)
+
+    with pytest.raises(BatchLoadError) as failed:
+        async with asyncio.timeout(4):
+            await cache.get_or_load_many(DOCUMENTS[:2], load)
+    errors = set()
+    causes = [*failed.value.errors.values()]
+    while causes:
+        one = causes.pop()
+        causes += one.errors.values() if isinstance(one, BatchLoadError) else []
+        errors.add(type(one))
+    assert RuntimeError in errors
+
+
+@pytest.mark.parametrize("max_batch", [1, 10])
+async def test_a_loader_that_is_cancelled_inside_cancels_the_batch(cache, max_batch):
+    async def load(requests):
+        raise asyncio.CancelledError
+
+    async with asyncio.timeout(4):
+        with pytest.raises(asyncio.CancelledError):
+            await cache.get_or_load_many(DOCUMENTS, load, max_batch=max_batch)
+        loader = BatchLoader()
+        assert await cache.get_or_load_many(DOCUMENTS, loader) == [ALLOW] * 6
+
+
+async def test_an_exception_that_no_future_takes_is_returned_like_any_other(cache):
+    loader = BatchLoader(doc_1=StopIteration())
+    with pytest.raises(BatchLoadError) as failed:
+        await cache.get_or_load_many(DOCUMENTS[:3], loader)
+    assert failed.value.decisions == [ALLOW, None, ALLOW]
+
+
+async def test_the_error_can_be_pickled():
+    error = BatchLoadError([ALLOW, None], {1: ConnectionError("down")})
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - of this test
+    assert (str(copy), copy.decisions) == (str(error), error.decisions)
+    assert str(copy.errors[1]) == "down"
+
+
+async def test_more_misses_than_some_calls_are_loaded_in_turn(cache):
+    requests = [("alice", "read", f"doc-{number}", None) for number in range(25)]
+    loader = BatchLoader()
+    assert await cache.get_or_load_many(requests, loader, max_batch=2) == [ALLOW] * 25
+    assert sorted(one for part in loader.asked for one in part) == sorted(requests)
+    assert max(map(len, loader.asked)) == 2
 
 
 # filter_allowed

@@ -1,5 +1,6 @@
 """The resources that a user may use, out of many: `filter_allowed`."""
 
+import sys
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -9,17 +10,15 @@ from collections.abc import (
     Iterator,
 )
 from itertools import compress, islice
-from typing import Final, TypeVar, cast
+from typing import TypeVar, cast
 
 from sark_cache._core import arguments
 from sark_cache._core.compiled import PolicyStore
+from sark_cache.backends._shared.load_many import PARALLEL_CALLS, copied
 from sark_cache.protocol import PolicyCacheProtocol
 from sark_cache.types import BatchLoader, Context
 
 T = TypeVar("T")
-
-PARTS_AT_ONCE: Final = 4
-"""The number of calls of the loader that one part of the resources may need."""
 
 
 async def allowed_parts(
@@ -45,7 +44,8 @@ async def allowed_parts(
     """
     names = arguments.read_tags(tags)
     arguments.check_loader(loader)
-    size = PARTS_AT_ONCE * arguments.read_max_batch(max_batch)
+    size = min(PARALLEL_CALLS * arguments.read_max_batch(max_batch), sys.maxsize)
+    context = copied(context)
     async for part in _parts(resources, size):
         named = part if key is None else [key(one) for one in part]
         known: list[bool | None] = [None] * len(part)

@@ -3,22 +3,27 @@
 Each miss is a load of its own: it has its own stamp, it is stored separately, and any other request
 for the same decision waits for it. Only the evaluation is shared.
 
-- The native cache begins all loads at once, in the task of the caller (`lead_many`). This task
+- The native cache begins many loads at once, in the task of the caller (`lead_many`). This task
   awaits the loader, so cancellation and context variables are those of a direct call. A decision
   that another request is loading is awaited in a task of its own.
 - The other caches await each load in a task of its own, and the loaders of these tasks are answered
   together (`Gathering`).
 
 A request that takes over an evaluation later asks the loader alone.
+
+The key of a decision and the request that the loader gets are made from one copy of the request.
+Otherwise a caller or a loader that changes a context in the meantime would get a decision stored
+for another request. For the same reason each call of a loader gets copies of the contexts.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard
 
 from sark_cache._core import arguments
+from sark_cache._core.json import NotJSONError, to_plain_mapping
 from sark_cache.backends._shared.loading import (
     LoadResult,
     Step,
@@ -34,64 +39,66 @@ if TYPE_CHECKING:
 
 PARALLEL_CALLS: Final = 4
 """The maximum number of calls of a loader that run at the same time for one batch."""
+SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 
-Row: TypeAlias = Sequence[Any]
+Row: TypeAlias = tuple[str, str, str, Any]
 """`(user_id, action, resource, context)`."""
 Answer: TypeAlias = JSONObject | Exception
 """The answer to one request: the decision, or why there is none."""
+Deliver: TypeAlias = Callable[[int, LoadResult | Exception], None]
+"""Takes the place of a request and the result of its evaluation."""
 
 
-class Evaluation:
-    """The evaluation of many requests by a loader.
+class BatchEvaluator:
+    """Evaluates many requests by a loader.
 
     Args:
         cache: The cache of the requests.
         loader: The loader.
-        rows: The requests.
         max_batch: The maximum number of requests in one call.
 
     Raises:
         TypeError, ValueError: An argument is wrong. The message names it.
     """
 
-    def __init__(self, cache: object, loader: BatchLoader, rows: list[Any], max_batch: int) -> None:
+    def __init__(self, cache: object, loader: BatchLoader, max_batch: int) -> None:
         arguments.check_loader(loader)
         self._cache: Final = cache
         self._loader: Final = loader
-        self.rows: Final = rows
         self._max_batch: Final = arguments.read_max_batch(max_batch)
 
-    def of(self, places: Sequence[int]) -> "Evaluation":
-        """Returns the evaluation of the requests at some places."""
-        rows = [self.rows[place] for place in places]
-        return Evaluation(self._cache, self._loader, rows, self._max_batch)
+    def windows(self, places: Sequence[int]) -> Iterable[Sequence[int]]:
+        """Yields the places of the requests whose loads begin at the same time.
 
-    async def ask(self, places: Sequence[int]) -> list[LoadResult | Exception]:
-        """Calls the loader once, for the requests at some places. An error is their result."""
-        rows = [_asked(self.rows[place]) for place in places]
+        Other requests wait five seconds for a load, so it must not begin long before its loader is
+        called.
+        """
+        size = PARALLEL_CALLS * self._max_batch
+        return (places[start : start + size] for start in range(0, len(places), size))
+
+    async def ask(self, rows: Sequence[Row]) -> list[LoadResult | Exception]:
+        """Calls the loader once. An exception is the result of each request."""
+        copies = [(*row[:3], copied(row[3])) for row in rows]
         try:
-            return await evaluated_many(self._cache, partial(self._loader, rows), len(rows))
+            return await evaluated_many(self._cache, partial(self._loader, copies), len(copies))
         except Exception as error:  # noqa: BLE001 - given to each request
-            return [error] * len(rows)
+            return [error] * len(copies)
 
-    async def ask_all(
-        self, places: Sequence[int], answer: Callable[[int, LoadResult | Exception], None]
-    ) -> None:
+    async def ask_all(self, asked: Mapping[int, Row], deliver: Deliver) -> None:
         """Calls the loader for parts of the requests, some at the same time.
 
         Args:
-            places: The places of the requests.
-            answer: Called with each place and its result, once its part is evaluated.
+            asked: The requests by their places.
+            deliver: Called with the result of each request, once its part is evaluated.
         """
 
         async def one(part: Sequence[int]) -> None:
-            for place, result in zip(part, await self.ask(part), strict=True):
-                answer(place, result)
+            results = await self.ask([asked[place] for place in part])
+            for place, result in zip(part, results, strict=True):
+                deliver(place, result)
 
-        parts = [
-            places[start : start + self._max_batch]
-            for start in range(0, len(places), self._max_batch)
-        ]
+        places, size = [*asked], self._max_batch
+        parts = [places[start : start + size] for start in range(0, len(places), size)]
         if len(parts) <= 1:  # in the task of the caller, like a loader of `get_or_load`
             for part in parts:
                 await one(part)
@@ -102,21 +109,59 @@ class Evaluation:
             for part in waiting:
                 await one(part)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(PARALLEL_CALLS, len(parts))):
-                group.create_task(some())
+        await all_ended([asyncio.create_task(some()) for _ in parts[:PARALLEL_CALLS]])
 
-    def loader_at(self, place: int) -> Loader:
-        """Returns a loader that asks for the request at one place alone."""
+    def loader_of(self, row: Row) -> Loader:
+        """Returns a loader that asks for one request alone."""
 
         async def load() -> Loaded:
-            [result] = await self.ask([place])
-            if isinstance(result, Exception):
-                raise result
-            decision, ttl_seconds, tags = result
-            return Loaded(decision, ttl_seconds, tags or ())
+            [result] = await self.ask([row])
+            return loaded(result)
 
         return load
+
+
+def own_rows(rows: Iterable[Sequence[Any]]) -> list[Row]:
+    """Returns copies of requests, which nobody else can change."""
+    copies: dict[int, Any] = {}
+    owned: list[Row] = []
+    for user_id, action, resource, *rest in rows:
+        context = rest[0] if rest else None
+        if context is not None:
+            if id(context) not in copies:
+                copies[id(context)] = copied(context)
+            context = copies[id(context)]
+        owned.append((user_id, action, resource, context))
+    return owned
+
+
+def copied(context: Any) -> Any:  # noqa: ANN401 - any object of a caller
+    """Returns a copy of a context. An object that is not JSON is returned as it is."""
+    if not _is_mapping(context):
+        return context
+    fields = context
+    if _is_dict(fields) and SCALARS.issuperset(map(type, fields.values())):
+        return fields.copy()
+    try:
+        return to_plain_mapping(fields)
+    except NotJSONError:  # a decision for it is never stored
+        return fields
+
+
+def _is_mapping(context: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(context, Mapping)
+
+
+def _is_dict(fields: Mapping[Any, Any]) -> TypeGuard[dict[Any, Any]]:
+    return type(fields) is dict
+
+
+def loaded(result: LoadResult | Exception) -> Loaded:
+    """Returns a result as a loader would, or raises it."""
+    if isinstance(result, Exception):
+        raise result
+    decision, ttl_seconds, tags = result
+    return Loaded(decision, ttl_seconds, tags or ())
 
 
 def merged(
@@ -154,32 +199,20 @@ async def answers_of(batch: Awaitable[list[JSONObject]]) -> list[Answer]:
         ]
 
 
-async def all_of(parts: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Awaits several parts of a batch at the same time.
-
-    Raises:
-        Exception: The first exception of a part. The other parts are then cancelled.
-    """
-    tasks = [asyncio.create_task(part) for part in parts]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        await _end(tasks)
-
-
-async def evaluate_alone(evaluation: Evaluation) -> list[Answer]:
-    """Evaluates all requests. Their decisions are neither stored nor shared."""
+async def evaluate_alone(evaluator: BatchEvaluator, rows: Sequence[Row]) -> list[Answer]:
+    """Evaluates requests. Their decisions are neither stored nor shared."""
     answers: dict[int, Answer] = {}
 
-    def answer(place: int, result: LoadResult | Exception) -> None:
+    def deliver(place: int, result: LoadResult | Exception) -> None:
         answers[place] = result if isinstance(result, Exception) else result[0]
 
-    await evaluation.ask_all(range(len(evaluation.rows)), answer)
-    return [answers[place] for place in range(len(evaluation.rows))]
+    await evaluator.ask_all(dict(enumerate(rows)), deliver)
+    return [answers[place] for place in range(len(rows))]
 
 
 async def lead_many(
-    evaluation: Evaluation,
+    evaluator: BatchEvaluator,
+    rows: Sequence[Row],
     loads: Sequence["Load | None"],
     count: Callable[[int, int], None],
     *,
@@ -188,7 +221,8 @@ async def lead_many(
     """Answers requests to the native cache.
 
     Args:
-        evaluation: The requests and their loader.
+        evaluator: Evaluates the requests.
+        rows: The requests.
         loads: The load of each request. None: its decision cannot be stored.
         count: Counts loads without a `Load`: their number, and the number of failures.
         serves: If False, the cache is disabled, and the decisions replace stored ones.
@@ -196,58 +230,65 @@ async def lead_many(
     answers: dict[int, Answer] = {}
     led: list[Load] = []
 
-    def answer(place: int, result: LoadResult | Exception) -> None:
+    def deliver(place: int, result: LoadResult | Exception) -> None:
         answers[place] = _finish(loads[place], result, count, serves=serves)
 
     outside = None
-    tasks: dict[int, asyncio.Task[Answer]] = {}
+    waiting: dict[int, asyncio.Task[Answer]] = {}
     try:
-        asked: list[int] = []
+        asked: dict[int, Row] = {}
         for place, load in enumerate(loads):
             if load is None or not serves:
-                asked.append(place)
+                asked[place] = rows[place]
             elif load.idle:
-                tasks[place] = asyncio.create_task(_caught(load_decision(load)))
+                waiting[place] = asyncio.create_task(_caught(load_decision(load)))
             elif load.next_step(()) is Step.LEAD:
                 led.append(load)
-                asked.append(place)
+                asked[place] = rows[place]
             else:
                 answers[place] = load.answer()
         if led:
             outside = current_flights.set((led[0].flight,))
-        await evaluation.ask_all(asked, answer)
-        for place, task in tasks.items():
-            answers[place] = await task
+        with cancelling([*waiting.values()]):
+            await evaluator.ask_all(asked, deliver)
+            for place, task in waiting.items():
+                answers[place] = await task
     finally:
         for load in led:
             load.leave()
         if outside is not None:
             with suppress(ValueError):  # an abandoned coroutine is closed in another context
                 current_flights.reset(outside)
-        await _end([*tasks.values()])
     return [answers[place] for place in range(len(loads))]
 
 
 class Gathering:
     """The loaders of many tasks, answered together.
 
+    A loader waits for the task that asks for it and others, in the way that `task_waits` sees. So a
+    loader that would wait for itself is an error, as in `get_or_load`.
+
     Args:
-        evaluation: The requests and their loader.
+        evaluator: Evaluates the requests.
     """
 
-    def __init__(self, evaluation: Evaluation) -> None:
-        self._evaluation: Final = evaluation
-        self._asked: dict[int, asyncio.Future[Loaded]] = {}
-        self._arrived = asyncio.Event()
+    def __init__(self, evaluator: BatchEvaluator) -> None:
+        self._evaluator: Final = evaluator
+        self._calls: Final[list[asyncio.Task[dict[int, LoadResult | Exception]]]] = []
+        self._asked: dict[int, Row] | None = None
+        """What the next call asks for. None: no call is about to begin."""
 
-    def loader_at(self, place: int) -> Loader:
+    def loader_of(self, place: int, row: Row) -> Loader:
         """Returns the loader of the request at a place."""
 
-        def load() -> Awaitable[Loaded]:
-            asked = asyncio.get_running_loop().create_future()
-            self._asked[place] = asked
-            self._arrived.set()
-            return asked
+        async def load() -> Loaded:
+            if self._asked is None:
+                self._asked = {}
+                self._calls.append(asyncio.create_task(self._call(self._asked)))
+            self._asked[place] = row
+            call = self._calls[-1]
+            await asyncio.wait([call])
+            return loaded(call.result()[place])
 
         return load
 
@@ -259,33 +300,16 @@ class Gathering:
                 of another request.
         """
         tasks = [asyncio.create_task(_caught(one)) for one in requests]
-        ended = asyncio.gather(*tasks)
-        ended.add_done_callback(lambda _: self._arrived.set())
-        try:
-            await asyncio.sleep(0)  # the first step of each
-            while not ended.done():
-                self._arrived.clear()
-                asked, self._asked = self._asked, {}
-                if asked:
-                    await self._evaluation.ask_all(list(asked), partial(_deliver, asked))
-                    continue
-                await self._arrived.wait()
-            return await ended
-        finally:
-            await _end(tasks)
+        with cancelling(self._calls):
+            await all_ended(tasks)
+        return [task.result() for task in tasks]
 
-
-def _deliver(
-    asked: dict[int, asyncio.Future[Loaded]], place: int, result: LoadResult | Exception
-) -> None:
-    future = asked[place]
-    if future.done():  # its request was cancelled
-        return
-    if isinstance(result, Exception):
-        future.set_exception(result)
-    else:
-        decision, ttl_seconds, tags = result
-        future.set_result(Loaded(decision, ttl_seconds, tags or ()))
+    async def _call(self, asked: dict[int, Row]) -> dict[int, LoadResult | Exception]:
+        # All tasks that were ready before this one have had their first step.
+        self._asked = None
+        results: dict[int, LoadResult | Exception] = {}
+        await self._evaluator.ask_all(asked, results.__setitem__)
+        return results
 
 
 def _finish(
@@ -321,15 +345,26 @@ async def _caught(request: Coroutine[Any, Any, JSONObject]) -> Answer:
         return error
 
 
-async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancels the tasks that have not ended, and waits for their end."""
-    running = [task for task in tasks if not task.done()]
-    for task in running:
-        task.cancel()
-    if running:
-        await asyncio.wait(running)
+async def all_ended(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Waits until all tasks have ended, in a way that `task_waits` sees.
+
+    If the caller is cancelled, they are cancelled, too.
+
+    Raises:
+        BaseException: What ended the first task that failed.
+    """
+    with cancelling(tasks):
+        if tasks:
+            await asyncio.wait(tasks)
+    for task in tasks:
+        task.result()
 
 
-def _asked(row: Row) -> tuple[str, str, str, Any]:
-    user_id, action, resource, *context = row
-    return user_id, action, resource, context[0] if context else None
+@contextmanager
+def cancelling(tasks: Sequence[asyncio.Task[Any]]) -> Generator[None]:
+    """Cancels the tasks that run at the end of the block. Does not wait: it may be abandoned."""
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -22,11 +22,13 @@ from sark_cache._core.json import NotJSONError
 from sark_cache._core.keys import RequestKey, Scope
 from sark_cache.backends._shared.defaults import settings_in_force, url_in_environment
 from sark_cache.backends._shared.load_many import (
-    Evaluation,
+    Answer,
+    BatchEvaluator,
     Gathering,
     complete,
     evaluate_alone,
     merged,
+    own_rows,
 )
 from sark_cache.backends._shared.loading import evaluate
 from sark_cache.backends._shared.recorder import MetricsRecorder, RecordedMetrics
@@ -495,34 +497,32 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             BatchLoadError: The loader raised, or returned no decision for some of the requests. It
                 has the decisions of all other requests. These are stored.
         """
-        rows = arguments.read_requests(requests)
-        evaluation = Evaluation(self, loader, rows, max_batch)
+        rows = own_rows(arguments.read_requests(requests))
+        evaluator = BatchEvaluator(self, loader, max_batch)
         names = arguments.read_tags(tags)
         lifetime = self._lifetime(arguments.read_ttl(ttl_seconds), sensitivity)
         arguments.check_optional("sensitivity", sensitivity)
         arguments.read_policy(policy)
         if not self._serves:
-            answers = await evaluate_alone(evaluation)
-            superseded = [
-                (*row,)
-                for row, answer in zip(rows, answers, strict=True)
-                if not isinstance(answer, Exception)
-            ]
-            self._writer.supersede(policy, superseded)
-            return complete(answers)
+            evaluated = await evaluate_alone(evaluator, rows)
+            both = zip(rows, evaluated, strict=True)
+            decided = [row for row, answer in both if not isinstance(answer, Exception)]
+            self._writer.supersede(policy, decided)
+            return complete(evaluated)
         self._recorder.count("batch_operations")
         found = await self._find_batch("get_or_load_many", policy, rows)
         missed = [place for place, decision in enumerate(found) if decision is None]
         self._recorder.count("hits", len(rows) - len(missed))
-        misses = evaluation.of(missed)
-        gathering = Gathering(misses)
-        looked_up = await asyncio.gather(
-            *(self._look_up("get_or_load_many", policy, *row) for row in misses.rows)
-        )
-        answers = await gathering.run(
-            self._answer_miss(request, one, gathering.loader_at(place), lifetime, names)
-            for place, (request, one) in enumerate(looked_up)
-        )
+        answers: list[Answer] = []
+        for window in evaluator.windows(missed):
+            looked_up = await asyncio.gather(
+                *(self._look_up("get_or_load_many", policy, *rows[place]) for place in window)
+            )
+            gathering = Gathering(evaluator)
+            answers += await gathering.run(
+                self._answer_miss(*one, gathering.loader_of(place, rows[place]), lifetime, names)
+                for place, one in zip(window, looked_up, strict=True)
+            )
         return complete(merged(found, missed, answers))
 
     async def _answer_miss(

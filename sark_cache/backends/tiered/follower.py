@@ -213,12 +213,8 @@ class LogFollower:
                 message = "the server is not the primary any more"
                 raise UnavailableError(message)
             is_found = reply.continues(position)
-            if verdict is Verdict.GO_ON and not is_found and self._goes_back(reply.replication):
-                tries += 1
-                continue
             if verdict is Verdict.FLUSH or (verdict is Verdict.GO_ON and not is_found):
-                self.position = self._proven = self._believed = None
-                self._standing = Standing()
+                self._leave_position(verdict, reply.replication)
                 tries += 1
                 continue
             if not is_found:  # a server that may be about to be replaced proves nothing
@@ -326,23 +322,23 @@ class LogFollower:
                 if not member.own_records.take(item.position.nonce):
                     _call_all(member.cache, calls)
 
-    def _goes_back(self, seen: Replication) -> bool:
-        """Goes back to the proven position if a promoted replica lacks what was heard after it.
+    def _leave_position(self, verdict: Verdict, seen: Replication) -> None:
+        """Leaves a position that the log does not have. The next one is adopted, with a flush.
+
+        There is one exception: if a promoted replica lacks what was heard after the proven
+        position, the reader goes back to that.
 
         The old primary may have taken records until it was told of the promotion. They are lost,
         and none of them was confirmed, because the replica did not have them. So the records that
         the replica has after the proven position are all that may be missing here.
-
-        Returns:
-            Whether the position is another one now.
         """
         believed, proven = self._believed, self._proven
-        if believed is None or proven is None or seen.history == believed.history:
-            return False
-        if proven == self.position:
-            return False
-        self.position = proven
-        return True
+        is_promoted = believed is not None and seen.history != believed.history
+        if verdict is Verdict.GO_ON and is_promoted and proven not in {None, self.position}:
+            self.position = proven
+            return
+        self.position = self._proven = self._believed = None
+        self._standing = Standing()
 
     def _note(self, reply: Confirmation, verdict: Verdict, now: float) -> None:
         """Notes the facts of a confirmation, after its records were applied."""
