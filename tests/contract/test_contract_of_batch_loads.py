@@ -231,7 +231,7 @@ async def test_a_batch_of_less_than_one_is_refused(cache):
         await cache.get_or_load_many(DOCUMENTS, BatchLoader(), max_batch=0)
 
 
-async def test_a_context_that_is_changed_meanwhile_changes_no_key(cache):
+async def test_a_context_that_is_changed_during_the_load_changes_no_key(cache):
     context = {"mfa": False, "roles": ["guest"]}
     requests = [["alice", "read", f"doc-{number}", context] for number in range(6)]
     seen = []

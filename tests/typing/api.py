@@ -10,6 +10,7 @@ from pydantic import SecretStr
 import sark_cache
 from sark_cache import (
     AsyncCache,
+    BatchLoadError,
     CacheCleanupTask,
     CacheMetrics,
     CacheSettings,
@@ -39,7 +40,7 @@ from sark_cache import (
 )
 from sark_cache.cleanup import CleanupMetrics
 from sark_cache.metrics import SETTLE_BOUNDS_SECONDS, LatencyHistogram
-from sark_cache.types import JSONObject
+from sark_cache.types import BatchLoader, JSONObject
 
 
 def version() -> None:
@@ -114,6 +115,18 @@ async def loads(cache: RustPolicyCache, context: Mapping[str, Any]) -> None:
         tags=["a"],
     )
     assert_type(decision, JSONObject)
+
+
+async def batches(cache: RustPolicyCache, loader: BatchLoader) -> list[JSONObject | None]:
+    ids = await cache.filter_allowed("alice", "read", ["plan"], loader, {"mfa": True})
+    assert_type(ids, list[str])
+    async for number in cache.filter_allowed_stream("alice", "read", range(9), loader, key=str):
+        assert_type(number, int)
+    try:
+        return [*await cache.get_or_load_many([("alice", "read", "plan")], loader)]
+    except BatchLoadError as error:
+        assert_type(error.errors, dict[int, Exception])
+        return assert_type(error.decisions, list[JSONObject | None])
 
 
 async def revocations(cache: RustPolicyCache) -> None:

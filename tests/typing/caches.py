@@ -21,6 +21,7 @@ from sark_cache.backends import redis
 from sark_cache.metrics import LATENCY_BOUNDS_SECONDS, LatencyHistogram
 from sark_cache.types import (
     BatchEntry,
+    BatchLoader,
     BatchRequest,
     Context,
     JSONObject,
@@ -42,6 +43,7 @@ async def interface(
     cache: PolicyCacheProtocol,
     context: Context,
     loader: Loader,
+    batch_loader: BatchLoader,
     callback: RevalidateCallback,
     requests: Iterable[BatchRequest],
     entries: Iterable[BatchEntry],
@@ -60,6 +62,8 @@ async def interface(
         *request, loader, context, ttl_seconds=1.5, sensitivity="internal", tags={"a"}
     )
     assert_type(loaded, JSONObject)
+    many = await cache.get_or_load_many(requests, batch_loader, tags={"a"}, max_batch=100)
+    assert_type(many, list[JSONObject])
     assert_type(await cache.get_batch(requests), list[JSONObject | None])
     assert_type(await cache.set_batch(entries, tags=("a",), stamp=stamp), int)
     assert_type(await cache.preload_cache(entries, tags=("a",), stamp=stamp), int)

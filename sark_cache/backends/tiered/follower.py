@@ -328,7 +328,7 @@ class LogFollower:
         There is one exception: if a promoted replica lacks what was heard after the proven
         position, the reader goes back to that.
 
-        The old primary may have taken records until it was told of the promotion. They are lost,
+        The old primary may have taken records until it noticed the promotion. They are lost,
         and none of them was confirmed, because the replica did not have them. So the records that
         the replica has after the proven position are all that may be missing here.
         """

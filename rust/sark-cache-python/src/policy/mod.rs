@@ -208,8 +208,7 @@ impl PolicyStore {
         context: Option<&Bound<'py, PyAny>>,
         policy: Given<'_, 'py>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let user =
-            [arguments::string("user_id", user_id)?, arguments::string("action", action)?];
+        let user = [arguments::string("user_id", user_id)?, arguments::string("action", action)?];
         let policy = arguments::policy(policy)?;
         batch::allowed(Self::instance(slf)?, user, resources, context, policy)
     }
