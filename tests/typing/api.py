@@ -122,11 +122,12 @@ async def batches(cache: RustPolicyCache, loader: BatchLoader) -> list[JSONObjec
     assert_type(ids, list[str])
     async for number in cache.filter_allowed_stream("alice", "read", range(9), loader, key=str):
         assert_type(number, int)
-    try:
-        return [*await cache.get_or_load_many([("alice", "read", "plan")], loader)]
-    except BatchLoadError as error:
-        assert_type(error.errors, dict[int, Exception])
-        return assert_type(error.decisions, list[JSONObject | None])
+    return [*await cache.get_or_load_many([("alice", "read", "plan")], loader)]
+
+
+def failures(error: BatchLoadError) -> list[JSONObject | None]:
+    assert_type(error.errors, dict[int, Exception])
+    return assert_type(error.decisions, list[JSONObject | None])
 
 
 async def revocations(cache: RustPolicyCache) -> None:
