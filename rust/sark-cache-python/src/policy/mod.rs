@@ -214,7 +214,6 @@ impl PolicyStore {
     }
 
     /// Begins the loads of the requests of a batch that missed.
-    #[expect(clippy::too_many_arguments, reason = "the arguments of the public method")]
     fn _begin_loads<'py>(
         slf: &Bound<'py, Self>,
         requests: &Bound<'py, PyList>,
