@@ -1,8 +1,17 @@
 """`PolicyCacheProtocol`: the interface of every policy cache."""
 
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from types import TracebackType
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 from sark_cache._core import arguments
 from sark_cache._core.arguments import NOT_GIVEN
@@ -17,6 +26,8 @@ from sark_cache.types import (
     Loader,
     RevalidateCallback,
 )
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -153,6 +164,42 @@ class PolicyCacheProtocol(Protocol):
         Raises:
             BatchLoadError: The loader raised, or returned no decision for some of the requests.
         """
+        ...
+
+    def filter_allowed(
+        self,
+        user_id: str,
+        action: str,
+        resources: Iterable[T] | AsyncIterable[T],
+        loader: BatchLoader,
+        context: Context | None = None,
+        *,
+        key: Callable[[T], str] | None = None,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        tags: Collection[str] = (),
+        policy: str = "",
+        max_batch: int = arguments.DEFAULT_MAX_BATCH,
+    ) -> Coroutine[object, None, list[T]]:
+        """Returns the resources on which the user may perform the action, in their order."""
+        ...
+
+    def filter_allowed_stream(
+        self,
+        user_id: str,
+        action: str,
+        resources: Iterable[T] | AsyncIterable[T],
+        loader: BatchLoader,
+        context: Context | None = None,
+        *,
+        key: Callable[[T], str] | None = None,
+        ttl_seconds: float | None = None,
+        sensitivity: str | None = None,
+        tags: Collection[str] = (),
+        policy: str = "",
+        max_batch: int = arguments.DEFAULT_MAX_BATCH,
+    ) -> AsyncGenerator[T, None]:
+        """Yields what `filter_allowed` returns. Takes the memory of a part of the resources."""
         ...
 
     def get_batch(

@@ -129,16 +129,14 @@ def fleet() -> Iterator[str]:
         if "ms" in figures:
             yield row(name, f"{figures['ms'] / 1e3:.3f} s")
         else:
-            yield row(
-                name, f"settled: p50 {figures['p50_ms']:.1f} ms, p99 {figures['p99_ms']:.1f} ms"
-            )
+            yield row(name, f"settled: {of_records(figures)}")
     bare = found["bare_sockets"]
     yield row(
         f"{bare['processes']} processes with nothing but a socket, 10 records a second",
-        f"acknowledged: p50 {bare['p50_ms']:.1f} ms, p99 {bare['p99_ms']:.1f} ms",
+        f"acknowledged: {of_records(bare)}",
     )
     for replay in found["replay"]:
-        how = "one by one" if replay["applied"] else "as one flush"
+        how = "as one flush" if replay["flushes"] else "one by one"
         yield row(
             f"{replay['records']:,} records that a stopped process did not see, applied {how}",
             f"after {replay['seconds'] * 1e3:.0f} ms; event loop blocked for at most "
@@ -149,6 +147,17 @@ def fleet() -> Iterator[str]:
     yield row(
         f"{idle['readers']} idle readers, `max_staleness` {idle['max_staleness']:g} s",
         f"{idle['percent_of_a_core']:.1f} % of a core of the server",
+    )
+
+
+def of_records(figures: Any) -> str:  # noqa: ANN401 - as JSON is
+    """Returns how long records took, and what each cost if there were many."""
+    took = f"p50 {figures['p50_ms']:.1f} ms, p99 {figures['p99_ms']:.1f} ms"
+    if "cpu_ms_of_a_process" not in figures:
+        return took
+    return (
+        f"{took}; {figures['cpu_ms_of_a_process']:.2f} ms of a core for each process, and "
+        f"{figures['cpu_ms_of_the_server_for_a_process']:.2f} ms of the server"
     )
 
 

@@ -180,10 +180,14 @@ def check_boolean(argument: str, given: object) -> bool:
     return given
 
 
-def check_loader(loader: object) -> None:
-    """Raises a TypeError unless the loader is callable."""
+LOADER: Final = "an async function without arguments"
+BATCH_LOADER: Final = "an async function that takes a list of requests"
+
+
+def check_loader(loader: object, takes: str = LOADER) -> None:
+    """Raises a TypeError unless the loader is callable. `takes` says what it has to be."""
     if not callable(loader):
-        refuse("loader", "an async function without arguments", loader)
+        refuse("loader", takes, loader)
 
 
 def read_max_batch(max_batch: object) -> int:

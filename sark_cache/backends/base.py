@@ -76,7 +76,7 @@ class BasePolicyCache:
         return self.set_batch(preload_data, tags=tags, stamp=stamp, policy=policy)
 
     async def filter_allowed(
-        self: PolicyCacheProtocol,
+        self,
         user_id: str,
         action: str,
         resources: Iterable[T] | AsyncIterable[T],
@@ -115,7 +115,15 @@ class BasePolicyCache:
         """
         allowed: list[T] = []
         parts = allowed_parts(
-            *(self, user_id, action, resources, loader, context, key, max_batch),
+            cast("PolicyCacheProtocol", self),
+            self._allowed,
+            user_id,
+            action,
+            resources,
+            loader,
+            context,
+            key=key,
+            max_batch=max_batch,
             ttl_seconds=ttl_seconds,
             sensitivity=sensitivity,
             tags=tags,
@@ -126,7 +134,7 @@ class BasePolicyCache:
         return allowed
 
     async def filter_allowed_stream(
-        self: PolicyCacheProtocol,
+        self,
         user_id: str,
         action: str,
         resources: Iterable[T] | AsyncIterable[T],
@@ -146,7 +154,15 @@ class BasePolicyCache:
         yielded by decisions that were made before the first of them was yielded.
         """
         parts = allowed_parts(
-            *(self, user_id, action, resources, loader, context, key, max_batch),
+            cast("PolicyCacheProtocol", self),
+            self._allowed,
+            user_id,
+            action,
+            resources,
+            loader,
+            context,
+            key=key,
+            max_batch=max_batch,
             ttl_seconds=ttl_seconds,
             sensitivity=sensitivity,
             tags=tags,
@@ -156,6 +172,18 @@ class BasePolicyCache:
             async for part in parts:
                 for one in part:
                     yield one
+
+    def _allowed(
+        self,
+        user_id: str,
+        action: str,
+        resources: list[Any],
+        context: Context | None,
+        policy: str,
+        /,
+    ) -> list[bool | None]:
+        del user_id, action, context, policy
+        return [None] * len(resources)  # `get_or_load_many` looks them up
 
     def set_revalidate_callback(self, callback: RevalidateCallback | None) -> None:
         """Sets the callback that refreshes stale entries. None: nothing is refreshed.

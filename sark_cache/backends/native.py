@@ -103,8 +103,9 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
 
         Every decision is stored separately, and any other request for it waits for this load. A
         decision that another request is loading is waited for, and the loader is not asked for it.
-        If a decision is revoked during the load, it is returned and not stored. Hits cost as much
-        as those of `get_batch`.
+        If a decision is revoked during the load, it is returned and not stored. A hit is returned
+        even if it is revoked while the loader runs. Hits cost as much as those of `get_batch`, and
+        start no refresh.
 
         Args:
             requests: `(user_id, action, resource, context)` for each request. The context is
@@ -143,8 +144,8 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
             part = [misses[place] for place in window]
             loaders = [evaluator.loader_of(row) for row in part]
             loads = self._begin_loads(part, loaders, ttl_seconds, sensitivity, names, policy)
-            serves = self.enabled and not self.closed
-            answers += await lead_many(evaluator, part, loads, self._count_loads, serves=serves)
+            serves, failed = self.enabled and not self.closed, self._count_load_error
+            answers += await lead_many(evaluator, part, loads, failed, serves=serves)
         return complete(merged(found, missed, answers))
 
     @property
@@ -209,6 +210,18 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
             f"{type(self).__name__}(max_size={self.max_size}, ttl_seconds={self.ttl_seconds}, "
             f"enabled={self.enabled})"
         )
+
+    def _allowed(
+        self,
+        user_id: str,
+        action: str,
+        resources: list[Any],
+        context: Context | None,
+        policy: str,
+        /,
+    ) -> list[bool | None]:
+        # Not that of `BasePolicyCache`, which knows nothing.
+        return PolicyStore._allowed(self, user_id, action, resources, context, policy)  # noqa: SLF001
 
     def _refresh_ahead(
         self,

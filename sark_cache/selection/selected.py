@@ -238,6 +238,17 @@ class SelectedPolicyCache(BasePolicyCache):
             await all_ended([asyncio.create_task(load(*part)) for part in parts])
         return complete(answers)
 
+    def _allowed(
+        self,
+        user_id: str,
+        action: str,
+        resources: list[Any],
+        context: Context | None,
+        policy: str,
+        /,
+    ) -> list[bool | None]:
+        return self._for(user_id)._allowed(user_id, action, resources, context, policy)  # noqa: SLF001
+
     async def get_batch(
         self, requests: Iterable[BatchRequest], *, policy: str = ""
     ) -> list[JSONObject | None]:

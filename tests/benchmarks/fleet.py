@@ -182,7 +182,10 @@ async def measure_revocations(server):
                 await asyncio.sleep(1.2)
                 for rate in RATES:
                     name = f"{processes} processes, {rate} revocations a second"
+                    spent = spending(members, server)
                     found[name] = figures(await revocations(cache, rate))
+                    if rate == max(RATES):  # the rest is mostly the cost of the confirmations
+                        found[name] |= spent(found[name]["revocations"])
                     show(name, found[name])
                 members[0].send_signal(signal.SIGSTOP)
                 called = time.perf_counter()
@@ -200,7 +203,9 @@ def measure_bare_sockets(server):
     at = urlsplit(server.url)
     durations = []
     processes = max(PROCESSES)
-    with started([BARE, at.hostname, str(at.port), str(one)] for one in range(processes)):
+    programs = ([BARE, at.hostname, str(at.port), str(one)] for one in range(processes))
+    with started(programs) as members:
+        spent = spending(members, server)
         for _ in range(100):
             time.sleep(0.1)
             called = time.perf_counter()
@@ -210,8 +215,8 @@ def measure_bare_sockets(server):
                 time.sleep(pause)
                 pause *= PAUSE_GROWTH
             durations.append(time.perf_counter() - called)
+        found = {"processes": processes, **figures(sorted(durations)), **spent(len(durations))}
     server.command("FLUSHALL")
-    found = {"processes": processes, **figures(sorted(durations))}
     show("bare sockets", found)
     return found
 
@@ -220,6 +225,22 @@ def cpu_seconds(pid):
     """Returns the processor time of a process, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def spending(members, server):
+    """Returns a function that takes a number of records, and returns the processor time of each."""
+    before, of_server = [cpu_seconds(one.pid) for one in members], cpu_seconds(server.pid)
+
+    def spent(records):
+        after = [cpu_seconds(one.pid) for one in members]
+        of_members = (sum(after) - sum(before)) / len(members)
+        of_each = (cpu_seconds(server.pid) - of_server) / len(members)
+        return {
+            "cpu_ms_of_a_process": round(1e3 * of_members / records, 2),
+            "cpu_ms_of_the_server_for_a_process": round(1e3 * of_each / records, 3),
+        }
+
+    return spent
 
 
 def measure_idle_readers(server):

@@ -28,6 +28,23 @@ class BatchLoader:
         return [self.decisions.get(request[2].replace("-", "_"), ALLOW) for request in requests]
 
 
+async def begun_batch(cache, loader):
+    """Starts a batch whose loader does not answer yet."""
+    loader.may_answer.clear()
+    batch = asyncio.create_task(cache.get_or_load_many(DOCUMENTS, loader))
+    await loader.begun.wait()
+    return batch
+
+
+async def waiting_request(cache, loader):
+    """Starts a request that waits for the first document of a batch."""
+    other = asyncio.create_task(cache.get_or_load(*DOCUMENTS[0][:3], loader))
+    while cache.metrics.misses < len(DOCUMENTS) + 1:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.01)  # it begins to wait
+    return other
+
+
 async def test_all_misses_are_one_call_of_the_loader_in_their_order(cache):
     await cache.set(*DOCUMENTS[2][:3], DENY)
     loader = BatchLoader(doc_4=DENY)
@@ -61,13 +78,8 @@ async def test_a_decision_that_another_request_loads_is_waited_for(cache):
 
 async def test_another_request_waits_for_the_batch(cache):
     loader = BatchLoader()
-    loader.may_answer.clear()
-    batch = asyncio.create_task(cache.get_or_load_many(DOCUMENTS, loader))
-    await loader.begun.wait()
-    other = asyncio.create_task(cache.get_or_load(*DOCUMENTS[0][:3], bringing(DENY)))
-    while cache.metrics.misses < 7:
-        await asyncio.sleep(0.001)
-    await asyncio.sleep(0.01)
+    batch = await begun_batch(cache, loader)
+    other = await waiting_request(cache, bringing(DENY))
     loader.may_answer.set()
     assert (await other, (await batch)[0]) == (ALLOW, ALLOW)
     assert cache.metrics.coalesced == 1
@@ -134,9 +146,7 @@ async def test_the_loader_is_called_for_at_most_max_batch_requests(cache):
 
 async def test_a_decision_that_is_revoked_during_the_load_is_returned_and_not_stored(cache):
     loader = BatchLoader()
-    loader.may_answer.clear()
-    batch = asyncio.create_task(cache.get_or_load_many(DOCUMENTS, loader))
-    await loader.begun.wait()
+    batch = await begun_batch(cache, loader)
     await cache.invalidate(resource="doc-3")
     loader.may_answer.set()
     assert await batch == [ALLOW] * 6
@@ -159,12 +169,8 @@ async def test_each_decision_has_its_own_tags_and_time_to_live(cache):
 
 async def test_a_cancelled_batch_stores_nothing_and_hands_over(cache):
     loader = BatchLoader()
-    loader.may_answer.clear()
-    batch = asyncio.create_task(cache.get_or_load_many(DOCUMENTS, loader))
-    await loader.begun.wait()
-    other = asyncio.create_task(cache.get_or_load(*DOCUMENTS[0][:3], bringing(DENY)))
-    while cache.metrics.misses < 7:
-        await asyncio.sleep(0.001)
+    batch = await begun_batch(cache, loader)
+    other = await waiting_request(cache, bringing(DENY))
     batch.cancel()
     assert await other == DENY
     with pytest.raises(asyncio.CancelledError):
@@ -304,6 +310,13 @@ async def test_more_misses_than_some_calls_are_loaded_in_turn(cache):
     assert max(map(len, loader.asked)) == 2
 
 
+@pytest.mark.parametrize("answer", [7, None])
+async def test_a_loader_that_is_not_async_is_named(cache, answer):
+    with pytest.raises(BatchLoadError) as failed:
+        await cache.get_or_load_many(DOCUMENTS[:1], lambda _: answer)
+    assert "async function that takes a list of requests" in str(failed.value.errors[0])
+
+
 # filter_allowed
 
 
@@ -362,7 +375,8 @@ async def test_a_resource_without_a_decision_fails_the_filter(cache):
         (("alice", "read", "doc"), "resources must be"),
         (("alice", "read", 7), "resources must be"),
         (("alice", "read", [7]), "resource"),
-        ((7, "read", ["doc"]), "user_id"),
+        ((7, "read", []), "user_id"),
+        (("alice", 7, ["doc"]), "action"),
     ],
 )
 async def test_a_wrong_argument_of_the_filter_is_named(cache, arguments, words):

@@ -49,3 +49,19 @@ async def test_decisions_that_cannot_be_stored_take_little_room_in_the_log(fresh
     named = [dict(zip(fields[::2], fields[1::2], strict=True)) for _, fields in records]
     assert max(len(fields.pop("r")) for fields in named) < 600
     assert max(len("".join(fields.values())) for fields in named) < 60
+
+
+async def test_a_large_batch_of_misses_is_stored_although_no_command_may_take_that_long(
+    fresh_redis,
+):
+    """Each command has its own time. If all began at once, most would wait too long."""
+
+    async def load(requests):
+        return [ALLOW] * len(requests)
+
+    requests = [("alice", "read", f"doc-{number}") for number in range(4_000)]
+    async with PolicyCache(fresh_redis.url, command_timeout=0.5, connect_timeout=10) as cache:
+        assert await cache.get_or_load_many(requests, load) == [ALLOW] * 4_000
+        assert await cache.size() == 4_000
+        metrics = cache.metrics
+        assert (metrics.errors, metrics.loads, metrics.misses) == (0, 4_000, 4_000)

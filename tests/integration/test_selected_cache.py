@@ -7,6 +7,7 @@ import pytest
 
 from closing import assert_closed_by_its_block
 from sark_cache import (
+    BatchLoadError,
     InvalidationError,
     SelectedPolicyCache,
     create_policy_cache,
@@ -51,6 +52,49 @@ async def test_a_deny_while_it_is_off_ends_the_older_allow(
     assert await cache.get_batch([ALICE]) == [None]
 
 
+class Loader:
+    """A loader of many requests, which notes the users that it was asked about."""
+
+    def __init__(self):
+        self.asked = []
+
+    async def __call__(self, requests):
+        self.asked.append(sorted({user for user, *_ in requests}))
+        return [ALLOW if user != "eve" else ConnectionError() for user, *_ in requests]
+
+
+async def test_a_batch_is_divided_among_the_caches_of_its_users(settled, fresh_redis):
+    chosen = settled(redis_url=fresh_redis.url, rust_cache_rollout_pct=50)
+    cache = SelectedPolicyCache(chosen)
+    assert await cache.health_check()
+    requests = [(f"user-{number}", "read", "doc") for number in range(40)]
+    loader = Loader()
+    assert await cache.get_or_load_many(iter(requests), loader) == [ALLOW] * 40
+    assert len(loader.asked) == 2, "once for each cache"
+    assert sorted(user for asked in loader.asked for user in asked) == sorted(
+        user for user, *_ in requests
+    )
+    assert await cache.get_batch(requests) == [ALLOW] * 40
+    with pytest.raises(BatchLoadError) as failed:
+        await cache.get_or_load_many([*requests, ("eve", "read", "doc")], loader)
+    assert failed.value.decisions == [*[ALLOW] * 40, None]
+    assert list(failed.value.errors) == [40]
+
+
+async def test_a_filter_asks_the_cache_of_the_user_and_counts_its_hits(settled):
+    cache = SelectedPolicyCache(settled(rust_cache_rollout_pct=100))
+    loader = Loader()
+    documents = ["plan", "budget"]
+    assert await cache.filter_allowed("alice", "read", documents, loader) == documents
+    native = get_rust_policy_cache()
+    before = native.metrics
+    assert await cache.filter_allowed("alice", "read", documents, loader) == documents
+    after = native.metrics
+    assert (after.hits - before.hits, after.misses - before.misses) == (2, 0)
+    assert after.batch_operations == before.batch_operations, "no decision was built"
+    assert loader.asked == [["alice"]]
+
+
 async def test_a_closed_one_serves_and_stores_nothing_and_refuses_to_revoke(settled):
     cache = SelectedPolicyCache(settled(rust_cache_rollout_pct=100))
     await cache.set(*ALICE, ALLOW)
@@ -62,6 +106,10 @@ async def test_a_closed_one_serves_and_stores_nothing_and_refuses_to_revoke(sett
         return ALLOW
 
     assert await cache.get_or_load(*ALICE, load) == ALLOW
+    loader = Loader()
+    assert await cache.get_or_load_many([ALICE], loader) == [ALLOW]
+    assert await cache.get_or_load_many([], loader) == []
+    assert await cache.filter_allowed("alice", "read", ["doc"], loader) == ["doc"]
     cache.record_opa_latency(5)
     with pytest.raises(InvalidationError, match="closed"):
         await cache.invalidate(user_id="alice")

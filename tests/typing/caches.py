@@ -64,6 +64,10 @@ async def interface(
     assert_type(loaded, JSONObject)
     many = await cache.get_or_load_many(requests, batch_loader, tags={"a"}, max_batch=100)
     assert_type(many, list[JSONObject])
+    allowed = await cache.filter_allowed("alice", "read", ["doc"], batch_loader, context)
+    assert_type(allowed, list[str])
+    async for number in cache.filter_allowed_stream("alice", "read", [7], batch_loader, key=str):
+        assert_type(number, int)
     assert_type(await cache.get_batch(requests), list[JSONObject | None])
     assert_type(await cache.set_batch(entries, tags=("a",), stamp=stamp), int)
     assert_type(await cache.preload_cache(entries, tags=("a",), stamp=stamp), int)

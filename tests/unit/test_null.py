@@ -4,7 +4,7 @@ import pytest
 
 from closing import assert_closed_by_its_block
 from loaders import bringing
-from sark_cache import NullPolicyCache, PolicyCacheProtocol
+from sark_cache import BatchLoadError, NullPolicyCache, PolicyCacheProtocol
 
 ALLOW = {"allow": True}
 ALICE = ("alice", "read", "doc")
@@ -44,10 +44,17 @@ async def test_every_request_evaluates_and_is_counted(cache):
     with pytest.raises(ConnectionError):
         await cache.get_or_load(*ALICE, fail)
     await cache.get_batch([ALICE])
+
+    async def answer(requests):
+        return [ALLOW, ConnectionError()]
+
+    with pytest.raises(BatchLoadError) as failed:
+        await cache.get_or_load_many([ALICE, ALICE], answer)
+    assert failed.value.decisions == [ALLOW, None]
     cache.record_opa_latency(5)
     metrics = cache.metrics
-    assert (metrics.misses, metrics.loads, metrics.load_errors) == (4, 3, 1)
-    assert (metrics.batch_operations, metrics.hits, metrics.errors) == (1, 0, 0)
+    assert (metrics.misses, metrics.loads, metrics.load_errors) == (6, 5, 2)
+    assert (metrics.batch_operations, metrics.hits, metrics.errors) == (2, 0, 0)
     assert metrics.avg_opa_latency_ms == pytest.approx(5)
     assert cache.get_metrics()["miss_rate"] == 100
     assert cache.evaluation_histogram().count == 1

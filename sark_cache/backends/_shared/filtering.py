@@ -10,10 +10,9 @@ from collections.abc import (
     Iterator,
 )
 from itertools import compress, islice
-from typing import TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from sark_cache._core import arguments
-from sark_cache._core.compiled import PolicyStore
 from sark_cache.backends._shared.load_many import PARALLEL_CALLS, copied
 from sark_cache.protocol import PolicyCacheProtocol
 from sark_cache.types import BatchLoader, Context
@@ -21,16 +20,22 @@ from sark_cache.types import BatchLoader, Context
 T = TypeVar("T")
 
 
+Known: TypeAlias = Callable[[str, str, list[Any], Context | None, str], list[bool | None]]
+"""Takes a user, an action, resources, a context and a policy. Returns whether each resource is
+allowed. None: its decision is not known at once."""
+
+
 async def allowed_parts(
     cache: PolicyCacheProtocol,
+    look_up: Known,
     user_id: str,
     action: str,
     resources: Iterable[T] | AsyncIterable[T],
     loader: BatchLoader,
     context: Context | None,
+    *,
     key: Callable[[T], str] | None,
     max_batch: int,
-    *,
     ttl_seconds: float | None,
     sensitivity: str | None,
     tags: Collection[str],
@@ -42,15 +47,16 @@ async def allowed_parts(
         TypeError: An argument has the wrong type. The message names it.
         BatchLoadError: The loader raised, or returned no decision for some of the resources.
     """
+    arguments.check_request(user_id, action, "", context, sensitivity)
+    arguments.check_loader(loader, arguments.BATCH_LOADER)
+    arguments.read_ttl(ttl_seconds)
+    arguments.read_policy(policy)
     names = arguments.read_tags(tags)
-    arguments.check_loader(loader)
     size = min(PARALLEL_CALLS * arguments.read_max_batch(max_batch), sys.maxsize)
     context = copied(context)
     async for part in _parts(resources, size):
         named = part if key is None else [key(one) for one in part]
-        known: list[bool | None] = [None] * len(part)
-        if isinstance(cache, PolicyStore):
-            known = cache._allowed(user_id, action, named, context, policy)  # noqa: SLF001 - made for this
+        known = look_up(user_id, action, named, context, policy)
         missed = [place for place, allow in enumerate(known) if allow is None]
         if missed:
             decisions = await cache.get_or_load_many(

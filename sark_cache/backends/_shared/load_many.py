@@ -17,10 +17,10 @@ for another request. For the same reason each call of a loader gets copies of th
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard, TypeVar
 
 from sark_cache._core import arguments
 from sark_cache._core.json import NotJSONError, to_plain_mapping
@@ -37,14 +37,23 @@ from sark_cache.types import BatchLoader, JSONObject, Loaded, Loader
 if TYPE_CHECKING:
     from sark_cache._native import Load
 
+T = TypeVar("T")
+
 PARALLEL_CALLS: Final = 4
 """The maximum number of calls of a loader that run at the same time for one batch."""
+REQUESTS_AT_ONCE: Final = 16
+"""The maximum number of requests of a batch that use the server at the same time.
+
+A command has a time limit, which also counts while it waits for a connection.
+"""
 SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 
 Row: TypeAlias = tuple[str, str, str, Any]
 """`(user_id, action, resource, context)`."""
 Answer: TypeAlias = JSONObject | Exception
 """The answer to one request: the decision, or why there is none."""
+Request: TypeAlias = Callable[[], Awaitable[JSONObject]]
+"""A function that makes one request of a batch."""
 Deliver: TypeAlias = Callable[[int, LoadResult | Exception], None]
 """Takes the place of a request and the result of its evaluation."""
 
@@ -62,7 +71,7 @@ class BatchEvaluator:
     """
 
     def __init__(self, cache: object, loader: BatchLoader, max_batch: int) -> None:
-        arguments.check_loader(loader)
+        arguments.check_loader(loader, arguments.BATCH_LOADER)
         self._cache: Final = cache
         self._loader: Final = loader
         self._max_batch: Final = arguments.read_max_batch(max_batch)
@@ -214,7 +223,7 @@ async def lead_many(
     evaluator: BatchEvaluator,
     rows: Sequence[Row],
     loads: Sequence["Load | None"],
-    count: Callable[[int, int], None],
+    count_error: Callable[[], None],
     *,
     serves: bool,
 ) -> list[Answer]:
@@ -224,14 +233,14 @@ async def lead_many(
         evaluator: Evaluates the requests.
         rows: The requests.
         loads: The load of each request. None: its decision cannot be stored.
-        count: Counts loads without a `Load`: their number, and the number of failures.
+        count_error: Counts the failure of a load without a `Load`.
         serves: If False, the cache is disabled, and the decisions replace stored ones.
     """
     answers: dict[int, Answer] = {}
     led: list[Load] = []
 
     def deliver(place: int, result: LoadResult | Exception) -> None:
-        answers[place] = _finish(loads[place], result, count, serves=serves)
+        answers[place] = _finish(loads[place], result, count_error, serves=serves)
 
     outside = None
     waiting: dict[int, asyncio.Task[Answer]] = {}
@@ -276,7 +285,10 @@ class Gathering:
         self._evaluator: Final = evaluator
         self._calls: Final[list[asyncio.Task[dict[int, LoadResult | Exception]]]] = []
         self._asked: dict[int, Row] | None = None
-        """What the next call asks for. None: no call is about to begin."""
+        """The requests of the next call. None: no call is about to begin."""
+        self._turns: Final = asyncio.Semaphore(REQUESTS_AT_ONCE)
+        self._stores: Final[set[int]] = set()
+        """The places of the requests that have a turn to store their decisions."""
 
     def loader_of(self, place: int, row: Row) -> Loader:
         """Returns the loader of the request at a place."""
@@ -288,21 +300,32 @@ class Gathering:
             self._asked[place] = row
             call = self._calls[-1]
             await asyncio.wait([call])
-            return loaded(call.result()[place])
+            result = call.result()[place]
+            await self._turns.acquire()
+            self._stores.add(place)
+            return loaded(result)
 
         return load
 
-    async def run(self, requests: Iterable[Coroutine[Any, Any, JSONObject]]) -> list[Answer]:
-        """Awaits requests, each in a task, and answers their loaders.
+    async def run(self, requests: Mapping[int, Request]) -> list[Answer]:
+        """Makes requests, each in a task, and answers their loaders.
 
         Args:
-            requests: The requests. At its first step, each calls its loader, or waits for the load
-                of another request.
+            requests: The requests by their places. At its first step, each calls its loader, or
+                waits for the load of another request.
         """
-        tasks = [asyncio.create_task(_caught(one)) for one in requests]
+        tasks = [asyncio.create_task(self._answer(*one)) for one in requests.items()]
         with cancelling(self._calls):
             await all_ended(tasks)
         return [task.result() for task in tasks]
+
+    async def _answer(self, place: int, request: Request) -> Answer:
+        try:
+            return await _caught(request())
+        finally:
+            if place in self._stores:
+                self._stores.remove(place)
+                self._turns.release()
 
     async def _call(self, asked: dict[int, Row]) -> dict[int, LoadResult | Exception]:
         # All tasks that were ready before this one have had their first step.
@@ -315,34 +338,46 @@ class Gathering:
 def _finish(
     load: "Load | None",
     result: LoadResult | Exception,
-    count: Callable[[int, int], None],
+    count_error: Callable[[], None],
     *,
     serves: bool,
 ) -> Answer:
-    failed = isinstance(result, Exception)
-    answer: Answer = result if isinstance(result, Exception) else result[0]
-    if load is None:
+    if isinstance(result, Exception):
         if serves:
-            count(1, int(failed))
-    elif not serves:
-        if not failed:
-            load.supersede()
-    elif isinstance(result, Exception):
-        load.fail(result)
-    else:
-        try:
-            answer = load.finish(*result)
-        except Exception as error:  # noqa: BLE001 - as if the loader had raised it
-            load.fail(error)
-            answer = error
+            count_error() if load is None else load.fail(result)
+        return result
+    answer: Answer = result[0]
+    if load is None:
+        return answer
+    if not serves:
+        load.supersede()
+        return answer
+    try:
+        answer = load.finish(*result)
+    except Exception as error:  # noqa: BLE001 - as if the loader had raised it
+        load.fail(error)
+        return error
     return answer
 
 
-async def _caught(request: Coroutine[Any, Any, JSONObject]) -> Answer:
+async def _caught(request: Awaitable[JSONObject]) -> Answer:
     try:
         return await request
     except Exception as error:  # noqa: BLE001 - one request of many
         return error
+
+
+async def some_at_once(ask: Callable[[Row], Awaitable[T]], rows: Iterable[Row]) -> list[T]:
+    """Returns the results of a function that asks the server, for each request in their order."""
+    turns = asyncio.Semaphore(REQUESTS_AT_ONCE)
+
+    async def in_turn(row: Row) -> T:
+        async with turns:
+            return await ask(row)
+
+    tasks = [asyncio.create_task(in_turn(row)) for row in rows]
+    await all_ended(tasks)
+    return [task.result() for task in tasks]
 
 
 async def all_ended(tasks: Sequence[asyncio.Task[Any]]) -> None:

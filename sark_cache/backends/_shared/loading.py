@@ -30,6 +30,7 @@ from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from sark_cache._core.arguments import BATCH_LOADER, LOADER
 from sark_cache._core.json import type_name
 from sark_cache._core.observers import observers, observers_for
 from sark_cache.types import JSONObject, Loaded, Loader
@@ -145,7 +146,7 @@ async def evaluated_many(
     async def ask() -> object:
         if _replacements:
             return [_replacements[-1]] * count
-        return await _start(loader, None, _read_nothing)
+        return await _called(loader, BATCH_LOADER)
 
     return _read_many(count, await _start(ask, LoaderRun(cache, ask), partial(_read_many, count)))
 
@@ -239,11 +240,15 @@ def _start(
         return _observed(evaluation, read)
     if _replacements and read is _read_decision:
         return _replacement()
+    return _called(loader, LOADER)
+
+
+def _called(loader: Callable[[], Awaitable[Any]], takes: str) -> Awaitable[Any]:
     loading = loader()
     if not isawaitable(loading):
         message = (
-            f"loader must be an async function: it returned "
-            f"{type(loading).__qualname__}, which cannot be awaited"
+            f"loader must be {takes}: it returned {type(loading).__qualname__}, which cannot be "
+            "awaited"
         )
         raise TypeError(message)
     return loading
@@ -282,7 +287,8 @@ def _read_many(count: int, loaded: object) -> list[LoadResult | Exception]:
     given = type_name(loaded)
     results = cast("list[object]", [*loaded]) if isinstance(loaded, list | tuple) else None
     if results is None or len(results) != count:
-        given = given if results is None else f"a {given} of {len(results):,}"
+        if results is not None:
+            given = f"a {given} of {len(results):,}"
         message = (
             "loader must return a list with a decision, a Loaded or an exception for each of the "
             f"{count:,} requests, in their order, not {given}"
@@ -298,11 +304,6 @@ def _read_one(loaded: object) -> LoadResult | Exception:
         return _read_decision(loaded)
     except TypeError as error:
         return error
-
-
-def _read_nothing(loaded: object) -> LoadResult | None:
-    del loaded
-    return None
 
 
 def _read_renewal(loaded: object) -> LoadResult | None:

@@ -1,6 +1,5 @@
 """`PolicyCache`: authorization decisions in Redis or Valkey, shared by all processes."""
 
-import asyncio
 from collections.abc import (
     Awaitable,
     Callable,
@@ -11,6 +10,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from time import perf_counter
 from typing import Any, ClassVar, Final, Self, TypeVar
 
@@ -25,10 +25,12 @@ from sark_cache.backends._shared.load_many import (
     Answer,
     BatchEvaluator,
     Gathering,
+    Request,
     complete,
     evaluate_alone,
     merged,
     own_rows,
+    some_at_once,
 )
 from sark_cache.backends._shared.loading import evaluate
 from sark_cache.backends._shared.recorder import MetricsRecorder, RecordedMetrics
@@ -451,6 +453,18 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         request, found = await self._look_up(
             "get_or_load", policy, user_id, action, resource, context
         )
+        return await self._answer(request, found, loader, lifetime, names, sensitivity)
+
+    async def _answer(
+        self,
+        request: KeyedRequest | None,
+        found: LookupResult,
+        loader: Loader,
+        lifetime: Lifetime,
+        names: tuple[str, ...],
+        sensitivity: str | None,
+    ) -> JSONObject:
+        """Returns the decision of a request after its look-up."""
         if request is not None and found.entry is not None:
             self._count_hit(request, found, sensitivity)
             return found.entry.decision
@@ -509,37 +523,23 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
             decided = [row for row, answer in both if not isinstance(answer, Exception)]
             self._writer.supersede(policy, decided)
             return complete(evaluated)
-        self._recorder.count("batch_operations")
-        found = await self._find_batch("get_or_load_many", policy, rows)
+        found = await self._find_batch("get_or_load_many", policy, rows, misses_again=True)
         missed = [place for place, decision in enumerate(found) if decision is None]
-        self._recorder.count("hits", len(rows) - len(missed))
         answers: list[Answer] = []
         for window in evaluator.windows(missed):
-            looked_up = await asyncio.gather(
-                *(self._look_up("get_or_load_many", policy, *rows[place]) for place in window)
+            looked_up = await some_at_once(
+                lambda row: self._look_up("get_or_load_many", policy, *row),
+                [rows[place] for place in window],
             )
             gathering = Gathering(evaluator)
-            answers += await gathering.run(
-                self._answer_miss(*one, gathering.loader_of(place, rows[place]), lifetime, names)
-                for place, one in zip(window, looked_up, strict=True)
-            )
+            misses: dict[int, Request] = {}
+            for place, (request, one) in zip(window, looked_up, strict=True):
+                asks = gathering.loader_of(place, rows[place])
+                misses[place] = partial(
+                    self._answer, request, one, asks, lifetime, names, sensitivity
+                )
+            answers += await gathering.run(misses)
         return complete(merged(found, missed, answers))
-
-    async def _answer_miss(
-        self,
-        request: KeyedRequest | None,
-        found: LookupResult,
-        loader: Loader,
-        lifetime: Lifetime,
-        names: tuple[str, ...],
-    ) -> JSONObject:
-        """Returns the decision of a request after its look-up."""
-        if request is not None and found.entry is not None:  # stored in the meantime
-            self._count_hit(request, found, None)
-            return found.entry.decision
-        if request is None or found.position is None:
-            return await self._load_runner.load_alone(loader)
-        return await self._load_runner.load_shared(request, found, loader, lifetime, names)
 
     async def get_batch(
         self, requests: Iterable[BatchRequest], *, policy: str = ""
@@ -556,20 +556,14 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
         arguments.read_policy(policy)
         if not self._serves:
             return [None] * len(rows)
-        self._recorder.count("batch_operations")
-        started = perf_counter()
-        decisions = await self._find_batch("get_batch", policy, rows)
-        hits = sum(decision is not None for decision in decisions)
-        self._recorder.count("hits", hits)
-        self._recorder.count("misses", len(rows) - hits)
-        for _ in rows:
-            self._recorder.requests.record((perf_counter() - started) / len(rows))
-        return decisions
+        return await self._find_batch("get_batch", policy, rows, misses_again=False)
 
     async def _find_batch(
-        self, operation: str, policy: str, rows: Sequence[arguments.Row]
+        self, operation: str, policy: str, rows: Sequence[arguments.Row], *, misses_again: bool
     ) -> list[JSONObject | None]:
-        """Looks up many requests. Counts neither hits nor misses."""
+        """Looks up many requests. If the misses are looked up again, it does not count them."""
+        self._recorder.count("batch_operations")
+        started = perf_counter()
         decisions: list[JSONObject | None] = [None] * len(rows)
         asked: dict[int, RequestKey] = {}
         for at, row in enumerate(rows):
@@ -587,6 +581,12 @@ class PolicyCache(RecordedMetrics, BasePolicyCache):
                 is_refused = key in refused or self._is_superseded(key)
                 if one.entry is not None and not is_refused:
                     decisions[at] = one.entry.decision
+        hits = sum(decision is not None for decision in decisions)
+        counted = hits if misses_again else len(rows)
+        self._recorder.count("hits", hits)
+        self._recorder.count("misses", counted - hits)
+        for _ in range(counted):
+            self._recorder.requests.record((perf_counter() - started) / len(rows))
         return decisions
 
     async def set_batch(

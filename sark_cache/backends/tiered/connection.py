@@ -41,6 +41,7 @@ class LogConnection:
         self._skipped = 0
         """The number of the next replies that nobody waits for."""
         self._wakes_at = 1
+        """The number of bytes at which a selector reports the connection."""
         self._trusts_server: Final = trusts_server
         self._client: Any = connect()
         try:

@@ -12,6 +12,7 @@
 //! - once per [`CHECK_INTERVAL`] while requests wait. An event loop with such requests has an
 //!   [`Alarm`] for it.
 
+mod batch;
 mod event_loop;
 pub mod lifetime;
 mod outcome;
@@ -310,27 +311,6 @@ impl Load {
     ) -> PyResult<Bound<'py, PyAny>> {
         let load = Self::new(request, false, State::Idle);
         loading(py)?.call_method1(coroutine, (load,))
-    }
-
-    /// Begins a request of a batch, whose misses one task leads together.
-    ///
-    /// Leads the load of its decision, or has its answer, or is idle. An idle request must be driven
-    /// by a task of its own: the task of the batch would seem to wait for what it leads.
-    pub fn of_batch(py: Python<'_>, request: LoadRequest, caller: &Task) -> PyResult<Self> {
-        let load = Self::new(request, false, State::Idle);
-        if load.request.owner.switch.serves() {
-            let state = match load.join_as(caller, |_| false) {
-                Joined::Found(entry) => State::Answered(Answer::Found(entry)),
-                Joined::Lead(leader) => State::Leads(leader),
-                Joined::Wait(waiter) => {
-                    wake_batched(py, || drop(waiter))?;
-                    State::Idle
-                }
-                Joined::TooManyLoads => State::Idle,
-            };
-            *load.lock() = state;
-        }
-        Ok(load)
     }
 
     /// Starts a refresh of an entry before it expires. Returns `None` if a load of its key is

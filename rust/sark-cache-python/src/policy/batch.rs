@@ -93,12 +93,13 @@ pub fn allowed<'py>(
     policy: Policy<'_, 'py>,
 ) -> PyResult<Bound<'py, PyList>> {
     let (py, store) = (cache.py(), cache.store);
+    let (started, serves) = (Instant::now(), store.serves());
     let mut look_ups = store.cache.batch_lookup(resources.len());
     let mut keys = Keys::of(policy);
     for (at, resource) in resources.iter().enumerate() {
         let wrong = |_| wrong_type(&format!("resources[{at}]"), "a str", &resource);
         match keys.of_resource(user, resource.cast().map_err(wrong)?, context) {
-            Ok(key) if store.serves() => look_ups.look_up(key.as_bytes()),
+            Ok(key) if serves => look_ups.look_up(key.as_bytes()),
             Ok(_) => look_ups.miss(),
             // Not reported: the request is looked up again.
             Err(fault) => fault.pass_wrong_type().map(|()| look_ups.miss())?,
@@ -106,11 +107,10 @@ pub fn allowed<'py>(
     }
     let name = interned!(py, "allow");
     let found = look_ups.finish_hits();
-    let mut allowed = Vec::with_capacity(found.len());
-    for entry in &found {
-        let read = |entry: &Arc<Entry<Stored>>| entry.value().is_true(py, name);
-        allowed.push(entry.as_ref().map(read).transpose()?);
-    }
+    let read = |entry: &Arc<Entry<Stored>>| entry.value().is_true(py, name);
+    let allowed = found.iter().map(|entry| entry.as_ref().map(read).transpose());
+    let allowed = allowed.collect::<PyResult<Vec<_>>>()?;
+    store.cache.stats().record_batch(found.iter().flatten().count(), started.elapsed());
     PyList::new(py, allowed)
 }
 

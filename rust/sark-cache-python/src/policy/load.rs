@@ -1,4 +1,5 @@
-//! `get_or_load`, the misses of `get_or_load_many`, and the loads that refresh an entry in the background.
+//! `get_or_load`, the misses of `get_or_load_many`, and the loads that refresh an entry in the
+//! background.
 
 use crate::awaitable::ready;
 use crate::convert::arguments::{self, Policy, Request, RequestArguments, optional, ttl};
@@ -99,20 +100,21 @@ pub fn begin_many<'py>(
     let numbers = store.cache.log().tags(&tags.names);
     let caller = Task::current(py)?;
     let mut keys = Keys::of(policy);
-    let mut loaders = loaders.iter();
     let begun = PyList::empty(py);
     rows("requests", requests.as_any(), &(3..=4), SHAPE, |row| {
-        let loader = loaders.next().unwrap_or_else(|| py.None().into_bound(py));
+        let loader = loaders.get_item(begun.len())?;
         let key = tags.all().and_then(|()| Ok(keys.next(row)?.to_key()));
         match key {
             Ok(key) => {
                 let request = load_request(cache, key, lifetime, numbers.clone(), &loader);
                 begun.append(Load::of_batch(py, request, &caller)?)
             }
-            Err(fault) => {
+            Err(fault) if store.serves() => {
                 cache.report("get_or_load_many", fault)?;
+                store.cache.stats().counters.loads.increment();
                 begun.append(py.None())
             }
+            Err(fault) => fault.pass_wrong_type().and_then(|()| begun.append(py.None())),
         }
     })?;
     Ok(begun)

@@ -228,13 +228,6 @@ impl PolicyStore {
         load::begin_many(Self::instance(slf)?, requests, loaders, storage, policy)
     }
 
-    fn _count_loads(&self, count: u64, errors: u64) -> PyResult<()> {
-        let counters = &self.store()?.cache.stats().counters;
-        counters.loads.add(count);
-        counters.load_errors.add(errors);
-        Ok(())
-    }
-
     fn _count_load_error(&self) -> PyResult<()> {
         self.store()?.cache.stats().counters.load_errors.increment();
         Ok(())
