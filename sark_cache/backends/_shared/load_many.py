@@ -301,8 +301,9 @@ class Gathering:
             call = self._calls[-1]
             await asyncio.wait([call])
             result = call.result()[place]
-            await self._turns.acquire()
-            self._stores.add(place)
+            if place not in self._stores:
+                await self._turns.acquire()
+                self._stores.add(place)
             return loaded(result)
 
         return load
