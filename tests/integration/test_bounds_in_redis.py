@@ -1,10 +1,13 @@
 """Long input of one client costs the event loop and the server little."""
 
+import functools
 import time
 
 import pytest
 
 from sark_cache import Loaded, PolicyCache
+from sark_cache.backends._shared.load_many import REQUESTS_AT_ONCE
+from sark_cache.backends.redis.store import DecisionStore
 
 ALLOW = {"allow": True}
 LOG, HEAD = "{policy:decision}.log", "{policy:decision}.head"
@@ -51,17 +54,39 @@ async def test_decisions_that_cannot_be_stored_take_little_room_in_the_log(fresh
     assert max(len("".join(fields.values())) for fields in named) < 60
 
 
-async def test_a_large_batch_of_misses_is_stored_although_no_command_may_take_that_long(
-    fresh_redis,
-):
-    """Each command has its own time. If all began at once, most would wait too long."""
+class AtOnce:
+    """Counts the calls of a method that run at the same time."""
+
+    def __init__(self, method):
+        self.most = self._running = 0
+        self._method = method
+
+    def __get__(self, instance, owner):
+        return functools.partial(self._counted, instance)
+
+    async def _counted(self, *args, **kwargs):
+        self._running += 1
+        self.most = max(self.most, self._running)
+        try:
+            return await self._method(*args, **kwargs)
+        finally:
+            self._running -= 1
+
+
+async def test_few_requests_of_a_large_batch_use_the_server_at_once(fresh_redis, monkeypatch):
+    """A command may take some time, and the time in which it waits for a connection counts."""
+    look_up, put = AtOnce(DecisionStore.look_up), AtOnce(DecisionStore.put)
+    monkeypatch.setattr(DecisionStore, "look_up", look_up)
+    monkeypatch.setattr(DecisionStore, "put", put)
 
     async def load(requests):
         return [ALLOW] * len(requests)
 
-    requests = [("alice", "read", f"doc-{number}") for number in range(4_000)]
-    async with PolicyCache(fresh_redis.url, command_timeout=0.5, connect_timeout=10) as cache:
-        assert await cache.get_or_load_many(requests, load) == [ALLOW] * 4_000
-        assert await cache.size() == 4_000
+    requests = [("alice", "read", f"doc-{number}") for number in range(1_500)]
+    async with PolicyCache(fresh_redis.url, **PATIENT) as cache:
+        assert await cache.get_or_load_many(requests, load) == [ALLOW] * 1_500
+        assert await cache.size() == 1_500
         metrics = cache.metrics
-        assert (metrics.errors, metrics.loads, metrics.misses) == (0, 4_000, 4_000)
+        assert (metrics.errors, metrics.loads, metrics.misses) == (0, 1_500, 1_500)
+    assert 1 < look_up.most <= REQUESTS_AT_ONCE
+    assert 1 < put.most <= REQUESTS_AT_ONCE

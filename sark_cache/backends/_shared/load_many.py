@@ -17,7 +17,16 @@ for another request. For the same reason each call of a loader gets copies of th
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard, TypeVar
@@ -250,7 +259,7 @@ async def lead_many(
             if load is None or not serves:
                 asked[place] = rows[place]
             elif load.idle:
-                waiting[place] = asyncio.create_task(_caught(load_decision(load)))
+                waiting[place] = asyncio.create_task(_caught(partial(load_decision, load)))
             elif load.next_step(()) is Step.LEAD:
                 led.append(load)
                 asked[place] = rows[place]
@@ -274,8 +283,11 @@ async def lead_many(
 class Gathering:
     """The loaders of many tasks, answered together.
 
-    A loader waits for the task that asks for it and others, in the way that `task_waits` sees. So a
-    loader that would wait for itself is an error, as in `get_or_load`.
+    A loader waits for a task that waits for the call, in the way that `task_waits` sees. So it is
+    an error if it would wait for itself, as in `get_or_load`.
+
+    The event loop serves others, too: only some tasks begin at once, and only some get their
+    results at once and store them.
 
     Args:
         evaluator: Evaluates the requests.
@@ -283,28 +295,29 @@ class Gathering:
 
     def __init__(self, evaluator: BatchEvaluator) -> None:
         self._evaluator: Final = evaluator
-        self._calls: Final[list[asyncio.Task[dict[int, LoadResult | Exception]]]] = []
-        self._asked: dict[int, Row] | None = None
-        """The requests of the next call. None: no call is about to begin."""
-        self._turns: Final = asyncio.Semaphore(REQUESTS_AT_ONCE)
-        self._stores: Final[set[int]] = set()
-        """The places of the requests that have a turn to store their decisions."""
+        self._requests: Final[dict[int, asyncio.Task[Answer]]] = {}
+        self._helpers: Final[list[asyncio.Task[Any]]] = []
+        """The tasks that call the loader or wait for a turn."""
+        self._have_begun: Final = asyncio.Event()
+        """Set when every request has had its first step."""
+        self._next: _Call | None = None
+        """The call that has not begun. None: there is none."""
 
     def loader_of(self, place: int, row: Row) -> Loader:
         """Returns the loader of the request at a place."""
 
         async def load() -> Loaded:
-            if self._asked is None:
-                self._asked = {}
-                self._calls.append(asyncio.create_task(self._call(self._asked)))
-            self._asked[place] = row
-            call = self._calls[-1]
-            await asyncio.wait([call])
-            result = call.result()[place]
-            if place not in self._stores:
-                await self._turns.acquire()
-                self._stores.add(place)
-            return loaded(result)
+            if self._next is None:
+                self._next = call = _Call()
+                call.task = self._help(self._run(call))
+            call = self._next
+            if len(call.asked) % REQUESTS_AT_ONCE == 0:
+                before, call.group = call.group, []
+                call.turn = self._help(self._turn(call.task, before))
+            call.asked[place] = row
+            call.group.append(place)
+            await asyncio.wait([call.turn])
+            return loaded(call.task.result()[place])
 
         return load
 
@@ -315,25 +328,44 @@ class Gathering:
             requests: The requests by their places. At its first step, each calls its loader, or
                 waits for the load of another request.
         """
-        tasks = [asyncio.create_task(self._answer(*one)) for one in requests.items()]
-        with cancelling(self._calls):
-            await all_ended(tasks)
-        return [task.result() for task in tasks]
+        with cancelling(self._helpers), cancelling(self._requests.values()):
+            for place, request in requests.items():
+                self._requests[place] = asyncio.create_task(_caught(request))
+                if len(self._requests) % REQUESTS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            self._have_begun.set()
+            await all_ended([*self._requests.values()])
+        return [task.result() for task in self._requests.values()]
 
-    async def _answer(self, place: int, request: Request) -> Answer:
-        try:
-            return await _caught(request())
-        finally:
-            if place in self._stores:
-                self._stores.remove(place)
-                self._turns.release()
+    def _help(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._helpers.append(task)
+        return task
 
-    async def _call(self, asked: dict[int, Row]) -> dict[int, LoadResult | Exception]:
-        # All tasks that were ready before this one have had their first step.
-        self._asked = None
+    async def _run(self, call: "_Call") -> dict[int, LoadResult | Exception]:
+        await self._have_begun.wait()
+        self._next = None
         results: dict[int, LoadResult | Exception] = {}
-        await self._evaluator.ask_all(asked, results.__setitem__)
+        await self._evaluator.ask_all(call.asked, results.__setitem__)
         return results
+
+    async def _turn(self, call: asyncio.Task[Any], before: Sequence[int]) -> None:
+        """Waits for a call, and for the requests that have their results before."""
+        await asyncio.wait([call, *(self._requests[place] for place in before)])
+
+
+class _Call:
+    """One call of the loader, and the requests that wait for it."""
+
+    task: asyncio.Task[dict[int, LoadResult | Exception]]
+    turn: asyncio.Task[None]
+    """The task that the last requests wait for."""
+
+    def __init__(self) -> None:
+        self.asked: Final[dict[int, Row]] = {}
+        self.group: list[int] = []
+        """The places of the last requests."""
 
 
 def _finish(
@@ -361,9 +393,9 @@ def _finish(
     return answer
 
 
-async def _caught(request: Awaitable[JSONObject]) -> Answer:
+async def _caught(request: Request) -> Answer:
     try:
-        return await request
+        return await request()
     except Exception as error:  # noqa: BLE001 - one request of many
         return error
 
@@ -397,7 +429,7 @@ async def all_ended(tasks: Sequence[asyncio.Task[Any]]) -> None:
 
 
 @contextmanager
-def cancelling(tasks: Sequence[asyncio.Task[Any]]) -> Generator[None]:
+def cancelling(tasks: Collection[asyncio.Task[Any]]) -> Generator[None]:
     """Cancels the tasks that run at the end of the block. Does not wait: it may be abandoned."""
     try:
         yield
