@@ -439,7 +439,6 @@ class PolicyStore:
         resources: list[Any],
         context: Context | None,
         policy: str,
-        /,
     ) -> list[bool | None]: ...
     def _begin_loads(
         self,
@@ -449,7 +448,6 @@ class PolicyStore:
         sensitivity: str | None,
         tags: Collection[str],
         policy: str,
-        /,
     ) -> list[Load | None]: ...
     def _count_load_error(self) -> None: ...
     def _lead_refresh(
