@@ -66,7 +66,9 @@ class Primary:
         self._node = node
         self._held: Any = None
         """The connection that all commands use. None: any connection of the pool."""
-        self.pace: Final = Pace(STEP_SHARE * connection.command_timeout)
+        seconds = STEP_SHARE * connection.command_timeout
+        self._scan_pace: Final = Pace(seconds)
+        self._parts_pace: Final = Pace(seconds)
 
     async def run(
         self, *commands: RedisCommand, waits: float = 0.0, raises: bool = True
@@ -297,18 +299,22 @@ class Primary:
             the reply.
         """
         while True:
-            count = self.pace.keys
+            count = self._scan_pace.keys
             scan = ("SCAN", cursor, "MATCH", pattern, "COUNT", count)
             commands = (scan,) if self._held is not None else (("INFO", "server"), scan)
             began = time.monotonic()
             try:
                 *info, reply = await self.run(*commands)
             except Exception as error:
-                if self._held is not None or not self._is_late(error) or not self.pace.failed():
+                if (
+                    self._held is not None
+                    or not self._is_late(error)
+                    or not self._scan_pace.failed()
+                ):
                     raise
                 continue  # a cursor may be used with any number of keys
             page = replies.read(replies.page, reply)
-            self.pace.took(page.size, time.monotonic() - began)
+            self._scan_pace.took(page.size, time.monotonic() - began)
             run = replies.read(replies.run_id, info[0]) if info else id(self._held)
             return count, run, page
 
@@ -324,7 +330,7 @@ class Primary:
             Exception: The error that `visit` raises.
         """
         total, at = 0, 0
-        pace = Pace(STEP_SHARE * self._connection.command_timeout)
+        pace = self._parts_pace
         while at < len(keys):
             part = keys[at : at + pace.keys]
             began = time.monotonic()

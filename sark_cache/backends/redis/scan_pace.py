@@ -6,7 +6,7 @@ steps.
 
 from typing import Final
 
-KEYS_AT_ONCE = 1_000
+KEYS_AT_ONCE = 2_000
 FIRST_KEYS = 50
 STEP_BYTES = 128 * 1024
 """The target size of a step's reply or command, in bytes."""
