@@ -81,7 +81,6 @@ class RecordingPolicyCache(RustPolicyCache):
         resources: list[Any],
         context: Context | None,
         policy: str,
-        /,
     ) -> list[bool | None]:
         del user_id, action, context, policy
         return [None] * len(resources)  # `filter_allowed` then calls `get_or_load_many`

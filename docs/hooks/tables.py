@@ -20,6 +20,7 @@ from opentelemetry.sdk.metrics.export import Metric as Exported
 from prometheus_client import CollectorRegistry, Metric
 
 from sark_cache import CacheSettings, FeatureFlagManager, TieredPolicyCache
+from sark_cache.backends.tiered.thread import CONFIRMATION_SHARE
 from sark_cache.instrumentation.opentelemetry import instrument
 from sark_cache.instrumentation.prometheus import register
 from sark_cache.settings import Takes, variables_of
@@ -125,6 +126,13 @@ def fleet() -> Iterator[str]:
         "a hit of `get_decision` of a `TieredPolicyCache`, and of a `RustPolicyCache`",
         f"{hit['tiered_ns']:.0f} ns, {hit['native_ns']:.0f} ns: {hit['difference_ns']:.0f} ns more",
     )
+    counted = found["counted_hits"]
+    yield row(
+        "the same, counted by valgrind",
+        f"{counted['tiered_instructions']:,.0f} and {counted['native_instructions']:,.0f} "
+        f"instructions; {counted['tiered_allocations']:.0f} and "
+        f"{counted['native_allocations']:.0f} allocations",
+    )
     for name, figures in found["revocations"].items():
         if "ms" in figures:
             yield row(name, f"{figures['ms'] / 1e3:.3f} s")
@@ -144,9 +152,12 @@ def fleet() -> Iterator[str]:
             f"{replay['memory_grown_mib']:.1f} MiB more memory",
         )
     idle = found["idle_readers"]
+    confirmations = idle["readers"] / (CONFIRMATION_SHARE * idle["max_staleness"])
+    each = 1e4 * idle["percent_of_a_core"] / confirmations
     yield row(
         f"{idle['readers']} idle readers, `max_staleness` {idle['max_staleness']:g} s",
-        f"{idle['percent_of_a_core']:.1f} % of a core of the server",
+        f"{idle['percent_of_a_core']:.1f} % of a core of the server: {confirmations:.0f} "
+        f"confirmations a second, {each:.0f} µs for each",
     )
 
 

@@ -180,7 +180,6 @@ class BasePolicyCache:
         resources: list[Any],
         context: Context | None,
         policy: str,
-        /,
     ) -> list[bool | None]:
         del user_id, action, context, policy
         return [None] * len(resources)  # `get_or_load_many` looks them up

@@ -218,7 +218,6 @@ class RustPolicyCache(BasePolicyCache, PolicyStore):
         resources: list[Any],
         context: Context | None,
         policy: str,
-        /,
     ) -> list[bool | None]:
         # Not that of `BasePolicyCache`, which knows nothing.
         return PolicyStore._allowed(self, user_id, action, resources, context, policy)  # noqa: SLF001

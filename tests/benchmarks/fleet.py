@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from counted_hits import count_hits
 from sark_cache import TieredPolicyCache
 from sark_cache.backends.redis.log import InvalidationLog
 from sark_cache.backends.redis.settle import FIRST_PAUSE_SECONDS, PAUSE_GROWTH
@@ -335,6 +336,7 @@ def main():
     try:
         found = {
             "hit": asyncio.run(measure_hits(server)),
+            "counted_hits": count_hits(server.url),
             "revocations": asyncio.run(measure_revocations(server)),
             "bare_sockets": measure_bare_sockets(server),
             "replay": [measure_replay(server, records) for records in (10_000, 1_000_000)],

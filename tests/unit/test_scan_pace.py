@@ -9,7 +9,7 @@ from sark_cache.backends.redis.scan_pace import FIRST_KEYS, KEYS_AT_ONCE, STEP_B
 def test_short_keys_of_a_near_server_are_scanned_many_at_once():
     pace = Pace(0.025)
     for _ in range(10):
-        pace.took(60 * pace.keys, 0.0005)
+        pace.took(30 * pace.keys, 0.0005)
     assert pace.keys == KEYS_AT_ONCE
 
 
