@@ -245,7 +245,6 @@ class SelectedPolicyCache(BasePolicyCache):
         resources: list[Any],
         context: Context | None,
         policy: str,
-        /,
     ) -> list[bool | None]:
         return self._for(user_id)._allowed(user_id, action, resources, context, policy)  # noqa: SLF001
 
