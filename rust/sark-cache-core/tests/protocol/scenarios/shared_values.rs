@@ -62,7 +62,7 @@ pub fn values_are_shared(broken: Broken) {
             }
         }
         if let Some((version, served)) = reads.look_up(cache) {
-            assert!(version >= must, "own: got {version}, must be {must}");
+            assert!(version >= must, "stale, own: got {version}, must be {must}");
             world.check(version, 0, served, SPAN);
         }
         if let Some((version, nonce)) = own.take() {
@@ -71,7 +71,7 @@ pub fn values_are_shared(broken: Broken) {
         world.wait(SPAN + ROUNDING);
         reads.replay(&positions);
         if let Some((version, served)) = reads.look_up(cache) {
-            assert!(version >= must, "own: got {version}, must be {must}");
+            assert!(version >= must, "stale, own: got {version}, must be {must}");
             world.check(version, 0, served, SPAN);
         }
     }
