@@ -31,7 +31,7 @@ Extra `[fastapi]`: FastAPI and pydantic-settings.
 """
 
 try:
-    from sark_cache.fastapi.authorization import FORBIDDEN, authorize
+    from sark_cache.fastapi.authorization import FORBIDDEN, Authorization, authorize
     from sark_cache.fastapi.installation import PolicyCacheDep, policy_cache
     from sark_cache.fastapi.lifespan import policy_cache_lifespan
     from sark_cache.fastapi.router import policy_cache_router
@@ -44,6 +44,7 @@ except ModuleNotFoundError as _error:
 
 __all__ = [
     "FORBIDDEN",
+    "Authorization",
     "FromRequest",
     "PolicyCacheDep",
     "authorize",

@@ -61,6 +61,46 @@ class Sources:
     dependencies: Mapping[str, Any]
     """The annotations that FastAPI reads."""
 
+    def without(self, name: str) -> "Sources":
+        """Returns the other sources."""
+        return Sources(
+            {each: value for each, value in self.constants.items() if each != name},
+            tuple((each, read) for each, read in self.readers if each != name),
+            {each: value for each, value in self.dependencies.items() if each != name},
+        )
+
+    def including(self, name: str, source: Any) -> "Sources":  # noqa: ANN401 - see `read_source`
+        """Returns these sources and one more: a dependency or a `FromRequest`."""
+        if isinstance(source, FromRequest):
+            readers = (*self.readers, (name, source.read))
+            return Sources(self.constants, readers, self.dependencies)
+        return Sources(self.constants, self.readers, {**self.dependencies, name: source})
+
+    def of(self, connection: HTTPConnection, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the arguments of one request, by name.
+
+        Args:
+            connection: The request or the WebSocket.
+            found: The results of the dependencies.
+
+        Raises:
+            TypeError: The results are not those of the dependencies, or there is no user.
+        """
+        if found.keys() != self.dependencies.keys():  # a caller other than FastAPI
+            takes = ", ".join(self.dependencies) or "nothing"
+            message = (
+                "a dependency of authorize() was called without the results of its own "
+                f"dependencies: pass the request, and by name {takes}"
+            )
+            raise TypeError(message)
+        asked = {**self.constants, **found}
+        for name, read in self.readers:
+            asked[name] = read(connection)
+        if not isinstance(asked["user"], str):
+            takes = "a str (its dependency must raise HTTPException(401) if nobody is signed in)"
+            arguments.refuse("user", takes, asked["user"])
+        return asked
+
     def signature(self) -> Signature:
         """Returns the signature for FastAPI. Constants are not in it, so they cost nothing."""
         annotations = {"connection": HTTPConnection, **self.dependencies}

@@ -14,6 +14,7 @@ from fastapi.security import HTTPBearer
 from sark_cache import CacheSettings, Loaded, SelectedPolicyCache
 from sark_cache.fastapi import (
     FORBIDDEN,
+    Authorization,
     FromRequest,
     PolicyCacheDep,
     authorize,
@@ -36,6 +37,16 @@ async def decide_late(*request: object) -> Loaded:
 
 async def current_user() -> str:
     return "alice"
+
+
+async def documents() -> list[JSONObject]:
+    return [{"id": "1"}]
+
+
+async def evaluate_all(
+    requests: list[tuple[str, str, str, Mapping[str, Any] | None]],
+) -> list[JSONObject]:
+    return [{"allow": user == resource} for user, _, resource, _ in requests]
 
 
 async def circumstances() -> Mapping[str, Any]:
@@ -63,7 +74,11 @@ def authorizations() -> None:
     authorize(evaluate, user=Depends(current_user), tags=(tag for tag in ["bundle:42"]))
     authorize(evaluate, user=User)  # pyright: ignore[reportArgumentType] - it has no type for this
     may = authorize(evaluate, user=current_user)
-    assert_type(may, Callable[..., Coroutine[object, None, JSONObject]])
+    assert_type(may, Authorization)
+    assert_type(
+        may.filter(documents, key=lambda document: document["id"], evaluate_many=evaluate_all),
+        Callable[..., Coroutine[object, None, list[Any]]],
+    )
     authorize(
         decide_late,
         user=HTTPBearer(),
