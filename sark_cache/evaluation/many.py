@@ -1,12 +1,14 @@
 """Evaluators of many requests: that of an engine, or single evaluations at the same time."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from inspect import isawaitable
+from collections.abc import Callable
+from contextlib import suppress
+from inspect import getmro, isawaitable, isclass, signature
 from time import perf_counter
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast, get_origin
 
 from sark_cache._core import arguments
+from sark_cache._core.json import type_name
 from sark_cache.evaluation.calling import is_async
 from sark_cache.evaluation.evaluators import AsyncEvaluator, RunInThread, Timed
 from sark_cache.types import BatchLoader
@@ -14,8 +16,8 @@ from sark_cache.types import BatchLoader
 ManyEvaluator: TypeAlias = Callable[[list[Any]], Any]
 """Asks the policy engine about many requests: `(requests) -> decisions`, async or not."""
 
-AT_ONCE: Final = 16
-"""The number of single evaluations that one call runs at the same time."""
+TOGETHER: Final = 4
+"""The number of requests in one call of `each_alone`. A cache runs four calls at the same time."""
 HINT: Final = "a function of a list of requests (user_id, action, resource, context), or None"
 
 
@@ -27,10 +29,21 @@ def read_many(evaluate_many: Any, run_in_thread: RunInThread) -> BatchLoader:  #
         run_in_thread: Runs an evaluator that is not async.
 
     Raises:
-        TypeError: `evaluate_many` is not a function.
+        TypeError: `evaluate_many` is not a function of one argument.
     """
-    if not callable(evaluate_many):
+    if not callable(evaluate_many) or get_origin(evaluate_many) is not None:
         arguments.refuse("evaluate_many", HINT, evaluate_many)
+    name = getattr(evaluate_many, "__qualname__", None) or type_name(evaluate_many)
+    if isclass(evaluate_many):
+        message = f"evaluate_many must be {HINT}, not the class {name}"
+        raise TypeError(message)
+    with suppress(ValueError):  # a function in C without a signature: only its call can fail
+        taken = signature(evaluate_many)
+        try:
+            taken.bind([])
+        except TypeError:
+            message = f"evaluate_many must be {HINT}, but {name} takes {taken}"
+            raise TypeError(message) from None
     if is_async(evaluate_many):
         return cast("BatchLoader", evaluate_many)
 
@@ -41,26 +54,35 @@ def read_many(evaluate_many: Any, run_in_thread: RunInThread) -> BatchLoader:  #
     return evaluate
 
 
+def own_evaluate_many(evaluator: object) -> Any:  # noqa: ANN401 - any method
+    """Returns the method `evaluate_many` of an evaluator. None: it has none that can be used.
+
+    If a class overrides the evaluation of one request and inherits that of many, then those could
+    decide differently. So the method is used only if no class between redefines the other one.
+    """
+    single = "__call__" if callable(evaluator) else "evaluate"
+    if single in getattr(evaluator, "__dict__", ()):
+        return None
+    for kind in getmro(type(evaluator)):
+        if "evaluate_many" in vars(kind):
+            return getattr(evaluator, "evaluate_many")  # noqa: B009 - an object of any class
+        if single in vars(kind):
+            return None
+    return None
+
+
 def each_alone(evaluate: AsyncEvaluator) -> BatchLoader:
-    """Returns an evaluator of many requests that evaluates each alone, `AT_ONCE` at a time.
+    """Returns an evaluator of many requests that evaluates each alone, all at the same time.
 
     It returns the exception of an evaluation in place of its decision.
     """
 
     async def evaluate_all(requests: list[Any]) -> list[Any]:
-        found: list[Any] = [None] * len(requests)
-        left: Iterator[tuple[int, Any]] = iter(enumerate(requests))
-
-        async def work() -> None:
-            for at, request in left:  # shared: each worker takes the next request
-                try:
-                    found[at] = await evaluate(*request)
-                except Exception as error:  # noqa: BLE001 - the cache gets it
-                    found[at] = error
-
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(min(AT_ONCE, len(requests))):
-                workers.create_task(work())
+        evaluations = (evaluate(*request) for request in requests)
+        found = await asyncio.gather(*evaluations, return_exceptions=True)
+        for each in found:
+            if isinstance(each, BaseException) and not isinstance(each, Exception):
+                raise each  # such as a CancelledError of the evaluator
         return found
 
     return evaluate_all

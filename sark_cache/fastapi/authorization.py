@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 
 from sark_cache._core import arguments
 from sark_cache.evaluation.evaluators import AsyncEvaluator, Engine, Evaluator, timed
-from sark_cache.evaluation.many import ManyEvaluator
+from sark_cache.evaluation.many import ManyEvaluator, own_evaluate_many
 from sark_cache.evaluation.policies import policy_of
 from sark_cache.fastapi.evaluators import callable_evaluator, read_evaluator_source
 from sark_cache.fastapi.filtering import filter_dependency
@@ -54,6 +54,8 @@ class Authorization(Protocol):
         *,
         key: Callable[[Any], str] | None = None,
         evaluate_many: ManyEvaluator | None = None,
+        sensitivity: str | Dependency | FromRequest | None = None,
+        tags: Iterable[str] | Dependency | FromRequest | None = None,
         max_batch: int = arguments.DEFAULT_MAX_BATCH,
     ) -> Callable[..., Coroutine[object, None, list[Any]]]:
         """Returns a dependency that returns those resources that the user may use, in their order.
@@ -71,14 +73,23 @@ class Authorization(Protocol):
         evaluator raises is the answer, and any other exception becomes a `BatchLoadError`.
 
         Args:
-            resources: The source of the resources, or of objects that have one. It returns an
-                iterable or an async iterable.
+            resources: The source of the resources, or of objects that have one: a dependency or a
+                `FromRequest` that returns an iterable or an async iterable. A dependency that
+                yields gives only its first value. Limit the length of a list if a client can
+                choose it. The dependency is called for each filter of a route.
             key: Returns the resource of an object. None: the objects are the resources.
-            evaluate_many: Evaluates many requests at once: a function, async or not, that takes a
-                list of requests `(user_id, action, resource, context)` and returns a list with a
-                decision, a `Loaded` or an exception for each of them. None: the method
-                `evaluate_many` of the evaluator, or else the evaluator itself, which is called for
-                each request, 16 at the same time.
+            evaluate_many: Evaluates many requests at once, by the same policy as the evaluator: a
+                function, async or not, that takes a list of requests `(user_id, action, resource,
+                context)` and returns a list with a decision, a `Loaded` or an exception for each
+                of them. None: the method `evaluate_many` of the evaluator, unless a subclass
+                redefines only the evaluation of one request. If there is none, the evaluator is
+                called for each request, at most 16 times at once. If the evaluator comes from a
+                dependency, only its own method is used.
+            sensitivity: As in `authorize`, for the whole list. None: that of `authorize`, which
+                must not be read from the request then.
+            tags: Tags for all decisions of the list. None: those of `authorize`, which must not be
+                read from the request then. The evaluator can return a `Loaded` with tags of its
+                own for each decision.
             max_batch: The maximum number of requests in one call of `evaluate_many`.
 
         Raises:
@@ -200,12 +211,15 @@ def authorize(
         *,
         key: Callable[[Any], str] | None = None,
         evaluate_many: ManyEvaluator | None = None,
+        sensitivity: str | Dependency | FromRequest | None = None,
+        tags: Iterable[str] | Dependency | FromRequest | None = None,
         max_batch: int = arguments.DEFAULT_MAX_BATCH,
     ) -> Callable[..., Coroutine[object, None, list[Any]]]:
-        if evaluate_many is None:
-            evaluate_many = getattr(evaluate, "evaluate_many", None)
+        if evaluate_many is None and "evaluate" in sources.constants:
+            evaluate_many = own_evaluate_many(evaluate)
         return filter_dependency(
             *(sources, resources, key, evaluate_many, max_batch),
+            {"sensitivity": sensitivity, "tags": tags},
             ttl_seconds=ttl_seconds,
             policy=decided_by,
         )

@@ -1,19 +1,33 @@
 """`may.filter`: a dependency that returns those resources of a list that a user may use."""
 
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, get_origin
+from collections.abc import Callable, Coroutine, Mapping
+from copy import copy
+from typing import Annotated, Any, get_args, get_origin
 
-from fastapi import HTTPException
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from sark_cache._core import arguments
 from sark_cache.errors import BatchLoadError
+from sark_cache.evaluation.calling import is_async
 from sark_cache.evaluation.evaluators import Timed, timed
-from sark_cache.evaluation.many import each_alone, read_many, timed_many
+from sark_cache.evaluation.many import (
+    TOGETHER,
+    each_alone,
+    own_evaluate_many,
+    read_many,
+    timed_many,
+)
 from sark_cache.fastapi.evaluators import callable_evaluator
 from sark_cache.fastapi.installation import policy_cache_of, replaced_policy_cache
-from sark_cache.fastapi.sources import DEPENDENCY, FromRequest, Sources, read_source
+from sark_cache.fastapi.sources import (
+    DEPENDENCY,
+    FromRequest,
+    Sources,
+    read_source,
+    read_sources,
+)
 from sark_cache.types import BatchLoader
 
 
@@ -23,26 +37,46 @@ def filter_dependency(
     key: Callable[[Any], str] | None,
     evaluate_many: Callable[..., Any] | None,
     max_batch: int,
+    given: Mapping[str, Any],
     **storage: Any,  # noqa: ANN401 - the arguments of `filter_allowed` that are constants
 ) -> Callable[..., Coroutine[object, None, list[Any]]]:
     """Returns the dependency. `sources` are those of `authorize`, for one resource.
 
+    Args:
+        sources: The sources of `authorize`.
+        resources: The source of the list, as in `Authorization.filter`.
+        key: As in `Authorization.filter`.
+        evaluate_many: As in `Authorization.filter`.
+        max_batch: As in `Authorization.filter`.
+        given: The arguments that replace those of `authorize`, by name. None: it is not replaced.
+        storage: The arguments of `filter_allowed` that do not depend on the request.
+
     Raises:
         TypeError, ValueError: An argument cannot be used. The message names it.
     """
-    source = _read_list(resources)
+    listed = _read_list(resources, sources.without("resource"))
     _check_key(key)
     arguments.read_max_batch(max_batch)
+    for name, source in given.items():
+        listed = _replaced(listed, name, source)
+    constant = "evaluate" in listed.constants
+    if evaluate_many is not None and not constant:
+        message = (
+            "evaluate_many can be given only if evaluate is not a dependency: the engine that the "
+            "dependency returns needs a method evaluate_many"
+        )
+        raise TypeError(message)
     together = None if evaluate_many is None else read_many(evaluate_many, run_in_threadpool)
-    listed = sources.without("resource").including("resources", source)
 
-    def loader(evaluator: Any, cache: Timed) -> BatchLoader:  # noqa: ANN401 - any evaluator
-        if together is not None:
-            return timed_many(together, cache)
-        own = getattr(evaluator, "evaluate_many", None)
-        if own is not None:
-            return timed_many(read_many(own, run_in_threadpool), cache)
-        return each_alone(timed(callable_evaluator(evaluator), cache))
+    def loader(evaluator: Any, cache: Timed) -> tuple[BatchLoader, int]:  # noqa: ANN401
+        many = together
+        if many is None and not constant:
+            own = own_evaluate_many(evaluator)
+            many = None if own is None else read_many(own, run_in_threadpool)
+        if many is not None:
+            return timed_many(many, cache), max_batch
+        alone = each_alone(timed(callable_evaluator(evaluator), cache))
+        return alone, min(max_batch, TOGETHER)
 
     async def allowed(
         connection: HTTPConnection,
@@ -52,36 +86,58 @@ def filter_dependency(
         cache = policy_cache_of(connection)
         if cache is None:
             cache = await replaced_policy_cache(connection)
+        load, size = loader(asked["evaluate"], cache)
         try:
             return await cache.filter_allowed(
                 asked["user"],
                 asked["action"],
                 asked["resources"],
-                loader(asked["evaluate"], cache),
+                load,
                 asked["context"],
                 key=key,
                 sensitivity=asked["sensitivity"],
                 tags=asked["tags"],
-                max_batch=max_batch,
+                max_batch=size,
                 **storage,
             )
         except BatchLoadError as error:
-            for reason in error.errors.values():
-                if isinstance(reason, HTTPException):  # the evaluator's own answer to the client
-                    raise reason from error
-            raise
+            answers = [each for each in error.errors.values() if isinstance(each, HTTPException)]
+            if not answers:
+                raise
+        raise answers[0]  # the evaluator's own answer to the client
 
     allowed.__signature__ = listed.signature()  # type: ignore[attr-defined]
     return allowed
 
 
-def _read_list(given: object) -> Any:  # noqa: ANN401 - see `read_source`
+def _read_list(given: object, sources: Sources) -> Sources:
     source = read_source("resources", given)
-    if get_origin(source) is not Annotated and not isinstance(source, FromRequest):
+    if isinstance(source, FromRequest):
+        return sources.including("resources", source)
+    if get_origin(source) is not Annotated:
         arguments.refuse("resources", f"{DEPENDENCY} or a FromRequest", given)
-    return source
+    kind, *metadata = get_args(source)
+    depends = metadata[-1]
+    # Each filter calls it: two filters of a route would share an iterator, which ends only once.
+    if depends.use_cache:
+        depends = copy(depends)
+        object.__setattr__(depends, "use_cache", False)
+    return sources.including("resources", Annotated[kind, depends])
+
+
+def _replaced(sources: Sources, name: str, given: Any) -> Sources:  # noqa: ANN401 - any argument
+    if given is not None:
+        return sources.without(name).merged(read_sources({name: given}))
+    if name in sources.constants:
+        return sources
+    message = (
+        f"filter needs {name}: authorize reads it from the request for one resource. Pass {name} "
+        "for the whole list, or let the evaluator return a Loaded for each decision"
+    )
+    raise TypeError(message)
 
 
 def _check_key(key: object) -> None:
-    if key is not None and not callable(key):
-        arguments.refuse("key", "a function that returns the resource of an object, or None", key)
+    takes = "a function, not async, that returns the resource of an object, or None"
+    if key is not None and (not callable(key) or is_async(key)):
+        arguments.refuse("key", takes, key)

@@ -72,9 +72,16 @@ class Sources:
     def including(self, name: str, source: Any) -> "Sources":  # noqa: ANN401 - see `read_source`
         """Returns these sources and one more: a dependency or a `FromRequest`."""
         if isinstance(source, FromRequest):
-            readers = (*self.readers, (name, source.read))
-            return Sources(self.constants, readers, self.dependencies)
-        return Sources(self.constants, self.readers, {**self.dependencies, name: source})
+            return self.merged(Sources({}, ((name, source.read),), {}))
+        return self.merged(Sources({}, (), {name: source}))
+
+    def merged(self, others: "Sources") -> "Sources":
+        """Returns these sources and others."""
+        return Sources(
+            {**self.constants, **others.constants},
+            (*self.readers, *others.readers),
+            {**self.dependencies, **others.dependencies},
+        )
 
     def of(self, connection: HTTPConnection, found: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the arguments of one request, by name.

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import pytest
 from fastapi import Depends, FastAPI, Header, HTTPException
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.responses import PlainTextResponse
 
 from apps_in_process import NATIVE, by, running
 from sark_cache import BatchLoadError, NullPolicyCache, RustPolicyCache
-from sark_cache.evaluation.many import AT_ONCE
 from sark_cache.fastapi import FromRequest, PolicyCacheDep, authorize, policy_cache
 from sark_cache.fastapi import policy_cache_lifespan as lifespan
 
@@ -142,7 +143,7 @@ async def test_an_engine_that_evaluates_one_request_is_asked_for_some_at_a_time(
     async with running(served(filtering(engine)[1])) as client:
         assert ids(await client.get("/documents", headers=by("alice"))) == list(many)
     assert len(engine.single) == 100
-    assert engine.most_running == AT_ONCE
+    assert engine.most_running == 16
 
 
 async def test_a_function_for_many_comes_before_the_engine():
@@ -267,12 +268,178 @@ async def test_a_test_can_replace_the_cache_and_the_list(replacement):
     assert await cache.size() == (3 if replacement is RustPolicyCache else 0)
 
 
+async def test_an_engine_that_is_away_is_not_asked_about_the_rest(monkeypatch):
+    many = {f"{number}": "alice" for number in range(200)}
+    monkeypatch.setattr(f"{__name__}.DOCUMENTS", [{"id": name} for name in many])
+    asked = []
+
+    async def unavailable(*request):
+        asked.append(request)
+        raise HTTPException(503, "the policy engine is away")
+
+    async with running(served(filtering(unavailable)[1])) as client:
+        assert (await client.get("/documents", headers=by("alice"))).status_code == 503
+    assert len(asked) <= 16
+
+
+async def test_the_answer_of_the_evaluator_keeps_its_cause():
+    reason = OSError("refused")
+
+    async def unavailable(*_request):
+        raise StarletteHTTPException(503, "away") from reason
+
+    app = served(filtering(unavailable)[1])
+    seen = []
+
+    @app.exception_handler(503)
+    async def handle(_request, error):
+        seen.append(error)
+        return PlainTextResponse("away", 503)
+
+    async with running(app) as client:
+        assert (await client.get("/documents", headers=by("alice"))).status_code == 503
+    assert seen[0].__cause__ is reason
+
+
+async def test_a_cancelled_evaluation_is_no_missing_decision():
+    async def cancelled(*_request):
+        raise asyncio.CancelledError
+
+    async with running(served(filtering(cancelled)[1]), raises=True) as client:
+        with pytest.raises(asyncio.CancelledError):
+            await client.get("/documents", headers=by("alice"))
+
+
+async def allows_all(requests):
+    """Allows every request."""
+    return [{"allow": True} for _ in requests]
+
+
+class Strict(EngineForMany):
+    """Denies all, by the evaluation of one request alone."""
+
+    async def evaluate(self, *_request):
+        """Denies a request."""
+        return {"allow": False}
+
+
+class Delegating(Engine):
+    """Passes on what it does not have."""
+
+    def __getattr__(self, name):
+        return getattr(EngineForMany(), name)
+
+    async def evaluate(self, *_request):
+        """Denies a request."""
+        return {"allow": False}
+
+
+@pytest.mark.parametrize("make", [Strict, Delegating])
+async def test_an_inherited_method_for_many_does_not_override_a_stricter_one(make):
+    may, filtered = filtering(make())
+    async with running(served(filtered, may)) as client:
+        assert ids(await client.get("/documents", headers=by("alice"))) == []
+        assert (await client.get("/documents/1", headers=by("alice"))).status_code == 403
+
+
+async def test_an_evaluation_that_an_object_replaced_is_the_one_that_counts():
+    async def denies(*_request):
+        return {"allow": False}
+
+    engine = EngineForMany()
+    engine.evaluate = denies
+    async with running(served(filtering(engine)[1])) as client:
+        assert ids(await client.get("/documents", headers=by("alice"))) == []
+
+
+class Static(EngineForMany):
+    """Has a method for many that needs no object."""
+
+    @staticmethod
+    async def evaluate_many(requests):
+        """Allows every request."""
+        return await allows_all(requests)
+
+
+def strict_engine():
+    """Returns an engine that denies all."""
+    return Strict()
+
+
+@pytest.mark.parametrize("evaluate", [Depends(Static), Annotated[Static, Depends(Static)]])
+async def test_an_engine_that_a_test_replaced_decides_about_lists(evaluate):
+    may = authorize(evaluate, user=current_user, policy="documents")
+    app = served(may.filter(all_documents, key=path_of), may)
+    app.dependency_overrides[Static] = strict_engine
+    async with running(app) as client:
+        assert ids(await client.get("/documents", headers=by("alice"))) == []
+        assert (await client.get("/documents/1", headers=by("alice"))).status_code == 403
+
+
+def test_a_function_for_many_cannot_bypass_an_engine_of_a_dependency():
+    may = authorize(Depends(EngineForMany), user=current_user, policy="documents")
+    with pytest.raises(TypeError, match="only if evaluate is not a dependency"):
+        may.filter(all_documents, evaluate_many=allows_all)
+
+
+async def test_two_filters_of_a_route_each_get_the_whole_list():
+    async def one_by_one():
+        return iter(DOCUMENTS)
+
+    engine = EngineForMany()
+    reads = authorize(engine, user=current_user, action="read", policy="documents")
+    edits = authorize(engine, user=current_user, action="edit", policy="documents")
+    app = FastAPI(lifespan=lifespan(NATIVE))
+    readable = reads.filter(one_by_one, key=path_of)
+    editable = edits.filter(one_by_one, key=path_of)
+
+    @app.get("/documents")
+    async def documents(
+        read: Annotated[list, Depends(readable)], edit: Annotated[list, Depends(editable)]
+    ) -> list:
+        return [len(read), len(edit)]
+
+    async with running(app) as client:
+        assert (await client.get("/documents", headers=by("alice"))).json() == [3, 3]
+
+
+@pytest.mark.parametrize("name", ["tags", "sensitivity"])
+def test_what_depends_on_one_resource_is_not_used_for_a_list(name):
+    one = {name: FromRequest(lambda request: request.path_params["document"])}
+    may = authorize(Engine(), user=current_user, policy="documents", **one)
+    with pytest.raises(TypeError, match=f"filter needs {name}"):
+        may.filter(all_documents)
+
+
+async def test_a_filter_takes_tags_of_its_own():
+    tenant = FromRequest(lambda request: [f"tenant:{request.headers['x-user']}"])
+    may = authorize(EngineForMany(), user=current_user, policy="documents", tags=tenant)
+    app = served(may.filter(all_documents, key=path_of, tags=tenant))
+
+    @app.post("/tenant")
+    async def revoke_tenant(cache: PolicyCacheDep) -> int:
+        return await cache.invalidate(tags=["tenant:alice"])
+
+    async with running(app) as client:
+        await client.get("/documents", headers=by("alice"))
+        assert (await client.post("/tenant")).json() == 5
+
+
+async def async_path_of(document):
+    """Returns the resource of a document, and must be awaited."""
+    return path_of(document)
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
         ({"resources": ["1"]}, "resources must be a dependency"),
         ({"resources": all_documents, "key": "id"}, "key must be a function"),
+        ({"resources": all_documents, "key": async_path_of}, "key must be a function, not async"),
         ({"resources": all_documents, "evaluate_many": [1]}, "evaluate_many must be a function"),
+        ({"resources": all_documents, "evaluate_many": Engine}, "not the class Engine"),
+        ({"resources": all_documents, "evaluate_many": lambda: 1}, "takes \\(\\)"),
+        ({"resources": all_documents, "evaluate_many": decision_for}, "takes \\(user, resource"),
         ({"resources": all_documents, "max_batch": 0}, "max_batch must be at least 1"),
         ({"resources": all_documents, "max_batch": "1"}, "max_batch must be an int"),
     ],
