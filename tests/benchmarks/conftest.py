@@ -17,6 +17,7 @@ import pytest
 from report import environment, saved
 
 WARM_UP = 3
+LONGEST_SECONDS = 1_200
 PROPERTY = "benchmark"
 ENVIRONMENT, COMPARED = pytest.StashKey[dict](), pytest.StashKey[dict]()
 THERE = pytest.StashKey[set[str]]()
@@ -49,7 +50,12 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Records the names of all benchmarks before `-k` deselects some, if all are collected."""
+    """Records the names of all benchmarks before `-k` deselects some, if all are collected.
+
+    Some benchmarks take minutes, so the time-out of the tests is not for them.
+    """
+    for item in items:
+        item.add_marker(pytest.mark.timeout(LONGEST_SECONDS))
     if [Path(path).resolve() for path in config.args] == [Path(__file__).parent]:
         config.stash[THERE] = {item.name for item in items}
 
