@@ -82,7 +82,7 @@ def test_words_must_hold_in_the_report():
     report = copy.deepcopy(REPORT)
     report["benchmarks"][HIT[0]]["subjects"][HIT[1]]["median_us"] = 3.0
     found = complaints(tables.with_tables(TEXT, report), report)
-    assert "'about a microsecond' is not in the report" in found
+    assert "'under a microsecond' is not in the report" in found
 
 
 @pytest.mark.parametrize("name", TABLES)
