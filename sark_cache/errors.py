@@ -35,7 +35,7 @@ class BatchLoadError(SarkCacheError):
         )
         self.decisions: Final = decisions
         self.errors: Final = errors
-        self.__cause__ = first
+        self.__cause__: BaseException | None = first
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.decisions, self.errors)
