@@ -3,12 +3,15 @@
 from collections.abc import Awaitable, Callable, Mapping
 from inspect import isawaitable, isclass, signature
 from time import perf_counter
-from typing import Any, Final, Protocol, TypeAlias, get_origin
+from typing import Any, Final, ParamSpec, Protocol, TypeAlias, TypeVar, get_origin
 
 from sark_cache._core import arguments
 from sark_cache._core.json import type_name
 from sark_cache.evaluation.calling import is_async
 from sark_cache.types import Context, Loaded
+
+Request = ParamSpec("Request")
+Result = TypeVar("Result")
 
 EvaluatorResult: TypeAlias = Mapping[str, Any] | Loaded
 Evaluator: TypeAlias = Callable[
@@ -64,52 +67,56 @@ def callable_evaluator(
     Raises:
         TypeError: `evaluator` is not an evaluator. The message says what to pass.
     """
-    ask = _method(evaluator, hint)
-    if is_async(ask):
-        asynchronous: AsyncEvaluator = ask
-        return asynchronous
-
-    async def evaluate(
-        user_id: str, action: str, resource: str, context: Context | None
-    ) -> EvaluatorResult:
-        found = await run_in_thread(ask, user_id, action, resource, context)
-        evaluation: EvaluatorResult = await found if isawaitable(found) else found
-        return evaluation
-
-    return evaluate
-
-
-def timed(evaluate: AsyncEvaluator, cache: Timed) -> AsyncEvaluator:
-    """Returns an evaluator that also records the duration of each evaluation in the cache."""
-
-    async def evaluated(
-        user_id: str, action: str, resource: str, context: Context | None
-    ) -> EvaluatorResult:
-        begun = perf_counter()
-        loaded = await evaluate(user_id, action, resource, context)
-        cache.record_opa_latency((perf_counter() - begun) * 1e3)
-        return loaded
-
-    return evaluated
-
-
-def _method(evaluator: Any, hint: str) -> Any:  # noqa: ANN401
     ask = evaluator if callable(evaluator) else getattr(evaluator, "evaluate", None)
     if not callable(ask) or get_origin(ask) is not None:
         arguments.refuse("evaluate", hint, evaluator)
+    check_callable("evaluate", TAKES, ask, "user_id", "action", "resource", None)
+    asynchronous: AsyncEvaluator = as_async(ask, run_in_thread)
+    return asynchronous
+
+
+def check_callable(argument: str, takes: str, ask: Callable[..., Any], *example: object) -> None:
+    """Checks that a function or object can be called with these arguments.
+
+    Raises:
+        TypeError: It cannot, or it is a class. The message has `takes`, which says what to pass.
+    """
+    name = getattr(ask, "__qualname__", None) or type_name(ask)
     if isclass(ask):
-        message = (
-            f"evaluate must be {TAKES}, not the class {ask.__qualname__}: create an object of it"
-        )
+        message = f"{argument} must be {takes}, not the class {name}: create an object of it"
         raise TypeError(message)
     try:
         taken = signature(ask)
     except (TypeError, ValueError):  # a function in C: only its call can show an error
-        return ask
+        return
     try:
-        taken.bind("user_id", "action", "resource", None)
+        taken.bind(*example)
     except TypeError:
-        name = getattr(ask, "__qualname__", None) or type_name(ask)
-        message = f"evaluate must be {TAKES}, but {name} takes {taken}"
+        message = f"{argument} must be {takes}, but {name} takes {taken}"
         raise TypeError(message) from None
-    return ask
+
+
+def as_async(ask: Callable[..., Any], run_in_thread: RunInThread) -> Callable[..., Awaitable[Any]]:
+    """Returns a function itself if it is async, else an async one that runs it in a thread."""
+    if is_async(ask):
+        return ask
+
+    async def asked(*request: object) -> Any:  # noqa: ANN401 - any result
+        found = await run_in_thread(ask, *request)
+        return await found if isawaitable(found) else found
+
+    return asked
+
+
+def timed(
+    evaluate: Callable[Request, Awaitable[Result]], cache: Timed
+) -> Callable[Request, Awaitable[Result]]:
+    """Returns an evaluator that also records the duration of each call in the cache."""
+
+    async def evaluated(*request: Request.args, **by_name: Request.kwargs) -> Result:
+        begun = perf_counter()
+        found = await evaluate(*request, **by_name)
+        cache.record_opa_latency((perf_counter() - begun) * 1e3)
+        return found
+
+    return evaluated

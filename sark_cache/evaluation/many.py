@@ -2,15 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
-from inspect import getmro, isawaitable, isclass, signature
-from time import perf_counter
-from typing import Any, Final, TypeAlias, cast, get_origin
+from inspect import getmro
+from typing import Any, Final, TypeAlias, get_origin
 
 from sark_cache._core import arguments
-from sark_cache._core.json import type_name
-from sark_cache.evaluation.calling import is_async
-from sark_cache.evaluation.evaluators import AsyncEvaluator, RunInThread, Timed
+from sark_cache.evaluation.evaluators import AsyncEvaluator, RunInThread, as_async, check_callable
 from sark_cache.types import BatchLoader
 
 ManyEvaluator: TypeAlias = Callable[[list[Any]], Any]
@@ -33,25 +29,8 @@ def read_many(evaluate_many: Any, run_in_thread: RunInThread) -> BatchLoader:  #
     """
     if not callable(evaluate_many) or get_origin(evaluate_many) is not None:
         arguments.refuse("evaluate_many", HINT, evaluate_many)
-    name = getattr(evaluate_many, "__qualname__", None) or type_name(evaluate_many)
-    if isclass(evaluate_many):
-        message = f"evaluate_many must be {HINT}, not the class {name}"
-        raise TypeError(message)
-    with suppress(ValueError):  # a function in C without a signature: only its call can fail
-        taken = signature(evaluate_many)
-        try:
-            taken.bind([])
-        except TypeError:
-            message = f"evaluate_many must be {HINT}, but {name} takes {taken}"
-            raise TypeError(message) from None
-    if is_async(evaluate_many):
-        return cast("BatchLoader", evaluate_many)
-
-    async def evaluate(requests: list[Any]) -> Any:  # noqa: ANN401 - checked by the cache
-        found = await run_in_thread(evaluate_many, requests)
-        return await found if isawaitable(found) else found
-
-    return evaluate
+    check_callable("evaluate_many", HINT, evaluate_many, [])
+    return as_async(evaluate_many, run_in_thread)
 
 
 def own_evaluate_many(evaluator: object) -> Any:  # noqa: ANN401 - any method
@@ -86,15 +65,3 @@ def each_alone(evaluate: AsyncEvaluator) -> BatchLoader:
         return found
 
     return evaluate_all
-
-
-def timed_many(evaluate: BatchLoader, cache: Timed) -> BatchLoader:
-    """Returns an evaluator that also records the duration of each call in the cache."""
-
-    async def evaluated(requests: list[Any]) -> list[Any] | tuple[Any, ...]:
-        begun = perf_counter()
-        found = await evaluate(requests)
-        cache.record_opa_latency((perf_counter() - begun) * 1e3)
-        return found
-
-    return evaluated

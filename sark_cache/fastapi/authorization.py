@@ -5,7 +5,7 @@ hit takes much less. A value that `FromRequest` reads takes almost no time.
 """
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final
 
 from fastapi import HTTPException
 from pydantic import BaseModel
@@ -13,12 +13,12 @@ from starlette.requests import HTTPConnection
 
 from sark_cache._core import arguments
 from sark_cache.evaluation.evaluators import AsyncEvaluator, Engine, Evaluator, timed
-from sark_cache.evaluation.many import ManyEvaluator, own_evaluate_many
+from sark_cache.evaluation.many import ManyEvaluator
 from sark_cache.evaluation.policies import policy_of
 from sark_cache.fastapi.evaluators import callable_evaluator, read_evaluator_source
 from sark_cache.fastapi.filtering import filter_dependency
-from sark_cache.fastapi.installation import policy_cache_of, replaced_policy_cache
-from sark_cache.fastapi.sources import Dependency, FromRequest, read_sources
+from sark_cache.fastapi.installation import cache_for
+from sark_cache.fastapi.sources import Dependency, FromRequest, Sources, read_sources
 from sark_cache.types import JSONObject
 
 NO_REASON: Final = "denied by policy"
@@ -37,16 +37,47 @@ FORBIDDEN: Final[dict[int | str, dict[str, Any]]] = {
 and routers: `@app.get(..., responses=FORBIDDEN)`, `APIRouter(responses=FORBIDDEN)`."""
 
 
-class Authorization(Protocol):
+class Authorization:
     """The dependency that `authorize` returns."""
 
-    def __call__(
+    def __init__(
+        self,
+        evaluate: object,
+        sources: Sources,
+        ttl_seconds: float | None,
+        policy: str,
+    ) -> None:
+        self.__signature__: Final = sources.signature()
+        self._engine = evaluate if "evaluate" in sources.constants else None
+        self._sources = sources
+        self._ttl_seconds = ttl_seconds
+        self._policy = policy
+        self._prepare = callable_evaluator if self._engine is None else _as_it_is
+
+    async def __call__(
         self,
         connection: HTTPConnection,
-        **found: Any,  # noqa: ANN401 - the results of its own dependencies
-    ) -> Coroutine[object, None, JSONObject]:
-        """Returns the decision for a request."""
-        ...
+        **found: Any,  # noqa: ANN401 - the results of dependencies, checked where they are used
+    ) -> JSONObject:
+        """Returns the decision for a request, if it may pass."""
+        asked = self._sources.of(connection, found)
+        user, action, resource = asked["user"], asked["action"], asked["resource"]
+        context = asked["context"]
+        cache = await cache_for(connection)
+        decision = await cache.get_or_load(
+            user,
+            action,
+            resource,
+            lambda: timed(self._prepare(asked["evaluate"]), cache)(user, action, resource, context),
+            context,
+            ttl_seconds=self._ttl_seconds,
+            sensitivity=asked["sensitivity"],
+            tags=asked["tags"],
+            policy=self._policy,
+        )
+        if decision.get("allow") is not True:
+            raise HTTPException(403, _reason(decision))
+        return decision
 
     def filter(
         self,
@@ -95,7 +126,17 @@ class Authorization(Protocol):
         Raises:
             TypeError, ValueError: An argument cannot be used. The message names it.
         """
-        ...
+        return filter_dependency(
+            self._sources,
+            self._engine,
+            resources,
+            key,
+            evaluate_many,
+            max_batch,
+            {"sensitivity": sensitivity, "tags": tags},
+            ttl_seconds=self._ttl_seconds,
+            policy=self._policy,
+        )
 
 
 def authorize(
@@ -178,56 +219,7 @@ def authorize(
         },
         evaluate=evaluator,
     )
-    decided_by = policy_of(evaluate, policy)
-    prepare = _as_it_is if "evaluate" in sources.constants else callable_evaluator
-
-    async def authorized(
-        connection: HTTPConnection,
-        **found: Any,  # noqa: ANN401 - the results of dependencies, checked where they are used
-    ) -> JSONObject:
-        asked = sources.of(connection, found)
-        user, action, resource = asked["user"], asked["action"], asked["resource"]
-        context = asked["context"]
-        cache = policy_cache_of(connection)
-        if cache is None:
-            cache = await replaced_policy_cache(connection)
-        decision = await cache.get_or_load(
-            user,
-            action,
-            resource,
-            lambda: timed(prepare(asked["evaluate"]), cache)(user, action, resource, context),
-            context,
-            ttl_seconds=ttl_seconds,
-            sensitivity=asked["sensitivity"],
-            tags=asked["tags"],
-            policy=decided_by,
-        )
-        if decision.get("allow") is not True:
-            raise HTTPException(403, _reason(decision))
-        return decision
-
-    def filter_(
-        resources: Dependency | FromRequest,
-        *,
-        key: Callable[[Any], str] | None = None,
-        evaluate_many: ManyEvaluator | None = None,
-        sensitivity: str | Dependency | FromRequest | None = None,
-        tags: Iterable[str] | Dependency | FromRequest | None = None,
-        max_batch: int = arguments.DEFAULT_MAX_BATCH,
-    ) -> Callable[..., Coroutine[object, None, list[Any]]]:
-        if evaluate_many is None and "evaluate" in sources.constants:
-            evaluate_many = own_evaluate_many(evaluate)
-        return filter_dependency(
-            *(sources, resources, key, evaluate_many, max_batch),
-            {"sensitivity": sensitivity, "tags": tags},
-            ttl_seconds=ttl_seconds,
-            policy=decided_by,
-        )
-
-    authorized.__signature__ = sources.signature()  # type: ignore[attr-defined]
-    authorization = cast("Authorization", authorized)
-    authorization.filter = filter_  # type: ignore[method-assign]
-    return authorization
+    return Authorization(evaluate, sources, ttl_seconds, policy_of(evaluate, policy))
 
 
 def _as_it_is(evaluate: AsyncEvaluator) -> AsyncEvaluator:

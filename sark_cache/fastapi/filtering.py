@@ -12,15 +12,9 @@ from sark_cache._core import arguments
 from sark_cache.errors import BatchLoadError
 from sark_cache.evaluation.calling import is_async
 from sark_cache.evaluation.evaluators import Timed, timed
-from sark_cache.evaluation.many import (
-    TOGETHER,
-    each_alone,
-    own_evaluate_many,
-    read_many,
-    timed_many,
-)
+from sark_cache.evaluation.many import TOGETHER, each_alone, own_evaluate_many, read_many
 from sark_cache.fastapi.evaluators import callable_evaluator
-from sark_cache.fastapi.installation import policy_cache_of, replaced_policy_cache
+from sark_cache.fastapi.installation import cache_for
 from sark_cache.fastapi.sources import (
     DEPENDENCY,
     FromRequest,
@@ -33,6 +27,7 @@ from sark_cache.types import BatchLoader
 
 def filter_dependency(
     sources: Sources,
+    engine: object,
     resources: Any,  # noqa: ANN401 - checked here
     key: Callable[[Any], str] | None,
     evaluate_many: Callable[..., Any] | None,
@@ -44,6 +39,7 @@ def filter_dependency(
 
     Args:
         sources: The sources of `authorize`.
+        engine: The evaluator of `authorize`. None: each request has one, from a dependency.
         resources: The source of the list, as in `Authorization.filter`.
         key: As in `Authorization.filter`.
         evaluate_many: As in `Authorization.filter`.
@@ -59,33 +55,32 @@ def filter_dependency(
     arguments.read_max_batch(max_batch)
     for name, source in given.items():
         listed = _replaced(listed, name, source)
-    constant = "evaluate" in listed.constants
-    if evaluate_many is not None and not constant:
+    if evaluate_many is not None and engine is None:
         message = (
             "evaluate_many can be given only if evaluate is not a dependency: the engine that the "
             "dependency returns needs a method evaluate_many"
         )
         raise TypeError(message)
-    together = None if evaluate_many is None else read_many(evaluate_many, run_in_threadpool)
+
+    def read(evaluator: object) -> BatchLoader | None:
+        many = own_evaluate_many(evaluator) if evaluate_many is None else evaluate_many
+        return None if many is None else read_many(many, run_in_threadpool)
+
+    together = read(engine)
 
     def loader(evaluator: Any, cache: Timed) -> tuple[BatchLoader, int]:  # noqa: ANN401
-        many = together
-        if many is None and not constant:
-            own = own_evaluate_many(evaluator)
-            many = None if own is None else read_many(own, run_in_threadpool)
+        many = read(evaluator) if engine is None else together
         if many is not None:
-            return timed_many(many, cache), max_batch
-        alone = each_alone(timed(callable_evaluator(evaluator), cache))
-        return alone, min(max_batch, TOGETHER)
+            return timed(many, cache), max_batch
+        alone = callable_evaluator(evaluator) if engine is None else evaluator
+        return each_alone(timed(alone, cache)), min(max_batch, TOGETHER)
 
     async def allowed(
         connection: HTTPConnection,
         **found: Any,  # noqa: ANN401 - the results of dependencies, checked where they are used
     ) -> list[Any]:
         asked = listed.of(connection, found)
-        cache = policy_cache_of(connection)
-        if cache is None:
-            cache = await replaced_policy_cache(connection)
+        cache = await cache_for(connection)
         load, size = loader(asked["evaluate"], cache)
         try:
             return await cache.filter_allowed(

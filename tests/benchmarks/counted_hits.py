@@ -45,6 +45,8 @@ def count_hits(url):
     Args:
         url: The URL of the server.
     """
+    if shutil.which("valgrind") is None:
+        sys.exit("valgrind is missing: install it to count instructions")
     found = {}
     for kind in ("native", "tiered"):
         few, many = (counted(kind, hits, url) for hits in HITS)
@@ -59,7 +61,7 @@ def counted(kind, hits, url):
         out = Path(folder) / "out"
         tool = ["--tool=callgrind", "--separate-threads=yes", f"--callgrind-out-file={out}"]
         subprocess.run(
-            [shutil.which("valgrind"), *tool, sys.executable, __file__, kind, f"{hits}", url],
+            ["valgrind", *tool, sys.executable, __file__, kind, f"{hits}", url],  # noqa: S607
             env={**os.environ, "PYTHONMALLOC": "malloc", "PYTHONHASHSEED": "0"},
             capture_output=True,
             check=True,

@@ -18,21 +18,21 @@ SPAN = 0.1
 PATIENT = {"connect_timeout": 10, "command_timeout": 10, "max_staleness": SPAN}
 
 
-def scans(server):
-    """Returns the number of SCAN commands that look for keys of the cache."""
-    stats = server.info("commandstats").get("cmdstat_scan", "calls=0")
-    return int(stats.partition("calls=")[2].partition(",")[0])
+class Commands:
+    """Counts the commands of one name that a server runs."""
 
-
-class Scans:
-    """Counts the scans of a server."""
-
-    def __init__(self, server):
+    def __init__(self, server, name):
         self._server = server
-        self._before = scans(server)
+        self._name = name
+        self._before = self._all()
+
+    def _all(self):
+        stats = self._server.info("commandstats").get(f"cmdstat_{self._name}", "calls=0")
+        return int(stats.partition("calls=")[2].partition(",")[0])
 
     def count(self):
-        now = scans(self._server)
+        """Returns the number of commands since the last call."""
+        now = self._all()
         self._before, found = now, now - self._before
         return found
 
@@ -70,7 +70,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_server_without_decisions_is_scanned_once(server, cache, other, way):
-    scanned = Scans(server)
+    scanned = Commands(server, "scan")
     await WAYS[way](cache)
     assert scanned.count() > 0
     for one in (cache, other, cache):
@@ -91,7 +91,7 @@ async def test_a_decision_that_was_stored_since_is_found(server, cache, other, w
 async def test_a_server_whose_decisions_were_all_revoked_is_scanned_once_more(server, cache):
     await cache.set(*ALICE, ALLOW)
     assert await cache.invalidate("alice") == 1
-    scanned = Scans(server)
+    scanned = Commands(server, "scan")
     await cache.invalidate("alice")
     assert scanned.count() > 0
     await cache.invalidate("alice")
@@ -100,7 +100,7 @@ async def test_a_server_whose_decisions_were_all_revoked_is_scanned_once_more(se
 
 async def test_a_server_with_any_decision_is_scanned(server, cache):
     await cache.set(*BOB, ALLOW)
-    scanned = Scans(server)
+    scanned = Commands(server, "scan")
     for _ in range(3):
         await cache.invalidate("alice")
         assert scanned.count() > 0
@@ -109,7 +109,7 @@ async def test_a_server_with_any_decision_is_scanned(server, cache):
 async def test_a_tiered_cache_does_not_scan_either(server, cache):
     async with opened(tier(server.url, max_staleness=SPAN)) as (tiered,):
         await tiered.invalidate("bob")
-        scanned = Scans(server)
+        scanned = Commands(server, "scan")
         await tiered.set(*ALICE, ALLOW)
         await tiered.invalidate("alice")
         assert scanned.count() == 0
@@ -139,7 +139,7 @@ async def test_a_decision_that_is_stored_during_the_scan_is_found_later(
     monkeypatch.setattr(store, "scan_all", slow)
     await cache.invalidate("carol")
     monkeypatch.undo()
-    scanned = Scans(server)
+    scanned = Commands(server, "scan")
     assert await cache.invalidate("alice") == 1
     assert scanned.count() > 0
     assert await other.get(*ALICE) is None
@@ -186,7 +186,7 @@ async def test_a_scan_that_another_server_answers_is_not_confirmed(server, own_r
 
 async def test_revocations_at_once_note_it_together(server, cache, other):
     await asyncio.gather(*(one.invalidate("alice") for one in (cache, other) for _ in range(20)))
-    scanned = Scans(server)
+    scanned = Commands(server, "scan")
     await cache.invalidate("alice")
     assert scanned.count() == 0
 
@@ -205,7 +205,7 @@ async def test_after_a_loss_the_keys_are_scanned(server, loss):
     else:
         lost = [HEAD] if loss == "the head" else [HEAD, HEAD.replace("head", "log")]
         server.command("DEL", *lost)
-    scanned = Scans(server)
+    scanned = Commands(server, "scan")
     async with PolicyCache(server.url, **PATIENT) as cache:
         while not await cache.health_check():
             await asyncio.sleep(0.01)
@@ -221,7 +221,7 @@ async def test_a_server_that_does_not_report_its_history_is_always_scanned(serve
         server.url.replace("redis://", "redis://limited:secret@"), **PATIENT
     ) as cache:
         assert await cache.health_check()
-        scanned = Scans(server)
+        scanned = Commands(server, "scan")
         for _ in range(3):
             await cache.invalidate("alice")
             assert scanned.count() > 0
@@ -232,7 +232,7 @@ async def test_every_node_of_a_cluster_is_always_scanned(fresh_cluster):
     async with PolicyCache(fresh_cluster.url, **PATIENT) as cache:
         assert await cache.health_check()
         for _ in range(3):
-            scanned = [Scans(node) for node in fresh_cluster.servers]
+            scanned = [Commands(node, "scan") for node in fresh_cluster.servers]
             await cache.invalidate("alice")
             assert all(one.count() > 0 for one in scanned)
         for number in range(20):
@@ -260,3 +260,13 @@ async def test_whatever_is_stored_while_others_revoke_is_found(server, cache, ot
     await asyncio.gather(store_and_revoke(), store_and_revoke())
     stop.set()
     await asyncio.gather(*revoking)
+
+
+async def test_each_page_of_many_keys_is_removed_by_one_command(server, cache):
+    for start in range(0, 10_000, 2_500):
+        entries = [("alice", "read", f"{start + number}", ALLOW) for number in range(2_500)]
+        assert await cache.set_batch(entries) == len(entries)
+    pages, removals = Commands(server, "scan"), Commands(server, "unlink")
+    assert await cache.invalidate("alice") == 10_000
+    # The first page has few keys. A page has a key more or less than requested.
+    assert removals.count() <= pages.count() + 5
